@@ -1,0 +1,110 @@
+"""What the engine writes down: facts with a start and an end, from which every metric and figure is derived.
+
+This module sits below the engine and the results, and imports neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+BOUNDS = ("compute", "HBM", "L2", "link", "latency")
+
+
+class Span(NamedTuple):
+    """One op on one stream.  Spans of one track never overlap."""
+
+    track: str  # "rank 0/compute"
+    name: str  # "layer 3.qkv"
+    kind: str  # the op's kind
+    start_s: float
+    end_s: float
+    hbm_bytes: float = 0.0
+    l2_bytes: float = 0.0
+    link_bytes: float = 0.0
+    flop: float = 0.0
+    bound: str = "latency"  # one of BOUNDS: what a faster machine would have to improve
+    note: str = ""
+
+
+class Use(NamedTuple):
+    """A stretch of time in which one flow crossed one capacity at a constant rate.  Uses of a capacity add up."""
+
+    capacity: str  # "rank 0/HBM"
+    start_s: float
+    end_s: float
+    bytes_per_s: float
+
+
+@dataclass
+class Timeline:
+    """The recorded window of a run: spans, uses, and the rate of each capacity in bytes/s."""
+
+    spans: list[Span] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
+    capacities: dict[str, float] = field(default_factory=dict)
+    truncated: int = 0  # spans that were played but not kept, because the limit was reached
+
+
+class RequestRecord(NamedTuple):
+    """What happened to one request.  Times in seconds from the start of the replay."""
+
+    id: int
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    scheduled_s: float  # first iteration that works on it starts
+    first_token_s: float
+    last_token_s: float
+
+
+@dataclass
+class Totals:
+    """Sums over a whole run on one rank, kept whether or not spans are recorded.
+
+    `span_s[stream][kind]` is the time ops of that kind occupied the stream; `bound_s[bound]` is compute-stream time by what
+    limited it, the collectives' time under `link` or `latency` of the communication stream being kept apart in
+    `span_s["communication"]`. `seconds` is the wall time; `idle_s` the part of it in which no iteration was running.
+    """
+
+    seconds: float = 0.0
+    idle_s: float = 0.0
+    steps: float = 0.0
+    ops: float = 0.0
+    flop: float = 0.0
+    matrix_flop: float = 0.0
+    span_s: dict[str, dict[str, float]] = field(default_factory=dict)
+    bound_s: dict[str, float] = field(default_factory=dict)
+    bytes: dict[str, float] = field(default_factory=dict)  # by capacity: "HBM", "L2", "link"
+    asked_bytes: float = 0.0  # bytes the graph's kernels read
+    prefetched_bytes: float = 0.0
+    unused_prefetch_bytes: float = 0.0  # fetched into L2 and evicted, or never read
+
+
+@dataclass
+class Outcome:
+    """What one variant's simulation hands to the results: the only thing they see of the engine.
+
+    `phases` holds named parts of the wall time in seconds ("prefill", "decode"). `rates` are the machine's peaks for
+    utilisation: {"HBM": bytes/s, "L2": bytes/s, "link": bytes/s, "matrix": FLOP/s}. `assumptions` are rows
+    (what, value as text, source) that this variant's numbers rest on, each with its tag (READ, INFER, FITTED, ...).
+    """
+
+    totals: Totals
+    phases: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0  # output tokens produced
+    ranks: int = 1
+    requests: list[RequestRecord] = field(default_factory=list)
+    timeline: Timeline = field(default_factory=Timeline)
+    rates: dict[str, float] = field(default_factory=dict)
+    assumptions: list[tuple[str, str, str, str]] = field(default_factory=list)  # what, value, tag, source
+    warnings: list[str] = field(default_factory=list)
+    fingerprint: str = ""
+
+
+def fingerprint(spans: Iterable[Span]) -> str:
+    """Equal for equal trajectories; times are rounded to 1 ps to absorb float noise."""
+    lines = (f"{s.track} {s.name} {round(s.start_s * 1e12)} {round(s.end_s * 1e12)}" for s in spans)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

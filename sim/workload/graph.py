@@ -1,0 +1,87 @@
+"""The op graph: what one forward pass needs, said without a clock and without a machine.
+
+An op names its FLOP, the tensors it reads and writes, the stream it runs on and what it waits for. How long that takes is
+the business of `sim.hardware` and `sim.engine`. One graph serves decode, prefill and recordings; later, DNN inference and
+training.
+
+A graph is a sequence of layers, and identical layers are *the same object*: a 70B model at one batch shape is three distinct
+layers, one of them standing eighty times. A technique that maps a layer maps it once, and the engine lowers it once. Nothing
+may depend on that sharing: a graph whose layers are all copies gives the same answer (a test holds this).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Stream = Literal["compute", "communication", "prefetch"]
+Engine = Literal["matrix", "vector", "none"]
+TensorKind = Literal["weight", "kv", "activation"]
+
+STREAMS: tuple[Stream, ...] = ("compute", "communication", "prefetch")
+
+
+class Tensor(NamedTuple):
+    """A named range of memory on one rank, as one op touches it.
+
+    `name` is unique within a layer; weights and KV-caches of different layers are different memory, while activations are
+    buffers that every layer reuses. `ahead` points at the same name that many layers later (a prefetch for the next layer).
+    `fresh_bytes` is the part written in this very pass, which nobody can fetch beforehand (the newest KV entries).
+    """
+
+    name: str
+    nbytes: float
+    kind: TensorKind
+    ahead: int = 0
+    fresh_bytes: float = 0.0
+
+
+class After(NamedTuple):
+    """A dependency: the op called `name`, `back` layers before this one (0: in the same layer)."""
+
+    name: str
+    back: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Op:
+    """One kernel, collective or prefetch on one rank.
+
+    Ops of one stream run in the order they are listed; `after` adds what must have ended on other streams. `launch` is
+    False for the later tiles of a kernel that is already running. `message_bytes` is the full buffer of a collective, per
+    rank. Not modelled: occupancy, tile quantisation.
+    """
+
+    name: str
+    kind: str  # matmul, attention, norm, rope, activation, embedding, sampling, all_reduce, all_gather, prefetch
+    stream: Stream = "compute"
+    engine: Engine = "none"
+    dtype: str = "fp16"  # of the arithmetic: selects the peak rate
+    flop: float = 0.0
+    reads: tuple[Tensor, ...] = ()
+    writes: tuple[Tensor, ...] = ()
+    after: tuple[After, ...] = ()
+    message_bytes: float = 0.0
+    launch: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """A run of ops that belong together: a decoder layer, an embedding, a head.  Compared by identity."""
+
+    name: str
+    ops: tuple[Op, ...]
+
+    def op(self, name: str) -> Op:
+        """The op called `name`; KeyError if there is none."""
+        for op in self.ops:
+            if op.name == name:
+                return op
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graph:
+    """One forward pass on one rank: layers in order.
+
