@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import Annotated
+
+from pydantic import BeforeValidator, WithJsonSchema
 
 # Exact until the last step, so that "192 MiB" is rounded once.
 _PREFIX: dict[str, Fraction] = {
@@ -61,3 +64,16 @@ def show(value: float, unit: str) -> str:
         if abs(scaled) >= 1 or prefix == small[0]:
             return f"{scaled:.3g} {prefix}{unit}" if abs(scaled) < 1000 else f"{scaled:,.0f} {prefix}{unit}"
     raise AssertionError("unreachable")
+
+
+def _quantity(unit: str) -> tuple[BeforeValidator, WithJsonSchema]:
+    schema = {"type": "string", "pattern": _QUANTITY.pattern, "examples": [_EXAMPLE[unit]]}
+    return BeforeValidator(lambda text: parse(text, unit)), WithJsonSchema(schema)
+
+
+# Field types for anything read from YAML: text with a unit in, SI float out.
+Bytes = Annotated[float, *_quantity("B")]
+BytesPerSecond = Annotated[float, *_quantity("B/s")]
+Seconds = Annotated[float, *_quantity("s")]
+FlopPerSecond = Annotated[float, *_quantity("FLOP/s")]
+Watts = Annotated[float, *_quantity("W")]
