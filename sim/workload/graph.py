@@ -27,14 +27,12 @@ class Tensor(NamedTuple):
 
     `name` is unique within a layer; weights and KV-caches of different layers are different memory, while activations are
     buffers that every layer reuses. `ahead` points at the same name that many layers later (a prefetch for the next layer).
-    `fresh_bytes` is the part written in this very pass, which nobody can fetch beforehand (the newest KV entries).
     """
 
     name: str
     nbytes: float
     kind: TensorKind
     ahead: int = 0
-    fresh_bytes: float = 0.0
 
 
 class After(NamedTuple):
@@ -83,5 +81,29 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """One forward pass on one rank: layers in order.
+    """One forward pass on one rank: layers in order."""
 
+    layers: tuple[Layer, ...]
+
+    def ops(self) -> Iterator[tuple[int, Op]]:
+        """Every (layer index, op), layer by layer in program order."""
+        for index, layer in enumerate(self.layers):
+            for op in layer.ops:
+                yield index, op
+
+    @property
+    def flop(self) -> float:
+        """FLOP of one rank."""
+        return sum(op.flop for _, op in self.ops())
+
+    def read_bytes(self, kind: TensorKind) -> float:
+        """Bytes of tensors of `kind` that the compute stream's ops read."""
+        return sum(t.nbytes for _, op in self.ops() if op.stream == "compute" for t in op.reads if t.kind == kind)
+
+
+COLLECTIVES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"})
+
+
+def is_collective(op: Op) -> bool:
+    """True for ops in which ranks exchange data."""
+    return op.kind in COLLECTIVES

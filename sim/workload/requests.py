@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from sim.workload.trace_formats import FORMATS, detect
+from sim.workload.trace_lines import numbered_lines
+from sim.workload.trace_rows import RowReader
 
 
 class Request(NamedTuple):
@@ -12,3 +21,93 @@ class Request(NamedTuple):
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
+
+
+class Trace(NamedTuple):
+    """Requests in order of arrival, the file and format they came from, and what was done to them on the way."""
+
+    requests: list[Request]
+    name: str
+    format: str
+    warnings: list[str]
+
+
+class TraceError(ValueError):
+    """The user's trace file is wrong.  The message names file and row, what is wrong, and a right row."""
+
+
+def read_trace(
+    path: str | Path,
+    *,
+    format: str = "auto",
+    first: int = 0,
+    limit: int | None = None,
+    speed: float = 1.0,
+    bad_rows: Literal["error", "skip"] = "error",
+    max_tokens: int = 1_000_000,
+    spread_ticks: bool = True,
+) -> Trace:
+    """Requests of a trace file, plain or gzipped: `limit` data rows from row `first` (0: the first after the header).
+
+    `format` is a name in `sim.workload.trace_formats.FORMATS`, or "auto": told by the first line. Ids count the
+    requests from 0. The first request arrives at 0, the others as long after it as recorded, divided by `speed`. The
+    file is read as a stream, no further than asked (with ticks: to the end of the last tick), so memory follows
+    `limit`; what lies outside the slice is not checked. `first` and `limit` count rows of the file, so that slices tile it; a skipped
+    row is not made up for. Row numbers in messages count lines of the uncompressed file from 1, header included.
+
+    What happens to a row that is not right:
+
+    * no output token (a failed request): always skipped, with a counted warning, since there is nothing to serve;
+    * unreadable, missing, negative, not finite or fractional value, zero prompt, more than `max_tokens` (pass the
+      longest context of the model) in prompt or output: TraceError; under `bad_rows="skip"` skipped, with a counted
+      warning;
+    * arrives before the row above it: TraceError; under "skip" the rows are sorted by arrival, with a counted warning.
+      None is dropped, since one row far too late would make every row after it look early;
+    * gzip data that end early: TraceError; under "skip" the whole rows before the cut are kept, with a warning. Corrupt
+      gzip data are an error always: nothing says which rows to believe.
+
+    A format that rounds arrivals to ticks (Mooncake: 3 s) would send bursts that no user sent. With `spread_ticks` the
+    requests of a tick are spread evenly over it, in file order, as though the slice had been cut out after spreading; a
+    tick ends at the next one at the latest. This is an assumption, so it is a warning as well.
+
+    Errors: TraceError for the file, ValueError for an argument.
+    """
+    if format != "auto" and format not in FORMATS:
+        raise ValueError(f"no trace format {format!r}; choose one of auto, {', '.join(FORMATS)}")
+    if first < 0 or (limit is not None and limit < 1) or max_tokens < 1:
+        raise ValueError(f"first ({first}) must be 0 or more, limit ({limit}) and max_tokens ({max_tokens}) 1 or more")
+    if not (speed > 0 and math.isfinite(speed)):
+        raise ValueError(f"speed ({speed}) must be a positive number; 2.0 sends the requests twice as fast")
+    if bad_rows not in ("error", "skip"):
+        raise ValueError(f"bad_rows ({bad_rows!r}) must be 'error' or 'skip'")
+    path = Path(path)
+    try:
+        lines = numbered_lines(path)
+        head = next(lines, None)
+        if head is None:
+            raise ValueError("the file is empty")
+        name = detect(head[1]) if format == "auto" else format
+        form = FORMATS[name]
+        reader = RowReader(form.parser(*head), form, bad_rows == "skip", max_tokens)
+        data = itertools.chain([head], lines) if form.json_lines else lines
+        spread = form.tick_s > 0 and spread_ticks
+        rows = (reader.slice_spread if spread else reader.slice)(data, first, limit)
+        if not rows:
+            raise ValueError(reader.nothing(first))
+    except ValueError as error:
+        raise TraceError(f"{path}: {error}") from None
+    start, per_s = rows[0][0], form.per_s * speed
+    requests = [Request(i, (time - start) / per_s, prompt, output) for i, (time, prompt, output) in enumerate(rows)]
+    if not math.isfinite(requests[-1].arrival_s):
+        raise ValueError(f"speed ({speed}) is so small that the last request of {path} would never arrive")
+    return Trace(requests, path.name, name, reader.warnings())
+
+
+def write_trace(path: str | Path, requests: Sequence[Request]) -> None:
+    """Write requests as plain CSV, replacing the file whole; they read back equal if the first arrives at 0."""
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "w", encoding="ascii", newline="\n") as file:
+        file.write(",".join(FORMATS["plain"].columns) + "\n")
+        file.writelines(f"{r.arrival_s!r},{r.prompt_tokens},{r.output_tokens}\n" for r in requests)
+    os.replace(partial, path)

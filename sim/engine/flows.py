@@ -1,0 +1,214 @@
+"""Flows with a clock: bytes that cross capacities, sharing them max-min fairly with whatever else moves at the time.
+
+One mechanism for HBM, L2, links and the copy engine. A flow pays its latency first; its rate changes only when a flow that it
+shares a capacity with starts or ends, and only that connected component is touched. A flow alone on its capacities costs no
+event of its own: its end is known when it starts, and whoever waits for it holds the one timeout. When company comes, the
+waiting timeouts are moved (`Work.move`) and one wake-up per component is armed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+import simpy
+
+from sim.network.sharing import max_min
+from sim.spans import Use
+
+
+# Two instants closer than this are one: far below any physical time here, above the rounding of an hour-long replay.
+_INSTANT_S = 2e-12
+
+
+class Capacity:
+    """Something that moves at most `bytes_per_s`: an HBM port, an L2 port, a link, a copy engine."""
+
+    __slots__ = ("bytes_per_s", "flows", "moved", "name")
+
+    def __init__(self, name: str, bytes_per_s: float) -> None:
+        self.name, self.bytes_per_s = name, bytes_per_s
+        self.flows: list[Flow] = []
+        self.moved = 0.0  # bytes
+
+
+class Work:
+    """What waits for a set of flows and a span of arithmetic: one op in flight.  `event` fires when all are done."""
+
+    __slots__ = ("end_s", "event", "floor_s", "flows", "hbm_bytes", "l2_bytes", "latency_s", "link_bytes", "net", "note")
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        self.flows: tuple[Flow, ...] = ()
+        self.floor_s = self.end_s = self.latency_s = 0.0
+        self.hbm_bytes = self.l2_bytes = self.link_bytes = 0.0
+        self.note = ""
+        self.event: simpy.Event | None = None
+
+    def move(self) -> None:
+        """Re-time the pending event after a change of rates, taking along whoever waits on it."""
+        if self.event is None or self.event.callbacks is None:
+            return  # not started yet, or over
+        end = max(self.floor_s, *[flow.finish_s for flow in self.flows])
+        if end == self.end_s:
+            return
+        self.end_s = end
+        env = self.net.env
+        later = env.timeout(max(end - env.now, 0.0))
+        later.callbacks, self.event.callbacks = self.event.callbacks, []
+        self.event = later
+
+
+class Flow:
+    """Bytes on their way over `route`.  Reused by its owner: one flow object carries many transfers, one at a time."""
+
+    __slots__ = (
+        "begins_s", "finish_s", "left", "limit", "live", "moved", "rate", "route", "shared", "since_s", "weight", "work",
+    )  # fmt: skip
+
+    def __init__(self, work: Work, route: tuple[Capacity, ...], limit: float = inf, weight: float = 1.0) -> None:
+        self.work, self.route, self.limit, self.weight = work, route, limit, weight
+        self.left = self.rate = self.moved = 0.0
+        self.begins_s = self.since_s = self.finish_s = 0.0
+        self.live = False  # listed on its capacities (a lone flow may have finished since)
+        self.shared = False  # in a component with others: its end is an event that re-times them
+
+
+class Net:
+    """Every capacity and flow of one simulation.  `record`, if set, receives a `Use` for each constant-rate stretch."""
+
+    def __init__(self, env: simpy.Environment, record: Callable[[Use], None] | None = None) -> None:
+        self.env, self.record = env, record
+        self.order: list[object] | None = None  # when a list: every decision taken, in order (see `sim.engine.steps`)
+        self._wakes: dict[Flow, simpy.Event] = {}
+
+    def start(self, flow: Flow, nbytes: float, begins_s: float) -> float:
+        """Send `nbytes` from `begins_s` on (latency is what lies before it); returns the end, if nobody else comes."""
+        if flow.live:
+            self._retire(flow)
+        soon = self.env.now + _INSTANT_S
+        alone, rate = True, flow.limit
+        for capacity in flow.route:
+            present = capacity.flows
+            if present:
+                if len(present) == 1 and not present[0].shared and present[0].finish_s <= soon:
+                    self._retire(present[0])
+                else:
+                    alone = False
+            present.append(flow)
+            capacity.moved += nbytes
+            if capacity.bytes_per_s < rate:
+                rate = capacity.bytes_per_s
+        flow.begins_s = flow.since_s = begins_s
+        flow.left = nbytes
+        flow.moved = 0.0
+        flow.live = True
+        flow.rate = rate
+        flow.finish_s = begins_s + nbytes / rate
+        if not alone:
+            self._share([flow])
+        return flow.finish_s
+
+    def cancel(self, flow: Flow) -> float:
+        """Stop a flow now, ending the work that waits for it; returns the bytes that had moved."""
+        if not flow.live:
+            return flow.moved
+        others = self._component(flow)
+        for each in others:
+            self._settle(each)
+        for capacity in flow.route:
+            capacity.moved -= flow.left
+        self._drop(flow)
+        flow.finish_s = self.env.now
+        flow.work.move()
+        self._share([each for each in others if each.live])
+        return flow.moved
+
+    def flush(self) -> None:
+        """Report and forget every flow that has ended; call when the simulation stops."""
+        for wake in self._wakes.values():
+            wake.callbacks = []
+        self._wakes.clear()
+
+    def _component(self, flow: Flow) -> list[Flow]:
+        found, todo = {flow: None}, [flow]
+        while todo:
+            for capacity in todo.pop().route:
+                for other in capacity.flows:
+                    if other not in found:
+                        found[other] = None
+                        todo.append(other)
+        return list(found)
+
+    def _settle(self, flow: Flow) -> None:
+        """Bring a flow's progress up to now, at the rate it had."""
+        now = self.env.now
+        if now + _INSTANT_S >= flow.finish_s:
+            now, nbytes = flow.finish_s, flow.left
+        elif now > flow.since_s:
+            nbytes = flow.rate * (now - flow.since_s)
+        else:
+            return
+        if self.record is not None and now > flow.since_s:
+            for capacity in flow.route:
+                self.record(Use(capacity.name, flow.since_s, now, flow.rate))
+        flow.left -= nbytes
+        flow.moved += nbytes
+        flow.since_s = now
+
+    def _drop(self, flow: Flow) -> None:
+        for capacity in flow.route:
+            capacity.flows.remove(flow)
+        flow.live = flow.shared = False
+        if flow in self._wakes:
+            self._wakes.pop(flow).callbacks = []
+
+    def _retire(self, flow: Flow) -> None:
+        """A flow has ended: report what it did and take it off its capacities."""
+        self._settle(flow)
+        self._drop(flow)
+
+    def _share(self, flows: list[Flow]) -> None:
+        """Recompute the rates of every component that `flows` belong to, and arm its next wake-up."""
+        todo = dict.fromkeys(flows)
+        while todo:
+            flow = next(iter(todo))
+            component = self._component(flow)
+            for each in component:
+                todo.pop(each, None)
+                self._settle(each)
+            ended = [each for each in component if each.left <= 0]
+            for each in ended:
+                self._drop(each)
+            if ended:  # what is left may have fallen apart
+                todo.update(dict.fromkeys(each for each in component if each.live))
+            else:
+                self._divide(component)
+
+    def _divide(self, component: list[Flow]) -> None:
+        now, soon = self.env.now, self.env.now + _INSTANT_S
+        moving = [each for each in component if each.begins_s <= soon]
+        if moving:
+            capacities = list(dict.fromkeys(c for each in moving for c in each.route))
+            at = {c: i for i, c in enumerate(capacities)}
+            rates = max_min(
+                [[at[c] for c in each.route] for each in moving],
+                [c.bytes_per_s for c in capacities],
+                [each.weight for each in moving],
+                [each.limit for each in moving],
+            )
+            for each, rate in zip(moving, rates):
+                each.rate = rate
+                each.finish_s = now + each.left / rate
+        for each in component:
+            each.shared = len(component) > 1
+            if each in self._wakes:
+                self._wakes.pop(each).callbacks = []
+            each.work.move()
+        if self.order is not None:
+            self.order.append(len(moving) * 16 + len(component))
+        if len(component) > 1:
+            next_s = min(each.finish_s if each.begins_s <= soon else each.begins_s for each in component)
+            wake = self.env.timeout(max(next_s - now, 0.0))
+            wake.callbacks.append(lambda _: self._share([each for each in component if each.live]))
+            self._wakes[component[0]] = wake

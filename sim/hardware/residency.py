@@ -1,0 +1,69 @@
+"""L2 as a set of named ranges: filled by reads, writes and prefetches, emptied from the least recently used end.
+
+A pass reads each tensor front to back, so under true LRU a whole range stays or goes: its last byte is as old as its first by
+the time it is read again. Not modelled: associativity, dirty write-back (which costs HBM bandwidth on a real part), sharing
+between cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+
+class Residency:
+    """Ranges in L2 with their bytes, least recently used first.  `wasted` counts prefetched bytes that went unread."""
+
+    def __init__(self, capacity: float) -> None:
+        self.capacity = capacity
+        self.used = 0.0
+        self.ranges: dict[Hashable, float] = {}
+        self.unread: dict[Hashable, float] = {}  # prefetched and not yet read
+        self.wasted = 0.0
+
+    def read(self, key: Hashable, nbytes: float) -> float:
+        """Bytes of a read of `nbytes` that hit.  Afterwards the whole range is the most recently used one, if it fits."""
+        ranges = self.ranges
+        held = ranges.pop(key, 0.0)
+        if self.unread:
+            fetched = self.unread.pop(key, 0.0)
+            if fetched > nbytes:
+                self.wasted += fetched - nbytes
+        if nbytes > self.capacity:  # streams through and leaves nothing behind but its own tail
+            self.used -= held
+            self._evict(0.0)
+            return held if held < nbytes else nbytes
+        ranges[key] = nbytes
+        self.used += nbytes - held
+        if self.used > self.capacity:
+            self._evict(self.capacity)
+        return held if held < nbytes else nbytes
+
+    def write(self, key: Hashable, nbytes: float) -> float:
+        """Bytes of a write that stay in L2: all, or none of a range larger than L2."""
+        self.read(key, nbytes)
+        return nbytes if nbytes <= self.capacity else 0.0
+
+    def held(self, key: Hashable) -> float:
+        """Bytes of `key` resident now."""
+        return self.ranges.get(key, 0.0)
+
+    def fill(self, key: Hashable, nbytes: float) -> None:
+        """A prefetch brought the range up to its first `nbytes`."""
+        held = self.ranges.pop(key, 0.0)
+        size = max(min(nbytes, self.capacity), held)
+        self.wasted += max(nbytes - self.capacity, 0.0)
+        self.unread[key] = self.unread.get(key, 0.0) + size - held
+        self.ranges[key] = size
+        self.used += size - held
+        if self.used > self.capacity:
+            self._evict(self.capacity)
+
+    def _evict(self, room: float) -> None:
+        ranges, unread = self.ranges, self.unread
+        while self.used > room and ranges:
+            key = next(iter(ranges))
+            self.used -= ranges.pop(key)
+            if unread:
+                self.wasted += unread.pop(key, 0.0)
+        if not ranges:
+            self.used = 0.0  # drop the float dust of many additions

@@ -1,0 +1,170 @@
+"""Numbers of a run, each a plain function of its Outcome: numerator, denominator and window are said in `DEFINITIONS`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from sim.spans import Outcome, RequestRecord, Totals
+from sim.units import show
+
+_LATENCIES = {
+    "ttft": "time to first token: first token minus arrival",
+    "tpot": "time per output token after the first: (last - first token) / (output tokens - 1); one-token requests excluded",
+    "e2e": "end-to-end latency: last token minus arrival",
+    "queue": "waiting: start of the first iteration that works on the request minus its arrival",
+}
+_STATISTICS = {
+    "mean": "mean over finished requests",
+    "p50": "median over finished requests, linear between ranks",
+    "p90": "90th percentile over finished requests, linear between ranks",
+    "p99": "99th percentile over finished requests, linear between ranks",
+}
+
+DEFINITIONS: dict[str, str] = {
+    "makespan_s": "wall time of the whole run, from time zero to the end of the last op",
+    "prefill_s": "part of the wall time spent in prefill",
+    "decode_s": "part of the wall time spent in decode steps",
+    "tpot_mean_s": "static run: decode_s / decode steps; request run: mean of (last - first token) / (output tokens - 1)",
+    "requests": "requests finished in the run",
+    "requests_per_s": "requests finished / makespan_s",
+    "output_tokens_per_s": "output tokens of all sequences / makespan_s",
+    "output_tokens_per_s_per_chip": "output tokens of all sequences / makespan_s / ranks",
+    **{
+        f"{latency}_{statistic}_s": f"{what}; {how}"
+        for latency, what in _LATENCIES.items()
+        for statistic, how in _STATISTICS.items()
+        if (latency, statistic) != ("tpot", "mean")
+    },
+    "compute_busy": "time ops occupied the compute stream / makespan_s, on one rank",
+    "communication_busy": "time ops occupied the communication stream / makespan_s, on one rank",
+    "prefetch_busy": "time ops occupied the prefetch stream / makespan_s, on one rank",
+    "idle": "time in which no iteration was running / makespan_s",
+    "exposed_communication": "(makespan_s - idle time - compute stream's busy time) / makespan_s: nothing computes, "
+    "because a collective or a join is waited for",
+    "hbm_utilisation": "bytes over the HBM port / (HBM rate x makespan_s), on one rank",
+    "l2_utilisation": "bytes over the L2 port / (L2 rate x makespan_s), on one rank",
+    "link_utilisation": "bytes over the rank's links / (link rate x makespan_s)",
+    "mfu": "FLOP on the matrix engine / (matrix peak x makespan_s), on one rank",
+    "hbm_bytes": "bytes over the HBM port in the whole run, on one rank",
+    "prefetched_bytes": "bytes fetched into L2 ahead of use in the whole run, on one rank",
+    "unused_prefetch_bytes": "prefetched bytes that were evicted or never read, on one rank",
+    "ops": "ops played on one rank, on all streams",
+    "steps": "forward passes in the run, prefill included",
+    "speedup": "static run: baseline makespan_s / this makespan_s; request run: baseline e2e_mean_s / this e2e_mean_s; "
+    "above 1 is faster; in the comparison only",
+}
+
+_NOISE = 1e-12  # a difference of sums below this share of the wall time is rounding, not time
+_HIGHER = {"mfu", "hbm_utilisation", "l2_utilisation", "link_utilisation", "compute_busy", "speedup"}
+_LOWER = {"exposed_communication", "unused_prefetch_bytes"}
+
+
+def metrics(outcome: Outcome) -> dict[str, float]:
+    """Every metric that this outcome has a meaning for, by name; units are in the names, shares are in [0, 1].
+
+    A metric whose denominator is missing (no rate known, no wall time) is left out, so there is never a NaN. Shares are
+    not clipped: one above 1 is a bug in the engine, and a test should see it.
+    """
+    totals, wall_s = outcome.totals, outcome.totals.seconds
+    found: dict[str, float] = {"makespan_s": wall_s}
+    found |= {f"{phase}_s": seconds for phase, seconds in outcome.phases.items()}
+    decode_steps = totals.steps - (1 if outcome.phases.get("prefill") else 0)
+    if not outcome.requests and "decode" in outcome.phases and decode_steps > 0:
+        found["tpot_mean_s"] = outcome.phases["decode"] / decode_steps
+    if outcome.requests:
+        found |= _request_metrics(outcome.requests)
+    if wall_s > 0:
+        if outcome.requests:
+            found["requests_per_s"] = len(outcome.requests) / wall_s
+        found["output_tokens_per_s"] = outcome.tokens / wall_s
+        found["output_tokens_per_s_per_chip"] = outcome.tokens / wall_s / outcome.ranks
+        found |= _shares(totals, outcome.rates)
+    found["hbm_bytes"] = totals.bytes.get("HBM", 0.0)
+    found["prefetched_bytes"] = totals.prefetched_bytes
+    found["unused_prefetch_bytes"] = totals.unused_prefetch_bytes
+    found["ops"], found["steps"] = totals.ops, totals.steps
+    return {name: float(value) for name, value in found.items()}
+
+
+def _shares(totals: Totals, rates: dict[str, float]) -> dict[str, float]:
+    """Busy shares and utilisations over the whole wall time, which is above zero."""
+    wall_s = totals.seconds
+    found = {f"{s}_busy": busy_s(totals, s) / wall_s for s in ("compute", "communication", "prefetch")}
+    found["idle"] = totals.idle_s / wall_s
+    found["exposed_communication"] = exposed_s(totals) / wall_s
+    for capacity in ("HBM", "L2", "link"):
+        if rates.get(capacity):
+            found[f"{capacity.lower()}_utilisation"] = totals.bytes.get(capacity, 0.0) / rates[capacity] / wall_s
+    if rates.get("matrix"):
+        found["mfu"] = totals.matrix_flop / rates["matrix"] / wall_s
+    return found
+
+
+def busy_s(totals: Totals, stream: str) -> float:
+    """Seconds in which ops occupied `stream` of one rank."""
+    return sum(totals.span_s.get(stream, {}).values())
+
+
+def exposed_s(totals: Totals) -> float:
+    """Seconds in which an iteration ran and nothing computed: time waited for collectives and joins."""
+    left_s = totals.seconds - totals.idle_s - busy_s(totals, "compute")
+    return 0.0 if abs(left_s) < _NOISE * totals.seconds else left_s
+
+
+def latencies(requests: Iterable[RequestRecord]) -> dict[str, list[float]]:
+    """Seconds of each request by latency ("ttft", "tpot", "e2e", "queue"), in the order of `requests`."""
+    found: dict[str, list[float]] = {name: [] for name in _LATENCIES}
+    for r in requests:
+        found["ttft"].append(r.first_token_s - r.arrival_s)
+        found["e2e"].append(r.last_token_s - r.arrival_s)
+        found["queue"].append(r.scheduled_s - r.arrival_s)
+        if r.output_tokens > 1:
+            found["tpot"].append((r.last_token_s - r.first_token_s) / (r.output_tokens - 1))
+    return found
+
+
+def _request_metrics(requests: Sequence[RequestRecord]) -> dict[str, float]:
+    found: dict[str, float] = {"requests": len(requests)}
+    for name, seconds in latencies(requests).items():
+        if seconds:
+            found[f"{name}_mean_s"] = float(np.mean(seconds))
+            for percent in (50, 90, 99):
+                found[f"{name}_p{percent}_s"] = float(np.percentile(seconds, percent))
+    return found
+
+
+def better(name: str) -> str:
+    """Which way is good for a metric: "lower", "higher", or "" where it depends."""
+    if name in _HIGHER or name.endswith(("_per_s", "_per_s_per_chip")):
+        return "higher"
+    return "lower" if name in _LOWER or name.endswith("_s") else ""
+
+
+def pretty(name: str, value: float) -> str:
+    """`value` of the metric `name` as a person reads it.
+
+    >>> pretty("ttft_p99_s", 0.0123), pretty("mfu", 0.4567), pretty("hbm_bytes", 3.2e9), pretty("speedup", 1.27)
+    ('12.3 ms', '45.7 %', '3.2 GB', '1.27x')
+    """
+    if name == "speedup":
+        return f"{value:.2f}x"
+    if name.endswith(("_per_s", "_per_s_per_chip")):
+        return f"{value:,.0f}/s" if abs(value) >= 100 else f"{value:.3g}/s"
+    if name.endswith("_bytes"):
+        return show(value, "B")
+    if name.endswith("_s"):
+        return seconds_text(value)
+    if name in ("ops", "steps", "requests"):
+        return f"{value:,.0f}"
+    return f"{100 * value:.1f} %" if name in DEFINITIONS else f"{value:.4g}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds as text with a decimal prefix, the micro sign written out as one.
+
+    >>> seconds_text(3.05e-5)
+    '30.5 µs'
+    """
+    return show(seconds, "s").replace(" us", " µs")

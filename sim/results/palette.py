@@ -1,0 +1,52 @@
+"""Colours and escapes that the timeline, the report and the traces share.
+
+Op kinds keep their colour from run to run. The hues are Okabe and Ito's, which people with any common colour blindness can
+tell apart; small vector ops are greys, so that what takes the time stands out.
+"""
+
+from __future__ import annotations
+
+import html
+import zlib
+
+KIND_COLOURS = {
+    "matmul": "#0072B2",
+    "attention": "#56B4E9",
+    "norm": "#8A8F98",
+    "rope": "#B4B8BF",
+    "activation": "#6B7280",
+    "embedding": "#CC79A7",
+    "sampling": "#A05A86",
+    "all_reduce": "#D55E00",
+    "all_gather": "#E69F00",
+    "reduce_scatter": "#B8860B",
+    "all_to_all": "#F0A868",
+    "send": "#C46A2B",
+    "prefetch": "#009E73",
+}
+BOUND_COLOURS = {"compute": "#CC79A7", "HBM": "#0072B2", "L2": "#009E73", "link": "#D55E00", "latency": "#8A8F98"}
+CAPACITY_COLOURS = {"HBM": "#0072B2", "L2": "#009E73", "link": "#D55E00"}
+EXPOSED, IDLE = "#D55E00", "#C9CDD3"
+VARIANT_COLOURS = ("#5F6B7A", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#A05A86")
+_SPARE = ("#7B5EA7", "#3D8B8B", "#A66B3F", "#5B7F3A", "#9C4F6B", "#4F6DA8")
+
+
+def kind_colour(kind: str) -> str:
+    """The colour of an op kind: the same for the same name in every run, also for kinds nobody thought of."""
+    return KIND_COLOURS.get(kind) or _SPARE[zlib.crc32(kind.encode()) % len(_SPARE)]
+
+
+def kind_order(kind: str) -> tuple[int, str]:
+    """Sort key: the kinds we know in their order, then the others by name."""
+    known = list(KIND_COLOURS)
+    return (known.index(kind) if kind in KIND_COLOURS else len(known), kind)
+
+
+def escaped(text: str) -> str:
+    """`text` safe inside HTML and inside Plotly's labels, which read a subset of HTML."""
+    return html.escape(str(text), quote=True)
+
+
+def words(name: str) -> str:
+    """A kind or metric name as words: `all_reduce` becomes "all-reduce"."""
+    return name.replace("all_", "all-").replace("_", " ")

@@ -1,0 +1,272 @@
+"""Scenario file in, frozen specs out; or one ScenarioError that lists everything wrong with the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sim import strict_yaml
+from sim.scenario import places, wording
+from sim.scenario.layers import OVERRIDES, Node, merge, nearest_node, plain, tree
+from sim.scenario.schema import SECTIONS, File, Head, Technique, Variant
+from sim.strict_yaml import Fault, ScenarioError, nearest
+
+Overrides = Mapping[str, Any] | Sequence[str]
+MAX_VARIANTS = 200
+ONLY_VARIANT = "run"  # the variant's name where a file names none
+_VARIANT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A question and the variants that answer it, the first being the baseline.
+
+    `resolved` is the file as YAML text with what it extends merged in, overrides applied and paths absolute: loading it
+    gives the same variants.
+    """
+
+    name: str
+    path: Path
+    question: str
+    seed: int
+    variants: dict[str, Variant]
+    expect: list[str]
+    resolved: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the scenario file."""
+        return self.path.parent
+
+
+def load(path_or_name: str | Path, overrides: Overrides = ()) -> Scenario:
+    """The scenario in the file `path_or_name`, or the shipped one of that name.
+
+    `overrides` are "dotted.key=value" texts, or a mapping from dotted key to value; text values are read as YAML. They
+    apply to the common part and over each variant; `variants.NAME.key` reaches one variant. Raises ScenarioError.
+    """
+    path = find_scenario(path_or_name)
+    faults: list[Fault] = []
+    root = _with_extended(strict_yaml.read(path), [], faults)
+    extended = not faults  # else much may seem to be missing that is only out of reach
+    root = _overridden(root, overrides, faults)
+    root, variants = _split(root, path.parent, faults)
+    head = _head(root, faults)
+    common = root._replace(value={key: node for key, node in root.value.items() if key in SECTIONS})
+    specs = {}
+    faults += _variant(common, partial=True)[1]  # also what every variant overrides
+    for name, node in (variants or {ONLY_VARIANT: common._replace(value={})}).items():
+        merged = merge(common, node)
+        spec, wrong = _variant(merged, partial=not extended)
+        faults += wrong
+        if spec is not None:
+            specs[name] = spec
+    if head is not None:
+        faults += _expectations(root, head.expect, set(variants) or {ONLY_VARIANT})
+    if faults or head is None or not specs:
+        raise ScenarioError(_in_order(faults))
+    return Scenario(path.stem, path, head.question, head.seed, specs, head.expect, _resolved(head, common, variants))
+
+
+def find_scenario(path_or_name: str | Path) -> Path:
+    """The file of a scenario given by path or by the name of a shipped one; ScenarioError if there is none."""
+    from sim import shipped
+
+    text = str(path_or_name)
+    found = places.file_at(text, [Path.cwd()], ("",))
+    if found is None and not isinstance(path_or_name, Path) and Path(text).name == text:
+        found = places.file_at(text, [shipped.folder("scenarios")])
+    if found is not None:
+        return found
+    if Path(text).name != text or Path(text).suffix in (".yaml", ".yml"):
+        strict_yaml.read(path_or_name)  # for its reason why not
+    names = places.known("scenarios")
+    what = f"no such file or scenario{nearest(text, names)}; scenarios that ship: {', '.join(names)}"
+    raise ScenarioError([Fault(text, 0, "", what)])
+
+
+def _with_extended(doc: strict_yaml.Document, under: list[Path], faults: list[Fault]) -> Node:
+    """The file laid over what it extends, which is laid over what that extends."""
+    root = tree(doc.data, doc)
+    node = root.value.get("extends")
+    if node is None or not isinstance(node.value, str):
+        return root
+    chain = [*under, doc.path.resolve()]
+    found = places.file_at(node.value, places.around(node, doc.path.parent))
+    if found is None and Path(node.value).name == node.value:
+        from sim import shipped
+
+        found = places.file_at(node.value, [shipped.folder("scenarios")])
+    if found is None:
+        what = f"no such scenario {node.value!r}{nearest(node.value, places.known('scenarios'))}"
+        faults.append(node.fault(what))
+        return root
+    if found in chain:
+        circle = [*chain[chain.index(found) :], found]
+        faults.append(node.fault(f"extends runs in a circle: {' -> '.join(p.name for p in circle)}"))
+        return root
+    try:
+        return merge(_with_extended(strict_yaml.read(found), chain, faults), root)
+    except ScenarioError as error:
+        faults += error.faults
+        return root
+
+
+def _overridden(root: Node, overrides: Overrides, faults: list[Fault]) -> Node:
+    """The overrides laid over the common part and over each variant."""
+    for key, value in _pairs(overrides, faults):
+        parts: list[str | int] = [part.strip() for part in key.split(".")]
+        if not all(parts) or len(parts) > 10:
+            faults.append(
+                Fault(OVERRIDES, 0, key, "a key is due, like 'workload.batch' or 'pod.change.device.l2_bytes'")
+            )
+            continue
+        if parts[:2] == ["pod", "stragglers"] and str(parts[-1]).isdecimal():
+            parts[-1] = int(parts[-1])  # ranks are numbers
+        node = tree(value, None, tuple(parts))
+        for depth in range(len(parts) - 1, -1, -1):
+            node = Node({parts[depth]: node}, None, tuple(parts[:depth]))
+        variants = _variants(root)
+        if parts[0] == "variants" and len(parts) > 1 and parts[1] not in variants:
+            what = f"no variant {parts[1]!r}{nearest(parts[1], variants)}; there are {', '.join(map(str, variants))}"
+            faults.append(Fault(OVERRIDES, 0, key, what))
+            continue
+        root = merge(root, node)._replace(doc=root.doc, at=root.at)
+        if parts[0] in SECTIONS and variants:
+            each = {name: merge(_mapping(own), node) for name, own in variants.items()}
+            root = root._replace(value={**root.value, "variants": root.value["variants"]._replace(value=each)})
+    return root
+
+
+def _pairs(overrides: Overrides, faults: list[Fault]) -> Iterator[tuple[str, Any]]:
+    if isinstance(overrides, Mapping):
+        items = list(overrides.items())
+    else:
+        faults += [Fault(OVERRIDES, 0, text, "write it as key=value") for text in overrides if "=" not in text]
+        items = [(text.split("=", 1)[0], text.split("=", 1)[1]) for text in overrides if "=" in text]
+    for key, value in items:
+        try:
+            yield key, strict_yaml.scalar(value) if isinstance(value, str) else value
+        except ScenarioError as error:
+            faults.append(Fault(OVERRIDES, 0, key, error.faults[0].what))
+
+
+def _variants(root: Node) -> dict[Any, Node]:
+    node = root.value.get("variants")
+    return node.value if node and isinstance(node.value, dict) else {}
+
+
+def _mapping(node: Node) -> Node:
+    return node._replace(value={}) if node.value is None else node
+
+
+def _split(root: Node, folder: Path, faults: list[Fault]) -> tuple[Node, dict[str, Node]]:
+    """The common part and each variant's own part, with names and paths settled in both."""
+    root, wrong = places.settle(root, folder)
+    faults += wrong
+    variants: dict[str, Node] = {}
+    node = root.value.get("variants")
+    if node is None or not isinstance(node.value, dict):
+        return root, variants
+    if len(node.value) > MAX_VARIANTS:
+        faults.append(node.fault(f"{len(node.value)} variants are more than {MAX_VARIANTS}"))
+        return root, variants
+    for name, own in node.value.items():
+        if not isinstance(name, str) or not _VARIANT_NAME.fullmatch(name):
+            faults.append(
+                own.fault("a variant's name is made of letters, digits, '_' and '-', and is quoted if a number")
+            )
+        elif own.value is not None and not isinstance(own.value, dict):
+            faults.append(
+                own.fault("a mapping ('key: value' lines) of what this variant changes is due; {} for nothing")
+            )
+        else:
+            variants[name], wrong = places.settle(_mapping(own), folder)
+            faults += wrong
+    settled = {**node.value, **variants}
+    return root._replace(value={**root.value, "variants": node._replace(value=settled)}), variants
+
+
+def _head(root: Node, faults: list[Fault]) -> Head | None:
+    """Question, seed and expectations."""
+    data = {key: plain(node) for key, node in root.value.items() if key not in SECTIONS}
+    if isinstance(data.get("variants"), dict):
+        data["variants"] = {}  # each is looked at on its own
+    try:
+        return Head.model_validate(data)
+    except ValidationError as error:
+        faults += wording.faults(error, File, root)
+        return None
+
+
+def _variant(merged: Node, *, partial: bool) -> tuple[Variant | None, list[Fault]]:
+    """The part of the file that makes one variant, validated.  `partial`: what it lacks is no fault."""
+    faults = [] if partial else list(places.absent_trace(merged))
+    data = plain(merged)
+    techniques, wrong = _techniques(merged)
+    faults += wrong
+    data["techniques"] = techniques
+    try:
+        spec = Variant.model_validate(data)
+    except ValidationError as error:
+        return None, faults + list(wording.faults(error, Variant, merged, partial=partial))
+    return (None if faults else spec), faults
+
+
+def _techniques(section: Node) -> tuple[tuple[Technique, ...], list[Fault]]:
+    """The entries of `techniques`, each with its options validated."""
+    from sim.techniques import TECHNIQUES
+
+    node, rest = nearest_node(section, ("techniques",))
+    if rest or node.value is None:
+        return (), []
+    if not isinstance(node.value, list):
+        return (), [node.fault("a list is due, like [preserve] or [{preserve: {join: false}}]")]
+    techniques, faults = [], []
+    for entry in node.value:
+        name, options = entry.value, entry._replace(value={})
+        if isinstance(name, dict):
+            if len(name) != 1:
+                faults.append(entry.fault("one name to its options is due, like {preserve: {join: false}}"))
+                continue
+            ((name, options),) = name.items()
+        if not isinstance(name, str) or name not in TECHNIQUES:
+            what = f"no technique {name!r}{nearest(name, TECHNIQUES)}; choose one of {', '.join(sorted(TECHNIQUES))}"
+            faults.append(entry.fault(what))
+            continue
+        model = TECHNIQUES[name].options
+        try:
+            techniques.append(Technique(name, model.model_validate(plain(_mapping(options)))))
+        except ValidationError as error:
+            faults += wording.faults(error, model, options)
+    return tuple(techniques), faults
+
+
+def _expectations(root: Node, expect: list[str], names: set[str]) -> Iterator[Fault]:
+    from sim.results.expect import parse
+
+    for i, text in enumerate(expect):
+        node, below = nearest_node(root, ("expect", i))
+        try:
+            claim = parse(text)
+        except ValueError as error:
+            yield node.fault(str(error), below)
+            continue
+        if claim.variant not in names:
+            yield node.fault(f"no variant {claim.variant!r}{nearest(claim.variant, names)} in {text!r}", below)
+
+
+def _resolved(head: Head, common: Node, variants: dict[str, Node]) -> str:
+    data: dict[str, Any] = {"question": head.question, "seed": head.seed, **plain(common)}
+    data["variants"] = {name: plain(node) for name, node in variants.items()}
+    data["expect"] = list(head.expect)
+    return strict_yaml.dump({key: value for key, value in data.items() if value not in ({}, [])})
+
+
+def _in_order(faults: list[Fault]) -> list[Fault]:
+    return sorted(dict.fromkeys(faults), key=lambda fault: (fault.file == OVERRIDES, fault.file, fault.line))

@@ -1,0 +1,102 @@
+"""Where the names in a scenario lead: the catalogue, what ships with the package, or a file beside the scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sim.scenario.layers import Node, nearest_node, replaced
+from sim.strict_yaml import Fault, KeyPath, nearest
+
+YAML_SUFFIXES = ("", ".yaml", ".yml")
+# Key of the section -> (what it is, kind in the catalogue, suffixes of its files).
+_NAMED: dict[KeyPath, tuple[str, str, tuple[str, ...]]] = {
+    ("pod", "topology"): ("topology", "topologies", YAML_SUFFIXES),
+    ("pod", "device"): ("device", "devices", YAML_SUFFIXES),
+    ("pod", "library"): ("library", "libraries", YAML_SUFFIXES),
+    ("model",): ("model", "models", (*YAML_SUFFIXES, "/config.json")),
+}
+_TRACE: KeyPath = ("workload", "trace")
+_NO_FILE = "no such file {!r}, beside the scenario, in the folder above, or in the current one"
+_TRACE_SUFFIXES = ("", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
+
+
+def known(kind: str) -> list[str]:
+    """Names of the devices, models, libraries, topologies, scenarios or traces there are."""
+    from sim import catalog, shipped
+
+    return list(catalog.names(kind) if kind in ("devices", "models", "libraries") else shipped.names(kind))
+
+
+def file_at(text: str, folders: Iterable[Path], suffixes: tuple[str, ...] = YAML_SUFFIXES) -> Path | None:
+    """The first existing file called `text` (with one of `suffixes`) in `folders`; absolute."""
+    for folder in folders:
+        for suffix in suffixes:
+            try:
+                path = (folder / (text + suffix)).expanduser()
+                if path.is_file() or (path.exists() and not path.is_dir()):
+                    return path.resolve()
+            except (OSError, ValueError, RuntimeError):  # too long, a zero byte, no such user
+                continue
+    return None
+
+
+def around(node: Node, scenario_folder: Path) -> list[Path]:
+    """Where a relative path of `node` may start: its file's folder, the folder above, the current one."""
+    folder = node.doc.path.absolute().parent if node.doc else Path.cwd()
+    return [folder, folder.parent, Path.cwd(), scenario_folder]
+
+
+def settle(section: Node, scenario_folder: Path) -> tuple[Node, list[Fault]]:
+    """`section` (a scenario's common part, or one variant) with each path that leads to a file made absolute.
+
+    Names of the catalogue stay names. A name that leads nowhere is a fault, except a trace's file, which may be absent.
+    """
+    faults: list[Fault] = []
+    for path, (noun, kind, suffixes) in _NAMED.items():
+        for node in _text_at(section, path):
+            names = known(kind)
+            if node.value in names:
+                continue
+            found = file_at(node.value, around(node, scenario_folder), suffixes)
+            if found is None:
+                faults.append(node.fault(_unknown(node.value, noun, names)))
+            else:
+                section = replaced(section, path, str(found))
+    for key in ("file", "fallback"):
+        for node in _text_at(section, (*_TRACE, key)):
+            found = trace_at(node, scenario_folder)
+            if found is not None:
+                section = replaced(section, (*_TRACE, key), str(found))
+            elif key == "fallback":
+                faults.append(node.fault(_unknown(node.value, "trace", known("traces"))))
+    return section, faults
+
+
+def absent_trace(variant: Node) -> Iterator[Fault]:
+    """A fault when the variant's trace is not there and nothing stands in for it."""
+    if not any(_text_at(variant, (*_TRACE, "fallback"))):
+        for node in _text_at(variant, (*_TRACE, "file")):
+            if not Path(node.value).is_absolute() or not file_at(node.value, [Path("/")], ("",)):
+                yield node.fault(f"{_NO_FILE.format(node.value)}{nearest(node.value, known('traces'))}")
+
+
+def trace_at(node: Node, scenario_folder: Path) -> Path | None:
+    """The trace file that `node` names: a path, or a trace that ships with the package."""
+    from sim import shipped
+
+    beside = file_at(node.value, around(node, scenario_folder), ("",))
+    return beside or file_at(node.value, [shipped.folder("traces")], _TRACE_SUFFIXES)
+
+
+def _text_at(section: Node, path: KeyPath) -> Iterator[Node]:
+    node, rest = nearest_node(section, path)
+    if not rest and isinstance(node.value, str):
+        yield node
+
+
+def _unknown(name: str, noun: str, names: list[str]) -> str:
+    looks_like_a_path = "/" in name or "\\" in name or Path(name).suffix in (".yaml", ".yml", ".json", ".csv", ".gz")
+    if looks_like_a_path:
+        return _NO_FILE.format(name)
+    return f"no {noun} {name!r}{nearest(name, names)}; choose one of {', '.join(names)}, or give the path of a file"

@@ -1,0 +1,292 @@
+"""What a scenario may say: one frozen pydantic model a section, quantities in SI once read.
+
+`Variant` is what the rest of the program sees. `json_schema` describes the file to an editor.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, model_validator
+
+from sim import units
+
+Dtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"]
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 1e3 is a fair way to write a count
+    if isinstance(value, str):
+        raise ValueError(f"{value!r} is text, a whole number is due; write it like 1000, without quotes or a unit")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"{value!r} is text, a number is due; write it like 1.5, without quotes or a unit")
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**63:
+        raise ValueError("a number of less than 20 digits is due")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a finite number is due")
+    return value
+
+
+def _in(unit: str) -> BeforeValidator:
+    def quantity(value: Any) -> Any:
+        # Refused here because the exact arithmetic in `units` would take for ever over 1e999999999.
+        if isinstance(value, str) and (len(value) > 40 or re.search(r"[eE][+-]?0*[1-9]\d{2}", value)):
+            raise ValueError(f"{value[:40]!r} is out of range for a quantity in {unit}")
+        return value
+
+    return BeforeValidator(quantity)
+
+
+Count = Annotated[int, Field(ge=1, le=10**12), BeforeValidator(_whole)]
+Index = Annotated[int, Field(ge=0, le=10**12), BeforeValidator(_whole)]
+Factor = Annotated[float, Field(gt=0, le=1e12), BeforeValidator(_number)]
+Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
+Bytes = Annotated[units.Bytes, Field(gt=0), _in("B")]
+BytesPerSecond = Annotated[units.BytesPerSecond, Field(gt=0), _in("B/s")]
+FlopPerSecond = Annotated[units.FlopPerSecond, Field(gt=0), _in("FLOP/s")]
+Seconds = Annotated[units.Seconds, Field(ge=0), _in("s")]
+Watts = Annotated[units.Watts, Field(gt=0), _in("W")]
+
+
+def _only_one(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and value != 1:
+        raise ValueError("only 1 is modelled so far; split the model with `tensor`")
+    return value
+
+
+OnlyOne = Annotated[int, Field(ge=1, le=1), BeforeValidator(_only_one), BeforeValidator(_whole)]
+
+
+class Section(BaseModel):
+    """A mapping in the file.  Unknown keys are refused; null means "the default"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the file sets, by name, in SI units."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+
+class DeviceChange(Section):
+    """What-if edits of the device; the names are the fields of `sim.hardware.device.Device`."""
+
+    matrix_flop_per_s: dict[Dtype, FlopPerSecond] | None = None
+    vector_flop_per_s: FlopPerSecond | None = None
+    hbm_bytes: Bytes | None = None
+    hbm_bytes_per_s: BytesPerSecond | None = None
+    l2_bytes: Bytes | None = None
+    l2_bytes_per_s: BytesPerSecond | None = None
+    kernel_overhead_s: Seconds | None = None
+    vector_overhead_s: Seconds | None = None
+    matrix_efficiency: Share | None = None
+    hbm_efficiency: Share | None = None
+    prefetch_bytes_per_s: BytesPerSecond | None = None
+    prefetch_overhead_s: Seconds | None = None
+    power_w: Watts | None = None
+    price_per_hour: Factor | None = None
+
+
+class LibraryChange(Section):
+    """What-if edits of the collective library; the names are the fields of `sim.network.library.Library`."""
+
+    launch_s: Seconds | None = None
+    step_s: Seconds | None = None
+    link_efficiency: Share | None = None
+
+
+class LinkChange(Section):
+    """What-if edits of every link of the topology."""
+
+    bytes_per_s: BytesPerSecond | None = None
+    latency_s: Seconds | None = None
+
+
+class Change(Section):
+    """What-if edits, one mapping for each part of the pod."""
+
+    device: DeviceChange = DeviceChange()
+    library: LibraryChange = LibraryChange()
+    link: LinkChange = LinkChange()
+
+
+class Pod(Section):
+    """The machine.  Names are the catalogue's, or paths to YAML files; None: the topology's own."""
+
+    topology: str
+    device: str | None = None
+    library: str | None = None
+    change: Change = Change()
+    stragglers: dict[Annotated[int, Field(ge=0)], Factor] = Field(
+        default={}, description="rank -> how many times slower its compute and HBM are"
+    )
+    collective: Literal["auto", "ring", "direct"] = "auto"
+
+
+class Precision(Section):
+    """Number formats of what is stored and moved."""
+
+    weights: Dtype = "fp16"
+    activations: Dtype = "fp16"
+    kv: Dtype = "fp16"
+    communication: Dtype = "fp16"
+
+
+class Parallel(Section):
+    """How the model is split over the devices."""
+
+    tensor: Count = 1
+    pipeline: OnlyOne = 1
+    expert: OnlyOne = 1
+    data: OnlyOne = 1
+
+
+class Decode(Section):
+    """A static batch: one prefill, then every decode step with a context that grows."""
+
+    kind: Literal["decode"]
+    batch: Count
+    prompt_tokens: Count
+    output_tokens: Count
+    every_step: bool = Field(default=False, description="play every step, not a sample where the cost is linear")
+
+
+class Trace(Section):
+    """Which rows of which recording to replay."""
+
+    file: str
+    format: Literal["auto", "azure", "mooncake", "csv"] = "auto"
+    fallback: str | None = Field(default=None, description="read instead, with a warning, where `file` is missing")
+    first: Index = 0
+    limit: Count | None = None
+    speed: Factor = Field(default=1.0, description="2.0: requests arrive twice as fast")
+    bad_rows: Literal["error", "skip"] = "error"
+
+
+class Requests(Section):
+    """A recorded or generated trace, replayed through first-come continuous batching."""
+
+    kind: Literal["requests"]
+    trace: Trace
+    max_batch: Count = Field(default=64, description="sequences in one iteration")
+    max_batched_tokens: Count = Field(default=8192, description="new tokens in one iteration")
+    hbm_utilisation: Share = Field(default=0.9, description="share of the HBM for weights and KV-cache")
+
+
+Workload = Annotated[Decode | Requests, Field(discriminator="kind")]
+
+
+class Record(Section):
+    """The window of which spans are kept."""
+
+    from_s: Seconds = 0.0
+    until_s: Seconds | None = None
+    max_spans: Index = 20_000
+    enabled: bool = True
+
+    @model_validator(mode="after")
+    def _window(self) -> Record:
+        if self.until_s is not None and self.until_s <= self.from_s:
+            raise ValueError("until_s must be after from_s")
+        return self
+
+
+class Technique(NamedTuple):
+    """One entry of `techniques`: a name in `sim.techniques.TECHNIQUES` and an instance of its options' model."""
+
+    name: str
+    options: Any
+
+
+class Variant(Section):
+    """One machine, one model, one workload, and the techniques to apply, in order."""
+
+    pod: Pod
+    model: str
+    precision: Precision = Precision()
+    parallel: Parallel = Parallel()
+    workload: Workload
+    techniques: SkipValidation[tuple[Technique, ...]] = ()
+    record: Record = Record()
+
+
+class Head(Section):
+    """What a scenario file says once, for all its variants."""
+
+    question: str = Field(min_length=1)
+    extends: str | None = Field(default=None, description="a scenario, by name or path, to be merged under this one")
+    seed: Index = 0
+    variants: dict[str, dict[str, Any] | None] = {}
+    expect: list[str] = []
+
+
+class File(Variant, Head):
+    """The top of a scenario file: its head, and what all variants share."""
+
+
+SECTIONS = tuple(Variant.model_fields)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a scenario file, techniques' options included.
+
+    Since a section may be given in part here and in part in what it extends or in a variant, nothing is `required` but
+    `question` or `extends`; `podscope check` finds what is missing.
+    """
+    from sim.techniques import TECHNIQUES  # here, because the techniques' options use the field types above
+
+    top = File.model_json_schema(ref_template="#/$defs/{model}", mode="validation")
+    defs = top.pop("$defs", {})
+    choices: list[dict[str, Any]] = [{"enum": sorted(TECHNIQUES)}]
+    for name, technique in sorted(TECHNIQUES.items()):
+        options = technique.options.model_json_schema(ref_template="#/$defs/{model}")
+        defs.update(options.pop("$defs", {}))
+        defs[f"technique {name}"] = options
+        reference = {"anyOf": [{"$ref": f"#/$defs/technique {name}"}, {"type": "null"}]}
+        choices.append({"type": "object", "properties": {name: reference}, "required": [name], "maxProperties": 1})
+    techniques = {"type": "array", "items": {"anyOf": choices}}
+    variant = {name: top["properties"][name] for name in SECTIONS} | {"techniques": techniques}
+    defs["Variant"] = {"type": "object", "properties": variant, "additionalProperties": False}
+    top["properties"]["techniques"] = techniques
+    either = {"anyOf": [{"$ref": "#/$defs/Variant"}, {"type": "null"}]}
+    top["properties"]["variants"] = {"type": "object", "additionalProperties": either}
+    partial = _rewritten({**top, "$defs": defs}, _as_part)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **partial,
+        "title": "podscope scenario",
+        "anyOf": [{"required": ["question"]}, {"required": ["extends"]}],
+    }
+
+
+def _rewritten(node: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    if isinstance(node, dict):
+        return change({key: _rewritten(value, change) for key, value in node.items()})
+    return [_rewritten(item, change) for item in node] if isinstance(node, list) else node
+
+
+def _as_part(schema: dict[str, Any]) -> dict[str, Any]:
+    """One schema node: sections in part, patterns anchored, a union by its members alone."""
+    new = dict(schema)
+    if isinstance(new.get("required"), list) and new.get("maxProperties") != 1:
+        del new["required"]
+    if isinstance(new.get("discriminator"), dict):
+        del new["discriminator"]
+        new["anyOf"] = new.pop("oneOf")
+    if isinstance(new.get("pattern"), str) and not new["pattern"].startswith("^"):
+        new["pattern"] = f"^(?:{new['pattern']})$"
+    return new

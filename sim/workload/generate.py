@@ -1,0 +1,142 @@
+"""Request traces from statistics: arrivals and lengths drawn from a seed, when the recording itself cannot be shipped.
+
+python -m sim.workload.generate traces/azure_conv_like.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.workload.requests import Request, write_trace
+
+Quantiles = tuple[tuple[float, float], ...]  # (probability, tokens) points, from probability 0 to probability 1
+
+
+class Lognormal(NamedTuple):
+    """Lengths whose logarithm is normal: their median in tokens and the standard deviation of that logarithm."""
+
+    median_tokens: float
+    sigma: float
+
+
+@dataclass(frozen=True)
+class TraceStatistics:
+    """What is known of a stream of requests: arrivals as a renewal process with Gamma gaps, and two lengths.
+
+    Between two quantile points the logarithm of the length is linear in the probability, so that every point is met.
+    Not modelled: correlation between prompt and output, between one request and the next, and a rate that changes over
+    the day.
+    """
+
+    name: str
+    rate_per_s: float
+    interarrival_cv: float  # 1: Poisson; 0: a metronome
+    prompt: Quantiles | Lognormal
+    output: Quantiles | Lognormal
+    source: str
+
+    def __post_init__(self) -> None:
+        if not (0 < self.rate_per_s < math.inf and 0 <= self.interarrival_cv < math.inf):
+            raise ValueError(
+                f"{self.name}: rate {self.rate_per_s} must be positive, CV {self.interarrival_cv} not negative"
+            )
+        _check_lengths(f"{self.name}: prompt", self.prompt)
+        _check_lengths(f"{self.name}: output", self.output)
+
+
+def generate(statistics: TraceStatistics, count: int, seed: int) -> list[Request]:
+    """`count` requests with the given statistics, the first at 0; the same seed gives the same requests.
+
+    Arrivals are whole microseconds, so that the last bit of a logarithm, which differs between processors, does not
+    show. Errors: ValueError if `count` is below 1 or `seed` is negative.
+    """
+    if count < 1 or seed < 0:
+        raise ValueError(f"count ({count}) must be 1 or more, seed ({seed}) 0 or more")
+    dice = np.random.Generator(np.random.PCG64(seed))
+    arrivals = np.concatenate(([0.0], np.cumsum(_gaps_s(statistics, count - 1, dice)))).round(6)
+    prompts = _lengths(statistics.prompt, count, dice)
+    outputs = _lengths(statistics.output, count, dice)
+    columns = zip(arrivals.tolist(), prompts.tolist(), outputs.tolist())
+    return [Request(i, arrival_s, prompt, output) for i, (arrival_s, prompt, output) in enumerate(columns)]
+
+
+def _gaps_s(statistics: TraceStatistics, count: int, dice: np.random.Generator) -> np.ndarray:
+    mean_s, variance = 1 / statistics.rate_per_s, statistics.interarrival_cv**2  # of gaps in units of their mean
+    if variance == 0:
+        return np.full(count, mean_s)
+    return dice.gamma(1 / variance, mean_s * variance, count)
+
+
+def _lengths(law: Quantiles | Lognormal, count: int, dice: np.random.Generator) -> np.ndarray:
+    """Whole numbers of tokens, at least one."""
+    if isinstance(law, Lognormal):
+        logarithms = math.log(law.median_tokens) + law.sigma * dice.standard_normal(count)
+    else:
+        probabilities, tokens = zip(*law)
+        logarithms = np.interp(dice.random(count), probabilities, np.log(tokens))
+    return np.maximum(np.rint(np.exp(logarithms)), 1).astype(np.int64)
+
+
+def _check_lengths(where: str, law: Quantiles | Lognormal) -> None:
+    if isinstance(law, Lognormal):
+        if not (0 < law.median_tokens < math.inf and 0 <= law.sigma < math.inf):
+            raise ValueError(
+                f"{where}: the median {law.median_tokens} must be positive, sigma {law.sigma} not negative"
+            )
+        return
+    if len(law) < 2 or law[0][0] != 0 or law[-1][0] != 1:
+        raise ValueError(f"{where}: quantile points must run from probability 0 to probability 1")
+    if not all(p < q and 0 < a <= b < math.inf for (p, a), (q, b) in pairwise(law)):
+        raise ValueError(f"{where}: quantile points must rise, and their tokens be positive")
+
+
+AZURE_CONVERSATION = TraceStatistics(
+    name="azure_conversation",
+    rate_per_s=5.53,
+    interarrival_cv=1.09,
+    prompt=(
+        *(
+            (0.0, 2),
+            (0.01, 29),
+            (0.05, 181),
+            (0.1, 207),
+            (0.25, 396),
+            (0.4, 703),
+            (0.5, 1020),
+            (0.6, 1071),
+            (0.7, 1130),
+        ),
+        *((0.8, 1315), (0.9, 2734), (0.95, 4083), (0.99, 4142), (0.999, 6179), (1.0, 14050)),
+    ),
+    output=(
+        *((0.0, 7), (0.01, 16), (0.05, 41), (0.1, 54), (0.25, 85), (0.4, 103), (0.5, 129), (0.6, 177), (0.7, 384)),
+        *((0.8, 400), (0.9, 424), (0.95, 451), (0.99, 601), (0.999, 954), (1.0, 1000)),
+    ),
+    source="Rate, CV and quantiles of AzureLLMInferenceTrace_conv.csv (Azure public dataset, 2023, CC-BY-4.0): 19,366 "
+    "requests in 58 minutes; mean prompt 1155, mean output 211 tokens. In the recording a long prompt goes with a "
+    "shorter output, at a correlation of -0.11, which is left out here.",
+)
+
+
+def _main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write requests like those of the Azure conversation trace as CSV.")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--count", type=int, default=2000, help="number of requests (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    given = parser.parse_args(arguments)
+    try:
+        write_trace(given.file, generate(AZURE_CONVERSATION, given.count, given.seed))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    _main()
