@@ -104,6 +104,11 @@ class Outcome:
     fingerprint: str = ""
 
 
+def digest(seconds: Iterable[float]) -> str:
+    """Equal for equal lists of times, rounded to 1 ps to absorb float noise."""
+    return hashlib.sha256(" ".join(str(round(t * 1e12)) for t in seconds).encode()).hexdigest()[:12]
+
+
 def fingerprint(spans: Iterable[Span]) -> str:
     """Equal for equal trajectories; times are rounded to 1 ps to absorb float noise."""
     lines = (f"{s.track} {s.name} {round(s.start_s * 1e12)} {round(s.end_s * 1e12)}" for s in spans)

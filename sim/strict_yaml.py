@@ -85,7 +85,8 @@ def dotted(key_path: KeyPath) -> str:
 def nearest(name: object, known: Iterable[object]) -> str:
     """ ", did you mean 'x'?" for the known name nearest to `name`, or nothing when none is near."""
     folded = {str(k).lower(): str(k) for k in known}
-    found = difflib.get_close_matches(str(name).lower(), folded, 1, cutoff=0.5)
+    word = str(name).lower()
+    found = difflib.get_close_matches(word, folded, 1, cutoff=0.5) or [k for k in folded if word and k.startswith(word)]
     return f", did you mean {folded[found[0]]!r}?" if found else ""
 
 

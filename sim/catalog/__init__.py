@@ -1,1 +1,8 @@
-"""."""
+"""The catalogue: devices, collective libraries, models and pods, one file each, every number with its source."""
+
+from sim.catalog.architecture import model
+from sim.catalog.files import names
+from sim.catalog.hardware import device, library
+from sim.catalog.pods import PodSpec, pod
+
+__all__ = ["PodSpec", "device", "library", "model", "names", "pod"]

@@ -215,9 +215,9 @@ class Chip:
         end_s = work.floor_s = begins_s + op.arithmetic_s
         hbm, l2, _ = work.flows
         if work.l2_bytes:
-            end_s = max(end_s, net.start(l2, work.l2_bytes, begins_s))
+            end_s = max(end_s, net.start(l2, work.l2_bytes, begins_s, now))
         if work.hbm_bytes:
-            end_s = max(end_s, net.start(hbm, work.hbm_bytes, begins_s))
+            end_s = max(end_s, net.start(hbm, work.hbm_bytes, begins_s, now))
         if net.order is not None:
             net.order.append((work.l2_bytes > 0, work.hbm_bytes > 0))
         work.end_s = end_s
@@ -242,7 +242,7 @@ class Chip:
         work.floor_s = now
         work.hbm_bytes, work.l2_bytes = missing, 0.0
         self._fetching = key, op
-        end_s = work.end_s = self.net.start(work.flows[0], missing, now + op.fixed_s)
+        end_s = work.end_s = self.net.start(work.flows[0], missing, now + op.fixed_s, now)
         event = self.env.timeout(end_s - now)
         event.callbacks.append(lambda _: self._fetched(key))
         return event

@@ -1,1 +1,7 @@
-"""."""
+"""What a run means: metrics, comparison, expectations, timeline, report and traces, all pure functions of Outcomes."""
+
+from sim.results.folder import check_folder
+from sim.results.metrics import DEFINITIONS, metrics
+from sim.results.result import Result, build
+
+__all__ = ["DEFINITIONS", "Result", "build", "check_folder", "metrics"]

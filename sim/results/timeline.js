@@ -34,8 +34,11 @@
   }
   const digits = (x, n) => String(+x.toPrecision(n));
 
-  function label(name, width) {
-    for (const text of [name, name.slice(name.lastIndexOf(".") + 1)]) if (text.length * 6.6 + 8 <= width) return text;
+  function label(name, kind, width) {
+    const short = name.slice(name.lastIndexOf(".") + 1);
+    for (const text of [name, short, short.slice(short.lastIndexOf(" ") + 1), kind]) {
+      if (text.length * 6.6 + 8 <= width) return text;
+    }
     return "";
   }
 
@@ -46,23 +49,25 @@
       const end = (i) => start[i] + duration[i];
       const low = first(offset, offset + count, (i) => end(i) > from);
       const high = first(low, offset + count, (i) => start[i] >= to);
-      const close = (a, b) => {
-        const times = new Float64Array(kinds);
+      const owed = new Float64Array(kinds);  // time of each kind not yet shown: colours come in their true proportions
+      const close = (a, b, until) => {
         let busy = 0, top = kind[a];
         for (let i = a; i < b; i++) {
-          times[kind[i]] += duration[i];
+          owed[kind[i]] += duration[i];
           busy += duration[i];
-          if (times[kind[i]] > times[top]) top = kind[i];
         }
-        const wide = end(b - 1) - start[a], share = wide > 0 ? Math.min(1, busy / wide) : 1;
+        for (let k = 0; k < kinds; k++) if (owed[k] > owed[top]) top = k;
+        owed[top] -= busy;
+        const wide = until - start[a], share = wide > 0 ? Math.min(1, busy / wide) : 1;
         put(top, row, start[a], wide, `${b - a} ops in ${digits(wide, 4)} ${page.unit}, ${Math.round(100 * share)} % busy` +
           "<br>zoom in to see them", "", 0.25 + 0.75 * share, 0);
       };
       let block = -1;
       for (let i = low; i < high; i++) {
         const wide = duration[i];
-        if (block >= 0 && (wide >= least || start[i] - end(i - 1) > least || end(i - 1) - start[block] >= least)) {
-          close(block, i);
+        const gap = block < 0 ? 0 : start[i] - end(i - 1);
+        if (block >= 0 && (wide >= least || gap > least || start[i] - start[block] >= least)) {
+          close(block, i, gap > least ? end(i - 1) : start[i]);
           block = -1;
         }
         if (wide >= least) {
@@ -71,12 +76,12 @@
           put(kind[i], row, at, until - at,
             `<b>${name}</b><br>${page.kinds[kind[i]]}, ${digits(wide, 6)} ${page.unit} from ${digits(start[i], 9)} ` +
             `${page.unit}<br>${panel.details[panel.detail[i]]}`,
-            label(name, (until - at) / pixel), 1, wide > 6 * pixel ? 1 : 0);
+            label(name, page.kinds[kind[i]], (until - at) / pixel), 1, wide > 6 * pixel ? 1 : 0);
         } else if (block < 0) {
           block = i;
         }
       }
-      if (block >= 0) close(block, high);
+      if (block >= 0) close(block, high, end(high - 1));
       offset += count;
     });
   }
@@ -112,11 +117,11 @@
     return { x, y };
   }
 
-  // Draws into `traces` what can be seen between `from` and `to`, and as much on either side for dragging.
+  // Draws into `traces` what can be seen between `from` and `to`, and half as much on either side for dragging.
   function view(traces, range) {
     const width = Math.max(200, root.clientWidth - page.layout.margin.l - page.layout.margin.r);
     const pixel = (range[1] - range[0]) / width, least = pixel * Math.max(2, width * tracks / page.budget);
-    const from = range[0] - (range[1] - range[0]), to = range[1] + (range[1] - range[0]);
+    const from = 1.5 * range[0] - range[1] / 2, to = 1.5 * range[1] - range[0] / 2;
     panels.forEach((panel, p) => {
       const mine = traces.slice(p * kinds, (p + 1) * kinds);
       for (const t of mine) {
@@ -131,7 +136,7 @@
       });
     });
     let next = panels.length * kinds;
-    for (const panel of panels) for (const a of panel.areas) Object.assign(traces[next++], area(a, from, to, 3 * width >> 1));
+    for (const panel of panels) for (const a of panel.areas) Object.assign(traces[next++], area(a, from, to, width >> 1));
   }
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -147,7 +152,8 @@
   dress(page.layout);
   view(page.traces, page.layout.xaxis.range);
   const config = { responsive: true, scrollZoom: true, displaylogo: false, doubleClick: "reset",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: { format: "svg", filename: "timeline" } };
+    modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]],
+    toImageButtonOptions: { format: "svg", filename: "timeline" } };
   const ready = Plotly.newPlot(root, page.traces, page.layout, config);
   const redraw = () => { view(root.data, root.layout.xaxis.range); return Plotly.redraw(root); };
   let waiting = 0;

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _WIDTH_PX = 1200  # of the plot area, assumed where no browser says
-_BUDGET = 6000  # boxes in one view, over all tracks
+_BUDGET = 3000  # boxes in one view, over all tracks
 _ROW_PX, _AREA_PX, _GAP_PX, _HEAD_PX = 34, 46, 12, 44
 _MARGIN = {"l": 120, "r": 24, "t": 28, "b": 60}
 _STREAMS = ("compute", "communication", "prefetch")
@@ -87,8 +86,7 @@ def timeline(outcomes: Mapping[str, Outcome], *, start_s: float = 0.0, end_s: fl
     for panel in panels:
         for area in panel.areas:
             _fill_area(next(areas), area, window)
-    # What is built here is valid by construction; checking each of thousands of boxes again would take seconds.
-    return go.Figure(data=traces, layout=layout, skip_invalid=False)
+    return go.Figure(data=traces, layout=layout)
 
 
 def timeline_page(outcomes: Mapping[str, Outcome], title: str = "Timeline") -> str:
@@ -187,7 +185,14 @@ def _skeleton(
         "template": "none",
         "font": {"family": "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif", "size": 12},
         "margin": _MARGIN,
-        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "yref": "container", "groupclick": "togglegroup"},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1,
+            "yanchor": "top",
+            "yref": "container",
+            "groupclick": "togglegroup",
+        },
         "hoverlabel": {"align": "left"},
         "annotations": [],
         "shapes": [],
@@ -210,6 +215,7 @@ def _skeleton(
             "showgrid": False,
             "zeroline": False,
             "ticks": "",
+            "ticklabelstandoff": 8,
         }
         for kind in kinds:
             here = any(s.kind == kind for t in panel.tracks for s in t.spans)
@@ -345,9 +351,10 @@ def _hover(span: Span, start: float, duration: float, unit: str) -> str:
     return f"<b>{escaped(span.name)}</b><br>{escaped(when)}<br>{_detail(span)}"
 
 
-def _label(name: str, width_px: float) -> str:
-    """The longest form of `name` that fits into a box `width_px` wide."""
-    for text in (name, name.rpartition(".")[2]):
+def _label(span: Span, width_px: float) -> str:
+    """The longest name of an op that fits into a box `width_px` wide."""
+    short = span.name.rpartition(".")[2]
+    for text in (span.name, short, short.rpartition(" ")[2], words(span.kind)):
         if len(text) * 6.6 + 8 <= width_px:
             return escaped(text)
     return ""
@@ -375,33 +382,38 @@ def _fill_boxes(
         trace["marker"]["opacity"].append(opacity)
         trace["marker"]["line"]["width"].append(1 if wide > 6 * pixel else 0)
 
-    def put_block(row: int, track: _Track, first: int, last: int) -> None:
-        times: dict[str, float] = {}
+    def put_block(row: int, track: _Track, first: int, last: int, until: float, owed: dict[str, float]) -> None:
+        busy = 0.0
         for i in range(first, last):
-            times[track.spans[i].kind] = times.get(track.spans[i].kind, 0.0) + float(track.duration[i])
+            owed[track.spans[i].kind] = owed.get(track.spans[i].kind, 0.0) + float(track.duration[i])
+            busy += float(track.duration[i])
+        kind = max(owed, key=lambda k: owed[k])
+        owed[kind] -= busy
         at = float(track.start[first])
-        wide = float(track.start[last - 1] + track.duration[last - 1]) - at
-        busy = sum(times.values()) / wide if wide > 0 else 1.0
-        hover = f"{last - first} ops in {wide:.4g} {unit}, {100 * busy:.0f} % busy<br>zoom in to see them"
-        put(max(times, key=lambda k: times[k]), row, at, wide, hover, "", min(1.0, 0.25 + 0.75 * busy))
+        wide = until - at
+        share = min(1.0, busy / wide) if wide > 0 else 1.0
+        hover = f"{last - first} ops in {wide:.4g} {unit}, {100 * share:.0f} % busy<br>zoom in to see them"
+        put(kind, row, at, wide, hover, "", 0.25 + 0.75 * share)
 
     for row, track in enumerate(panel.tracks):
         end = track.start + track.duration
         first = int(np.searchsorted(end, from_, side="right"))
         last = int(np.searchsorted(track.start, to, side="left"))
         block = -1  # where the open block of short ops began
+        owed: dict[str, float] = {}  # time of each kind not yet shown: colours come in their true proportions
         for i in range(first, last):
             start, wide = float(track.start[i]), float(track.duration[i])
-            if block >= 0 and (wide >= least or start - end[i - 1] > least or end[i - 1] - track.start[block] >= least):
-                put_block(row, track, block, i)
+            gap = start - float(end[i - 1]) if block >= 0 else 0.0
+            if block >= 0 and (wide >= least or gap > least or start - track.start[block] >= least):
+                put_block(row, track, block, i, float(end[i - 1]) if gap > least else start, owed)
                 block = -1
             if wide >= least:
                 span = track.spans[i]
-                put(span.kind, row, start, wide, _hover(span, start, wide, unit), _label(span.name, wide / pixel), 1.0)
+                put(span.kind, row, start, wide, _hover(span, start, wide, unit), _label(span, wide / pixel), 1.0)
             elif block < 0:
                 block = i
         if block >= 0:
-            put_block(row, track, block, last)
+            put_block(row, track, block, last, float(end[last - 1]), owed)
 
 
 def _fill_area(trace: dict[str, Any], area: _Area, window: tuple[float, float]) -> None:
@@ -456,9 +468,3 @@ def _packed(panel: _Panel, kinds: Sequence[str]) -> dict[str, Any]:
 
 def _base64(parts: Sequence[NDArray[Any]]) -> str:
     return base64.b64encode(b"".join(p.tobytes() for p in parts)).decode("ascii")
-
-
-def nice_steps(end: float) -> list[float]:
-    """Lengths of window that the page offers as buttons: the powers of ten below `end`, longest first."""
-    top = math.floor(math.log10(end)) if end > 0 else 0
-    return [10.0**power for power in range(top, top - 4, -1)]

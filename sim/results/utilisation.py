@@ -32,9 +32,7 @@ def utilisation(uses: Iterable[Use], capacity: str, rate: float) -> tuple[NDArra
     return times[keep], share[keep]
 
 
-def binned(
-    times: NDArray[np.float64], share: NDArray[np.float64], edges: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def binned(times: NDArray[np.float64], share: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean share between each two `edges`: areas stay what they are, however many steps fall into one bin."""
     if not len(times):
         return np.zeros(len(edges) - 1)

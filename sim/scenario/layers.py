@@ -46,7 +46,8 @@ def plain(node: Node) -> Any:
 def merge(under: Node, over: Node) -> Node:
     """`over` laid on `under`: mappings merge key by key, anything else replaces.
 
-    A mapping whose `kind` changes is another thing, and replaces too.
+    A mapping whose `kind` changes is another thing, and replaces too. A merged mapping is said to be from `over`'s
+    file, or, where that is the command line, from `under`'s: what it lacks is lacking there.
     """
     if not isinstance(under.value, dict) or not isinstance(over.value, dict):
         return over
@@ -56,7 +57,8 @@ def merge(under: Node, over: Node) -> Node:
     merged = dict(under.value)
     for key, node in over.value.items():
         merged[key] = merge(merged[key], node) if key in merged else node
-    return Node(merged, over.doc, over.at)
+    home = over if over.doc else under
+    return Node(merged, home.doc, home.at)
 
 
 def nearest_node(root: Node, path: KeyPath) -> tuple[Node, KeyPath]:

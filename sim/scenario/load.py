@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sim import strict_yaml
 from sim.scenario import places, wording
 from sim.scenario.layers import OVERRIDES, Node, merge, nearest_node, plain, tree
-from sim.scenario.schema import SECTIONS, File, Head, Technique, Variant
+from sim.scenario.schema import SECTIONS, File, Head, Technique, Variant, absurd
 from sim.strict_yaml import Fault, ScenarioError, nearest
 
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -37,6 +37,11 @@ class Scenario:
     variants: dict[str, Variant]
     expect: list[str]
     resolved: str
+    sites: dict[str, Fault] = field(default_factory=dict, repr=False, compare=False)  # where each variant is written
+
+    def fault(self, variant: str, what: str) -> Fault:
+        """A fault of `variant` that only shows when its parts are put together."""
+        return self.sites[variant]._replace(what=what)
 
     @property
     def folder(self) -> Path:
@@ -52,25 +57,26 @@ def load(path_or_name: str | Path, overrides: Overrides = ()) -> Scenario:
     """
     path = find_scenario(path_or_name)
     faults: list[Fault] = []
-    root = _with_extended(strict_yaml.read(path), [], faults)
+    root = _with_extended(strict_yaml.read(places.shown(path)), [], faults)
     extended = not faults  # else much may seem to be missing that is only out of reach
     root = _overridden(root, overrides, faults)
     root, variants = _split(root, path.parent, faults)
     head = _head(root, faults)
     common = root._replace(value={key: node for key, node in root.value.items() if key in SECTIONS})
-    specs = {}
+    specs, sites = {}, {}
     faults += _variant(common, partial=True)[1]  # also what every variant overrides
     for name, node in (variants or {ONLY_VARIANT: common._replace(value={})}).items():
         merged = merge(common, node)
         spec, wrong = _variant(merged, partial=not extended)
         faults += wrong
+        sites[name] = node.fault("") if name in variants else root.fault("")
         if spec is not None:
             specs[name] = spec
-    if head is not None:
-        faults += _expectations(root, head.expect, set(variants) or {ONLY_VARIANT})
+    faults += _expectations(root, set(variants) or {ONLY_VARIANT})
     if faults or head is None or not specs:
         raise ScenarioError(_in_order(faults))
-    return Scenario(path.stem, path, head.question, head.seed, specs, head.expect, _resolved(head, common, variants))
+    resolved = _resolved(head, common, variants)
+    return Scenario(path.stem, path, head.question, head.seed, specs, head.expect, resolved, sites)
 
 
 def find_scenario(path_or_name: str | Path) -> Path:
@@ -111,7 +117,7 @@ def _with_extended(doc: strict_yaml.Document, under: list[Path], faults: list[Fa
         faults.append(node.fault(f"extends runs in a circle: {' -> '.join(p.name for p in circle)}"))
         return root
     try:
-        return merge(_with_extended(strict_yaml.read(found), chain, faults), root)
+        return merge(_with_extended(strict_yaml.read(places.shown(found)), chain, faults), root)
     except ScenarioError as error:
         faults += error.faults
         return root
@@ -122,9 +128,7 @@ def _overridden(root: Node, overrides: Overrides, faults: list[Fault]) -> Node:
     for key, value in _pairs(overrides, faults):
         parts: list[str | int] = [part.strip() for part in key.split(".")]
         if not all(parts) or len(parts) > 10:
-            faults.append(
-                Fault(OVERRIDES, 0, key, "a key is due, like 'workload.batch' or 'pod.change.device.l2_bytes'")
-            )
+            faults.append(Fault(OVERRIDES, 0, key, "a key is due, like 'workload.batch' or 'pod.device'"))
             continue
         if parts[:2] == ["pod", "stragglers"] and str(parts[-1]).isdecimal():
             parts[-1] = int(parts[-1])  # ranks are numbers
@@ -136,16 +140,21 @@ def _overridden(root: Node, overrides: Overrides, faults: list[Fault]) -> Node:
             what = f"no variant {parts[1]!r}{nearest(parts[1], variants)}; there are {', '.join(map(str, variants))}"
             faults.append(Fault(OVERRIDES, 0, key, what))
             continue
-        root = merge(root, node)._replace(doc=root.doc, at=root.at)
+        root = merge(root, node)
         if parts[0] in SECTIONS and variants:
-            each = {name: merge(_mapping(own), node) for name, own in variants.items()}
+            each = {name: _laid_over(own, node) for name, own in variants.items()}
             root = root._replace(value={**root.value, "variants": root.value["variants"]._replace(value=each)})
     return root
 
 
+def _laid_over(variant: Node, override: Node) -> Node:
+    variant = _mapping(variant)
+    return merge(variant, override) if isinstance(variant.value, dict) else variant
+
+
 def _pairs(overrides: Overrides, faults: list[Fault]) -> Iterator[tuple[str, Any]]:
     if isinstance(overrides, Mapping):
-        items = list(overrides.items())
+        items = [(str(key), value) for key, value in overrides.items()]
     else:
         faults += [Fault(OVERRIDES, 0, text, "write it as key=value") for text in overrides if "=" not in text]
         items = [(text.split("=", 1)[0], text.split("=", 1)[1]) for text in overrides if "=" in text]
@@ -239,26 +248,35 @@ def _techniques(section: Node) -> tuple[tuple[Technique, ...], list[Fault]]:
             what = f"no technique {name!r}{nearest(name, TECHNIQUES)}; choose one of {', '.join(sorted(TECHNIQUES))}"
             faults.append(entry.fault(what))
             continue
-        model = TECHNIQUES[name].options
+        model, data = TECHNIQUES[name].options, plain(_mapping(options))
+        if isinstance(data, dict) and any(map(absurd, data.values())):
+            faults += [
+                node.fault(f"{node.value[:40]!r} is out of range")
+                for node in options.value.values()
+                if absurd(node.value)
+            ]
+            continue
         try:
-            techniques.append(Technique(name, model.model_validate(plain(_mapping(options)))))
+            techniques.append(Technique(name, model.model_validate(data, strict=True)))
         except ValidationError as error:
             faults += wording.faults(error, model, options)
     return tuple(techniques), faults
 
 
-def _expectations(root: Node, expect: list[str], names: set[str]) -> Iterator[Fault]:
+def _expectations(root: Node, names: set[str]) -> Iterator[Fault]:
     from sim.results.expect import parse
 
-    for i, text in enumerate(expect):
-        node, below = nearest_node(root, ("expect", i))
+    node, rest = nearest_node(root, ("expect",))
+    for claim_node in node.value if not rest and isinstance(node.value, list) else ():
+        if not isinstance(claim_node.value, str):
+            continue  # the schema has said so
         try:
-            claim = parse(text)
+            claim = parse(claim_node.value)
         except ValueError as error:
-            yield node.fault(str(error), below)
+            yield claim_node.fault(str(error))
             continue
         if claim.variant not in names:
-            yield node.fault(f"no variant {claim.variant!r}{nearest(claim.variant, names)} in {text!r}", below)
+            yield claim_node.fault(f"no variant {claim.variant!r}{nearest(claim.variant, names)} in this file")
 
 
 def _resolved(head: Head, common: Node, variants: dict[str, Node]) -> str:

@@ -41,6 +41,12 @@ def file_at(text: str, folders: Iterable[Path], suffixes: tuple[str, ...] = YAML
     return None
 
 
+def shown(path: Path) -> Path:
+    """`path` as a person in the current folder would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def around(node: Node, scenario_folder: Path) -> list[Path]:
     """Where a relative path of `node` may start: its file's folder, the folder above, the current one."""
     folder = node.doc.path.absolute().parent if node.doc else Path.cwd()

@@ -35,25 +35,29 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _in(unit: str) -> BeforeValidator:
-    def quantity(value: Any) -> Any:
-        # Refused here because the exact arithmetic in `units` would take for ever over 1e999999999.
-        if isinstance(value, str) and (len(value) > 40 or re.search(r"[eE][+-]?0*[1-9]\d{2}", value)):
-            raise ValueError(f"{value[:40]!r} is out of range for a quantity in {unit}")
-        return value
+def absurd(value: Any) -> bool:
+    """Whether `value` is text with a number too large for exact arithmetic: 1e999999999 would take for ever."""
+    return isinstance(value, str) and bool(re.match(r"\s*[+-]?\d", value)) and bool(_ABSURD.search(value))
 
-    return BeforeValidator(quantity)
+
+_ABSURD = re.compile(r"\d{40}|[eE][+-]?0*[1-9]\d{2}")
+
+
+def _sane(value: Any) -> Any:
+    if absurd(value):
+        raise ValueError(f"{value[:40]!r} is out of range")
+    return value
 
 
 Count = Annotated[int, Field(ge=1, le=10**12), BeforeValidator(_whole)]
 Index = Annotated[int, Field(ge=0, le=10**12), BeforeValidator(_whole)]
 Factor = Annotated[float, Field(gt=0, le=1e12), BeforeValidator(_number)]
 Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
-Bytes = Annotated[units.Bytes, Field(gt=0), _in("B")]
-BytesPerSecond = Annotated[units.BytesPerSecond, Field(gt=0), _in("B/s")]
-FlopPerSecond = Annotated[units.FlopPerSecond, Field(gt=0), _in("FLOP/s")]
-Seconds = Annotated[units.Seconds, Field(ge=0), _in("s")]
-Watts = Annotated[units.Watts, Field(gt=0), _in("W")]
+Bytes = Annotated[units.Bytes, Field(gt=0), BeforeValidator(_sane)]
+BytesPerSecond = Annotated[units.BytesPerSecond, Field(gt=0), BeforeValidator(_sane)]
+FlopPerSecond = Annotated[units.FlopPerSecond, Field(gt=0), BeforeValidator(_sane)]
+Seconds = Annotated[units.Seconds, Field(ge=0), BeforeValidator(_sane)]
+Watts = Annotated[units.Watts, Field(gt=0), BeforeValidator(_sane)]
 
 
 def _only_one(value: Any) -> Any:
@@ -255,8 +259,8 @@ def json_schema() -> dict[str, Any]:
     for name, technique in sorted(TECHNIQUES.items()):
         options = technique.options.model_json_schema(ref_template="#/$defs/{model}")
         defs.update(options.pop("$defs", {}))
-        defs[f"technique {name}"] = options
-        reference = {"anyOf": [{"$ref": f"#/$defs/technique {name}"}, {"type": "null"}]}
+        defs[f"technique_{name}"] = options
+        reference = {"anyOf": [{"$ref": f"#/$defs/technique_{name}"}, {"type": "null"}]}
         choices.append({"type": "object", "properties": {name: reference}, "required": [name], "maxProperties": 1})
     techniques = {"type": "array", "items": {"anyOf": choices}}
     variant = {name: top["properties"][name] for name in SECTIONS} | {"techniques": techniques}

@@ -98,28 +98,16 @@ def _check_lengths(where: str, law: Quantiles | Lognormal) -> None:
         raise ValueError(f"{where}: quantile points must rise, and their tokens be positive")
 
 
+_PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
+_PROMPT = (2, 29, 181, 207, 396, 703, 1020, 1071, 1130, 1315, 2734, 4083, 4142, 6179, 14050)
+_OUTPUT = (7, 16, 41, 54, 85, 103, 129, 177, 384, 400, 424, 451, 601, 954, 1000)
+
 AZURE_CONVERSATION = TraceStatistics(
     name="azure_conversation",
     rate_per_s=5.53,
     interarrival_cv=1.09,
-    prompt=(
-        *(
-            (0.0, 2),
-            (0.01, 29),
-            (0.05, 181),
-            (0.1, 207),
-            (0.25, 396),
-            (0.4, 703),
-            (0.5, 1020),
-            (0.6, 1071),
-            (0.7, 1130),
-        ),
-        *((0.8, 1315), (0.9, 2734), (0.95, 4083), (0.99, 4142), (0.999, 6179), (1.0, 14050)),
-    ),
-    output=(
-        *((0.0, 7), (0.01, 16), (0.05, 41), (0.1, 54), (0.25, 85), (0.4, 103), (0.5, 129), (0.6, 177), (0.7, 384)),
-        *((0.8, 400), (0.9, 424), (0.95, 451), (0.99, 601), (0.999, 954), (1.0, 1000)),
-    ),
+    prompt=tuple(zip(_PROBABILITIES, _PROMPT)),
+    output=tuple(zip(_PROBABILITIES, _OUTPUT)),
     source="Rate, CV and quantiles of AzureLLMInferenceTrace_conv.csv (Azure public dataset, 2023, CC-BY-4.0): 19,366 "
     "requests in 58 minutes; mean prompt 1155, mean output 211 tokens. In the recording a long prompt goes with a "
     "shorter output, at a correlation of -0.11, which is left out here.",

@@ -52,8 +52,9 @@ def read_trace(
     `format` is a name in `sim.workload.trace_formats.FORMATS`, or "auto": told by the first line. Ids count the
     requests from 0. The first request arrives at 0, the others as long after it as recorded, divided by `speed`. The
     file is read as a stream, no further than asked (with ticks: to the end of the last tick), so memory follows
-    `limit`; what lies outside the slice is not checked. `first` and `limit` count rows of the file, so that slices tile it; a skipped
-    row is not made up for. Row numbers in messages count lines of the uncompressed file from 1, header included.
+    `limit`; what lies outside the slice is not checked. `first` and `limit` count rows of the file, so that slices tile
+    it; a skipped row is not made up for. Row numbers in messages count lines of the uncompressed file from 1, header
+    included.
 
     What happens to a row that is not right:
 

@@ -182,6 +182,13 @@ def _tokens(value: object, column: str) -> int:
 
 def _elapsed(value: object, column: str) -> float:
     """A clock that counts up from the start of the recording."""
+    if type(value) is str and value.isascii() and "_" not in value:  # the fast way through for nearly every row
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if 0 <= number < math.inf:
+            return number
     number = _number(value, column)
     if number < 0:
         raise ValueError(f"{column} is negative ({str(value).strip()[:40]})")

@@ -1,0 +1,63 @@
+"""Models: YAML files of plain numbers with one source for the file, or a published `config.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sim import strict_yaml
+from sim.catalog import huggingface
+from sim.catalog.files import checked, find
+from sim.catalog.hardware import Sourced, Text
+from sim.workload.model import Model
+
+Count = Annotated[int, Field(gt=0, strict=True)]
+CountOrNone = Annotated[int, Field(ge=0, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+class ModelFile(Sourced):
+    """A file in `sim/catalog/models`; the fields are those of `sim.workload.model.Model`."""
+
+    name: Text
+    layers: Count
+    hidden: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    ffn: Count
+    vocab: Count
+    gated: Flag = True
+    tied_embeddings: Flag = False
+    qkv_bias: Flag = False
+    qk_norm: Flag = False
+    attention: Annotated[list[Literal["dense", "window", "blocksparse"]], Field(min_length=1)] = ["dense"]
+    window_tokens: CountOrNone = 0
+    sparse_stride: CountOrNone = 0
+    max_tokens: CountOrNone = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        wrong = []
+        if self.heads % self.kv_heads:
+            wrong.append(f"{self.heads} heads cannot share {self.kv_heads} kv_heads evenly")
+        if {"window", "blocksparse"} & set(self.attention) and not self.window_tokens:
+            wrong.append("window or blocksparse attention needs window_tokens")
+        if "blocksparse" in self.attention and not self.sparse_stride:
+            wrong.append("blocksparse attention needs sparse_stride")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
+def model(name_or_path: str | Path) -> Model:
+    """The model of that name in the catalogue, in a YAML file, or in a Hugging Face `config.json` (or its folder)."""
+    path = find("models", name_or_path)
+    if path.is_dir():
+        path = path / "config.json"
+    if path.suffix == ".json":
+        return huggingface.model(path)
+    given = checked(ModelFile, strict_yaml.read(path)).model_dump(exclude={"tag", "residual"})
+    return Model(**{**given, "attention": tuple(given["attention"])})

@@ -1,0 +1,81 @@
+"""From a name or a path to a file of the catalogue, and from its text to checked fields or every fault at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sim.strict_yaml import Document, Fault, KeyPath, ScenarioError, dotted, nearest
+
+KINDS = ("devices", "models", "libraries")
+SUFFIXES = (".yaml", ".yml", ".json")
+_NOUN = {"devices": "device", "models": "model", "libraries": "library", "topologies": "topology"}
+_HERE = Path(__file__).parent
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def names(kind: str) -> list[str]:
+    """Names of the "devices", "models" or "libraries" in the catalogue, sorted."""
+    if kind not in KINDS:
+        raise ValueError(f"the catalogue has no {kind!r}{nearest(kind, KINDS)}; there are {', '.join(KINDS)}")
+    return sorted(path.stem for path in (_HERE / kind).glob("*.yaml"))
+
+
+def find(kind: str, name_or_path: str | Path, folder: Path | None = None, known: list[str] | None = None) -> Path:
+    """The file of a catalogue name, or the path itself when it is one.
+
+    `folder` and `known` stand in for the catalogue's own (topologies live elsewhere). A path is told from a name by a slash or
+    by its ending; whether it exists is left to whoever reads it.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or "/" in text or "\\" in text or Path(text).suffix in SUFFIXES:
+        return Path(text).expanduser()
+    known = names(kind) if known is None else known
+    if text not in known:
+        there_are = f"there are {', '.join(known)}" if known else "there are none"
+        raise ValueError(f"no {_NOUN[kind]} {text!r}{nearest(text, known)}; {there_are}, or give the path of a file")
+    return next(p for p in ((folder or _HERE / kind) / (text + end) for end in (".yaml", ".yml")) if p.is_file())
+
+
+def checked(section: type[Section], doc: Document) -> Section:
+    """The document as `section`; ScenarioError with every fault, each with its line and key."""
+    try:
+        return section.model_validate(doc.data)
+    except ValidationError as error:
+        faults = [_fault(section, doc, dict(e)) for e in error.errors(include_url=False)]
+        raise ScenarioError(sorted(set(faults), key=lambda fault: fault.line)) from None
+
+
+def _fault(section: type[BaseModel], doc: Document, error: dict[str, Any]) -> Fault:
+    at: KeyPath = tuple(part for part in error["loc"] if part != "[key]")
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        known = _fields(section, at[:-1])
+        what = f"unknown key{nearest(at[-1], known)}; known here: {', '.join(known)}"
+    elif kind == "missing":
+        what = "this key is missing"
+    elif kind in ("model_type", "model_attributes_type") and at:
+        what = f"a mapping with {', '.join(_fields(section, at))} is due, not {error['input']!r}"
+    elif kind == "value_error":
+        what = str(error["ctx"]["error"])
+    else:
+        what = f"{error['msg'][:1].lower()}{error['msg'][1:]}, not {error['input']!r}"
+    return Fault(str(doc.path), doc.line(at), dotted(at), what)
+
+
+def _fields(section: type[BaseModel], at: KeyPath) -> list[str]:
+    """Keys allowed in the mapping at `at`: follows fields that are sections, and the values of mappings."""
+    here: Any = section
+    for part in at:
+        fields = getattr(here, "model_fields", None)
+        here = fields[part].annotation if fields and part in fields else here
+        here = next((a for a in _parts(here) if isinstance(a, type) and issubclass(a, BaseModel)), here)
+    return list(getattr(here, "model_fields", {}))
+
+
+def _parts(annotation: Any) -> list[Any]:
+    inner = [leaf for arg in getattr(annotation, "__args__", ()) for leaf in _parts(arg)]
+    return [annotation, *inner]

@@ -1,0 +1,164 @@
+"""Devices and collective libraries: YAML files in which every number names its source, and what-if edits of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sim import strict_yaml
+from sim.catalog.files import checked, find
+from sim.hardware.device import Device, Fact
+from sim.network.library import Library
+from sim.strict_yaml import Document, nearest
+from sim.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show
+
+Tag = Literal["READ", "CHECKED", "INFER", "RECALLED", "FITTED"]
+Dtype = Literal["fp16", "bf16", "fp8", "int8", "int4"]
+Text = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(gt=0, le=1, strict=True)]
+Quantity = TypeVar("Quantity")
+
+_POSITIVE = Field(gt=0)
+_NOT_NEGATIVE = Field(ge=0)
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sourced(BaseModel):
+    """Where something comes from: the four keys that no entry of the catalogue may leave out, bar the last."""
+
+    model_config = _STRICT
+    source: Text
+    tag: Tag
+    residual: str = ""
+
+    @model_validator(mode="after")
+    def _fit_says_how_well(self) -> Self:
+        if self.tag == "FITTED" and not self.residual:
+            raise ValueError("a FITTED number needs `residual`: how well the model meets its source")
+        return self
+
+
+class Number(Sourced, Generic[Quantity]):
+    """A number with its parent."""
+
+    value: Quantity
+
+
+Flop = Number[Annotated[FlopPerSecond, _POSITIVE]]
+Size = Number[Annotated[Bytes, _POSITIVE]]
+Rate = Number[Annotated[BytesPerSecond, _POSITIVE]]
+Time = Number[Annotated[Seconds, _NOT_NEGATIVE]]
+
+
+class DeviceFile(BaseModel):
+    """A file in `sim/catalog/devices`; the fields are those of `sim.hardware.device.Device`."""
+
+    model_config = _STRICT
+    name: Text
+    matrix_flop_per_s: Annotated[dict[Dtype, Flop], Field(min_length=1)]
+    vector_flop_per_s: Flop
+    hbm_bytes: Size
+    hbm_bytes_per_s: Rate
+    l2_bytes: Size
+    l2_bytes_per_s: Rate
+    kernel_overhead_s: Time
+    vector_overhead_s: Time
+    matrix_efficiency: Number[Share] | None = None
+    hbm_efficiency: Number[Share] | None = None
+    prefetch_bytes_per_s: Rate | None = None
+    prefetch_overhead_s: Time | None = None
+    power_w: Number[Annotated[Watts, _POSITIVE]] | None = None
+    price_per_hour: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
+
+
+class LibraryFile(BaseModel):
+    """A file in `sim/catalog/libraries`; the fields are those of `sim.network.library.Library`."""
+
+    model_config = _STRICT
+    name: Text
+    launch_s: Time
+    step_s: Time | None = None
+    link_efficiency: Number[Share] | None = None
+
+
+def device(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Device:
+    """The device of that name in the catalogue, or in a file; `changes` maps fields to values in SI units."""
+    doc = strict_yaml.read(find("devices", name_or_path))
+    given, facts = _numbers(checked(DeviceFile, doc), doc)
+    return changed(Device(**given, facts=facts), changes)
+
+
+def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Library:
+    """The collective library of that name in the catalogue, or in a file; `changes` as for `device`."""
+    doc = strict_yaml.read(find("libraries", name_or_path))
+    given, facts = _numbers(checked(LibraryFile, doc), doc)
+    return changed(Library(**given, facts=facts), changes)
+
+
+def _numbers(file: BaseModel, doc: Document) -> tuple[dict[str, Any], dict[str, Fact]]:
+    """Field values in SI units, and the parent of each."""
+    given: dict[str, Any] = {}
+    facts: dict[str, Fact] = {}
+    for key in type(file).model_fields:
+        entry = getattr(file, key)
+        if isinstance(entry, dict):
+            given[key] = {dtype: number.value for dtype, number in entry.items()}
+            facts |= {f"{key}.{dtype}": fact(n, doc.raw((key, dtype, "value"))) for dtype, n in entry.items()}
+        elif isinstance(entry, Number):
+            given[key] = entry.value
+            facts[key] = fact(entry, doc.raw((key, "value")))
+        elif entry is not None:
+            given[key] = entry
+    return given, facts
+
+
+def fact(entry: Sourced, written: str | None) -> Fact:
+    """The parent of a number, with the number as its file wrote it."""
+    return Fact(written or "", entry.tag, entry.source, entry.residual)
+
+
+_ZERO_ALLOWED = {"kernel_overhead_s", "vector_overhead_s", "prefetch_overhead_s", "l2_bytes", "launch_s", "step_s",
+                 "link_latency_s"}  # fmt: skip
+_SHARES = {"matrix_efficiency", "hbm_efficiency", "link_efficiency"}
+
+Card = TypeVar("Card", bound=Any)
+
+
+def changed(card: Card, changes: Mapping[str, Any] | None) -> Card:
+    """A copy of a frozen card with some numbers set by a scenario; the fact of each says so. None leaves a field as it is."""
+    edits = {field: value for field, value in (changes or {}).items() if value is not None}
+    numeric = [f.name for f in dataclasses.fields(card) if f.type in ("float", "float | None", "Mapping[str, float]")]
+    wrong = [f"{card.name} has no number {field!r}{nearest(field, numeric)}" for field in edits if field not in numeric]
+    facts = dict(card.facts)
+    for field in edits.keys() & set(numeric):
+        one_each = edits[field] if isinstance(edits[field], Mapping) else {"": edits[field]}
+        for part, value in one_each.items():
+            key = f"{field}.{part}" if part else field
+            wrong += _impossible(key, field, value)
+            facts[key] = Fact(_shown(field, value), "CHANGED", "set by the scenario")
+        if isinstance(getattr(card, field), Mapping):
+            if "" in one_each:
+                wrong.append(f"{field} is one number for each format, like {dict(getattr(card, field))}")
+            edits[field] = {**getattr(card, field), **one_each}
+    if wrong:
+        raise ValueError(f"{'; '.join(wrong)}; what can be changed: {', '.join(numeric)}")
+    return dataclasses.replace(card, **edits, facts=facts) if edits else card
+
+
+def _impossible(key: str, field: str, value: object) -> list[str]:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        return [f"{key}: a number is due, not {value!r}"]
+    if value < 0 or (value == 0 and field not in _ZERO_ALLOWED):
+        return [f"{key}: {value:g} is too small"]
+    return [f"{key}: {value:g} is more than the whole"] if field in _SHARES and value > 1 else []
+
+
+def _shown(field: str, value: object) -> str:
+    units = (("bytes_per_s", "B/s"), ("flop_per_s", "FLOP/s"), ("_bytes", "B"), ("_s", "s"), ("_w", "W"))
+    unit = next((unit for end, unit in units if field.endswith(end)), "")
+    return show(value, unit) if unit and isinstance(value, (int, float)) and math.isfinite(value) else str(value)

@@ -1,0 +1,190 @@
+"""A model from its published Hugging Face `config.json`: sizes only; no code of the model's is run, nothing is fetched.
+
+Left out: experts, latent attention, linear attention and vision towers (refused by name), quantisation and RoPE (ignored: they
+do not change the sizes).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sim.strict_yaml import Fault, ScenarioError, nearest
+from sim.workload.model import Model
+
+_MAX_BYTES = 4 * 2**20
+
+
+class _Family(NamedTuple):
+    """What a `model_type` leaves unsaid: its own code's defaults."""
+
+    ffn: str = "intermediate_size"
+    tied: bool = False
+    qkv_bias: bool = False  # where the config has no `attention_bias`
+    qk_norm: bool = False
+    windowed: bool = False  # heeds `sliding_window` without `use_sliding_window`
+
+
+FAMILIES: dict[str, _Family] = {
+    "llama": _Family(),
+    "smollm": _Family(),
+    "mistral": _Family(windowed=True),
+    "qwen2": _Family(qkv_bias=True),
+    "qwen3": _Family(qk_norm=True),
+    "phi3": _Family(windowed=True),
+    "phi3small": _Family(ffn="ff_intermediate_size", tied=True, qkv_bias=True),
+}
+# Keys of architectures that have no op graph here, and what they stand for.
+_NOT_MODELLED = {
+    "num_experts": "a mixture of experts",
+    "num_local_experts": "a mixture of experts",
+    "n_routed_experts": "a mixture of experts",
+    "num_experts_per_tok": "a mixture of experts",
+    "moe_intermediate_size": "a mixture of experts",
+    "kv_lora_rank": "multi-head latent attention",
+    "q_lora_rank": "multi-head latent attention",
+    "full_attention_interval": "linear attention",
+    "linear_num_key_heads": "linear attention",
+    "ssm_state_size": "a state-space layer",
+    "text_config": "a multimodal model",
+    "vision_config": "a multimodal model",
+    "is_encoder_decoder": "an encoder-decoder",
+}
+
+
+def model(path: Path) -> Model:
+    """The model that the config at `path` describes; ScenarioError (a ValueError) with every fault at once."""
+    text = _text(path)
+    config = _Config(path, text)
+    family = FAMILIES.get(str(config.data.get("model_type")))
+    for key, what in _NOT_MODELLED.items():
+        if config.data.get(key):
+            config.fault(key, f"{what} is not modelled yet")
+    if family is None:
+        kind = config.data.get("model_type")
+        config.fault(
+            "model_type", f"{kind!r} is not modelled yet{nearest(kind, FAMILIES)}; there are {', '.join(FAMILIES)}"
+        )
+    config.stop()
+    assert family is not None
+    heads, hidden = config.count("num_attention_heads"), config.count("hidden_size")
+    layers = config.count("num_hidden_layers")
+    head_dim = config.count("head_dim", hidden // max(heads, 1))
+    kv_heads = config.count("num_key_value_heads", heads)
+    max_tokens = config.count("max_position_embeddings", 0)
+    if heads % max(kv_heads, 1):
+        config.fault("num_key_value_heads", f"{heads} heads cannot share {kv_heads} KV heads evenly")
+    attention, window, stride = _attention(config, family, layers, max_tokens)
+    found = Model(
+        name=path.resolve().parent.name if path.name == "config.json" else path.stem,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=config.count(family.ffn),
+        vocab=config.count("vocab_size"),
+        gated=True,
+        tied_embeddings=config.flag("tie_word_embeddings", family.tied),
+        qkv_bias=family.qkv_bias or config.flag("attention_bias", False),
+        qk_norm=family.qk_norm,
+        attention=attention,
+        window_tokens=window,
+        sparse_stride=stride,
+        max_tokens=max_tokens,
+        source=str(path),
+    )
+    config.stop()
+    return found
+
+
+def _attention(config: _Config, family: _Family, layers: int, max_tokens: int) -> tuple[tuple[str, ...], int, int]:
+    """(pattern of the layers, window, stride of the sparse part)."""
+    if config.data.get("model_type") == "phi3small":
+        every = config.count("dense_attention_every_n_layers", 0)
+        window = config.count("blocksparse_block_size") * config.count("blocksparse_num_local_blocks")
+        stride = config.count("blocksparse_vert_stride")
+        # Layer i (from 0) is dense when i + 1 is a multiple of `every`.
+        pattern = (*["blocksparse"] * (every - 1), "dense") if every else ("blocksparse",)
+        return (pattern, window, stride) if "blocksparse" in pattern else (pattern, 0, 0)
+    if not (family.windowed or config.flag("use_sliding_window", False)):
+        return ("dense",), 0, 0
+    window = config.count("sliding_window", 0)
+    if not window or (max_tokens and window >= max_tokens):  # as wide as the longest context: never felt
+        return ("dense",), 0, 0
+    kinds = {"full_attention": "dense", "sliding_attention": "window"}
+    types = config.data.get("layer_types")
+    if types is None:
+        first = 0 if family.windowed else config.count("max_window_layers", layers)
+        types = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(layers - first, 0)
+    if not isinstance(types, list) or not types or any(kind not in kinds for kind in types):
+        config.fault("layer_types", f"only {' and '.join(kinds)} are modelled yet, not {types!r}")
+        return ("dense",), 0, 0
+    found = tuple(kinds[kind] for kind in types)
+    found = found[:1] if len(set(found)) == 1 else found
+    return found, window if "window" in found else 0, 0
+
+
+class _Config:
+    """The file's keys, and the faults found while reading them."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.text = path, text
+        self.faults: list[Fault] = []
+        try:
+            self.data = json.loads(text, object_pairs_hook=self._once)
+        except (ValueError, RecursionError) as error:
+            line = getattr(error, "lineno", 1)
+            raise ScenarioError([Fault(str(path), line, "", f"not valid JSON: {error}")]) from None
+        if not isinstance(self.data, dict):
+            raise ScenarioError([Fault(str(path), 1, "", "a JSON object is due")])
+
+    def fault(self, key: str, what: str) -> None:
+        at = self.text.find(f'"{key}"')
+        self.faults.append(Fault(str(self.path), self.text.count("\n", 0, at) + 1 if at >= 0 else 1, key, what))
+
+    def stop(self) -> None:
+        if self.faults:
+            raise ScenarioError(sorted(set(self.faults), key=lambda fault: fault.line))
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A positive whole number; `default` where the key is absent or null."""
+        value = self.data.get(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            self.fault(
+                key, "this key is missing" if value is None else f"a positive whole number is due, not {value!r}"
+            )
+            return 1
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.data.get(key)
+        if value is not None and not isinstance(value, bool):
+            self.fault(key, f"true or false is due, not {value!r}")
+        return default if value is None else bool(value)
+
+    def _once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            for key in sorted({key for key in keys if keys.count(key) > 1}):
+                self.fault(key, "this key is given twice")
+        return found
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ScenarioError([Fault(str(path), 0, "", f"cannot be read: {why}")]) from None
+    if len(data) > _MAX_BYTES:
+        raise ScenarioError([Fault(str(path), 0, "", f"larger than {_MAX_BYTES // 2**20} MiB, not a model's config")])
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ScenarioError([Fault(str(path), 0, "", f"not UTF-8 text: {error.reason}")]) from None

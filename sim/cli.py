@@ -1,0 +1,294 @@
+"""The command line.  It reads arguments, prints and sets the exit code; everything else is done by the module it calls.
+
+Exit codes: 0 done, 2 the user's input is wrong, 3 an expectation of the scenario failed, 130 interrupted. Imports that
+take long stand in the functions that need them, so that `podscope --version` and `podscope check` answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sim.version import VERSION
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sim.scenario import Scenario
+
+WRONG_INPUT, CLAIM_FAILED, INTERRUPTED = 2, 3, 130
+
+
+class _Group(TyperGroup):
+    """Turns the user's mistakes into a message and an exit code; a mistake of ours keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from sim.strict_yaml import ScenarioError
+
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("podscope: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # `podscope list devices | head`: not worth a message
+        except ScenarioError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(WRONG_INPUT) from None
+        except (ValueError, OSError) as error:
+            if ctx.params.get("traceback"):
+                raise
+            typer.echo(f"podscope: {error}", err=True)
+            raise typer.Exit(WRONG_INPUT) from None
+
+
+app = typer.Typer(
+    name="podscope",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A discrete-event simulator of the machines that run AI models.",
+)
+Scenarios = Annotated[
+    list[str], typer.Argument(metavar="SCENARIO...", help="Path of a scenario, or name of a shipped one.")
+]
+Override = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every variant, e.g. workload.batch=8."),
+]
+
+
+def main() -> None:
+    """Entry point of the `podscope` command."""
+    try:
+        app(prog_name="podscope")
+    except KeyboardInterrupt:  # before or after a command; within one, the group above sees it first
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"podscope {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where in the program an error came from.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def run(
+    scenarios: Scenarios,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; default: runs/NAME.")] = None,
+    overrides: Override = [],  # noqa: B006  (typer copies it)
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in a browser.")] = False,
+) -> None:
+    """Run every variant of a scenario, print the comparison, write the run folder."""
+    loaded = _load(scenarios, overrides)
+    folders = _folders(loaded, out)
+    from sim.run import run as simulate
+
+    held = True
+    for name, folder in zip(scenarios, folders):
+        with _progress() as progress:
+            result = simulate(name, overrides, progress=progress)
+        result.save(folder)
+        console, errors = _console(), _console(stderr=True)
+        console.print(result.table())
+        for claim in result.expect:
+            held = held and bool(claim["ok"])
+            mark, colour = ("ok", "green") if claim["ok"] else ("FAILED", "red")
+            console.print(
+                f"[{colour}]{mark:>6}[/]  {_plain(claim['text'])}  (got {claim['value']:.6g})", highlight=False
+            )
+        for warning in result.warnings:
+            errors.print(f"[yellow]warning:[/] {_plain(warning)}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {_plain(str(folder))}/", highlight=False, soft_wrap=True)
+        if show:
+            typer.launch(str((folder / "report.html").resolve()))
+    if not held:
+        raise typer.Exit(CLAIM_FAILED)
+
+
+@app.command()
+def check(scenarios: Scenarios, overrides: Override = []) -> None:  # noqa: B006
+    """Validate scenarios without running them."""
+    for scenario in _load(scenarios, overrides):
+        claims = len(scenario.expect)
+        names = ", ".join(scenario.variants)
+        typer.echo(f"{scenario.name}: ok, {len(scenario.variants)} variant(s) ({names}), {claims} expectation(s)")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a scenario, for editors."""
+    from sim.scenario import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+class Kind(StrEnum):
+    """What `podscope list` can list."""
+
+    devices = "devices"
+    models = "models"
+    libraries = "libraries"
+    topologies = "topologies"
+    techniques = "techniques"
+    scenarios = "scenarios"
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a table; numbers in SI units.")
+    ] = False,
+) -> None:
+    """List what there is, with its main numbers and where they come from."""
+    from sim.listing import rows, table
+
+    if as_json:
+        typer.echo(json.dumps(rows(kind.value), indent=2, ensure_ascii=False))
+    else:
+        _console().print(table(kind.value))
+
+
+@app.command()
+def reproduce(
+    system: Annotated[
+        str | None, typer.Argument(metavar="[SYSTEM]", help="One published system; default: all.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer points, for a first look.")] = False,
+    file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the rows as JSON.")] = None,
+) -> None:
+    """Rerun published experiments; print published, simulated, tolerance, and whether a constant was fitted."""
+    from sim.listing import experiments
+    from sim.reproduce import SYSTEMS
+    from sim.strict_yaml import nearest
+
+    if system is not None and system not in SYSTEMS:
+        raise ValueError(f"no system {system!r}{nearest(system, SYSTEMS)}; choose one of {', '.join(SYSTEMS)}")
+    if file is not None:
+        _temporary(file).unlink()  # whether it can be written: find out now, not after minutes of work
+    done: list[dict[str, Any]] = []
+    for name in [system] if system else SYSTEMS:
+        with _progress() as progress:
+            progress(0.0, f"reproduce {name}")
+            found = SYSTEMS[name](quick=quick)
+        new = [_row(row) for row in found]
+        done += new
+        _console().print(experiments(name, new))
+    if file is not None:
+        _write(file, json.dumps(done, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _load(names: list[str], overrides: list[str]) -> list[Scenario]:
+    """All scenarios, or one error with the faults of all."""
+    from sim.scenario import ScenarioError, load
+
+    loaded, faults = [], []
+    for name in names:
+        try:
+            loaded.append(load(name, overrides))
+        except ScenarioError as error:
+            faults += error.faults
+    if faults:
+        raise ScenarioError(dict.fromkeys(faults))
+    return loaded
+
+
+def _folders(scenarios: list[Scenario], out: Path | None) -> list[Path]:
+    """A run folder for each scenario, each free to be written or replaced."""
+    names = [scenario.name for scenario in scenarios]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two of the scenarios have one name, and would share a run folder: {', '.join(names)}")
+    folders = [out if out and len(names) == 1 else (out or Path("runs")) / name for name in names]
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file, and cannot be the run folder")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / "result.json").exists():
+            raise ValueError(f"{folder} holds something other than a run; name a new folder with --out")
+    return folders
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    # Piped into a file, a table keeps its columns rather than being squeezed into 80.
+    return console if console.is_terminal else Console(stderr=stderr, width=160)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[float, str], None]]:
+    """A function `progress(done_fraction, label)` that moves a bar on stderr, if stderr is a terminal."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done_fraction, label: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda done_fraction, label: bar.update(task, completed=done_fraction, description=_plain(label))
+
+
+def _row(row: Any) -> dict[str, Any]:
+    """One row of an experiment as plain data; what is no finite number becomes null."""
+    from sim.listing import EXPERIMENT_KEYS, finite
+
+    data = row if isinstance(row, Mapping) else row._asdict() if hasattr(row, "_asdict") else vars(row)
+    return {key: finite(data.get(key)) for key in EXPERIMENT_KEYS}
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole text or nothing: a killed command leaves the old file or the new one."""
+    temporary = _temporary(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _temporary(path: Path) -> Path:
+    """An empty file of its own beside `path`, to be renamed to it."""
+    import os
+    import tempfile
+
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and cannot be written as a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    return Path(name)
+
+
+if __name__ == "__main__":
+    main()

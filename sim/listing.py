@@ -1,0 +1,210 @@
+"""What there is, as plain data and as tables for the terminal: the catalogue, what ships, and experiments' rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sim.units import show
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = dict[str, Any]
+EXPERIMENT_KEYS = ("system", "id", "what", "published", "simulated", "tolerance", "ok", "fitted", "note")
+
+
+def rows(kind: str) -> list[Row]:
+    """Everything of a kind (devices, models, libraries, topologies, techniques, scenarios), in SI units."""
+    return [finite(row) for row in _ROWS[kind]()]
+
+
+def table(kind: str) -> Table:
+    """The same as a table: the main numbers, in the units that people use, and their source."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    columns = _COLUMNS[kind]
+    grid = Table(title=kind, title_justify="left", show_edge=False, pad_edge=False)
+    for heading, _, numeric in columns:
+        grid.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for row in _ROWS[kind]():
+        grid.add_row(*(escape(str(cell(row))) for _, cell, _ in columns))
+    return grid
+
+
+def experiments(system: str, found: Iterable[Mapping[str, Any]]) -> Table:
+    """Rows of `podscope reproduce` as a table."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(title=f"reproduce {system}", title_justify="left", show_edge=False, pad_edge=False)
+    for heading in ("id", "what", "published", "simulated", "tolerance", "", "fitted", "note"):
+        number = heading in ("published", "simulated", "tolerance")
+        grid.add_column(heading, justify="right" if number else "left", overflow="fold")
+    for row in found:
+        mark = "[green]ok[/]" if row["ok"] else "[red]NO[/]"
+        fitted = "" if row["fitted"] in (None, False) else "yes" if row["fitted"] is True else str(row["fitted"])
+        cells = [escape(_number(row[key])) for key in ("id", "what", "published", "simulated", "tolerance")]
+        grid.add_row(*cells, mark, escape(fitted), escape(_number(row["note"])))
+    return grid
+
+
+def finite(value: Any) -> Any:
+    """`value` as JSON knows it: tuples as lists, and null for a number that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()  # a numpy scalar
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _devices() -> list[Row]:
+    from sim import catalog
+
+    return [_with_facts(catalog.device(name)) for name in catalog.names("devices")]
+
+
+def _libraries() -> list[Row]:
+    from sim import catalog
+
+    return [_with_facts(catalog.library(name)) for name in catalog.names("libraries")]
+
+
+def _models() -> list[Row]:
+    from sim import catalog
+
+    models = [catalog.model(name) for name in catalog.names("models")]
+    return [{**_fields(model), "parameters": model.parameters} for model in models]
+
+
+def _topologies() -> list[Row]:
+    from sim import shipped, strict_yaml
+
+    return [
+        {"name": name, **strict_yaml.read(shipped.folder("topologies") / f"{name}.yaml").data}
+        for name in shipped.names("topologies")
+    ]
+
+
+def _techniques() -> list[Row]:
+    from sim.techniques import TECHNIQUES
+
+    return [
+        {
+            "name": name,
+            "summary": technique.summary,
+            "options": {
+                key: {"default": option.get_default(call_default_factory=True), "description": option.description or ""}
+                for key, option in technique.options.model_fields.items()
+            },
+        }
+        for name, technique in TECHNIQUES.items()
+    ]
+
+
+def _scenarios() -> list[Row]:
+    from sim import shipped
+    from sim.scenario import load
+
+    found = [load(shipped.folder("scenarios") / f"{name}.yaml") for name in shipped.names("scenarios")]
+    return [{"name": s.name, "question": s.question, "variants": list(s.variants), "path": str(s.path)} for s in found]
+
+
+def _fields(thing: Any) -> Row:
+    return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+
+
+def _with_facts(thing: Any) -> Row:
+    return {**_fields(thing), "facts": {key: fact._asdict() for key, fact in thing.facts.items()}}
+
+
+_ROWS: dict[str, Callable[[], list[Row]]] = {
+    "devices": _devices,
+    "models": _models,
+    "libraries": _libraries,
+    "topologies": _topologies,
+    "techniques": _techniques,
+    "scenarios": _scenarios,
+}
+
+
+def _text(key: str) -> tuple[str, Callable[[Row], Any], bool]:
+    return key, lambda row: row.get(key, ""), False
+
+
+def _count(key: str, heading: str = "") -> tuple[str, Callable[[Row], Any], bool]:
+    return heading or key, lambda row: f"{row[key]:,}", True
+
+
+def _quantity(heading: str, key: str, unit: str) -> tuple[str, Callable[[Row], Any], bool]:
+    return heading, lambda row: show(row[key], unit) if math.isfinite(row[key]) else "unlimited", True
+
+
+def _peak(dtype: str) -> tuple[str, Callable[[Row], Any], bool]:
+    def cell(row: Row) -> str:
+        rate = row["matrix_flop_per_s"].get(dtype)
+        return show(rate, "FLOP/s") if rate else "-"
+
+    return dtype, cell, True
+
+
+def _sources(row: Row) -> str:
+    """The first source of a thing with many, and how many more there are."""
+    found = list(dict.fromkeys(fact["source"] for fact in row["facts"].values()))
+    more = f" (+{len(found) - 1} more, see --json)" if len(found) > 1 else ""
+    return f"{found[0]}{more}" if found else ""
+
+
+_SOURCES = ("source", _sources, False)
+_COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
+    "devices": [
+        _text("name"),
+        _quantity("HBM", "hbm_bytes", "B"),
+        _quantity("HBM rate", "hbm_bytes_per_s", "B/s"),
+        _quantity("L2", "l2_bytes", "B"),
+        _quantity("L2 rate", "l2_bytes_per_s", "B/s"),
+        _peak("fp16"),
+        _peak("int8"),
+        _SOURCES,
+    ],
+    "models": [
+        _text("name"),
+        _count("layers"),
+        _count("hidden"),
+        ("heads/KV", lambda row: f"{row['heads']}/{row['kv_heads']}", True),
+        _count("ffn"),
+        _count("vocab"),
+        ("parameters", lambda row: f"{row['parameters'] / 1e9:.3g} G", True),
+        _text("source"),
+    ],
+    "libraries": [
+        _text("name"),
+        _quantity("launch", "launch_s", "s"),
+        _quantity("step", "step_s", "s"),
+        ("link efficiency", lambda row: f"{row['link_efficiency']:.3g}", True),
+        _SOURCES,
+    ],
+    "topologies": [
+        _text("name"),
+        (
+            "what",
+            lambda row: ", ".join(
+                f"{k} {v}" for k, v in row.items() if not isinstance(v, (dict, list)) and k != "name"
+            ),
+            False,
+        ),
+    ],
+    "techniques": [_text("name"), _text("summary"), ("options", lambda row: ", ".join(row["options"]), False)],
+    "scenarios": [_text("name"), _text("question"), ("variants", lambda row: ", ".join(row["variants"]), False)],
+}

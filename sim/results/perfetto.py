@@ -1,0 +1,86 @@
+"""The recorded window as a Chrome trace, which Perfetto and chrome://tracing open."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sim.results.palette import words
+from sim.results.utilisation import utilisation
+from sim.spans import Outcome
+
+_STREAMS = ("compute", "communication", "prefetch")
+
+
+def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    """Metadata first, then events by time: a process for each variant and rank, a thread for each stream, a counter each
+    for HBM, L2 and link in percent of their rate.
+
+    Times are microseconds, rounded to a nanosecond at both ends, so that neighbours on a stream never overlap.
+    """
+    metadata: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
+    processes: dict[tuple[str, str], int] = {}
+    threads: dict[tuple[int, str], int] = {}
+
+    def process(variant: str, owner: str) -> int:
+        key = (variant, owner)
+        if key not in processes:
+            processes[key] = pid = len(processes) + 1
+            name = f"{variant} · {owner}" if owner else variant
+            metadata.append(_named("process_name", pid, 0, "name", name))
+            metadata.append(_named("process_sort_index", pid, 0, "sort_index", pid))
+        return processes[key]
+
+    def thread(pid: int, stream: str) -> int:
+        if (pid, stream) not in threads:
+            mine = sum(1 for p, _ in threads if p == pid)
+            tid = _STREAMS.index(stream) + 1 if stream in _STREAMS else len(_STREAMS) + mine + 1
+            threads[pid, stream] = tid
+            metadata.append(_named("thread_name", pid, tid, "name", stream))
+            metadata.append(_named("thread_sort_index", pid, tid, "sort_index", tid))
+        return threads[pid, stream]
+
+    for variant, outcome in outcomes.items():
+        for s in outcome.timeline.spans:
+            owner, _, stream = s.track.rpartition("/")
+            pid = process(variant, owner)
+            start_ns, end_ns = round(s.start_s * 1e9), round(s.end_s * 1e9)
+            args: dict[str, Any] = {"bound": s.bound}
+            numbers = {"HBM bytes": s.hbm_bytes, "L2 bytes": s.l2_bytes, "link bytes": s.link_bytes, "FLOP": s.flop}
+            args |= {name: value for name, value in numbers.items() if value}
+            args |= {"note": s.note} if s.note else {}
+            events.append(
+                {
+                    "ph": "X",
+                    "name": s.name,
+                    "cat": words(s.kind),
+                    "pid": pid,
+                    "tid": thread(pid, stream),
+                    "ts": start_ns / 1e3,
+                    "dur": (end_ns - start_ns) / 1e3,
+                    "args": args,
+                }
+            )
+        for capacity, rate in outcome.timeline.capacities.items():
+            owner, _, kind = capacity.rpartition("/")
+            pid = process(variant, owner)
+            for time_s, share in zip(*utilisation(outcome.timeline.uses, capacity, rate)):
+                percent = round(100 * float(share), 3)
+                at = {"ph": "C", "name": f"{kind} %", "pid": pid, "tid": 0, "ts": round(float(time_s) * 1e9) / 1e3}
+                events.append({**at, "args": {"in use": percent}})
+    events.sort(key=lambda e: (e["ts"], e["pid"], e["tid"]))
+    return metadata + events
+
+
+def trace_gz(outcomes: Mapping[str, Outcome]) -> bytes:
+    """The trace as gzipped JSON; equal outcomes give equal bytes."""
+    trace = {"displayTimeUnit": "ns", "traceEvents": trace_events(outcomes)}
+    text = json.dumps(trace, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return gzip.compress(text.encode(), compresslevel=6, mtime=0)
+
+
+def _named(what: str, pid: int, tid: int, key: str, value: object) -> dict[str, Any]:
+    return {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": {key: value}}

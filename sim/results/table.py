@@ -1,0 +1,127 @@
+"""The comparison as a table: the metrics that matter for this kind of run, one column a variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sim.results.metrics import better, pretty
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STATIC = ["makespan_s", "prefill_s", "decode_s", "tpot_mean_s", "output_tokens_per_s", "output_tokens_per_s_per_chip"]
+_REQUESTS = [
+    "requests",
+    *(f"{latency}_{s}_s" for latency in ("ttft", "tpot", "e2e") for s in ("mean", "p50", "p90", "p99")),
+    "queue_p99_s",
+    "requests_per_s",
+    "output_tokens_per_s",
+]
+_BOTH = [
+    "compute_busy",
+    "exposed_communication",
+    "prefetch_busy",
+    "hbm_utilisation",
+    "l2_utilisation",
+    "link_utilisation",
+    "mfu",
+    "hbm_bytes",
+    "prefetched_bytes",
+    "unused_prefetch_bytes",
+]
+LABELS = {
+    "makespan_s": "wall time",
+    "prefill_s": "prefill",
+    "decode_s": "decode",
+    "output_tokens_per_s": "output tokens",
+    "output_tokens_per_s_per_chip": "output tokens per chip",
+    "requests_per_s": "throughput in requests",
+    "compute_busy": "compute busy",
+    "prefetch_busy": "prefetch busy",
+    "hbm_utilisation": "HBM utilisation",
+    "l2_utilisation": "L2 utilisation",
+    "mfu": "MFU (matrix FLOP)",
+    "hbm_bytes": "read and written in HBM",
+    "prefetched_bytes": "prefetched",
+    "unused_prefetch_bytes": "prefetched in vain",
+    "speedup": "speed-up",
+}
+_SHORT = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "end to end", "queue": "queueing"}
+
+
+def label(name: str) -> str:
+    """A metric's name in words.
+
+    >>> label("ttft_p99_s"), label("hbm_utilisation"), label("exposed_communication")
+    ('TTFT p99', 'HBM utilisation', 'exposed communication')
+    """
+    if name in LABELS:
+        return LABELS[name]
+    head, _, rest = name.removesuffix("_s").partition("_")
+    return f"{_SHORT[head]} {rest}" if head in _SHORT else name.replace("_", " ")
+
+
+def rows(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The metrics worth a row: those of this kind of run that some variant has and that are not zero everywhere."""
+    base = metrics[next(iter(metrics))]
+    wanted = (_REQUESTS if "requests" in base else _STATIC) + _BOTH
+    return [name for name in wanted if any(mine.get(name) for mine in metrics.values())]
+
+
+def best(name: str, metrics: Mapping[str, Mapping[str, float]]) -> set[str]:
+    """The variants that are best in this metric; none where all are equal or where better has no meaning."""
+    values = {variant: mine[name] for variant, mine in metrics.items() if name in mine}
+    if len(values) < 2 or len(set(values.values())) == 1 or not better(name):
+        return set()
+    top = (min if better(name) == "lower" else max)(values.values())
+    return {variant for variant, value in values.items() if value == top}
+
+
+def ratio_text(ratio: float | None) -> str:
+    """A ratio to the baseline, short: "x0.79"."""
+    return "" if ratio is None else f"x{ratio:.2f}" if 0.01 <= ratio < 100 else f"x{ratio:.2g}"
+
+
+def table(
+    metrics: Mapping[str, Mapping[str, float]],
+    comparison: Mapping[str, Mapping[str, float]],
+    verdict: str,
+    expect: Sequence[Mapping[str, Any]],
+) -> RenderableType:
+    """A rich renderable: rows of metrics with the ratio to the baseline, the best in green, then verdict and claims."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    grid.add_column("")
+    base, *others = metrics
+    grid.add_column(Text(base), justify="right")
+    for name in others:
+        grid.add_column(Text(name), justify="right")
+        grid.add_column("", justify="left", style="dim")
+    if others:
+        cells: list[Text] = [Text("speed-up", style="bold"), Text("1.00x")]
+        speeds = {name: comparison[name].get("speedup") for name in others}
+        top = max((s for s in speeds.values() if s), default=1.0)
+        for name in others:
+            speed = speeds[name]
+            style = "bold green" if speed and speed == top and speed > 1 else "bold"
+            cells += [Text("" if speed is None else pretty("speedup", speed), style=style), Text("")]
+        grid.add_row(*cells)
+    for name in rows(metrics):
+        winners = best(name, metrics)
+        cells = [Text(label(name))]
+        for variant, mine in metrics.items():
+            style = "green" if variant in winners else ""
+            cells.append(Text(pretty(name, mine[name]) if name in mine else "", style=style))
+            if variant != base:
+                cells.append(Text(ratio_text(comparison[variant].get(name))))
+        grid.add_row(*cells)
+    lines = [Text(verdict, style="bold")]
+    for row in expect:
+        mark = Text("ok      ", style="green") if row["ok"] else Text("FAILED  ", style="bold red")
+        lines.append(mark + Text(f"{row['text']}  (found {row['value']:.6g})"))
+    return Group(grid, *lines)

@@ -1,0 +1,48 @@
+"""The answer in one sentence, for the terminal and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sim.results.metrics import busy_s, exposed_s, pretty
+from sim.spans import Outcome
+
+
+def verdict(
+    outcomes: Mapping[str, Outcome],
+    metrics: Mapping[str, Mapping[str, float]],
+    comparison: Mapping[str, Mapping[str, float]],
+) -> str:
+    """What the fastest variant gains over the baseline, and where the gain comes from."""
+    names = list(outcomes)
+    base = names[0]
+    speed = {name: comparison[name]["speedup"] for name in names[1:] if "speedup" in comparison[name]}
+    if not speed:
+        key = "e2e_mean_s" if outcomes[base].requests else "makespan_s"
+        what = "has a mean end-to-end latency of" if outcomes[base].requests else "takes"
+        return f"{base} {what} {pretty(key, metrics[base].get(key, 0.0))}."
+    best = max(speed, key=lambda name: speed[name])
+    ratio = speed[best]
+    what = " in mean end-to-end latency" if outcomes[base].requests else ""
+    if abs(ratio - 1) < 0.005:
+        return f"{best} is as fast as {base}{what}, within half a percent. {_where(outcomes[base], outcomes[best])}".rstrip()
+    if ratio < 1:
+        plain = "no variant is faster: the best, " if len(speed) > 1 else ""
+        return f"{plain}{best} is {1 / ratio:.2f}x slower than {base}{what}."
+    return f"{best} is {ratio:.2f}x faster than {base}{what}: {_where(outcomes[base], outcomes[best])}"
+
+
+def _where(base: Outcome, best: Outcome) -> str:
+    """Where the baseline's time went that could be had, and what the variant makes of it."""
+    seconds = base.totals.seconds
+    if not seconds or not best.totals.seconds:
+        return ""
+    exposed = 100 * exposed_s(base.totals) / seconds
+    fetching = 100 * busy_s(best.totals, "prefetch") / seconds
+    said = f"{exposed:.0f} % of the time was exposed communication"
+    if 0.5 <= fetching <= exposed:
+        return f"{said}, of which {fetching:.0f} points now carry prefetches."
+    if fetching > exposed:
+        return f"{said}; prefetches now run for {fetching:.0f} points."
+    now = 100 * exposed_s(best.totals) / best.totals.seconds
+    return f"{said}, {now:.0f} % now."

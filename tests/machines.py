@@ -1,0 +1,63 @@
+"""Small machines and models for tests: round numbers, so that answers can be worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import simpy
+
+from sim.engine.group import Group
+from sim.hardware.device import Device
+from sim.network import topology
+from sim.network.collectives import Network
+from sim.network.library import Library
+from sim.spans import Timeline
+from sim.techniques import TECHNIQUES, Machine, apply
+from sim.workload.model import Model
+from sim.workload.transformer import Precision, transformer
+
+DEVICE = Device(
+    name="test chip", matrix_flop_per_s={"fp16": 400e12, "int8": 800e12}, vector_flop_per_s=10e12, hbm_bytes=64e9,
+    hbm_bytes_per_s=1e12, l2_bytes=200e6, l2_bytes_per_s=5e12, kernel_overhead_s=4e-6, vector_overhead_s=5e-6,
+    prefetch_overhead_s=1e-6,
+)  # fmt: skip
+MODEL = Model("test model", layers=4, hidden=4096, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=32000)
+LIBRARY = Library("test library", launch_s=30e-6, step_s=0.5e-6)
+
+
+def network(ranks=8, shape="full_mesh", bytes_per_s=25e9, latency_s=1e-6, library=LIBRARY, algorithm="auto"):
+    return Network(topology.build(shape, ranks, bytes_per_s, latency_s), library, algorithm)
+
+
+def group(device=DEVICE, ranks=8, timeline=None, pod=None, library=LIBRARY, **more) -> Group:
+    return Group(simpy.Environment(), device, pod or network(max(ranks, 2), library=library), ranks, timeline=timeline, **more)
+
+
+def graph(batch, *techniques, model=MODEL, ranks=8, device=DEVICE, precision=Precision("int8", "int8", "fp16")):
+    """The op graph of `batch`; `techniques` are names or (name, {option: value})."""
+    chosen = []
+    for technique in techniques:
+        name, options = (technique, {}) if isinstance(technique, str) else technique
+        chosen.append((name, TECHNIQUES[name].options.model_construct(**{**TECHNIQUES[name].options().model_dump(), **options})))
+    return apply(transformer(model, precision, ranks, batch), Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks), chosen)
+
+
+def seconds(some_graph, device=DEVICE, ranks=8, passes=1, **more) -> float:
+    """Time of the last of `passes` plays of a graph."""
+    some = group(device, ranks, **more)
+    start = 0.0
+    for _ in range(passes):
+        start = some.env.now
+        some.env.run(some.env.process(some.run(some_graph)))
+    return some.env.now - start
+
+
+def recorded(some_graph, device=DEVICE, ranks=8, **more) -> tuple[Timeline, Group]:
+    timeline = Timeline()
+    some = group(device, ranks, timeline, **more)
+    some.env.run(some.env.process(some.run(some_graph)))
+    some.close()
+    return timeline, some
+
+
+__all__ = ["DEVICE", "LIBRARY", "MODEL", "graph", "group", "network", "recorded", "replace", "seconds"]
