@@ -1,1 +1,16 @@
-"""podscope."""
+"""podscope: a discrete-event simulator of the machines that run AI models.
+
+    import sim
+    result = sim.run("scenarios/preserve.yaml", {"model": "llama3-8b"})
+    result.comparison["preserve"]["speedup"]
+    result.timeline().show()
+"""
+
+from __future__ import annotations
+
+from sim.run import run
+from sim.results import Result
+from sim.scenario import Scenario, ScenarioError, load
+from sim.version import VERSION as __version__
+
+__all__ = ["Result", "Scenario", "ScenarioError", "__version__", "load", "run"]

@@ -23,7 +23,7 @@ FETCHED = {"attn_all_reduce": ("gate_up",), "mlp_all_reduce": ("qkv", "attention
 
 
 def outcome(*, steps: int = 2, layers: int = 4, prefetch: bool = False, requests: int = 0, prefix: str = "") -> Outcome:
-    """A decode run on one rank that looks like a tensor-parallel transformer; `prefetch` hides reads in the all-reduces.
+    """A decode run on one rank that looks like a tensor-parallel transformer; `prefetch` hides reads in all-reduces.
 
     `prefix` stands before every op's name, to try names that would break HTML.
     """

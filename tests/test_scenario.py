@@ -332,7 +332,7 @@ def _allows(schema: Any, value: Any, defs: dict[str, Any]) -> bool:
         _allows({"type": schema.get("type", "any")} | s, value, defs) for s in schema["anyOf"]
     ):
         return False
-    if "enum" in schema and value not in schema["enum"] or "const" in schema and value != schema["const"]:
+    if value not in schema.get("enum", [value]) or value != schema.get("const", value):
         return False
     types = {
         "object": dict,
@@ -384,14 +384,31 @@ def _loads_or_faults(text: str, overrides: Sequence[str] = ()) -> None:
 
 
 _LEAVES = st.sampled_from(
-    ["", "no", "1e400", "-1", "0", "1", ".nan", ".inf", "1 GB", "1e999999999 B", "64 MiB", "1 s", "llama3-8b", "preserve",
-     "decode", "requests", "~", "/", ".", "..", "~x/y", "a/b.yaml", "preserve.speedup > 1", '"\\0"', "9" * 30, "x" * 300]
-)  # fmt: skip
-_KEYS = st.sampled_from(
-    ["question", "extends", "seed", "pod", "topology", "device", "library", "change", "link", "stragglers", "model", "kind",
-     "precision", "kv", "parallel", "tensor", "pipeline", "workload", "trace", "file", "fallback", "batch", "every_step",
-     "techniques", "preserve", "cap", "record", "from_s", "until_s", "variants", "a", "expect", "3", "l2_bytes", "null", "<<"]
-)  # fmt: skip
+    [
+        *(
+            "",
+            "no",
+            "1e400",
+            "-1",
+            "0",
+            "1",
+            ".nan",
+            ".inf",
+            "1 GB",
+            "1e999999999 B",
+            "64 MiB",
+            "1 s",
+            "llama3-8b",
+            "~",
+        ),
+        *("preserve", "decode", "requests", "/", ".", "..", "~x/y", "a/b.yaml", "preserve.speedup > 1", '"\\0"'),
+        *("9" * 30, "x" * 300),
+    ]
+)
+_KEY_WORDS = """question extends seed pod topology device library change link stragglers model kind precision kv parallel
+tensor pipeline workload trace file fallback batch every_step techniques preserve cap record from_s until_s variants a expect
+3 l2_bytes null <<"""
+_KEYS = st.sampled_from(_KEY_WORDS.split())
 _TREES = st.recursive(
     _LEAVES,
     lambda inner: (

@@ -33,7 +33,7 @@ class ModelFile(Sourced):
     tied_embeddings: Flag = False
     qkv_bias: Flag = False
     qk_norm: Flag = False
-    attention: Annotated[list[Literal["dense", "window", "blocksparse"]], Field(min_length=1)] = ["dense"]
+    attention: Annotated[tuple[Literal["dense", "window", "blocksparse"], ...], Field(min_length=1)] = ("dense",)
     window_tokens: CountOrNone = 0
     sparse_stride: CountOrNone = 0
     max_tokens: CountOrNone = 0
@@ -59,5 +59,4 @@ def model(name_or_path: str | Path) -> Model:
         path = path / "config.json"
     if path.suffix == ".json":
         return huggingface.model(path)
-    given = checked(ModelFile, strict_yaml.read(path)).model_dump(exclude={"tag", "residual"})
-    return Model(**{**given, "attention": tuple(given["attention"])})
+    return Model(**checked(ModelFile, strict_yaml.read(path)).model_dump(exclude={"tag", "residual"}))

@@ -27,8 +27,8 @@ def names(kind: str) -> list[str]:
 def find(kind: str, name_or_path: str | Path, folder: Path | None = None, known: list[str] | None = None) -> Path:
     """The file of a catalogue name, or the path itself when it is one.
 
-    `folder` and `known` stand in for the catalogue's own (topologies live elsewhere). A path is told from a name by a slash or
-    by its ending; whether it exists is left to whoever reads it.
+    `folder` and `known` stand in for the catalogue's own (topologies live elsewhere). A path is told from a name by a
+    slash or by its ending; whether it exists is left to whoever reads it.
     """
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or "/" in text or "\\" in text or Path(text).suffix in SUFFIXES:

@@ -25,13 +25,13 @@ Quantity = TypeVar("Quantity")
 
 _POSITIVE = Field(gt=0)
 _NOT_NEGATIVE = Field(ge=0)
-_STRICT = ConfigDict(extra="forbid", frozen=True)
+STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
 class Sourced(BaseModel):
     """Where something comes from: the four keys that no entry of the catalogue may leave out, bar the last."""
 
-    model_config = _STRICT
+    model_config = STRICT
     source: Text
     tag: Tag
     residual: str = ""
@@ -58,7 +58,7 @@ Time = Number[Annotated[Seconds, _NOT_NEGATIVE]]
 class DeviceFile(BaseModel):
     """A file in `sim/catalog/devices`; the fields are those of `sim.hardware.device.Device`."""
 
-    model_config = _STRICT
+    model_config = STRICT
     name: Text
     matrix_flop_per_s: Annotated[dict[Dtype, Flop], Field(min_length=1)]
     vector_flop_per_s: Flop
@@ -70,6 +70,7 @@ class DeviceFile(BaseModel):
     vector_overhead_s: Time
     matrix_efficiency: Number[Share] | None = None
     hbm_efficiency: Number[Share] | None = None
+    attention_hbm_efficiency: Number[Share] | None = None
     prefetch_bytes_per_s: Rate | None = None
     prefetch_overhead_s: Time | None = None
     power_w: Number[Annotated[Watts, _POSITIVE]] | None = None
@@ -79,7 +80,7 @@ class DeviceFile(BaseModel):
 class LibraryFile(BaseModel):
     """A file in `sim/catalog/libraries`; the fields are those of `sim.network.library.Library`."""
 
-    model_config = _STRICT
+    model_config = STRICT
     name: Text
     launch_s: Time
     step_s: Time | None = None
@@ -124,13 +125,13 @@ def fact(entry: Sourced, written: str | None) -> Fact:
 
 _ZERO_ALLOWED = {"kernel_overhead_s", "vector_overhead_s", "prefetch_overhead_s", "l2_bytes", "launch_s", "step_s",
                  "link_latency_s"}  # fmt: skip
-_SHARES = {"matrix_efficiency", "hbm_efficiency", "link_efficiency"}
+_SHARES = {"matrix_efficiency", "hbm_efficiency", "attention_hbm_efficiency", "link_efficiency"}
 
 Card = TypeVar("Card", bound=Any)
 
 
 def changed(card: Card, changes: Mapping[str, Any] | None) -> Card:
-    """A copy of a frozen card with some numbers set by a scenario; the fact of each says so. None leaves a field as it is."""
+    """A copy of a frozen card with some numbers set by a scenario, as their facts then say; None changes nothing."""
     edits = {field: value for field, value in (changes or {}).items() if value is not None}
     numeric = [f.name for f in dataclasses.fields(card) if f.type in ("float", "float | None", "Mapping[str, float]")]
     wrong = [f"{card.name} has no number {field!r}{nearest(field, numeric)}" for field in edits if field not in numeric]

@@ -1,7 +1,7 @@
 """A model from its published Hugging Face `config.json`: sizes only; no code of the model's is run, nothing is fetched.
 
-Left out: experts, latent attention, linear attention and vision towers (refused by name), quantisation and RoPE (ignored: they
-do not change the sizes).
+Left out: experts, latent attention, linear attention and vision towers (refused by name), quantisation and RoPE
+(ignored: they do not change the sizes).
 """
 
 from __future__ import annotations
@@ -63,9 +63,8 @@ def model(path: Path) -> Model:
             config.fault(key, f"{what} is not modelled yet")
     if family is None:
         kind = config.data.get("model_type")
-        config.fault(
-            "model_type", f"{kind!r} is not modelled yet{nearest(kind, FAMILIES)}; there are {', '.join(FAMILIES)}"
-        )
+        near = nearest(kind, FAMILIES)
+        config.fault("model_type", f"{kind!r} is not modelled yet{near}; there are {', '.join(FAMILIES)}")
     config.stop()
     assert family is not None
     heads, hidden = config.count("num_attention_heads"), config.count("hidden_size")
@@ -154,9 +153,8 @@ class _Config:
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            self.fault(
-                key, "this key is missing" if value is None else f"a positive whole number is due, not {value!r}"
-            )
+            due = f"a positive whole number is due, not {value!r}"
+            self.fault(key, "this key is missing" if value is None else due)
             return 1
         return value
 

@@ -20,8 +20,8 @@ from sim.units import BytesPerSecond, Seconds
 class PodSpec:
     """A pod as its file says it.
 
-    The link is one direction of one pair (full_mesh), of a device's port into the switch (switch), or between neighbours
-    (ring); its latency is the whole way. Not modelled: a second level of wires beyond the pod, and links of unequal rates.
+    The link is one direction of one pair (full_mesh), of a device's port into the switch (switch), or between
+    neighbours (ring); its latency is the whole way. Not modelled: a second level of wires, links of unequal rates.
     """
 
     name: str
@@ -44,7 +44,7 @@ class LinkFile(hardware.Sourced):
 class PodFile(BaseModel):
     """A file in `topologies/`."""
 
-    model_config = hardware._STRICT
+    model_config = hardware.STRICT
     name: hardware.Text
     shape: Literal["full_mesh", "switch", "ring"]
     devices: Annotated[int, Field(ge=1, strict=True)]

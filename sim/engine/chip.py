@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import simpy
 
 from sim.engine.flows import Capacity, Flow, Net, Work
-from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, overhead_seconds
+from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, overhead_seconds
 from sim.hardware.device import Device
 from sim.hardware.residency import Residency
 from sim.spans import BOUNDS, Span, Timeline, Totals
@@ -32,7 +32,7 @@ class LoweredOp:
     """An op with this device's numbers in it, and the sums that its plays leave behind."""
 
     __slots__ = (
-        "arithmetic_s", "bound_s", "collective", "deps", "fixed_s", "hbm_bytes", "l2_bytes", "message_bytes", "op", "plays",
+        "arithmetic_s", "bound_s", "collective", "deps", "fixed_s", "hbm_bytes", "hbm_limit", "l2_bytes", "message_bytes", "op", "plays",
         "reads", "slot", "span_s", "writes",
     )  # fmt: skip
 
@@ -47,6 +47,7 @@ class LoweredOp:
         self.reads = tuple((*key(tensor), tensor.nbytes) for tensor in op.reads)
         self.writes = tuple((*key(tensor), tensor.nbytes) for tensor in op.writes)
         self.message_bytes = op.message_bytes
+        self.hbm_limit = hbm_limit(device, op.kind)
         self.deps: tuple[int, ...] = ()
         self.clear()
 
@@ -217,6 +218,7 @@ class Chip:
         if work.l2_bytes:
             end_s = max(end_s, net.start(l2, work.l2_bytes, begins_s, now))
         if work.hbm_bytes:
+            hbm.limit = op.hbm_limit
             end_s = max(end_s, net.start(hbm, work.hbm_bytes, begins_s, now))
         if net.order is not None:
             net.order.append((work.l2_bytes > 0, work.hbm_bytes > 0))

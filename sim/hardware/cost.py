@@ -36,6 +36,13 @@ def hbm_bytes_per_s(device: Device) -> float:
     return device.hbm_bytes_per_s * device.hbm_efficiency
 
 
+def hbm_limit(device: Device, kind: str) -> float:
+    """Ceiling of one kernel's own reads from HBM, in bytes/s; inf: whatever the port gives."""
+    if kind == "attention" and device.attention_hbm_efficiency is not None:
+        return device.hbm_bytes_per_s * device.attention_hbm_efficiency
+    return float("inf")
+
+
 def roofline_seconds(
     device: Device, engine: str, dtype: str, kind: str, flop: float, hbm_bytes: float, l2_bytes: float = 0.0
 ) -> tuple[float, str]:
@@ -45,7 +52,7 @@ def roofline_seconds(
     """
     parts = {
         "compute": arithmetic_seconds(device, engine, dtype, flop),
-        "HBM": hbm_bytes / hbm_bytes_per_s(device),
+        "HBM": hbm_bytes / min(hbm_bytes_per_s(device), hbm_limit(device, kind)),
         "L2": l2_bytes / device.l2_bytes_per_s,
     }
     fixed = overhead_seconds(device, kind, engine)

@@ -63,6 +63,7 @@ class Fold(NamedTuple):
     sent_bytes: float
     bytes_per_s: float
     rounds: int
+    exact: bool  # all sends of a round go equally far; else an upper bound
 
     @property
     def seconds(self) -> float:
@@ -109,17 +110,18 @@ class Network:
         group = topology.neighbour_order(self.graph, ranks)
         names = [self.algorithm] if self.algorithm in PLANS[kind] else list(PLANS[kind])
         folds = [fold(self, name, list(PLANS[kind][name](group, nbytes)), ranks) for name in names]
-        return min(folds, key=lambda candidate: candidate.seconds)
+        return min(folds, key=lambda candidate: (not candidate.exact, candidate.seconds))
 
 
 def fold(network: Network, algorithm: str, rounds: list[Round], ranks: int) -> Fold:
     """Fold the plan of a symmetric group on an idle network to one rank's share.
 
-    A round lasts as long as its most loaded link, sharing counted: exact when all sends of a round are alike, an upper bound of
-    the wire time otherwise (playing the plan unfolded is always exact).
+    A round lasts as long as its most loaded link, sharing counted: exact when the sends of a round go equally far, an upper bound
+    otherwise (playing the plan unfolded is always exact).
     """
     latency = network.library.launch_s + network.library.step_s * len(rounds)
     wire = sent = 0.0
+    exact = True
     seen: dict[tuple, tuple[float, float]] = {}
     for sends in rounds:
         key = tuple(sends)
@@ -132,8 +134,9 @@ def fold(network: Network, algorithm: str, rounds: list[Round], ranks: int) -> F
                 max(network.latency_s(a, b) for a, b, _ in sends),
                 max(nbytes / network.bytes_per_s(hop) for hop, nbytes in load.items()),
             )
+            exact = exact and len({len(network.routes(a, b)) for a, b, _ in sends}) == 1
         round_latency, round_wire = seen[key]
         latency += round_latency
         wire += round_wire
         sent += sum(nbytes for _, _, nbytes in sends) / ranks
-    return Fold(algorithm, latency, sent, sent / wire if wire else 1.0, len(rounds))
+    return Fold(algorithm, latency, sent, sent / wire if wire else 1.0, len(rounds), exact)

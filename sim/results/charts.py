@@ -32,9 +32,8 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
             out.append(f'<rect x="{x:.2f}" y="{y}" width="{wide:.2f}" height="{_BAR}" fill="{colour}">{tip}</rect>')
             if wide > 34:
                 ink = "#111" if _light(colour) else "#fff"
-                out.append(
-                    f'<text x="{x + wide / 2:.2f}" y="{y + 17}" text-anchor="middle" fill="{ink}" class="in">{share}</text>'
-                )
+                at = f'x="{x + wide / 2:.2f}" y="{y + 17}" text-anchor="middle"'
+                out.append(f'<text {at} fill="{ink}" class="in">{share}</text>')
             x += wide
         out.append(f'<text class="soft" x="{x + 8:.2f}" y="{y + 18}">{escaped(seconds_text.get(name, ""))}</text>')
     height = max(1, len(bars)) * _STEP
@@ -44,7 +43,8 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
 def cdf(curves: Mapping[str, tuple[str, Sequence[float]]], title: str, unit: str, scale: float) -> str:
     """Share of requests (upwards) that took no longer than so many `unit` (to the right; seconds times `scale`).
 
-    `curves[variant]` is its colour and its seconds. The axis is logarithmic where the slowest take 30 times the fastest.
+    `curves[variant]` is its colour and its seconds. The axis is logarithmic where the slowest take 30 times the
+    fastest.
     """
     width, height, left, bottom, top = 420, 250, 46, 44, 26
     values = {name: np.sort(np.asarray(seconds)) * scale for name, (_, seconds) in curves.items() if len(seconds)}
@@ -84,9 +84,8 @@ def cdf(curves: Mapping[str, tuple[str, Sequence[float]]], title: str, unit: str
         points = " ".join(f"{across(float(v)):.1f},{up(float(s)):.1f}" for v, s in zip(at, shares))
         first = f"{across(float(sorted_values[0])):.1f},{up(0):.1f}"
         tip = f"<title>{escaped(name)}</title>"
-        out.append(
-            f'<polyline points="{first} {points}" fill="none" stroke="{curves[name][0]}" stroke-width="2">{tip}</polyline>'
-        )
+        pen = f'fill="none" stroke="{curves[name][0]}" stroke-width="2"'
+        out.append(f'<polyline points="{first} {points}" {pen}>{tip}</polyline>')
     return f"{_svg(width, height, f'{title}: share of requests by {unit}')}{''.join(out)}</svg>"
 
 

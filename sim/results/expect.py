@@ -1,4 +1,4 @@
-"""What the author of a scenario claims: lines like `preserve.speedup >= 1.2`, parsed before a run and checked after it."""
+"""What the author of a scenario claims: lines like `preserve.speedup >= 1.2`, parsed before a run, checked after."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def parse(text: str) -> Expect:
     if tolerance is not None and match["op"] != "==":
         raise ValueError(f"{text!r}: a tolerance goes with '==' only; {_EXAMPLES}")
     value = float(match["value"])
-    if tolerance is not None and tolerance < 0 or not all(map(math.isfinite, (value, tolerance or 0.0))):
+    if (tolerance is not None and tolerance < 0) or not all(map(math.isfinite, (value, tolerance or 0.0))):
         raise ValueError(f"{text!r}: numbers must be finite and a tolerance at least zero; {_EXAMPLES}")
     return Expect(match["variant"], match["metric"], match["op"], value, tolerance, text.strip())
 

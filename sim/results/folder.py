@@ -32,8 +32,8 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
 def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path:
     """Writes `files` (name to content) as `folder`, replacing an earlier run whole; the folder's absolute path.
 
-    The files go into a hidden sibling folder, which then takes the place of the old one: on Linux in one atomic exchange,
-    elsewhere in two renames. A killed run leaves at most that sibling, `.<name>.<random>.partial`.
+    The files go into a hidden sibling folder, which then takes the place of the old one: on Linux in one atomic
+    exchange, elsewhere in two renames. A killed run leaves at most that sibling, `.<name>.<random>.partial`.
     """
     path = check_folder(folder)
     path.parent.mkdir(parents=True, exist_ok=True)

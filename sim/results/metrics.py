@@ -1,4 +1,4 @@
-"""Numbers of a run, each a plain function of its Outcome: numerator, denominator and window are said in `DEFINITIONS`."""
+"""Numbers of a run, each a function of its Outcome: numerator, denominator and window stand in `DEFINITIONS`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sim.units import show
 
 _LATENCIES = {
     "ttft": "time to first token: first token minus arrival",
-    "tpot": "time per output token after the first: (last - first token) / (output tokens - 1); one-token requests excluded",
+    "tpot": "time per output token after the first: (last - first token) / (output tokens - 1); not for one token",
     "e2e": "end-to-end latency: last token minus arrival",
     "queue": "waiting: start of the first iteration that works on the request minus its arrival",
 }
@@ -26,7 +26,8 @@ DEFINITIONS: dict[str, str] = {
     "makespan_s": "wall time of the whole run, from time zero to the end of the last op",
     "prefill_s": "part of the wall time spent in prefill",
     "decode_s": "part of the wall time spent in decode steps",
-    "tpot_mean_s": "static run: decode_s / decode steps; request run: mean of (last - first token) / (output tokens - 1)",
+    "tpot_mean_s": "static run: decode_s / decode steps (steps less one if there was a prefill); request run: mean of "
+    "(last - first token) / (output tokens - 1)",
     "requests": "requests finished in the run",
     "requests_per_s": "requests finished / makespan_s",
     "output_tokens_per_s": "output tokens of all sequences / makespan_s",
@@ -57,8 +58,8 @@ DEFINITIONS: dict[str, str] = {
 }
 
 _NOISE = 1e-12  # a difference of sums below this share of the wall time is rounding, not time
-_HIGHER = {"mfu", "hbm_utilisation", "l2_utilisation", "link_utilisation", "compute_busy", "speedup"}
-_LOWER = {"exposed_communication", "unused_prefetch_bytes"}
+_HIGHER = {"mfu", "speedup"}
+_LOWER = {"unused_prefetch_bytes"}  # a share of a shorter wall time may rise while all is well: no best there
 
 
 def metrics(outcome: Outcome) -> dict[str, float]:

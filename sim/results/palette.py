@@ -1,7 +1,7 @@
 """Colours and escapes that the timeline, the report and the traces share.
 
-Op kinds keep their colour from run to run. The hues are Okabe and Ito's, which people with any common colour blindness can
-tell apart; small vector ops are greys, so that what takes the time stands out.
+Op kinds keep their colour from run to run. The hues are Okabe and Ito's, which people with any common colour blindness
+can tell apart; small vector ops are greys, so that what takes the time stands out.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ _STREAMS = ("compute", "communication", "prefetch")
 
 
 def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """Metadata first, then events by time: a process for each variant and rank, a thread for each stream, a counter each
-    for HBM, L2 and link in percent of their rate.
+    """Metadata first, then events by time: a process for each variant and rank, a thread for each stream, and counters.
+
+    Counters are HBM, L2 and link, in percent of their rate.
 
     Times are microseconds, rounded to a nanosecond at both ends, so that neighbours on a stream never overlap.
     """

@@ -30,9 +30,9 @@ _TAGS = {
 _CAREFUL = {"FITTED", "INFER", "RECALLED"}
 
 _STYLE = """
-:root { --ink:#1d2430; --soft:#5a6473; --paper:#fff; --card:#f6f7f9; --line:#d9dee5; --good:#0a7a55; --bad:#b3261e;
+:root { --ink:#1d2430; --soft:#5a6473; --paper:#fff; --line:#d9dee5; --good:#0a7a55; --bad:#b3261e;
   --warn:#8a5a00; --warnpaper:#fff4dc; }
-@media (prefers-color-scheme: dark) { :root { --ink:#e6e9ee; --soft:#9aa4b2; --paper:#14181f; --card:#1b212a; --line:#343c48;
+@media (prefers-color-scheme: dark) { :root { --ink:#e6e9ee; --soft:#9aa4b2; --paper:#14181f; --line:#343c48;
   --good:#4fc79a; --bad:#ff8a80; --warn:#ffcf70; --warnpaper:#3a2f14; } }
 * { box-sizing:border-box }
 body { margin:0; background:var(--paper); color:var(--ink);
@@ -42,20 +42,23 @@ h1 { font-size:26px; line-height:1.25; margin:0 0 12px }
 h2 { font-size:17px; margin:38px 0 8px }
 .lead { font-size:18px; border-left:4px solid var(--good); padding:2px 0 2px 14px; margin:0 0 10px }
 .soft, small { color:var(--soft) } p { margin:6px 0 }
-svg { max-width:100%; height:auto; display:block; font:12px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif }
-svg text { fill:var(--ink) } svg text.soft { fill:var(--soft) } svg text.name { font-size:13px } svg text.in[fill="#fff"] { fill:#fff }
+svg { max-width:100%; height:auto; display:block; font-size:12px }
+svg text { fill:var(--ink) } svg text.soft { fill:var(--soft) } svg text.name { font-size:13px }
+svg text.in[fill="#fff"] { fill:#fff }
 svg text.in[fill="#111"] { fill:#111 } svg .grid { stroke:var(--line); stroke-width:1 }
 table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
 th, td { text-align:left; padding:5px 10px 5px 0; border-bottom:1px solid var(--line); vertical-align:top }
 th { font-weight:600 } .num { text-align:right; white-space:nowrap } .ratio { color:var(--soft); white-space:nowrap }
-.best { color:var(--good); font-weight:600 } .ok { color:var(--good); font-weight:600 } .failed { color:var(--bad); font-weight:700 }
+.best { color:var(--good); font-weight:600 } .ok { color:var(--good); font-weight:600 }
+.failed { color:var(--bad); font-weight:700 } .mark { width:80px }
 .legend { display:flex; flex-wrap:wrap; gap:4px 16px; color:var(--soft); font-size:13px }
 .legend i { display:inline-block; width:11px; height:11px; border-radius:2px; margin-right:6px }
 .tag { font-size:12px; padding:1px 7px; border-radius:9px; border:1px solid var(--line); white-space:nowrap }
 .tag.careful { background:var(--warnpaper); color:var(--warn); border-color:var(--warn); font-weight:600 }
 .pair { display:flex; flex-wrap:wrap; gap:16px } .wide { overflow-x:auto } summary { cursor:pointer; font-weight:600 }
 .warnings li { color:var(--warn) } a { color:inherit } td code { font-size:13px; overflow-wrap:anywhere }
-@media print { main { max-width:none; padding:0 } h2 { break-after:avoid } tr, svg, .legend { break-inside:avoid } .screen { display:none }
+@media print { main { max-width:none; padding:0 } h2 { break-after:avoid } tr, svg, .legend { break-inside:avoid }
+  .screen { display:none }
   * { -webkit-print-color-adjust:exact; print-color-adjust:exact } }
 """
 
@@ -79,7 +82,8 @@ def report(
     body = [
         f"<h1>{title}</h1>",
         f'<p class="lead">{escaped(verdict)}</p>',
-        f'<p class="soft">{escaped(scenario)}, podscope {escaped(version)}, seed {seed}, fingerprint {escaped(fingerprint)}.'
+        f'<p class="soft">{escaped(scenario)}, podscope {escaped(version)}, seed {seed}, '
+        f"fingerprint {escaped(fingerprint)}."
         ' <a class="screen" href="timeline.html">Open the timeline</a></p>',
         _warnings(warnings),
         _expectations(expect),
@@ -92,7 +96,8 @@ def report(
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
         f'<link rel="icon" href="data:,"><title>{title}</title><style>{_STYLE}</style></head>\n<body><main>\n'
         + "\n".join(part for part in body if part)
         + "\n</main></body></html>\n"
@@ -114,16 +119,17 @@ def _expectations(expect: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             f"<tr><td>{mark}</td><td><code>{escaped(row['text'])}</code></td><td class=num>{row['value']:.6g}</td></tr>"
         )
-    head = "<tr><th></th><th>The scenario expects</th><th class=num>found</th></tr>"
+    head = "<tr><th class=mark></th><th>The scenario expects</th><th class=num>found</th></tr>"
     return f"<h2>Expectations</h2><table>{head}{''.join(lines)}</table>"
 
 
 def _comparison(metrics: Mapping[str, Mapping[str, float]], comparison: Mapping[str, Mapping[str, float]]) -> str:
     base = next(iter(metrics))
-    head = "".join(f'<th class="num"{"" if v == base else " colspan=2"}>{escaped(v)}</th>' for v in metrics)
+    head = "".join(f'<th class="num">{escaped(v)}</th>{"" if v == base else "<th></th>"}' for v in metrics)
     lines = []
     if len(metrics) > 1:
-        cells = "".join(_cells("speedup", v, comparison.get(v, {}), {}, v == base, set()) for v in metrics)
+        winners = best("speedup", comparison)
+        cells = "".join(_cells("speedup", v, comparison[v], {}, v == base, winners) for v in metrics)
         lines.append(f"<tr><th>{escaped(label('speedup'))}</th>{cells}</tr>")
     for name in rows(metrics):
         winners = best(name, metrics)
@@ -151,8 +157,8 @@ def _where_time_goes(outcomes: Mapping[str, Outcome]) -> str:
     figure = charts.stacked_bars(bars, "Wall time of each variant by what the compute stream does", texts)
     return (
         "<h2>Where the time goes</h2>"
-        '<p class="soft">Wall time of one rank by what its compute stream does; nothing computes while communication is '
-        f"exposed.</p>{figure}"
+        '<p class="soft">Wall time of one rank by what its compute stream does; nothing computes while '
+        f"communication is exposed.</p>{figure}"
     )
 
 
@@ -219,7 +225,8 @@ def _assumptions(outcomes: Mapping[str, Outcome]) -> str:
     used = dict.fromkeys(tag for _, _, tag, _ in held)
     key = "; ".join(f"{escaped(tag)}: {escaped(_TAGS[tag])}" for tag in used if tag in _TAGS)
     head = "<tr><th>What</th><th>Value</th><th>Kind</th><th>Source</th></tr>"
-    return f'<h2>What this rests on</h2><div class="wide"><table>{head}{"".join(lines)}</table></div><p class="soft">{key}.</p>'
+    grid = f'<div class="wide"><table>{head}{"".join(lines)}</table></div>'
+    return f'<h2>What this rests on</h2>{grid}<p class="soft">{key}.</p>'
 
 
 def _definitions(metrics: Mapping[str, Mapping[str, float]], comparison: Mapping[str, Mapping[str, float]]) -> str:

@@ -32,8 +32,8 @@ class Result:
     """Every variant of one scenario, compared.  The first variant is the baseline.
 
     `variants[name]["metrics"]` maps a metric to its value (units in the names, definitions in `DEFINITIONS`),
-    `comparison[name]` a metric to its ratio to the baseline and `speedup`, `expect` has a row {"text", "value", "ok"} for
-    each claim of the scenario. `outcomes` are the facts that all of it is derived from.
+    `comparison[name]` a metric to its ratio to the baseline and `speedup`, `expect` has a row {"text", "value", "ok"}
+    for each claim of the scenario. `outcomes` are the facts that all of it is derived from.
     """
 
     scenario: str
@@ -59,7 +59,7 @@ class Result:
         return verdict(self.outcomes, self._metrics(), self.comparison)
 
     def to_json(self) -> str:
-        """The text of `result.json`: equal runs give equal bytes.  Variants keep their order, all other keys are sorted."""
+        """The text of `result.json`: equal runs give equal bytes.  Variants keep their order, metrics are sorted."""
         data = {
             "scenario": self.scenario,
             "version": self.version,
@@ -145,7 +145,7 @@ def build(
     resolved: str,
     warnings: Iterable[str] = (),
 ) -> Result:
-    """The Result of the outcomes of all variants, the baseline first; ValueError if there is none or a claim is malformed.
+    """The Result of the outcomes of all variants, the baseline first; ValueError if there is none or a claim is wrong.
 
     `resolved` is the scenario as YAML text; `warnings` are those of the loader, before those of the variants.
     """

@@ -25,7 +25,7 @@ def verdict(
     ratio = speed[best]
     what = " in mean end-to-end latency" if outcomes[base].requests else ""
     if abs(ratio - 1) < 0.005:
-        return f"{best} is as fast as {base}{what}, within half a percent. {_where(outcomes[base], outcomes[best])}".rstrip()
+        return f"{best} is as fast as {base}{what}, within half a percent."
     if ratio < 1:
         plain = "no variant is faster: the best, " if len(speed) > 1 else ""
         return f"{plain}{best} is {1 / ratio:.2f}x slower than {base}{what}."

@@ -1,0 +1,105 @@
+"""What a timeline shows of one variant, before anything is drawn: its streams, and how full its capacities were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.results.metrics import seconds_text
+from sim.results.palette import CAPACITY_COLOURS, escaped, kind_order
+from sim.results.utilisation import utilisation
+from sim.spans import Outcome, Span
+from sim.units import show
+
+_STREAMS = ("compute", "communication", "prefetch")
+_CAPACITIES = ("HBM", "L2", "link")
+
+
+@dataclass(frozen=True)
+class Track:
+    """One row: its spans in order of time, in units of the axis."""
+
+    label: str
+    spans: list[Span]
+    start: NDArray[np.float64]
+    duration: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Area:
+    """How full one kind of capacity was, as steps in units of the axis; `share` in percent."""
+
+    label: str
+    colour: str
+    times: NDArray[np.float64]
+    share: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one variant shows: a row for each track, then an area for each kind of capacity."""
+
+    title: str
+    tracks: list[Track]
+    areas: list[Area]
+
+
+def axis_unit(outcomes: Mapping[str, Outcome]) -> tuple[str, float]:
+    """The unit of the time axis, and how many of it a second has."""
+    last_s = max((s.end_s for o in outcomes.values() for s in o.timeline.spans), default=0.0)
+    return ("µs", 1e6) if last_s < 2e-3 else ("ms", 1e3) if last_s < 10 else ("s", 1.0)
+
+
+def kinds_of(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """The op kinds of all outcomes, in the order of the legend."""
+    return sorted({s.kind for o in outcomes.values() for s in o.timeline.spans}, key=kind_order)
+
+
+def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
+    """The panel of one variant; `scale` is how many units of the time axis a second has."""
+    by_track: dict[str, list[Span]] = {}
+    for span in outcome.timeline.spans:
+        by_track.setdefault(span.track, []).append(span)
+    owners = list(dict.fromkeys(track.rpartition("/")[0] for track in by_track))
+    tracks = []
+    for track in sorted(by_track, key=lambda t: (owners.index(t.rpartition("/")[0]), _stream_order(t))):
+        spans = sorted(by_track[track], key=lambda s: (s.start_s, s.end_s))
+        owner, _, stream = track.rpartition("/")
+        label = f"{owner} {stream}" if len(owners) > 1 and owner else stream
+        start = np.array([s.start_s for s in spans]) * scale
+        end = np.array([s.end_s for s in spans]) * scale
+        tracks.append(Track(escaped(label), spans, start, end - start))
+    title = f"<b>{escaped(name)}</b>  {escaped(seconds_text(outcome.totals.seconds))}"
+    return Panel(title, tracks, _areas(outcome, scale))
+
+
+def _stream_order(track: str) -> tuple[int, str]:
+    stream = track.rpartition("/")[2]
+    return (_STREAMS.index(stream) if stream in _STREAMS else len(_STREAMS), track)
+
+
+def _areas(outcome: Outcome, scale: float) -> list[Area]:
+    """One area for each kind of capacity: over several ranks or links, the share of all their rates together."""
+    rates: dict[str, float] = {}
+    for capacity, rate in outcome.timeline.capacities.items():
+        kind = capacity.rpartition("/")[2]
+        rates[kind] = rates.get(kind, 0.0) + rate
+    found = []
+    for kind in sorted(rates, key=lambda k: (_CAPACITIES.index(k) if k in _CAPACITIES else len(_CAPACITIES), k)):
+        uses = [u._replace(capacity=kind) for u in outcome.timeline.uses if u.capacity.rpartition("/")[2] == kind]
+        times, share = utilisation(uses, kind, rates[kind])
+        found.append(Area(escaped(kind), CAPACITY_COLOURS.get(kind, "#7B5EA7"), times * scale, share * 100))
+    return found
+
+
+def detail(span: Span) -> str:
+    """The lines of the hover that do not depend on when the op ran."""
+    moved = [("HBM", span.hbm_bytes), ("L2", span.l2_bytes), ("link", span.link_bytes)]
+    lines = [" · ".join(f"{name} {show(nbytes, 'B')}" for name, nbytes in moved if nbytes) or "no bytes"]
+    lines += [show(span.flop, "FLOP")] if span.flop else []
+    lines += [f"limited by {escaped(span.bound)}"]
+    lines += [escaped(span.note)] if span.note else []
+    return "<br>".join(lines)

@@ -1,0 +1,425 @@
+"""The catalogue: every file loads, every number has a parent, faults are told with their line, fits can be redone."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sim
+from sim import catalog, shipped
+from sim.hardware.device import Device
+from sim.network import topology
+from sim.network.collectives import Network
+from sim.network.library import Library
+from sim.strict_yaml import ScenarioError
+from sim.workload.model import Model
+
+TAGS = {"READ", "CHECKED", "INFER", "RECALLED", "FITTED"}
+SHARED = Path(sim.__file__).parents[2] / "shared" / "data"
+PODS = ["atlas_800t_a2", "atlas_900_a3_node", "dgx_a100", "dgx_h100", "hgx_b200", "hgx_h20", "hgx_h200",
+        "mi300x_platform", "single", "tpu_v4_ring", "tpu_v5e_ring"]  # fmt: skip
+# As published on the model cards, in 1e9.
+PARAMETERS = {
+    "llama3-8b": 8.03,
+    "llama3-70b": 70.6,
+    "llama3.1-405b": 405.9,
+    "qwen2-7b": 7.62,
+    "qwen2-72b": 72.7,
+    "qwen3-8b": 8.19,
+    "qwen3-32b": 32.8,
+    "phi-3-small": 7.39,
+    "phi-3-medium": 13.96,
+    "smollm2-135m": 0.1345,
+}
+
+
+def recorded(name: str) -> Path:
+    path = SHARED / name
+    if not path.is_file():
+        pytest.skip(f"needs the shared recording ../shared/data/{name}")
+    return path
+
+
+# ---- every file
+
+
+def numbers(card) -> dict[str, float]:
+    found = {}
+    for f in dataclasses.fields(card):
+        value = getattr(card, f.name)
+        if f.name == "facts" or isinstance(value, str) or value is None:
+            continue
+        found |= {f"{f.name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {f.name: value}
+    return found
+
+
+def every_number_has_a_parent(card, exempt=()):
+    for key in numbers(card).keys() - set(exempt):
+        fact = card.facts[key]
+        assert fact.tag in TAGS and fact.value and len(fact.source) > 10, (card.name, key, fact)
+        assert fact.residual or fact.tag != "FITTED", (card.name, key)
+
+
+@pytest.mark.parametrize("name", catalog.names("devices"))
+def test_device(name):
+    device = catalog.device(name)
+    every_number_has_a_parent(device)
+    assert "bf16" in device.matrix_flop_per_s
+    # HBM < L2, and what prefetch fills is what HBM delivers.
+    assert device.hbm_bytes_per_s < device.l2_bytes_per_s
+    assert device.prefetch_bytes_per_s == pytest.approx(device.hbm_bytes_per_s * device.hbm_efficiency, rel=2e-3)
+    assert 1e12 < device.vector_flop_per_s < max(device.matrix_flop_per_s.values()) < 1e16
+    assert 1e9 < device.hbm_bytes < 1e12 and 1e11 < device.hbm_bytes_per_s < 1e13
+
+
+@pytest.mark.parametrize("name", catalog.names("libraries"))
+def test_library(name):
+    library = catalog.library(name)
+    every_number_has_a_parent(library)
+    assert 0 < library.launch_s < 1e-4 and 0 <= library.step_s < 1e-5
+
+
+def test_files_have_the_fields_of_what_they_describe():
+    from sim.catalog.architecture import ModelFile
+    from sim.catalog.hardware import DeviceFile, LibraryFile
+
+    for file, card in ((DeviceFile, Device), (LibraryFile, Library), (ModelFile, Model)):
+        fields = {f.name for f in dataclasses.fields(card)} - {"facts"}
+        assert fields == file.model_fields.keys() - ({"tag", "residual"} if card is Model else set())
+
+
+def test_there_is_what_the_project_promises():
+    assert set(catalog.names("devices")) >= {"ascend_910b2", "ascend_910b4", "ascend_910c", "h100_sxm", "h200", "h20",
+                                             "a100_80g", "mi300x", "b200", "tpu_v4", "tpu_v5e"}  # fmt: skip
+    assert set(catalog.names("libraries")) >= {"hccl", "nccl", "rccl", "one_shot"}
+    assert set(shipped.names("topologies")) >= set(PODS)
+
+
+@pytest.mark.parametrize("name", shipped.names("topologies"))
+def test_pod(name):
+    pod = catalog.pod(name)
+    assert pod.name == name
+    every_number_has_a_parent(pod, exempt=("devices",))
+    library = catalog.library(pod.library)
+    assert catalog.device(pod.device)
+    graph = topology.build(pod.shape, pod.devices, pod.link_bytes_per_s, pod.link_latency_s)
+    if pod.devices > 1:
+        assert 0 < Network(graph, library).fold("all_reduce", pod.devices, 65536.0).seconds < 1e-4
+
+
+def test_pod_shapes_are_those_of_the_network():
+    for shape in topology.SHAPES:
+        assert shape in catalog.pods.PodFile.model_fields["shape"].annotation.__args__
+
+
+@pytest.mark.parametrize("name", catalog.names("models"))
+def test_model(name):
+    model = catalog.model(name)
+    assert model.name == name and len(model.source) > 10
+    assert model.parameters == pytest.approx(PARAMETERS[name] * 1e9, rel=0.01)
+
+
+def test_phi_3_small_alternates_sparse_and_dense():
+    model = catalog.model("phi-3-small")
+    assert model.attention == ("blocksparse", "dense") and model.gated
+    assert (model.window_tokens, model.sparse_stride) == (1024, 8)
+
+
+# ---- Hugging Face configs
+
+LLAMA = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+         "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192,
+         "attention_bias": False, "tie_word_embeddings": False, "rms_norm_eps": 1e-05}  # fmt: skip
+QWEN2 = {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "max_position_embeddings": 32768,
+         "max_window_layers": 28, "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4,
+         "sliding_window": 131072, "use_sliding_window": False, "vocab_size": 152064}  # fmt: skip
+QWEN3 = {"model_type": "qwen3", "attention_bias": False, "head_dim": 128, "hidden_size": 5120,
+         "intermediate_size": 25600, "max_position_embeddings": 40960, "num_attention_heads": 64,
+         "num_hidden_layers": 64, "num_key_value_heads": 8, "sliding_window": None, "use_sliding_window": False,
+         "tie_word_embeddings": False, "vocab_size": 151936}  # fmt: skip
+PHI3 = {"model_type": "phi3", "hidden_size": 5120, "intermediate_size": 17920, "max_position_embeddings": 131072,
+        "num_attention_heads": 40, "num_hidden_layers": 40, "num_key_value_heads": 10, "sliding_window": 131072,
+        "vocab_size": 32064}  # fmt: skip
+PHI3_SMALL = {"model_type": "phi3small", "blocksparse_block_size": 64, "blocksparse_num_local_blocks": 16,
+              "blocksparse_vert_stride": 8, "dense_attention_every_n_layers": 2, "ff_dim_multiplier": None,
+              "ff_intermediate_size": 14336, "hidden_act": "gegelu", "hidden_size": 4096, "num_attention_heads": 32,
+              "max_position_embeddings": 131072, "num_hidden_layers": 32, "num_key_value_heads": 8,
+              "vocab_size": 100352}  # fmt: skip
+SMOLLM = {"model_type": "llama", "head_dim": 64, "hidden_size": 576, "intermediate_size": 1536,
+          "num_attention_heads": 9, "max_position_embeddings": 8192, "num_hidden_layers": 30, "num_key_value_heads": 3,
+          "vocab_size": 49152, "tie_word_embeddings": True}  # fmt: skip
+
+
+def config(tmp_path, data, text=None) -> str:
+    path = tmp_path / "some-model" / "config.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text or json.dumps(data, indent=2))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("llama3-8b", LLAMA), ("qwen2-7b", QWEN2), ("qwen3-32b", QWEN3), ("phi-3-medium", PHI3),
+     ("phi-3-small", PHI3_SMALL), ("smollm2-135m", SMOLLM)],
+)  # fmt: skip
+def test_a_published_config_reads_as_the_catalogue_says(tmp_path, name, data):
+    read = catalog.model(config(tmp_path, data))
+    assert read.name == "some-model"
+    expected = catalog.model(name)
+    assert dataclasses.replace(read, name=expected.name, source=expected.source) == expected
+    assert catalog.model(str(tmp_path / "some-model")) == read  # its folder will do
+
+
+def test_config_defaults(tmp_path):
+    bare = {k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "tie_word_embeddings", "attention_bias")}
+    model = catalog.model(config(tmp_path, bare))
+    assert (model.kv_heads, model.head_dim, model.tied_embeddings, model.qkv_bias) == (32, 128, False, False)
+    assert catalog.model(config(tmp_path, LLAMA | {"attention_bias": True})).qkv_bias
+    assert catalog.model(config(tmp_path, LLAMA | {"sliding_window": 100})).attention == ("dense",)  # Llama has none
+
+
+def test_sliding_window_only_where_it_is_used(tmp_path):
+    def attention(data):
+        model = catalog.model(config(tmp_path, data))
+        return model.attention, model.window_tokens
+
+    mistral = LLAMA | {"model_type": "mistral", "max_position_embeddings": 32768}
+    assert attention(mistral | {"sliding_window": 4096}) == (("window",), 4096)
+    assert attention(mistral | {"sliding_window": None}) == (("dense",), 0)
+    assert attention(PHI3 | {"sliding_window": 2047}) == (("window",), 2047)
+    used = QWEN2 | {"use_sliding_window": True, "sliding_window": 4096}
+    assert attention(used) == (("dense",), 0)  # max_window_layers: all layers come first
+    assert attention(used | {"max_window_layers": 26}) == (("dense",) * 26 + ("window",) * 2, 4096)
+    listed = used | {"layer_types": ["full_attention", "sliding_attention"] * 14}
+    assert attention(listed) == (("dense", "window") * 14, 4096)
+
+
+@pytest.mark.parametrize(
+    ("extra", "key"),
+    [({"num_experts": 64}, "num_experts"), ({"num_local_experts": 8}, "num_local_experts"),
+     ({"kv_lora_rank": 512}, "kv_lora_rank"), ({"text_config": {"hidden_size": 1}}, "text_config")],
+)  # fmt: skip
+def test_what_is_not_modelled_is_refused_by_name(tmp_path, extra, key):
+    with pytest.raises(ValueError, match=rf"config\.json:\d+: {key}: .*not modelled yet"):
+        catalog.model(config(tmp_path, LLAMA | extra))
+
+
+def test_config_faults(tmp_path):
+    with pytest.raises(ScenarioError) as caught:
+        catalog.model(config(tmp_path, LLAMA | {"model_type": "lama"}))
+    assert "did you mean 'llama'" in str(caught.value)
+    broken = {k: v for k, v in LLAMA.items() if k != "vocab_size"} | {"hidden_size": "4096", "num_hidden_layers": 0}
+    with pytest.raises(ScenarioError) as caught:
+        catalog.model(config(tmp_path, broken))
+    assert {fault.key for fault in caught.value.faults} == {"vocab_size", "hidden_size", "num_hidden_layers"}
+    for text in ('{"model_type": "llama", "model_type": "llama"}', "{", "[]", '"x"'):
+        with pytest.raises(ScenarioError):
+            catalog.model(config(tmp_path, {}, text))
+    with pytest.raises(ScenarioError, match="cannot be read"):
+        catalog.model(str(tmp_path / "nowhere" / "config.json"))
+
+
+# ---- names, paths and faults
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match=r"no device 'ascend_910b', did you mean 'ascend_910b."):
+        catalog.device("ascend_910b")
+    with pytest.raises(ValueError, match=r"no model 'llama3_8b', did you mean 'llama3-8b'.*there are llama3-70b"):
+        catalog.model("llama3_8b")
+    with pytest.raises(ValueError, match="no library 'ncl'"):
+        catalog.library("ncl")
+    with pytest.raises(ValueError, match="no topology 'dgx_h10', did you mean 'dgx_h100'"):
+        catalog.pod("dgx_h10")
+    with pytest.raises(ValueError, match="did you mean 'devices'"):
+        catalog.names("device")
+    with pytest.raises(ValueError, match="topologies"):
+        shipped.folder("topology")
+    with pytest.raises(ScenarioError, match="no such file"):
+        catalog.device("./nothing_here.yaml")
+
+
+def copied(tmp_path, kind, name, *edits) -> str:
+    text = (Path(catalog.__file__).parent / kind / f"{name}.yaml").read_text()
+    for old, new in edits:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def faults(read, path) -> list[tuple[str, str]]:
+    with pytest.raises(ScenarioError) as caught:
+        read(path)
+    assert all(fault.file == path and fault.line > 0 for fault in caught.value.faults)
+    return [(fault.key, fault.what) for fault in caught.value.faults]
+
+
+def test_a_file_of_ones_own(tmp_path):
+    mine = copied(tmp_path, "devices", "h100_sxm", ("value: 80 GiB", "value: 96 GiB"))
+    assert catalog.device(mine).hbm_bytes == 96 * 2**30
+    assert catalog.device(Path(mine)) == catalog.device(mine)
+    assert catalog.model(copied(tmp_path, "models", "qwen3-8b")) == catalog.model("qwen3-8b")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "what"),
+    [
+        ("value: 80 GiB", "value: 80", "hbm_bytes.value", "bare number"),
+        ("value: 80 GiB", "value: 80 GB/s", "hbm_bytes.value", "is in B/s, but B is due"),
+        ("value: 80 GiB", "value: -80 GiB", "hbm_bytes.value", "greater than 0"),
+        ("value: 3.76 us", "value: -1 us", "kernel_overhead_s.value", "greater than or equal to 0"),
+        ("value: 0.877", "value: 1.2", "hbm_efficiency.value", "less than or equal to 1"),
+        ("value: 0.877", "value: yes", "hbm_efficiency.value", "number"),
+        ("hbm_bytes:", "hbm_byte:", "hbm_byte", "did you mean 'hbm_bytes'"),
+        ("  bf16:", "  bf17:", "matrix_flop_per_s.bf17", "'bf16'"),
+        ("tag: READ\n  source: ../shared", "tag: SEEN\n  source: ../shared", "hbm_bytes.tag", "'READ'"),
+        ("tag: READ\n  source: ../shared", "source: ../shared", "hbm_bytes.tag", "missing"),
+        ("tag: READ\n  source: ../shared", "tag: FITTED\n  source: ../shared", "hbm_bytes", "residual"),
+        ("name: NVIDIA H100 SXM\n", "name: NVIDIA H100 SXM\nname: again\n", "name", "twice"),
+        ("value: 80 GiB\n", "value: 80 GiB\n  vale: 3\n", "hbm_bytes.vale", "did you mean 'value'"),
+    ],
+)
+def test_device_faults(tmp_path, old, new, key, what):
+    found = faults(catalog.device, copied(tmp_path, "devices", "h100_sxm", (old, new)))
+    assert any(k == key and what in w for k, w in found), found
+
+
+def test_source_is_not_optional_and_all_faults_come_at_once(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\nlaunch_s: 3 us\nstep_s: {value: 1 us, tag: READ}\n"
+        "link_efficiency: {value: 0.5, source: '', tag: READ}\n"
+    )
+    assert [key for key, _ in faults(catalog.library, str(path))] == [
+        "launch_s",
+        "step_s.source",
+        "link_efficiency.source",
+    ]
+
+
+def test_model_and_pod_faults(tmp_path):
+    def model_faults(*edits):
+        return faults(catalog.model, copied(tmp_path, "models", "phi-3-small", *edits))
+
+    assert model_faults(("layers: 32", "layers: 0"))[0][0] == "layers"
+    assert model_faults(("layers: 32", "layers: '32'"))[0][0] == "layers"
+    assert "missing" in model_faults(("source:", "sauce:"))[0][1] + model_faults(("source:", "sauce:"))[1][1]
+    assert "sparse_stride" in model_faults(("sparse_stride: 8", "sparse_stride: 0"))[0][1]
+    assert "evenly" in model_faults(("kv_heads: 8", "kv_heads: 7"))[0][1]
+    pod = tmp_path / "pod.yaml"
+    text = (shipped.folder("topologies") / "dgx_h100.yaml").read_text()
+    pod.write_text(text.replace("shape: switch", "shape: star").replace("bytes_per_s: 450 GB/s", "bytes_per_s: 450"))
+    assert [key for key, _ in faults(catalog.pod, str(pod))] == ["shape", "link.bytes_per_s"]
+
+
+# ---- what-if edits
+
+
+def test_changes():
+    device = catalog.device("h100_sxm", {"l2_bytes": 0.0, "matrix_flop_per_s": {"bf16": 5e14}, "power_w": None})
+    stock = catalog.device("h100_sxm")
+    assert device.l2_bytes == 0 and device.power_w == stock.power_w
+    assert device.matrix_flop_per_s == {**stock.matrix_flop_per_s, "bf16": 5e14}
+    assert device.facts["matrix_flop_per_s.bf16"] == ("500 TFLOP/s", "CHANGED", "set by the scenario", "")
+    assert device.facts["l2_bytes"].tag == "CHANGED" and stock.facts["l2_bytes"].tag == "READ"
+    assert catalog.library("hccl", {"launch_s": 3e-5}).facts["launch_s"].value == "30 us"
+    pod = catalog.pod("atlas_800t_a2", {"bytes_per_s": 14e9})
+    assert (pod.link_bytes_per_s, pod.link_latency_s) == (14e9, 5e-7)
+    assert pod.facts["link_bytes_per_s"].tag == "CHANGED"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [({"l2_byte": 1.0}, "did you mean 'l2_bytes'"), ({"name": "x"}, "no number 'name'"),
+     ({"hbm_bytes": 0.0}, "too small"), ({"hbm_efficiency": 1.5}, "more than the whole"),
+     ({"hbm_bytes": "1 GB"}, "a number is due"),
+     ({"matrix_flop_per_s": 1e15}, "one number for each format"), ({"hbm_bytes": float("nan")}, "a number is due")],
+)  # fmt: skip
+def test_impossible_changes(change, what):
+    with pytest.raises(ValueError, match=what):
+        catalog.device("h100_sxm", change)
+
+
+# ---- fits, done again from the recordings
+
+
+def line(nbytes, seconds) -> tuple[float, float]:
+    """(overhead, bytes per second) of seconds = overhead + nbytes / rate, by least squares of the relative error."""
+    nbytes, seconds = np.asarray(nbytes, float), np.asarray(seconds, float)
+    overhead, slope = np.linalg.lstsq(np.c_[1 / seconds, nbytes / seconds], np.ones(len(seconds)), rcond=None)[0]
+    return float(overhead), float(1 / slope)
+
+
+def test_ascend_overhead_and_bandwidth():
+    path = recorded("recorded_ops/a3_qwen3-32b_tp16_decode_b16_kernels.csv")
+    rows = [row for row in csv.DictReader(path.open()) if row["op"] == "MatMulV2"]
+    weights = [2 * np.prod([int(n) for n in row["input_shapes"].split(";")[1].split(",")]) for row in rows]
+    times = [float(row["mean_us"]) * 1e-6 for row in rows]
+    overhead_s, bytes_per_s = line(weights, times)
+    for name in ("ascend_910c", "ascend_910b2"):
+        device = catalog.device(name)
+        delivered = device.hbm_bytes_per_s * device.hbm_efficiency
+        assert device.kernel_overhead_s == pytest.approx(overhead_s, rel=0.01)
+        assert delivered == pytest.approx(bytes_per_s, rel=0.01)
+        modelled = [device.kernel_overhead_s + w / delivered for w in weights]
+        assert modelled == pytest.approx(times, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [("h100_sxm", "h100_sxm__gemm__vllm__0.24.0"), ("a100_80g", "a100_sxm__gemm__vllm__0.14.0")],
+)
+def test_gpu_gemms(name, table):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+    path = recorded(f"kernels/{table}__gemm_perf.parquet")
+    columns = parquet.read_table(path, filters=[("gemm_dtype", "=", "bfloat16")]).to_pydict()
+    m, n, k, ms = (np.array(columns[c], float) for c in ("m", "n", "k", "latency"))
+    seconds, device = ms * 1e-3, catalog.device(name)
+    decode, large = (m <= 64) & (n * k >= 2**25), (m >= 1024) & (n * k >= 2**25)
+    overhead_s, bytes_per_s = line(2 * (n * k + m * k + m * n)[decode], seconds[decode])
+    assert device.kernel_overhead_s == pytest.approx(overhead_s, rel=0.01)
+    assert device.hbm_efficiency == pytest.approx(bytes_per_s / device.hbm_bytes_per_s, rel=0.01)
+    reached = np.median((2 * m * n * k / seconds)[large]) / device.matrix_flop_per_s["bf16"]
+    assert device.matrix_efficiency == pytest.approx(reached, rel=0.01)
+
+
+def all_reduces(name: str, **where) -> list[tuple[int, int, float]]:
+    """(ranks, bytes, seconds) of the 2-byte all-reduces in a recorded table."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+    where = {"op_name": "all_reduce", **where}
+    rows = parquet.read_table(recorded(f"collectives/{name}")).to_pylist()
+    rows = [row for row in rows if all(row[key] == value for key, value in where.items())]
+    return [(row["num_gpus"], 2 * row["message_size"], row["latency"] * 1e-3) for row in rows]
+
+
+def relative_errors(pod_name, library, algorithm, rows):
+    pod = catalog.pod(pod_name)
+    graph = topology.build(pod.shape, pod.devices, pod.link_bytes_per_s, pod.link_latency_s)
+    network = Network(graph, catalog.library(library), algorithm)
+    return np.array([network.fold("all_reduce", n, nbytes).seconds / seconds - 1 for n, nbytes, seconds in rows])
+
+
+@pytest.mark.parametrize(
+    ("pod", "library", "table"),
+    [("dgx_h100", "nccl", "h100_sxm__comm__nccl__2.29.2"), ("dgx_a100", "nccl_a100", "a100_sxm__comm__nccl__2.27.3")],
+)
+def test_nccl(pod, library, table):
+    rows = all_reduces(f"{table}__nccl_perf.parquet", nccl_dtype="half")
+    small = relative_errors(pod, library, "ring", [row for row in rows if row[1] <= 65536])
+    assert abs(small).mean() < 0.09 and abs(small).max() < 0.21
+    large = relative_errors(pod, library, "ring", [row for row in rows if row[0] == 8 and row[1] >= 2**23])
+    assert abs(large).mean() < 0.17 and abs(large).max() < 0.31
+
+
+def test_one_shot():
+    name = "h100_sxm__comm__vllm__0.24.0__custom_allreduce_perf.parquet"
+    rows = [row for row in all_reduces(name, backend="vllm_graph") if row[1] <= 2**22]
+    errors = relative_errors("dgx_h100", "one_shot", "auto", rows)
+    assert abs(errors).mean() < 0.06 and abs(errors).max() < 0.29

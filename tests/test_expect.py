@@ -1,0 +1,77 @@
+"""Expectations: the grammar, what is refused, and the check."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.results.expect import Expect, check, parse
+
+METRICS = {"vanilla": {"makespan_s": 2.0, "mfu": 0.3}, "v1.5-kv": {"makespan_s": 1.0, "mfu": 0.3, "ttft_p99_s": 0.1}}
+COMPARISON = {"vanilla": {"speedup": 1.0}, "v1.5-kv": {"speedup": 2.0, "makespan_s": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("preserve.speedup >= 1.2", ("preserve", "speedup", ">=", 1.2, None)),
+        ("a.b-c.mfu<0.5", ("a.b-c", "mfu", "<", 0.5, None)),
+        ("two words.mfu == 1e-3", ("two words", "mfu", "==", 0.001, None)),
+        ("p.ttft_p99_s == 0.35 ± 0.02", ("p", "ttft_p99_s", "==", 0.35, 0.02)),
+        ("p.speedup == 1.61 +- .1", ("p", "speedup", "==", 1.61, 0.1)),
+        ("p.speedup == -1 +/- 2", ("p", "speedup", "==", -1.0, 2.0)),
+    ],
+)
+def test_grammar(text, want):
+    assert parse(text)[:5] == want
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "speedup >= 1", "p.speedup", "p.speedup => 1", "p.speedup >= 10 us", "p.speedup >= nan", "p.speedup = 1",
+     "p.speedup >= 1 ± 0.1", "p.speedup == 1 ± -1", "p.speedup == 1e999", "p.speedup != 2", None, 3],
+)  # fmt: skip
+def test_bad_syntax_is_refused_with_an_example(text):
+    with pytest.raises(ValueError, match=r"preserve\.speedup >= 1\.2"):
+        parse(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_parses_or_is_refused(text):
+    with contextlib.suppress(ValueError):
+        assert isinstance(parse(text), Expect)
+
+
+@pytest.mark.parametrize(
+    ("text", "ok"),
+    [
+        ("v1.5-kv.speedup >= 2", True),
+        ("v1.5-kv.speedup > 2", False),
+        ("v1.5-kv.makespan_s == 1", True),
+        ("v1.5-kv.makespan_s == 1.05 ± 0.05", True),
+        ("v1.5-kv.makespan_s == 1.06 ± 0.05", False),
+        ("v1.5-kv.makespan_s_ratio < 0.6", True),
+        ("vanilla.speedup == 1", True),
+        ("vanilla.makespan_s <= 1.9", False),
+    ],
+)
+def test_check(text, ok):
+    [row] = check([parse(text)], METRICS, COMPARISON)
+    assert row["text"] == text and row["ok"] is ok and set(row) == {"text", "value", "ok"}
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(ValueError, match="nearest is 'makespan_s'"):
+        check([parse("vanilla.makespan >= 1")], METRICS, COMPARISON)
+    with pytest.raises(ValueError, match="nearest is 'vanilla'"):
+        check([parse("vanila.mfu >= 1")], METRICS, COMPARISON)
+    with pytest.raises(ValueError, match="has no value in this run"):
+        check([parse("vanilla.ttft_p99_s >= 1")], METRICS, COMPARISON)
+
+
+def test_a_claim_made_in_code_prints_itself():
+    [row] = check([Expect("vanilla", "mfu", "==", 0.3, 0.1)], METRICS, COMPARISON)
+    assert parse(row["text"])[:5] == ("vanilla", "mfu", "==", 0.3, 0.1)

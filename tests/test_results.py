@@ -1,0 +1,271 @@
+"""The Result and its run folder: the contract's keys, equal bytes, atomic saves, and names that try to be HTML."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sim.results import build, folder, requests
+from sim.results.perfetto import trace_events
+from sim.results.timeline import timeline_page
+from sim.spans import Outcome, Timeline, Totals
+from tests.synthetic import outcome
+
+EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
+
+
+def a_result(*, requests=0, expect=("preserve.speedup > 1.1",), names=("vanilla", "preserve"), **more):
+    variants = [outcome(requests=requests), outcome(requests=requests, prefetch=True)]
+    facts = {
+        "scenario": "preserve",
+        "question": "Does it help?",
+        "version": "0.1.0",
+        "seed": 7,
+        "resolved": "name: x\n",
+    }
+    return build(outcomes=dict(zip(names, variants)), expect=expect, **{**facts, **more})
+
+
+def test_result_json_has_the_keys_of_the_contract():
+    data = json.loads(a_result().to_json())
+    assert set(data) == {
+        "scenario", "version", "seed", "fingerprint", "variants", "comparison", "expect", "warnings",
+    }  # fmt: skip
+    assert list(data["variants"]) == ["vanilla", "preserve"]
+    assert set(data["variants"]["preserve"]) == {"metrics", "tenants"}
+    assert data["comparison"]["vanilla"]["speedup"] == 1
+    makespans = [data["variants"][name]["metrics"]["makespan_s"] for name in ("vanilla", "preserve")]
+    assert data["comparison"]["preserve"]["speedup"] == makespans[0] / makespans[1]
+    assert data["comparison"]["preserve"]["makespan_s"] == makespans[1] / makespans[0]
+    assert data["expect"] == [{"text": "preserve.speedup > 1.1", "value": makespans[0] / makespans[1], "ok": True}]
+
+
+def test_a_zero_baseline_has_no_ratio():
+    comparison = a_result().comparison["preserve"]
+    assert "prefetched_bytes" not in comparison and "hbm_bytes" in comparison
+
+
+def test_speedup_of_requests_is_that_of_their_mean_latency():
+    result = a_result(requests=30)
+    mean_s = [v["metrics"]["e2e_mean_s"] for v in result.variants.values()]
+    assert result.comparison["preserve"]["speedup"] == mean_s[0] / mean_s[1]
+
+
+@pytest.mark.parametrize("count", [0, 30])
+def test_equal_runs_give_equal_bytes(count):
+    assert a_result(requests=count).files() == a_result(requests=count).files()
+
+
+def test_equal_bytes_in_another_process():
+    code = "import hashlib, tests.test_results as t; f = t.a_result(requests=5).files()\n"
+    code += "print(hashlib.sha256(b''.join(f[n] for n in sorted(f))).hexdigest())"
+    shas = {
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True,
+                       text=True, check=True, cwd=os.path.dirname(os.path.dirname(__file__))).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(shas) == 1
+
+
+def test_warnings_are_counted():
+    first, second = outcome(), outcome(prefetch=True)
+    first.warnings, second.warnings = ["heads are padded"], ["heads are padded", "late"]
+    result = build(
+        scenario="s", question="", version="0", seed=0, outcomes={"a": first, "b": second}, expect=[], resolved="",
+        warnings=["from the loader"],
+    )  # fmt: skip
+    assert result.warnings == ["from the loader", "heads are padded (x2)", "late"]
+
+
+def test_failed_expectation_is_said_everywhere():
+    result = a_result(expect=["preserve.speedup > 9"])
+    assert not result.ok and "FAILED" in result.report() and "FAILED" in result.files()["log.txt"].decode()
+    with pytest.raises(ValueError, match="nearest is 'speedup'"):
+        a_result(expect=["preserve.spedup > 9"])
+    with pytest.raises(ValueError, match="at least one variant"):
+        build(scenario="s", question="", version="0", seed=0, outcomes={}, expect=[], resolved="")
+
+
+def test_table_and_verdict():
+    from rich.console import Console
+
+    console = Console(width=120, file=io.StringIO(), force_terminal=False)
+    result = a_result(names=("vanilla", "[red]preserve"), expect=[])
+    console.print(result.table())
+    text = console.file.getvalue()
+    assert "[red]preserve is 1.3" in text and "of which" in text and "exposed communication" in text
+    assert "slower" in a_result_of_swapped().verdict
+
+
+def a_result_of_swapped():
+    facts = {"scenario": "s", "question": "", "version": "0", "seed": 0, "resolved": "", "expect": []}
+    return build(outcomes={"preserve": outcome(prefetch=True), "vanilla": outcome()}, **facts)
+
+
+# The run folder
+
+
+def test_save_writes_the_whole_folder_and_replaces_an_earlier_one(tmp_path):
+    target = tmp_path / "deep" / "run"
+    a_result(requests=5).save(target)
+    names = {"result.json", "timeline.html", "report.html", "scenario.yaml", "log.txt", "trace.json.gz"}
+    table = {p.name for p in target.iterdir()} - names
+    assert len(table) == 1 and table <= {"requests.csv", "requests.parquet"}
+    a_result().save(target, log="loaded\n")
+    assert {p.name for p in target.iterdir()} == names, "nothing of the earlier run is left"
+    assert (target / "log.txt").read_text().startswith("loaded\npodscope 0.1.0\n")
+    assert [p.name for p in target.parent.iterdir()] == ["run"], "no partial folder is left"
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="not a podscope run folder"):
+        a_result().save(tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        a_result().save(tmp_path / "thesis.txt")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_failed_save_leaves_the_old_folder(tmp_path, monkeypatch, exchange):
+    if not exchange:
+        monkeypatch.setattr(folder, "_exchange", lambda one, other: False)
+    target = tmp_path / "run"
+    folder.write_folder(target, {"result.json": b"1"})
+    with pytest.raises(TypeError):
+        folder.write_folder(target, {"result.json": b"2", "log.txt": "not bytes"})
+    assert (target / "result.json").read_bytes() == b"1" and len(list(tmp_path.iterdir())) == 1
+    folder.write_folder(target, {"result.json": b"3"})
+    assert (target / "result.json").read_bytes() == b"3" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_killed_at_any_file_the_folder_is_the_old_one_or_the_new_one(tmp_path):
+    target = tmp_path / "run"
+    folder.write_folder(target, {"result.json": b"old", "log.txt": b"old"})
+    code = (
+        "import os, sys; from pathlib import Path; from sim.results import folder\n"
+        "real, left = Path.write_bytes, int(sys.argv[2])\n"
+        "def write(path, data):\n"
+        "    global left\n"
+        "    left -= 1\n"
+        "    if left < 0: os.kill(os.getpid(), 9)\n"
+        "    return real(path, data)\n"
+        "Path.write_bytes = write\n"
+        "folder.write_folder(sys.argv[1], {'result.json': b'new', 'log.txt': b'new'})\n"
+    )
+    root = os.path.dirname(os.path.dirname(__file__))
+    for writes in (0, 1, 2):
+        subprocess.run([sys.executable, "-c", code, str(target), str(writes)], cwd=root, check=False)
+        assert {p.read_bytes() for p in target.iterdir()} == {b"new" if writes == 2 else b"old"}
+        assert len(list(target.iterdir())) == 2
+
+
+def test_requests_as_csv_and_parquet_agree(monkeypatch):
+    outcomes = {"a,b": outcome(requests=6), "c": outcome(requests=6, prefetch=True)}
+    monkeypatch.setattr(requests, "find_spec", lambda name: None)
+    name, content = requests.requests_file(outcomes)
+    rows = list(csv.DictReader(io.StringIO(content.decode())))
+    assert name == "requests.csv" and len(rows) == 12 and rows[0]["variant"] == "a,b" and rows[0]["tpot_s"] == ""
+    assert float(rows[1]["e2e_s"]) == outcomes["a,b"].requests[1].last_token_s - outcomes["a,b"].requests[1].arrival_s
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.undo()
+    name, content = requests.requests_file(outcomes)
+    table = parquet.read_table(io.BytesIO(content)).to_pylist()
+    assert name == "requests.parquet" and len(table) == 12 and table[0]["tpot_s"] is None
+    assert table[1]["e2e_s"] == float(rows[1]["e2e_s"])
+
+
+# What is drawn
+
+
+def test_names_cannot_break_out_of_the_pages():
+    evil, plain = outcome(prefix=EVIL), outcome(prefetch=True, requests=3)
+    evil.assumptions = [(EVIL, EVIL, EVIL, EVIL)]
+    evil.warnings = [EVIL]
+    evil.timeline.capacities[f"rank 0/{EVIL}"] = 1.0
+    evil.timeline.spans[0] = evil.timeline.spans[0]._replace(kind=EVIL, note=EVIL, track=f"rank 0/{EVIL}", bound=EVIL)
+    for requests_too in ([], plain.requests):
+        evil.requests = list(requests_too)
+        result = build(
+            scenario=EVIL,
+            question=EVIL,
+            version="0",
+            seed=0,
+            outcomes={EVIL: evil, "b": plain},
+            expect=[],
+            resolved="",
+        )
+        for page in (result.report(), timeline_page(result.outcomes, EVIL)):
+            assert "<script>window" not in page and "<img src=x" not in page
+        figure = result.timeline().to_json()
+        assert "<script>window" not in figure and "<img" not in figure
+
+
+def test_pages_need_no_network():
+    result = a_result(requests=3)
+    assert "http" not in result.report()
+    page = timeline_page(result.outcomes)
+    assert "plotly.js v" in page and 'src="http' not in page and '<link rel="stylesheet"' not in page
+
+
+def test_report_says_what_it_rests_on():
+    page = a_result(requests=20).report()
+    assert page.count('class="tag careful"') == 3 and "FITTED" in page and "<svg" in page and "timeline.html" in page
+    assert "Time to first token" in page and "Definitions" in page
+
+
+def test_figure_shows_all_boxes_of_a_window():
+    result = a_result()
+    spans = [s for s in result.outcomes["preserve"].timeline.spans if s.end_s > 1e-4 and s.start_s < 3e-4]
+    figure = result.timeline("preserve", start_s=1e-4, end_s=3e-4)
+    assert sum(len(t.x) for t in figure.data if t.type == "bar") == len(spans)
+    assert [t.name for t in figure.data if t.type == "scatter"] == ["HBM", "L2", "link"]
+    with pytest.raises(KeyError):
+        result.timeline("nobody")
+
+
+def test_gathered_blocks_keep_count_and_place():
+    many = outcome(steps=20, layers=40)
+    figure = build(
+        scenario="s", question="", version="0", seed=0, outcomes={"a": many}, expect=[], resolved="",
+    ).timeline()  # fmt: skip
+    bars = [t for t in figure.data if t.type == "bar"]
+    drawn = 0
+    for text in (h for t in bars for h in t.customdata):
+        drawn += 1 if text.startswith("<b>") else int(text.split()[0])
+    assert drawn == len(many.timeline.spans)
+    assert sum(len(t.x) for t in bars) < 3500
+    assert max(b + x for t in bars for b, x in zip(t.base, t.x)) == pytest.approx(many.totals.seconds * 1e3)
+
+
+def test_an_empty_timeline_still_draws():
+    empty = Outcome(Totals(), timeline=Timeline(capacities={"rank 0/HBM": 1.0}))
+    result = build(scenario="s", question="", version="0", seed=0, outcomes={"a": empty}, expect=[], resolved="")
+    assert result.timeline().data and result.files() and result.verdict
+
+
+def test_perfetto_trace_is_well_formed():
+    content = a_result().files()["trace.json.gz"]
+    events = json.loads(gzip.decompress(content))["traceEvents"]
+    timed = [e for e in events if e["ph"] != "M"]
+    assert [e["ts"] for e in timed] == sorted(e["ts"] for e in timed)
+    named = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    processes = [e["args"]["name"] for e in events if e["name"] == "process_name"]
+    assert processes == ["vanilla · rank 0", "preserve · rank 0"]
+    assert set(named.values()) == {"compute", "communication", "prefetch"}
+    ends: dict[tuple[int, int], float] = {}
+    for e in (e for e in timed if e["ph"] == "X"):
+        key = (e["pid"], e["tid"])
+        assert key in named and e["dur"] >= 0 and round(e["ts"] * 1e3) >= ends.get(key, 0.0)
+        ends[key] = round(e["ts"] * 1e3) + round(e["dur"] * 1e3)
+    counters = [e for e in timed if e["ph"] == "C"]
+    assert {e["name"] for e in counters} == {"HBM %", "L2 %", "link %"}
+    assert all(0 <= e["args"]["in use"] <= 100.001 for e in counters)
+    assert len(trace_events({"a": outcome()})) > 0
