@@ -1,9 +1,9 @@
 """podscope: a discrete-event simulator of the machines that run AI models.
 
-    import sim
-    result = sim.run("scenarios/preserve.yaml", {"model": "llama3-8b"})
-    result.comparison["preserve"]["speedup"]
-    result.timeline().show()
+import sim
+result = sim.run("scenarios/preserve.yaml", {"model": "llama3-8b"})
+result.comparison["preserve"]["speedup"]
+result.timeline().show()
 """
 
 from __future__ import annotations

@@ -111,12 +111,7 @@ def run(
         result.save(folder)
         console, errors = _console(), _console(stderr=True)
         console.print(result.table())
-        for claim in result.expect:
-            held = held and bool(claim["ok"])
-            mark, colour = ("ok", "green") if claim["ok"] else ("FAILED", "red")
-            console.print(
-                f"[{colour}]{mark:>6}[/]  {_plain(claim['text'])}  (got {claim['value']:.6g})", highlight=False
-            )
+        held = held and all(claim["ok"] for claim in result.expect)
         for warning in result.warnings:
             errors.print(f"[yellow]warning:[/] {_plain(warning)}", highlight=False, soft_wrap=True)
         console.print(f"wrote {_plain(str(folder))}/", highlight=False, soft_wrap=True)
@@ -216,15 +211,14 @@ def _load(names: list[str], overrides: list[str]) -> list[Scenario]:
 
 def _folders(scenarios: list[Scenario], out: Path | None) -> list[Path]:
     """A run folder for each scenario, each free to be written or replaced."""
+    from sim.results import check_folder
+
     names = [scenario.name for scenario in scenarios]
     if len(set(names)) < len(names):
         raise ValueError(f"two of the scenarios have one name, and would share a run folder: {', '.join(names)}")
     folders = [out if out and len(names) == 1 else (out or Path("runs")) / name for name in names]
     for folder in folders:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file, and cannot be the run folder")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "result.json").exists():
-            raise ValueError(f"{folder} holds something other than a run; name a new folder with --out")
+        check_folder(folder)
     return folders
 
 

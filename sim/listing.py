@@ -72,27 +72,27 @@ def _number(value: Any) -> str:
 def _devices() -> list[Row]:
     from sim import catalog
 
-    return [_with_facts(catalog.device(name)) for name in catalog.names("devices")]
+    return [_with_facts(name, catalog.device(name)) for name in catalog.names("devices")]
 
 
 def _libraries() -> list[Row]:
     from sim import catalog
 
-    return [_with_facts(catalog.library(name)) for name in catalog.names("libraries")]
+    return [_with_facts(name, catalog.library(name)) for name in catalog.names("libraries")]
 
 
 def _models() -> list[Row]:
     from sim import catalog
 
-    models = [catalog.model(name) for name in catalog.names("models")]
-    return [{**_fields(model), "parameters": model.parameters} for model in models]
+    models = {name: catalog.model(name) for name in catalog.names("models")}
+    return [{**_fields(name, model), "parameters": model.parameters} for name, model in models.items()]
 
 
 def _topologies() -> list[Row]:
     from sim import shipped, strict_yaml
 
     return [
-        {"name": name, **strict_yaml.read(shipped.folder("topologies") / f"{name}.yaml").data}
+        {**strict_yaml.read(shipped.folder("topologies") / f"{name}.yaml").data, "name": name}
         for name in shipped.names("topologies")
     ]
 
@@ -121,12 +121,14 @@ def _scenarios() -> list[Row]:
     return [{"name": s.name, "question": s.question, "variants": list(s.variants), "path": str(s.path)} for s in found]
 
 
-def _fields(thing: Any) -> Row:
-    return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+def _fields(name: str, thing: Any) -> Row:
+    """Its fields, under the name that a scenario knows it by; its own name is its title."""
+    fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+    return {"name": name, "title": thing.name, **{key: value for key, value in fields.items() if key != "name"}}
 
 
-def _with_facts(thing: Any) -> Row:
-    return {**_fields(thing), "facts": {key: fact._asdict() for key, fact in thing.facts.items()}}
+def _with_facts(name: str, thing: Any) -> Row:
+    return {**_fields(name, thing), "facts": {key: fact._asdict() for key, fact in thing.facts.items()}}
 
 
 _ROWS: dict[str, Callable[[], list[Row]]] = {
@@ -197,13 +199,13 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
     ],
     "topologies": [
         _text("name"),
-        (
-            "what",
-            lambda row: ", ".join(
-                f"{k} {v}" for k, v in row.items() if not isinstance(v, (dict, list)) and k != "name"
-            ),
-            False,
-        ),
+        _text("shape"),
+        _text("devices"),
+        _text("device"),
+        _text("library"),
+        ("link", lambda row: row["link"]["bytes_per_s"], True),
+        ("latency", lambda row: row["link"]["latency_s"], True),
+        ("source", lambda row: row["link"]["source"], False),
     ],
     "techniques": [_text("name"), _text("summary"), ("options", lambda row: ", ".join(row["options"]), False)],
     "scenarios": [_text("name"), _text("question"), ("variants", lambda row: ", ".join(row["variants"]), False)],

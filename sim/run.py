@@ -124,7 +124,9 @@ def _plan(v: Variant) -> Plan:
     probe = transformer(model, precision, ranks, decode_batch([1]))
     apply(probe, Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks), v.techniques)  # says now what does not apply
     facts = {device.name: device.facts, library.name: library.facts, pod.name: pod.facts}
-    rows = [(f"{part}: {what}", fact.value, fact.tag, fact.source) for part in facts for what, fact in facts[part].items()]
+    rows = [
+        (f"{part}: {what}", fact.value, fact.tag, fact.source) for part in facts for what, fact in facts[part].items()
+    ]
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
     return Plan(v, device, Network(graph, library, v.pod.collective), model, precision, space, trace, notes, rows)
 
@@ -134,7 +136,10 @@ def _trace(v: Variant, model: Model) -> Trace:
     t = v.workload.trace
     file, warning = t.file, []
     if not Path(file).exists() and t.fallback:
-        file, warning = t.fallback, [f"{t.file} is not there; replaying the generated trace {Path(t.fallback).name} instead"]
+        file, warning = (
+            t.fallback,
+            [f"{t.file} is not there; replaying the generated trace {Path(t.fallback).name} instead"],
+        )
     read = read_trace(file, format=t.format, first=t.first, limit=t.limit, speed=t.speed, bad_rows=t.bad_rows,
                       max_tokens=model.max_tokens or 1_000_000)  # fmt: skip
     return read._replace(warnings=warning + read.warnings)

@@ -29,7 +29,15 @@ _QUANTITY = re.compile(
     r"([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([KMGT]i|[kMGTPmuµn]?)(FLOP/s|FLOPS|OPS|B/s|b/s|bps|B|b|s|W|J|Hz)"
 )
 _SAME = {"b": "B", "b/s": "B/s", "bps": "B/s", "FLOPS": "FLOP/s", "OPS": "FLOP/s"}
-_EXAMPLE = {"B/s": "1.6 TB/s", "B": "192 MiB", "s": "10 us", "FLOP/s": "376 TFLOP/s", "W": "700 W", "J": "3 J", "Hz": "1 GHz"}
+_EXAMPLE = {
+    "B/s": "1.6 TB/s",
+    "B": "192 MiB",
+    "s": "10 us",
+    "FLOP/s": "376 TFLOP/s",
+    "W": "700 W",
+    "J": "3 J",
+    "Hz": "1 GHz",
+}
 
 
 def parse(text: object, unit: str) -> float:

@@ -30,7 +30,9 @@ def network(ranks=8, shape="full_mesh", bytes_per_s=25e9, latency_s=1e-6, librar
 
 
 def group(device=DEVICE, ranks=8, timeline=None, pod=None, library=LIBRARY, **more) -> Group:
-    return Group(simpy.Environment(), device, pod or network(max(ranks, 2), library=library), ranks, timeline=timeline, **more)
+    return Group(
+        simpy.Environment(), device, pod or network(max(ranks, 2), library=library), ranks, timeline=timeline, **more
+    )
 
 
 def graph(batch, *techniques, model=MODEL, ranks=8, device=DEVICE, precision=Precision("int8", "int8", "fp16")):
@@ -38,8 +40,12 @@ def graph(batch, *techniques, model=MODEL, ranks=8, device=DEVICE, precision=Pre
     chosen = []
     for technique in techniques:
         name, options = (technique, {}) if isinstance(technique, str) else technique
-        chosen.append((name, TECHNIQUES[name].options.model_construct(**{**TECHNIQUES[name].options().model_dump(), **options})))
-    return apply(transformer(model, precision, ranks, batch), Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks), chosen)
+        chosen.append(
+            (name, TECHNIQUES[name].options.model_construct(**{**TECHNIQUES[name].options().model_dump(), **options}))
+        )
+    return apply(
+        transformer(model, precision, ranks, batch), Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks), chosen
+    )
 
 
 def seconds(some_graph, device=DEVICE, ranks=8, passes=1, **more) -> float:

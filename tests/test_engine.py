@@ -89,8 +89,8 @@ def test_an_uncontended_graph_takes_the_sum_of_its_rooflines():
     for index, op in asked.ops():
         hbm = l2 = 0.0
         for tensor in (*op.reads, *op.writes):
-            key = tensor.name if tensor.kind == "activation" else (index, tensor.name)
-            if key in resident or tensor in op.writes:
+            key = (index, tensor.name)
+            if key in resident or tensor.kind == "activation":
                 l2 += tensor.nbytes
             else:
                 hbm += tensor.nbytes
@@ -161,7 +161,9 @@ def test_two_flows_share_a_port_and_the_limit_of_one_frees_the_other():
 
 @given(
     st.lists(
-        st.tuples(st.sets(st.integers(0, 3), min_size=1), st.floats(0.1, 5), st.floats(0.1, 100)), min_size=1, max_size=8
+        st.tuples(st.sets(st.integers(0, 3), min_size=1), st.floats(0.1, 5), st.floats(0.1, 100)),
+        min_size=1,
+        max_size=8,
     ),
     st.lists(st.floats(0.5, 50), min_size=4, max_size=4),
 )
@@ -176,7 +178,9 @@ def test_max_min_fills_and_is_fair(flows, capacities):
         # Somewhere on its way is full, and nobody there has more for its weight.
         assert any(
             load[c] >= capacities[c] * (1 - 1e-9)
-            and all(rates[g] / weights[g] <= rate / weights[f] * (1 + 1e-9) for g in range(len(flows)) if c in routes[g])
+            and all(
+                rates[g] / weights[g] <= rate / weights[f] * (1 + 1e-9) for g in range(len(flows)) if c in routes[g]
+            )
             for c in routes[f]
         )
 

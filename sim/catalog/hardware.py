@@ -85,6 +85,7 @@ class LibraryFile(BaseModel):
     launch_s: Time
     step_s: Time | None = None
     link_efficiency: Number[Share] | None = None
+    algorithms: tuple[Literal["direct", "one_shot", "ring"], ...] | None = None
 
 
 def device(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Device:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Process = Generator[simpy.Event, object, None]
 _COMPUTE, _HBM, _L2, _LINK, _LATENCY = range(5)
-# Tensor ids: layer * _WIDTH + id for weights and KV, negative for the activation buffers that layers share.
+# A weight or KV-cache is known as layer * _WIDTH + the id of its name; an op's slot, as layer * _WIDTH + that of its name.
 _WIDTH = 64
 
 
@@ -32,20 +32,20 @@ class LoweredOp:
     """An op with this device's numbers in it, and the sums that its plays leave behind."""
 
     __slots__ = (
-        "arithmetic_s", "bound_s", "collective", "deps", "fixed_s", "hbm_bytes", "hbm_limit", "l2_bytes", "message_bytes", "op", "plays",
-        "reads", "slot", "span_s", "writes",
+        "arithmetic_s", "bound_s", "buffer_hit", "buffer_miss", "collective", "deps", "fixed_s", "hbm_limit", "message_bytes",
+        "op", "plays", "reads", "slot",
     )  # fmt: skip
 
     def __init__(self, op: Op, slot: int, device: Device, tensor_id: Callable[[str], int]) -> None:
-        def key(tensor):
-            index = tensor_id(tensor.name)
-            return (False, -1 - index) if tensor.kind == "activation" else (True, tensor.ahead * _WIDTH + index)
-
         self.op, self.slot, self.collective = op, slot, is_collective(op)
         self.fixed_s = overhead_seconds(device, op.kind, op.engine) if op.launch and not self.collective else 0.0
         self.arithmetic_s = arithmetic_seconds(device, op.engine, op.dtype, op.flop)
-        self.reads = tuple((*key(tensor), tensor.nbytes) for tensor in op.reads)
-        self.writes = tuple((*key(tensor), tensor.nbytes) for tensor in op.writes)
+        self.reads = [
+            (tensor.ahead * _WIDTH + tensor_id(tensor.name), tensor.nbytes) for tensor in op.reads if tensor.kind != "activation"
+        ]
+        # Buffers that layers reuse stay in L2 beside the rest if what the op touches of them fits, else they are in HBM.
+        buffers = sum(tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation")
+        self.buffer_hit, self.buffer_miss = (buffers, 0.0) if buffers <= device.l2_bytes else (0.0, buffers)
         self.message_bytes = op.message_bytes
         self.hbm_limit = hbm_limit(device, op.kind)
         self.deps: tuple[int, ...] = ()
@@ -54,7 +54,6 @@ class LoweredOp:
     def clear(self) -> None:
         """Forget the plays so far."""
         self.plays = 0
-        self.span_s = self.hbm_bytes = self.l2_bytes = 0.0
         self.bound_s = [0.0] * len(BOUNDS)
 
 
@@ -121,7 +120,6 @@ class Chip:
         if timeline is not None:
             timeline.capacities |= {c.name: c.bytes_per_s for c in (self.hbm, self.l2, self.link)}
         self.residency = Residency(device.l2_bytes)
-        self.asked_bytes = 0.0
         self.totals = Totals(span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0))
         self._ids: dict[str, int] = {}
         self._fetching: tuple[int, LoweredOp] | None = None
@@ -173,7 +171,6 @@ class Chip:
                     yield event
                     took = env.now - start_s
                     op.plays += 1
-                    op.span_s += took
                     cause = _cause(op, work, start_s)
                     bound = cause if took > 2 * op.fixed_s else _LATENCY
                     op.bound_s[bound] += took
@@ -186,28 +183,19 @@ class Chip:
                     waiting.pop(slot).succeed()
 
     def _touch(self, op: LoweredOp, base: int, work: Work) -> None:
-        """Look up what the op reads and writes: bytes served by L2, and bytes that HBM must move."""
-        residency = self.residency
-        hit = miss = 0.0
-        for own, key, nbytes in op.reads:
-            if own:
-                key += base
-                fetching = self._fetching
-                if fetching is not None and fetching[0] == key:
-                    # The kernel's own reads now bring the rest, and the copy engine finds nothing left to do.
-                    self.net.cancel(self._works["prefetch"].flows[0])
-                    self._fetched(key)
-            found = residency.read(key, nbytes)
+        """Look up what the op reads: bytes served by L2, and bytes that HBM must move."""
+        hit, miss = op.buffer_hit, op.buffer_miss
+        for key, nbytes in op.reads:
+            key += base
+            fetching = self._fetching
+            if fetching is not None and fetching[0] == key:
+                # The kernel's own reads now bring the rest, and the copy engine finds nothing left to do.
+                self.net.cancel(self._works["prefetch"].flows[0])
+                self._fetched(key)
+            found = self.residency.read(key, nbytes)
             hit += found
             miss += nbytes - found
-            self.asked_bytes += nbytes
-        for own, key, nbytes in op.writes:
-            kept = residency.write(key + base if own else key, nbytes)
-            hit += kept
-            miss += nbytes - kept
         work.hbm_bytes, work.l2_bytes = miss, hit
-        op.hbm_bytes += miss
-        op.l2_bytes += hit
 
     def _kernel(self, op: LoweredOp, base: int, work: Work) -> simpy.Event:
         self._touch(op, base, work)
@@ -233,7 +221,7 @@ class Chip:
 
     def _prefetch(self, op: LoweredOp, base: int, work: Work) -> simpy.Event | None:
         """Copy what is not in L2 yet.  Nothing to copy (a kernel was there first) costs nothing."""
-        ((_, key, nbytes),) = op.reads
+        ((key, nbytes),) = op.reads
         key += base
         missing = nbytes - self.residency.held(key)
         if self.net.order is not None:
@@ -257,7 +245,6 @@ class Chip:
         self._fetching = None
         moved = self.net.cancel(work.flows[0])
         work.hbm_bytes = moved
-        op.hbm_bytes += moved
         self.totals.prefetched_bytes += moved
         self.residency.fill(key, self.residency.held(key) + moved)
 
@@ -283,8 +270,10 @@ class Chip:
                 if not op.plays:
                     continue
                 kinds = totals.span_s[op.op.stream]
-                kinds[op.op.kind] = kinds.get(op.op.kind, 0.0) + op.span_s
+                kinds[op.op.kind] = kinds.get(op.op.kind, 0.0) + sum(op.bound_s)
                 totals.ops += op.plays
+                if op.op.stream != "prefetch":
+                    totals.asked_bytes += op.plays * sum(tensor.nbytes for tensor in op.op.reads)
                 totals.flop += op.plays * op.op.flop
                 if op.op.engine == "matrix":
                     totals.matrix_flop += op.plays * op.op.flop
@@ -293,7 +282,6 @@ class Chip:
                 op.clear()
         for name, capacity in (("HBM", self.hbm), ("L2", self.l2), ("link", self.link)):
             totals.bytes[name] = capacity.moved
-        totals.asked_bytes = self.asked_bytes
         totals.unused_prefetch_bytes = self.residency.wasted
 
 

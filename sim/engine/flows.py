@@ -24,18 +24,30 @@ _INSTANT_S = 2e-12
 class Capacity:
     """Something that moves at most `bytes_per_s`: an HBM port, an L2 port, a link, a copy engine."""
 
-    __slots__ = ("bytes_per_s", "flows", "moved", "name")
+    __slots__ = ("bytes_per_s", "flows", "moved", "name", "wake")
 
     def __init__(self, name: str, bytes_per_s: float) -> None:
         self.name, self.bytes_per_s = name, bytes_per_s
         self.flows: list[Flow] = []
         self.moved = 0.0  # bytes
+        self.wake: simpy.Event | None = None  # when the rates of the component it heads change next
 
 
 class Work:
     """What waits for a set of flows and a span of arithmetic: one op in flight.  `event` fires when all are done."""
 
-    __slots__ = ("end_s", "event", "floor_s", "flows", "hbm_bytes", "l2_bytes", "latency_s", "link_bytes", "net", "note")
+    __slots__ = (
+        "end_s",
+        "event",
+        "floor_s",
+        "flows",
+        "hbm_bytes",
+        "l2_bytes",
+        "latency_s",
+        "link_bytes",
+        "net",
+        "note",
+    )
 
     def __init__(self, net: Net) -> None:
         self.net = net
@@ -49,7 +61,10 @@ class Work:
         """Re-time the pending event after a change of rates, taking along whoever waits on it."""
         if self.event is None or self.event.callbacks is None:
             return  # not started yet, or over
-        end = max(self.floor_s, *[flow.finish_s for flow in self.flows])
+        end = self.floor_s
+        for flow in self.flows:
+            if flow.finish_s > end:
+                end = flow.finish_s
         if end == self.end_s:
             return
         self.end_s = end
@@ -63,11 +78,13 @@ class Flow:
     """Bytes on their way over `route`.  Reused by its owner: one flow object carries many transfers, one at a time."""
 
     __slots__ = (
-        "begins_s", "finish_s", "left", "limit", "live", "moved", "rate", "route", "shared", "since_s", "weight", "work",
+        "begins_s", "finish_s", "left", "limit", "live", "moved", "port", "rate", "route", "shared", "since_s", "weight",
+        "work",
     )  # fmt: skip
 
     def __init__(self, work: Work, route: tuple[Capacity, ...], limit: float = inf, weight: float = 1.0) -> None:
         self.work, self.route, self.limit, self.weight = work, route, limit, weight
+        self.port = route[0] if len(route) == 1 else None  # most flows cross one capacity, which is quicker to share
         self.left = self.rate = self.moved = 0.0
         self.begins_s = self.since_s = self.finish_s = 0.0
         self.live = False  # listed on its capacities (a lone flow may have finished since)
@@ -80,24 +97,39 @@ class Net:
     def __init__(self, env: simpy.Environment, record: Callable[[Use], None] | None = None) -> None:
         self.env, self.record = env, record
         self.order: list[object] | None = None  # when a list: every decision taken, in order (see `sim.engine.steps`)
-        self._wakes: dict[Flow, simpy.Event] = {}
 
     def start(self, flow: Flow, nbytes: float, begins_s: float, now: float) -> float:
         """Send `nbytes` from `begins_s` on (latency is what lies before it); returns the end, if nobody else comes."""
         soon = now + _INSTANT_S
+        port = flow.port
+        if port is not None and self.record is None:  # what follows, for the case that is nearly every case
+            present = port.flows
+            if not present or (len(present) == 1 and present[0].finish_s <= soon and not present[0].shared):
+                if present and present[0].port is port:
+                    last = present[0]
+                    last.moved += last.left
+                    last.left = 0.0
+                    last.live = False
+                    present[0] = flow
+                elif present:
+                    self._retire(present[0])
+                    present.append(flow)
+                else:
+                    present.append(flow)
+                port.moved += nbytes
+                flow.begins_s = flow.since_s = begins_s
+                flow.left = nbytes
+                flow.moved = 0.0
+                flow.live = True
+                flow.rate = rate = flow.limit if flow.limit < port.bytes_per_s else port.bytes_per_s
+                flow.finish_s = end_s = begins_s + nbytes / rate
+                return end_s
         alone, rate = True, flow.limit
         for capacity in flow.route:
             present = capacity.flows
             if present:
-                last = present[0]
-                if len(present) == 1 and not last.shared and last.finish_s <= soon:
-                    if self.record is None and len(last.route) == 1:  # `_retire`, for the case that is nearly every case
-                        last.moved += last.left
-                        last.left = 0.0
-                        last.live = False
-                        present.clear()
-                    else:
-                        self._retire(last)
+                if len(present) == 1 and not present[0].shared and present[0].finish_s <= soon:
+                    self._retire(present[0])
                 else:
                     if flow.live:
                         self._retire(flow)
@@ -112,7 +144,14 @@ class Net:
         flow.live = True
         flow.rate = rate
         flow.finish_s = begins_s + nbytes / rate
-        if not alone:
+        if not alone and begins_s > soon:
+            # Until it begins it changes nobody's rate: whoever shares with it then is found then.
+            for capacity in flow.route:
+                for other in capacity.flows:
+                    other.shared = True
+            begin = self.env.timeout(begins_s - now)
+            begin.callbacks.append(lambda _: self._share([flow]) if flow.live and flow.begins_s == begins_s else None)
+        elif not alone:
             self._share([flow])
         return flow.finish_s
 
@@ -120,15 +159,18 @@ class Net:
         """Stop a flow now, ending the work that waits for it; returns the bytes that had moved."""
         if not flow.live:
             return flow.moved
-        others = self._component(flow)
-        for each in others:
-            self._settle(each)
+        if not flow.shared and flow.finish_s <= self.env.now + _INSTANT_S:
+            self._retire(flow)
+            return flow.moved
+        others = _component(flow) if flow.shared else [flow]
+        self._settle(flow)
         for capacity in flow.route:
             capacity.moved -= flow.left
         self._drop(flow)
         flow.finish_s = self.env.now
         flow.work.move()
-        self._share([each for each in others if each.live])
+        if len(others) > 1:
+            self._share([each for each in others if each is not flow])
         return flow.moved
 
     def flush(self, capacities: Iterable[Capacity]) -> None:
@@ -137,16 +179,6 @@ class Net:
             for flow in list(capacity.flows):
                 if flow.finish_s <= self.env.now + _INSTANT_S:
                     self._retire(flow)
-
-    def _component(self, flow: Flow) -> list[Flow]:
-        found, todo = {flow: None}, [flow]
-        while todo:
-            for capacity in todo.pop().route:
-                for other in capacity.flows:
-                    if other not in found:
-                        found[other] = None
-                        todo.append(other)
-        return list(found)
 
     def _settle(self, flow: Flow) -> None:
         """Bring a flow's progress up to now, at the rate it had."""
@@ -167,56 +199,104 @@ class Net:
     def _drop(self, flow: Flow) -> None:
         for capacity in flow.route:
             capacity.flows.remove(flow)
+            if capacity.wake is not None:
+                capacity.wake.callbacks = []
+                capacity.wake = None
         flow.live = flow.shared = False
-        if flow in self._wakes:
-            self._wakes.pop(flow).callbacks = []
 
     def _retire(self, flow: Flow) -> None:
         """A flow has ended: report what it did and take it off its capacities."""
         self._settle(flow)
         self._drop(flow)
 
-    def _share(self, flows: list[Flow]) -> None:
+    def _share(self, flows: Iterable[Flow]) -> None:
         """Recompute the rates of every component that `flows` belong to, and arm its next wake-up."""
         todo = dict.fromkeys(flows)
         while todo:
-            flow = next(iter(todo))
-            component = self._component(flow)
+            component = _component(next(iter(todo)))
+            ended = False
             for each in component:
                 todo.pop(each, None)
                 self._settle(each)
-            ended = [each for each in component if each.left <= 0]
-            for each in ended:
-                self._drop(each)
-            if ended:  # what is left may have fallen apart
-                todo.update(dict.fromkeys(each for each in component if each.live))
-            else:
+                if each.left <= 0:
+                    self._drop(each)
+                    ended = True
+            if ended:  # what is left may have fallen apart, unless all of it crosses one port
+                component = [each for each in component if each.live]
+                if any(each.port is None for each in component):
+                    todo.update(dict.fromkeys(component))
+                    continue
+            if component:
                 self._divide(component)
 
     def _divide(self, component: list[Flow]) -> None:
-        now, soon = self.env.now, self.env.now + _INSTANT_S
-        moving = [each for each in component if each.begins_s <= soon]
+        """Set the rates of a settled component, re-time who waits for its flows, and wake up at its next change."""
+        env = self.env
+        now = env.now
+        soon = now + _INSTANT_S
+        port = component[0].port
+        crowd = len(component) > 1
+        moving = [each for each in component if each.begins_s <= soon] if crowd else component
         if moving:
-            capacities = list(dict.fromkeys(c for each in moving for c in each.route))
-            at = {c: i for i, c in enumerate(capacities)}
-            rates = max_min(
-                [[at[c] for c in each.route] for each in moving],
-                [c.bytes_per_s for c in capacities],
-                [each.weight for each in moving],
-                [each.limit for each in moving],
-            )
+            rates = _rates(moving, port)
             for each, rate in zip(moving, rates):
                 each.rate = rate
-                each.finish_s = now + each.left / rate
+                each.finish_s = (now if each.begins_s <= soon else each.begins_s) + each.left / rate
+        next_s = inf
         for each in component:
-            each.shared = len(component) > 1
-            if each in self._wakes:
-                self._wakes.pop(each).callbacks = []
+            each.shared = crowd
             each.work.move()
+            change_s = each.finish_s if each.begins_s <= soon else each.begins_s
+            if change_s < next_s:
+                next_s = change_s
         if self.order is not None:
             self.order.append(len(moving) * 16 + len(component))
-        if len(component) > 1:
-            next_s = min(each.finish_s if each.begins_s <= soon else each.begins_s for each in component)
-            wake = self.env.timeout(max(next_s - now, 0.0))
+        capacities = dict.fromkeys(c for each in component for c in each.route)
+        for capacity in capacities:
+            if capacity.wake is not None:
+                capacity.wake.callbacks = []
+                capacity.wake = None
+        if crowd:
+            wake = component[0].route[0].wake = env.timeout(max(next_s - now, 0.0))
             wake.callbacks.append(lambda _: self._share([each for each in component if each.live]))
-            self._wakes[component[0]] = wake
+
+
+def _rates(moving: list[Flow], port: Capacity | None) -> list[float]:
+    """Max-min fair rates of the flows of one component."""
+    if port is not None:  # one port, the usual case
+        total = 0.0
+        for each in moving:
+            total += each.weight
+        share = port.bytes_per_s / total
+        for each in moving:
+            if each.limit < share * each.weight or each.port is not port:
+                break
+        else:
+            return [share * each.weight for each in moving]
+    capacities = list(dict.fromkeys(c for each in moving for c in each.route))
+    at = {c: i for i, c in enumerate(capacities)}
+    return max_min(
+        [[at[c] for c in each.route] for each in moving],
+        [c.bytes_per_s for c in capacities],
+        [each.weight for each in moving],
+        [each.limit for each in moving],
+    )
+
+
+def _component(flow: Flow) -> list[Flow]:
+    """The live flows that `flow` is connected with through shared capacities, itself among them."""
+    port = flow.port
+    if port is not None:
+        for other in port.flows:
+            if other.port is not port:
+                break
+        else:
+            return list(port.flows)
+    found, todo = {flow: None}, [flow]
+    while todo:
+        for capacity in todo.pop().route:
+            for other in capacity.flows:
+                if other not in found:
+                    found[other] = None
+                    todo.append(other)
+    return list(found)

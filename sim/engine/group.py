@@ -46,7 +46,16 @@ class Group:
         self._links: dict[object, Capacity] = {}
         self._arrived: list[tuple[Chip, Work, simpy.Event]] = []
         self.chips = [
-            Chip(env, self.net, device, rank, group=self, speed=1 / slow.get(rank, 1.0), timeline=timeline, max_spans=max_spans)
+            Chip(
+                env,
+                self.net,
+                device,
+                rank,
+                group=self,
+                speed=1 / slow.get(rank, 1.0),
+                timeline=timeline,
+                max_spans=max_spans,
+            )
             for rank in range(1 if self.folded else ranks)
         ]
         self.record(True)

@@ -33,7 +33,11 @@ class StaticBatch(NamedTuple):
 
 
 def run_static(
-    group_of: GroupOf, graph_of: GraphOf, work: StaticBatch, timeline: Timeline | None, progress: Progress = lambda _: None
+    group_of: GroupOf,
+    graph_of: GraphOf,
+    work: StaticBatch,
+    timeline: Timeline | None,
+    progress: Progress = lambda _: None,
 ) -> Outcome:
     """Play the whole run.  The prefill makes the first token, each of `output_tokens` - 1 decode steps one more.
 

@@ -39,7 +39,9 @@ class Device:
     vector_overhead_s: float  # the same for norms, RoPE, activations, sampling
     matrix_efficiency: float = 1.0  # share of the matrix peak that a large GEMM reaches
     hbm_efficiency: float = 1.0  # share of the HBM peak that a streaming kernel reaches
-    attention_hbm_efficiency: float | None = None  # the same for a decode attention over its KV-cache; None: as any kernel
+    attention_hbm_efficiency: float | None = (
+        None  # the same for a decode attention over its KV-cache; None: as any kernel
+    )
     prefetch_bytes_per_s: float = float("inf")  # of the copy engine that fills L2
     prefetch_overhead_s: float = 0.0  # issue cost of one prefetch on its own stream
     power_w: float | None = None

@@ -1,8 +1,8 @@
-"""L2 as a set of named ranges: filled by reads, writes and prefetches, emptied from the least recently used end.
+"""L2 as a set of named ranges: filled by reads and prefetches, emptied from the least recently used end.
 
 A pass reads each tensor front to back, so under true LRU a whole range stays or goes: its last byte is as old as its first by
 the time it is read again. Not modelled: associativity, dirty write-back (which costs HBM bandwidth on a real part), sharing
-between cores.
+between cores, and the room that activations take (a few MB in decode; prefetching leaves it free by its cap).
 """
 
 from __future__ import annotations
@@ -37,11 +37,6 @@ class Residency:
         if self.used > self.capacity:
             self._evict(self.capacity)
         return held if held < nbytes else nbytes
-
-    def write(self, key: Hashable, nbytes: float) -> float:
-        """Bytes of a write that stay in L2: all, or none of a range larger than L2."""
-        self.read(key, nbytes)
-        return nbytes if nbytes <= self.capacity else 0.0
 
     def held(self, key: Hashable) -> float:
         """Bytes of `key` resident now."""

@@ -108,7 +108,10 @@ class Network:
         if kind not in PLANS:
             raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(PLANS)}")
         group = topology.neighbour_order(self.graph, ranks)
-        names = [self.algorithm] if self.algorithm in PLANS[kind] else list(PLANS[kind])
+        has = self.library.algorithms
+        names = [name for name in PLANS[kind] if not has or name in has] or list(PLANS[kind])
+        if self.algorithm in PLANS[kind]:
+            names = [self.algorithm]
         folds = [fold(self, name, list(PLANS[kind][name](group, nbytes)), ranks) for name in names]
         return min(folds, key=lambda candidate: (not candidate.exact, candidate.seconds))
 

@@ -20,4 +20,7 @@ class Library:
     launch_s: float
     step_s: float = 0.0
     link_efficiency: float = 1.0
+    algorithms: tuple[
+        str, ...
+    ] = ()  # plans the library has, of `sim.network.collectives.PLANS`; none named: all of them
     facts: Mapping[str, Fact] = field(default_factory=dict)

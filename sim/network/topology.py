@@ -67,5 +67,7 @@ def route(graph: Graph, source: int, target: int) -> list[Hop]:
 def neighbour_order(graph: Graph, ranks: int) -> list[int]:
     """Chips of a group of `ranks` in the order a ring should visit them: as numbered."""
     if ranks > sum(isinstance(node, int) for node in graph):
-        raise ValueError(f"a group of {ranks} ranks does not fit on {sum(isinstance(node, int) for node in graph)} chips")
+        raise ValueError(
+            f"a group of {ranks} ranks does not fit on {sum(isinstance(node, int) for node in graph)} chips"
+        )
     return list(range(ranks))

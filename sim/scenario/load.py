@@ -66,7 +66,7 @@ def load(path_or_name: str | Path, overrides: Overrides = ()) -> Scenario:
     specs, sites = {}, {}
     faults += _variant(common, partial=True)[1]  # also what every variant overrides
     for name, node in (variants or {ONLY_VARIANT: common._replace(value={})}).items():
-        merged = merge(common, node)
+        merged = merge(common, node)._replace(doc=root.doc, at=root.at)  # a missing section is missing at the top
         spec, wrong = _variant(merged, partial=not extended)
         faults += wrong
         sites[name] = node.fault("") if name in variants else root.fault("")

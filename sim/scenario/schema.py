@@ -138,7 +138,7 @@ class Pod(Section):
     stragglers: dict[Annotated[int, Field(ge=0)], Factor] = Field(
         default={}, description="rank -> how many times slower its compute and HBM are"
     )
-    collective: Literal["auto", "ring", "direct"] = "auto"
+    collective: Literal["auto", "direct", "one_shot", "ring"] = "auto"
 
 
 class Precision(Section):

@@ -24,10 +24,14 @@ class Technique(NamedTuple):
 
 TECHNIQUES: dict[str, Technique] = {
     "preserve": Technique(
-        preserve.preserve, preserve.Options, "prefetch the next weights and KV-cache from HBM into L2 during collectives"
+        preserve.preserve,
+        preserve.Options,
+        "prefetch the next weights and KV-cache from HBM into L2 during collectives",
     ),
     "fused_collective": Technique(
-        fused_collective.fused_collective, fused_collective.Options, "overlap each GEMM with the all-reduce of its own tiles"
+        fused_collective.fused_collective,
+        fused_collective.Options,
+        "overlap each GEMM with the all-reduce of its own tiles",
     ),
 }
 

@@ -28,7 +28,9 @@ def fused_collective(graph: Graph, machine: Machine, options: Options) -> Graph:
     """Tile every MatMul that an all-reduce directly follows."""
     fused = {layer: _fuse(layer, options.tiles) for layer in dict.fromkeys(graph.layers)}
     if all(fused[layer] is layer for layer in fused):
-        raise ValueError("fused_collective: no MatMul is directly followed by an all-reduce (tensor parallel degree 1?)")
+        raise ValueError(
+            "fused_collective: no MatMul is directly followed by an all-reduce (tensor parallel degree 1?)"
+        )
     return Graph(tuple(fused[layer] for layer in graph.layers))
 
 

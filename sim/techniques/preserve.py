@@ -23,10 +23,16 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    cap: Bytes | None = Field(None, description="bytes to prefetch per segment; default: L2 less the activations' working set")
-    join: bool = Field(False, description="make the op after a collective wait until the segment's prefetches have ended")
+    cap: Bytes | None = Field(
+        None, description="bytes to prefetch per segment; default: L2 less the activations' working set"
+    )
+    join: bool = Field(
+        False, description="make the op after a collective wait until the segment's prefetches have ended"
+    )
     prefetch: Literal["both", "weights", "kv"] = Field("both", description="what to prefetch")
-    whole_tensors: bool = Field(False, description="stop at the first tensor that does not fit whole, instead of taking its head")
+    whole_tensors: bool = Field(
+        False, description="stop at the first tensor that does not fit whole, instead of taking its head"
+    )
 
 
 def preserve(graph: Graph, machine: Machine, options: Options) -> Graph:
@@ -37,7 +43,9 @@ def preserve(graph: Graph, machine: Machine, options: Options) -> Graph:
     made: dict[tuple[Layer, ...], Layer] = {}
     layers = []
     for index in range(len(graph.layers)):
-        window = graph.layers[index : index + 2]  # no segment of a decoder reaches past the next layer's first collective
+        window = graph.layers[
+            index : index + 2
+        ]  # no segment of a decoder reaches past the next layer's first collective
         if window not in made:
             made[window] = _with_prefetches(window, cap, options)
         layers.append(made[window])

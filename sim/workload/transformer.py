@@ -106,9 +106,13 @@ def shard(model: Model, tensor: int) -> Shard:
         )
     kv_heads = math.ceil(model.kv_heads / tensor)
     if model.kv_heads < tensor:
-        notes.append(f"{model.name}: each of {model.kv_heads} KV heads is replicated, to have one on each of {tensor} ranks")
+        notes.append(
+            f"{model.name}: each of {model.kv_heads} KV heads is replicated, to have one on each of {tensor} ranks"
+        )
     elif kv_heads * tensor != model.kv_heads:
-        notes.append(f"{model.name}: {model.kv_heads} KV heads do not divide by {tensor} ranks; {kv_heads} held on each")
+        notes.append(
+            f"{model.name}: {model.kv_heads} KV heads do not divide by {tensor} ranks; {kv_heads} held on each"
+        )
     return Shard(heads, kv_heads, model.ffn / tensor, model.vocab / tensor, tensor, tuple(notes))
 
 
@@ -167,14 +171,18 @@ def transformer(model: Model, precision: Precision, tensor: int, batch: Batch) -
     def act(name: str, width: float, size: float) -> Tensor:
         return Tensor(name, tokens * width * size, "activation")
 
-    def matmul(name: str, source: Tensor, result: Tensor, rows: float, columns: float, after: tuple[After, ...] = ()) -> Op:
+    def matmul(
+        name: str, source: Tensor, result: Tensor, rows: float, columns: float, after: tuple[After, ...] = ()
+    ) -> Op:
         weights = Tensor(f"w_{name}", rows * columns * weight, "weight")
         return Op(
             name, "matmul", engine="matrix", dtype=dtype, flop=2 * tokens * rows * columns,
             reads=(weights, source), writes=(result,), after=after,
         )  # fmt: skip
 
-    def vector(name: str, kind: str, flop: float, reads: tuple[Tensor, ...], writes: tuple[Tensor, ...], *after: After) -> Op:
+    def vector(
+        name: str, kind: str, flop: float, reads: tuple[Tensor, ...], writes: tuple[Tensor, ...], *after: After
+    ) -> Op:
         return Op(name, kind, engine="vector", flop=flop, reads=reads, writes=writes, after=after)
 
     def all_reduce(name: str, producer: str) -> tuple[Op, ...]:
@@ -222,7 +230,11 @@ def transformer(model: Model, precision: Precision, tensor: int, batch: Batch) -
 
     embedding = Layer(
         "embedding",
-        (vector("embedding", "embedding", tokens * d, (Tensor("w_embedding", tokens * d * wide, "weight"),), (hidden,)),),
+        (
+            vector(
+                "embedding", "embedding", tokens * d, (Tensor("w_embedding", tokens * d * wide, "weight"),), (hidden,)
+            ),
+        ),
     )
     opening = {pattern: decoder("decoder", pattern, True) for pattern in model.attention[:1]}
     body = {pattern: decoder("decoder", pattern, False) for pattern in dict.fromkeys(model.attention)}

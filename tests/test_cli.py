@@ -1,0 +1,239 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+from typer.testing import CliRunner
+
+from sim import shipped
+from sim.cli import app
+from sim.version import VERSION
+
+ROOT = Path(__file__).resolve().parent.parent
+BAD = "question: What?\npod: {topology: atlas_800t_a2, devise: x}\nmodel: llama3-8b\nmodel: x\n"
+
+
+def podscope(*args: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def podscope_process(*args: str, cwd: Path, code: str = "from sim.cli import main; main()") -> Any:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    command = [sys.executable, "-c", code, *args]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+class FakeResult:
+    """Stands in for a Result: says what it is told to, and saves a file."""
+
+    def __init__(self, ok: bool) -> None:
+        self.expect = [{"text": "preserve.speedup >= 1.2", "value": 1.3, "ok": ok}]
+        self.warnings = ["[bold] rows were skipped"]
+
+    def table(self) -> str:
+        return "the table"
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text("{}")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Replaces the simulation; returns the calls it got."""
+
+    def replace(ok: bool = True, error: BaseException | None = None) -> list[Any]:
+        calls: list[Any] = []
+
+        def run(path: str, overrides: list[str], progress: Callable[[float, str], None]) -> FakeResult:
+            calls.append((path, overrides))
+            progress(0.5, "vanilla")
+            if error is not None:
+                raise error
+            return FakeResult(ok)
+
+        monkeypatch.setitem(sys.modules, "sim.run", SimpleNamespace(run=run))
+        return calls
+
+    return replace
+
+
+def test_run_prints_the_table_and_writes_the_folder(here: Path, simulated: Callable[..., list[Any]]) -> None:
+    calls = simulated()
+    result = podscope("run", "preserve", "--set", "workload.batch=2", "--set", "seed=1")
+    assert result.exit_code == 0, result.output
+    assert calls == [("preserve", ["workload.batch=2", "seed=1"])]
+    assert "the table" in result.stdout and "runs/preserve" in result.stdout
+    assert "[bold] rows were skipped" in result.stderr and "skipped" not in result.stdout
+    assert (here / "runs/preserve/result.json").exists()
+    assert podscope("run", "preserve", "--out", "mine").exit_code == 0 and (here / "mine/result.json").exists()
+
+
+def test_run_of_several_scenarios(here: Path, simulated: Callable[..., list[Any]]) -> None:
+    simulated()
+    assert podscope("run", "preserve", "azure_llama3-8b", "--out", "all").exit_code == 0
+    assert sorted(path.name for path in (here / "all").iterdir()) == ["azure_llama3-8b", "preserve"]
+    twice = podscope("run", "preserve", shipped.folder("scenarios") / "preserve.yaml")
+    assert twice.exit_code == 2 and "share a run folder" in twice.stderr
+
+
+def test_a_failed_expectation_exits_3_and_still_writes(here: Path, simulated: Callable[..., list[Any]]) -> None:
+    simulated(ok=False)
+    assert podscope("run", "preserve").exit_code == 3
+    assert (here / "runs/preserve/result.json").exists()
+
+
+def test_an_interrupt_exits_130(here: Path, simulated: Callable[..., list[Any]]) -> None:
+    simulated(error=KeyboardInterrupt())
+    result = podscope("run", "preserve")
+    assert result.exit_code == 130 and "interrupted" in result.stderr and not (here / "runs").exists()
+
+
+@pytest.mark.parametrize("error", [ValueError("does not fit"), OSError("disk full")])
+def test_the_users_mistakes_exit_2(here: Path, simulated: Callable[..., list[Any]], error: Exception) -> None:
+    simulated(error=error)
+    result = podscope("run", "preserve")
+    assert result.exit_code == 2 and result.stderr == f"podscope: {error}\n" and "Traceback" not in result.output
+
+
+def test_our_mistakes_keep_their_traceback(here: Path, simulated: Callable[..., list[Any]]) -> None:
+    simulated(error=AssertionError("a bug"))
+    assert isinstance(podscope("run", "preserve").exception, AssertionError)
+    simulated(error=ValueError("asked for"))
+    assert isinstance(podscope("--traceback", "run", "preserve").exception, ValueError)
+
+
+def test_nothing_but_a_run_is_replaced(here: Path, simulated: Callable[..., list[Any]]) -> None:
+    calls = simulated()
+    (here / "thesis").mkdir()
+    (here / "thesis" / "chapter1.tex").write_text("")
+    (here / "file").write_text("")
+    for out in ("thesis", "file"):
+        result = podscope("run", "preserve", "--out", out)
+        assert result.exit_code == 2 and out in result.stderr
+    assert not calls and (here / "thesis" / "chapter1.tex").exists()
+
+
+def test_check(here: Path) -> None:
+    good = podscope("check", "preserve", "--set", "workload.batch=2")
+    assert good.exit_code == 0 and good.stdout.startswith("preserve: ok, 3 variant(s) (vanilla, fused, preserve)")
+    (here / "bad.yaml").write_text(BAD)
+    (here / "worse.yaml").write_text("")
+    bad = podscope("check", "preserve", "bad.yaml", "worse.yaml", "preserv")
+    lines = bad.stderr.splitlines()
+    assert bad.exit_code == 2 and bad.stdout == ""
+    assert lines[0].startswith("bad.yaml:4: model: this key is given twice") and lines[1].startswith("worse.yaml:1: ")
+    assert "did you mean 'preserve'?" in lines[2]
+
+
+def test_faults_in_a_process_have_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(BAD)
+    for command in ("check", "run"):
+        done = podscope_process(command, "bad.yaml", cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith("bad.yaml:4: ") and "Traceback" not in done.stderr
+    assert podscope_process("run", "preserve", "--set", "expect=[preserve.speedup > 99]", cwd=tmp_path).returncode == 3
+    assert (tmp_path / "runs/preserve/result.json").exists()
+
+
+def test_an_answer_at_once_imports_nothing_slow(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom sim.cli import app\n"
+        "try: app(sys.argv[1:])\nexcept SystemExit as e: assert not e.code\n"
+        "print(sorted({'plotly', 'torch', 'pandas', 'pyarrow', 'hypothesis'} & set(sys.modules)))"
+    )
+    for args in (["--version"], ["check", "preserve"]):
+        done = podscope_process(*args, cwd=tmp_path, code=code)
+        assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
+
+
+def test_usage() -> None:
+    assert podscope("--version").stdout == f"podscope {VERSION}\n"
+    for command in ("run", "check", "schema", "list", "reproduce"):
+        assert command in podscope("--help").stdout
+        assert podscope(command, "--help").exit_code == 0
+    assert podscope("run").exit_code == podscope("list", "nonsense").exit_code == podscope("nonsense").exit_code == 2
+
+
+def test_schema() -> None:
+    schema = json.loads(podscope("schema").stdout)
+    assert schema["$schema"].endswith("2020-12/schema") and "variants" in schema["properties"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("devices", "ascend_910b2"), ("models", "llama3-8b"), ("libraries", "hccl"), ("topologies", "atlas_800t_a2"),
+        ("techniques", "preserve"), ("scenarios", "preserve"),
+    ],
+)  # fmt: skip
+def test_list(kind: str, name: str) -> None:
+    table = podscope("list", kind)
+    assert table.exit_code == 0 and name in table.stdout
+    rows = json.loads(podscope("list", kind, "--json").stdout)
+    assert name in [row["name"] for row in rows] and "NaN" not in table.stdout
+
+
+class FakeRow(NamedTuple):
+    system: str
+    id: str
+    what: str
+    published: float | None
+    simulated: float
+    tolerance: float | None
+    ok: bool
+    fitted: bool = False
+    note: str = ""
+
+
+@pytest.fixture
+def systems(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Two published systems; returns the `quick` that each was called with."""
+    quick_calls: list[bool] = []
+
+    def preserve(quick: bool = False) -> list[FakeRow]:
+        quick_calls.append(quick)
+        return [
+            FakeRow("preserve", "P1", "largest speed-up", 1.61, 1.6, 0.1, True, True),
+            FakeRow("preserve", "P2", "smallest [speed-up]", None, float("nan"), None, False, note="n/a"),
+        ]
+
+    def broken(quick: bool = False) -> list[FakeRow]:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("sim.reproduce.SYSTEMS", {"preserve": preserve, "broken": broken}, raising=False)
+    return quick_calls
+
+
+def test_reproduce(here: Path, systems: list[bool]) -> None:
+    result = podscope("reproduce", "preserve", "--quick", "--json", "out/rows.json")
+    assert result.exit_code == 0 and systems == [True]
+    assert "P1" in result.stdout and "[speed-up]" in result.stdout and "NO" in result.stdout
+    keys = ["system", "id", "what", "published", "simulated", "tolerance", "ok", "fitted", "note"]
+    rows = json.loads((here / "out/rows.json").read_text())
+    assert [list(row) for row in rows] == [keys, keys]
+    assert rows[0]["simulated"] == 1.6 and rows[1]["simulated"] is None and rows[1]["ok"] is False
+    assert [path.name for path in (here / "out").iterdir()] == ["rows.json"]
+
+
+def test_reproduce_gone_wrong(here: Path, systems: list[bool]) -> None:
+    unknown = podscope("reproduce", "preserv")
+    assert unknown.exit_code == 2 and "did you mean 'preserve'?" in unknown.stderr
+    (here / "rows.json").write_text("old")
+    assert isinstance(podscope("reproduce", "broken", "--json", "rows.json").exception, RuntimeError)
+    assert (here / "rows.json").read_text() == "old"
+    assert podscope("reproduce", "preserve", "--json", str(here)).exit_code == 2 and systems == []
