@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -97,6 +98,9 @@ def run(
     scenarios: Scenarios,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; default: runs/NAME.")] = None,
     overrides: Override = [],  # noqa: B006  (typer copies it)
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that share the variants; default: one a core.", show_default=False)
+    ] = os.cpu_count() or 1,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in a browser.")] = False,
 ) -> None:
     """Run every variant of a scenario, print the comparison, write the run folder."""
@@ -107,7 +111,7 @@ def run(
     held = True
     for name, folder in zip(scenarios, folders):
         with _progress() as progress:
-            result = simulate(name, overrides, progress=progress)
+            result = simulate(name, overrides, progress=progress, workers=workers)
         result.save(folder)
         console, errors = _console(), _console(stderr=True)
         console.print(result.table())
@@ -123,8 +127,11 @@ def run(
 
 @app.command()
 def check(scenarios: Scenarios, overrides: Override = []) -> None:  # noqa: B006
-    """Validate scenarios without running them."""
+    """Validate scenarios without running them: the file, and that its parts fit together."""
+    from sim.run import prepare
+
     for scenario in _load(scenarios, overrides):
+        prepare(scenario)
         claims = len(scenario.expect)
         names = ", ".join(scenario.variants)
         typer.echo(f"{scenario.name}: ok, {len(scenario.variants)} variant(s) ({names}), {claims} expectation(s)")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +20,8 @@ from sim.network import topology
 from sim.network.collectives import Network
 from sim.results import Result, build
 from sim.scenario import Scenario, ScenarioError, Variant
+from sim.scenario.schema import Decode
+from sim.scenario.schema import Trace as TraceSource
 from sim.spans import Outcome, Timeline
 from sim.techniques import Machine, apply
 from sim.version import VERSION
@@ -29,23 +34,26 @@ from sim.workload.transformer import Batch, Precision, decode_batch, shard, tran
 Progress = Callable[[float, str], None]
 
 
-def run(path: str | Path, overrides: scenario.Overrides = (), progress: Progress = lambda share, label: None) -> Result:
+def run(
+    path: str | Path,
+    overrides: scenario.Overrides = (),
+    progress: Progress = lambda share, label: None,
+    *,
+    workers: int = 1,
+) -> Result:
     """Run every variant of the scenario in file `path` (or the shipped one of that name).
 
-    `overrides` are "key=value" texts, or a mapping from dotted key to value. Raises ScenarioError, listing every fault, if
-    anything in the scenario is wrong.
+    `overrides` are "key=value" texts, or a mapping from dotted key to value. `workers` processes share the variants;
+    the result does not depend on their number. Raises ScenarioError, listing every fault, if anything in the scenario
+    is wrong.
     """
     s = scenario.load(path, overrides)
     plans = prepare(s)
-    outcomes = {}
-    for index, (name, plan) in enumerate(plans.items()):
-
-        def step(share: float, index: int = index, name: str = name) -> None:
-            progress((index + share) / len(plans), name)
-
-        outcomes[name] = play(plan, step)
-    return build(scenario=s.name, question=s.question, version=VERSION, seed=s.seed, outcomes=outcomes, expect=s.expect,
-                 resolved=s.resolved)  # fmt: skip
+    outcomes = _spread(path, overrides, plans, min(workers, len(plans)), progress)
+    return build(
+        scenario=s.name, question=s.question, version=VERSION, seed=s.seed,
+        outcomes={name: outcomes[name] for name in plans}, expect=s.expect, resolved=s.resolved,
+    )  # fmt: skip
 
 
 class Plan(NamedTuple):
@@ -86,21 +94,48 @@ def play(plan: Plan, progress: Callable[[float], None] = lambda share: None) -> 
         return apply(transformer(plan.model, plan.precision, ranks, batch), machine, v.techniques)
 
     def group_of(timeline: Timeline | None) -> Group:
-        return Group(simpy.Environment(), plan.device, plan.network, ranks, stragglers=v.pod.stragglers, timeline=timeline,
-                     max_spans=v.record.max_spans)  # fmt: skip
+        env, slow, most = simpy.Environment(), v.pod.stragglers, v.record.max_spans
+        return Group(env, plan.device, plan.network, ranks, stragglers=slow, timeline=timeline, max_spans=most)
 
     timeline = Timeline() if v.record.enabled else None
-    if v.workload.kind == "decode":
-        work = StaticBatch(v.workload.batch, v.workload.prompt_tokens, v.workload.output_tokens, v.workload.every_step)
-        outcome = run_static(group_of, graph_of, work, timeline, progress)
+    work = v.workload
+    if isinstance(work, Decode):
+        static = StaticBatch(work.batch, work.prompt_tokens, work.output_tokens, work.every_step)
+        outcome = run_static(group_of, graph_of, static, timeline, progress)
     else:
         assert plan.trace is not None
-        limits = Limits(v.workload.max_batch, v.workload.max_batched_tokens, plan.room.kv_tokens)
+        limits = Limits(work.max_batch, work.max_batched_tokens, plan.room.kv_tokens)
         window = v.record.from_s, v.record.until_s or float("inf")
         outcome = replay(group_of(timeline), graph_of, plan.trace.requests, limits, window, progress)
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
     return outcome
+
+
+def _spread(
+    path: str | Path, overrides: scenario.Overrides, plans: dict[str, Plan], workers: int, progress: Progress
+) -> dict[str, Outcome]:
+    """Play the variants; the last (with one worker, all of them) in this process, which can tell how far it is."""
+    names = list(plans)
+    away = names[:-1] if workers > 1 else []
+    # Fresh processes, not forks: a caller may have threads. Each reads the scenario again, quicker than to ship it.
+    fresh = get_context("spawn")
+    with ProcessPoolExecutor(workers - 1, mp_context=fresh) if away else nullcontext() as pool:
+        sent = {name: pool.submit(play_named, path, overrides, name) for name in away} if pool else {}
+        here = {}
+        for index, name in enumerate(name for name in names if name not in sent):
+
+            def step(share: float, index: int = index, name: str = name) -> None:
+                progress((index + share) / (len(names) - len(sent)), name)
+
+            here[name] = play(plans[name], step)
+        return here | {name: future.result() for name, future in sent.items()}
+
+
+def play_named(path: str | Path, overrides: scenario.Overrides, name: str) -> Outcome:
+    """Play one variant of a scenario file: what a worker process is asked to do."""
+    s = scenario.load(path, overrides)
+    return play(_plan(s.variants[name]))
 
 
 def _plan(v: Variant) -> Plan:
@@ -112,14 +147,16 @@ def _plan(v: Variant) -> Plan:
     graph = topology.build(pod.shape, pod.devices, pod.link_bytes_per_s, pod.link_latency_s)
     topology.neighbour_order(graph, ranks)  # the pod has that many chips
     notes, trace = list(shard(model, ranks).notes), None
-    if v.workload.kind == "decode":
-        work = v.workload
+    work = v.workload
+    if isinstance(work, Decode):
+        longest = work.prompt_tokens + work.output_tokens
         space = room(model, precision, ranks, device.hbm_bytes, work.batch)
-        require(model, space, precision, ranks, work.batch * (work.prompt_tokens + work.output_tokens))
+        require(model, space, precision, ranks, work.batch * longest)
+        if 0 < model.max_tokens < longest:
+            notes.append(f"{model.name} was made for {model.max_tokens:,} tokens; this run goes to {longest:,}")
     else:
-        work = v.workload
         space = room(model, precision, ranks, device.hbm_bytes * work.hbm_utilisation, work.max_batched_tokens)
-        trace = _trace(v, model)
+        trace = _trace(work.trace, model)
         notes += trace.warnings
     probe = transformer(model, precision, ranks, decode_batch([1]))
     apply(probe, Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks), v.techniques)  # says now what does not apply
@@ -131,9 +168,8 @@ def _plan(v: Variant) -> Plan:
     return Plan(v, device, Network(graph, library, v.pod.collective), model, precision, space, trace, notes, rows)
 
 
-def _trace(v: Variant, model: Model) -> Trace:
+def _trace(t: TraceSource, model: Model) -> Trace:
     """The recorded trace, or the fallback with a warning that says so."""
-    t = v.workload.trace
     file, warning = t.file, []
     if not Path(file).exists() and t.fallback:
         file, warning = (

@@ -64,9 +64,10 @@ class RequestRecord(NamedTuple):
 class Totals:
     """Sums over a whole run on one rank, kept whether or not spans are recorded.
 
-    `span_s[stream][kind]` is the time ops of that kind occupied the stream; `bound_s[bound]` is compute-stream time by what
-    limited it, the collectives' time under `link` or `latency` of the communication stream being kept apart in
-    `span_s["communication"]`. `seconds` is the wall time; `idle_s` the part of it in which no iteration was running.
+    `span_s[stream][kind]` is the time ops of that kind occupied the stream; `bound_s[bound]` is compute-stream time
+    by what limited it, the collectives' time under `link` or `latency` of the communication stream being kept apart
+    in `span_s["communication"]`. `seconds` is the wall time; `idle_s` the part of it in which no iteration was
+    running.
     """
 
     seconds: float = 0.0

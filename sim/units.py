@@ -26,7 +26,7 @@ _PREFIX: dict[str, Fraction] = {
     "Ti": Fraction(2**40),
 }
 _QUANTITY = re.compile(
-    r"([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([KMGT]i|[kMGTPmuµn]?)(FLOP/s|FLOPS|OPS|B/s|b/s|bps|B|b|s|W|J|Hz)"
+    r"([+-]?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,2})?)\s*([KMGT]i|[kMGTPmuµn]?)(FLOP/s|FLOPS|OPS|B/s|b/s|bps|B|b|s|W|J|Hz)"
 )
 _SAME = {"b": "B", "b/s": "B/s", "bps": "B/s", "FLOPS": "FLOP/s", "OPS": "FLOP/s"}
 _EXAMPLE = {

@@ -1,7 +1,7 @@
 """One chip: three streams that run an op graph, an HBM and an L2 they contend for.
 
-Each stream is a SimPy process that takes its ops in order; an op waits for what it depends on, then becomes one `Work`: a
-fixed cost, arithmetic, and flows over the HBM and L2 ports in overlap. Collectives are handed to the group.
+Each stream is a SimPy process that takes its ops in order; an op waits for what it depends on, then becomes one
+`Work`: a fixed cost, arithmetic, and flows over the HBM and L2 ports in overlap. Collectives are handed to the group.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, ov
 from sim.hardware.device import Device
 from sim.hardware.residency import Residency
 from sim.spans import BOUNDS, Span, Timeline, Totals
-from sim.workload.graph import STREAMS, Graph, Layer, Op, is_collective
+from sim.workload.graph import STREAMS, Graph, Layer, Op, Stream, is_collective
 
 if TYPE_CHECKING:
     from sim.engine.group import Group
 
 Process = Generator[simpy.Event, object, None]
 _COMPUTE, _HBM, _L2, _LINK, _LATENCY = range(5)
-# A weight or KV-cache is known as layer * _WIDTH + the id of its name; an op's slot, as layer * _WIDTH + that of its name.
+# A weight or KV-cache is known as layer * _WIDTH + the id of its name; an op's slot, as layer * _WIDTH + that of its
+# name.
 _WIDTH = 64
 
 
@@ -32,8 +33,8 @@ class LoweredOp:
     """An op with this device's numbers in it, and the sums that its plays leave behind."""
 
     __slots__ = (
-        "arithmetic_s", "bound_s", "buffer_hit", "buffer_miss", "collective", "deps", "fixed_s", "hbm_limit", "message_bytes",
-        "op", "plays", "reads", "slot",
+        "arithmetic_s", "bound_s", "buffer_hit", "buffer_miss", "collective", "deps", "fixed_s", "hbm_limit",
+        "message_bytes", "op", "plays", "reads", "slot",
     )  # fmt: skip
 
     def __init__(self, op: Op, slot: int, device: Device, tensor_id: Callable[[str], int]) -> None:
@@ -41,11 +42,16 @@ class LoweredOp:
         self.fixed_s = overhead_seconds(device, op.kind, op.engine) if op.launch and not self.collective else 0.0
         self.arithmetic_s = arithmetic_seconds(device, op.engine, op.dtype, op.flop)
         self.reads = [
-            (tensor.ahead * _WIDTH + tensor_id(tensor.name), tensor.nbytes) for tensor in op.reads if tensor.kind != "activation"
+            (tensor.ahead * _WIDTH + tensor_id(tensor.name), tensor.nbytes)
+            for tensor in op.reads
+            if tensor.kind != "activation"
         ]
-        # Buffers that layers reuse stay in L2 beside the rest if what the op touches of them fits, else they are in HBM.
+        # Buffers that layers reuse stay in L2 beside the rest if what the op touches of them fits, else they are in
+        # HBM.
         buffers = sum(tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation")
-        self.buffer_hit, self.buffer_miss = (buffers, 0.0) if buffers <= device.l2_bytes else (0.0, buffers)
+        fits = buffers <= device.l2_bytes
+        self.buffer_hit = buffers if fits else 0.0
+        self.buffer_miss = 0.0 if fits else buffers
         self.message_bytes = op.message_bytes
         self.hbm_limit = hbm_limit(device, op.kind)
         self.deps: tuple[int, ...] = ()
@@ -122,7 +128,7 @@ class Chip:
         self.residency = Residency(device.l2_bytes)
         self.totals = Totals(span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0))
         self._ids: dict[str, int] = {}
-        self._fetching: tuple[int, LoweredOp] | None = None
+        self._fetching: int | None = None  # the range that the copy engine is bringing
         self._works = {stream: self._new_work(stream) for stream in STREAMS}
 
     def _new_work(self, stream: str) -> Work:
@@ -147,11 +153,10 @@ class Chip:
         done = bytearray(len(program.layers) * _WIDTH)
         waiting: dict[int, simpy.Event] = {}
         running = [self.env.process(self._stream(stream, program, done, waiting)) for stream in program.streams]
-        for process in running:
-            yield process
+        yield from running
         self._add_up(program, self.env.now - start_s)
 
-    def _stream(self, stream: str, program: Program, done: bytearray, waiting: dict[int, simpy.Event]) -> Process:
+    def _stream(self, stream: Stream, program: Program, done: bytearray, waiting: dict[int, simpy.Event]) -> Process:
         env, work, order = self.env, self._works[stream], self.net.order
         play = {"compute": self._kernel, "communication": self._communicate, "prefetch": self._prefetch}[stream]
         for index, layer in enumerate(program.layers):
@@ -187,8 +192,7 @@ class Chip:
         hit, miss = op.buffer_hit, op.buffer_miss
         for key, nbytes in op.reads:
             key += base
-            fetching = self._fetching
-            if fetching is not None and fetching[0] == key:
+            if key == self._fetching:
                 # The kernel's own reads now bring the rest, and the copy engine finds nothing left to do.
                 self.net.cancel(self._works["prefetch"].flows[0])
                 self._fetched(key)
@@ -231,7 +235,7 @@ class Chip:
         now = self.env.now
         work.floor_s = now
         work.hbm_bytes, work.l2_bytes = missing, 0.0
-        self._fetching = key, op
+        self._fetching = key
         end_s = work.end_s = self.net.start(work.flows[0], missing, now + op.fixed_s, now)
         event = self.env.timeout(end_s - now)
         event.callbacks.append(lambda _: self._fetched(key))
@@ -239,9 +243,9 @@ class Chip:
 
     def _fetched(self, key: int) -> None:
         """A prefetch ended, or was overtaken: what it moved is resident now."""
-        if self._fetching is None or self._fetching[0] != key:
+        if self._fetching != key:
             return
-        work, op = self._works["prefetch"], self._fetching[1]
+        work = self._works["prefetch"]
         self._fetching = None
         moved = self.net.cancel(work.flows[0])
         work.hbm_bytes = moved
@@ -277,8 +281,9 @@ class Chip:
                 totals.flop += op.plays * op.op.flop
                 if op.op.engine == "matrix":
                     totals.matrix_flop += op.plays * op.op.flop
-                for bound, spent_s in zip(BOUNDS, op.bound_s):
-                    totals.bound_s[bound] += spent_s
+                if op.op.stream == "compute":
+                    for bound, spent_s in zip(BOUNDS, op.bound_s):
+                        totals.bound_s[bound] += spent_s
                 op.clear()
         for name, capacity in (("HBM", self.hbm), ("L2", self.l2), ("link", self.link)):
             totals.bytes[name] = capacity.moved

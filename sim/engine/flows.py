@@ -1,9 +1,9 @@
 """Flows with a clock: bytes that cross capacities, sharing them max-min fairly with whatever else moves at the time.
 
-One mechanism for HBM, L2, links and the copy engine. A flow pays its latency first; its rate changes only when a flow that it
-shares a capacity with starts or ends, and only that connected component is touched. A flow alone on its capacities costs no
-event of its own: its end is known when it starts, and whoever waits for it holds the one timeout. When company comes, the
-waiting timeouts are moved (`Work.move`) and one wake-up per component is armed.
+One mechanism for HBM, L2, links and the copy engine. A flow pays its latency first; its rate changes only when a flow
+that it shares a capacity with starts or ends, and only that connected component is touched. A flow alone on its
+capacities costs no event of its own: its end is known when it starts, and whoever waits for it holds the one timeout.
+When company comes, the waiting timeouts are moved (`Work.move`) and one wake-up per component is armed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import simpy
 
 from sim.network.sharing import max_min
 from sim.spans import Use
-
 
 # Two instants closer than this are one: far below any physical time here, above the rounding of an hour-long replay.
 _INSTANT_S = 2e-12
@@ -78,8 +77,8 @@ class Flow:
     """Bytes on their way over `route`.  Reused by its owner: one flow object carries many transfers, one at a time."""
 
     __slots__ = (
-        "begins_s", "finish_s", "left", "limit", "live", "moved", "port", "rate", "route", "shared", "since_s", "weight",
-        "work",
+        "begins_s", "finish_s", "left", "limit", "live", "moved", "port", "rate", "route", "shared", "since_s",
+        "weight", "work",
     )  # fmt: skip
 
     def __init__(self, work: Work, route: tuple[Capacity, ...], limit: float = inf, weight: float = 1.0) -> None:

@@ -17,9 +17,9 @@ from sim.workload.graph import Graph
 class Group:
     """The ranks of one tensor-parallel group on a pod.
 
-    Symmetric ranks do the same at the same time, so one is simulated and its collectives are folded plans. With stragglers
-    (rank -> how many times slower) every rank is simulated: a collective starts when the last rank has come, and its plan
-    is played send by send over the pod's links.
+    Symmetric ranks do the same at the same time, so one is simulated and its collectives are folded plans. With
+    stragglers (rank -> how many times slower) every rank is simulated: a collective starts when the last rank has
+    come, and its plan is played send by send over the pod's links.
     """
 
     def __init__(

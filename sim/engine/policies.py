@@ -12,8 +12,8 @@ def first_come(
 ) -> list[Request]:
     """Admit in arrival order while slots, the token budget of one iteration and the KV-cache hold them.
 
-    The head of the line may block. A request reserves its prompt and its answer: the client's token limit, which a recording
-    does not hold, is taken to be the answer's length. A prompt above the token budget is admitted alone.
+    The head of the line may block. A request reserves its prompt and its answer: the client's token limit, which a
+    recording does not hold, is taken to be the answer's length. A prompt above the token budget is admitted alone.
     """
     admitted: list[Request] = []
     tokens = 0

@@ -1,8 +1,8 @@
 """Replay of requests through one group of ranks with continuous batching, every op of every iteration played.
 
-Between iterations the scheduler looks at what has arrived. If it admits anything, the next iteration is their prefill (which
-makes their first tokens), else one decode step of everything that runs. Not modelled here: the scheduler's own time,
-preemption, chunked prefill, prefix caching.
+Between iterations the scheduler looks at what has arrived. If it admits anything, the next iteration is their prefill
+(which makes their first tokens), else one decode step of everything that runs. Not modelled here: the scheduler's own
+time, preemption, chunked prefill, prefix caching.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def replay(
     window: tuple[float, float] = (0.0, float("inf")),
     progress: Progress = lambda _: None,
 ) -> Outcome:
-    """Serve `requests` (by arrival) to the end; spans are kept for iterations that start inside `window`, if recorded at all.
+    """Serve `requests` (by arrival) to the end; spans are kept for iterations that start inside `window`, if recorded
+    at all.
 
     A request that the KV-cache can never hold is refused, with a warning, as an engine would refuse it.
     """
@@ -95,7 +96,8 @@ def _serve(
         if not waiting and not running:
             idle[0] += coming[0].arrival_s - env.now
             yield env.timeout(coming[0].arrival_s - env.now)
-            # The sum now + (arrival - now) may fall short of the arrival by a rounding; the request has come all the same.
+            # The sum now + (arrival - now) may fall short of the arrival by a rounding; the request has come all the
+            # same.
             waiting.append(coming.popleft())
             continue
         admitted = first_come(waiting, free_kv, limits.sequences - len(running), limits.new_tokens)

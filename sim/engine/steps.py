@@ -1,10 +1,11 @@
 """A static batch from prompt to last token: one prefill, then every decode step with its growing context.
 
-Steps are played at sampled contexts and summed in closed form between them. That is exact, not an approximation: along a
-run every decision (which op ended first, what bounded it, what was resident, who shared with whom) is noted in order, and two
-contexts with the same notes have every event time a linear function of the sizes in between, because the set of sizes that
-lead to given decisions is cut out by linear inequalities and so is convex. Where the notes of two ends differ the interval
-is halved, down to neighbouring contexts if need be. A test holds this to playing every step.
+Steps are played at sampled contexts and summed in closed form between them. That is exact, not an approximation:
+along a run every decision (which op ended first, what bounded it, what was resident, who shared with whom) is noted
+in order, and two contexts with the same notes have every event time a linear function of the sizes in between,
+because the set of sizes that lead to given decisions is cut out by linear inequalities and so is convex. Where the
+notes of two ends differ the interval is halved, down to neighbouring contexts if need be. A test holds this to
+playing every step.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ def run_static(
 ) -> Outcome:
     """Play the whole run.  The prefill makes the first token, each of `output_tokens` - 1 decode steps one more.
 
-    `timeline`, if given, receives two consecutive decode steps in the middle of the run (the prefill, if there is no decode).
+    `timeline`, if given, receives two consecutive decode steps in the middle of the run (the prefill, if there is no
+    decode).
     """
     group = group_of(None)
     prompts = [work.prompt_tokens] * work.batch
-    total, trail = _play(group, graph_of(prefill_batch(prompts)))
+    total, _ = _play(group, graph_of(prefill_batch(prompts)))
     prefill_s = total["seconds",]
     notes = [prefill_s]
     first, last = work.prompt_tokens, work.prompt_tokens + work.output_tokens - 2
@@ -97,7 +99,8 @@ def _every(
 def _sampled(
     group: Group, graph_of: GraphOf, batch: int, first: int, last: int, progress: Progress
 ) -> tuple[Sums, list[float]]:
-    """The sum over contexts first..last of one step each.  The first one is played for itself: it finds L2 as a prefill left it."""
+    """The sum over contexts first..last of one step each.  The first one is played for itself: it finds L2 as a
+    prefill left it."""
     total, _ = _play(group, graph_of(decode_batch([first] * batch)))
     notes = [total["seconds",]]
     if first == last:

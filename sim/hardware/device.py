@@ -1,4 +1,5 @@
-"""What an accelerator is: frozen numbers, each with a parent.  Adding one is adding a YAML file to `sim/catalog/devices`."""
+"""What an accelerator is: frozen numbers, each with a parent.  Adding one is adding a YAML file to
+`sim/catalog/devices`."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from typing import NamedTuple
 class Fact(NamedTuple):
     """Where a number comes from.
 
-    `tag` is READ (in a public source), CHECKED (re-derived and equal), INFER (derived, arithmetic in `source`), RECALLED
-    (unverified) or FITTED (chosen so that the model meets `source`; `residual` says how well it does).
+    `tag` is READ (in a public source), CHECKED (re-derived and equal), INFER (derived, arithmetic in `source`),
+    RECALLED (unverified) or FITTED (chosen so that the model meets `source`; `residual` says how well it does).
     """
 
     value: str
@@ -24,8 +25,8 @@ class Fact(NamedTuple):
 class Device:
     """One accelerator as seen by a roofline with a launch cost, an HBM and an L2.
 
-    Rates are what a well-written kernel reaches: a datasheet peak times an efficiency, both in the catalogue. Not modelled:
-    clocks, thermals, sparsity, tile quantisation, bank conflicts.
+    Rates are what a well-written kernel reaches: a datasheet peak times an efficiency, both in the catalogue. Not
+    modelled: clocks, thermals, sparsity, tile quantisation, bank conflicts.
     """
 
     name: str

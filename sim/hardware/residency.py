@@ -1,8 +1,9 @@
 """L2 as a set of named ranges: filled by reads and prefetches, emptied from the least recently used end.
 
-A pass reads each tensor front to back, so under true LRU a whole range stays or goes: its last byte is as old as its first by
-the time it is read again. Not modelled: associativity, dirty write-back (which costs HBM bandwidth on a real part), sharing
-between cores, and the room that activations take (a few MB in decode; prefetching leaves it free by its cap).
+A pass reads each tensor front to back, so under true LRU a whole range stays or goes: its last byte is as old as its
+first by the time it is read again. Not modelled: associativity, dirty write-back (which costs HBM bandwidth on a real
+part), sharing between cores, and the room that activations take (a few MB in decode; prefetching leaves it free by
+its cap).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ class Residency:
         self.wasted = 0.0
 
     def read(self, key: Hashable, nbytes: float) -> float:
-        """Bytes of a read of `nbytes` that hit.  Afterwards the whole range is the most recently used one, if it fits."""
+        """Bytes of a read of `nbytes` that hit.  Afterwards the whole range is the most recently used one, if it
+        fits."""
         ranges = self.ranges
         held = ranges.pop(key, 0.0)
         if self.unread:

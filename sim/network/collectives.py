@@ -1,8 +1,8 @@
 """Collectives: pure plans of rounds of sends, and beside each plan its closed form on an idle network.
 
-A plan knows no clock and no link: it yields rounds of (source, target, bytes), and the engine plays them as flows. When every
-rank does the same at the same time, a plan folds to one rank's share of it (`fold`), which is what a symmetric run plays. A
-new collective is a plan here and a line in `PLANS`.
+A plan knows no clock and no link: it yields rounds of (source, target, bytes), and the engine plays them as flows.
+When every rank does the same at the same time, a plan folds to one rank's share of it (`fold`), which is what a
+symmetric run plays. A new collective is a plan here and a line in `PLANS`.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Network:
 def fold(network: Network, algorithm: str, rounds: list[Round], ranks: int) -> Fold:
     """Fold the plan of a symmetric group on an idle network to one rank's share.
 
-    A round lasts as long as its most loaded link, sharing counted: exact when the sends of a round go equally far, an upper bound
-    otherwise (playing the plan unfolded is always exact).
+    A round lasts as long as its most loaded link, sharing counted: exact when the sends of a round go equally far, an
+    upper bound otherwise (playing the plan unfolded is always exact).
     """
     latency = network.library.launch_s + network.library.step_s * len(rounds)
     wire = sent = 0.0

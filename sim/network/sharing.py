@@ -10,8 +10,9 @@ def max_min(
 ) -> list[float]:
     """Rate of each flow, in the unit of `capacities`.
 
-    `routes[f]` are the capacities that flow f crosses, `limits[f]` its own ceiling (inf: none). Progressive filling: raise all
-    rates in proportion to weight until a capacity or a limit is full, freeze the flows it holds, go on with the rest.
+    `routes[f]` are the capacities that flow f crosses, `limits[f]` its own ceiling (inf: none). Progressive filling:
+    raise all rates in proportion to weight until a capacity or a limit is full, freeze the flows it holds, go on with
+    the rest.
 
     >>> max_min([[0], [0, 1], [1]], [10.0, 4.0], [1, 1, 1], [float("inf")] * 3)
     [8.0, 2.0, 2.0]

@@ -6,10 +6,12 @@ Edges carry `bytes_per_s` and `latency_s`. A new shape is a function here and a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from typing import TypeAlias
 
 import networkx as nx
 
-Graph = nx.DiGraph
+Graph: TypeAlias = nx.DiGraph
 Hop = tuple[object, object]
 
 
@@ -61,7 +63,7 @@ def route(graph: Graph, source: int, target: int) -> list[Hop]:
     if graph.has_edge(source, target):
         return [(source, target)]
     path = min(nx.all_shortest_paths(graph, source, target), key=lambda nodes: [str(node) for node in nodes])
-    return list(zip(path, path[1:]))
+    return list(pairwise(path))
 
 
 def neighbour_order(graph: Graph, ranks: int) -> list[int]:

@@ -1,9 +1,9 @@
 """Fused GEMM + all-reduce: the baseline PRESERVE is compared with.
 
-The GEMM before an all-reduce is cut into tiles; a tile's all-reduce runs while the next tile is computed, inside one kernel. The
-kernel is launched once: the collective's launch (and a handshake of the ranks) runs beside the GEMM's, and no tile pays a launch
-of its own, only its rounds. Not modelled: the cores that the communication part takes from the GEMM, which makes this baseline a
-strong one.
+The GEMM before an all-reduce is cut into tiles; a tile's all-reduce runs while the next tile is computed, inside one
+kernel. The kernel is launched once: the collective's launch (and a handshake of the ranks) runs beside the GEMM's,
+and no tile pays a launch of its own, only its rounds. Not modelled: the cores that the communication part takes from
+the GEMM, which makes this baseline a strong one.
 """
 
 from __future__ import annotations

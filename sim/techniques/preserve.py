@@ -1,8 +1,8 @@
 """PRESERVE: while a collective runs, a second stream pulls the next weights and KV-cache from HBM into L2.
 
-Yüzügüler, Zhuang, Cavigelli, arXiv 2501.08192. The pass follows the authors' insertion algorithm: from each collective,
-breadth-first to the next one; at a MatMul the weight, at an attention the KV-cache except its newest entries; until the bytes
-of the segment reach the cap. Says nothing of how the copy engine is programmed.
+Yüzügüler, Zhuang, Cavigelli, arXiv 2501.08192. The pass follows the authors' insertion algorithm: from each
+collective, breadth-first to the next one; at a MatMul the weight, at an attention the KV-cache except its newest
+entries; until the bytes of the segment reach the cap. Says nothing of how the copy engine is programmed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def working_set(graph: Graph) -> float:
 
 
 def segment(window: tuple[Layer, ...], collective: int) -> Iterator[tuple[int, Op]]:
-    """Ops from the one after `collective` (its place in the first layer) up to the next collective, as (layers ahead, op)."""
+    """Ops from the one after `collective` (its place in the first layer) up to the next collective, as (layers ahead,
+    op)."""
     for ahead, layer in enumerate(window):
         for op in layer.ops[collective + 1 if ahead == 0 else 0 :]:
             if is_collective(op):

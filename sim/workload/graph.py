@@ -1,12 +1,13 @@
 """The op graph: what one forward pass needs, said without a clock and without a machine.
 
-An op names its FLOP, the tensors it reads and writes, the stream it runs on and what it waits for. How long that takes is
-the business of `sim.hardware` and `sim.engine`. One graph serves decode, prefill and recordings; later, DNN inference and
-training.
+An op names its FLOP, the tensors it reads and writes, the stream it runs on and what it waits for. How long that
+takes is the business of `sim.hardware` and `sim.engine`. One graph serves decode, prefill and recordings; later, DNN
+inference and training.
 
-A graph is a sequence of layers, and identical layers are *the same object*: a 70B model at one batch shape is three distinct
-layers, one of them standing eighty times. A technique that maps a layer maps it once, and the engine lowers it once. Nothing
-may depend on that sharing: a graph whose layers are all copies gives the same answer (a test holds this).
+A graph is a sequence of layers, and identical layers are *the same object*: a 70B model at one batch shape is three
+distinct layers, one of them standing eighty times. A technique that maps a layer maps it once, and the engine lowers
+it once. Nothing may depend on that sharing: a graph whose layers are all copies gives the same answer (a test holds
+this).
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ STREAMS: tuple[Stream, ...] = ("compute", "communication", "prefetch")
 class Tensor(NamedTuple):
     """A named range of memory on one rank, as one op touches it.
 
-    `name` is unique within a layer; weights and KV-caches of different layers are different memory, while activations are
-    buffers that every layer reuses. `ahead` points at the same name that many layers later (a prefetch for the next layer).
+    `name` is unique within a layer; weights and KV-caches of different layers are different memory, while activations
+    are buffers that every layer reuses. `ahead` points at the same name that many layers later (a prefetch for the
+    next layer).
     """
 
     name: str
@@ -46,9 +48,9 @@ class After(NamedTuple):
 class Op:
     """One kernel, collective or prefetch on one rank.
 
-    Ops of one stream run in the order they are listed; `after` adds what must have ended on other streams. `launch` is
-    False for the later tiles of a kernel that is already running. `message_bytes` is the full buffer of a collective, per
-    rank. Not modelled: occupancy, tile quantisation.
+    Ops of one stream run in the order they are listed; `after` adds what must have ended on other streams. `launch`
+    is False for the later tiles of a kernel that is already running. `message_bytes` is the full buffer of a
+    collective, per rank. Not modelled: occupancy, tile quantisation.
     """
 
     name: str

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class Model:
     """A dense decoder-only transformer, as far as its ops' sizes go.
 
-    `attention` is the pattern of the layers, repeated: "dense", "window" (the last `window_tokens`) or "blocksparse" (the
-    last `window_tokens`, and one in `sparse_stride` of what lies before). Not modelled: what the numbers mean (quality).
+    `attention` is the pattern of the layers, repeated: "dense", "window" (the last `window_tokens`) or "blocksparse"
+    (the last `window_tokens`, and one in `sparse_stride` of what lies before). Not modelled: what the numbers mean
+    (quality).
     """
 
     name: str

@@ -1,7 +1,7 @@
 """A dense decoder-only transformer as an op graph: one rank's share of a forward pass under tensor parallelism.
 
-What is modelled: norms, QKV, RoPE with the KV write, attention over the KV-cache (grouped heads; KV replicated when there
-are more ranks than KV heads), output projection, MLP, the two all-reduces, embedding, LM head, logits gather, sampling.
+What is modelled: norms, QKV, RoPE with the KV write, attention over the KV-cache (grouped heads; KV replicated when
+there are more ranks than KV heads), output projection, MLP, the two all-reduces, embedding, LM head, logits gather, sampling.
 What is not: biases' bytes, quantisation scales, softmax temperature tricks, padding of ragged batches.
 """
 
@@ -21,9 +21,9 @@ _NORM_FLOP, _ROPE_FLOP, _GLU_FLOP, _SOFTMAX_FLOP = 6, 6, 8, 5
 
 
 class Sequences(NamedTuple):
-    """`count` sequences that each add `new` tokens to `past` cached ones in this pass."""
+    """`number` sequences that each add `new` tokens to `past` cached ones in this pass."""
 
-    count: int
+    number: int
     new: int
     past: int
 
@@ -38,7 +38,7 @@ class Batch:
     @property
     def tokens(self) -> int:
         """New tokens over all sequences."""
-        return sum(g.count * g.new for g in self.groups)
+        return sum(g.number * g.new for g in self.groups)
 
 
 def decode_batch(contexts: Iterable[int]) -> Batch:
@@ -83,8 +83,9 @@ class Shard:
 def shard(model: Model, tensor: int) -> Shard:
     """Split `model` over `tensor` ranks, or ValueError naming the degrees that divide.
 
-    The MLP width must divide. Heads that do not are padded at powers of two, the degrees of real pods (Qwen2-7B has 28 heads: at
-    8 ranks 4 a rank, 32 in all), and refused elsewhere; KV heads are replicated when there are fewer of them than ranks.
+    The MLP width must divide. Heads that do not are padded at powers of two, the degrees of real pods (Qwen2-7B has 28
+    heads: at 8 ranks 4 a rank, 32 in all), and refused elsewhere; KV heads are replicated when there are fewer of them
+    than ranks.
     """
 
     def fits(n: int) -> bool:
@@ -119,8 +120,8 @@ def shard(model: Model, tensor: int) -> Shard:
 def attended(model: Model, pattern: str, new: int, past: int) -> tuple[float, float]:
     """(query-key pairs, distinct cached entries read) of one sequence in a layer of `pattern`.
 
-    Causal: query i of `new` sees past + i entries. A window sees the last `window_tokens`; block-sparse sees the window and one
-    in `sparse_stride` of what lies before it, shared by the query heads of a group.
+    Causal: query i of `new` sees past + i entries. A window sees the last `window_tokens`; block-sparse sees the window
+    and one in `sparse_stride` of what lies before it, shared by the query heads of a group.
     """
 
     def seen(entries: float) -> float:
@@ -160,8 +161,9 @@ def weight_bytes(model: Model, precision: Precision, tensor: int) -> float:
 def transformer(model: Model, precision: Precision, tensor: int, batch: Batch) -> Graph:
     """The op graph of one forward pass of `batch` on one of `tensor` ranks.
 
-    Shapes (T new tokens, d hidden, h head_dim, N ranks): qkv (T,d)x(d,(H+2K)h/N), attention (H/N heads), o (T,Hh/N)x(Hh/N,d),
-    gate_up (T,d)x(d,2f/N), down (T,f/N)x(f/N,d); messages of the all-reduces T*d. The hidden state is replicated on every rank.
+    Shapes (T new tokens, d hidden, h head_dim, N ranks): qkv (T,d)x(d,(H+2K)h/N), attention (H/N heads), o
+    (T,Hh/N)x(Hh/N,d), gate_up (T,d)x(d,2f/N), down (T,f/N)x(f/N,d); messages of the all-reduces T*d. The hidden state is
+    replicated on every rank.
     """
     part = shard(model, tensor)
     tokens, wide, narrow = batch.tokens, BYTES[precision.communication], BYTES[precision.activations]
@@ -204,8 +206,8 @@ def transformer(model: Model, precision: Precision, tensor: int, batch: Batch) -
         pairs = entries = 0.0
         for group in batch.groups:
             some_pairs, some_entries = attended(model, pattern, group.new, group.past)
-            pairs += group.count * some_pairs
-            entries += group.count * some_entries
+            pairs += group.number * some_pairs
+            entries += group.number * some_entries
         # What this pass appends is a buffer of its own: the newest entries cannot be fetched before they are computed.
         newest = Tensor("kv_new", new_kv, "activation")
         cache = Tensor("kv", max(entries - tokens, 0.0) * 2 * kv * BYTES[precision.kv], "kv")
@@ -216,7 +218,8 @@ def transformer(model: Model, precision: Precision, tensor: int, batch: Batch) -
             vector("rope", "rope", _ROPE_FLOP * tokens * (q + kv) * (2 if model.qk_norm else 1), (qkv,),
                    (newest,)),
             Op("attention", "attention", engine="matrix", dtype=precision.communication,
-               flop=(4 * model.head_dim + _SOFTMAX_FLOP) * pairs * part.heads, reads=(cache, newest, qkv), writes=(context,)),
+               flop=(4 * model.head_dim + _SOFTMAX_FLOP) * pairs * part.heads, reads=(cache, newest, qkv),
+               writes=(context,)),
             matmul("o", context, partial, q, d),
             *all_reduce("attention_all_reduce", "o"),
             vector("mlp_norm", "norm", _NORM_FLOP * tokens * d, (hidden, partial), (hidden, normed),
