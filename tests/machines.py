@@ -21,6 +21,7 @@ DEVICE = Device(
     hbm_bytes_per_s=1e12, l2_bytes=200e6, l2_bytes_per_s=5e12, kernel_overhead_s=4e-6, vector_overhead_s=5e-6,
     prefetch_overhead_s=1e-6,
 )  # fmt: skip
+INT8 = Precision("int8", "int8", "fp16")
 MODEL = Model("test model", layers=4, hidden=4096, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=32000)
 LIBRARY = Library("test library", launch_s=30e-6, step_s=0.5e-6)
 
@@ -35,7 +36,7 @@ def group(device=DEVICE, ranks=8, timeline=None, pod=None, library=LIBRARY, **mo
     )
 
 
-def graph(batch, *techniques, model=MODEL, ranks=8, device=DEVICE, precision=Precision("int8", "int8", "fp16")):
+def graph(batch, *techniques, model=MODEL, ranks=8, device=DEVICE, precision=INT8):
     """The op graph of `batch`; `techniques` are names or (name, {option: value})."""
     chosen = []
     for technique in techniques:

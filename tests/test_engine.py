@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import simpy
@@ -46,7 +47,7 @@ def test_laws_of_any_run(batch, techniques, ranks):
         assert capacity.moved <= capacity.bytes_per_s * some.env.now * (1 + 1e-9)
     for stream in ("compute", "communication", "prefetch"):
         spans = [span for span in timeline.spans if span.track == f"rank 0/{stream}"]
-        assert all(a.end_s <= b.start_s + 1e-12 for a, b in zip(spans, spans[1:])), "a stream overlaps itself"
+        assert all(a.end_s <= b.start_s + 1e-12 for a, b in pairwise(spans)), "a stream overlaps itself"
         assert sum(span.end_s - span.start_s for span in spans) <= some.env.now * (1 + 1e-9)
     again, _ = recorded(asked, ranks=ranks)
     assert fingerprint(timeline.spans) == fingerprint(again.spans)

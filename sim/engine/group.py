@@ -129,8 +129,6 @@ class Group:
         """Play the plan round by round; a round ends when its last send lands."""
         env, network = self.env, self.network
         _, rounds = network.plan(op.op.kind, self.ranks, op.message_bytes)
-        fold = network.fold(op.op.kind, self.ranks, op.message_bytes)
-        wires_s = sum(max(network.latency_s(a, b) for a, b, _ in sends) for sends in rounds)
         start_s = env.now
         memory = []
         for _, work, _ in arrived:

@@ -1,1 +1,12 @@
-"""."""
+"""Published experiments, rerun: one module a system, one function that returns rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sim.reproduce import preserve
+from sim.reproduce.row import Row
+
+__all__ = ["SYSTEMS", "Row"]
+
+SYSTEMS: dict[str, Callable[..., list[Row]]] = {"preserve": preserve.reproduce}

@@ -18,7 +18,7 @@ class Room(NamedTuple):
 
 
 def room(model: Model, precision: Precision, ranks: int, hbm_bytes: float, new_tokens: int) -> Room:
-    """Divide `hbm_bytes`, as serving engines do: weights, activations of one pass over `new_tokens`, KV-cache in the rest.
+    """Divide `hbm_bytes`, as engines do: weights, activations of one pass over `new_tokens`, KV-cache in the rest.
 
     ValueError with the bytes needed and available if not even the weights and activations fit.
     """
@@ -29,8 +29,8 @@ def room(model: Model, precision: Precision, ranks: int, hbm_bytes: float, new_t
     left = hbm_bytes - weights - activations
     if left <= 0:
         raise ValueError(
-            f"{model.name} does not fit: at tensor parallel degree {ranks} a device needs {show(weights, 'B')} for weights "
-            f"and {show(activations, 'B')} for activations of {new_tokens:,} tokens, and has {show(hbm_bytes, 'B')}"
+            f"{model.name} does not fit: at tensor parallel degree {ranks} a device needs {show(weights, 'B')} for "
+            f"weights and {show(activations, 'B')} for activations of {new_tokens:,} tokens, and has {show(hbm_bytes, 'B')}"
         )
     return Room(weights, activations, left / kv_bytes_per_token(model, precision, ranks))
 

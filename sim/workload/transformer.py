@@ -1,8 +1,8 @@
 """A dense decoder-only transformer as an op graph: one rank's share of a forward pass under tensor parallelism.
 
 What is modelled: norms, QKV, RoPE with the KV write, attention over the KV-cache (grouped heads; KV replicated when
-there are more ranks than KV heads), output projection, MLP, the two all-reduces, embedding, LM head, logits gather, sampling.
-What is not: biases' bytes, quantisation scales, softmax temperature tricks, padding of ragged batches.
+there are more ranks than KV heads), output projection, MLP, the two all-reduces, embedding, LM head, logits
+gather, sampling. What is not: biases' bytes, quantisation scales, softmax temperature tricks, padding of ragged batches.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ def transformer(model: Model, precision: Precision, tensor: int, batch: Batch) -
     """The op graph of one forward pass of `batch` on one of `tensor` ranks.
 
     Shapes (T new tokens, d hidden, h head_dim, N ranks): qkv (T,d)x(d,(H+2K)h/N), attention (H/N heads), o
-    (T,Hh/N)x(Hh/N,d), gate_up (T,d)x(d,2f/N), down (T,f/N)x(f/N,d); messages of the all-reduces T*d. The hidden state is
-    replicated on every rank.
+    (T,Hh/N)x(Hh/N,d), gate_up (T,d)x(d,2f/N), down (T,f/N)x(f/N,d); messages of the all-reduces T*d. The hidden state
+    is replicated on every rank.
     """
     part = shard(model, tensor)
     tokens, wide, narrow = batch.tokens, BYTES[precision.communication], BYTES[precision.activations]
