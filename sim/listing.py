@@ -45,7 +45,7 @@ def experiments(system: str, found: Iterable[Mapping[str, Any]]) -> Table:
         number = heading in ("published", "simulated", "tolerance")
         grid.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in found:
-        mark = "[green]ok[/]" if row["ok"] else "[red]NO[/]"
+        mark = "" if row["ok"] is None else "[green]ok[/]" if row["ok"] else "[red]NO[/]"
         fitted = "" if row["fitted"] in (None, False) else "yes" if row["fitted"] is True else str(row["fitted"])
         cells = [escape(_number(row[key])) for key in ("id", "what", "published", "simulated", "tolerance")]
         grid.add_row(*cells, mark, escape(fitted), escape(_number(row["note"])))

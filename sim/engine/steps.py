@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sim.engine.group import Group
 from sim.spans import Outcome, Timeline, Totals, digest
-from sim.workload.graph import Graph
+from sim.workload.graph import STREAMS, Graph
 from sim.workload.transformer import Batch, decode_batch, prefill_batch
 
 GraphOf = Callable[[Batch], Graph]
@@ -78,6 +78,7 @@ def _play(group: Group, graph: Graph) -> tuple[Sums, tuple]:
     """Play one pass; what it added to the sums, and the decisions taken on the way."""
     before = _sums(group.chips[0].totals)
     group.net.order = []
+    group.chips[0].residency.begin()
     group.env.run(group.env.process(group.run(graph)))
     trail, group.net.order = tuple(group.net.order), None
     after = _sums(group.chips[0].totals)
@@ -110,8 +111,11 @@ def _sampled(
 
     def at(context: int) -> tuple[Sums, tuple]:
         if context not in played:
-            _play(group, graph_of(decode_batch([context - 1] * batch)))  # leaves L2 as the step before does
-            played[context] = _play(group, graph_of(decode_batch([context] * batch)))
+            graph = graph_of(decode_batch([context] * batch))
+            played[context] = _play(group, graph)
+            if group.chips[0].residency.reused:  # then it matters how the step before leaves L2
+                _play(group, graph_of(decode_batch([context - 1] * batch)))
+                played[context] = _play(group, graph)
         return played[context]
 
     for key, value in at(last)[0].items():
@@ -150,7 +154,7 @@ def _sums(totals: Totals) -> Sums:
 
 
 def _totals(sums: Sums) -> Totals:
-    totals = Totals()
+    totals = Totals(span_s={stream: {} for stream in STREAMS})
     for (name, *keys), value in sums.items():
         if not keys:
             setattr(totals, name, value)

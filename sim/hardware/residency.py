@@ -20,12 +20,22 @@ class Residency:
         self.ranges: dict[Hashable, float] = {}
         self.unread: dict[Hashable, float] = {}  # prefetched and not yet read
         self.wasted = 0.0
+        self.left_over: set[Hashable] = set()
+        self.reused = False
+
+    def begin(self) -> None:
+        """A pass begins: `reused` tells from now on whether anything that was resident before served it."""
+        self.left_over = set(self.ranges)
+        self.reused = False
 
     def read(self, key: Hashable, nbytes: float) -> float:
         """Bytes of a read of `nbytes` that hit.  Afterwards the whole range is the most recently used one, if it
         fits."""
         ranges = self.ranges
         held = ranges.pop(key, 0.0)
+        if held and key in self.left_over:
+            self.left_over.discard(key)
+            self.reused = True
         if self.unread:
             fetched = self.unread.pop(key, 0.0)
             if fetched > nbytes:
@@ -42,7 +52,10 @@ class Residency:
 
     def held(self, key: Hashable) -> float:
         """Bytes of `key` resident now."""
-        return self.ranges.get(key, 0.0)
+        held = self.ranges.get(key, 0.0)
+        if held and key in self.left_over:
+            self.reused = True
+        return held
 
     def fill(self, key: Hashable, nbytes: float) -> None:
         """A prefetch brought the range up to its first `nbytes`."""
@@ -60,6 +73,7 @@ class Residency:
         while self.used > room and ranges:
             key = next(iter(ranges))
             self.used -= ranges.pop(key)
+            self.left_over.discard(key)
             if unread:
                 self.wasted += unread.pop(key, 0.0)
         if not ranges:

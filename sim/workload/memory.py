@@ -30,7 +30,8 @@ def room(model: Model, precision: Precision, ranks: int, hbm_bytes: float, new_t
     if left <= 0:
         raise ValueError(
             f"{model.name} does not fit: at tensor parallel degree {ranks} a device needs {show(weights, 'B')} for "
-            f"weights and {show(activations, 'B')} for activations of {new_tokens:,} tokens, and has {show(hbm_bytes, 'B')}"
+            f"weights and {show(activations, 'B')} for activations of {new_tokens:,} tokens, and has "
+            f"{show(hbm_bytes, 'B')}"
         )
     return Room(weights, activations, left / kv_bytes_per_token(model, precision, ranks))
 

@@ -2,7 +2,7 @@
 
 What is modelled: norms, QKV, RoPE with the KV write, attention over the KV-cache (grouped heads; KV replicated when
 there are more ranks than KV heads), output projection, MLP, the two all-reduces, embedding, LM head, logits
-gather, sampling. What is not: biases' bytes, quantisation scales, softmax temperature tricks, padding of ragged batches.
+gather, sampling. What is not: biases' bytes, quantisation scales, padding of ragged batches.
 """
 
 from __future__ import annotations
