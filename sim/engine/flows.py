@@ -168,8 +168,15 @@ class Net:
         self._drop(flow)
         flow.finish_s = self.env.now
         flow.work.move()
-        if len(others) > 1:
-            self._share([each for each in others if each is not flow])
+        rest = [each for each in others if each is not flow]
+        if len(rest) == 1:
+            self._settle(rest[0])
+            if rest[0].left > 0:
+                self._free(rest[0])
+            else:
+                self._drop(rest[0])
+        elif rest:
+            self._share(rest)
         return flow.moved
 
     def flush(self, capacities: Iterable[Capacity]) -> None:
@@ -230,47 +237,61 @@ class Net:
 
     def _divide(self, component: list[Flow]) -> None:
         """Set the rates of a settled component, re-time who waits for its flows, and wake up at its next change."""
+        if len(component) == 1:
+            self._free(component[0])
+            return
         env = self.env
         now = env.now
         soon = now + _INSTANT_S
-        port = component[0].port
-        crowd = len(component) > 1
-        moving = [each for each in component if each.begins_s <= soon] if crowd else component
-        if moving:
-            rates = _rates(moving, port)
-            for each, rate in zip(moving, rates):
-                each.rate = rate
-                each.finish_s = (now if each.begins_s <= soon else each.begins_s) + each.left / rate
+        moving = [each for each in component if each.begins_s <= soon]
+        for each, rate in zip(moving, _rates(moving)):
+            each.rate = rate
+            each.finish_s = now + each.left / rate
         next_s = inf
         for each in component:
-            each.shared = crowd
+            each.shared = True
             each.work.move()
             change_s = each.finish_s if each.begins_s <= soon else each.begins_s
             if change_s < next_s:
                 next_s = change_s
+            for capacity in each.route:
+                if capacity.wake is not None:
+                    capacity.wake.callbacks = []
+                    capacity.wake = None
         if self.order is not None:
             self.order.append(len(moving) * 16 + len(component))
-        capacities = dict.fromkeys(c for each in component for c in each.route)
-        for capacity in capacities:
+        wake = component[0].route[0].wake = env.timeout(max(next_s - now, 0.0))
+        wake.callbacks.append(lambda _: self._share([each for each in component if each.live]))
+
+    def _free(self, flow: Flow) -> None:
+        """A settled flow has no company any more."""
+        rate = flow.limit
+        for capacity in flow.route:
+            if capacity.bytes_per_s < rate:
+                rate = capacity.bytes_per_s
             if capacity.wake is not None:
                 capacity.wake.callbacks = []
                 capacity.wake = None
-        if crowd:
-            wake = component[0].route[0].wake = env.timeout(max(next_s - now, 0.0))
-            wake.callbacks.append(lambda _: self._share([each for each in component if each.live]))
+        flow.rate = rate
+        flow.shared = False
+        flow.finish_s = max(self.env.now, flow.begins_s) + flow.left / rate
+        flow.work.move()
+        if self.order is not None:
+            self.order.append(1)
 
 
-def _rates(moving: list[Flow], port: Capacity | None) -> list[float]:
+def _rates(moving: list[Flow]) -> list[float]:
     """Max-min fair rates of the flows of one component."""
+    if not moving:
+        return []
+    port, total = moving[0].port, 0.0
+    for each in moving:
+        total += each.weight
+        if each.port is not port:
+            port = None
     if port is not None:  # one port, the usual case
-        total = 0.0
-        for each in moving:
-            total += each.weight
         share = port.bytes_per_s / total
-        for each in moving:
-            if each.limit < share * each.weight or each.port is not port:
-                break
-        else:
+        if all(each.limit >= share * each.weight for each in moving):
             return [share * each.weight for each in moving]
     capacities = list(dict.fromkeys(c for each in moving for c in each.route))
     at = {c: i for i, c in enumerate(capacities)}

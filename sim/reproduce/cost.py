@@ -1,0 +1,63 @@
+"""What the engine costs: simulated ops per second beside bare SimPy timeouts, timed in turn in one process."""
+
+from __future__ import annotations
+
+from statistics import median
+from time import perf_counter
+from typing import NamedTuple
+
+import simpy
+
+from sim import catalog
+from sim.engine.group import Group
+from sim.network import topology
+from sim.network.collectives import Network
+from sim.techniques import TECHNIQUES, Machine, apply
+from sim.workload.transformer import Precision, decode_batch, transformer
+
+
+class Cost(NamedTuple):
+    """Rates of the median round, and the ratio of the two."""
+
+    ops_per_s: float
+    timeouts_per_s: float
+    ratio: float
+    ops: int
+
+
+def engine_cost(technique: str = "", rounds: int = 5, steps: int = 12) -> Cost:
+    """Play `steps` Llama3-70B TP 8 decode steps at `op` fidelity, and as many bare timeouts as they had ops, in turn.
+
+    The graph is lowered once, as it is for equal steps; no spans are kept.
+    """
+    pod = catalog.pod("atlas_800t_a2")
+    device, library = catalog.device(pod.device), catalog.library(pod.library)
+    graph = transformer(catalog.model("llama3-70b"), Precision("int8", "int8"), 8, decode_batch([13_653] * 4))
+    if technique:
+        machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, 8)
+        graph = apply(graph, machine, [(technique, TECHNIQUES[technique].options())])
+    wires = topology.build(pod.shape, pod.devices, pod.link_bytes_per_s, pod.link_latency_s)
+    group = Group(simpy.Environment(), device, Network(wires, library), 8)
+    program = [chip.lower(graph) for chip in group.chips]
+
+    def play():
+        for _ in range(steps):
+            yield from group.play(program)
+
+    def bare(env: simpy.Environment, count: int):
+        for _ in range(count):
+            yield env.timeout(1.0)
+
+    rates = []
+    for _ in range(rounds):
+        before, start = group.chips[0].totals.ops, perf_counter()
+        group.env.run(group.env.process(play()))
+        ops, middle = int(group.chips[0].totals.ops - before), perf_counter()
+        env = simpy.Environment()
+        env.process(bare(env, ops))
+        ready = perf_counter()
+        env.run()
+        rates.append((ops / (middle - start), ops / (perf_counter() - ready), ops))
+    return Cost(
+        median(r[0] for r in rates), median(r[1] for r in rates), median(r[0] / r[1] for r in rates), rates[0][2]
+    )
