@@ -1,0 +1,43 @@
+"""PRESERVE's published range, at its two ends, and the claims on latency and cap; the whole grid is `podscope reproduce`."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim.reproduce.cost import engine_cost
+from sim.reproduce.preserve import Point, measure
+
+
+def gain(point: Point) -> float:
+    return measure(point).seconds / measure(point._replace(technique="preserve")).seconds
+
+
+def test_p1_the_largest_speed_up():
+    assert gain(Point("llama3-8b", 4)) == pytest.approx(1.61, abs=0.10)
+
+
+def test_p2_the_smallest_speed_up():
+    assert gain(Point("qwen2-72b", 2)) == pytest.approx(1.09, abs=0.05)
+
+
+def test_p5_the_gain_peaks_where_latencies_match():
+    def at(factor):
+        return Point("llama3-70b", 8, changes=(("library.launch_s", factor),))
+
+    low, peak, high = (gain(at(factor)) for factor in (0.6, 2.3, 7.0))
+    assert peak > max(low, high) + 0.1
+    both = measure(at(2.3)._replace(technique="preserve"))
+    assert both.all_reduce_s / both.prefetch_s == pytest.approx(1, abs=0.25)
+
+
+def test_p6_preserve_beats_fusion_at_batch_1():
+    plain = Point("llama3-8b", 8, batch=1)
+    fused, preserve = (measure(plain._replace(technique=name)).seconds for name in ("fused_collective", "preserve"))
+    assert preserve <= fused
+
+
+def test_engine_cost_counts_what_it_plays():
+    """The ratio itself is for `benchmarks/`; here only that both sides do the same number of things."""
+    cost = engine_cost(rounds=1, steps=1)
+    assert cost.ops == 885
+    assert cost.ratio == pytest.approx(cost.ops_per_s / cost.timeouts_per_s)

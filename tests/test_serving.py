@@ -1,0 +1,170 @@
+"""Replay of requests: laws of any queue first, then closed forms and the admission policy alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from machines import MODEL, graph, group, replace
+
+from sim.engine.policies import first_come
+from sim.engine.serving import Limits, replay
+from sim.spans import Outcome
+from sim.workload.requests import Request
+from sim.workload.transformer import decode_batch, prefill_batch
+
+SMALL = replace(MODEL, layers=1)
+ROOMY = Limits(sequences=64, new_tokens=8192, kv_tokens=1e6)
+
+
+def requests(*rows: tuple[float, int, int]) -> list[Request]:
+    return [Request(i, *row) for i, row in enumerate(rows)]
+
+
+def served(asked: list[Request], limits: Limits = ROOMY, *techniques: str) -> tuple[Outcome, list]:
+    """(outcome, the batch of every iteration)."""
+    batches = []
+
+    def graph_of(batch):
+        batches.append(batch)
+        return graph(batch, *techniques, model=SMALL, ranks=2)
+
+    return replay(group(ranks=2), graph_of, asked, limits), batches
+
+
+def alone_s(*batches) -> float:
+    """Time of passes played one after the other on a fresh group."""
+    some = group(ranks=2)
+    for batch in batches:
+        some.env.run(some.env.process(some.run(graph(batch, model=SMALL, ranks=2))))
+    return some.env.now
+
+
+TRACES = st.lists(
+    st.tuples(st.sampled_from([0.0, 1e-5, 1e-4, 1e-3, 1.0]), st.integers(1, 900), st.integers(1, 8)),
+    min_size=1, max_size=8,
+)  # fmt: skip
+LIMITS = st.builds(Limits, st.integers(1, 5), st.integers(1, 1500), st.floats(200, 3000))
+
+
+def arrivals(gaps) -> list[Request]:
+    now, rows = 0.0, []
+    for gap, prompt, output in gaps:
+        now += gap if rows else 0.0
+        rows.append((now, prompt, output))
+    return requests(*rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TRACES, LIMITS)
+def test_laws_of_any_replay(gaps, limits):
+    asked = arrivals(gaps)
+    fits = [r for r in asked if r.prompt_tokens + r.output_tokens <= limits.kv_tokens]
+    if not fits:
+        return
+    outcome, batches = served(asked, limits)
+    records = outcome.requests
+    # Every request that fits ends once, unchanged, in a possible order of its events.
+    assert [Request(*r[:4]) for r in records] == fits
+    assert len(outcome.warnings) == (len(fits) < len(asked))
+    for r in records:
+        assert r.arrival_s <= r.scheduled_s + 1e-12
+        assert r.scheduled_s < r.first_token_s <= r.last_token_s <= outcome.totals.seconds
+        assert (r.first_token_s == r.last_token_s) == (r.output_tokens == 1)
+    assert [r.scheduled_s for r in records] == sorted(r.scheduled_s for r in records), "not first come, first scheduled"
+    # Tokens are conserved: every iteration makes one for each sequence that it works on.
+    assert outcome.tokens == sum(r.output_tokens for r in fits) == sum(batch.logits for batch in batches)
+    assert sum(g.new for b in batches for g in b.groups if g.past == 0) >= sum(r.prompt_tokens for r in fits)
+    # Little's law as sums over the run: the area under the number in the system is the time that each spent in it.
+    area, present, last_s = 0.0, 0, 0.0
+    for at_s, change in sorted([(r.arrival_s, 1) for r in records] + [(r.last_token_s, -1) for r in records]):
+        area, present, last_s = area + present * (at_s - last_s), present + change, at_s
+    assert area == pytest.approx(sum(r.last_token_s - r.arrival_s for r in records), rel=1e-9)
+    # What is scheduled holds its slot and its KV-cache until its last token.
+    for at_s in {r.scheduled_s for r in records}:
+        inside = [r for r in records if r.scheduled_s <= at_s < r.last_token_s]
+        assert len(inside) <= limits.sequences
+        assert sum(r.prompt_tokens + r.output_tokens for r in inside) <= limits.kv_tokens
+    assert all(len(batch.groups) <= limits.sequences for batch in batches)
+    # It is idle when, and only when, there is nobody to serve.
+    busy_s, end_s = 0.0, 0.0
+    for r in records:
+        busy_s += max(0.0, max(x.last_token_s for x in records if x.arrival_s <= r.arrival_s) - max(end_s, r.arrival_s))
+        end_s = max(end_s, max(x.last_token_s for x in records if x.arrival_s <= r.arrival_s))
+    assert outcome.totals.seconds - outcome.totals.idle_s == pytest.approx(busy_s, rel=1e-9)
+    again, _ = served(asked, limits)
+    assert again.fingerprint == outcome.fingerprint
+    assert again.requests == records
+
+
+def test_one_request_alone_is_its_prefill_and_its_steps():
+    outcome, batches = served(requests((0.0, 300, 4)))
+    passes = [prefill_batch([300]), decode_batch([300]), decode_batch([301]), decode_batch([302])]
+    assert batches == passes
+    (record,) = outcome.requests
+    assert record.first_token_s == pytest.approx(alone_s(passes[0]), rel=1e-12)
+    assert record.last_token_s == pytest.approx(alone_s(*passes), rel=1e-12)
+    assert outcome.totals.idle_s == 0.0
+
+
+def test_a_request_that_comes_late_is_served_as_the_first_one_was():
+    late, _ = served(requests((0.0, 300, 3), (5.0, 300, 3)))
+    first, second = late.requests
+    assert second.scheduled_s == 5.0
+    assert late.totals.idle_s == pytest.approx(5.0 - first.last_token_s, rel=1e-12)
+    assert late.totals.seconds - late.totals.idle_s == pytest.approx(2 * first.last_token_s, rel=0.1)
+
+
+def test_simultaneous_arrivals_share_a_prefill():
+    outcome, batches = served(requests((0.0, 100, 2), (0.0, 200, 3), (0.0, 50, 1)))
+    assert batches == [prefill_batch([100, 200, 50]), decode_batch([100, 200]), decode_batch([201])]
+    assert {r.first_token_s for r in outcome.requests} == {alone_s(batches[0])}
+
+
+def test_a_request_that_never_fits_is_refused_with_a_warning():
+    outcome, _ = served(requests((0.0, 100, 2), (0.0, 5000, 3), (0.1, 100, 2)), ROOMY._replace(kv_tokens=5002))
+    assert [r.id for r in outcome.requests] == [0, 2]
+    (warning,) = outcome.warnings
+    assert "1 of 3 requests refused" in warning
+    assert "request 1 with 5,003" in warning
+
+
+def test_a_full_cache_makes_the_next_one_wait_for_the_end():
+    outcome, _ = served(requests((0.0, 100, 5), (0.0, 100, 5)), ROOMY._replace(kv_tokens=209))
+    first, second = outcome.requests
+    assert second.scheduled_s == first.last_token_s
+
+
+def test_technique_changes_times_and_no_tokens():
+    asked = requests((0.0, 700, 5), (0.0, 300, 8), (0.001, 20, 2))
+    plain, fetched = served(asked)[0], served(asked, ROOMY, "preserve")[0]
+    assert plain.tokens == fetched.tokens
+    assert fetched.totals.seconds < plain.totals.seconds
+    assert plain.fingerprint != fetched.fingerprint
+
+
+QUEUE = requests((0.0, 100, 10), (0.0, 4000, 10), (0.0, 50, 10))
+
+
+@pytest.mark.parametrize(
+    ("free_kv", "slots", "budget", "admitted"),
+    [
+        (1e6, 64, 8192, [0, 1, 2]),
+        (1e6, 2, 8192, [0, 1]),
+        (1e6, 0, 8192, []),
+        (1e6, 64, 4100, [0, 1]),
+        (1e6, 64, 200, [0]),  # the head of the line blocks, though the last one would fit
+        (300, 64, 8192, [0]),
+        (4120, 64, 8192, [0, 1]),
+        (4119, 64, 8192, [0]),
+        (109, 64, 8192, []),
+        (1e6, 64, 99, [0]),  # a prompt above the budget goes alone
+    ],
+)
+def test_first_come(free_kv, slots, budget, admitted):
+    assert [r.id for r in first_come(QUEUE, free_kv, slots, budget)] == admitted
+
+
+def test_first_come_admits_nobody_beside_a_prompt_above_the_budget():
+    assert [r.id for r in first_come(QUEUE[1:], 1e6, 64, 512)] == [1]
+    assert first_come([], 1e6, 64, 512) == []
