@@ -126,7 +126,10 @@ def scalar(text: str) -> Any:
 
 def dump(data: Any) -> str:
     """`data` (plain Python) as YAML text that `parse` reads back as the same data."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False)
+    if any(character in text for character in "\x85\u2028\u2029"):  # line breaks to YAML, unless escaped
+        return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=110, default_flow_style=False)
+    return text
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,4 +1,7 @@
-"""The timeline in a real browser: 50,000 spans open within three seconds, zoom, and leave the console clean."""
+"""The timeline in a real browser: 50,000 spans are drawn, zoom, and leave the console clean.
+
+`benchmarks/timeline.py` times the same page.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,6 @@ FLAGS = [
     "--enable-logging=stderr",
     "--window-size=1500,900",
 ]
-LIMIT_MS = 3000
-TRIES = 3  # a machine busy with other things may be slow once; a slow page is slow every time
 
 # Reports when the first view is painted, zooms to a few layers, and reports again.
 PROBE = """<script>
@@ -96,22 +97,17 @@ def opened(page: str, folder: str) -> tuple[dict, str]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_fifty_thousand_spans_open_in_three_seconds(tmp_path):
-    evil = "<img src=x onerror=window.hacked=1>"
+def fifty_thousand_spans(evil: str = "") -> str:
     outcomes = {"vanilla": outcome(steps=25, layers=80), f"preserve{evil}": outcome(steps=25, layers=80, prefetch=True)}
     assert sum(len(o.timeline.spans) for o in outcomes.values()) >= 50_000
-    page = timeline_page(outcomes, "Does prefetching help?").replace("</head>", PROBE, 1)
-    tries = []
-    for i in range(TRIES):
-        folder = tmp_path / str(i)
-        folder.mkdir()
-        said, log = opened(page, str(folder))
-        console = [line for line in log.splitlines() if "CONSOLE" in line]
-        assert not console and not said["problems"] and not said["hacked"], (console, said["problems"])
-        assert said["legend"] == 7, "one entry a kind of op, over all variants"
-        assert 500 < said["all"] < 4000, "the whole run is drawn in a bounded number of boxes"
-        assert 40 < said["few"] < 200 and {"all-reduce", "gate_up", "attention"} <= set(said["names"])
-        tries.append(said["opened"])
-        if tries[-1] < LIMIT_MS:
-            break
-    assert min(tries) < LIMIT_MS, f"opened in {tries} ms"
+    return timeline_page(outcomes, "Does prefetching help?").replace("</head>", PROBE, 1)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_fifty_thousand_spans_are_drawn_and_leave_the_console_clean(tmp_path):
+    said, log = opened(fifty_thousand_spans("<img src=x onerror=window.hacked=1>"), str(tmp_path))
+    console = [line for line in log.splitlines() if "CONSOLE" in line]
+    assert not console and not said["problems"] and not said["hacked"], (console, said["problems"])
+    assert said["legend"] == 7, "one entry a kind of op, over all variants"
+    assert 500 < said["all"] < 4000, "the whole run is drawn in a bounded number of boxes"
+    assert 40 < said["few"] < 200 and {"all-reduce", "gate_up", "attention"} <= set(said["names"])

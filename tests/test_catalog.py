@@ -52,7 +52,7 @@ def numbers(card) -> dict[str, float]:
     found = {}
     for f in dataclasses.fields(card):
         value = getattr(card, f.name)
-        if f.name == "facts" or isinstance(value, str) or value is None:
+        if f.name == "facts" or isinstance(value, (str, tuple)) or value is None:
             continue
         found |= {f"{f.name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {f.name: value}
     return found

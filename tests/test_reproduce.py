@@ -1,4 +1,4 @@
-"""PRESERVE's published range, at its two ends, and the claims on latency and cap; the whole grid is `podscope reproduce`."""
+"""PRESERVE's published range at its two ends, and the claims on latency and fusion; all of it: `podscope reproduce`."""
 
 from __future__ import annotations
 
