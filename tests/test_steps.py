@@ -70,18 +70,15 @@ def test_sampling_equals_every_step_where_the_cache_ends_to_fit(l2_bytes):
     assert_exact(StaticBatch(4, 1200, 200), ("preserve",), 4, device=replace(DEVICE, l2_bytes=l2_bytes))
 
 
-@pytest.mark.xfail(strict=True, reason="a knee in the graph's sizes is not among the notes that sampling compares")
 @pytest.mark.parametrize("pattern", ["blocksparse", "window"])
 def test_sampling_sees_the_context_cross_the_window(pattern):
     assert_exact(StaticBatch(4, 950, 150), (), 4, replace(SPARSE, attention=(pattern, "dense")))
 
 
-@pytest.mark.xfail(strict=True, reason="a prefetch that grows into its cap is a knee in the graph's sizes too")
 def test_sampling_sees_a_prefetch_reach_its_cap():
     assert_exact(StaticBatch(8, 1, 300), (KV_ONLY,), 2, device=replace(DEVICE, l2_bytes=2e6, hbm_bytes_per_s=4e12))
 
 
-@pytest.mark.xfail(strict=True, reason="the bound of an op near twice its fixed cost is not among the notes")
 def test_sampling_sees_an_op_leave_the_latency_bound():
     assert_exact(StaticBatch(4, 1, 300), (), 4, device=replace(DEVICE, l2_bytes=2e6, hbm_bytes_per_s=3e11))
 

@@ -180,7 +180,7 @@ class Chip:
                     bound = cause if took > 2 * op.fixed_s else _LATENCY
                     op.bound_s[bound] += took
                     if order is not None:
-                        order.append(slot * 8 + cause)
+                        order.append(slot * 64 + cause * 8 + bound)
                     if self.recording:
                         self._record(stream, op, f"{layer.name} {index}", start_s, BOUNDS[bound], work)
                 done[slot] = 1

@@ -2,15 +2,17 @@
 
 Steps are played at sampled contexts and summed in closed form between them. That is exact, not an approximation:
 along a run every decision (which op ended first, what bounded it, what was resident, who shared with whom) is noted
-in order, and two contexts with the same notes have every event time a linear function of the sizes in between,
-because the set of sizes that lead to given decisions is cut out by linear inequalities and so is convex. Where the
-notes of two ends differ the interval is halved, down to neighbouring contexts if need be. A test holds this to
-playing every step.
+in order, and two contexts with the same notes have every event time a linear function of the ops' sizes in between,
+because the set of sizes that lead to given decisions is cut out by linear inequalities and so is convex. The sizes
+themselves must be linear in the context too: each is linear, or bends one way (a window that fills, a prefetch that
+meets its cap), so it is enough to look at the middle. Where the notes of two ends differ, or a size bends between
+them, the interval is halved, down to neighbouring contexts if need be. A test holds this to playing every step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 from sim.engine.group import Group
@@ -118,6 +120,10 @@ def _sampled(
                 played[context] = _play(group, graph)
         return played[context]
 
+    @cache
+    def sizes(context: int) -> tuple[float, ...]:
+        return _sizes(graph_of(decode_batch([context] * batch)))
+
     for key, value in at(last)[0].items():
         total[key] = total.get(key, 0.0) + value
     todo = [(first, last)]
@@ -126,8 +132,8 @@ def _sampled(
         if a == b:
             continue
         (low, low_trail), (high, high_trail) = at(a), at(b)
-        if b - a > 1 and low_trail != high_trail:
-            middle = (a + b) // 2
+        middle = (a + b) // 2
+        if b - a > 1 and (low_trail != high_trail or _bends(sizes(a), sizes(middle), sizes(b), (middle - a) / (b - a))):
             todo += [(middle, b), (a, middle)]
             continue
         n = b - a  # contexts a..b-1: n terms of an arithmetic series
@@ -136,6 +142,23 @@ def _sampled(
             total[key] = total.get(key, 0.0) + n * start + (n - 1) / 2 * (end - start)
         progress((b - first) / (last - first))
     return total, notes + [played[context][0]["seconds",] for context in sorted(played)]
+
+
+def _sizes(graph: Graph) -> tuple[float, ...]:
+    """Every number in a graph that depends on the batch."""
+    return tuple(
+        number
+        for layer in dict.fromkeys(graph.layers)
+        for op in layer.ops
+        for number in (op.flop, op.message_bytes, *(tensor.nbytes for tensor in (*op.reads, *op.writes)))
+    )
+
+
+def _bends(low: tuple[float, ...], middle: tuple[float, ...], high: tuple[float, ...], share: float) -> bool:
+    """Whether any size at `share` of the way is off the straight line between its ends."""
+    if not len(low) == len(middle) == len(high):
+        return True
+    return any(abs(a + share * (c - a) - b) > 1e-9 * b for a, b, c in zip(low, middle, high))
 
 
 def _sums(totals: Totals) -> Sums:
