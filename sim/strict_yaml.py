@@ -325,6 +325,7 @@ def _plain(loader: _Loader, node: yaml.Node, at: KeyPath, doc: Document) -> Any:
             doc.lines[(*at, i)] = _line(child)
             items.append(_plain(loader, child, (*at, i), doc))
         return items
+    assert isinstance(node, yaml.MappingNode)  # the only kind left
     loader.flatten_mapping(node)  # `<<: *other` becomes the other's keys, before this mapping's own
     found: dict[str | int, Any] = {}
     for key_node, child in node.value:
