@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -192,13 +193,16 @@ def reproduce(
     done: list[dict[str, Any]] = []
     for name in [system] if system else SYSTEMS:
         with _progress() as progress:
-            progress(0.0, f"reproduce {name}")
-            found = SYSTEMS[name](quick=quick)
+            found = SYSTEMS[name](quick=quick, progress=partial(_labelled, progress, f"reproduce {name}"))
         new = [_row(row) for row in found]
         done += new
         _console().print(experiments(name, new))
     if file is not None:
         _write(file, json.dumps(done, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _labelled(progress: Callable[[float, str], None], label: str, done_fraction: float) -> None:
+    progress(done_fraction, label)
 
 
 def _load(names: list[str], overrides: list[str]) -> list[Scenario]:

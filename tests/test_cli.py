@@ -205,14 +205,14 @@ def systems(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Two published systems; returns the `quick` that each was called with."""
     quick_calls: list[bool] = []
 
-    def preserve(quick: bool = False) -> list[FakeRow]:
+    def preserve(quick: bool = False, progress: Callable[[float], None] = print) -> list[FakeRow]:
         quick_calls.append(quick)
         return [
             FakeRow("preserve", "P1", "largest speed-up", 1.61, 1.6, 0.1, True, True),
             FakeRow("preserve", "P2", "smallest [speed-up]", None, float("nan"), None, False, note="n/a"),
         ]
 
-    def broken(quick: bool = False) -> list[FakeRow]:
+    def broken(quick: bool = False, progress: Callable[[float], None] = print) -> list[FakeRow]:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("sim.reproduce.SYSTEMS", {"preserve": preserve, "broken": broken}, raising=False)

@@ -95,7 +95,7 @@ def _scaled(card: Device | Library, factors: Mapping[str, float]) -> dict[str, f
     return {name: getattr(card, name) * factor for name, factor in factors.items()}
 
 
-def reproduce(quick: bool = False) -> list[Row]:
+def reproduce(quick: bool = False, progress: Callable[[float], None] = lambda share: None) -> list[Row]:
     """All rows; `quick` leaves out the sweep of constants."""
     cost = engine_cost()  # before other processes compete for the cores
     points = list(_grid(MODELS)) + list(_small_batch()) + list(_batches()) + list(_caps()) + list(_latencies())
@@ -105,7 +105,10 @@ def reproduce(quick: bool = False) -> list[Row]:
     points += [point for chosen in sweep.values() for point in chosen]
     points = list(dict.fromkeys(points))
     with ProcessPoolExecutor(cpu_count() or 1, mp_context=get_context("spawn")) as pool:
-        took = dict(zip(points, pool.map(measure, points, chunksize=4)))
+        took = {}
+        for point, measured in zip(points, pool.map(measure, points, chunksize=4)):
+            took[point] = measured
+            progress(len(took) / len(points))
     return [
         *_range_rows(took),
         *_latency_rows(took),
