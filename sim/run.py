@@ -17,7 +17,7 @@ from sim.engine.serving import Limits, replay
 from sim.engine.steps import StaticBatch, run_static
 from sim.hardware.device import Device
 from sim.network import topology
-from sim.network.collectives import Network
+from sim.network.network import Network
 from sim.results import Result, build
 from sim.scenario import Scenario, ScenarioError, Variant
 from sim.scenario.schema import Decode
@@ -145,7 +145,9 @@ def _plan(v: Variant) -> Plan:
     model, ranks = catalog.model(v.model), v.parallel.tensor
     precision = Precision(**v.precision.model_dump())
     graph = topology.build(pod.shape, pod.devices, pod.link_bytes_per_s, pod.link_latency_s)
-    topology.neighbour_order(graph, ranks)  # the pod has that many chips
+    network = Network(graph, library, v.pod.collective)
+    if ranks > 1:
+        network.members(ranks)  # the pod has that many chips
     notes, trace = list(shard(model, ranks).notes), None
     work = v.workload
     if isinstance(work, Decode):
@@ -165,7 +167,7 @@ def _plan(v: Variant) -> Plan:
         (f"{part}: {what}", fact.value, fact.tag, fact.source) for part in facts for what, fact in facts[part].items()
     ]
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
-    return Plan(v, device, Network(graph, library, v.pod.collective), model, precision, space, trace, notes, rows)
+    return Plan(v, device, network, model, precision, space, trace, notes, rows)
 
 
 def _trace(t: TraceSource, model: Model) -> Trace:

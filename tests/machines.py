@@ -9,7 +9,7 @@ import simpy
 from sim.engine.group import Group
 from sim.hardware.device import Device
 from sim.network import topology
-from sim.network.collectives import Network
+from sim.network.network import Network
 from sim.network.library import Library
 from sim.spans import Timeline
 from sim.techniques import TECHNIQUES, Machine, apply

@@ -14,7 +14,7 @@ import sim
 from sim import catalog, shipped
 from sim.hardware.device import Device
 from sim.network import topology
-from sim.network.collectives import Network
+from sim.network.network import Network
 from sim.network.library import Library
 from sim.strict_yaml import ScenarioError
 from sim.workload.model import Model

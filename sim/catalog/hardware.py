@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sim import strict_yaml
 from sim.catalog.files import checked, find
 from sim.hardware.device import Device, Fact
+from sim.network.collectives import AlgorithmName
 from sim.network.library import Library
 from sim.strict_yaml import Document, nearest
 from sim.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show
@@ -85,7 +86,7 @@ class LibraryFile(BaseModel):
     launch_s: Time
     step_s: Time | None = None
     link_efficiency: Number[Share] | None = None
-    algorithms: tuple[Literal["direct", "one_shot", "ring"], ...] | None = None
+    algorithms: tuple[AlgorithmName, ...] | None = None
 
 
 def device(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Device:

@@ -81,7 +81,8 @@ class Fabric:
         self._place = np.zeros(links, dtype=np.int64)  # scratch of `_numbered`
         self._paths = Paths(np.zeros(1, dtype=np.int64), _NONE, np.empty(0), np.empty(0), _NONE)
         self._alone = np.empty(0)  # by row: bytes/s of a flow that has the row to itself
-        self._senders: list[Sender] = []
+        self._senders: dict[int, Sender] = {}
+        self._introduced = 0  # senders so far
         self._knots: dict[int, _Knot] = {}
         self._tied = 0  # knots so far
         self._calendar: dict[float, tuple[list[Ints], list[_Knot], list[Ints]]] = {}  # ends, knots, begins
@@ -102,8 +103,13 @@ class Fabric:
 
     def add_sender(self, sender: Sender) -> int:
         """Make a sender known; its number, for `send`."""
-        self._senders.append(sender)
-        return len(self._senders) - 1
+        self._senders[self._introduced] = sender
+        self._introduced += 1
+        return self._introduced - 1
+
+    def forget(self, sender: int) -> None:
+        """A sender has nothing more on its way."""
+        del self._senders[sender]
 
     def send(
         self, sender: int, tags: Ints, rows: Ints, last: Ints, nbytes: Floats, delay_s: Floats, weight: Floats | float = 1.0

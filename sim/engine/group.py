@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+import numpy as np
 import simpy
 
 from sim.engine.chip import Chip, LoweredOp
-from sim.engine.flows import Capacity, Flow, Net, Work
+from sim.engine.exchange import Exchange, Known
+from sim.engine.fabric import Fabric
+from sim.engine.flows import Flow, Net, Work
 from sim.hardware.device import Device
-from sim.network.collectives import Network
+from sim.network.network import Network
+from sim.network.wires import Ints
 from sim.spans import Timeline
 from sim.workload.graph import Graph
 
@@ -18,8 +20,8 @@ class Group:
     """The ranks of one tensor-parallel group on a pod.
 
     Symmetric ranks do the same at the same time, so one is simulated and its collectives are folded plans. With
-    stragglers (rank -> how many times slower) every rank is simulated: a collective starts when the last rank has
-    come, and its plan is played send by send over the pod's links.
+    stragglers (rank -> how many times slower) every rank is simulated: each starts a collective when it comes to it,
+    and the plan is played send by send over the pod's links.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class Group:
         self.env, self.network, self.ranks, self.timeline = env, network, ranks, timeline
         self.net = Net(env)
         self.folded = not slow and not unfold
-        self._links: dict[object, Capacity] = {}
-        self._arrived: list[tuple[Chip, Work, simpy.Event]] = []
+        self.fabric = Fabric(env, network.bytes_per_s, network.wires.name)
+        self.known: Known = {}
+        self._meetings: dict[int, _Meeting] = {}  # collectives under way, by number
+        self._met = [0] * ranks  # collectives that each rank has come to
         self.chips = [
             Chip(
                 env,
@@ -64,11 +68,11 @@ class Group:
         """Keep spans and uses from now on, or stop; without a timeline there is nothing to keep them in."""
         for chip in self.chips:
             chip.recording = on and self.timeline is not None
-        self.net.record = self.timeline.uses.append if on and self.timeline is not None else None
+        self.net.record = self.fabric.record = self.timeline.uses.append if on and self.timeline is not None else None
 
     def close(self) -> None:
         """The simulation has stopped: report what is still on the capacities."""
-        self.net.flush([c for chip in self.chips for c in (chip.hbm, chip.l2, chip.link)] + list(self._links.values()))
+        self.net.flush([c for chip in self.chips for c in (chip.hbm, chip.l2, chip.link)])
 
     def rates(self) -> dict[str, float]:
         """What one rank's capacities carry at most, for utilisation."""
@@ -78,7 +82,7 @@ class Group:
 
     def egress_bytes_per_s(self, rank: int) -> float:
         """What all of a chip's outgoing links carry together."""
-        return sum(self.network.bytes_per_s(hop) for hop in self.network.graph.out_edges(rank)) or 1.0
+        return self.network.egress_bytes_per_s(rank)
 
     def run(self, graph: Graph):
         """Play one pass on every rank; a process."""
@@ -101,12 +105,7 @@ class Group:
         work.link_bytes = fold.sent_bytes
         work.note = f"{fold.algorithm}, {fold.rounds} rounds"
         if not self.folded:
-            done = simpy.Event(self.env)
-            self._arrived.append((chip, work, done))
-            if len(self._arrived) == self.ranks:
-                self.env.process(self._exchange(op, self._arrived))
-                self._arrived = []
-            return done
+            return self.env.process(self._take_part(chip, op, work))
         hbm, l2, link = work.flows
         link.limit = fold.bytes_per_s
         now, net = self.env.now, self.net
@@ -125,47 +124,35 @@ class Group:
             end_s = max(end_s, net.start(hbm, work.hbm_bytes, begins_s, net.env.now))
         return end_s
 
-    def _exchange(self, op: LoweredOp, arrived: list[tuple[Chip, Work, simpy.Event]]):
-        """Play the plan round by round; a round ends when its last send lands."""
-        env, network = self.env, self.network
-        _, rounds = network.plan(op.op.kind, self.ranks, op.message_bytes)
-        start_s = env.now
-        memory = []
-        for _, work, _ in arrived:
-            hbm, l2, _ = work.flows
-            work.floor_s = begins_s = start_s + work.latency_s
-            work.end_s = self._memory(self.net, work, hbm, l2, begins_s, begins_s)
-            work.event = env.timeout(work.end_s - start_s)
-            memory.append(work)
-        if op.op.launch:
-            yield env.timeout(network.library.launch_s)
-        for sends in rounds:
-            yield env.timeout(network.library.step_s)
-            yield from self._round(sends)
-        for work in memory:  # re-timed while the round ran, perhaps
-            while work.end_s > env.now:
-                yield env.timeout(work.end_s - env.now)
-        for _, _, done in sorted(arrived, key=lambda each: each[0].rank):
-            done.succeed()
+    def _take_part(self, chip: Chip, op: LoweredOp, work: Work):
+        """A rank's part in its next collective: its messages, and its buffer's traffic; a process."""
+        env, number = self.env, self._met[chip.rank]
+        self._met[chip.rank] += 1
+        if number not in self._meetings:
+            self._meetings[number] = _Meeting(self, op)
+        meeting = self._meetings[number]
+        meeting.exchange.arrive(np.array([chip.rank]), self.network.library.launch_s if op.op.launch else 0.0)
+        hbm, l2, _ = work.flows
+        work.floor_s = begins_s = env.now + work.latency_s
+        work.end_s = self._memory(self.net, work, hbm, l2, begins_s, begins_s)
+        work.event = env.timeout(work.end_s - env.now)
+        yield meeting.done[chip.rank]
+        if all(event.triggered for event in meeting.done):
+            self._meetings.pop(number, None)
+        while work.end_s > env.now:  # re-timed while the rounds ran, perhaps
+            yield env.timeout(work.end_s - env.now)
 
-    def _round(self, sends: Iterable[tuple[int, int, float]]):
-        works = []
-        now = self.env.now
-        for source, target, nbytes in sends:
-            work = Work(self.net)
-            route = tuple(self._link(hop) for hop in self.network.routes(source, target))
-            flow = Flow(work, route)
-            work.flows = (flow,)
-            begins_s = now + self.network.latency_s(source, target)
-            work.floor_s = begins_s
-            work.end_s = self.net.start(flow, nbytes, begins_s, now)
-            work.event = self.env.timeout(work.end_s - now)
-            works.append(work)
-        for work in works:
-            while work.flows[0].finish_s > self.env.now + 1e-12:
-                yield self.env.timeout(work.flows[0].finish_s - self.env.now)
 
-    def _link(self, hop) -> Capacity:
-        if hop not in self._links:
-            self._links[hop] = Capacity(f"{hop[0]} → {hop[1]}", self.network.bytes_per_s(hop))
-        return self._links[hop]
+class _Meeting:
+    """One collective of a group, and by rank the event at which its part is over."""
+
+    def __init__(self, group: Group, op: LoweredOp) -> None:
+        network = group.network
+        self.done = [simpy.Event(group.env) for _ in range(group.ranks)]
+        _, plan = network.plan(op.op.kind, group.ranks, op.message_bytes)
+        ranks = network.members(group.ranks).ranks
+        self.exchange = Exchange(group.env, group.fabric, network, ranks, plan, self._over, known=group.known)
+
+    def _over(self, ranks: Ints) -> None:
+        for rank in ranks.tolist():
+            self.done[rank].succeed()

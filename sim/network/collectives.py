@@ -1,145 +1,462 @@
-"""Collectives: pure plans of rounds of sends, and beside each plan its closed form on an idle network.
+"""Collectives: pure plans of rounds of sends.  A new one is a function here and a line in `PLANS`.
 
-A plan knows no clock and no link: it yields rounds of (source, target, bytes), and the engine plays them as flows.
-When every rank does the same at the same time, a plan folds to one rank's share of it (`fold`), which is what a
-symmetric run plays. A new collective is a plan here and a line in `PLANS`.
+A plan knows no clock and no link. It names its chips by node number and says who sends how much to whom in each
+round; the engine plays the rounds as flows, and `sim.network.network` predicts their time on an idle fabric. A rank
+goes to its next round when its own sends of this one have left and what is sent to it has come (and been reduced).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Literal, NamedTuple, get_args
 
-from sim.network import topology
-from sim.network.library import Library
+import numpy as np
 
-Send = tuple[int, int, float]
-Round = list[Send]
+from sim.network.wires import Floats, Ints
 
 
-def ring_all_reduce(ranks: Sequence[int], nbytes: float) -> Iterator[Round]:
-    """Reduce-scatter then all-gather: 2(n-1) rounds of nbytes/n to the next rank."""
-    n = len(ranks)
-    for _ in range(2 * (n - 1)):
-        yield [(ranks[i], ranks[(i + 1) % n], nbytes / n) for i in range(n)]
+class Round(NamedTuple):
+    """Sends that start together, one array entry each.  A plan repeats one object for equal rounds."""
+
+    source: Ints
+    target: Ints
+    nbytes: Floats
+    reduces: Ints  # 1 where the receiver adds what comes to what it has
 
 
-def direct_all_reduce(ranks: Sequence[int], nbytes: float) -> Iterator[Round]:
-    """Two-shot: every rank sends each peer its shard to reduce, then its reduced shard; 2 rounds of nbytes/n to all."""
-    for _ in range(2):
-        yield [(a, b, nbytes / len(ranks)) for a in ranks for b in ranks if a != b]
+class Members(NamedTuple):
+    """Who takes part: node numbers, the order in which a ring visits them, how they factor, the switch they share."""
 
-
-def one_shot_all_reduce(ranks: Sequence[int], nbytes: float) -> Iterator[Round]:
-    """Every rank sends everything to every peer, and each reduces for itself: 1 round of nbytes to all."""
-    yield [(a, b, nbytes) for a in ranks for b in ranks if a != b]
-
-
-def ring_all_gather(ranks: Sequence[int], nbytes: float) -> Iterator[Round]:
-    """n-1 rounds of nbytes/n to the next rank; `nbytes` is the gathered buffer."""
-    n = len(ranks)
-    for _ in range(n - 1):
-        yield [(ranks[i], ranks[(i + 1) % n], nbytes / n) for i in range(n)]
-
-
-def direct_all_gather(ranks: Sequence[int], nbytes: float) -> Iterator[Round]:
-    """Every rank sends its shard of nbytes/n to every peer, in 1 round."""
-    yield [(a, b, nbytes / len(ranks)) for a in ranks for b in ranks if a != b]
-
-
-PLANS: dict[str, dict[str, Callable[[Sequence[int], float], Iterator[Round]]]] = {
-    "all_reduce": {"direct": direct_all_reduce, "one_shot": one_shot_all_reduce, "ring": ring_all_reduce},
-    "all_gather": {"direct": direct_all_gather, "ring": ring_all_gather},
-}
-ALGORITHMS = ("auto", "direct", "one_shot", "ring")
-
-
-class Fold(NamedTuple):
-    """A symmetric plan as one rank sees it: wait `latency_s`, then `sent_bytes` leave at `bytes_per_s`."""
-
-    algorithm: str
-    latency_s: float
-    sent_bytes: float
-    bytes_per_s: float
-    rounds: int
-    exact: bool  # all sends of a round go equally far; else an upper bound
+    ranks: Ints
+    ring: Ints
+    dims: tuple[int, ...] = ()  # (nodes, chips a node), or the sides of a torus: slowest first; () is (n,)
+    hub: int | None = None  # node number of a switch that all ranks are wired to, where there is one
 
     @property
-    def seconds(self) -> float:
-        """Closed form on an idle network."""
-        return self.latency_s + self.sent_bytes / self.bytes_per_s
+    def grid(self) -> Ints:
+        """The ranks in the shape of their dims."""
+        return self.ranks.reshape(self.dims or (len(self.ranks),))
 
 
-def ring_all_reduce_seconds(n: int, nbytes: float, bytes_per_s: float, latency_s: float) -> float:
-    """Textbook closed form of `ring_all_reduce` on an idle, uniform ring."""
-    return 2 * (n - 1) * (nbytes / n / bytes_per_s + latency_s)
+Plan = list[Round]
 
 
-def direct_all_reduce_seconds(n: int, nbytes: float, bytes_per_s: float, latency_s: float) -> float:
-    """Textbook closed form of `direct_all_reduce` on an idle full mesh; `bytes_per_s` of one pair, one way."""
-    return 2 * (nbytes / n / bytes_per_s + latency_s)
+def _round(source: Ints, target: Ints, nbytes: float, reduces: bool = False) -> Round:
+    source, target = np.ravel(source), np.ravel(target)
+    return Round(source, target, np.full(len(source), nbytes), np.full(len(source), int(reduces)))
 
 
-class Network:
-    """A pod's wires with the library that drives them: what a technique or an engine may ask about communication."""
-
-    def __init__(self, graph: topology.Graph, library: Library, algorithm: str = "auto") -> None:
-        if algorithm not in ALGORITHMS:
-            raise ValueError(f"no collective algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}")
-        self.graph, self.library, self.algorithm = graph, library, algorithm
-        self.fold = lru_cache(maxsize=4096)(self._fold)
-        self.routes = lru_cache(maxsize=None)(lambda a, b: topology.route(graph, a, b))
-
-    def bytes_per_s(self, hop: topology.Hop) -> float:
-        """Rate of one link as a long message sees it."""
-        return self.graph.edges[hop]["bytes_per_s"] * self.library.link_efficiency
-
-    def latency_s(self, source: int, target: int) -> float:
-        """Wire latency between two chips."""
-        return sum(self.graph.edges[hop]["latency_s"] for hop in self.routes(source, target))
-
-    def plan(self, kind: str, ranks: int, nbytes: float) -> tuple[str, list[Round]]:
-        """The algorithm that `auto` (or the user) chose, and its rounds."""
-        fold = self.fold(kind, ranks, nbytes)
-        return fold.algorithm, list(PLANS[kind][fold.algorithm](topology.neighbour_order(self.graph, ranks), nbytes))
-
-    def _fold(self, kind: str, ranks: int, nbytes: float) -> Fold:
-        if kind not in PLANS:
-            raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(PLANS)}")
-        group = topology.neighbour_order(self.graph, ranks)
-        has = self.library.algorithms
-        names = [name for name in PLANS[kind] if not has or name in has] or list(PLANS[kind])
-        if self.algorithm in PLANS[kind]:
-            names = [self.algorithm]
-        folds = [fold(self, name, list(PLANS[kind][name](group, nbytes)), ranks) for name in names]
-        return min(folds, key=lambda candidate: (not candidate.exact, candidate.seconds))
+def _both(a: Round, b: Round) -> Round:
+    return Round(*(np.concatenate(pair) for pair in zip(a, b)))
 
 
-def fold(network: Network, algorithm: str, rounds: list[Round], ranks: int) -> Fold:
-    """Fold the plan of a symmetric group on an idle network to one rank's share.
+def _next(grid: Ints, axis: int, nbytes: float, reduces: bool, step: int = 1) -> Round:
+    """Every rank of a grid sends to the next along one axis."""
+    return _round(grid, np.roll(grid, -step, axis), nbytes, reduces)
 
-    A round lasts as long as its most loaded link, sharing counted: exact when the sends of a round go equally far, an
-    upper bound otherwise (playing the plan unfolded is always exact).
+
+def _all_pairs(grid: Ints, nbytes: float, reduces: bool = False) -> Round:
+    """Every rank sends to every other one of its row (the last axis of the grid)."""
+    rows = grid.reshape(-1, grid.shape[-1])
+    n = rows.shape[1]
+    peer = (np.arange(n)[:, None] + np.arange(1, n)) % n  # each starts with its next, so that no target is crowded
+    return _round(np.repeat(rows, n - 1, axis=1), rows[:, peer.ravel()], nbytes, reduces)
+
+
+def _halving(grid: Ints, nbytes: float, reduces: bool, *, growing: bool) -> Plan:
+    """log2 n exchanges with partners at distance n/2, n/4 ... 1 of half, a quarter ... of the buffer, or back."""
+    n = grid.shape[-1]
+    distances = [1 << bit for bit in range(n.bit_length() - 1)]
+    if not growing:
+        distances.reverse()
+    place = np.arange(n)
+    return [_round(grid, grid[..., place ^ d], nbytes * d / n, reduces) for d in distances]
+
+
+# Reduce-scatter and all-gather, the halves of an all-reduce.
+
+
+def ring_reduce_scatter(who: Members, nbytes: float) -> Plan:
+    """n-1 rounds of S/n to the next rank, reduced on the way."""
+    n = len(who.ranks)
+    return [_next(who.ring, 0, nbytes / n, True)] * (n - 1)
+
+
+def ring_all_gather(who: Members, nbytes: float) -> Plan:
+    """n-1 rounds of S/n to the next rank."""
+    n = len(who.ranks)
+    return [_next(who.ring, 0, nbytes / n, False)] * (n - 1)
+
+
+def direct_reduce_scatter(who: Members, nbytes: float) -> Plan:
+    """1 round: every rank sends each peer its shard of S/n."""
+    return [_all_pairs(who.ranks, nbytes / len(who.ranks), True)]
+
+
+def direct_all_gather(who: Members, nbytes: float) -> Plan:
+    """1 round: every rank sends its shard of S/n to every peer."""
+    return [_all_pairs(who.ranks, nbytes / len(who.ranks))]
+
+
+def halving_reduce_scatter(who: Members, nbytes: float) -> Plan:
+    """log2 n exchanges of S/2, S/4 ... S/n with ever nearer partners."""
+    return _halving(who.ranks, nbytes, True, growing=False)
+
+
+def doubling_all_gather(who: Members, nbytes: float) -> Plan:
+    """log2 n exchanges of S/n, 2S/n ... S/2 with ever farther partners."""
+    return _halving(who.ranks, nbytes, False, growing=True)
+
+
+def multi_dimensional_reduce_scatter(who: Members, nbytes: float) -> Plan:
+    """A ring reduce-scatter along each dimension in turn, the fastest first, each on what the last one left."""
+    plan: Plan = []
+    for axis in reversed(range(who.grid.ndim)):
+        side = who.grid.shape[axis]
+        nbytes /= side
+        plan += [_next(who.grid, axis, nbytes, True)] * (side - 1)
+    return plan
+
+
+def multi_dimensional_all_gather(who: Members, nbytes: float) -> Plan:
+    """A ring all-gather along each dimension in turn, the slowest first."""
+    plan: Plan = []
+    nbytes /= len(who.ranks)
+    for axis in range(who.grid.ndim):
+        side = who.grid.shape[axis]
+        plan += [_next(who.grid, axis, nbytes, False)] * (side - 1)
+        nbytes *= side
+    return plan
+
+
+def hierarchical_reduce_scatter(who: Members, nbytes: float) -> Plan:
+    """Direct within each node, then rings across the nodes on the shard that each chip holds."""
+    nodes, chips = who.dims
+    within = _all_pairs(who.grid, nbytes / chips, True)
+    across = [_next(who.grid, 0, nbytes / chips / nodes, True)] * (nodes - 1)
+    return [within, *across]
+
+
+def hierarchical_all_gather(who: Members, nbytes: float) -> Plan:
+    """Rings across the nodes, then direct within each node."""
+    nodes, chips = who.dims
+    across = [_next(who.grid, 0, nbytes / chips / nodes, False)] * (nodes - 1)
+    return [*across, _all_pairs(who.grid, nbytes / chips)]
+
+
+def _through_hub(who: Members, up: float, down: float, reduces: bool = False) -> Round:
+    hub = np.full(len(who.ranks), who.hub)
+    return _both(_round(who.ranks, hub, up, reduces), _round(hub, who.ranks, down))
+
+
+def in_switch_reduce_scatter(who: Members, nbytes: float) -> Plan:
+    """The switch adds: every rank sends it S, and gets back its shard of S/n; the two ways are pipelined."""
+    return [_through_hub(who, nbytes, nbytes / len(who.ranks))]
+
+
+def in_switch_all_gather(who: Members, nbytes: float) -> Plan:
+    """The switch copies: every rank sends it a shard of S/n once, and it hands all of them to each."""
+    return [_through_hub(who, nbytes / len(who.ranks), nbytes)]
+
+
+# All-reduce of a buffer of S bytes.
+
+
+def ring_all_reduce(who: Members, nbytes: float) -> Plan:
+    """Reduce-scatter then all-gather: 2(n-1) rounds of S/n to the next rank."""
+    return ring_reduce_scatter(who, nbytes) + ring_all_gather(who, nbytes)
+
+
+def bidirectional_ring_all_reduce(who: Members, nbytes: float) -> Plan:
+    """Two rings at once, one each way round, with half of the buffer each."""
+    share = nbytes / len(who.ranks) / 2
+    rounds = [
+        _both(_next(who.ring, 0, share, reduces, 1), _next(who.ring, 0, share, reduces, -1))
+        for reduces in (True, False)
+    ]
+    return [each for each in rounds for _ in range(len(who.ranks) - 1)]
+
+
+def recursive_doubling_all_reduce(who: Members, nbytes: float) -> Plan:
+    """log2 n exchanges of the whole buffer with partners at distance 1, 2 ... n/2."""
+    place = np.arange(len(who.ranks))
+    bits = len(who.ranks).bit_length() - 1
+    return [_round(who.ranks, who.ranks[place ^ (1 << bit)], nbytes, True) for bit in range(bits)]
+
+
+def halving_doubling_all_reduce(who: Members, nbytes: float) -> Plan:
+    """Recursive halving, then recursive doubling (Rabenseifner): 2 log2 n rounds."""
+    return halving_reduce_scatter(who, nbytes) + doubling_all_gather(who, nbytes)
+
+
+def two_shot_all_reduce(who: Members, nbytes: float) -> Plan:
+    """Every rank sends each peer its shard to reduce, then its reduced shard: 2 rounds of S/n to all."""
+    return direct_reduce_scatter(who, nbytes) + direct_all_gather(who, nbytes)
+
+
+def one_shot_all_reduce(who: Members, nbytes: float) -> Plan:
+    """Every rank sends everything to every peer, and each reduces for itself: 1 round of S to all."""
+    return [_all_pairs(who.ranks, nbytes, True)]
+
+
+def hierarchical_all_reduce(who: Members, nbytes: float) -> Plan:
+    """Reduce-scatter within each node, rings across the nodes, all-gather within each node."""
+    nodes, chips = who.dims
+    within = _all_pairs(who.grid, nbytes / chips, True)
+    share = nbytes / chips / nodes
+    across = [_next(who.grid, 0, share, reduces) for reduces in (True, False)]
+    return [within, *[across[0]] * (nodes - 1), *[across[1]] * (nodes - 1), within._replace(reduces=within.reduces * 0)]
+
+
+def multi_dimensional_all_reduce(who: Members, nbytes: float) -> Plan:
+    """Ring reduce-scatter along each dimension, then ring all-gather back."""
+    return multi_dimensional_reduce_scatter(who, nbytes) + multi_dimensional_all_gather(who, nbytes)
+
+
+def in_switch_all_reduce(who: Members, nbytes: float) -> Plan:
+    """The switch adds and copies (NVLS): each port carries S(1 + 1/n) each way, pipelined.
+
+    A rank loads its shard reduced by the switch (all send S, each gets S/n), then stores it through the switch to all
+    (each sends S/n, all get S). The two halves of the pipeline are played as 2 rounds with half of the bytes each.
     """
-    latency = network.library.launch_s + network.library.step_s * len(rounds)
-    wire = sent = 0.0
-    exact = True
-    seen: dict[tuple, tuple[float, float]] = {}
-    for sends in rounds:
-        key = tuple(sends)
-        if key not in seen:
-            load: dict[topology.Hop, float] = {}
-            for source, target, nbytes in sends:
-                for hop in network.routes(source, target):
-                    load[hop] = load.get(hop, 0.0) + nbytes
-            seen[key] = (
-                max(network.latency_s(a, b) for a, b, _ in sends),
-                max(nbytes / network.bytes_per_s(hop) for hop, nbytes in load.items()),
-            )
-            exact = exact and len({len(network.routes(a, b)) for a, b, _ in sends}) == 1
-        round_latency, round_wire = seen[key]
-        latency += round_latency
-        wire += round_wire
-        sent += sum(nbytes for _, _, nbytes in sends) / ranks
-    return Fold(algorithm, latency, sent, sent / wire if wire else 1.0, len(rounds), exact)
+    half = nbytes * (1 + 1 / len(who.ranks)) / 2
+    return [_through_hub(who, half, half)] * 2
+
+
+PIECE_BYTES = 512 * 1024  # of a pipelined plan; more pieces cost rounds, fewer leave links idle
+
+
+def _pieces(nbytes: float) -> int:
+    return int(min(max(nbytes // PIECE_BYTES, 1), 64))
+
+
+def _parents(n: int) -> Ints:
+    """The balanced in-order tree over n ranks: leaves are the odd ranks, 0 is the root (-1)."""
+    parent = np.full(n, -1)
+    for rank in range(1, n):
+        bit = rank & -rank
+        up = (rank ^ bit) | (bit << 1)
+        parent[rank] = up if up < n else rank ^ bit
+    return parent
+
+
+def double_binary_tree_all_reduce(who: Members, nbytes: float) -> Plan:
+    """Two trees with half of the buffer each, a leaf of one being inside the other; up to the root, then down.
+
+    The buffer is cut into pieces that follow one another (Sanders, Speck, Traeff 2009; NCCL since 2.4).
+    """
+    n = len(who.ranks)
+    pieces = _pieces(nbytes)
+    order = [np.arange(n), n - 1 - np.arange(n) if n % 2 == 0 else (np.arange(n) + 1) % n]
+    parent = _parents(n)
+    depth = np.zeros(n, dtype=np.int64)
+    for rank in range(1, n):
+        at = rank
+        while parent[at] >= 0:
+            at, depth[rank] = parent[at], depth[rank] + 1
+    deepest = int(depth.max())
+    child = np.arange(1, n)
+    plan: Plan = []
+    last: tuple[bytes, Round] | None = None
+    for time in range(2 * deepest + pieces - 1):
+        piece_up = time - (deepest - depth[child])
+        piece_down = time - (deepest + depth[child] - 1)
+        up, down = ((0 <= piece) & (piece < pieces) for piece in (piece_up, piece_down))
+        key = np.packbits(np.concatenate([up, down])).tobytes()
+        if last is None or last[0] != key:
+            sends = [
+                part
+                for tree in order
+                for part in (
+                    _round(who.ranks[tree[child[up]]], who.ranks[tree[parent[child[up]]]], nbytes / 2 / pieces, True),
+                    _round(who.ranks[tree[parent[child[down]]]], who.ranks[tree[child[down]]], nbytes / 2 / pieces),
+                )
+            ]
+            last = key, Round(*(np.concatenate(columns) for columns in zip(*sends)))
+        plan.append(last[1])
+    return plan
+
+
+# All-to-all of a buffer of S bytes a rank, S/n for each peer.
+
+
+def direct_all_to_all(who: Members, nbytes: float) -> Plan:
+    """1 round: every rank sends S/n to every peer."""
+    return [_all_pairs(who.ranks, nbytes / len(who.ranks))]
+
+
+def pairwise_all_to_all(who: Members, nbytes: float) -> Plan:
+    """n-1 rounds: in round r every rank sends S/n to the r-th after it."""
+    n = len(who.ranks)
+    return [_next(who.ranks, 0, nbytes / n, False, step) for step in range(1, n)]
+
+
+def ring_all_to_all(who: Members, nbytes: float) -> Plan:
+    """Blocks handed on from neighbour to neighbour: n(n-1)/2 rounds of S/n."""
+    n = len(who.ranks)
+    return [_next(who.ring, 0, nbytes / n, False)] * (n * (n - 1) // 2)
+
+
+def multi_dimensional_all_to_all(who: Members, nbytes: float) -> Plan:
+    """Ring all-to-all along each dimension in turn, the fastest first."""
+    plan: Plan = []
+    for axis in reversed(range(who.grid.ndim)):
+        side = who.grid.shape[axis]
+        plan += [_next(who.grid, axis, nbytes / side, False)] * (side * (side - 1) // 2)
+    return plan
+
+
+def hierarchical_all_to_all(who: Members, nbytes: float) -> Plan:
+    """Within each node first, so that each chip then sends only to its own number in the other nodes."""
+    nodes, chips = who.dims
+    return [_all_pairs(who.grid, nbytes / chips), _all_pairs(who.grid.T, nbytes / nodes)]
+
+
+# One to many, one to one.
+
+
+def binomial_broadcast(who: Members, nbytes: float) -> Plan:
+    """The first rank's buffer to all: in each round every rank that has it sends it on; ceil(log2 n) rounds."""
+    n, plan = len(who.ranks), []
+    have = 1
+    while have < n:
+        new = np.arange(have, min(2 * have, n))
+        plan.append(_round(who.ranks[new - have], who.ranks[new], nbytes))
+        have *= 2
+    return plan
+
+
+def chain_broadcast(who: Members, nbytes: float) -> Plan:
+    """The first rank's buffer along the ring in pieces that follow one another."""
+    n, pieces = len(who.ranks), _pieces(nbytes)
+    plan = []
+    for time in range(n - 1 + pieces - 1):
+        link = np.arange(max(0, time - pieces + 1), min(n - 1, time + 1))
+        plan.append(_round(who.ring[link], who.ring[link + 1], nbytes / pieces))
+    return plan
+
+
+def direct_broadcast(who: Members, nbytes: float) -> Plan:
+    """The first rank sends its buffer to every other one: 1 round."""
+    return [_round(np.full(len(who.ranks) - 1, who.ranks[0]), who.ranks[1:], nbytes)]
+
+
+def in_switch_broadcast(who: Members, nbytes: float) -> Plan:
+    """The first rank sends its buffer to the switch, which copies it to all; pipelined."""
+    hub = np.array([who.hub])
+    others = who.ranks[1:]
+    return [_both(_round(who.ranks[:1], hub, nbytes), _round(np.repeat(hub, len(others)), others, nbytes))]
+
+
+def direct_send_receive(who: Members, nbytes: float) -> Plan:
+    """Every rank sends S to the next one, and gets S from the one before (two ranks: they exchange S)."""
+    return [_next(who.ring, 0, nbytes, False)]
+
+
+Needs = Callable[[Members], str]
+
+
+def _nothing(_: Members) -> str:
+    return ""
+
+
+def _power_of_two(who: Members) -> str:
+    n = len(who.ranks)
+    return "" if n & (n - 1) == 0 else f"a group of a power of two ranks, not {n}"
+
+
+def _nodes(who: Members) -> str:
+    both = len(who.dims) == 2 and min(who.dims) > 1
+    return "" if both else "a group with equally many chips on each of several nodes"
+
+
+def _dimensions(who: Members) -> str:
+    return "" if len(who.dims) > 1 and min(who.dims) > 1 else "a group that fills a box of two or more dimensions"
+
+
+def _hub(who: Members) -> str:
+    return "" if who.hub is not None else "a switch that all ranks of the group are wired to"
+
+
+class Algorithm(NamedTuple):
+    """A plan, and what it needs of the group: '' from `needs`, or what is missing."""
+
+    plan: Callable[[Members, float], Plan]
+    needs: Needs = _nothing
+
+    @property
+    def doc(self) -> str:
+        """What it does, in a line."""
+        return (self.plan.__doc__ or "").splitlines()[0]
+
+
+PLANS: dict[str, dict[str, Algorithm]] = {
+    "all_reduce": {
+        "ring": Algorithm(ring_all_reduce),
+        "bidirectional_ring": Algorithm(bidirectional_ring_all_reduce),
+        "one_shot": Algorithm(one_shot_all_reduce),
+        "two_shot": Algorithm(two_shot_all_reduce),
+        "recursive_doubling": Algorithm(recursive_doubling_all_reduce, _power_of_two),
+        "halving_doubling": Algorithm(halving_doubling_all_reduce, _power_of_two),
+        "double_binary_tree": Algorithm(double_binary_tree_all_reduce),
+        "hierarchical": Algorithm(hierarchical_all_reduce, _nodes),
+        "multi_dimensional": Algorithm(multi_dimensional_all_reduce, _dimensions),
+        "in_switch": Algorithm(in_switch_all_reduce, _hub),
+    },
+    "all_gather": {
+        "ring": Algorithm(ring_all_gather),
+        "direct": Algorithm(direct_all_gather),
+        "recursive_doubling": Algorithm(doubling_all_gather, _power_of_two),
+        "hierarchical": Algorithm(hierarchical_all_gather, _nodes),
+        "multi_dimensional": Algorithm(multi_dimensional_all_gather, _dimensions),
+        "in_switch": Algorithm(in_switch_all_gather, _hub),
+    },
+    "reduce_scatter": {
+        "ring": Algorithm(ring_reduce_scatter),
+        "direct": Algorithm(direct_reduce_scatter),
+        "recursive_halving": Algorithm(halving_reduce_scatter, _power_of_two),
+        "hierarchical": Algorithm(hierarchical_reduce_scatter, _nodes),
+        "multi_dimensional": Algorithm(multi_dimensional_reduce_scatter, _dimensions),
+        "in_switch": Algorithm(in_switch_reduce_scatter, _hub),
+    },
+    "all_to_all": {
+        "direct": Algorithm(direct_all_to_all),
+        "pairwise": Algorithm(pairwise_all_to_all),
+        "ring": Algorithm(ring_all_to_all),
+        "hierarchical": Algorithm(hierarchical_all_to_all, _nodes),
+        "multi_dimensional": Algorithm(multi_dimensional_all_to_all, _dimensions),
+    },
+    "broadcast": {
+        "binomial": Algorithm(binomial_broadcast),
+        "chain": Algorithm(chain_broadcast),
+        "direct": Algorithm(direct_broadcast),
+        "in_switch": Algorithm(in_switch_broadcast, _hub),
+    },
+    "send_receive": {"direct": Algorithm(direct_send_receive)},
+}
+AlgorithmName = Literal[
+    "ring", "bidirectional_ring", "one_shot", "two_shot", "recursive_doubling", "halving_doubling",
+    "double_binary_tree", "hierarchical", "multi_dimensional", "in_switch", "direct", "recursive_halving", "pairwise",
+    "binomial", "chain",
+]  # fmt: skip
+ALGORITHMS: tuple[str, ...] = ("auto", *get_args(AlgorithmName))
+
+
+def algorithm(kind: str, name: str, who: Members) -> Algorithm:
+    """The algorithm of that name, if it serves the group; ValueError otherwise, naming those that do."""
+    if kind not in PLANS:
+        raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(PLANS)}")
+    serving = ", ".join(each for each, found in PLANS[kind].items() if not found.needs(who))
+    if name not in PLANS[kind]:
+        raise ValueError(f"no algorithm {name!r} for {kind}; those that serve this group: {serving}")
+    lack = PLANS[kind][name].needs(who)
+    if lack:
+        raise ValueError(f"{kind} by {name} needs {lack}; those that serve this group: {serving}")
+    return PLANS[kind][name]
+
+
+def repeats(plan: Sequence[Round]) -> list[tuple[Round, int]]:
+    """The plan with equal rounds that follow one another counted."""
+    runs = [list(run) for _, run in groupby(plan, key=id)]
+    return [(run[0], len(run)) for run in runs]

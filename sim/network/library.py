@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from sim.hardware.device import Fact
 
@@ -20,6 +21,7 @@ class Library:
     launch_s: float
     step_s: float = 0.0
     link_efficiency: float = 1.0
+    reduce_bytes_per_s: float = inf  # at which what arrives is added to what is there; inf: as it arrives
     algorithms: tuple[
         str, ...
     ] = ()  # plans the library has, of `sim.network.collectives.PLANS`; none named: all of them

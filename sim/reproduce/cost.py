@@ -11,7 +11,7 @@ import simpy
 from sim import catalog
 from sim.engine.group import Group
 from sim.network import topology
-from sim.network.collectives import Network
+from sim.network.network import Network
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.workload.transformer import Precision, decode_batch, transformer
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, model_validator
 
 from sim import units
+from sim.network.collectives import AlgorithmName
 
 Dtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"]
 
@@ -138,7 +139,7 @@ class Pod(Section):
     stragglers: dict[Annotated[int, Field(ge=0)], Factor] = Field(
         default={}, description="rank -> how many times slower its compute and HBM are"
     )
-    collective: Literal["auto", "direct", "one_shot", "ring"] = "auto"
+    collective: Literal["auto"] | AlgorithmName = "auto"
 
 
 class Precision(Section):

@@ -1,0 +1,201 @@
+"""One collective on a fabric: its rounds played as flows, every rank going on as soon as it can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import simpy
+
+from sim.engine.fabric import Fabric
+from sim.network.collectives import Plan, Round
+from sim.network.network import Network
+from sim.network.wires import Floats, Ints, expand
+
+_STRIDE = 1 << 32  # a message's tag is round * _STRIDE + its place in the round
+
+
+class Jitter(NamedTuple):
+    """Random extra delay of each message: exponential with mean `mean_s`, from the run's own dice."""
+
+    mean_s: float
+    dice: np.random.Generator
+
+
+class _Sends(NamedTuple):
+    """A round ready to be played: paths known to the fabric, ranks as places in the exchange."""
+
+    round: Round  # kept, for its identity is its name
+    rows: Ints
+    last: Ints
+    source: Ints
+    target: Ints
+    nbytes: Floats
+    reduce_s: Floats
+    by_source: Ints  # messages in order of source
+    first: Ints  # rows of `by_source`
+    awaited: Ints  # by rank: messages it sends and gets
+    single: bool  # nobody sends two or gets two
+
+
+Known = dict[int, _Sends]
+
+
+class Exchange:
+    """One collective among `ranks` (node numbers).
+
+    It starts for a rank when it comes (`arrive`), and ends for it when its last round is over: `finished` hears of
+    ranks that are done, as places in the group. Nodes that take part without being ranks (a switch that adds) come
+    with the last rank. `slow` says by how much each rank's own steps take longer. Exchanges of one group may share
+    what is `known` of their rounds.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        fabric: Fabric,
+        network: Network,
+        ranks: Ints,
+        plan: Plan,
+        finished: Callable[[Ints], None],
+        *,
+        slow: Floats | None = None,
+        jitter: Jitter | None = None,
+        weight: float = 1.0,
+        known: Known | None = None,
+    ) -> None:
+        self.env, self.fabric, self.network, self.jitter, self.weight = env, fabric, network, jitter, weight
+        self._ranks, self._plan, self._finished = ranks, plan, finished
+        self._slow = np.ones(len(ranks)) if slow is None else slow
+        self._ready = {} if known is None else known
+        self._number = fabric.add_sender(self)
+        self.sent_bytes = np.zeros(len(ranks))
+        self._live: dict[int, Ints] = {}  # by round under way: messages that each node waits for
+        self._left: dict[int, int] = {}  # and how many in all
+        place = np.full(len(network.wires.nodes), -1)
+        place[ranks] = np.arange(len(ranks))
+        self._helpers = _NOBODY
+        for sends in {id(each): each for each in plan}.values():
+            ends = np.concatenate([sends.source, sends.target])
+            strange = np.unique(ends[place[ends] < 0])
+            if len(strange):
+                place[strange] = len(ranks) + len(self._helpers) + np.arange(len(strange))
+                self._helpers = np.concatenate([self._helpers, place[strange]])
+        self._place = place
+        self._at = np.full(len(ranks) + len(self._helpers), -1)
+        self._absent = len(ranks)
+
+    def arrive(self, who: Ints, launch_s: float) -> None:
+        """These ranks (places in the group) have come to the collective, and start it after `launch_s`."""
+        self._absent -= len(who)
+        if not self._absent and len(self._helpers):
+            who = np.concatenate([who, self._helpers])
+        timer = self.env.timeout(launch_s)
+        timer.callbacks.append(lambda _: self._enter(who, 0))
+
+    def landed(self, tags: Ints) -> None:
+        """Messages have arrived: their senders are rid of them, their receivers have them, once reduced."""
+        number = int(tags[0] // _STRIDE)
+        if len(tags) > 1 and (tags // _STRIDE != number).any():
+            for each in np.unique(tags // _STRIDE):
+                self.landed(tags[tags // _STRIDE == each])
+            return
+        sends = self._ready[id(self._plan[number])]
+        message = tags % _STRIDE
+        self._settle(number, sends, sends.source[message])
+        reduce_s = sends.reduce_s[message]
+        slowest = reduce_s.max()
+        if not slowest:
+            self._settle(number, sends, sends.target[message])
+            self._go_on(number, np.concatenate([sends.source[message], sends.target[message]]))
+            return
+        self._go_on(number, sends.source[message])
+        for wait_s in np.unique(reduce_s):
+            reduced = sends.target[message[reduce_s == wait_s]]
+            timer = self.env.timeout(float(wait_s))
+            timer.callbacks.append(lambda _, reduced=reduced: self._reduced(number, sends, reduced))
+
+    def _reduced(self, number: int, sends: _Sends, who: Ints) -> None:
+        self._settle(number, sends, who)
+        self._go_on(number, who)
+
+    def _settle(self, number: int, sends: _Sends, who: Ints) -> None:
+        awaited = self._live[number]
+        if sends.single:
+            awaited[who] -= 1
+        else:
+            np.subtract.at(awaited, who, 1)
+        self._left[number] -= len(who)
+
+    def _go_on(self, number: int, who: Ints) -> None:
+        """Ranks that wait for nothing more in this round enter the next."""
+        awaited = self._live[number]
+        if len(who) * 4 > len(awaited):
+            named = np.zeros(len(awaited), dtype=bool)
+            named[who] = True
+            done = np.flatnonzero(named & (awaited == 0) & (self._at == number))
+        else:
+            done = np.unique(who[(awaited[who] == 0) & (self._at[who] == number)])
+        if not self._left[number]:
+            del self._live[number], self._left[number]
+        if len(done):
+            self._enter(done, number + 1)
+
+    def _enter(self, who: Ints, number: int) -> None:
+        """Ranks begin a round: their sends leave.  Who has no part in it goes on to the next."""
+        while len(who):
+            self._at[who] = number
+            if number == len(self._plan):
+                if not self._live:
+                    self.fabric.forget(self._number)
+                self._finished(who[who < len(self._ranks)])
+                return
+            sends = self._sends(self._plan[number])
+            if number not in self._live:
+                self._live[number] = sends.awaited.copy()
+                self._left[number] = int(sends.awaited.sum())
+            self._send(number, sends, who)
+            idle = self._live[number][who] == 0 if number in self._live else np.ones(len(who), dtype=bool)
+            who = who[idle]
+            number += 1
+
+    def _send(self, number: int, sends: _Sends, who: Ints) -> None:
+        if len(who) == len(self._at):
+            message = np.arange(len(sends.rows))
+        else:
+            message = sends.by_source[expand(sends.first, who)[1]]
+        if not len(message):
+            return
+        source = sends.source[message]
+        own = source < len(self._ranks)
+        np.add.at(self.sent_bytes, source[own], sends.nbytes[message[own]])
+        delay_s = np.full(len(message), self.network.library.step_s)
+        delay_s[own] *= self._slow[source[own]]
+        if self.jitter is not None:
+            delay_s += self.jitter.dice.exponential(self.jitter.mean_s, len(message))
+        tags = number * _STRIDE + message
+        self.fabric.send(
+            self._number, tags, sends.rows[message], sends.last[message], sends.nbytes[message], delay_s, self.weight
+        )
+
+    def _sends(self, sends: Round) -> _Sends:
+        if (found := self._ready.get(id(sends))) is None:
+            ways = self.network.routes(sends)
+            base = self.fabric.add_paths(ways.legs)
+            source, target = self._place[sends.source], self._place[sends.target]
+            count = len(self._at)
+            out, to = np.bincount(source, minlength=count), np.bincount(target, minlength=count)
+            first = np.zeros(count + 1, dtype=np.int64)
+            np.cumsum(out, out=first[1:])
+            found = _Sends(
+                sends,
+                base + ways.first[:-1], base + ways.first[1:] - 1, source, target, sends.nbytes,
+                sends.reduces * sends.nbytes / self.network.library.reduce_bytes_per_s,
+                np.argsort(source, kind="stable"), first, out + to, bool(out.max() <= 1 and to.max() <= 1),
+            )  # fmt: skip
+            self._ready[id(sends)] = found
+        return found
+
+
+_NOBODY = np.empty(0, dtype=np.int64)
