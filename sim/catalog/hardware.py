@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sim import strict_yaml
 from sim.catalog.files import checked, find
 from sim.hardware.device import Device, Fact
-from sim.network.collectives import AlgorithmName
-from sim.network.library import Library
+from sim.network.collectives import AlgorithmName, CollectiveName
+from sim.network.library import Library, Way
 from sim.strict_yaml import Document, nearest
 from sim.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show
 
@@ -78,6 +78,24 @@ class DeviceFile(BaseModel):
     price_per_hour: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
 
 
+class WayFile(BaseModel):
+    """A line of `ways.table`: one way of a library to do some collectives."""
+
+    model_config = STRICT
+    collectives: Annotated[tuple[CollectiveName, ...], Field(min_length=1)]
+    algorithm: AlgorithmName
+    protocol: Text
+    launch: Annotated[Seconds, Field(ge=0)]
+    step: Annotated[Seconds, Field(ge=0)]
+    efficiency: Share
+
+
+class WaysFile(Sourced):
+    """The `ways:` of a library; one source for all of them."""
+
+    table: Annotated[tuple[WayFile, ...], Field(min_length=1)]
+
+
 class LibraryFile(BaseModel):
     """A file in `sim/catalog/libraries`; the fields are those of `sim.network.library.Library`."""
 
@@ -86,7 +104,9 @@ class LibraryFile(BaseModel):
     launch_s: Time
     step_s: Time | None = None
     link_efficiency: Number[Share] | None = None
+    reduce_bytes_per_s: Rate | None = None
     algorithms: tuple[AlgorithmName, ...] | None = None
+    ways: WaysFile | None = None
 
 
 def device(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Device:
@@ -99,8 +119,18 @@ def device(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -
 def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Library:
     """The collective library of that name in the catalogue, or in a file; `changes` as for `device`."""
     doc = strict_yaml.read(find("libraries", name_or_path))
-    given, facts = _numbers(checked(LibraryFile, doc), doc)
-    return changed(Library(**given, facts=facts), changes)
+    file = checked(LibraryFile, doc)
+    given, facts = _numbers(file, doc)
+    card = changed(Library(**given, facts=facts), changes)
+    if file.ways is None:
+        return card
+    asked = {field: value for field, value in (changes or {}).items() if field in Way._fields and value is not None}
+    ways = tuple(
+        Way(way.collectives, way.algorithm, way.protocol, way.launch, way.step, way.efficiency)._replace(**asked)
+        for way in file.ways.table
+    )
+    parent = Fact(f"{len(ways)} ways", file.ways.tag, file.ways.source, file.ways.residual)
+    return dataclasses.replace(card, ways=ways, facts={**card.facts, "ways": parent})
 
 
 def _numbers(file: BaseModel, doc: Document) -> tuple[dict[str, Any], dict[str, Fact]]:
@@ -115,7 +145,7 @@ def _numbers(file: BaseModel, doc: Document) -> tuple[dict[str, Any], dict[str, 
         elif isinstance(entry, Number):
             given[key] = entry.value
             facts[key] = fact(entry, doc.raw((key, "value")))
-        elif entry is not None:
+        elif entry is not None and not isinstance(entry, Sourced):
             given[key] = entry
     return given, facts
 

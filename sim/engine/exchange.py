@@ -10,6 +10,7 @@ import simpy
 
 from sim.engine.fabric import Fabric
 from sim.network.collectives import Plan, Round
+from sim.network.library import Way
 from sim.network.network import Network
 from sim.network.wires import Floats, Ints, expand
 
@@ -58,6 +59,7 @@ class Exchange:
         network: Network,
         ranks: Ints,
         plan: Plan,
+        way: Way,
         finished: Callable[[Ints], None],
         *,
         slow: Floats | None = None,
@@ -66,7 +68,7 @@ class Exchange:
         known: Known | None = None,
     ) -> None:
         self.env, self.fabric, self.network, self.jitter, self.weight = env, fabric, network, jitter, weight
-        self._ranks, self._plan, self._finished = ranks, plan, finished
+        self._ranks, self._plan, self._way, self._finished = ranks, plan, way, finished
         self._slow = np.ones(len(ranks)) if slow is None else slow
         self._ready = {} if known is None else known
         self._number = fabric.add_sender(self)
@@ -86,12 +88,12 @@ class Exchange:
         self._at = np.full(len(ranks) + len(self._helpers), -1)
         self._absent = len(ranks)
 
-    def arrive(self, who: Ints, launch_s: float) -> None:
-        """These ranks (places in the group) have come to the collective, and start it after `launch_s`."""
+    def arrive(self, who: Ints, launch: bool = True) -> None:
+        """These ranks (places in the group) have come to the collective, and start it once it is launched."""
         self._absent -= len(who)
         if not self._absent and len(self._helpers):
             who = np.concatenate([who, self._helpers])
-        timer = self.env.timeout(launch_s)
+        timer = self.env.timeout(self._way.launch_s if launch else 0.0)
         timer.callbacks.append(lambda _: self._enter(who, 0))
 
     def landed(self, tags: Ints) -> None:
@@ -170,13 +172,14 @@ class Exchange:
         source = sends.source[message]
         own = source < len(self._ranks)
         np.add.at(self.sent_bytes, source[own], sends.nbytes[message[own]])
-        delay_s = np.full(len(message), self.network.library.step_s)
+        delay_s = np.full(len(message), self._way.step_s)
         delay_s[own] *= self._slow[source[own]]
         if self.jitter is not None:
             delay_s += self.jitter.dice.exponential(self.jitter.mean_s, len(message))
         tags = number * _STRIDE + message
+        wire_bytes = sends.nbytes[message] / self._way.link_efficiency
         self.fabric.send(
-            self._number, tags, sends.rows[message], sends.last[message], sends.nbytes[message], delay_s, self.weight
+            self._number, tags, sends.rows[message], sends.last[message], wire_bytes, delay_s, self.weight
         )
 
     def _sends(self, sends: Round) -> _Sends:

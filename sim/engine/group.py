@@ -45,7 +45,7 @@ class Group:
         self.env, self.network, self.ranks, self.timeline = env, network, ranks, timeline
         self.net = Net(env)
         self.folded = not slow and not unfold
-        self.fabric = Fabric(env, network.bytes_per_s, network.wires.name)
+        self.fabric = Fabric(env, network.wires.bytes_per_s, network.wires.name)
         self.known: Known = {}
         self._meetings: dict[int, _Meeting] = {}  # collectives under way, by number
         self._met = [0] * ranks  # collectives that each rank has come to
@@ -101,9 +101,9 @@ class Group:
         """A rank has come to a collective; the event at which it is done with it."""
         fold = self.network.fold(op.op.kind, self.ranks, op.message_bytes)
         # A later tile of a running kernel has been launched already.
-        work.latency_s = fold.latency_s if op.op.launch else fold.latency_s - self.network.library.launch_s
+        work.latency_s = fold.latency_s if op.op.launch else fold.latency_s - fold.way.launch_s
         work.link_bytes = fold.sent_bytes
-        work.note = f"{fold.algorithm}, {fold.rounds} rounds"
+        work.note = fold.note
         if not self.folded:
             return self.env.process(self._take_part(chip, op, work))
         hbm, l2, link = work.flows
@@ -131,7 +131,7 @@ class Group:
         if number not in self._meetings:
             self._meetings[number] = _Meeting(self, op)
         meeting = self._meetings[number]
-        meeting.exchange.arrive(np.array([chip.rank]), self.network.library.launch_s if op.op.launch else 0.0)
+        meeting.exchange.arrive(np.array([chip.rank]), op.op.launch)
         hbm, l2, _ = work.flows
         work.floor_s = begins_s = env.now + work.latency_s
         work.end_s = self._memory(self.net, work, hbm, l2, begins_s, begins_s)
@@ -149,9 +149,9 @@ class _Meeting:
     def __init__(self, group: Group, op: LoweredOp) -> None:
         network = group.network
         self.done = [simpy.Event(group.env) for _ in range(group.ranks)]
-        _, plan = network.plan(op.op.kind, group.ranks, op.message_bytes)
+        way, plan = network.plan(op.op.kind, group.ranks, op.message_bytes)
         ranks = network.members(group.ranks).ranks
-        self.exchange = Exchange(group.env, group.fabric, network, ranks, plan, self._over, known=group.known)
+        self.exchange = Exchange(group.env, group.fabric, network, ranks, plan, way, self._over, known=group.known)
 
     def _over(self, ranks: Ints) -> None:
         for rank in ranks.tolist():

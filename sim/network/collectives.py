@@ -31,7 +31,7 @@ class Members(NamedTuple):
     ranks: Ints
     ring: Ints
     dims: tuple[int, ...] = ()  # (nodes, chips a node), or the sides of a torus: slowest first; () is (n,)
-    hub: int | None = None  # node number of a switch that all ranks are wired to, where there is one
+    hubs: tuple[int, ...] = ()  # the switch that all ranks are wired to, or that of each node, where there are such
 
     @property
     def grid(self) -> Ints:
@@ -145,19 +145,38 @@ def hierarchical_all_gather(who: Members, nbytes: float) -> Plan:
     return [*across, _all_pairs(who.grid, nbytes / chips)]
 
 
-def _through_hub(who: Members, up: float, down: float, reduces: bool = False) -> Round:
-    hub = np.full(len(who.ranks), who.hub)
-    return _both(_round(who.ranks, hub, up, reduces), _round(hub, who.ranks, down))
+def _through_hubs(who: Members, up: float, down: float) -> Round:
+    """Every rank to its switch and back, at the same time: what the two ways of a pipeline carry."""
+    hubs = np.repeat(who.hubs, len(who.ranks) // len(who.hubs))
+    return _both(_round(who.ranks, hubs, up), _round(hubs, who.ranks, down))
+
+
+def _pipelined(who: Members, up: float, down: float, rail: float, rounds: int) -> Plan:
+    """Bytes up to and down from the switches, and along the rails between them, in so many equal rounds."""
+    sends = _through_hubs(who, up / rounds, down / rounds)
+    if len(who.hubs) > 1:
+        sends = _both(sends, _next(who.grid, 0, rail / rounds, False))
+    return [sends] * rounds
 
 
 def in_switch_reduce_scatter(who: Members, nbytes: float) -> Plan:
-    """The switch adds: every rank sends it S, and gets back its shard of S/n; the two ways are pipelined."""
-    return [_through_hub(who, nbytes, nbytes / len(who.ranks))]
+    """The switch adds: every rank sends it S, and gets back its shard of S/n; the two ways are pipelined.
+
+    Over several nodes, each switch adds for its node and rings along the rails add the rest.
+    """
+    nodes = len(who.hubs)
+    shard = nbytes / len(who.ranks)
+    return _pipelined(who, nbytes, shard * nodes, shard * (nodes - 1), nodes)
 
 
 def in_switch_all_gather(who: Members, nbytes: float) -> Plan:
-    """The switch copies: every rank sends it a shard of S/n once, and it hands all of them to each."""
-    return [_through_hub(who, nbytes / len(who.ranks), nbytes)]
+    """The switch copies: every rank sends it a shard of S/n once, and it hands all of them to each.
+
+    Over several nodes, rings along the rails bring each rank the shards of its number first.
+    """
+    nodes = len(who.hubs)
+    shard = nbytes / len(who.ranks)
+    return _pipelined(who, shard * nodes, nbytes, shard * (nodes - 1), nodes)
 
 
 # All-reduce of a buffer of S bytes.
@@ -218,10 +237,13 @@ def in_switch_all_reduce(who: Members, nbytes: float) -> Plan:
     """The switch adds and copies (NVLS): each port carries S(1 + 1/n) each way, pipelined.
 
     A rank loads its shard reduced by the switch (all send S, each gets S/n), then stores it through the switch to all
-    (each sends S/n, all get S). The two halves of the pipeline are played as 2 rounds with half of the bytes each.
+    (each sends S/n, all get S). Over several nodes (NVLS tree) rings along the rails add what the switches have added,
+    in the same pipeline. It is played as 2 rounds a node, each with an equal part of every stage.
     """
-    half = nbytes * (1 + 1 / len(who.ranks)) / 2
-    return [_through_hub(who, half, half)] * 2
+    nodes = len(who.hubs)
+    chips = len(who.ranks) // nodes
+    port = nbytes * (1 + 1 / chips)
+    return _pipelined(who, port, port, 2 * (nodes - 1) * nbytes / len(who.ranks), 2 * nodes)
 
 
 PIECE_BYTES = 512 * 1024  # of a pipelined plan; more pieces cost rounds, fewer leave links idle
@@ -344,7 +366,7 @@ def direct_broadcast(who: Members, nbytes: float) -> Plan:
 
 def in_switch_broadcast(who: Members, nbytes: float) -> Plan:
     """The first rank sends its buffer to the switch, which copies it to all; pipelined."""
-    hub = np.array([who.hub])
+    hub = np.array(who.hubs)
     others = who.ranks[1:]
     return [_both(_round(who.ranks[:1], hub, nbytes), _round(np.repeat(hub, len(others)), others, nbytes))]
 
@@ -376,7 +398,11 @@ def _dimensions(who: Members) -> str:
 
 
 def _hub(who: Members) -> str:
-    return "" if who.hub is not None else "a switch that all ranks of the group are wired to"
+    return "" if len(who.hubs) == 1 else "a switch that all ranks of the group are wired to"
+
+
+def _hubs(who: Members) -> str:
+    return "" if who.hubs else "a switch that all ranks of the group, or of each of its nodes, are wired to"
 
 
 class Algorithm(NamedTuple):
@@ -402,7 +428,7 @@ PLANS: dict[str, dict[str, Algorithm]] = {
         "double_binary_tree": Algorithm(double_binary_tree_all_reduce),
         "hierarchical": Algorithm(hierarchical_all_reduce, _nodes),
         "multi_dimensional": Algorithm(multi_dimensional_all_reduce, _dimensions),
-        "in_switch": Algorithm(in_switch_all_reduce, _hub),
+        "in_switch": Algorithm(in_switch_all_reduce, _hubs),
     },
     "all_gather": {
         "ring": Algorithm(ring_all_gather),
@@ -410,7 +436,7 @@ PLANS: dict[str, dict[str, Algorithm]] = {
         "recursive_doubling": Algorithm(doubling_all_gather, _power_of_two),
         "hierarchical": Algorithm(hierarchical_all_gather, _nodes),
         "multi_dimensional": Algorithm(multi_dimensional_all_gather, _dimensions),
-        "in_switch": Algorithm(in_switch_all_gather, _hub),
+        "in_switch": Algorithm(in_switch_all_gather, _hubs),
     },
     "reduce_scatter": {
         "ring": Algorithm(ring_reduce_scatter),
@@ -418,7 +444,7 @@ PLANS: dict[str, dict[str, Algorithm]] = {
         "recursive_halving": Algorithm(halving_reduce_scatter, _power_of_two),
         "hierarchical": Algorithm(hierarchical_reduce_scatter, _nodes),
         "multi_dimensional": Algorithm(multi_dimensional_reduce_scatter, _dimensions),
-        "in_switch": Algorithm(in_switch_reduce_scatter, _hub),
+        "in_switch": Algorithm(in_switch_reduce_scatter, _hubs),
     },
     "all_to_all": {
         "direct": Algorithm(direct_all_to_all),
@@ -435,6 +461,7 @@ PLANS: dict[str, dict[str, Algorithm]] = {
     },
     "send_receive": {"direct": Algorithm(direct_send_receive)},
 }
+CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_receive"]
 AlgorithmName = Literal[
     "ring", "bidirectional_ring", "one_shot", "two_shot", "recursive_doubling", "halving_doubling",
     "double_binary_tree", "hierarchical", "multi_dimensional", "in_switch", "direct", "recursive_halving", "pairwise",

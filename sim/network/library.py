@@ -5,16 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
+from typing import NamedTuple
 
 from sim.hardware.device import Fact
+
+
+class Way(NamedTuple):
+    """One way of a library to do a collective: an algorithm, driven by a protocol with costs of its own.
+
+    A collective pays `launch_s` once and `step_s` for each round, beside the wire's own latency; `link_efficiency` is
+    the share of what crosses a link that is payload (NCCL's LL sends a flag with every word; no protocol keeps a link
+    busy all the time).
+    """
+
+    collectives: tuple[str, ...]
+    algorithm: str
+    protocol: str
+    launch_s: float
+    step_s: float
+    link_efficiency: float
 
 
 @dataclass(frozen=True)
 class Library:
     """Fixed costs of a communication library (HCCL, NCCL, RCCL, one-shot kernels).
 
-    A collective pays `launch_s` once and `step_s` for each round, beside the wire's own latency and bandwidth.
-    `link_efficiency` is the share of the link's peak that a long message reaches.
+    `ways` are those that were measured, and a collective takes the one that promises to be quickest, as the library's
+    own tuner does. A collective without any takes the quickest of `algorithms` (none named: of all) at `launch_s`,
+    `step_s` and `link_efficiency`.
     """
 
     name: str
@@ -22,7 +40,10 @@ class Library:
     step_s: float = 0.0
     link_efficiency: float = 1.0
     reduce_bytes_per_s: float = inf  # at which what arrives is added to what is there; inf: as it arrives
-    algorithms: tuple[
-        str, ...
-    ] = ()  # plans the library has, of `sim.network.collectives.PLANS`; none named: all of them
+    algorithms: tuple[str, ...] = ()  # of `sim.network.collectives.PLANS`
+    ways: tuple[Way, ...] = ()
     facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    def way(self, algorithm: str) -> Way:
+        """An algorithm without a protocol of its own."""
+        return Way((), algorithm, "", self.launch_s, self.step_s, self.link_efficiency)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.network import placement
 from sim.network.collectives import ALGORITHMS, PLANS, Members, Plan, Round, algorithm, repeats
-from sim.network.library import Library
+from sim.network.library import Library, Way
 from sim.network.routing import Routes, routes
 from sim.network.topology import Graph
 from sim.network.wires import Floats, Ints, Wires
@@ -21,7 +21,7 @@ MOST_SENDS = 2_000_000  # in one round: what `auto` will look at
 class Fold(NamedTuple):
     """A plan as one rank sees it: wait `latency_s`, then `sent_bytes` leave at `bytes_per_s`."""
 
-    algorithm: str
+    way: Way
     latency_s: float
     sent_bytes: float
     bytes_per_s: float
@@ -29,9 +29,19 @@ class Fold(NamedTuple):
     exact: bool  # all ranks go in step; else an upper bound
 
     @property
+    def algorithm(self) -> str:
+        """The plan's name."""
+        return self.way.algorithm
+
+    @property
     def seconds(self) -> float:
         """Closed form on an idle network."""
         return self.latency_s + self.sent_bytes / self.bytes_per_s
+
+    @property
+    def note(self) -> str:
+        """What was chosen, in words."""
+        return f"{' '.join(filter(None, (self.algorithm, self.way.protocol)))}, {self.rounds} rounds"
 
 
 class Network:
@@ -42,21 +52,21 @@ class Network:
             raise ValueError(f"no collective algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}")
         self.graph, self.library, self.algorithm = graph, library, algorithm
         self.wires = Wires(graph)
-        self.bytes_per_s: Floats = self.wires.bytes_per_s * library.link_efficiency  # as a long message sees it
         self.fold = lru_cache(maxsize=4096)(self._fold)
         self.members = lru_cache(maxsize=256)(self._members)
         self.plan = lru_cache(maxsize=256)(self._plan)
 
-    def _plan(self, kind: str, ranks: Ranks, nbytes: float) -> tuple[str, Plan]:
-        """The algorithm that `auto` (or the user) chose, and its rounds."""
+    def _plan(self, kind: str, ranks: Ranks, nbytes: float) -> tuple[Way, Plan]:
+        """The way that `auto` (or the user) chose, and its rounds."""
         fold = self.fold(kind, ranks, nbytes)
-        return fold.algorithm, PLANS[kind][fold.algorithm].plan(self.members(ranks), nbytes)
+        return fold.way, PLANS[kind][fold.algorithm].plan(self.members(ranks), nbytes)
 
     def egress_bytes_per_s(self, chip: int) -> float:
-        """What all of a chip's outgoing links carry together."""
-        wires = self.wires
+        """Payload that all of a chip's outgoing links carry together, at the library's best."""
+        wires, library = self.wires, self.library
         links = wires.capacity[wires.out_first[chip] : wires.out_first[chip + 1]]
-        return float(self.bytes_per_s[links].sum()) or 1.0
+        best = max([library.link_efficiency, *(way.link_efficiency for way in library.ways)])
+        return float(wires.bytes_per_s[links].sum()) * best or 1.0
 
     def routes(self, sends: Round) -> Routes:
         """The ways of a round's sends; equal rounds of a plan are one object, looked up once by the caller."""
@@ -76,85 +86,129 @@ class Network:
             raise ValueError(f"chip {twice} is twice in the group")
         if len(ranks) < 2:
             raise ValueError("a group of one has nobody to talk to; a collective needs at least 2 ranks")
-        ring = placement.ring_order(self.graph, ranks)
-        return Members(np.array(ranks), np.array(ring), placement.layout(self.graph, ranks), self._hub(ranks))
+        who = Members(np.array(ranks), np.array(placement.ring_order(self.graph, ranks)),
+                      placement.layout(self.graph, ranks))  # fmt: skip
+        rows = [who.ranks] if self._hub(who.ranks) else list(who.grid) if len(who.dims) == 2 else []
+        hubs = [hub for row in rows for hub in self._hub(row)]
+        return who._replace(hubs=tuple(hubs) if len(hubs) == len(rows) else ())
 
-    def _hub(self, ranks: tuple[int, ...]) -> int | None:
-        """The switch that all ranks are wired to, both ways."""
+    def _hub(self, ranks: Ints) -> list[int]:
+        """The switch that all ranks are wired to, both ways, if there is one."""
         wires = self.wires
         for node in wires.target[wires.out_first[ranks[0]] : wires.out_first[ranks[0] + 1]].tolist():
             if node >= wires.chips:
-                to = set(wires.target[wires.out_first[node] : wires.out_first[node + 1]].tolist())
-                back = set(wires.source[wires.in_edges[wires.in_first[node] : wires.in_first[node + 1]]].tolist())
-                if to.issuperset(ranks) and back.issuperset(ranks):
-                    return node
-        return None
+                to = wires.target[wires.out_first[node] : wires.out_first[node + 1]]
+                back = wires.source[wires.in_edges[wires.in_first[node] : wires.in_first[node + 1]]]
+                if np.isin(ranks, to).all() and np.isin(ranks, back).all():
+                    return [node]
+        return []
 
     def _fold(self, kind: str, ranks: Ranks, nbytes: float) -> Fold:
         if kind not in PLANS:
             raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(PLANS)}")
-        who = self.members(ranks)
-        if self.algorithm in PLANS[kind]:
-            return self._folded(self.algorithm, algorithm(kind, self.algorithm, who).plan(who, nbytes), len(who.ranks))
-        has = self.library.algorithms
+        who, library = self.members(ranks), self.library
         serving = [name for name, each in PLANS[kind].items() if not each.needs(who)]
-        names = [name for name in serving if name in has] or [
-            name
-            for name in serving
-            if name != "in_switch" and (name not in _CROWDED or len(who.ranks) ** 2 <= MOST_SENDS)
-        ]
-        folds = [self._folded(name, PLANS[kind][name].plan(who, nbytes), len(who.ranks)) for name in names]
+        ways = [way for way in library.ways if kind in way.collectives and way.algorithm in serving]
+        if self.algorithm in PLANS[kind]:
+            algorithm(kind, self.algorithm, who)  # or an error that says which serve
+            ways = [way for way in ways if way.algorithm == self.algorithm] or [library.way(self.algorithm)]
+        if not ways:
+            names = [name for name in serving if name in library.algorithms] or [
+                name
+                for name in serving
+                if name != "in_switch" and (name not in _CROWDED or len(who.ranks) ** 2 <= MOST_SENDS)
+            ]
+            ways = [library.way(name) for name in names]
+        bare = {name: self._folded(name, who, kind, nbytes) for name in dict.fromkeys(way.algorithm for way in ways)}
+        folds = [bare[way.algorithm].driven(way) for way in ways]
+        if all(fold.way.protocol for fold in folds):  # measured ways: the tuner goes by time alone
+            return min(folds, key=lambda candidate: candidate.seconds)
         return min(folds, key=lambda candidate: (not candidate.exact, candidate.seconds))
 
-    def _folded(self, name: str, plan: Plan, ranks: int) -> Fold:
+    def _folded(self, name: str, who: Members, kind: str, nbytes: float) -> _Bare:
         """A round lasts as long as its slowest send, sharing counted, and all ranks take it in step.
 
-        Exact when they do: all sends of a round take equally long, and nobody sends who sat out the round before.
+        Exact when they do: every rank has a part in the slowest sends, and nobody sends who sat out the round before.
         """
-        latency, wire, sent, exact = self.library.launch_s, 0.0, 0.0, True
-        seen: dict[int, tuple[float, float, float, bool]] = {}
+        plan = PLANS[kind][name].plan(who, nbytes)
+        wait = wire = reduce = sent = 0.0
+        exact = True
+        seen: dict[int, _Step] = {}
         before: Ints | None = None
         rounds = repeats(plan)
         for sends, times in rounds:
-            if id(sends) not in seen:
-                seen[id(sends)] = self._round(sends)
-            round_latency, round_wire, nbytes, even = seen[id(sends)]
-            latency += times * round_latency
-            wire += times * round_wire
-            sent += times * nbytes
-            exact = exact and even
+            step = seen.get(id(sends)) or seen.setdefault(id(sends), self._step(sends))
+            wait += times * step.wait_s
+            wire += times * step.wire_s
+            reduce += times * step.reduce_s
+            sent += times * step.nbytes
+            exact = exact and step.even
             if exact and len(rounds) > 1:
                 taking_part = np.zeros(len(self.wires.nodes), dtype=bool)
                 taking_part[sends.source] = taking_part[sends.target] = True
                 exact = before is None or bool(before[sends.source].all())
                 before = taking_part
-        sent /= ranks
-        return Fold(name, latency, sent, sent / wire if wire else 1.0, len(plan), exact)
+        return _Bare(len(plan), wait, wire, reduce, sent / len(who.ranks), exact)
 
-    def _round(self, sends: Round) -> tuple[float, float, float, bool]:
-        """(seconds before the slowest send's bytes move, seconds they move, bytes sent in all, all equally long)."""
+    def _step(self, sends: Round) -> _Step:
+        """What one round takes on links that nobody else uses."""
+        if not len(sends.source):
+            return _Step(0.0, 0.0, 0.0, 0.0, True)
         ways = self.routes(sends)
-        legs = ways.legs
+        legs, rate = ways.legs, self.wires.bytes_per_s
         flow = np.repeat(np.arange(len(legs.hops)), np.diff(legs.first))
         nbytes = np.repeat(sends.nbytes, np.diff(ways.first))  # by leg
-        step = np.arange(len(nbytes)) - np.repeat(ways.first[:-1], np.diff(ways.first))  # a send's first leg, second ...
+        number = np.arange(len(nbytes)) - np.repeat(ways.first[:-1], np.diff(ways.first))  # a send's first leg, second
         seconds = np.zeros(len(nbytes))
-        even = len(set(sends.nbytes.tolist())) <= 1
-        for number in range(int(step.max(initial=0)) + 1):
-            here = step[flow] == number
+        for leg in range(int(number.max()) + 1):
+            here = number[flow] == leg
             over = legs.capacities[here]
-            load = np.bincount(over, legs.share[here] * nbytes[flow[here]], minlength=len(self.bytes_per_s))
-            np.maximum.at(seconds, flow[here], load[over] / self.bytes_per_s[over])
-            even = even and _equal(seconds[step == number]) and _equal(legs.latency_s[step == number])
-        if not len(sends.source):
-            return self.library.step_s, 0.0, 0.0, True
+            load = np.bincount(over, legs.share[here] * nbytes[flow[here]], minlength=len(rate))
+            np.maximum.at(seconds, flow[here], load[over] / rate[over])
         waits = np.add.reduceat(legs.latency_s, ways.first[:-1])
         moves = np.add.reduceat(seconds, ways.first[:-1])
         reduces = sends.reduces * sends.nbytes / self.library.reduce_bytes_per_s
-        even = even and _equal(reduces)
-        moves += reduces
-        even = even and _equal(np.diff(ways.first))
-        return self.library.step_s + float(waits.max()), float(moves.max()), float(sends.nbytes.sum()), even
+        slow = waits + moves + reduces >= (waits + moves + reduces).max() * (1 - 1e-12)
+        part = np.zeros((2, len(self.wires.nodes)), dtype=bool)
+        for row, chosen in enumerate((np.ones(len(slow), dtype=bool), slow)):
+            part[row, sends.source[chosen]] = part[row, sends.target[chosen]] = True
+        # Who is slowest must be so alone: beside it on its links only sends just like it.
+        busy = np.zeros(len(rate), dtype=bool)
+        busy[legs.capacities[np.repeat(slow, np.diff(ways.first))[flow]]] = True
+        beside = np.zeros(len(slow), dtype=bool)
+        send_of_leg = np.repeat(np.arange(len(slow)), np.diff(ways.first))
+        beside[send_of_leg[flow[busy[legs.capacities]]]] = True
+        alike = all(_equal(fact[beside]) for fact in (waits, moves, reduces, sends.nbytes, np.diff(ways.first)))
+        even = alike and bool((part[0] == part[1]).all())
+        return _Step(float(waits[slow].max()), float(moves[slow].max()), float(reduces[slow].max()),
+                     float(sends.nbytes.sum()), even)  # fmt: skip
+
+
+class _Step(NamedTuple):
+    """A round: how long its slowest send waits, moves and is reduced; bytes sent by all; whether all go in step."""
+
+    wait_s: float
+    wire_s: float
+    reduce_s: float
+    nbytes: float
+    even: bool
+
+
+class _Bare(NamedTuple):
+    """A whole plan without the library's costs; times are sums over rounds."""
+
+    rounds: int
+    wait_s: float
+    wire_s: float
+    reduce_s: float
+    sent_bytes: float  # a rank
+    exact: bool
+
+    def driven(self, way: Way) -> Fold:
+        """The plan as one way drives it."""
+        latency = way.launch_s + way.step_s * self.rounds + self.wait_s
+        moving = self.wire_s / way.link_efficiency + self.reduce_s
+        return Fold(way, latency, self.sent_bytes, self.sent_bytes / moving if moving else 1.0, self.rounds, self.exact)
 
 
 _CROWDED = ("one_shot", "two_shot", "direct", "hierarchical")  # plans in which everybody sends to everybody at once

@@ -254,12 +254,16 @@ ROUTINGS: dict[str, Callable[[Wires, Ints, Ints, Ints], Ints]] = {
 }
 
 
-def routes(wires: Wires, source: Ints, target: Ints) -> Routes:
-    """The ways of messages from `source` to `target` (node numbers).  ValueError if there is none."""
+def routes(wires: Wires, source: Ints, target: Ints, itself: bool = False) -> Routes:
+    """The ways of messages from `source` to `target` (node numbers).  ValueError if there is none.
+
+    What a chip sends to itself goes nowhere; with `itself` it takes all stages of a butterfly or Benes network, as in
+    the literature, where the terminals on both sides are different ones.
+    """
     rule = wires.graph.graph.get("routing", "shortest")
     if rule == "spray":
         return spray(wires, source, target)
-    message, link, lost = _walk(wires, source, target, ROUTINGS[rule])
+    message, link, lost = _walk(wires, source, target, ROUTINGS[rule], itself and rule == "bit_steered")
     if len(lost):
         message, link = (part[~np.isin(message, lost)] for part in (message, link))
         around, more, _ = _walk(wires, source[lost], target[lost], shortest)
@@ -270,11 +274,11 @@ def routes(wires: Wires, source: Ints, target: Ints) -> Routes:
 
 
 def _walk(
-    wires: Wires, source: Ints, target: Ints, step: Callable[[Wires, Ints, Ints, Ints], Ints]
+    wires: Wires, source: Ints, target: Ints, step: Callable[[Wires, Ints, Ints, Ints], Ints], itself: bool = False
 ) -> tuple[Ints, Ints, Ints]:
     """The hops of messages, by message and in order: (message, link); and the messages that met a failed link."""
     at = source.copy()
-    going = np.flatnonzero(at != target)
+    going = np.flatnonzero((at != target) | itself)
     hops: list[tuple[Ints, Ints]] = [(going[:0], going[:0])]
     lost = [going[:0]]
     while len(going):

@@ -78,8 +78,11 @@ PERMUTATIONS: dict[str, Callable[[int], Ints]] = {
 
 
 def link_load(wires: Wires, source: Ints, target: Ints) -> Floats:
-    """By capacity, how many of the messages cross it, all of them sent at rate 1; of a split message, its part."""
-    legs = routes(wires, source, target).legs
+    """By capacity, how many of the messages cross it, all of them sent at rate 1; of a split message, its part.
+
+    What a chip sends to itself takes the stages of a butterfly or Benes network, and nothing elsewhere.
+    """
+    legs = routes(wires, source, target, itself=True).legs
     return np.bincount(legs.capacities, legs.share, minlength=len(wires.bytes_per_s))
 
 
