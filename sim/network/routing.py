@@ -285,6 +285,9 @@ def _walk(
         if len(hops) > MOST_HOPS:
             raise AssertionError("routing goes in circles")
         ahead = step(wires, source[going], at[going], target[going])
+        to_switch = np.flatnonzero(np.maximum(source[going], target[going]) >= wires.chips)
+        if len(to_switch):  # rules speak of chips; what a chip and its switch tell each other goes straight
+            ahead[to_switch] = target[going[to_switch]]
         if wires.graph.graph.get("failed"):
             link = wires.find(at[going], ahead)
             lost.append(going[link < 0])

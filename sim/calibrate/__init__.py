@@ -1,0 +1,1 @@
+"""Constants from measurements: what the catalogue's FITTED numbers were made with."""

@@ -1,0 +1,157 @@
+"""Fit the costs of a collective library to measured times.
+
+A way's time is linear in its constants: launch + rounds x step + wait of the wires + time on the wires / efficiency,
+where rounds, wait and time are those of the plan on the pod, as it will be played. A library takes the quickest of its
+ways, so which way a row is a measurement of is part of the fit: start from many splits of the sizes, fit each way to
+its rows by non-negative least squares of the relative error, give every row to the way that is now quickest, repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.calibrate.tables import Measured
+from sim.network.library import Library, Way
+from sim.network.network import Network
+from sim.network.topology import Graph
+from sim.network.wires import Floats, Ints
+
+
+class Form(NamedTuple):
+    """A way to be fitted.  Forms of one protocol share its constants; all share the launch."""
+
+    protocol: str
+    algorithm: str
+    collectives: tuple[str, ...]
+
+
+class Fitted(NamedTuple):
+    """Ways with their constants, and the relative error of each row (0.1: predicted 10 % too long)."""
+
+    ways: tuple[Way, ...]
+    errors: Floats
+
+    @property
+    def mean(self) -> float:
+        """Mean absolute relative error."""
+        return float(np.abs(self.errors).mean())
+
+    @property
+    def worst(self) -> float:
+        """Largest absolute relative error."""
+        return float(np.abs(self.errors).max())
+
+
+class _Design(NamedTuple):
+    """rows x forms x constants: what multiplies each constant, and what does not depend on any."""
+
+    factors: Floats
+    wait_s: Floats
+    serves: Ints
+
+
+def fit(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> Fitted:
+    """The constants that predict `rows` best.  Deterministic; seconds for a few hundred rows."""
+    return _fitted(rows, _design(rows, graph, forms), forms)
+
+
+def leave_one_size_out(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> Floats:
+    """Relative error of each row, predicted by a fit that has seen no row of its size."""
+    design = _design(rows, graph, forms)
+    size = np.array([row.nbytes for row in rows])
+    errors = np.zeros(len(rows))
+    for left_out in np.unique(size):
+        seen = size != left_out
+        part = _Design(*(column[seen] for column in design))
+        constants = _constants([row for row, kept in zip(rows, seen) if kept], part, forms)
+        rest = _Design(*(column[~seen] for column in design))
+        measured = np.array([row.seconds for row in rows])[~seen]
+        errors[~seen] = _times(rest, constants).min(axis=1) / measured - 1
+    return errors
+
+
+def _design(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> _Design:
+    protocols = list(dict.fromkeys(form.protocol for form in forms))
+    factors = np.zeros((len(rows), len(forms), 1 + 2 * len(protocols)))
+    wait, serves = np.zeros((len(rows), len(forms))), np.zeros((len(rows), len(forms)), dtype=bool)
+    for j, form in enumerate(forms):
+        network = Network(graph, Library("bare", 0.0), form.algorithm)
+        at = 1 + 2 * protocols.index(form.protocol)
+        for i, row in enumerate(rows):
+            if row.kind in form.collectives:
+                fold = network.fold(row.kind, row.ranks, float(row.nbytes))
+                serves[i, j] = True
+                wait[i, j] = fold.latency_s
+                factors[i, j, 0] = 1.0
+                factors[i, j, at] = fold.rounds
+                factors[i, j, at + 1] = fold.seconds - fold.latency_s
+    return _Design(factors, wait, serves)
+
+
+def _fitted(rows: Sequence[Measured], design: _Design, forms: Sequence[Form]) -> Fitted:
+    constants = _constants(rows, design, forms)
+    protocols = list(dict.fromkeys(form.protocol for form in forms))
+    ways = []
+    for form in forms:
+        step, slowdown = constants[1 + 2 * protocols.index(form.protocol) :][:2]
+        ways.append(Way(form.collectives, form.algorithm, form.protocol, constants[0], step, 1 / slowdown))
+    measured = np.array([row.seconds for row in rows])
+    return Fitted(tuple(ways), _times(design, constants).min(axis=1) / measured - 1)
+
+
+def _times(design: _Design, constants: Floats) -> Floats:
+    return np.where(design.serves, design.wait_s + design.factors @ constants, np.inf)
+
+
+def _constants(rows: Sequence[Measured], design: _Design, forms: Sequence[Form]) -> Floats:
+    """Launch, then step and slowdown (1 / efficiency, at least 1) of each protocol."""
+    measured = np.array([row.seconds for row in rows])
+    size = np.array([row.nbytes for row in rows])
+    cuts = np.unique(size)[1::2]
+    best, best_cost = np.zeros(design.factors.shape[2]), np.inf
+    place = np.arange(len(rows))
+    for bounds in combinations(cuts, len(forms) - 1):
+        chosen = _serving(design.serves, np.searchsorted(bounds, size, side="right"))
+        weight = np.ones(len(rows))
+        for _ in range(12):
+            matrix = design.factors[place, chosen] / measured[:, None] * weight[:, None]
+            constants = _bounded(matrix, (1 - design.wait_s[place, chosen] / measured) * weight)
+            times = _times(design, constants)
+            error = times.min(axis=1) / measured - 1
+            cost = float(np.abs(error).mean())
+            if cost < best_cost - 1e-12:
+                best, best_cost = constants, cost
+            following = times.argmin(axis=1)
+            if (following == chosen).all() and weight.min() < 1:
+                break
+            chosen = following
+            weight = 1 / np.sqrt(np.maximum(np.abs(error), 0.03))  # towards least absolute error
+    return best
+
+
+def _serving(serves: Ints, wanted: Ints) -> Ints:
+    """The wanted form of each row, or the nearest before it that serves the row's collective."""
+    order = np.where(serves, np.arange(serves.shape[1]), -1)
+    within = np.where(order <= wanted[:, None], order, -1).max(axis=1)
+    return np.where(within >= 0, within, serves.argmax(axis=1))
+
+
+def _bounded(matrix: Floats, target: Floats) -> Floats:
+    """Least squares with every constant at least 0 and every slowdown at least 1, by dropping what would go below."""
+    low = np.zeros(matrix.shape[1])
+    low[2::2] = 1.0
+    free = np.abs(matrix).sum(axis=0) > 0
+    values = low.copy()
+    while free.any():
+        rest = target - matrix[:, ~free] @ values[~free]
+        values[free] = np.linalg.lstsq(matrix[:, free], rest, rcond=None)[0]
+        below = free & (values < low)
+        if not below.any():
+            break
+        values[below] = low[below]
+        free &= ~below
+    return values
