@@ -7,31 +7,18 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
-import simpy
-
-from sim import catalog, scenario
-from sim.engine.group import Group
-from sim.engine.serving import Limits, replay
-from sim.engine.steps import StaticBatch, run_static
-from sim.hardware.device import Device
-from sim.network import topology
-from sim.network.network import Network
+from sim import scenario
 from sim.results import Result, build
-from sim.scenario import Scenario, ScenarioError, Variant
-from sim.scenario.schema import Decode
-from sim.scenario.schema import Trace as TraceSource
-from sim.spans import Outcome, Timeline
-from sim.techniques import Machine, apply
+from sim.run_jobs import JobsPlan, play_jobs_plan, prepare_jobs
+from sim.run_model import ModelPlan, play_model, prepare_model
+from sim.scenario import MisfitError, Scenario, ScenarioError, Variant
+from sim.scenario.jobs import Collectives
+from sim.spans import Outcome
 from sim.version import VERSION
-from sim.workload.graph import Graph
-from sim.workload.memory import Room, require, room
-from sim.workload.model import Model
-from sim.workload.requests import Trace, read_trace
-from sim.workload.transformer import Batch, Precision, decode_batch, shard, transformer
 
 Progress = Callable[[float, str], None]
+Plan = ModelPlan | JobsPlan
 
 
 def run(
@@ -56,28 +43,17 @@ def run(
     )  # fmt: skip
 
 
-class Plan(NamedTuple):
-    """A variant made ready: every part built and found to fit, nothing played yet."""
-
-    variant: Variant
-    device: Device
-    network: Network
-    model: Model
-    precision: Precision
-    room: Room
-    trace: Trace | None
-    notes: list[str]
-    assumptions: list[tuple[str, str, str, str]]
-
-
 def prepare(s: Scenario) -> dict[str, Plan]:
     """Build the parts of every variant; ScenarioError with every fault that only shows when they are put together."""
-    plans, faults = {}, []
+    plans: dict[str, Plan] = {}
+    faults = []
     for name, variant in s.variants.items():
         try:
-            plans[name] = _plan(variant)
+            plans[name] = _prepared(variant, s.seed)
         except ScenarioError as error:
             faults += error.faults
+        except MisfitError as error:
+            faults += [s.fault(name, what, at) for at, what in error.wrong]
         except (ValueError, OSError) as error:
             faults.append(s.fault(name, str(error)))
     if faults:
@@ -85,31 +61,14 @@ def prepare(s: Scenario) -> dict[str, Plan]:
     return plans
 
 
+def _prepared(v: Variant, seed: int) -> Plan:
+    work = v.workload
+    return prepare_jobs(v, work, seed) if isinstance(work, Collectives) else prepare_model(v, work)
+
+
 def play(plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Simulate one variant."""
-    v, ranks = plan.variant, plan.variant.parallel.tensor
-    machine = Machine(plan.device.l2_bytes, plan.device.hbm_bytes_per_s, ranks)
-
-    def graph_of(batch: Batch) -> Graph:
-        return apply(transformer(plan.model, plan.precision, ranks, batch), machine, v.techniques)
-
-    def group_of(timeline: Timeline | None) -> Group:
-        env, slow, most = simpy.Environment(), v.pod.stragglers, v.record.max_spans
-        return Group(env, plan.device, plan.network, ranks, stragglers=slow, timeline=timeline, max_spans=most)
-
-    timeline = Timeline() if v.record.enabled else None
-    work = v.workload
-    if isinstance(work, Decode):
-        static = StaticBatch(work.batch, work.prompt_tokens, work.output_tokens, work.every_step)
-        outcome = run_static(group_of, graph_of, static, timeline, progress)
-    else:
-        assert plan.trace is not None
-        limits = Limits(work.max_batch, work.max_batched_tokens, plan.room.kv_tokens)
-        window = v.record.from_s, v.record.until_s or float("inf")
-        outcome = replay(group_of(timeline), graph_of, plan.trace.requests, limits, window, progress)
-    outcome.warnings[:0] = plan.notes
-    outcome.assumptions = plan.assumptions
-    return outcome
+    return play_jobs_plan(plan, progress) if isinstance(plan, JobsPlan) else play_model(plan, progress)
 
 
 def _spread(
@@ -135,49 +94,4 @@ def _spread(
 def play_named(path: str | Path, overrides: scenario.Overrides, name: str) -> Outcome:
     """Play one variant of a scenario file: what a worker process is asked to do."""
     s = scenario.load(path, overrides)
-    return play(_plan(s.variants[name]))
-
-
-def _plan(v: Variant) -> Plan:
-    pod = catalog.pod(v.pod.topology, v.pod.change.link.given())
-    device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given())
-    library = catalog.library(v.pod.library or pod.library, v.pod.change.library.given())
-    model, ranks = catalog.model(v.model), v.parallel.tensor
-    precision = Precision(**v.precision.model_dump())
-    graph = topology.build(pod.shape, pod.devices, pod.link_bytes_per_s, pod.link_latency_s)
-    network = Network(graph, library, v.pod.collective)
-    if ranks > 1:
-        network.members(ranks)  # the pod has that many chips
-    notes, trace = list(shard(model, ranks).notes), None
-    work = v.workload
-    if isinstance(work, Decode):
-        longest = work.prompt_tokens + work.output_tokens
-        space = room(model, precision, ranks, device.hbm_bytes, work.batch)
-        require(model, space, precision, ranks, work.batch * longest)
-        if 0 < model.max_tokens < longest:
-            notes.append(f"{model.name} was made for {model.max_tokens:,} tokens; this run goes to {longest:,}")
-    else:
-        space = room(model, precision, ranks, device.hbm_bytes * work.hbm_utilisation, work.max_batched_tokens)
-        trace = _trace(work.trace, model)
-        notes += trace.warnings
-    probe = transformer(model, precision, ranks, decode_batch([1]))
-    apply(probe, Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks), v.techniques)  # says now what does not apply
-    facts = {device.name: device.facts, library.name: library.facts, pod.name: pod.facts}
-    rows = [
-        (f"{part}: {what}", fact.value, fact.tag, fact.source) for part in facts for what, fact in facts[part].items()
-    ]
-    rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
-    return Plan(v, device, network, model, precision, space, trace, notes, rows)
-
-
-def _trace(t: TraceSource, model: Model) -> Trace:
-    """The recorded trace, or the fallback with a warning that says so."""
-    file, warning = t.file, []
-    if not Path(file).exists() and t.fallback:
-        file, warning = (
-            t.fallback,
-            [f"{t.file} is not there; replaying the generated trace {Path(t.fallback).name} instead"],
-        )
-    read = read_trace(file, format=t.format, first=t.first, limit=t.limit, speed=t.speed, bad_rows=t.bad_rows,
-                      max_tokens=model.max_tokens or 1_000_000)  # fmt: skip
-    return read._replace(warnings=warning + read.warnings)
+    return play(_prepared(s.variants[name], s.seed))

@@ -91,9 +91,14 @@ class Exchange:
     def arrive(self, who: Ints, launch: bool = True) -> None:
         """These ranks (places in the group) have come to the collective, and start it once it is launched."""
         self._absent -= len(who)
+        slow = self._slow[who]
         if not self._absent and len(self._helpers):
-            who = np.concatenate([who, self._helpers])
-        timer = self.env.timeout(self._way.launch_s if launch else 0.0)
+            who, slow = np.concatenate([who, self._helpers]), np.concatenate([slow, np.ones(len(self._helpers))])
+        for factor in np.unique(slow):
+            self._enter_after(self._way.launch_s * float(factor) if launch else 0.0, who[slow == factor])
+
+    def _enter_after(self, launch_s: float, who: Ints) -> None:
+        timer = self.env.timeout(launch_s)
         timer.callbacks.append(lambda _: self._enter(who, 0))
 
     def landed(self, tags: Ints) -> None:

@@ -9,14 +9,14 @@ not looked at again; flows that meet are tied into a knot, and only a knot that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import simpy
 
 from sim.network.sharing import Crossings, crossings, fill
 from sim.network.wires import Floats, Ints, Paths, expand, joined
-from sim.spans import Use
+from sim.spans import LinkUse, Use
 
 _INSTANT_S = 2e-12  # ends in one knot that are closer than this are one
 _NONE = np.empty(0, dtype=np.int64)
@@ -48,16 +48,6 @@ class _Knot:
     number: int
     since_s: float
     next_s: float  # when its first flow ends; inf: dissolved
-
-
-class LinkUse(NamedTuple):
-    """What one capacity carried over a run."""
-
-    name: str
-    bytes_per_s: float
-    moved_bytes: float
-    busy_s: float  # time with at least one flow on it
-    most_flows: int  # that were on it at once
 
 
 class Fabric:
@@ -127,12 +117,26 @@ class Fabric:
         """What each capacity that carried anything did, up to now; most bytes for its rate first."""
         now = self.env.now
         busy = self.busy_s + np.where(self._load > 0, now - self._busy_since, 0.0)
-        order = np.argsort(-self.moved_bytes / self.bytes_per_s, kind="stable")
+        share = self.moved_bytes / self.bytes_per_s
+        order = np.argsort(-np.round(share / (share.max(initial=0.0) or 1.0), 9), kind="stable")  # rounding is no order
         return [
             LinkUse(self.names(int(c)), float(self.bytes_per_s[c]), float(self.moved_bytes[c]), float(busy[c]),
                     int(self.most_flows[c]))
             for c in order[self.moved_bytes[order] > 0]
         ]  # fmt: skip
+
+    def close(self) -> None:
+        """The simulation has stopped: what is under way has moved this far, and no further."""
+        now, going = self.env.now, [np.unique(self._holder[self._holder >= 0])]
+        self._record_lone(going[0], now)
+        self._left[going[0]] -= self._rate[going[0]] * (now - self._since[going[0]])
+        for knot in list(self._knots.values()):
+            self._settle(knot, now)
+            going.append(self._untie(knot))
+        slots = np.concatenate(going)
+        first, at = expand(self._paths.first, self._row[slots])
+        left = np.repeat(np.maximum(self._left[slots], 0.0), np.diff(first)) * self._paths.share[at]
+        np.subtract.at(self.moved_bytes, self._paths.capacities[at], left)
 
     # The calendar: one event an instant.
 

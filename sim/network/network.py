@@ -53,6 +53,19 @@ class Network:
             raise ValueError(f"no collective algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}")
         self.graph, self.library, self.algorithm = graph, library, algorithm
         self.wires = Wires(graph)
+        self._remember()
+
+    def using(self, algorithm: str) -> Network:
+        """The same pod and library with another algorithm."""
+        if algorithm not in ALGORITHMS:
+            raise ValueError(f"no collective algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}")
+        new = copy(self)
+        new.algorithm = algorithm
+        new._remember()
+        return new
+
+    def _remember(self) -> None:
+        """Answers once given are kept."""
         self.fold = lru_cache(maxsize=4096)(self._fold)
         self.members = lru_cache(maxsize=256)(self._members)
         self.plan = lru_cache(maxsize=256)(self._plan)

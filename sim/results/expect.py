@@ -8,19 +8,28 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from sim.results.jobs import OF_JOBS
 from sim.results.metrics import DEFINITIONS
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NAME = r"[\w-]+(?:\.[\w-]+)*\.\w+"
 _LINE = re.compile(
-    rf"(?P<variant>\S.*)\.(?P<metric>\w+)\s*(?P<op>>=|<=|==|>|<)\s*(?P<value>{_NUMBER})"
+    rf"(?P<variant>\S.*)\.(?P<metric>\w+)\s*(?P<op>>=|<=|==|>|<)\s*"
+    rf"(?:(?P<value>{_NUMBER})(?:\s*\*\s*(?P<than>{_NAME}))?|(?P<alone>{_NAME}))"
     rf"(?:\s*(?:±|\+/?-)\s*(?P<tolerance>{_NUMBER}))?"
 )
-_EXAMPLES = "write it like 'preserve.speedup >= 1.2' or 'preserve.ttft_p99_s == 0.35 ± 0.02'"
+_EXAMPLES = (
+    "write it like 'preserve.speedup >= 1.2', 'preserve.ttft_p99_s == 0.35 ± 0.02', or, of a job against another "
+    "variant's, 'both.training.mean_s > 1.5 * alone.training.mean_s'"
+)
 _EXACT = 1e-9  # relative: how far `==` without a tolerance may be off
 
 
 class Expect(NamedTuple):
-    """One claim: `variant`'s `metric` stands in relation `op` to `value`; `tolerance` belongs to `==` only."""
+    """One claim: `variant`'s `metric` stands in relation `op` to `value`; `tolerance` belongs to `==` only.
+
+    `variant` may be `variant.job`. `than` names another number, of which `value` is the multiple meant.
+    """
 
     variant: str
     metric: str
@@ -28,25 +37,24 @@ class Expect(NamedTuple):
     value: float
     tolerance: float | None = None
     text: str = ""
+    than: str = ""
 
-    def holds(self, found: float) -> bool:
+    def holds(self, found: float, than: float = 1.0) -> bool:
         """Whether `found` satisfies the claim.  `==` without a tolerance allows a relative 1e-9 for rounding."""
+        due = self.value * than
         if self.op == "==":
-            allowed = self.tolerance if self.tolerance is not None else _EXACT * max(abs(self.value), abs(found))
-            return abs(found - self.value) <= allowed * (1 + 1e-12)
-        return {
-            ">=": found >= self.value,
-            "<=": found <= self.value,
-            ">": found > self.value,
-            "<": found < self.value,
-        }[self.op]
+            allowed = self.tolerance if self.tolerance is not None else _EXACT * max(abs(due), abs(found))
+            return abs(found - due) <= allowed * (1 + 1e-12)
+        return {">=": found >= due, "<=": found <= due, ">": found > due, "<": found < due}[self.op]
 
 
 def parse(text: str) -> Expect:
     """The claim in `text`; ValueError with an example if it is not one.
 
     The grammar is `variant.metric OP number` with OP one of >= <= > < ==, and `variant.metric == number ± tolerance`
-    (also written `+-`). Times are in seconds, as the metric's name says. A ratio to the baseline is `metric_ratio`.
+    (also written `+-`). In place of a number, another variant's metric will do, or `number * variant.metric`. A job's
+    metric is `variant.job.metric`. Times are in seconds, as the metric's name says. A ratio to the baseline is
+    `metric_ratio`.
 
     >>> parse("preserve.speedup == 1.61 ± 0.10")[:5]
     ('preserve', 'speedup', '==', 1.61, 0.1)
@@ -57,41 +65,66 @@ def parse(text: str) -> Expect:
     tolerance = None if match["tolerance"] is None else float(match["tolerance"])
     if tolerance is not None and match["op"] != "==":
         raise ValueError(f"{text!r}: a tolerance goes with '==' only; {_EXAMPLES}")
-    value = float(match["value"])
+    value = float(match["value"] or 1.0)
     if (tolerance is not None and tolerance < 0) or not all(map(math.isfinite, (value, tolerance or 0.0))):
         raise ValueError(f"{text!r}: numbers must be finite and a tolerance at least zero; {_EXAMPLES}")
-    return Expect(match["variant"], match["metric"], match["op"], value, tolerance, text.strip())
+    than = match["than"] or match["alone"] or ""
+    return Expect(match["variant"], match["metric"], match["op"], value, tolerance, text.strip(), than)
 
 
 def check(
     expects: Iterable[Expect],
     metrics: Mapping[str, Mapping[str, float]],
     comparison: Mapping[str, Mapping[str, float]],
+    tenants: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
 ) -> list[dict[str, Any]]:
     """Each claim with the value found and whether it holds: [{"text", "value", "ok"}].
 
     `metrics[variant][metric]` are the absolute numbers, `comparison[variant][metric]` the ratios to the baseline:
-    `speedup` and any `<metric>_ratio` are looked up there. ValueError, with the nearest name, for what is not there.
+    `speedup` and any `<metric>_ratio` are looked up there. `tenants[variant][job][metric]` are those of jobs, whose
+    ratios are to the same job of the first variant. ValueError, with the nearest name, for what is not there.
     """
     rows = []
     for e in expects:
-        if e.variant not in metrics:
-            raise ValueError(f"expect: no variant {e.variant!r}{_nearest(e.variant, metrics)}")
-        known = dict(metrics[e.variant])
-        ratios = comparison.get(e.variant, {})
+        value = _found(e.variant, e.metric, metrics, comparison, tenants or {})
+        owner, _, metric = e.than.rpartition(".")
+        than = _found(owner, metric, metrics, comparison, tenants or {}) if e.than else 1.0
+        rows.append({"text": e.text or _text(e), "value": value, "ok": e.holds(value, than)})
+    return rows
+
+
+def _found(
+    owner: str,
+    metric: str,
+    metrics: Mapping[str, Mapping[str, float]],
+    comparison: Mapping[str, Mapping[str, float]],
+    tenants: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> float:
+    """The number that a claim names."""
+    variant, _, job = (owner, "", "") if owner in metrics else owner.rpartition(".")
+    if variant not in metrics:
+        raise ValueError(f"expect: no variant {owner!r}{_nearest(owner, metrics)}")
+    if job:
+        jobs = tenants.get(variant, {})
+        if job not in jobs:
+            raise ValueError(f"expect: no job {job!r} in {variant!r}{_nearest(job, jobs)}")
+        known = dict(jobs[job])
+        base = tenants[next(iter(metrics))].get(job, {})
+        known |= {f"{name}_ratio": value / base[name] for name, value in jobs[job].items() if base.get(name)}
+    else:
+        known = dict(metrics[variant])
+        ratios = comparison.get(variant, {})
         known |= {"speedup": ratios["speedup"]} if "speedup" in ratios else {}
         known |= {f"{name}_ratio": ratio for name, ratio in ratios.items() if name != "speedup"}
-        if e.metric not in known:
-            why = "has no value in this run" if e.metric in DEFINITIONS else "is not a metric"
-            raise ValueError(f"expect: {e.metric!r} of {e.variant!r} {why}{_nearest(e.metric, known)}")
-        value = known[e.metric]
-        rows.append({"text": e.text or _text(e), "value": value, "ok": e.holds(value)})
-    return rows
+    if metric not in known:
+        why = "has no value in this run" if metric in DEFINITIONS or metric in OF_JOBS else "is not a metric"
+        raise ValueError(f"expect: {metric!r} of {owner!r} {why}{_nearest(metric, known)}")
+    return known[metric]
 
 
 def _text(e: Expect) -> str:
     within = "" if e.tolerance is None else f" ± {e.tolerance!r}"
-    return f"{e.variant}.{e.metric} {e.op} {e.value!r}{within}"
+    return f"{e.variant}.{e.metric} {e.op} {e.value!r}{f' * {e.than}' if e.than else ''}{within}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

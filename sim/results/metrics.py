@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from sim.results.jobs import OF_LINKS, link_metrics
 from sim.spans import Outcome, RequestRecord, Totals
 from sim.units import show
 
@@ -23,7 +24,8 @@ _STATISTICS = {
 }
 
 DEFINITIONS: dict[str, str] = {
-    "makespan_s": "wall time of the whole run, from time zero to the end of the last op",
+    "makespan_s": "wall time of the whole run, from time zero to the end of the last op; of collectives, of the last "
+    "one that is not in the background",
     "prefill_s": "part of the wall time spent in prefill",
     "decode_s": "part of the wall time spent in decode steps",
     "tpot_mean_s": "static run: decode_s / decode steps (steps less one if there was a prefill); request run: mean of "
@@ -53,12 +55,14 @@ DEFINITIONS: dict[str, str] = {
     "unused_prefetch_bytes": "prefetched bytes that were evicted or never read, on one rank",
     "ops": "ops played on one rank, on all streams",
     "steps": "forward passes in the run, prefill included",
-    "speedup": "static run: baseline makespan_s / this makespan_s; request run: baseline e2e_mean_s / this e2e_mean_s; "
+    **OF_LINKS,
+    "speedup": "request run: baseline e2e_mean_s / this e2e_mean_s; any other: baseline makespan_s / this makespan_s; "
     "above 1 is faster; in the comparison only",
 }
 
 _NOISE = 1e-12  # a difference of sums below this share of the wall time is rounding, not time
 _HIGHER = {"mfu", "speedup"}
+_COUNTS = {"ops", "steps", "requests", "links_used", "most_flows_on_a_link"}
 _LOWER = {"unused_prefetch_bytes"}  # a share of a shorter wall time may rise while all is well: no best there
 
 
@@ -70,6 +74,8 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     """
     totals, wall_s = outcome.totals, outcome.totals.seconds
     found: dict[str, float] = {"makespan_s": wall_s}
+    if outcome.jobs:
+        return found | link_metrics(outcome)
     found |= {f"{phase}_s": seconds for phase, seconds in outcome.phases.items()}
     decode_steps = totals.steps - (1 if outcome.phases.get("prefill") else 0)
     if not outcome.requests and "decode" in outcome.phases and decode_steps > 0:
@@ -157,7 +163,7 @@ def pretty(name: str, value: float) -> str:
         return show(value, "B")
     if name.endswith("_s"):
         return seconds_text(value)
-    if name in ("ops", "steps", "requests"):
+    if name in _COUNTS:
         return f"{value:,.0f}"
     return f"{100 * value:.1f} %" if name in DEFINITIONS else f"{value:.4g}"
 

@@ -49,4 +49,4 @@ def escaped(text: str) -> str:
 
 def words(name: str) -> str:
     """A kind or metric name as words: `all_reduce` becomes "all-reduce"."""
-    return name.replace("all_", "all-").replace("_", " ")
+    return name.replace("all_to_", "all-to-").replace("all_", "all-").replace("_", " ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from sim.units import show
 
 _STREAMS = ("compute", "communication", "prefetch")
 _CAPACITIES = ("HBM", "L2", "link")
+MOST_TRACKS = 64  # of one variant that are drawn; the trace has all
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
         by_track.setdefault(span.track, []).append(span)
     owners = list(dict.fromkeys(track.rpartition("/")[0] for track in by_track))
     tracks = []
-    for track in sorted(by_track, key=lambda t: (owners.index(t.rpartition("/")[0]), _stream_order(t))):
+    shown = sorted(by_track, key=lambda t: (owners.index(t.rpartition("/")[0]), _stream_order(t)))
+    for track in shown[:MOST_TRACKS]:
         spans = sorted(by_track[track], key=lambda s: (s.start_s, s.end_s))
         owner, _, stream = track.rpartition("/")
         label = f"{owner} {stream}" if len(owners) > 1 and owner else stream
@@ -73,12 +76,15 @@ def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
         end = np.array([s.end_s for s in spans]) * scale
         tracks.append(Track(escaped(label), spans, start, end - start))
     title = f"<b>{escaped(name)}</b>  {escaped(seconds_text(outcome.totals.seconds))}"
+    title += f"  the first {MOST_TRACKS} of {len(shown)} tracks" if len(shown) > MOST_TRACKS else ""
     return Panel(title, tracks, _areas(outcome, scale))
 
 
-def _stream_order(track: str) -> tuple[int, str]:
+def _stream_order(track: str) -> tuple[int, list[int], str]:
+    """Streams in their order, then numbered ones by number: rank 2 before rank 10."""
     stream = track.rpartition("/")[2]
-    return (_STREAMS.index(stream) if stream in _STREAMS else len(_STREAMS), track)
+    numbers = [int(digits[:18]) for digits in re.findall(r"[0-9]+", stream)]
+    return (_STREAMS.index(stream) if stream in _STREAMS else len(_STREAMS), numbers, track)
 
 
 def _areas(outcome: Outcome, scale: float) -> list[Area]:

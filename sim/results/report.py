@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sim.results import charts
+from sim.results.jobs import OF_JOBS
+from sim.results.jobs_page import jobs_section, links_section
 from sim.results.metrics import DEFINITIONS, exposed_s, latencies, pretty, seconds_text
 from sim.results.palette import (
     BOUND_COLOURS,
@@ -57,6 +59,9 @@ th { font-weight:600 } .num { text-align:right; white-space:nowrap } .ratio { co
 .tag.careful { background:var(--warnpaper); color:var(--warn); border-color:var(--warn); font-weight:600 }
 .pair { display:flex; flex-wrap:wrap; gap:16px } .wide { overflow-x:auto } summary { cursor:pointer; font-weight:600 }
 .warnings li { color:var(--warn) } a { color:inherit } td code { font-size:13px; overflow-wrap:anywhere }
+.dense { font-size:13px } .dense td, .dense th { padding-right:8px }
+.meter { display:inline-block; width:110px; height:9px; border-radius:3px; background:var(--line); overflow:hidden }
+.meter i { display:block; height:100%; background:#D55E00 } details { margin:6px 0 }
 @media print { main { max-width:none; padding:0 } h2 { break-after:avoid } tr, svg, .legend { break-inside:avoid }
   .screen { display:none }
   * { -webkit-print-color-adjust:exact; print-color-adjust:exact } }
@@ -89,6 +94,8 @@ def report(
         _expectations(expect),
         _comparison(metrics, comparison),
         _where_time_goes(outcomes),
+        jobs_section(outcomes),
+        links_section(outcomes),
         _bounds(outcomes),
         _latency_curves(outcomes),
         _assumptions(outcomes),
@@ -149,6 +156,8 @@ def _cells(
 
 def _where_time_goes(outcomes: Mapping[str, Outcome]) -> str:
     bars, texts = {}, {}
+    if any(outcome.jobs for outcome in outcomes.values()):
+        return ""
     for name, outcome in outcomes.items():
         kinds = outcome.totals.span_s.get("compute", {})
         parts = [(words(k), kind_colour(k), kinds[k]) for k in sorted(kinds, key=kind_order)]
@@ -234,7 +243,9 @@ def _definitions(metrics: Mapping[str, Mapping[str, float]], comparison: Mapping
         name for mine in comparison.values() for name in mine
     }
     lines = "".join(
-        f"<tr><td><code>{n}</code></td><td>{escaped(text)}</td></tr>" for n, text in DEFINITIONS.items() if n in used
+        f"<tr><td><code>{n}</code></td><td>{escaped(text)}</td></tr>"
+        for n, text in (DEFINITIONS | (OF_JOBS if "busiest_link_utilisation" in used else {})).items()
+        if n in used or n in OF_JOBS
     )
     return (
         f"<h2>Definitions</h2><details><summary>How each metric is computed</summary><table>{lines}</table></details>"

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
+from sim.results.jobs import links_csv, tenants
+from sim.results.jobs_page import jobs_table
 from sim.results.metrics import metrics
 from sim.results.perfetto import trace_gz
 from sim.results.report import report
@@ -32,6 +34,7 @@ class Result:
     """Every variant of one scenario, compared.  The first variant is the baseline.
 
     `variants[name]["metrics"]` maps a metric to its value (units in the names, definitions in `DEFINITIONS`),
+    `variants[name]["tenants"]` a job to its own (`OF_JOBS`),
     `comparison[name]` a metric to its ratio to the baseline and `speedup`, `expect` has a row {"text", "value", "ok"}
     for each claim of the scenario. `outcomes` are the facts that all of it is derived from.
     """
@@ -74,7 +77,8 @@ class Result:
 
     def table(self) -> RenderableType:
         """The comparison for the terminal: `rich.print(result.table())`."""
-        return table(self._metrics(), self.comparison, self.verdict, self.expect)
+        draw = jobs_table if any(outcome.jobs for outcome in self.outcomes.values()) else table
+        return draw(self.outcomes, self._metrics(), self.comparison, self.verdict, self.expect)
 
     def timeline(self, variant: str | None = None, *, start_s: float = 0.0, end_s: float | None = None) -> Figure:
         """The recorded window as a Plotly figure: one variant, or all below each other; times in seconds.
@@ -111,6 +115,8 @@ class Result:
         }
         found = {name: text.encode() for name, text in texts.items()}
         found["trace.json.gz"] = trace_gz(self.outcomes)
+        links = links_csv(self.outcomes)
+        found |= {"links.csv": links} if links else {}
         requests = requests_file(self.outcomes)
         return found | ({requests[0]: requests[1]} if requests else {})
 
@@ -153,6 +159,7 @@ def build(
         raise ValueError("a run needs at least one variant")
     found = {name: metrics(outcome) for name, outcome in outcomes.items()}
     base = found[next(iter(found))]
+    jobs = {name: tenants(outcome) for name, outcome in outcomes.items()}
     comparison = {name: _ratios(mine, base) for name, mine in found.items()}
     prints = "\n".join(f"{name} {outcome.fingerprint}" for name, outcome in outcomes.items())
     said = [*warnings, *(text for outcome in outcomes.values() for text in outcome.warnings)]
@@ -162,9 +169,9 @@ def build(
         version=version,
         seed=seed,
         fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12],
-        variants={name: {"metrics": mine, "tenants": {}} for name, mine in found.items()},
+        variants={name: {"metrics": mine, "tenants": jobs[name]} for name, mine in found.items()},
         comparison=comparison,
-        expect=check(map(parse, expect), found, comparison),
+        expect=check(map(parse, expect), found, comparison, jobs),
         warnings=[f"{text} (x{count})" if count > 1 else text for text, count in Counter(said).items()],
         resolved=resolved,
         outcomes=dict(outcomes),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sim.results.metrics import better, pretty
+from sim.spans import Outcome
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,6 +31,10 @@ _BOTH = [
     "prefetched_bytes",
     "unused_prefetch_bytes",
 ]
+_LINKS = [
+    "makespan_s", "busiest_link_utilisation", "mean_link_utilisation", "links_used", "link_bytes",
+    "most_flows_on_a_link",
+]  # fmt: skip
 LABELS = {
     "makespan_s": "wall time",
     "prefill_s": "prefill",
@@ -46,6 +51,11 @@ LABELS = {
     "prefetched_bytes": "prefetched",
     "unused_prefetch_bytes": "prefetched in vain",
     "speedup": "speed-up",
+    "busiest_link_utilisation": "busiest link in use",
+    "mean_link_utilisation": "links in use, on the whole",
+    "links_used": "links used",
+    "link_bytes": "carried, over all links",
+    "most_flows_on_a_link": "most messages on a link",
 }
 _SHORT = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "end to end", "queue": "queueing"}
 
@@ -65,7 +75,7 @@ def label(name: str) -> str:
 def rows(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The metrics worth a row: those of this kind of run that some variant has and that are not zero everywhere."""
     base = metrics[next(iter(metrics))]
-    wanted = (_REQUESTS if "requests" in base else _STATIC) + _BOTH
+    wanted = (_REQUESTS if "requests" in base else _STATIC if "steps" in base else _LINKS) + _BOTH
     return [name for name in wanted if any(mine.get(name) for mine in metrics.values())]
 
 
@@ -84,6 +94,7 @@ def ratio_text(ratio: float | None) -> str:
 
 
 def table(
+    outcomes: Mapping[str, Outcome],
     metrics: Mapping[str, Mapping[str, float]],
     comparison: Mapping[str, Mapping[str, float]],
     verdict: str,
@@ -120,8 +131,15 @@ def table(
             if variant != base:
                 cells.append(Text(ratio_text(comparison[variant].get(name))))
         grid.add_row(*cells)
-    lines = [Text(verdict, style="bold")]
+    return Group(grid, *closing(verdict, expect))
+
+
+def closing(verdict: str, expect: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """The lines under the table: the answer, and whether each claim holds."""
+    from rich.text import Text
+
+    lines: list[RenderableType] = [Text(verdict, style="bold")]
     for row in expect:
         mark = Text("ok      ", style="green") if row["ok"] else Text("FAILED  ", style="bold red")
         lines.append(mark + Text(f"{row['text']}  (found {row['value']:.6g})"))
-    return Group(grid, *lines)
+    return lines

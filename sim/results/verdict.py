@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sim.results.jobs import busiest
 from sim.results.metrics import busy_s, exposed_s, pretty
 from sim.spans import Outcome
 
@@ -16,6 +17,8 @@ def verdict(
     """What the fastest variant gains over the baseline, and where the gain comes from."""
     names = list(outcomes)
     base = names[0]
+    if any(outcome.jobs for outcome in outcomes.values()):
+        return _of_jobs(outcomes, metrics)
     speed = {name: comparison[name]["speedup"] for name in names[1:] if "speedup" in comparison[name]}
     if not speed:
         key = "e2e_mean_s" if outcomes[base].requests else "makespan_s"
@@ -30,6 +33,20 @@ def verdict(
         plain = "no variant is faster: the best, " if len(speed) > 1 else ""
         return f"{plain}{best} is {1 / ratio:.2f}x slower than {base}{what}."
     return f"{best} is {ratio:.2f}x faster than {base}{what}: {_where(outcomes[base], outcomes[best])}"
+
+
+def _of_jobs(outcomes: Mapping[str, Outcome], metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Which variant is the quickest, which the slowest, and the link that limits it."""
+    wall_s = {name: mine["makespan_s"] for name, mine in metrics.items()}
+    quick, slow = min(wall_s, key=lambda name: wall_s[name]), max(wall_s, key=lambda name: wall_s[name])
+    full = busiest(outcomes[slow])
+    where = f"; its busiest link: {full} in use" if full else ""
+    if len(wall_s) == 1:
+        return f"{slow} takes {pretty('makespan_s', wall_s[slow])}{where}."
+    if wall_s[slow] < 1.005 * wall_s[quick]:
+        return f"All variants take as long, within half a percent: {pretty('makespan_s', wall_s[slow])}{where}."
+    ratio = f"{wall_s[slow] / wall_s[quick]:.2f}"
+    return f"{quick} takes {pretty('makespan_s', wall_s[quick])}, {slow} {ratio}x as long{where}."
 
 
 def _where(base: Outcome, best: Outcome) -> str:

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from sim import strict_yaml
 from sim.scenario import places, wording
+from sim.scenario.fields import absurd
 from sim.scenario.layers import OVERRIDES, Node, merge, nearest_node, plain, tree
-from sim.scenario.schema import SECTIONS, File, Head, Technique, Variant, absurd
-from sim.strict_yaml import Fault, ScenarioError, nearest
+from sim.scenario.schema import SECTIONS, File, Head, Technique, Variant
+from sim.strict_yaml import Fault, KeyPath, ScenarioError, nearest
 
 Overrides = Mapping[str, Any] | Sequence[str]
 MAX_VARIANTS = 200
@@ -38,10 +39,14 @@ class Scenario:
     expect: list[str]
     resolved: str
     sites: dict[str, Fault] = field(default_factory=dict, repr=False, compare=False)  # where each variant is written
+    merged: dict[str, Node] = field(default_factory=dict, repr=False, compare=False)  # and what it comes to
 
-    def fault(self, variant: str, what: str) -> Fault:
-        """A fault of `variant` that only shows when its parts are put together."""
-        return self.sites[variant]._replace(what=what)
+    def fault(self, variant: str, what: str, at: KeyPath = ()) -> Fault:
+        """A fault of `variant`, or of its key `at`, that only shows when its parts are put together."""
+        if not at:
+            return self.sites[variant]._replace(what=what)
+        node, below = nearest_node(self.merged[variant], at)
+        return node.fault(what, below)
 
     @property
     def folder(self) -> Path:
@@ -63,7 +68,7 @@ def load(path_or_name: str | Path, overrides: Overrides = ()) -> Scenario:
     root, variants = _split(root, path.parent, faults)
     head = _head(root, faults)
     common = root._replace(value={key: node for key, node in root.value.items() if key in SECTIONS})
-    specs, sites = {}, {}
+    specs, sites, parts = {}, {}, {}
     faults += _variant(common, partial=True)[1]  # also what every variant overrides
     for name, node in (variants or {ONLY_VARIANT: common._replace(value={})}).items():
         merged = merge(common, node)._replace(doc=root.doc, at=root.at)  # a missing section is missing at the top
@@ -71,12 +76,12 @@ def load(path_or_name: str | Path, overrides: Overrides = ()) -> Scenario:
         faults += wrong
         sites[name] = node.fault("") if name in variants else root.fault("")
         if spec is not None:
-            specs[name] = spec
-    faults += _expectations(root, set(variants) or {ONLY_VARIANT})
+            specs[name], parts[name] = spec, merged
+    faults += _expectations(root, list(variants) or [ONLY_VARIANT], specs)
     if faults or head is None or not specs:
         raise ScenarioError(_in_order(faults))
     resolved = _resolved(head, common, variants)
-    return Scenario(path.stem, path, head.question, head.seed, specs, head.expect, resolved, sites)
+    return Scenario(path.stem, path, head.question, head.seed, specs, head.expect, resolved, sites, parts)
 
 
 def find_scenario(path_or_name: str | Path) -> Path:
@@ -215,7 +220,7 @@ def _head(root: Node, faults: list[Fault]) -> Head | None:
 
 def _variant(merged: Node, *, partial: bool) -> tuple[Variant | None, list[Fault]]:
     """The part of the file that makes one variant, validated.  `partial`: what it lacks is no fault."""
-    faults = [] if partial else list(places.absent_trace(merged))
+    faults = [] if partial else [*places.absent_trace(merged), *_out_of_place(merged)]
     data = plain(merged)
     techniques, wrong = _techniques(merged)
     faults += wrong
@@ -263,7 +268,30 @@ def _techniques(section: Node) -> tuple[tuple[Technique, ...], list[Fault]]:
     return tuple(techniques), faults
 
 
-def _expectations(root: Node, names: set[str]) -> Iterator[Fault]:
+def _out_of_place(merged: Node) -> Iterator[Fault]:
+    """What a workload needs and has not, or has and cannot use."""
+    kind, rest = nearest_node(merged, ("workload", "kind"))
+    alone = not rest and kind.value == "collectives"
+    if not alone and ("model" not in merged.value or merged.value["model"].value is None):
+        yield merged.fault("this key is missing", ("model",))
+    for path, what in _OF_MODELS if alone else _OF_COLLECTIVES:
+        node, rest = nearest_node(merged, path)
+        if not rest and node.value not in (None, {}, []):
+            yield node.fault(what)
+
+
+_NO_MODEL = "a workload of collectives has no model; take this out, or set it to null"
+_OF_MODELS: tuple[tuple[KeyPath, str], ...] = (
+    *(((key,), _NO_MODEL) for key in ("model", "precision", "parallel", "techniques")),
+    (("pod", "device"), "the device has no part in a workload of collectives; take this out, or set it to null"),
+    (("pod", "change", "device"), "the device has no part in a workload of collectives; take this out"),
+)
+_OF_COLLECTIVES: tuple[tuple[KeyPath, str], ...] = (
+    (("pod", "jitter"), "only a workload of collectives has jitter so far; take this out, or set it to null"),
+)
+
+
+def _expectations(root: Node, names: list[str], specs: Mapping[str, Variant]) -> Iterator[Fault]:
     from sim.results.expect import parse
 
     node, rest = nearest_node(root, ("expect",))
@@ -275,8 +303,14 @@ def _expectations(root: Node, names: set[str]) -> Iterator[Fault]:
         except ValueError as error:
             yield claim_node.fault(str(error))
             continue
-        if claim.variant not in names:
-            yield claim_node.fault(f"no variant {claim.variant!r}{nearest(claim.variant, names)} in this file")
+        for owner in filter(None, (claim.variant, claim.than and claim.than.rpartition(".")[0])):
+            variant, _, job = owner.partition(".")
+            if variant not in names:
+                yield claim_node.fault(f"no variant {variant!r}{nearest(variant, names)} in this file")
+            elif job and variant in specs:
+                jobs = getattr(specs[variant].workload, "jobs", {})
+                if job not in jobs:
+                    yield claim_node.fault(f"no job {job!r}{nearest(job, jobs)} in variant {variant!r}")
 
 
 def _resolved(head: Head, common: Node, variants: dict[str, Node]) -> str:

@@ -5,60 +5,27 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, model_validator
+from pydantic import BeforeValidator, Field, SkipValidation, model_validator
 
-from sim import units
 from sim.network.collectives import AlgorithmName
-
-Dtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"]
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)  # 1e3 is a fair way to write a count
-    if isinstance(value, str):
-        raise ValueError(f"{value!r} is text, a whole number is due; write it like 1000, without quotes or a unit")
-    return value
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, str):
-        raise ValueError(f"{value!r} is text, a number is due; write it like 1.5, without quotes or a unit")
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**63:
-        raise ValueError("a number of less than 20 digits is due")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a finite number is due")
-    return value
-
-
-def absurd(value: Any) -> bool:
-    """Whether `value` is text with a number too large for exact arithmetic: 1e999999999 would take for ever."""
-    return isinstance(value, str) and bool(re.match(r"\s*[+-]?\d", value)) and bool(_ABSURD.search(value))
-
-
-_ABSURD = re.compile(r"\d{40}|[eE][+-]?0*[1-9]\d{2}")
-
-
-def _sane(value: Any) -> Any:
-    if absurd(value):
-        raise ValueError(f"{value[:40]!r} is out of range")
-    return value
-
-
-Count = Annotated[int, Field(ge=1, le=10**12), BeforeValidator(_whole)]
-Index = Annotated[int, Field(ge=0, le=10**12), BeforeValidator(_whole)]
-Factor = Annotated[float, Field(gt=0, le=1e12), BeforeValidator(_number)]
-Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
-Bytes = Annotated[units.Bytes, Field(gt=0), BeforeValidator(_sane)]
-BytesPerSecond = Annotated[units.BytesPerSecond, Field(gt=0), BeforeValidator(_sane)]
-FlopPerSecond = Annotated[units.FlopPerSecond, Field(gt=0), BeforeValidator(_sane)]
-Seconds = Annotated[units.Seconds, Field(ge=0), BeforeValidator(_sane)]
-Watts = Annotated[units.Watts, Field(gt=0), BeforeValidator(_sane)]
+from sim.scenario.fields import (
+    Bytes,
+    BytesPerSecond,
+    Count,
+    Dtype,
+    Factor,
+    FlopPerSecond,
+    Index,
+    Seconds,
+    Section,
+    Share,
+    Watts,
+    whole,
+)
+from sim.scenario.jobs import Collectives, LinkFault
 
 
 def _only_one(value: Any) -> Any:
@@ -67,24 +34,7 @@ def _only_one(value: Any) -> Any:
     return value
 
 
-OnlyOne = Annotated[int, Field(ge=1, le=1), BeforeValidator(_only_one), BeforeValidator(_whole)]
-
-
-class Section(BaseModel):
-    """A mapping in the file.  Unknown keys are refused; null means "the default"."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_default(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
-
-    def given(self) -> dict[str, Any]:
-        """The fields that the file sets, by name, in SI units."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+OnlyOne = Annotated[int, Field(ge=1, le=1), BeforeValidator(_only_one), BeforeValidator(whole)]
 
 
 class DeviceChange(Section):
@@ -137,9 +87,11 @@ class Pod(Section):
     library: str | None = None
     change: Change = Change()
     stragglers: dict[Annotated[int, Field(ge=0)], Factor] = Field(
-        default={}, description="rank -> how many times slower its compute and HBM are"
+        default={}, description="rank -> how many times slower its compute and HBM are; of collectives alone, its steps"
     )
     collective: Literal["auto"] | AlgorithmName = "auto"
+    faults: list[LinkFault] = Field(default=[], description="links that are slow, late, or gone")
+    jitter: Seconds = Field(default=0.0, description="mean of a random (exponential) extra delay of each message")
 
 
 class Precision(Section):
@@ -192,7 +144,7 @@ class Requests(Section):
     hbm_utilisation: Share = Field(default=0.9, description="share of the HBM for weights and KV-cache")
 
 
-Workload = Annotated[Decode | Requests, Field(discriminator="kind")]
+Workload = Annotated[Decode | Requests | Collectives, Field(discriminator="kind")]
 
 
 class Record(Section):
@@ -218,10 +170,13 @@ class Technique(NamedTuple):
 
 
 class Variant(Section):
-    """One machine, one model, one workload, and the techniques to apply, in order."""
+    """One machine, one model, one workload, and the techniques to apply, in order.
+
+    A workload of collectives alone has no model; every other has one (`sim.scenario.load` sees to it).
+    """
 
     pod: Pod
-    model: str
+    model: str = Field(default="", description="none in a workload of collectives alone, needed elsewhere")
     precision: Precision = Precision()
     parallel: Parallel = Parallel()
     workload: Workload
@@ -235,8 +190,8 @@ class Head(Section):
     question: str = Field(min_length=1)
     extends: str | None = Field(default=None, description="a scenario, by name or path, to be merged under this one")
     seed: Index = 0
-    variants: dict[str, dict[str, Any] | None] = {}
-    expect: list[str] = []
+    variants: dict[str, dict[str, Any] | None] = Field(default={})
+    expect: list[str] = Field(default=[])
 
 
 class File(Variant, Head):

@@ -71,7 +71,7 @@ def _sentence(error: ErrorDetails, owner: list[type[BaseModel]], node: Node) -> 
     if kind == "missing":
         return "this key is missing"
     if kind == "union_tag_not_found":
-        return "the key 'kind' is missing; it is one of decode, requests"
+        return "the key 'kind' is missing; it is one of decode, requests, collectives"
     if kind in ("literal_error", "union_tag_invalid"):
         allowed = context.get("expected") or context.get("expected_tags", "")
         choices = [part.strip(" '") for part in str(allowed).replace(" or ", ", ").split(",")]
@@ -85,6 +85,8 @@ def _sentence(error: ErrorDetails, owner: list[type[BaseModel]], node: Node) -> 
         sign = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}[kind]
         (bound,) = context.values()
         return f"{_shown(node.value, node)} is out of range, it must be {sign} {bound:g}"
+    if kind == "too_short":
+        return "at least one entry is due"
     if kind == "string_too_short":
         return "the text is empty"
     return error["msg"]

@@ -1,0 +1,235 @@
+"""Jobs that issue collectives on one pod, alone or against each other, every message played on the links it crosses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import simpy
+
+from sim.engine.exchange import Exchange, Jitter, Known
+from sim.engine.fabric import Fabric
+from sim.network.collectives import Plan
+from sim.network.network import Fold, Network
+from sim.network.wires import Floats, Ints
+from sim.spans import Instance, JobRecord, LinkUse, Outcome, Span, Timeline, Totals, Use, digest
+
+FOLD_ABOVE = 4096  # chips: a larger group that goes in step, alone on a healthy pod, is not played
+LANES = 12  # links whose use the timeline shows, the fullest
+USES_A_SPAN = 40  # uses of links that are kept, for each span that may be
+
+
+class Job(NamedTuple):
+    """One collective after the other, each when all ranks are done with the last and `gap_s` has gone by."""
+
+    name: str
+    collective: str
+    nbytes: float  # the buffer of one rank
+    ranks: tuple[int, ...]
+    network: Network  # as it is, with the job's algorithm
+    healthy: Network  # without its faults
+    start_s: float = 0.0
+    repeat: int = 1
+    gap_s: float = 0.0
+    background: bool = False  # goes on until all others are done
+    weight: float = 1.0
+
+
+class Trouble(NamedTuple):
+    """What is wrong besides the links: chip -> how much longer its own steps take; mean of each message's delay."""
+
+    slow: Mapping[int, float] = {}
+    jitter_s: float = 0.0
+    seed: int = 0
+
+
+WELL = Trouble()
+
+
+class Recording(NamedTuple):
+    """Which spans to keep."""
+
+    from_s: float = 0.0
+    until_s: float = float("inf")
+    max_spans: int = 20_000
+
+
+def play_jobs(
+    network: Network,
+    jobs: list[Job],
+    trouble: Trouble = WELL,
+    recording: Recording | None = None,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Outcome:
+    """Play the jobs until all that are not in the background are done.
+
+    A group of more than `FOLD_ABOVE` chips that goes in step, alone on a healthy pod, takes its closed form.
+    """
+    env, timeline = simpy.Environment(), Timeline()
+    fabric = Fabric(env, network.wires.bytes_per_s, network.wires.name)
+    keep = recording or Recording(max_spans=0)
+    if keep.max_spans:
+        fabric.record = _keeper(timeline.uses, keep)
+    closed = _in_step(jobs, trouble)
+    played = [_Playing(env, fabric, job, trouble, number, closed) for number, job in enumerate(jobs)]
+    total, ended = sum(job.repeat for job in jobs if not job.background), count(1)
+    running = []
+    for one in played:
+        one.tell = partial(_ended, timeline, one, keep, lambda: progress(next(ended) / total))
+        process = env.process(one.run())
+        running += [] if one.job.background else [process]
+    env.run(env.all_of(running))
+    fabric.close()
+    for one in played:
+        if one.began_s is not None and one.began_s < env.now:
+            _record(timeline, one, keep, one.began_s, len(one.instances) + 1, "; cut off by the end of the run")
+    links = fabric.uses()
+    what = f"{jobs[0].name}: {len(jobs[0].ranks):,} chips go in step, so their time is the closed form, not played"
+    warnings = [f"{what}; links are not listed"] if closed else []
+    if len(timeline.uses) >= keep.max_spans * USES_A_SPAN > 0:
+        warnings.append(f"uses of links are recorded up to {timeline.uses[-1].end_s:.3g} s; narrow the record window")
+    _name_lanes(timeline, links if keep.max_spans else [])
+    records = [one.summary() for one in played]
+    times = [time_s for record in records for each in record.instances for time_s in each]
+    moved = {"link": sum(link.moved_bytes for link in links)}
+    return Outcome(
+        Totals(seconds=env.now, ops=float(sum(len(record.instances) for record in records)), bytes=moved),
+        ranks=len({chip for job in jobs for chip in job.ranks}),
+        timeline=timeline,
+        jobs=records,
+        links=links,
+        warnings=warnings,
+        fingerprint=digest([env.now, *times]),
+    )
+
+
+def _in_step(jobs: list[Job], trouble: Trouble) -> bool:
+    """Whether the closed form stands for playing: one large job, on a healthy pod, all ranks in step."""
+    job = jobs[0]
+    well = job.network is job.healthy and not trouble.jitter_s and not any(chip in trouble.slow for chip in job.ranks)
+    return len(jobs) == 1 and well and len(job.ranks) > FOLD_ABOVE and _fold(job).exact
+
+
+def _fold(job: Job) -> Fold:
+    return job.network.fold(job.collective, job.ranks, job.nbytes)
+
+
+class _Playing:
+    """A job under way."""
+
+    def __init__(
+        self, env: simpy.Environment, fabric: Fabric, job: Job, trouble: Trouble, number: int, closed: bool
+    ) -> None:
+        self.env, self.fabric, self.job, self.fold = env, fabric, job, _fold(job)
+        self.ranks: Ints = job.network.members(job.ranks).ranks
+        self.slow: Floats = np.array([trouble.slow.get(chip, 1.0) for chip in job.ranks])
+        dice = np.random.default_rng((trouble.seed, number))
+        self.jitter = Jitter(trouble.jitter_s, dice) if trouble.jitter_s else None
+        self.plan: Plan = [] if closed else job.network.plan(job.collective, job.ranks, job.nbytes)[1]
+        self.known: Known = {}
+        self.instances: list[Instance] = []
+        self.ends_s: Floats = np.zeros(len(job.ranks))  # of the collective under way, by rank
+        self.sent_bytes: Floats = np.full(len(job.ranks), self.fold.sent_bytes)
+        self.tell: Callable[[], None] = lambda: None  # that another one has ended
+        self.began_s: float | None = None  # when the one under way did
+        self._waiting, self._done = 0, env.event()
+
+    def run(self):
+        """All collectives of the job; a process."""
+        job, env = self.job, self.env
+        yield env.timeout(job.start_s)
+        for number in count() if job.background else range(job.repeat):
+            if number and job.gap_s:
+                yield env.timeout(job.gap_s)
+            self.began_s = start_s = env.now
+            self.ends_s[:] = np.inf
+            if self.plan:
+                yield self._begin()
+            else:
+                yield env.timeout(self.fold.seconds)
+                self.ends_s[:] = env.now
+            self.began_s = None
+            self.instances.append(Instance(start_s, float(self.ends_s.min()), env.now))
+            self.tell()
+
+    def _begin(self) -> simpy.Event:
+        """All ranks come to the next collective; the event that the last of them is done with it."""
+        exchange = Exchange(
+            self.env, self.fabric, self.job.network, self.ranks, self.plan, self.fold.way, self._finished,
+            slow=self.slow, jitter=self.jitter, weight=self.job.weight, known=self.known,
+        )  # fmt: skip
+        self.sent_bytes, self._waiting, self._done = exchange.sent_bytes, len(self.ranks), self.env.event()
+        exchange.arrive(np.arange(len(self.ranks)))
+        return self._done
+
+    def _finished(self, who: Ints) -> None:
+        self.ends_s[who] = self.env.now
+        self._waiting -= len(who)
+        if not self._waiting:
+            self._done.succeed()
+
+    def summary(self) -> JobRecord:
+        """What the job did, beside what it would have taken alone."""
+        job, fold = self.job, self.fold
+        ideal = job.healthy.fold(job.collective, job.ranks, job.nbytes)
+        idle_s = ideal.seconds if ideal.exact else _alone_s(job)
+        name = " ".join(filter(None, (fold.algorithm, fold.way.protocol)))
+        algorithm = name if job.network.algorithm == fold.algorithm else f"{name} (auto)"
+        return JobRecord(job.name, job.collective, algorithm, fold.rounds, len(job.ranks), job.nbytes,
+                         job.background, idle_s, ideal.exact, self.instances)  # fmt: skip
+
+
+def _alone_s(job: Job) -> float:
+    """One collective of the job with the healthy pod to itself, played."""
+    env, pod = simpy.Environment(), job.healthy
+    alone = job._replace(network=pod, start_s=0.0, repeat=1, background=False)
+    env.run(env.process(_Playing(env, Fabric(env, pod.wires.bytes_per_s), alone, WELL, 0, False).run()))
+    return env.now
+
+
+# What is kept for the timeline.
+
+
+def _ended(timeline: Timeline, one: _Playing, keep: Recording, progress: Callable[[], None]) -> None:
+    """A collective of a job has ended."""
+    _record(timeline, one, keep, one.instances[-1].start_s, len(one.instances))
+    if not one.job.background:
+        progress()
+
+
+def _record(timeline: Timeline, one: _Playing, keep: Recording, start_s: float, number: int, more: str = "") -> None:
+    """A span for each rank of a collective that has just ended, or is cut off."""
+    job, fold = one.job, one.fold
+    if not keep.from_s <= start_s < keep.until_s or not keep.max_spans:
+        return
+    note = f"{'auto chose ' * (job.network.algorithm != fold.algorithm)}{fold.note}{more}"
+    for chip, end_s, sent in zip(job.ranks, one.ends_s.tolist(), one.sent_bytes.tolist()):
+        if len(timeline.spans) >= keep.max_spans:
+            timeline.truncated += 1
+            continue
+        end_s = min(end_s, one.env.now)
+        bound = "latency" if 2 * fold.latency_s > end_s - start_s else "link"
+        timeline.spans.append(
+            Span(f"{job.name}/rank {chip}", f"{job.collective} {number}", job.collective, start_s, end_s,
+                 link_bytes=sent, bound=bound, note=note)
+        )  # fmt: skip
+
+
+def _keeper(uses: list[Use], keep: Recording) -> Callable[[Use], None]:
+    most = keep.max_spans * USES_A_SPAN
+
+    def record(use: Use) -> None:
+        if len(uses) < most and use.end_s > keep.from_s and use.start_s < keep.until_s:
+            uses.append(use)
+
+    return record
+
+
+def _name_lanes(timeline: Timeline, links: list[LinkUse]) -> None:
+    """Keep the uses of the fullest links, under names that the timeline draws as lanes."""
+    lanes = {link.name: f"links/{link.name.replace('/', ' ')}" for link in links[:LANES]}
+    timeline.uses = [use._replace(capacity=lanes[use.capacity]) for use in timeline.uses if use.capacity in lanes]
+    timeline.capacities = {lanes[link.name]: link.bytes_per_s for link in links[:LANES]}

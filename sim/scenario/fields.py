@@ -1,0 +1,74 @@
+"""The kinds of value that a scenario's keys take: numbers, counts and quantities, each refused with what is due."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from sim import units
+
+Dtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"]
+
+
+def whole(value: Any) -> Any:
+    """A count as an int, also one written 1e3."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 1e3 is a fair way to write a count
+    if isinstance(value, str):
+        raise ValueError(f"{value!r} is text, a whole number is due; write it like 1000, without quotes or a unit")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"{value!r} is text, a number is due; write it like 1.5, without quotes or a unit")
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**63:
+        raise ValueError("a number of less than 20 digits is due")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a finite number is due")
+    return value
+
+
+def absurd(value: Any) -> bool:
+    """Whether `value` is text with a number too large for exact arithmetic: 1e999999999 would take for ever."""
+    return isinstance(value, str) and bool(re.match(r"\s*[+-]?\d", value)) and bool(_ABSURD.search(value))
+
+
+_ABSURD = re.compile(r"\d{40}|[eE][+-]?0*[1-9]\d{2}")
+
+
+def _sane(value: Any) -> Any:
+    if absurd(value):
+        raise ValueError(f"{value[:40]!r} is out of range")
+    return value
+
+
+Count = Annotated[int, Field(ge=1, le=10**12), BeforeValidator(whole)]
+Index = Annotated[int, Field(ge=0, le=10**12), BeforeValidator(whole)]
+Factor = Annotated[float, Field(gt=0, le=1e12), BeforeValidator(_number)]
+Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
+Bytes = Annotated[units.Bytes, Field(gt=0), BeforeValidator(_sane)]
+BytesPerSecond = Annotated[units.BytesPerSecond, Field(gt=0), BeforeValidator(_sane)]
+FlopPerSecond = Annotated[units.FlopPerSecond, Field(gt=0), BeforeValidator(_sane)]
+Seconds = Annotated[units.Seconds, Field(ge=0), BeforeValidator(_sane)]
+Watts = Annotated[units.Watts, Field(gt=0), BeforeValidator(_sane)]
+
+
+class Section(BaseModel):
+    """A mapping in the file.  Unknown keys are refused; null means "the default"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the file sets, by name, in SI units."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}

@@ -1,0 +1,151 @@
+"""What a scenario says of collectives alone: jobs, the chips of each, and links that have a fault."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field, InstanceOf, SkipValidation, WithJsonSchema, model_validator
+
+from sim.network.collectives import AlgorithmName
+from sim.scenario.fields import Bytes, Count, Factor, Seconds, Section, Share
+from sim.strict_yaml import nearest
+
+CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_receive"]
+_RANGE = re.compile(r"(\d{1,12})(?:\s*-\s*(\d{1,12}))?")
+_HOW = "write 'all', '0-7', a list like [0, 1, 4-7], or {every: 8, from: 0, count: 4}"
+_ENDLESS = 10**13
+
+
+class Chips(NamedTuple):
+    """A group as ranges of chip numbers; `open`: as far as the pod goes."""
+
+    ranges: tuple[range, ...]
+    open: bool = False
+
+    def of(self, chips: int) -> tuple[int, ...]:
+        """The numbers, on a pod of so many chips; ValueError if one of them is not in it."""
+        if self.open:
+            (all_of_them,) = self.ranges
+            return tuple(range(all_of_them.start, chips, all_of_them.step))
+        for some in self.ranges:
+            if some[-1] >= chips:
+                first = next(chip for chip in (some[0], some[-1]) if chip >= chips)
+                raise ValueError(f"chip {first} is not in the pod: its chips are 0 to {chips - 1}")
+        return tuple(chip for some in self.ranges for chip in some)
+
+
+def _chips(value: Any) -> Chips:
+    if isinstance(value, Chips):
+        return value
+    if value == "all":
+        return Chips((range(_ENDLESS),), open=True)
+    if isinstance(value, dict):
+        return _every(value)
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not parts:
+        raise ValueError(f"{value!r} is no group of chips; {_HOW}")
+    return Chips(tuple(map(_range, parts)))
+
+
+def _range(part: Any) -> range:
+    match = _RANGE.fullmatch(str(part).strip())
+    if not match or isinstance(part, bool):
+        raise ValueError(f"{part!r} is neither a chip's number nor a range of them; {_HOW}")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+        raise ValueError(f"the range {part} runs backwards; write '{last}-{first}'")
+    return range(first, last + 1)
+
+
+def _every(value: dict[Any, Any]) -> Chips:
+    least = {"every": 1, "from": 0, "count": 1}
+    for key, number in value.items():
+        if key not in least:
+            raise ValueError(f"unknown key {key!r} in a group{nearest(key, least)}; known are {', '.join(least)}")
+        if not isinstance(number, int) or isinstance(number, bool) or not least[key] <= number < _ENDLESS:
+            raise ValueError(f"{key} of a group is a whole number of at least {least[key]}, not {number!r}")
+    step, first, count = value.get("every", 1), value.get("from", 0), value.get("count")
+    if count is None:
+        return Chips((range(first, _ENDLESS, step),), open=True)
+    return Chips((range(first, first + step * count, step),))
+
+
+_NUMBER = {"type": "integer", "minimum": 0}
+_TEXT = {"type": "string", "pattern": r"all|\s*\d+(\s*-\s*\d+)?(\s*,\s*\d+(\s*-\s*\d+)?)*\s*"}
+_STEPS = {
+    "type": "object",
+    "properties": {"every": _NUMBER, "from": _NUMBER, "count": _NUMBER},
+    "additionalProperties": False,
+}
+Group = Annotated[
+    InstanceOf[Chips],
+    BeforeValidator(_chips),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": [_NUMBER, _TEXT]}}, _STEPS]}),
+]
+
+
+class Job(Section):
+    """A tenant that issues one collective after the other, each when all its ranks are done with the last."""
+
+    collective: CollectiveName
+    bytes: Bytes = Field(description="the buffer of one rank; of all-gather, what each has in the end")
+    group: Group = Field(
+        default="all", validate_default=True, description="'all', '0-7', [0, 1, 4-7], or {every, from, count}"
+    )
+    algorithm: Literal["auto"] | AlgorithmName | None = Field(default=None, description="default: pod.collective")
+    start: Seconds = 0.0
+    repeat: Count = 1
+    gap: Seconds = Field(default=0.0, description="between the end of one collective and the start of the next")
+    background: bool = Field(default=False, description="goes on until all other jobs are done")
+    weight: Factor = Field(default=1.0, description="its share of a link that is shared, against that of others")
+
+    @model_validator(mode="after")
+    def _endless(self) -> Job:
+        if self.background and "repeat" in self.model_fields_set:
+            raise ValueError("a background job goes on until the others are done; take 'repeat' out")
+        return self
+
+
+class Collectives(Section):
+    """The network alone: jobs that issue collectives, without a model."""
+
+    kind: Literal["collectives"]
+    jobs: dict[str, Job] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _somebody_ends(self) -> Collectives:
+        odd = [name for name in self.jobs if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name)]
+        if odd:
+            raise ValueError(f"a job's name is made of letters, digits, '_' and '-', not {odd[0]!r}")
+        if all(job.background for job in self.jobs.values()):
+            raise ValueError("all jobs are in the background, so the run would have no end; one must not be")
+        return self
+
+
+def _link(value: Any) -> list[int | str]:
+    good = isinstance(value, list) and len(value) == 2
+    if not good or not all(isinstance(node, (int, str)) and not isinstance(node, bool) for node in value):
+        raise ValueError(f"{value!r} is no link; name the two nodes it joins, like [0, 1] or [leaf 0, spine 0]")
+    return value
+
+
+class LinkFault(Section):
+    """The wire between two nodes is slow, late, or gone; both ways alike."""
+
+    link: Annotated[
+        SkipValidation[list[int | str]],
+        BeforeValidator(_link),
+        WithJsonSchema({"type": "array", "items": {"type": ["integer", "string"]}, "minItems": 2, "maxItems": 2}),
+    ]
+    bandwidth: Share = Field(default=1.0, description="share of its bandwidth that is left")
+    latency: Seconds = Field(default=0.0, description="extra")
+    failed: bool = Field(default=False, description="traffic goes round it")
+
+    @model_validator(mode="after")
+    def _some_fault(self) -> LinkFault:
+        if self.failed and self.model_fields_set & {"bandwidth", "latency"}:
+            raise ValueError("a failed link has no bandwidth or latency left; give either 'failed' or these")
+        if not self.failed and self.bandwidth == 1 and not self.latency:
+            raise ValueError("nothing is wrong with this link: give 'bandwidth', 'latency' or 'failed: true'")
+        return self
