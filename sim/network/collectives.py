@@ -224,8 +224,9 @@ def hierarchical_all_reduce(who: Members, nbytes: float) -> Plan:
     nodes, chips = who.dims
     within = _all_pairs(who.grid, nbytes / chips, True)
     share = nbytes / chips / nodes
-    across = [_next(who.grid, 0, share, reduces) for reduces in (True, False)]
-    return [within, *[across[0]] * (nodes - 1), *[across[1]] * (nodes - 1), within._replace(reduces=within.reduces * 0)]
+    across = _next(who.grid, 0, share, True)
+    gather, spread = (sends._replace(reduces=sends.reduces * 0) for sends in (across, within))
+    return [within, *[across] * (nodes - 1), *[gather] * (nodes - 1), spread]
 
 
 def multi_dimensional_all_reduce(who: Members, nbytes: float) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from functools import lru_cache
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -102,20 +103,21 @@ class Network:
             raise ValueError("a group of one has nobody to talk to; a collective needs at least 2 ranks")
         who = Members(np.array(ranks), np.array(placement.ring_order(self.graph, ranks)),
                       placement.layout(self.graph, ranks))  # fmt: skip
-        rows = [who.ranks] if self._hub(who.ranks) else list(who.grid) if len(who.dims) == 2 else []
-        hubs = [hub for row in rows for hub in self._hub(row)]
-        return who._replace(hubs=tuple(hubs) if len(hubs) == len(rows) else ())
+        hubs = self._hubs(who.ranks[None, :])
+        return who._replace(hubs=hubs or (self._hubs(who.grid) if len(who.dims) == 2 else ()))
 
-    def _hub(self, ranks: Ints) -> list[int]:
-        """The switch that all ranks are wired to, both ways, if there is one."""
+    def _hubs(self, rows: Ints) -> tuple[int, ...]:
+        """By row of ranks, the switch that all of them are wired to, both ways; () if a row has none."""
         wires = self.wires
-        for node in wires.target[wires.out_first[ranks[0]] : wires.out_first[ranks[0] + 1]].tolist():
-            if node >= wires.chips:
-                to = wires.target[wires.out_first[node] : wires.out_first[node + 1]]
-                back = wires.source[wires.in_edges[wires.in_first[node] : wires.in_first[node + 1]]]
-                if np.isin(ranks, to).all() and np.isin(ranks, back).all():
-                    return [node]
-        return []
+        first = rows[:, 0]
+        for place in range(int(np.diff(wires.out_first)[first].max())):
+            edge = np.minimum(wires.out_first[first] + place, wires.out_first[first + 1] - 1)
+            hub = wires.target[edge]
+            chip, switch = rows.ravel(), np.repeat(hub, rows.shape[1])
+            both = np.minimum(wires.find(chip, switch), wires.find(switch, chip))
+            if (hub >= wires.chips).all() and (both >= 0).all():
+                return tuple(hub.tolist())
+        return ()
 
     def _fold(self, kind: str, ranks: Ranks, nbytes: float) -> Fold:
         if kind not in PLANS:
@@ -147,11 +149,13 @@ class Network:
         plan = PLANS[kind][name].plan(who, nbytes)
         wait = wire = reduce = sent = 0.0
         exact = True
-        seen: dict[int, _Step] = {}
+        seen: dict[tuple[int, ...], _Step] = {}
         before: Ints | None = None
         rounds = repeats(plan)
         for sends, times in rounds:
-            step = seen.get(id(sends)) or seen.setdefault(id(sends), self._step(sends))
+            same = sends if self.library.reduce_bytes_per_s < inf else sends[:3]  # whether it is reduced costs nothing
+            key = tuple(map(id, same))
+            step = seen.get(key) or seen.setdefault(key, self._step(sends))
             wait += times * step.wait_s
             wire += times * step.wire_s
             reduce += times * step.reduce_s

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.reproduce import preserve
+from sim.reproduce import network, preserve
 from sim.reproduce.row import Row
 
 __all__ = ["SYSTEMS", "Row"]
 
-SYSTEMS: dict[str, Callable[..., list[Row]]] = {"preserve": preserve.reproduce}
+SYSTEMS: dict[str, Callable[..., list[Row]]] = {"preserve": preserve.reproduce, "network": network.reproduce}

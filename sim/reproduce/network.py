@@ -1,0 +1,306 @@
+"""The network beside independent simulators, closed forms and measured collectives: bars N1 to N4, and N6."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sim import catalog
+from sim.calibrate.collectives import leave_one_size_out
+from sim.calibrate.libraries import SOURCES
+from sim.calibrate.tables import Measured
+from sim.engine.alone import finish_times, played
+from sim.network import topology
+from sim.network.collectives import PLANS
+from sim.network.library import Library
+from sim.network.network import Network
+from sim.network.topology import Graph
+from sim.reproduce import switching
+from sim.reproduce.row import Row
+
+SHARED = Path("../shared")
+Progress = Callable[[float], None]
+
+
+def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
+    """Rows of the system `network`; those whose data is not beside the checkout say so and are not judged."""
+    parts = [flows, closed_forms, peers, measured, switches]
+    rows: list[Row] = []
+    for number, part in enumerate(parts):
+        rows += part(quick)
+        progress((number + 1) / len(parts))
+    return rows
+
+
+def _row(id_: str, what: str, published: float | str | None, simulated: float | str, tolerance: str, ok: bool | None,
+         fitted: str = "", note: str = "") -> Row:  # fmt: skip
+    return Row("network", id_, what, published, simulated, tolerance, ok, fitted, note)
+
+
+def _absent(id_: str, what: str, file: Path) -> list[Row]:
+    return [_row(id_, what, None, "not run", "", None, note=f"{file} is not there")]
+
+
+# N1: flows.
+
+
+def flows(quick: bool = False) -> list[Row]:
+    """Finish times of SimGrid's max-min flows.
+
+    SimGrid's CM02 shares a link in inverse proportion to the latency of each flow's path, as TCP would; a flow without
+    latency has weight 1. That is a weight of ours.
+    """
+    file = SHARED / "reference/maxmin_flows.json"
+    if not file.exists():
+        return _absent("N1", "finish times of max-min flows", file)
+    rows = []
+    for number, case in enumerate(json.loads(file.read_text())):
+        wires = np.array([link["bandwidth_bytes_per_s"] for link in case["links"]], dtype=float)
+        delay = np.array([link["latency_s"] for link in case["links"]], dtype=float)
+        routes = [flow["links"] for flow in case["flows"]]
+        latency = np.array([delay[route].sum() for route in routes])
+        weight = np.where(latency > 0, 1 / np.where(latency > 0, latency, 1.0), 1.0)
+        start, nbytes, end = (np.array([float(f[key]) for f in case["flows"]]) for key in ("start_s", "bytes", "finish_s"))
+        ours = finish_times(wires, routes, start, latency, nbytes, weight)
+        worst = float(np.abs(ours / end - 1).max())
+        what = f"case {number + 1}: {len(routes)} flows on {len(wires)} links, largest relative difference"
+        rows.append(_row("N1", what, 0.0, worst, "1e-6", worst <= 1e-6, note="SimGrid 3.32, CM02"))
+    return rows
+
+
+# N2: played = closed form.
+
+LINK = {"bytes_per_s": 50e9, "latency_s": 0.5e-6}
+IDLE: dict[str, Callable[[], Graph]] = {
+    "ring of 8": lambda: topology.build("ring", devices=8, **LINK),
+    "full mesh of 8": lambda: topology.build("full_mesh", devices=8, **LINK),
+    "switch of 8": lambda: topology.build("switch", devices=8, **LINK),
+    "4x4 torus": lambda: topology.build("torus", dims=(4, 4), **LINK),
+    "4x4x4 torus": lambda: topology.build("torus", dims=(4, 4, 4), **LINK),
+    "hypercube of 16": lambda: topology.build("hypercube", dimensions=4, **LINK),
+    "2 nodes of 8": lambda: topology.build("multi_node", nodes=2, chips=8, nic=LINK, spine=LINK, **LINK),
+    "fat tree of 16": lambda: topology.build("fat_tree", k=4, levels=2, **LINK),
+}
+# (rounds, bytes a rank sends / S) in a group of n on links of their own: the textbook.
+TEXTBOOK: dict[tuple[str, str], Callable[[int], tuple[float, float]]] = {
+    ("all_reduce", "ring"): lambda n: (2 * (n - 1), 2 * (n - 1) / n),
+    ("all_reduce", "recursive_doubling"): lambda n: (np.log2(n), np.log2(n)),
+    ("all_reduce", "halving_doubling"): lambda n: (2 * np.log2(n), 2 * (n - 1) / n),
+    ("all_reduce", "two_shot"): lambda n: (2, 2 * (n - 1) / n),
+    ("all_reduce", "one_shot"): lambda n: (1, n - 1),
+    ("all_gather", "ring"): lambda n: (n - 1, (n - 1) / n),
+    ("all_gather", "direct"): lambda n: (1, (n - 1) / n),
+    ("all_gather", "recursive_doubling"): lambda n: (np.log2(n), (n - 1) / n),
+    ("reduce_scatter", "ring"): lambda n: (n - 1, (n - 1) / n),
+    ("reduce_scatter", "direct"): lambda n: (1, (n - 1) / n),
+    ("reduce_scatter", "recursive_halving"): lambda n: (np.log2(n), (n - 1) / n),
+    ("all_to_all", "direct"): lambda n: (1, (n - 1) / n),
+    ("all_to_all", "pairwise"): lambda n: (n - 1, (n - 1) / n),
+    ("send_receive", "direct"): lambda n: (1, 1.0),
+}
+
+
+def closed_forms(quick: bool = False) -> list[Row]:
+    """Every collective by every algorithm, played and folded, on idle fabrics; and the textbook on a switch."""
+    library = Library("test", 3e-6, 0.5e-6)
+    rows = []
+    for name, build in IDLE.items():
+        graph = build()
+        worst, forms, apart = 0.0, 0, [0.0]
+        for kind in PLANS:
+            for algorithm in PLANS[kind]:
+                network = Network(graph, library, algorithm)
+                members = network.members(network.wires.chips)
+                if PLANS[kind][algorithm].needs(members):
+                    continue
+                for nbytes in (1e4, 64e6) if quick else (1.0, 1e4, 1e6, 64e6, 1e9):
+                    fold = network.fold(kind, network.wires.chips, nbytes)
+                    seconds = played(network, kind, network.wires.chips, nbytes).seconds
+                    if fold.exact:
+                        worst, forms = max(worst, abs(seconds / fold.seconds - 1)), forms + 1
+                    else:
+                        apart.append(seconds / fold.seconds - 1)
+        what = f"{name}: {forms} collectives in step, played against folded, largest relative difference"
+        rows.append(_row("N2", what, 0.0, worst, "1e-9", worst <= 1e-9))
+        what = f"{name}: {len(apart) - 1} collectives out of step, which have no closed form: played / folded estimate - 1"
+        rows.append(_row("N2", what, None, f"{min(apart):.3f} to {max(apart):+.3f}", "", None))
+    rows += _textbook(library)
+    rows += _shared_fabric(library)
+    return rows
+
+
+def _textbook(library: Library) -> Iterator[Row]:
+    worst = bytes_off = 0.0
+    for n in (2, 4, 8, 16, 64):
+        for (kind, algorithm), form in TEXTBOOK.items():
+            network = Network(topology.build("switch", n, **LINK), library, algorithm)
+            rounds, share = form(n)
+            nbytes = 8e6
+            wire_s = share * nbytes / LINK["bytes_per_s"]
+            seconds = library.launch_s + rounds * (library.step_s + LINK["latency_s"]) + wire_s
+            result = played(network, kind, n, nbytes)
+            worst = max(worst, abs(result.seconds / seconds - 1))
+            bytes_off = max(bytes_off, float(np.abs(result.sent_bytes / (share * nbytes) - 1).max()))
+    what = f"{len(TEXTBOOK)} textbook formulas on a switch of 2 to 64, largest relative difference"
+    yield _row("N2", what, 0.0, worst, "1e-9", worst <= 1e-9)
+    what = "bytes sent by each rank against the algorithm's, largest relative difference"
+    yield _row("N2", what, 0.0, bytes_off, "1e-9", bytes_off <= 1e-9)
+
+
+def _shared_fabric(library: Library) -> Iterator[Row]:
+    """With the uplinks of a two-level pod ever thinner, no collective gets quicker than its closed form on full ones."""
+    least = np.inf
+    for oversubscription in (2.0, 4.0, 8.0):
+        thin = {**LINK, "bytes_per_s": LINK["bytes_per_s"] / oversubscription}
+        full = topology.build("multi_node", nodes=4, chips=4, nic=LINK, spine=LINK, **LINK)
+        shared = topology.build("multi_node", nodes=4, chips=4, nic=thin, spine=thin, **LINK)
+        for kind in PLANS:
+            for algorithm in PLANS[kind]:
+                network = Network(full, library, algorithm)
+                if PLANS[kind][algorithm].needs(network.members(16)) or not network.fold(kind, 16, 8e6).exact:
+                    continue
+                seconds = played(Network(shared, library, algorithm), kind, 16, 8e6).seconds
+                least = min(least, seconds / network.fold(kind, 16, 8e6).seconds)
+    what = "oversubscribed uplinks (2, 4, 8 times): played / closed form on full ones, least"
+    yield _row("N2", what, 1.0, least, ">= 1", least >= 1 - 1e-9)
+
+
+# N3: a peer.
+
+PEER_LINK = {"bytes_per_s": 50 * 2**30, "latency_s": 500e-9}
+# 10 ns at an endpoint for each message, and once more for the collective; 3 bytes of local traffic for each reduced.
+PEER_LIBRARY = Library("ASTRA-sim's options", 10e-9, step_s=10e-9, reduce_bytes_per_s=1600e9 / 3)
+_PEER_ALGORITHM = {
+    ("ring", "all_reduce"): "ring", ("ring", "all_gather"): "ring", ("ring", "reduce_scatter"): "ring",
+    ("ring", "all_to_all"): "ring", ("direct", "all_reduce"): "two_shot", ("direct", "all_gather"): "direct",
+    ("direct", "reduce_scatter"): "direct", ("direct", "all_to_all"): "direct",
+    ("halvingDoubling", "all_reduce"): "halving_doubling", ("halvingDoubling", "all_gather"): "recursive_doubling",
+    ("halvingDoubling", "reduce_scatter"): "recursive_halving",
+    **{("ring+ring", kind): "multi_dimensional" for kind in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")},
+}  # fmt: skip
+
+
+def _peer_graph(vector: dict[str, str]) -> Graph:
+    sides = [int(side) for side in vector["npus_per_dim"].split("x")]
+    if vector["topology"] == "Switch":  # its latency is of each hop, ours of the way through
+        link = {**PEER_LINK, "latency_s": 2 * PEER_LINK["latency_s"]}
+        stores = vector["backend"] == "Aware"
+        return topology.build(
+            "switch", devices=sides[0], forwarding="store_and_forward" if stores else "cut_through", **link
+        )
+    if vector["topology"] == "RingxRing":  # its first dimension is our fastest
+        return topology.build("torus", dims=tuple(reversed(sides)), **PEER_LINK)
+    return topology.build({"Ring": "ring", "FullyConnected": "full_mesh"}[vector["topology"]], sides[0], **PEER_LINK)
+
+
+def peers(quick: bool = False) -> list[Row]:
+    """The collective vectors of ASTRA-sim's analytical backends, with its endpoint delay and local reduction."""
+    file = SHARED / "reference/astra_sim_collectives.csv"
+    if not file.exists():
+        return _absent("N3", "ASTRA-sim's collective vectors", file)
+    with file.open(newline="") as stream:
+        vectors = list(csv.DictReader(stream))
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    networks: dict[tuple[str, ...], Network] = {}
+    for vector in vectors[:: 7 if quick else 1]:
+        algorithm = _PEER_ALGORITHM[vector["algorithm"], vector["collective"]]
+        key = (vector["backend"], vector["topology"], vector["npus_per_dim"], algorithm)
+        if key not in networks:
+            networks[key] = Network(_peer_graph(vector), PEER_LIBRARY, algorithm)
+        chips = int(vector["npus"])
+        nbytes = float(vector["comm_size_bytes"]) * (chips if vector["collective"] == "all_gather" else 1)
+        seconds = played(networks[key], vector["collective"], chips, nbytes).seconds
+        if vector["algorithm"] == "halvingDoubling" and vector["collective"] in ("all_reduce", "reduce_scatter"):
+            seconds -= nbytes / 2 / PEER_LIBRARY.reduce_bytes_per_s
+        group = (vector["backend"], vector["topology"], vector["algorithm"])
+        groups.setdefault(group, []).append(seconds / (float(vector["time_ns_max"]) * 1e-9) - 1)
+    rows = []
+    for (backend, shape, algorithm), errors in sorted(groups.items()):
+        worst = float(np.abs(errors).max())
+        what = f"{shape}, {algorithm}, {backend.lower()} backend: {len(errors)} vectors, largest relative difference"
+        if (backend, shape, algorithm) == ("Aware", "Switch", "direct"):
+            note = (
+                "differs on purpose: it serialises whole messages first come first served into the switch, ours share "
+                "the port fairly, so that with store and forward all of them reach the switch late"
+            )
+            rows.append(_row("N3", what, 0.0, worst, "", None, note=note))
+        else:
+            note = "less the reduction of the first message, which it does not charge" if "halving" in algorithm else ""
+            rows.append(_row("N3", what, 0.0, worst, "1 %", worst <= 0.01, note=note))
+    return rows
+
+
+# N4: measured collectives.
+
+BARS = {"all_reduce": 0.08, "all_gather": 0.12, "reduce_scatter": 0.12, "all_to_all": 0.12}
+PODS = {"nccl": "dgx_h100", "nccl_a100": "dgx_a100", "rccl": "mi300x_platform"}
+
+
+def measured(quick: bool = False) -> list[Row]:
+    """Measured collectives against the catalogue's libraries on the fit's pods, as `auto` chooses and predicts them."""
+    rows = []
+    for library in SOURCES:
+        rows += _measured(library)
+    return rows
+
+
+def _measured(name: str) -> Iterator[Row]:
+    source = SOURCES[name]
+    file = SHARED / "data/collectives" / source.file
+    if not file.exists():
+        yield from _absent("N4", f"measured collectives of {name}", file)
+        return
+    network = Network(source.pod(), catalog.library(name))
+    table = source.rows(file.parent)
+    for forms in source.families:
+        kinds = {kind for form in forms for kind in form.collectives}
+        own = [row for row in table if row.kind in kinds]
+        unseen = leave_one_size_out(own, network.graph, forms)
+        for kind in dict.fromkeys(row.kind for row in own):
+            yield from _errors(name, network, kind, own, unseen)
+    yield from _held_out(name, network, source.read(file), source.ranks)
+
+
+def _errors(name: str, network: Network, kind: str, own: list[Measured], unseen: np.ndarray) -> Iterator[Row]:
+    barred = [row.kind == kind and (row.nbytes <= 2**29 or row.ranks > 8) for row in own]
+    rows = [row for row, judged in zip(own, barred) if judged]
+    errors = _relative(network, rows)
+    left_out = np.abs(unseen[barred])
+    bar, published = (0.15 if rows[0].ranks > 8 else BARS[kind]), name in ("nccl", "nccl_a100", "nccl_p5", "nccl_a3mega")
+    what = f"{name}: {kind} of {rows[0].ranks} GPUs, {len(rows)} sizes, mean absolute error"
+    note = f"unseen size {left_out.mean():.1%} (worst {left_out.max():.0%}); worst here {errors.max():.0%}"
+    fitted = "launch, step and efficiency of each way, to these rows"
+    yield _row("N4", what, 0.0, float(errors.mean()), f"{bar:.0%}", bool(errors.mean() <= bar) if published else None,
+               fitted, note)  # fmt: skip
+    if kind == "all_reduce" and name in ("nccl", "nccl_a100"):
+        what = f"{name}: {kind} of {rows[0].ranks} GPUs, worst of {len(rows)} sizes"
+        yield _row("N4", what, 0.0, float(errors.max()), "20 %", bool(errors.max() <= 0.2), fitted)
+
+
+def _held_out(name: str, network: Network, table: list[Measured], ranks: int) -> Iterator[Row]:
+    """Smaller groups of the same machine: predictions."""
+    for fewer in sorted({row.ranks for row in table if row.ranks < ranks}):
+        for kind in dict.fromkeys(row.kind for row in table):
+            rows = [row for row in table if row.kind == kind and row.ranks == fewer and row.nbytes >= 8192]
+            if rows:
+                errors = _relative(network, rows)
+                what = f"{name}: {kind} of {fewer} GPUs, {len(rows)} sizes, mean absolute error"
+                note = f"not in the fit; worst {errors.max():.0%}"
+                yield _row("N4", what, 0.0, float(errors.mean()), "", None, note=note)
+
+
+def _relative(network: Network, rows: list[Measured]) -> np.ndarray:
+    times = np.array([network.fold(row.kind, row.ranks, float(row.nbytes)).seconds for row in rows])
+    return np.abs(times / np.array([row.seconds for row in rows]) - 1)
+
+
+# N6.
+
+
+def switches(quick: bool = False) -> list[Row]:
+    """Zero-load latency and saturation: see `sim.reproduce.switching`."""
+    return switching.rows(SHARED, quick)
