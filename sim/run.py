@@ -57,7 +57,7 @@ def prepare(s: Scenario) -> dict[str, Plan]:
         except (ValueError, OSError) as error:
             faults.append(s.fault(name, str(error)))
     if faults:
-        raise ScenarioError(dict.fromkeys(faults))
+        raise ScenarioError(sorted(dict.fromkeys(faults), key=lambda fault: (fault.file, fault.line)))
     return plans
 
 

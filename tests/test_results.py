@@ -269,3 +269,95 @@ def test_perfetto_trace_is_well_formed():
     assert {e["name"] for e in counters} == {"HBM %", "L2 %", "link %"}
     assert all(0 <= e["args"]["in use"] <= 100.001 for e in counters)
     assert len(trace_events({"a": outcome()})) > 0
+
+
+# Collectives
+
+
+def a_run_of_jobs(name="training", evil="", **more):
+    from sim.spans import Instance, JobRecord, LinkUse, Span, Use
+
+    def one(scale, others=0):
+        instances = [Instance(i * scale, i * scale + 0.9 * scale, (i + 1) * scale) for i in range(3)]
+        jobs = [JobRecord(f"{name}{i or ''}", "all_reduce", "ring", 6, 4, 8e6, bool(i), 1e-3, True, instances)
+                for i in range(1 + others)]  # fmt: skip
+        jobs += [JobRecord(f"late{evil}", "broadcast", "chain", 9, 2, 1.0, True, 1e-3, False, [])]
+        links = [LinkUse(f"{evil}{i} → {i + 1}", 1e9, 6e6 * scale / 1e-3 / (i + 1), 2 * scale, 4 - i) for i in range(3)]
+        lanes = Timeline(
+            [Span(f"{name}/rank {r}", "all_reduce 1", "all_reduce", 0.0, scale, link_bytes=1e6) for r in range(12)],
+            [Use(f"links/{evil}0 → 1", 0.0, scale, 1e9)],
+            {f"links/{evil}0 → 1": 1e9},
+        )
+        return Outcome(Totals(seconds=3 * scale), jobs=jobs, links=links, timeline=lanes, ranks=4)
+
+    outcomes = {"alone": one(1e-3), "shared": one(2e-3, 1)}
+    facts = {"scenario": "s", "question": "Q?", "version": "0", "seed": 0, "resolved": "", "expect": []}
+    return build(outcomes=outcomes, **{**facts, **more})
+
+
+def test_numbers_of_jobs_and_links():
+    result = a_run_of_jobs(expect=["shared.training.mean_s == 2 * alone.training.mean_s"])
+    job = result.variants["shared"]["tenants"]["training"]
+    assert job["mean_s"] == job["first_s"] == pytest.approx(2e-3) and job["slowdown"] == pytest.approx(2.0)
+    assert job["bus_bandwidth_bytes_per_s"] == pytest.approx(8e6 * 2 * 3 / 4 / 2e-3)
+    assert set(result.variants["alone"]["tenants"]["late"]) == {"idle_s", "collectives", "ranks", "rounds", "bytes"}
+    assert result.variants["alone"]["metrics"] == {
+        "makespan_s": pytest.approx(3e-3), "busiest_link_utilisation": pytest.approx(2.0),
+        "mean_link_utilisation": pytest.approx(2 * (1 + 1 / 2 + 1 / 3) / 3), "links_used": 3.0,
+        "link_bytes": pytest.approx(6e6 * (1 + 1 / 2 + 1 / 3)), "most_flows_on_a_link": 4.0,
+    }  # fmt: skip
+    assert result.ok and result.comparison["shared"]["speedup"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="'max_s'"):
+        a_run_of_jobs(expect=["alone.training.maxs > 1"])
+    with pytest.raises(ValueError, match=r"'slowdown' of 'alone\.late' has no value"):
+        a_run_of_jobs(expect=["alone.late.slowdown > 1"])
+    with pytest.raises(ValueError, match="no job 'trainin' in 'alone'; nearest is 'training'"):
+        a_run_of_jobs(expect=["alone.trainin.mean_s > 1"])
+
+
+@pytest.mark.parametrize(
+    ("collective", "factor"),
+    [("all_reduce", 1.75), ("all_gather", 0.875), ("reduce_scatter", 0.875), ("all_to_all", 0.875), ("broadcast", 1.0)],
+)
+def test_bus_bandwidth_is_that_of_nccl_tests(collective, factor):
+    from sim.results.jobs import tenants
+    from sim.spans import Instance, JobRecord
+
+    job = JobRecord("a", collective, "ring", 1, 8, 1e9, False, 1.0, True, [Instance(0.0, 2.0, 2.0)])
+    assert tenants(Outcome(Totals(), jobs=[job]))["a"]["bus_bandwidth_bytes_per_s"] == 1e9 * factor / 2
+
+
+def test_table_and_page_of_jobs_name_the_bottleneck():
+    from rich.console import Console
+
+    result = a_run_of_jobs()
+    console = Console(width=140, file=io.StringIO(), force_terminal=False)
+    console.print(result.table())
+    text = console.file.getvalue()
+    assert "0 → 1, 200 %" in text and "slow-down" in text and "alone takes 3 ms, shared 2.00x as long" in text
+    page = result.report()
+    assert page.count("bottleneck") == 2 and "Bus bandwidth" in page and "<h2>Links</h2>" in page
+    assert "Where the time goes" not in page and "bus_bandwidth_bytes_per_s" in page
+    rows = list(csv.DictReader(io.StringIO(result.files()["links.csv"].decode())))
+    assert len(rows) == 6 and rows[0]["link"] == "0 → 1" and float(rows[0]["busy_share"]) == pytest.approx(2 / 3)
+    assert "links.csv" not in a_result().files()
+
+
+def test_tracks_of_ranks_are_in_order_of_number_and_not_too_many(monkeypatch):
+    from sim.results import panels
+
+    result = a_run_of_jobs()
+    panel = panels.panel_of("a", result.outcomes["alone"], 1e3)
+    assert [track.label for track in panel.tracks] == [f"rank {rank}" for rank in range(12)]
+    assert [area.label for area in panel.areas] == ["0 → 1"]
+    monkeypatch.setattr(panels, "MOST_TRACKS", 5)
+    panel = panels.panel_of("a", result.outcomes["alone"], 1e3)
+    assert len(panel.tracks) == 5 and "the first 5 of 12 tracks" in panel.title
+    names = [e["args"]["name"] for e in trace_events(result.outcomes) if e["name"] == "process_name"]
+    assert names == ["alone · training", "alone · links", "shared · training", "shared · links"]
+
+
+def test_names_of_jobs_and_links_cannot_break_out_of_the_pages():
+    result = a_run_of_jobs(EVIL, EVIL)
+    for page in (result.report(), timeline_page(result.outcomes, EVIL)):
+        assert "<script>window" not in page and "<img src=x" not in page

@@ -132,3 +132,132 @@ def test_all_faults_come_at_once(tmp_path):
         sim.run(file)
     assert "degree 3" in str(error.value)
     assert "degree 6" in str(error.value)
+
+
+# Collectives alone
+
+NETWORK = """\
+question: What does company cost?
+pod: {topology: dgx_h100}
+workload:
+  kind: collectives
+  jobs:
+    main: {collective: all_reduce, bytes: 64 MiB, algorithm: ring, repeat: 3}
+variants:
+  alone: {}
+  shared: {workload: {jobs: {other: {collective: all_to_all, bytes: 64 MiB, group: [0-3, 6], background: true}}}}
+  sick:
+    pod: {stragglers: {3: 2.0}, jitter: 2 us, faults: [{link: [3, switch], bandwidth: 0.5}]}
+expect:
+  - shared.main.mean_s > 1.5 * alone.main.mean_s
+  - sick.main.slowdown > 1.5
+  - shared.main.mean_s_ratio > 1.5
+"""
+
+
+@pytest.fixture
+def network(tmp_path):
+    file = tmp_path / "network.yaml"
+    file.write_text(NETWORK)
+    return file
+
+
+def test_jobs_from_file_to_folder(network, tmp_path):
+    result = sim.run(network)
+    assert result.ok
+    result.save(tmp_path / "out")
+    data = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert set(data["variants"]["shared"]["tenants"]) == {"main", "other"}
+    main = data["variants"]["alone"]["tenants"]["main"]
+    assert main["slowdown"] == pytest.approx(1) and all(isinstance(value, float) for value in main.values())
+    assert main["bus_bandwidth_bytes_per_s"] == pytest.approx(2**26 * 2 * 7 / 8 / main["mean_s"])
+    assert data["variants"]["shared"]["metrics"]["busiest_link_utilisation"] > 0.9
+    lines = (tmp_path / "out" / "links.csv").read_text().splitlines()
+    assert lines[0] == "variant,link,GB/s,bytes,share_of_rate,busy_share,most_flows" and len(lines) == 1 + 3 * 16
+    assert lines[-16].startswith("sick,3 → switch,225.0,")
+
+
+def test_equal_bytes_on_any_number_of_workers_and_dice_from_the_seed(network):
+    first, second, other = sim.run(network), sim.run(network, workers=3), sim.run(network, {"seed": 1})
+    assert first.to_json() == second.to_json()
+    mean_s = [r.variants["sick"]["tenants"]["main"]["mean_s"] for r in (first, other)]
+    assert mean_s[0] != mean_s[1]
+    assert first.variants["shared"] == other.variants["shared"]
+
+
+JOBS = "workload.jobs.main"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ({f"{JOBS}.group": "0-9"}, "workload.jobs.main.group: chip 8 is not in the pod: its chips are 0 to 7"),
+        ({f"{JOBS}.group": [1, 2, 1]}, "workload.jobs.main.group: chip 1 is twice in the group"),
+        ({f"{JOBS}.group": [5]}, "workload.jobs.main.group: a group of one has nobody to talk to"),
+        ({f"{JOBS}.group": {"from": 8}}, "workload.jobs.main.group: a group of one"),
+        (
+            {f"{JOBS}.algorithm": "pairwise"},
+            "no algorithm 'pairwise' for all_reduce; those that serve this group: ring",
+        ),
+        (
+            {f"{JOBS}.algorithm": "halving_doubling", f"{JOBS}.group": "0-5"},
+            "workload.jobs.main.algorithm: all_reduce by halving_doubling needs a group of a power of two ranks, not 6"
+            "; those that serve this group: ring",
+        ),
+        ({"pod.stragglers": {9: 2.0}}, "pod.stragglers[9]: chip 9 is not in the pod"),
+        (
+            {"pod.faults": [{"link": [0, "swich"], "failed": True}]},
+            "no node 'swich' in the pod, did you mean 'switch'?",
+        ),
+        ({"pod.faults": [{"link": [0, 1], "failed": True}]}, "there is no link from 0 to 1; 0 is wired to switch"),
+        (
+            {"pod.faults": [{"link": [0, "switch"], "latency": "1 us"}, {"link": ["switch", 0], "failed": True}]},
+            "pod.faults[1].link: the link switch - 0 has a fault already",
+        ),
+        (
+            {"pod.faults": [{"link": [3, "switch"], "failed": True}]},
+            "pod.faults: with the failed link 3 - switch, chip 0 can no longer reach chip 3",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_pod(network, overrides, fault):
+    with pytest.raises(ScenarioError) as error:
+        prepare(load(network, overrides))
+    assert any(fault in str(one) for one in error.value.faults), str(error.value)
+
+
+def test_a_fault_of_a_pod_names_file_and_line(network):
+    network.write_text(NETWORK.replace("[3, switch]", "[3, swtch]"))
+    with pytest.raises(ScenarioError) as error:
+        sim.run(network)
+    [fault] = error.value.faults
+    assert (fault.line, fault.key) == (11, "variants.sick.pod.faults[0].link")
+
+
+def test_a_cut_off_chip_that_nobody_needs_is_no_fault(network):
+    sim.run(network, {f"{JOBS}.group": "0-3", "pod.faults": [{"link": [7, "switch"], "failed": True}]})
+
+
+def test_a_straggler_in_no_job_is_a_warning(network):
+    result = sim.run(network, {f"{JOBS}.group": "0-2"})
+    assert any("straggler chip 3 takes part in no job" in text for text in result.warnings)
+
+
+def test_a_fault_slows_a_model_too(tmp_path):
+    even = decode(tmp_path, workload__output_tokens=3)
+    faults = [{"link": [0, 1], "bandwidth": 0.1}]
+    slow = decode(tmp_path, workload__output_tokens=3, pod__faults=faults)
+    gone = decode(tmp_path, workload__output_tokens=3, pod__faults=[{"link": [0, 1], "failed": True}])
+    seconds = [r.variants["run"]["metrics"]["makespan_s"] for r in (even, slow, gone)]
+    assert seconds[0] < min(seconds[1:])
+    assert [len({s.track.split("/")[0] for s in r.outcomes["run"].timeline.spans}) for r in (even, slow)] == [1, 4]
+    with pytest.raises(ScenarioError, match="no node 99"):
+        decode(tmp_path, pod__faults=[{"link": [0, 99], "failed": True}])
+
+
+def test_the_example_of_the_documentation_runs(tmp_path):
+    text = (SCENARIOS.parent / "docs" / "scenario.md").read_text(encoding="utf-8")
+    example = text.split("## The network alone")[1].split("```yaml\n")[1].split("```")[0]
+    file = tmp_path / "example.yaml"
+    file.write_text(example)
+    assert set(sim.run(file).variants["run"]["tenants"]) == {"training", "tenant"}

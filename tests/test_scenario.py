@@ -365,6 +365,10 @@ def test_json_schema_agrees_with_the_loader() -> None:
     assert allows() and allows(variants={"b": {"workload": {"batch": 3}}})
     assert allows(pod={"topology": "x", "change": {"device": {"l2_bytes": "64 MiB"}}})
     assert allows(techniques=[{"preserve": {"join": True}}, "preserve"])
+    jobs = {"kind": "collectives", "jobs": {"a": {"bytes": "1 MiB", "group": [0, "2-4"]}}}
+    assert allows(workload=jobs) and allows(pod={"faults": [{"link": [0, "leaf 0"], "failed": True}], "jitter": "1 us"})
+    assert allows(workload={"jobs": {"a": {"group": {"every": 2}, "algorithm": "ring"}}})
+    assert not allows(workload={"jobs": {"a": {"group": 3}}}) and not allows(pod={"jitter": 3})
     assert not allows(pod={"topology": "x", "change": {"device": {"l2_bytes": 64}}})
     assert not allows(pod={"topology": "x", "change": {"device": {"l2_bytes": "64"}}})
     assert not allows(techniques=[{"preserve": {"jion": True}}]) and not allows(techniques=["preserv"])
@@ -402,13 +406,13 @@ _LEAVES = st.sampled_from(
             "~",
         ),
         *("preserve", "decode", "requests", "/", ".", "..", "~x/y", "a/b.yaml", "preserve.speedup > 1", '"\\0"'),
-        *("9" * 30, "x" * 300),
+        *("9" * 30, "x" * 300, "collectives", "0-7", "all_reduce"),
     ]
 )
 _KEY_WORDS = """
 question extends seed pod topology device library change link stragglers model kind precision kv parallel tensor
 pipeline workload trace file fallback batch every_step techniques preserve cap record from_s until_s variants a
-expect 3 l2_bytes null <<
+expect 3 l2_bytes null << jobs bytes group collective background faults jitter every
 """
 _KEYS = st.sampled_from(_KEY_WORDS.split())
 _TREES = st.recursive(
@@ -440,3 +444,117 @@ def test_any_mapping_gives_a_scenario_or_its_faults(
     good = {key: json.dumps(value) for key, value in GOOD.items()}
     text = "".join(f"{key}: {value}\n" for key, value in {**good, **sections}.items())
     _loads_or_faults(text, [f"{'.'.join(keys)}={value}" for keys, value in pairs])
+
+
+# Collectives alone
+
+JOB = {"collective": "all_reduce", "bytes": "64 MiB"}
+NETWORK: dict[str, Any] = {
+    "model": None,
+    "parallel": None,
+    "pod": {"topology": "dgx_h100"},
+    "workload": {"kind": "collectives", "jobs": {"a": JOB}},
+    "variants": None,
+    "expect": None,
+}
+
+
+def network(**changes: Any) -> dict[str, Any]:
+    """NETWORK with keys of the first job, or of the pod (`pod_...`), changed."""
+    job = {key: value for key, value in changes.items() if not key.startswith("pod_")}
+    pod = {key.removeprefix("pod_"): value for key, value in changes.items() if key.startswith("pod_")}
+    work = {"kind": "collectives", "jobs": {"a": {**JOB, **job}}}
+    return {**NETWORK, "pod": {**NETWORK["pod"], **pod}, "workload": work}
+
+
+def test_jobs_are_read(write: Write) -> None:
+    faults = [{"link": [0, "switch"], "bandwidth": 0.5}, {"link": [1, "switch"], "failed": True}]
+    told = network(pod_faults=faults, pod_jitter="2 us", group="0-3", gap="1 ms", repeat=3, algorithm="ring")
+    v = load(write(**told)).variants["run"]
+    job = v.workload.jobs["a"]
+    assert (job.bytes, job.gap, job.repeat, job.algorithm, job.start) == (2**26, 1e-3, 3, "ring", 0)
+    assert v.pod.jitter == 2e-6 and not v.model
+    assert [(f.link, f.bandwidth, f.latency, f.failed) for f in v.pod.faults] == [
+        ([0, "switch"], 0.5, 0.0, False),
+        ([1, "switch"], 1.0, 0.0, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("group", "chips"),
+    [
+        ("all", range(12)),
+        ("0-3", range(4)),
+        ("0-1, 8", [0, 1, 8]),
+        ([8, 9, "2-4"], [8, 9, 2, 3, 4]),
+        ({"every": 4}, [0, 4, 8]),
+        ({"every": 4, "from": 1, "count": 2}, [1, 5]),
+        ({"from": 9}, [9, 10, 11]),
+    ],
+)
+def test_groups(write: Write, group: Any, chips: Any) -> None:
+    assert load(write(**network(group=group))).variants["run"].workload.jobs["a"].group.of(12) == tuple(chips)
+
+
+def test_the_names_of_collectives_are_those_of_the_plans() -> None:
+    from typing import get_args
+
+    from sim.network.collectives import PLANS
+    from sim.scenario.jobs import CollectiveName
+
+    assert list(get_args(CollectiveName)) == list(PLANS)
+
+
+def collectives(**work: Any) -> dict[str, Any]:
+    return {**NETWORK, "workload": {"kind": "collectives", **work}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (network(collective="allreduce"), "workload.jobs.a.collective: 'allreduce' is not allowed here, did you mean"),
+        (network(algorithm="rng"), "workload.jobs.a.algorithm: 'rng' is not allowed here, did you mean 'ring'?"),
+        (network(pod_collective="rng"), "pod.collective: 'rng' is not allowed here, did you mean 'ring'?"),
+        (network(bytes="-1 MiB"), "workload.jobs.a.bytes: '-1 MiB' is out of range, it must be > 0"),
+        (network(bytes="0 B"), "workload.jobs.a.bytes: '0 B' is out of range, it must be > 0"),
+        (network(bytes=64), "workload.jobs.a.bytes: 64 is a bare number where a unit is due"),
+        (network(byts="1 B"), "workload.jobs.a.byts: unknown key, did you mean 'bytes'?"),
+        (network(group="7-3"), "workload.jobs.a.group: the range 7-3 runs backwards; write '3-7'"),
+        (network(group=4), "workload.jobs.a.group: 4 is no group of chips; write 'all', '0-7'"),
+        (network(group=[0, -1]), "workload.jobs.a.group: -1 is neither a chip's number nor a range of them"),
+        (network(group={"evry": 2}), "workload.jobs.a.group: unknown key 'evry' in a group, did you mean 'every'?"),
+        (network(group={"every": 0}), "workload.jobs.a.group: every of a group is a whole number of at least 1"),
+        (network(background=True, repeat=3), "workload.jobs.a: a background job goes on until the others are done"),
+        (network(background=True), "workload: all jobs are in the background, so the run would have no end"),
+        (network(weight=0), "workload.jobs.a.weight: 0 is out of range, it must be > 0"),
+        (collectives(), "workload.jobs: this key is missing"),
+        (collectives(jobs={}), "workload.jobs: at least one entry is due"),
+        (collectives(jobs={"a.b": JOB}), "workload.jobs.a.b: a job's name is made of letters, digits"),
+        (collectives(jobs={"a": 3}), "workload.jobs.a: a mapping ('key: value' lines) is due, not 3"),
+        (network(pod_faults=[{"link": [0], "failed": True}]), "pod.faults[0].link: [0] is no link; name the two nodes"),
+        (network(pod_faults=[{"link": [0, 1]}]), "pod.faults[0]: nothing is wrong with this link"),
+        (network(pod_faults=[{"link": [0, 1], "failed": True, "latency": "1 s"}]), "pod.faults[0]: a failed link"),
+        (network(pod_faults=[{"link": [0, 1], "bandwidth": 2}]), "pod.faults[0].bandwidth: 2 is out of range"),
+        (network(pod_jitter=2), "pod.jitter: 2 is a bare number where a unit is due"),
+        ({**network(), "model": "llama3-8b"}, "model: a workload of collectives has no model"),
+        ({**network(), "parallel": {"tensor": 2}}, "parallel: a workload of collectives has no model"),
+        ({**network(), "techniques": ["preserve"]}, "techniques: a workload of collectives has no model"),
+        (network(pod_device="h100_sxm"), "pod.device: the device has no part in a workload of collectives"),
+        ({"pod": {**GOOD["pod"], "jitter": "1 us"}}, "pod.jitter: only a workload of collectives has jitter so far"),
+        ({**network(), "expect": ["run.b.mean_s > 1"]}, "expect[0]: no job 'b' in variant 'run'"),
+        ({**network(), "expect": ["run.a.mean_s > 2 * rn.a.mean_s"]}, "expect[0]: no variant 'rn', did you mean 'run'"),
+    ],
+)  # fmt: skip
+def test_one_fault_of_collectives(write: Write, changes: dict[str, Any], fault: str) -> None:
+    found = [line.split(" ", 1)[1] for line in faults(write(**changes))]
+    assert len(found) == 1 and found[0].startswith(fault), found
+
+
+def test_a_variant_may_leave_the_model_out(write: Write) -> None:
+    work = {"kind": "collectives", "jobs": {"a": JOB}}
+    s = load(write(variants={"a": None, "b": {"workload": work, "model": None, "parallel": None}}, expect=None,
+                   pod={"topology": "dgx_h100"}))  # fmt: skip
+    assert s.variants["a"].model and not s.variants["b"].model
+    again = s.folder / "again.yaml"
+    again.write_text(s.resolved, encoding="utf-8")
+    assert load(again).variants == s.variants

@@ -65,6 +65,7 @@ class Fabric:
         links = len(self.bytes_per_s)
         self.moved_bytes, self.busy_s = np.zeros(links), np.zeros(links)
         self.most_flows = np.zeros(links, dtype=np.int64)
+        self.watched = np.ones(links, dtype=bool)  # whose uses are recorded
         self._load = np.zeros(links, dtype=np.int64)  # flows on each capacity now
         self._busy_since = np.zeros(links)
         self._holder = np.full(links, _NOBODY)  # who is on each capacity: the slot of a lone flow, or -1 - a knot's
@@ -117,13 +118,23 @@ class Fabric:
         """What each capacity that carried anything did, up to now; most bytes for its rate first."""
         now = self.env.now
         busy = self.busy_s + np.where(self._load > 0, now - self._busy_since, 0.0)
-        share = self.moved_bytes / self.bytes_per_s
-        order = np.argsort(-np.round(share / (share.max(initial=0.0) or 1.0), 9), kind="stable")  # rounding is no order
+        order = self._fullest()
         return [
             LinkUse(self.names(int(c)), float(self.bytes_per_s[c]), float(self.moved_bytes[c]), float(busy[c]),
                     int(self.most_flows[c]))
             for c in order[self.moved_bytes[order] > 0]
         ]  # fmt: skip
+
+    def _fullest(self) -> Ints:
+        share = self.moved_bytes / self.bytes_per_s
+        return np.argsort(-np.round(share / (share.max(initial=0.0) or 1.0), 9), kind="stable")  # rounding is no order
+
+    def watch_fullest(self, most: int) -> set[str]:
+        """From now on record only the capacities that have carried most for their rate; their names."""
+        fullest = self._fullest()[:most]
+        self.watched[:] = False
+        self.watched[fullest] = True
+        return {self.names(int(c)) for c in fullest}
 
     def close(self) -> None:
         """The simulation has stopped: what is under way has moved this far, and no further."""
@@ -336,12 +347,13 @@ class Fabric:
 
     def _settle(self, knot: _Knot, now: float) -> None:
         """Bring the flows of a knot up to now."""
-        if self.record is not None and now > knot.since_s:
+        record = self.record
+        if record is not None and now > knot.since_s:
             rates = np.repeat(knot.rate, np.diff(knot.table.first)) * knot.table.share
             carried = np.bincount(knot.table.capacity, rates, minlength=len(knot.capacities))
-            for link, rate in zip(knot.capacities.tolist(), carried.tolist()):
-                if rate:
-                    self.record(Use(self.names(link), knot.since_s, now, rate))
+            seen = np.flatnonzero((carried > 0) & self.watched[knot.capacities])
+            for link, rate in zip(knot.capacities[seen].tolist(), carried[seen].tolist()):
+                record(Use(self.names(link), knot.since_s, now, rate))
         knot.left -= knot.rate * (now - knot.since_s)
         np.maximum(knot.left, 0.0, out=knot.left)
         knot.since_s = now
@@ -368,15 +380,16 @@ class Fabric:
         self._holder[free] = _NOBODY
 
     def _record_lone(self, slots: Ints, now: float) -> None:
-        if self.record is None:
+        record = self.record  # it may stop recording as it goes
+        if record is None:
             return
-        for slot in slots.tolist():
-            start_s = float(self._since[slot])
-            row = self._row[slot]
-            for k in range(self._paths.first[row], self._paths.first[row + 1]):
-                link, share = int(self._paths.capacities[k]), float(self._paths.share[k])
-                if now > start_s:
-                    self.record(Use(self.names(link), start_s, now, float(self._rate[slot]) * share))
+        first, at = expand(self._paths.first, self._row[slots])
+        slot = np.repeat(slots, np.diff(first))
+        seen = np.flatnonzero(self.watched[self._paths.capacities[at]] & (self._since[slot] < now))
+        at, slot = at[seen], slot[seen]
+        columns = self._paths.capacities[at], self._since[slot], self._rate[slot] * self._paths.share[at]
+        for link, start_s, rate in zip(*(column.tolist() for column in columns)):
+            record(Use(self.names(link), start_s, now, rate))
 
     def _slots(self, count: int) -> Ints:
         """Free places in the arrays, which grow when there are none left."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from sim.spans import Instance, JobRecord, LinkUse, Outcome, Span, Timeline, Tot
 
 FOLD_ABOVE = 4096  # chips: a larger group that goes in step, alone on a healthy pod, is not played
 LANES = 12  # links whose use the timeline shows, the fullest
-USES_A_SPAN = 40  # uses of links that are kept, for each span that may be
+USES_A_SPAN = 10  # uses of links that are kept, for each span that may be
 
 
 class Job(NamedTuple):
@@ -69,10 +69,10 @@ def play_jobs(
     A group of more than `FOLD_ABOVE` chips that goes in step, alone on a healthy pod, takes its closed form.
     """
     env, timeline = simpy.Environment(), Timeline()
-    fabric = Fabric(env, network.wires.bytes_per_s, network.wires.name)
+    fabric = Fabric(env, network.wires.bytes_per_s, cache(network.wires.name))
     keep = recording or Recording(max_spans=0)
-    if keep.max_spans:
-        fabric.record = _keeper(timeline.uses, keep)
+    lanes = _Lanes(fabric, keep)
+    fabric.record = lanes.record if keep.max_spans else None
     closed = _in_step(jobs, trouble)
     played = [_Playing(env, fabric, job, trouble, number, closed) for number, job in enumerate(jobs)]
     total, ended = sum(job.repeat for job in jobs if not job.background), count(1)
@@ -89,9 +89,9 @@ def play_jobs(
     links = fabric.uses()
     what = f"{jobs[0].name}: {len(jobs[0].ranks):,} chips go in step, so their time is the closed form, not played"
     warnings = [f"{what}; links are not listed"] if closed else []
-    if len(timeline.uses) >= keep.max_spans * USES_A_SPAN > 0:
-        warnings.append(f"uses of links are recorded up to {timeline.uses[-1].end_s:.3g} s; narrow the record window")
-    _name_lanes(timeline, links if keep.max_spans else [])
+    if lanes.full:
+        warnings.append(f"the use of links is recorded up to {lanes.uses[-1].end_s:.3g} s; narrow the record window")
+    lanes.put_into(timeline, links if keep.max_spans else [])
     records = [one.summary() for one in played]
     times = [time_s for record in records for each in record.instances for time_s in each]
     moved = {"link": sum(link.moved_bytes for link in links)}
@@ -218,18 +218,31 @@ def _record(timeline: Timeline, one: _Playing, keep: Recording, start_s: float, 
         )  # fmt: skip
 
 
-def _keeper(uses: list[Use], keep: Recording) -> Callable[[Use], None]:
-    most = keep.max_spans * USES_A_SPAN
+class _Lanes:
+    """Keeps the uses of links in the window: of all links, and once those are too many, of the fullest so far."""
 
-    def record(use: Use) -> None:
-        if len(uses) < most and use.end_s > keep.from_s and use.start_s < keep.until_s:
-            uses.append(use)
+    def __init__(self, fabric: Fabric, keep: Recording) -> None:
+        self.fabric, self.keep, self.most = fabric, keep, keep.max_spans * USES_A_SPAN
+        self.uses: list[Use] = []
+        self.only: set[str] | None = None
+        self.full = False
 
-    return record
+    def record(self, use: Use) -> None:
+        """A link has carried something."""
+        if use.start_s >= self.keep.until_s:
+            self.fabric.record = None
+        elif use.end_s > self.keep.from_s and (self.only is None or use.capacity in self.only):
+            if len(self.uses) >= self.most and self.only is None:
+                self.only = self.fabric.watch_fullest(LANES)
+                self.uses = [each for each in self.uses if each.capacity in self.only]
+            if len(self.uses) >= self.most:
+                self.full, self.fabric.record = True, None
+            else:
+                self.uses.append(use)
 
-
-def _name_lanes(timeline: Timeline, links: list[LinkUse]) -> None:
-    """Keep the uses of the fullest links, under names that the timeline draws as lanes."""
-    lanes = {link.name: f"links/{link.name.replace('/', ' ')}" for link in links[:LANES]}
-    timeline.uses = [use._replace(capacity=lanes[use.capacity]) for use in timeline.uses if use.capacity in lanes]
-    timeline.capacities = {lanes[link.name]: link.bytes_per_s for link in links[:LANES]}
+    def put_into(self, timeline: Timeline, links: list[LinkUse]) -> None:
+        """The uses of the fullest links, under names that the timeline draws as lanes."""
+        shown = [link for link in links if self.only is None or link.name in self.only][:LANES]
+        lanes = {link.name: f"links/{link.name.replace('/', ' ')}" for link in shown}
+        timeline.uses = [each._replace(capacity=lanes[each.capacity]) for each in self.uses if each.capacity in lanes]
+        timeline.capacities = {lanes[link.name]: link.bytes_per_s for link in shown}

@@ -19,7 +19,8 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
     `text` describes the figure to those who cannot see it; `seconds_text` is written after each bar.
     """
     longest = max((sum(part[2] for part in parts) for parts in bars.values()), default=0.0) or 1.0
-    scale = (_WIDTH - _LABEL - 90) / longest
+    room = max(90.0, 18 + 6.6 * max(map(len, seconds_text.values()), default=0))
+    scale = (_WIDTH - _LABEL - room) / longest
     out = []
     for row, (name, parts) in enumerate(bars.items()):
         y, x = 4 + row * _STEP, float(_LABEL)

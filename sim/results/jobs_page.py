@@ -85,22 +85,22 @@ def jobs_section(outcomes: Mapping[str, Outcome]) -> str:
                 bars[name] = [("alone on the healthy pod", _ALONE, alone_s), ("more than that", EXPOSED, more_s)]
                 texts[name] = f"{seconds_text(mine['mean_s'])}, {_times(mine['slowdown'])}"
     figure = charts.stacked_bars(bars, "Mean time of a collective, by variant and job", texts)
-    heads = ("Variant", "Job", "Collective", "Algorithm", "Chips", "Bytes", "Times", "Mean", "Slowest", "Alone",
+    heads = ("Variant", "Job", "Collective", "Algorithm", "Rounds", "Chips", "Bytes", "Times", "Mean", "Alone",
              "Slow-down", "Bus bandwidth")  # fmt: skip
     head = "".join(f"<th{' class=num' if i > 3 else ''}>{name}</th>" for i, name in enumerate(heads))
     return (
         f'<h2>Jobs</h2><p class="soft">Mean time of one collective: what it takes with the healthy pod to itself, and '
         f"what faults, stragglers and other jobs add.</p>{figure}"
-        f'<div class="wide"><table class="dense"><tr>{head}</tr>{"".join(lines)}</table></div>'
+        f'<div class="wide"><table class="dense jobs"><tr>{head}</tr>{"".join(lines)}</table></div>'
         '<p class="soft">Alone: the closed form where all ranks go in step (=), else one collective played (~).</p>'
     )
 
 
 def _job_row(variant: str, job: JobRecord, mine: Mapping[str, float]) -> str:
     name = f"{job.name} (background)" if job.background else job.name
-    texts = [variant, name, words(job.collective), f"{job.algorithm.replace('_', ' ')}, {job.rounds} rounds"]
-    numbers = [f"{job.ranks:,}", show(job.nbytes, "B"), f"{len(job.instances):,}"]
-    numbers += [seconds_text(mine[key]) if key in mine else "" for key in ("mean_s", "max_s")]
+    texts = [variant, name, words(job.collective), job.algorithm.replace("_", " ")]
+    numbers = [f"{job.rounds:,}", f"{job.ranks:,}", show(job.nbytes, "B"), f"{len(job.instances):,}"]
+    numbers.append(seconds_text(mine["mean_s"]) if "mean_s" in mine else "")
     numbers.append(f"{'=' if job.exact else '~'} {seconds_text(job.idle_s)}")
     bus = mine.get("bus_bandwidth_bytes_per_s")
     numbers += [_times(mine["slowdown"]) if "slowdown" in mine else "", show(bus, "B/s") if bus else ""]

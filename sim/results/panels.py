@@ -65,13 +65,14 @@ def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
     by_track: dict[str, list[Span]] = {}
     for span in outcome.timeline.spans:
         by_track.setdefault(span.track, []).append(span)
-    owners = list(dict.fromkeys(track.rpartition("/")[0] for track in by_track))
+    owners = list(dict.fromkeys([job.name for job in outcome.jobs] + [t.rpartition("/")[0] for t in by_track]))
+    several = len({track.rpartition("/")[0] for track in by_track}) > 1
     tracks = []
     shown = sorted(by_track, key=lambda t: (owners.index(t.rpartition("/")[0]), _stream_order(t)))
     for track in shown[:MOST_TRACKS]:
         spans = sorted(by_track[track], key=lambda s: (s.start_s, s.end_s))
         owner, _, stream = track.rpartition("/")
-        label = f"{owner} {stream}" if len(owners) > 1 and owner else stream
+        label = f"{owner} {stream}" if several and owner else stream
         start = np.array([s.start_s for s in spans]) * scale
         end = np.array([s.end_s for s in spans]) * scale
         tracks.append(Track(escaped(label), spans, start, end - start))

@@ -60,6 +60,7 @@ th { font-weight:600 } .num { text-align:right; white-space:nowrap } .ratio { co
 .pair { display:flex; flex-wrap:wrap; gap:16px } .wide { overflow-x:auto } summary { cursor:pointer; font-weight:600 }
 .warnings li { color:var(--warn) } a { color:inherit } td code { font-size:13px; overflow-wrap:anywhere }
 .dense { font-size:13px } .dense td, .dense th { padding-right:8px }
+.jobs td, .jobs th { white-space:nowrap }
 .meter { display:inline-block; width:110px; height:9px; border-radius:3px; background:var(--line); overflow:hidden }
 .meter i { display:block; height:100%; background:#D55E00 } details { margin:6px 0 }
 @media print { main { max-width:none; padding:0 } h2 { break-after:avoid } tr, svg, .legend { break-inside:avoid }

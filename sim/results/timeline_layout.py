@@ -23,7 +23,7 @@ def skeleton(
         "hovermode": "closest",
         "template": "none",
         "font": {"family": "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif", "size": 12},
-        "margin": _MARGIN,
+        "margin": {**_MARGIN, "l": _left_px(panels)},
         "legend": {
             "orientation": "h",
             "x": 0,
@@ -98,6 +98,13 @@ def skeleton(
         "spikecolor": "rgba(128,128,128,0.6)",
     }
     return bars + areas, layout
+
+
+def _left_px(panels: Sequence[Panel]) -> int:
+    """Room for the longest name at the left; those of areas stand left of their axis."""
+    names = [14 + 6.4 * len(track.label) for panel in panels for track in panel.tracks]
+    names += [56 + 6.4 * len(area.label) for panel in panels for area in panel.areas]
+    return round(min(max([_MARGIN["l"], *names]), 330))
 
 
 def _heading(text: str, axis: str) -> dict[str, Any]:

@@ -39,8 +39,10 @@ def _of_jobs(outcomes: Mapping[str, Outcome], metrics: Mapping[str, Mapping[str,
     """Which variant is the quickest, which the slowest, and the link that limits it."""
     wall_s = {name: mine["makespan_s"] for name, mine in metrics.items()}
     quick, slow = min(wall_s, key=lambda name: wall_s[name]), max(wall_s, key=lambda name: wall_s[name])
-    full = busiest(outcomes[slow])
+    full, most = busiest(outcomes[slow]), metrics[slow].get("busiest_link_utilisation", 0.0)
     where = f"; its busiest link: {full} in use" if full else ""
+    if 0 < most < 0.5:
+        where = f"; there, no link is more than {100 * most:.0f} % in use"
     if len(wall_s) == 1:
         return f"{slow} takes {pretty('makespan_s', wall_s[slow])}{where}."
     if wall_s[slow] < 1.005 * wall_s[quick]:

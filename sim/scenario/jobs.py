@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, InstanceOf, SkipValidation, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SkipValidation, WithJsonSchema, model_validator
 
 from sim.network.collectives import AlgorithmName
 from sim.scenario.fields import Bytes, Count, Factor, Seconds, Section, Share
@@ -30,7 +30,7 @@ class Chips(NamedTuple):
             return tuple(range(all_of_them.start, chips, all_of_them.step))
         for some in self.ranges:
             if some[-1] >= chips:
-                first = next(chip for chip in (some[0], some[-1]) if chip >= chips)
+                first = some[max(0, -(-(chips - some[0]) // some.step))]
                 raise ValueError(f"chip {first} is not in the pod: its chips are 0 to {chips - 1}")
         return tuple(chip for some in self.ranges for chip in some)
 
@@ -93,7 +93,7 @@ class Job(Section):
     group: Group = Field(
         default="all", validate_default=True, description="'all', '0-7', [0, 1, 4-7], or {every, from, count}"
     )
-    algorithm: Literal["auto"] | AlgorithmName | None = Field(default=None, description="default: pod.collective")
+    algorithm: Literal["auto", AlgorithmName] | None = Field(default=None, description="default: pod.collective")
     start: Seconds = 0.0
     repeat: Count = 1
     gap: Seconds = Field(default=0.0, description="between the end of one collective and the start of the next")
@@ -107,17 +107,20 @@ class Job(Section):
         return self
 
 
+def _job_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+        raise ValueError("a job's name is made of letters, digits, '_' and '-'")
+    return name
+
+
 class Collectives(Section):
     """The network alone: jobs that issue collectives, without a model."""
 
     kind: Literal["collectives"]
-    jobs: dict[str, Job] = Field(min_length=1)
+    jobs: dict[Annotated[str, AfterValidator(_job_name)], Job] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _somebody_ends(self) -> Collectives:
-        odd = [name for name in self.jobs if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name)]
-        if odd:
-            raise ValueError(f"a job's name is made of letters, digits, '_' and '-', not {odd[0]!r}")
         if all(job.background for job in self.jobs.values()):
             raise ValueError("all jobs are in the background, so the run would have no end; one must not be")
         return self
@@ -136,7 +139,9 @@ class LinkFault(Section):
     link: Annotated[
         SkipValidation[list[int | str]],
         BeforeValidator(_link),
-        WithJsonSchema({"type": "array", "items": {"type": ["integer", "string"]}, "minItems": 2, "maxItems": 2}),
+        WithJsonSchema(
+            {"type": "array", "items": {"anyOf": [_NUMBER, {"type": "string"}]}, "minItems": 2, "maxItems": 2}
+        ),
     ]
     bandwidth: Share = Field(default=1.0, description="share of its bandwidth that is left")
     latency: Seconds = Field(default=0.0, description="extra")

@@ -89,7 +89,7 @@ class Pod(Section):
     stragglers: dict[Annotated[int, Field(ge=0)], Factor] = Field(
         default={}, description="rank -> how many times slower its compute and HBM are; of collectives alone, its steps"
     )
-    collective: Literal["auto"] | AlgorithmName = "auto"
+    collective: Literal["auto", AlgorithmName] = "auto"
     faults: list[LinkFault] = Field(default=[], description="links that are slow, late, or gone")
     jitter: Seconds = Field(default=0.0, description="mean of a random (exponential) extra delay of each message")
 
