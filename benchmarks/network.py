@@ -49,7 +49,15 @@ CASES = [
     Case("ring all-reduce, 1,024 chips", "ring", {"devices": 1024}, "ring", 4.0, 0.1, 3.4),
     Case("2-D torus all-reduce, 4,096 chips", "torus", {"dims": (64, 64)}, "multi_dimensional", 4.0, 0.1, 3.9),
     Case("2-D torus all-reduce, 16,384 chips", "torus", {"dims": (128, 128)}, "multi_dimensional", 40.0, 0.1, 38.6),
-    Case("hierarchical, 65,536 chips", "multi_node", {"nodes": 8192, "chips": 8, **PAIRS}, "hierarchical", None, 1.0, None),
+    Case(
+        "hierarchical, 65,536 chips",
+        "multi_node",
+        {"nodes": 8192, "chips": 8, **PAIRS},
+        "hierarchical",
+        None,
+        1.0,
+        None,
+    ),
 ]
 
 
@@ -156,7 +164,10 @@ def main() -> None:
         for flows in (500, 2000, 4000):
             for together in (True, False):
                 print(alone.submit(random_flows, flows, together).result(), flush=True)
-    print("SimGrid's C++: about 3,400 flows/s" + ("" if "numba" in sys.modules else "; compiled filling needs numba (the extra fast)"))
+    print(
+        "SimGrid's C++: about 3,400 flows/s"
+        + ("" if "numba" in sys.modules else "; compiled filling needs numba (the extra fast)")
+    )
 
 
 if __name__ == "__main__":

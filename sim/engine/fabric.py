@@ -102,7 +102,14 @@ class Fabric:
         del self._senders[sender]
 
     def send(
-        self, sender: int, tags: Ints, rows: Ints, last: Ints, nbytes: Floats, delay_s: Floats, weight: Floats | float = 1.0
+        self,
+        sender: int,
+        tags: Ints,
+        rows: Ints,
+        last: Ints,
+        nbytes: Floats,
+        delay_s: Floats,
+        weight: Floats | float = 1.0,
     ) -> None:
         """Send `nbytes` over the paths `rows`, and on to row `last` where a switch stores and forwards.
 

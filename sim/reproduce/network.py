@@ -64,7 +64,9 @@ def flows(quick: bool = False) -> list[Row]:
         routes = [flow["links"] for flow in case["flows"]]
         latency = np.array([delay[route].sum() for route in routes])
         weight = np.where(latency > 0, 1 / np.where(latency > 0, latency, 1.0), 1.0)
-        start, nbytes, end = (np.array([float(f[key]) for f in case["flows"]]) for key in ("start_s", "bytes", "finish_s"))
+        start, nbytes, end = (
+            np.array([float(f[key]) for f in case["flows"]]) for key in ("start_s", "bytes", "finish_s")
+        )
         ours = finish_times(wires, routes, start, latency, nbytes, weight)
         worst = float(np.abs(ours / end - 1).max())
         what = f"case {number + 1}: {len(routes)} flows on {len(wires)} links, largest relative difference"
@@ -126,7 +128,9 @@ def closed_forms(quick: bool = False) -> list[Row]:
                         apart.append(seconds / fold.seconds - 1)
         what = f"{name}: {forms} collectives in step, played against folded, largest relative difference"
         rows.append(_row("N2", what, 0.0, worst, "1e-9", worst <= 1e-9))
-        what = f"{name}: {len(apart) - 1} collectives out of step, which have no closed form: played / folded estimate - 1"
+        what = (
+            f"{name}: {len(apart) - 1} collectives out of step, which have no closed form: played / folded estimate - 1"
+        )
         rows.append(_row("N2", what, None, f"{min(apart):.3f} to {max(apart):+.3f}", "", None))
     rows += _textbook(library)
     rows += _shared_fabric(library)
@@ -270,7 +274,10 @@ def _errors(name: str, network: Network, kind: str, own: list[Measured], unseen:
     rows = [row for row, judged in zip(own, barred) if judged]
     errors = _relative(network, rows)
     left_out = np.abs(unseen[barred])
-    bar, published = (0.15 if rows[0].ranks > 8 else BARS[kind]), name in ("nccl", "nccl_a100", "nccl_p5", "nccl_a3mega")
+    bar, published = (
+        (0.15 if rows[0].ranks > 8 else BARS[kind]),
+        name in ("nccl", "nccl_a100", "nccl_p5", "nccl_a3mega"),
+    )
     what = f"{name}: {kind} of {rows[0].ranks} GPUs, {len(rows)} sizes, mean absolute error"
     note = f"unseen size {left_out.mean():.1%} (worst {left_out.max():.0%}); worst here {errors.max():.0%}"
     fitted = "launch, step and efficiency of each way, to these rows"
