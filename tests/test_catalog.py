@@ -14,8 +14,8 @@ import sim
 from sim import catalog, shipped
 from sim.hardware.device import Device
 from sim.network import topology
-from sim.network.network import Network
 from sim.network.library import Library
+from sim.network.network import Network
 from sim.strict_yaml import ScenarioError
 from sim.workload.model import Model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -122,9 +123,9 @@ class Exchange:
         for wait_s in np.unique(reduce_s):
             reduced = sends.target[message[reduce_s == wait_s]]
             timer = self.env.timeout(float(wait_s))
-            timer.callbacks.append(lambda _, reduced=reduced: self._reduced(number, sends, reduced))
+            timer.callbacks.append(partial(self._reduced, number, sends, reduced))
 
-    def _reduced(self, number: int, sends: _Sends, who: Ints) -> None:
+    def _reduced(self, number: int, sends: _Sends, who: Ints, _: simpy.Event) -> None:
         self._settle(number, sends, who)
         self._go_on(number, who)
 

@@ -285,7 +285,7 @@ def double_binary_tree_all_reduce(who: Members, nbytes: float) -> Plan:
     for time in range(2 * deepest + pieces - 1):
         piece_up = time - (deepest - depth[child])
         piece_down = time - (deepest + depth[child] - 1)
-        up, down = ((0 <= piece) & (piece < pieces) for piece in (piece_up, piece_down))
+        up, down = ((piece >= 0) & (piece < pieces) for piece in (piece_up, piece_down))
         key = np.packbits(np.concatenate([up, down])).tobytes()
         if last is None or last[0] != key:
             sends = [

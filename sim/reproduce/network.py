@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def flows(quick: bool = False) -> list[Row]:
 
 # N2: played = closed form.
 
-LINK = {"bytes_per_s": 50e9, "latency_s": 0.5e-6}
+LINK: dict[str, Any] = {"bytes_per_s": 50e9, "latency_s": 0.5e-6}
 IDLE: dict[str, Callable[[], Graph]] = {
     "ring of 8": lambda: topology.build("ring", devices=8, **LINK),
     "full mesh of 8": lambda: topology.build("full_mesh", devices=8, **LINK),
@@ -156,7 +157,7 @@ def _textbook(library: Library) -> Iterator[Row]:
 
 
 def _shared_fabric(library: Library) -> Iterator[Row]:
-    """With the uplinks of a two-level pod ever thinner, no collective gets quicker than its closed form on full ones."""
+    """With ever thinner uplinks in a two-level pod, no collective is quicker than its closed form on full ones."""
     least = np.inf
     for oversubscription in (2.0, 4.0, 8.0):
         thin = {**LINK, "bytes_per_s": LINK["bytes_per_s"] / oversubscription}
@@ -175,7 +176,7 @@ def _shared_fabric(library: Library) -> Iterator[Row]:
 
 # N3: a peer.
 
-PEER_LINK = {"bytes_per_s": 50 * 2**30, "latency_s": 500e-9}
+PEER_LINK: dict[str, Any] = {"bytes_per_s": 50 * 2**30, "latency_s": 500e-9}
 # 10 ns at an endpoint for each message, and once more for the collective; 3 bytes of local traffic for each reduced.
 PEER_LIBRARY = Library("ASTRA-sim's options", 10e-9, step_s=10e-9, reduce_bytes_per_s=1600e9 / 3)
 _PEER_ALGORITHM = {
@@ -184,7 +185,8 @@ _PEER_ALGORITHM = {
     ("direct", "reduce_scatter"): "direct", ("direct", "all_to_all"): "direct",
     ("halvingDoubling", "all_reduce"): "halving_doubling", ("halvingDoubling", "all_gather"): "recursive_doubling",
     ("halvingDoubling", "reduce_scatter"): "recursive_halving",
-    **{("ring+ring", kind): "multi_dimensional" for kind in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")},
+    ("ring+ring", "all_reduce"): "multi_dimensional", ("ring+ring", "all_gather"): "multi_dimensional",
+    ("ring+ring", "reduce_scatter"): "multi_dimensional", ("ring+ring", "all_to_all"): "multi_dimensional",
 }  # fmt: skip
 
 
@@ -246,10 +248,7 @@ PODS = {"nccl": "dgx_h100", "nccl_a100": "dgx_a100", "rccl": "mi300x_platform"}
 
 def measured(quick: bool = False) -> list[Row]:
     """Measured collectives against the catalogue's libraries on the fit's pods, as `auto` chooses and predicts them."""
-    rows = []
-    for library in SOURCES:
-        rows += _measured(library)
-    return rows
+    return [row for library in SOURCES for row in _measured(library)]
 
 
 def _measured(name: str) -> Iterator[Row]:

@@ -24,8 +24,8 @@ from sim.engine.group import Group
 from sim.engine.steps import StaticBatch, run_static
 from sim.hardware.device import Device
 from sim.network import topology
-from sim.network.network import Network
 from sim.network.library import Library
+from sim.network.network import Network
 from sim.reproduce.cost import Cost, engine_cost
 from sim.reproduce.row import Row
 from sim.techniques import TECHNIQUES, Machine, apply
