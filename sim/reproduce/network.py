@@ -111,7 +111,7 @@ def closed_forms(quick: bool = False) -> list[Row]:
     """Every collective by every algorithm, played and folded, on idle fabrics; and the textbook on a switch."""
     library = Library("test", 3e-6, 0.5e-6)
     rows = []
-    for name, build in IDLE.items():
+    for name, build in list(IDLE.items())[:: 3 if quick else 1]:
         graph = build()
         worst, forms, apart = 0.0, 0, [0.0]
         for kind in PLANS:
@@ -133,14 +133,14 @@ def closed_forms(quick: bool = False) -> list[Row]:
             f"{name}: {len(apart) - 1} collectives out of step, which have no closed form: played / folded estimate - 1"
         )
         rows.append(_row("N2", what, None, f"{min(apart):.3f} to {max(apart):+.3f}", "", None))
-    rows += _textbook(library)
-    rows += _shared_fabric(library)
+    rows += _textbook(library, quick)
+    rows += _shared_fabric(library, quick)
     return rows
 
 
-def _textbook(library: Library) -> Iterator[Row]:
+def _textbook(library: Library, quick: bool) -> Iterator[Row]:
     worst = bytes_off = 0.0
-    for n in (2, 4, 8, 16, 64):
+    for n in (2, 4, 8) if quick else (2, 4, 8, 16, 64):
         for (kind, algorithm), form in TEXTBOOK.items():
             network = Network(topology.build("switch", n, **LINK), library, algorithm)
             rounds, share = form(n)
@@ -156,10 +156,10 @@ def _textbook(library: Library) -> Iterator[Row]:
     yield _row("N2", what, 0.0, bytes_off, "1e-9", bytes_off <= 1e-9)
 
 
-def _shared_fabric(library: Library) -> Iterator[Row]:
+def _shared_fabric(library: Library, quick: bool) -> Iterator[Row]:
     """With ever thinner uplinks in a two-level pod, no collective is quicker than its closed form on full ones."""
     least = np.inf
-    for oversubscription in (2.0, 4.0, 8.0):
+    for oversubscription in (4.0,) if quick else (2.0, 4.0, 8.0):
         thin = {**LINK, "bytes_per_s": LINK["bytes_per_s"] / oversubscription}
         full = topology.build("multi_node", nodes=4, chips=4, nic=LINK, spine=LINK, **LINK)
         shared = topology.build("multi_node", nodes=4, chips=4, nic=thin, spine=thin, **LINK)
@@ -170,7 +170,7 @@ def _shared_fabric(library: Library) -> Iterator[Row]:
                     continue
                 seconds = played(Network(shared, library, algorithm), kind, 16, 8e6).seconds
                 least = min(least, seconds / network.fold(kind, 16, 8e6).seconds)
-    what = "oversubscribed uplinks (2, 4, 8 times): played / closed form on full ones, least"
+    what = "oversubscribed uplinks (up to 8 times): played / closed form on full ones, least"
     yield _row("N2", what, 1.0, least, ">= 1", least >= 1 - 1e-9)
 
 
