@@ -17,7 +17,7 @@ EXPERIMENT_KEYS = ("system", "id", "what", "published", "simulated", "tolerance"
 
 
 def rows(kind: str) -> list[Row]:
-    """Everything of a kind (devices, models, libraries, topologies, collectives, techniques, scenarios), in SI units."""
+    """Everything of a kind (devices, models, libraries, topologies, collectives ...), in SI units."""
     return [finite(row) for row in _ROWS[kind]()]
 
 
