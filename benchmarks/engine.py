@@ -16,7 +16,6 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group
-from sim.network import topology
 from sim.network.network import Network
 from sim.reproduce.cost import engine_cost
 from sim.workload.transformer import Precision, decode_batch, transformer
@@ -24,7 +23,7 @@ from sim.workload.transformer import Precision, decode_batch, transformer
 
 def memory_growth() -> int:
     pod = catalog.pod("atlas_800t_a2")
-    wires = topology.build(pod.shape, pod.devices, pod.link_bytes_per_s, pod.link_latency_s)
+    wires = pod.graph()
     network = Network(wires, catalog.library(pod.library))
     group = Group(simpy.Environment(), catalog.device(pod.device), network, 8)
     model, precision = catalog.model("smollm2-135m"), Precision("int8", "int8")

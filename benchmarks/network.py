@@ -27,7 +27,7 @@ from sim.network import topology
 from sim.network.library import Library
 from sim.network.network import Network
 
-LINK = {"bytes_per_s": 50e9, "latency_s": 0.5e-6}
+LINK: dict[str, Any] = {"bytes_per_s": 50e9, "latency_s": 0.5e-6}
 LIBRARY = Library("bench", 3e-6, 0.5e-6)
 BYTES = 64e6
 PAIRS = {"nic": LINK, "spine": {"bytes_per_s": 400e9, "latency_s": 1e-6}}
@@ -49,7 +49,15 @@ CASES = [
     Case("ring all-reduce, 1,024 chips", "ring", {"devices": 1024}, "ring", 4.0, 0.1, 3.4),
     Case("2-D torus all-reduce, 4,096 chips", "torus", {"dims": (64, 64)}, "multi_dimensional", 4.0, 0.1, 3.9),
     Case("2-D torus all-reduce, 16,384 chips", "torus", {"dims": (128, 128)}, "multi_dimensional", 40.0, 0.1, 38.6),
-    Case("hierarchical, 65,536 chips", "multi_node", {"nodes": 8192, "chips": 8, **PAIRS}, "hierarchical", None, 1.0, None),
+    Case(
+        "hierarchical, 65,536 chips",
+        "multi_node",
+        {"nodes": 8192, "chips": 8, **PAIRS},
+        "hierarchical",
+        None,
+        1.0,
+        None,
+    ),
 ]
 
 
@@ -87,7 +95,8 @@ def collective(case: Case) -> str:
     fold = network.fold("all_reduce", chips, BYTES)
     fold_s = perf_counter() - grouped
     line = (
-        f"{case.what:36} graph {built - start:5.2f} s, arrays {compiled - built:5.2f} s, group {grouped - compiled:5.2f} s, "
+        f"{case.what:36} graph {built - start:5.2f} s, arrays {compiled - built:5.2f} s, "
+        f"group {grouped - compiled:5.2f} s, "
         f"folded {fold_s:6.3f} s (<= {case.fold_s:g}: {_verdict(fold_s <= case.fold_s)})"
     )
     if case.play_s is not None:
@@ -129,7 +138,10 @@ def random_flows(flows: int, together: bool) -> str:
     naive = few / (process_time() - cpu)
     when = "at once" if together else "spread out"
     bar = f" (>= 3,400: {_verdict(rate >= 3400)})" if flows == 2000 and together else ""
-    return f"{flows:6,} random flows on 64 links, {when:10} {rate:8,.0f} flows/s{bar} = {rate / naive:.1f} x lists ({few} flows)"
+    return (
+        f"{flows:6,} random flows on 64 links, {when:10} {rate:8,.0f} flows/s{bar} = "
+        f"{rate / naive:.1f} x lists ({few} flows)"
+    )
 
 
 def _on_lists(capacities: np.ndarray, routes: list[list[int]], nbytes: np.ndarray) -> None:
@@ -156,7 +168,10 @@ def main() -> None:
         for flows in (500, 2000, 4000):
             for together in (True, False):
                 print(alone.submit(random_flows, flows, together).result(), flush=True)
-    print("SimGrid's C++: about 3,400 flows/s" + ("" if "numba" in sys.modules else "; compiled filling needs numba (the extra fast)"))
+    print(
+        "SimGrid's C++: about 3,400 flows/s"
+        + ("" if "numba" in sys.modules else "; compiled filling needs numba (the extra fast)")
+    )
 
 
 if __name__ == "__main__":

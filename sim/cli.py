@@ -153,6 +153,7 @@ class Kind(StrEnum):
     models = "models"
     libraries = "libraries"
     topologies = "topologies"
+    collectives = "collectives"
     techniques = "techniques"
     scenarios = "scenarios"
 

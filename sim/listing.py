@@ -17,7 +17,7 @@ EXPERIMENT_KEYS = ("system", "id", "what", "published", "simulated", "tolerance"
 
 
 def rows(kind: str) -> list[Row]:
-    """Everything of a kind (devices, models, libraries, topologies, techniques, scenarios), in SI units."""
+    """Everything of a kind (devices, models, libraries, topologies, collectives ...), in SI units."""
     return [finite(row) for row in _ROWS[kind]()]
 
 
@@ -113,6 +113,16 @@ def _techniques() -> list[Row]:
     ]
 
 
+def _collectives() -> list[Row]:
+    from sim.network.collectives import PLANS
+
+    return [
+        {"name": kind, "algorithm": name, "summary": algorithm.doc, "needs": algorithm.lacking}
+        for kind, algorithms in PLANS.items()
+        for name, algorithm in algorithms.items()
+    ]
+
+
 def _scenarios() -> list[Row]:
     from sim import shipped
     from sim.scenario import load
@@ -136,6 +146,7 @@ _ROWS: dict[str, Callable[[], list[Row]]] = {
     "models": _models,
     "libraries": _libraries,
     "topologies": _topologies,
+    "collectives": _collectives,
     "techniques": _techniques,
     "scenarios": _scenarios,
 }
@@ -195,6 +206,7 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
         _quantity("launch", "launch_s", "s"),
         _quantity("step", "step_s", "s"),
         ("link efficiency", lambda row: f"{row['link_efficiency']:.3g}", True),
+        ("measured ways", lambda row: ", ".join(dict.fromkeys(way[1] for way in row["ways"])) or "-", False),
         _SOURCES,
     ],
     "topologies": [
@@ -207,6 +219,7 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
         ("latency", lambda row: row["link"]["latency_s"], True),
         ("source", lambda row: row["link"]["source"], False),
     ],
+    "collectives": [_text("name"), _text("algorithm"), _text("summary"), _text("needs")],
     "techniques": [_text("name"), _text("summary"), ("options", lambda row: ", ".join(row["options"]), False)],
     "scenarios": [_text("name"), _text("question"), ("variants", lambda row: ", ".join(row["variants"]), False)],
 }

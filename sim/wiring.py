@@ -29,7 +29,7 @@ def wiring(v: Variant) -> Wiring:
     """The wires of a variant's pod; ValueError if they cannot be."""
     pod = catalog.pod(v.pod.topology, v.pod.change.link.given())
     library = catalog.library(v.pod.library or pod.library, v.pod.change.library.given())
-    return Wiring(pod, library, topology.build(pod.shape, pod.devices, pod.link_bytes_per_s, pod.link_latency_s))
+    return Wiring(pod, library, pod.graph())
 
 
 def with_faults(graph: Graph, faults: Sequence[LinkFault], groups: Iterable[Sequence[int]]) -> Graph:

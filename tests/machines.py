@@ -9,8 +9,8 @@ import simpy
 from sim.engine.group import Group
 from sim.hardware.device import Device
 from sim.network import topology
-from sim.network.network import Network
 from sim.network.library import Library
+from sim.network.network import Network
 from sim.spans import Timeline
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.workload.model import Model

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from sim.reproduce import network
 from sim.reproduce.cost import engine_cost
 from sim.reproduce.preserve import Point, measure
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def gain(point: Point) -> float:
@@ -41,3 +46,24 @@ def test_engine_cost_counts_what_it_plays():
     cost = engine_cost(rounds=1, steps=1)
     assert cost.ops == 885
     assert cost.ratio == pytest.approx(cost.ops_per_s / cost.timeouts_per_s)
+
+
+@pytest.mark.parametrize(
+    "part", [network.flows, network.closed_forms, network.peers, network.measured, network.switches]
+)
+def test_network(part, monkeypatch):
+    """No row falls short; rows whose data is absent are not judged, and at least one is."""
+    monkeypatch.setattr(network, "SHARED", SHARED)
+    if part is network.measured:
+        pytest.importorskip("pyarrow", reason="measured tables are Parquet files")
+    rows = part(quick=True)
+    if all(row.ok is None for row in rows):
+        pytest.skip(f"{SHARED} is not there")
+    assert not [row for row in rows if row.ok is False]
+
+
+def test_network_says_what_it_cannot_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(network, "SHARED", tmp_path)
+    rows = network.flows() + network.peers() + network.measured(quick=True)
+    assert {row.simulated for row in rows} == {"not run"}
+    assert all(row.ok is None and "is not there" in row.note for row in rows)

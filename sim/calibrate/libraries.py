@@ -116,10 +116,13 @@ def card(name: str, folder: Path) -> str:
         for kind in dict.fromkeys(row.kind for row in rows):
             own = [i for i, row in enumerate(rows) if row.kind == kind]
             error, unseen = np.abs(fit_.errors[own]) * 100, np.abs(left_out[own]) * 100
-            residual.append(f"{kind} mean {error.mean():.1f} %, worst {error.max():.0f} %, unseen size {unseen.mean():.1f} %")
+            residual.append(
+                f"{kind} mean {error.mean():.1f} %, worst {error.max():.0f} %, unseen size {unseen.mean():.1f} %"
+            )
     sizes = [row.nbytes for family in families for row in family.rows]
     lines += [
-        f"  source: least absolute relative error over {source.what}, {min(sizes) >> 10} KiB to {max(sizes) >> 20} MiB, of",
+        f"  source: least absolute relative error over {source.what}, "
+        f"{min(sizes) >> 10} KiB to {max(sizes) >> 20} MiB, of",
         f"    ../shared/data/collectives/{source.file} (sim/calibrate/libraries.py)",
         f"  residual: '{'; '.join(residual)}'",
         "  table:",
@@ -129,6 +132,7 @@ def card(name: str, folder: Path) -> str:
             kinds = ", ".join(way.collectives)
             lines.append(
                 f"    - {{collectives: [{kinds}], algorithm: {way.algorithm}, protocol: {way.protocol}, "
-                f"launch: {way.launch_s * 1e6:.4g} us, step: {way.step_s * 1e6:.4g} us, efficiency: {way.link_efficiency:.4g}}}"
+                f"launch: {way.launch_s * 1e6:.4g} us, step: {way.step_s * 1e6:.4g} us, "
+                f"efficiency: {way.link_efficiency:.4g}}}"
             )
     return "\n".join(lines) + "\n"

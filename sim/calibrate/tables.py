@@ -40,7 +40,9 @@ def nccl_tests(path: Path, source: str, section: str, ranks: int) -> list[Measur
         return sorted(
             Measured("all_reduce", ranks, int(row["bytes"]), float(row["time_us"]) * 1e-6)
             for row in csv.DictReader(file)
-            if row["source"] == source and section in row["section"] and row["block"] == _first_block(path, source, section)
+            if row["source"] == source
+            and section in row["section"]
+            and row["block"] == _first_block(path, source, section)
         )
 
 
@@ -52,10 +54,14 @@ def apex(paths: Iterable[Path], ranks: int) -> list[Measured]:
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 if int(row["num_gpus_per_node"]) == ranks and int(row["num_nodes"]) == 1 and float(row["size(kb)"]) > 0:
-                    rows.append(Measured(kind, ranks, int(float(row["size(kb)"]) * 1024), float(row["time(us)"]) * 1e-6))
+                    rows.append(
+                        Measured(kind, ranks, int(float(row["size(kb)"]) * 1024), float(row["time(us)"]) * 1e-6)
+                    )
     return sorted(rows)
 
 
 def _first_block(path: Path, source: str, section: str) -> str:
     with path.open(newline="") as file:
-        return next(row["block"] for row in csv.DictReader(file) if row["source"] == source and section in row["section"])
+        return next(
+            row["block"] for row in csv.DictReader(file) if row["source"] == source and section in row["section"]
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +31,8 @@ def finish_times(
     fabric = Fabric(env, bytes_per_s)
     first = np.cumsum([0, *map(len, routes)])
     crossed = np.array([capacity for route in routes for capacity in route], dtype=np.int64)
-    rows = fabric.add_paths(Paths(first, crossed, np.ones(len(crossed)), np.asarray(latency_s), np.diff(first)))
-    rows = rows + np.arange(len(routes))
+    paths = Paths(first, crossed, np.ones(len(crossed)), np.asarray(latency_s), np.diff(first))
+    rows = fabric.add_paths(paths) + np.arange(len(routes))
     clock = _Clock(env, len(routes))
     fabric.send(fabric.add_sender(clock), np.arange(len(routes)), rows, rows, nbytes, start_s, weight)
     env.run()
@@ -44,6 +45,10 @@ class _Clock:
 
     def landed(self, tags: Ints) -> None:
         self.end_s[tags] = self.env.now
+
+
+def _arrive(exchange: Exchange, rank: int, _: simpy.Event) -> None:
+    exchange.arrive(np.array([rank]))
 
 
 class Played(NamedTuple):
@@ -72,6 +77,6 @@ def played(network: Network, kind: str, ranks: Ranks, nbytes: float, late_s: Flo
     else:
         for rank, late in enumerate(late_s):
             timer = env.timeout(float(late))
-            timer.callbacks.append(lambda _, rank=rank: exchange.arrive(np.array([rank])))
+            timer.callbacks.append(partial(_arrive, exchange, rank))
     env.run()
     return Played(clock.end_s, exchange.sent_bytes, fabric.uses())

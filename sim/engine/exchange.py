@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +76,7 @@ class Exchange:
         self.sent_bytes = np.zeros(len(ranks))
         self._live: dict[int, Ints] = {}  # by round under way: messages that each node waits for
         self._left: dict[int, int] = {}  # and how many in all
+        self._over: set[int] = set()  # rounds that are
         place = np.full(len(network.wires.nodes), -1)
         place[ranks] = np.arange(len(ranks))
         self._helpers = _NOBODY
@@ -121,9 +123,9 @@ class Exchange:
         for wait_s in np.unique(reduce_s):
             reduced = sends.target[message[reduce_s == wait_s]]
             timer = self.env.timeout(float(wait_s))
-            timer.callbacks.append(lambda _, reduced=reduced: self._reduced(number, sends, reduced))
+            timer.callbacks.append(partial(self._reduced, number, sends, reduced))
 
-    def _reduced(self, number: int, sends: _Sends, who: Ints) -> None:
+    def _reduced(self, number: int, sends: _Sends, who: Ints, _: simpy.Event) -> None:
         self._settle(number, sends, who)
         self._go_on(number, who)
 
@@ -146,6 +148,7 @@ class Exchange:
             done = np.unique(who[(awaited[who] == 0) & (self._at[who] == number)])
         if not self._left[number]:
             del self._live[number], self._left[number]
+            self._over.add(number)
         if len(done):
             self._enter(done, number + 1)
 
@@ -159,12 +162,14 @@ class Exchange:
                 self._finished(who[who < len(self._ranks)])
                 return
             sends = self._sends(self._plan[number])
+            if number in self._over:  # all of it happened before these ranks came to it
+                number += 1
+                continue
             if number not in self._live:
                 self._live[number] = sends.awaited.copy()
                 self._left[number] = int(sends.awaited.sum())
             self._send(number, sends, who)
-            idle = self._live[number][who] == 0 if number in self._live else np.ones(len(who), dtype=bool)
-            who = who[idle]
+            who = who[self._live[number][who] == 0]
             number += 1
 
     def _send(self, number: int, sends: _Sends, who: Ints) -> None:
@@ -183,9 +188,7 @@ class Exchange:
             delay_s += self.jitter.dice.exponential(self.jitter.mean_s, len(message))
         tags = number * _STRIDE + message
         wire_bytes = sends.nbytes[message] / self._way.link_efficiency
-        self.fabric.send(
-            self._number, tags, sends.rows[message], sends.last[message], wire_bytes, delay_s, self.weight
-        )
+        self.fabric.send(self._number, tags, sends.rows[message], sends.last[message], wire_bytes, delay_s, self.weight)
 
     def _sends(self, sends: Round) -> _Sends:
         if (found := self._ready.get(id(sends))) is None:

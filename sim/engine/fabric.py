@@ -3,7 +3,7 @@
 The mechanism is that of `sim.engine.flows`: a flow pays its latency, then shares what it crosses max-min fairly, and
 rates change only where a flow begins or ends. What differs is the bookkeeping, made for rounds of thousands of sends:
 one event serves all flows that begin or end at one instant; a flow that is alone on its links has a known end and is
-not looked at again; flows that meet are tied into a knot, and only a knot that gains or loses a flow is shared out anew.
+not looked at again; flows that meet are tied into a knot, and only a knot that gains or loses a flow is shared anew.
 """
 
 from __future__ import annotations
@@ -103,7 +103,14 @@ class Fabric:
         del self._senders[sender]
 
     def send(
-        self, sender: int, tags: Ints, rows: Ints, last: Ints, nbytes: Floats, delay_s: Floats, weight: Floats | float = 1.0
+        self,
+        sender: int,
+        tags: Ints,
+        rows: Ints,
+        last: Ints,
+        nbytes: Floats,
+        delay_s: Floats,
+        weight: Floats | float = 1.0,
     ) -> None:
         """Send `nbytes` over the paths `rows`, and on to row `last` where a switch stores and forwards.
 
@@ -240,7 +247,6 @@ class Fabric:
             self._run_free(slots, now)
             return
         self._run_free(slots[alone], now)
-        meet = np.repeat(~alone, np.diff(first))
         met = held[np.repeat(~alone, np.diff(first))]
         self._tie(slots[~alone], np.unique(met[met != _NOBODY]), now, loosened)
 
@@ -338,7 +344,7 @@ class Fabric:
         self._at(knot.next_s)[1].append(knot)
 
     def _has_to_itself(self, slot: Ints) -> bool:
-        first, at = expand(self._paths.first, self._row[slot])
+        _, at = expand(self._paths.first, self._row[slot])
         crossed = self._paths.capacities[at]
         if (self._load[crossed] > 1).any():
             return False

@@ -285,7 +285,7 @@ def double_binary_tree_all_reduce(who: Members, nbytes: float) -> Plan:
     for time in range(2 * deepest + pieces - 1):
         piece_up = time - (deepest - depth[child])
         piece_down = time - (deepest + depth[child] - 1)
-        up, down = ((0 <= piece) & (piece < pieces) for piece in (piece_up, piece_down))
+        up, down = ((piece >= 0) & (piece < pieces) for piece in (piece_up, piece_down))
         key = np.packbits(np.concatenate([up, down])).tobytes()
         if last is None or last[0] != key:
             sends = [
@@ -385,24 +385,29 @@ def _nothing(_: Members) -> str:
 
 
 def _power_of_two(who: Members) -> str:
+    """A power of two ranks."""
     n = len(who.ranks)
     return "" if n & (n - 1) == 0 else f"a group of a power of two ranks, not {n}"
 
 
 def _nodes(who: Members) -> str:
+    """Equally many chips on each of several nodes."""
     both = len(who.dims) == 2 and min(who.dims) > 1
     return "" if both else "a group with equally many chips on each of several nodes"
 
 
 def _dimensions(who: Members) -> str:
+    """A group that fills a box of two or more dimensions."""
     return "" if len(who.dims) > 1 and min(who.dims) > 1 else "a group that fills a box of two or more dimensions"
 
 
 def _hub(who: Members) -> str:
+    """A switch that all share."""
     return "" if len(who.hubs) == 1 else "a switch that all ranks of the group are wired to"
 
 
 def _hubs(who: Members) -> str:
+    """A switch that all share, or one for each node."""
     return "" if who.hubs else "a switch that all ranks of the group, or of each of its nodes, are wired to"
 
 
@@ -416,6 +421,11 @@ class Algorithm(NamedTuple):
     def doc(self) -> str:
         """What it does, in a line."""
         return (self.plan.__doc__ or "").splitlines()[0]
+
+    @property
+    def lacking(self) -> str:
+        """What it needs of a group, in words."""
+        return (self.needs.__doc__ or "").removesuffix(".")
 
 
 PLANS: dict[str, dict[str, Algorithm]] = {

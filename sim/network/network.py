@@ -1,4 +1,4 @@
-"""A pod's wires with the library that drives them: which algorithm a collective takes, and its time on an idle fabric."""
+"""A pod's wires and the library that drives them: which algorithm a collective takes, and its time on idle links."""
 
 from __future__ import annotations
 

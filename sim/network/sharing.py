@@ -7,7 +7,7 @@ A test holds them to each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -120,7 +120,7 @@ _ONE_LEVEL = 1 + 1e-12  # levels that differ by rounding only are one
 _NOTHING = 1e-9  # weight left on a link by rounding
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(function: Callable) -> Callable | None:
     try:
         from numba import njit

@@ -10,7 +10,6 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group
-from sim.network import topology
 from sim.network.network import Network
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.workload.transformer import Precision, decode_batch, transformer
@@ -36,7 +35,7 @@ def engine_cost(technique: str = "", rounds: int = 5, steps: int = 12) -> Cost:
     if technique:
         machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, 8)
         graph = apply(graph, machine, [(technique, TECHNIQUES[technique].options())])
-    wires = topology.build(pod.shape, pod.devices, pod.link_bytes_per_s, pod.link_latency_s)
+    wires = pod.graph()
     group = Group(simpy.Environment(), device, Network(wires, library), 8)
     program = [chip.lower(graph) for chip in group.chips]
 

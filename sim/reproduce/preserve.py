@@ -23,9 +23,8 @@ from sim import catalog
 from sim.engine.group import Group
 from sim.engine.steps import StaticBatch, run_static
 from sim.hardware.device import Device
-from sim.network import topology
-from sim.network.network import Network
 from sim.network.library import Library
+from sim.network.network import Network
 from sim.reproduce.cost import Cost, engine_cost
 from sim.reproduce.row import Row
 from sim.techniques import TECHNIQUES, Machine, apply
@@ -80,7 +79,7 @@ def _parts(point: Point) -> tuple[Device, Network, Callable[[Batch], Graph]]:
     device, library, model = catalog.device(pod.device), catalog.library(pod.library), catalog.model(point.model)
     device = catalog.device(pod.device, _scaled(device, {k: f for k, f in point.changes if "." not in k}))
     library = catalog.library(pod.library, _scaled(library, {k[8:]: f for k, f in point.changes if "." in k}))
-    wires = topology.build(pod.shape, pod.devices, pod.link_bytes_per_s, pod.link_latency_s)
+    wires = pod.graph()
     machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, point.ranks)
     precision = Precision("int8", "int8", "fp16", "fp16")
     chosen = [(point.technique, TECHNIQUES[point.technique].options(**dict(point.options)))] if point.technique else []
