@@ -73,7 +73,8 @@ def play_jobs(
     keep = recording or Recording(max_spans=0)
     lanes = _Lanes(fabric, keep)
     fabric.record = lanes.record if keep.max_spans else None
-    closed = _in_step(jobs, trouble)
+    undisturbed = _undisturbed(jobs, trouble)
+    closed = undisturbed and len(jobs[0].ranks) > FOLD_ABOVE and _fold(jobs[0]).exact
     played = [_Playing(env, fabric, job, trouble, number, closed) for number, job in enumerate(jobs)]
     total, ended = sum(job.repeat for job in jobs if not job.background), count(1)
     running = []
@@ -92,7 +93,7 @@ def play_jobs(
     if lanes.full:
         warnings.append(f"the use of links is recorded up to {lanes.uses[-1].end_s:.3g} s; narrow the record window")
     lanes.put_into(timeline, links if keep.max_spans else [])
-    records = [one.summary() for one in played]
+    records = [one.summary(undisturbed) for one in played]
     times = [time_s for record in records for each in record.instances for time_s in each]
     moved = {"link": sum(link.moved_bytes for link in links)}
     return Outcome(
@@ -106,11 +107,11 @@ def play_jobs(
     )
 
 
-def _in_step(jobs: list[Job], trouble: Trouble) -> bool:
-    """Whether the closed form stands for playing: one large job, on a healthy pod, all ranks in step."""
+def _undisturbed(jobs: list[Job], trouble: Trouble) -> bool:
+    """Whether one job has a healthy pod to itself."""
     job = jobs[0]
     well = job.network is job.healthy and not trouble.jitter_s and not any(chip in trouble.slow for chip in job.ranks)
-    return len(jobs) == 1 and well and len(job.ranks) > FOLD_ABOVE and _fold(job).exact
+    return len(jobs) == 1 and well
 
 
 def _fold(job: Job) -> Fold:
@@ -171,11 +172,12 @@ class _Playing:
         if not self._waiting:
             self._done.succeed()
 
-    def summary(self) -> JobRecord:
-        """What the job did, beside what it would have taken alone."""
+    def summary(self, undisturbed: bool) -> JobRecord:
+        """What the job did, beside what it would have taken alone, which is what it took if nothing disturbed it."""
         job, fold = self.job, self.fold
         ideal = job.healthy.fold(job.collective, job.ranks, job.nbytes)
-        idle_s = ideal.seconds if ideal.exact else _alone_s(job)
+        first = self.instances[0] if undisturbed and self.instances else None
+        idle_s = ideal.seconds if ideal.exact else first.end_s - first.start_s if first else _alone_s(job)
         name = " ".join(filter(None, (fold.algorithm, fold.way.protocol)))
         algorithm = name if job.network.algorithm == fold.algorithm else f"{name} (auto)"
         return JobRecord(job.name, job.collective, algorithm, fold.rounds, len(job.ranks), job.nbytes,
