@@ -175,6 +175,24 @@ def list_(
 
 
 @app.command()
+def topology(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped topology, or path of a file.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an interactive picture.")] = None,
+) -> None:
+    """Show how a pod is wired: its figures, and with --out a picture of its links."""
+    from sim import catalog
+    from sim.listing import pairs
+    from sim.results import topology_page
+
+    pod = catalog.pod(name)
+    graph = pod.graph()
+    _console().print(pairs(f"{pod.name}: {pod.shape.replace('_', ' ')}", topology_page.figures(graph)))
+    if out is not None:
+        _write(out, topology_page.page(pod.name, graph, pod.facts))
+        _console().print(f"wrote {_plain(str(out))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def reproduce(
     system: Annotated[
         str | None, typer.Argument(metavar="[SYSTEM]", help="One published system; default: all.")

@@ -35,6 +35,17 @@ def table(kind: str) -> Table:
     return grid
 
 
+def pairs(title: str, found: Mapping[str, str]) -> Table:
+    """Names and values, a line each."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(title=escape(title), title_justify="left", show_header=False, show_edge=False, pad_edge=False)
+    for name, value in found.items():
+        grid.add_row(escape(name), escape(value))
+    return grid
+
+
 def experiments(system: str, found: Iterable[Mapping[str, Any]]) -> Table:
     """Rows of `podscope reproduce` as a table."""
     from rich.markup import escape
@@ -89,12 +100,14 @@ def _models() -> list[Row]:
 
 
 def _topologies() -> list[Row]:
-    from sim import shipped, strict_yaml
+    from sim import catalog, shipped
+    from sim.results.topology_page import figures
 
-    return [
-        {**strict_yaml.read(shipped.folder("topologies") / f"{name}.yaml").data, "name": name}
-        for name in shipped.names("topologies")
-    ]
+    pods = {name: catalog.pod(name) for name in shipped.names("topologies")}
+    return [_with_facts(name, pod) | {"figures": figures(pod.graph(), MOST_LISTED_LINKS)} for name, pod in pods.items()]
+
+
+MOST_LISTED_LINKS = 2_000  # beyond, `podscope topology` measures a pod: a list is to be quick
 
 
 def _techniques() -> list[Row]:
@@ -212,12 +225,14 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
     "topologies": [
         _text("name"),
         _text("shape"),
-        _text("devices"),
+        ("chips", lambda row: f"{row['devices']:,}", True),
         _text("device"),
         _text("library"),
-        ("link", lambda row: row["link"]["bytes_per_s"], True),
-        ("latency", lambda row: row["link"]["latency_s"], True),
-        ("source", lambda row: row["link"]["source"], False),
+        _quantity("link", "link_bytes_per_s", "B/s"),
+        ("degree", lambda row: row["figures"]["wires a chip"], True),
+        ("diameter", lambda row: row["figures"].get("diameter", "-").split()[0], True),
+        ("bisection", lambda row: row["figures"].get("bisection bandwidth", "-").removesuffix(" one way"), True),
+        _SOURCES,
     ],
     "collectives": [_text("name"), _text("algorithm"), _text("summary"), _text("needs")],
     "techniques": [_text("name"), _text("summary"), ("options", lambda row: ", ".join(row["options"]), False)],

@@ -39,7 +39,7 @@ class PodSpec:
 
     def graph(self) -> Graph:
         """The pod's wires; ValueError if they cannot be."""
-        link = {"bytes_per_s": self.link_bytes_per_s, "latency_s": self.link_latency_s}
+        link: dict[str, Any] = {"bytes_per_s": self.link_bytes_per_s, "latency_s": self.link_latency_s}
         if self.shape == "edges":
             return topology.from_edges(**self.parameters, **link)
         return topology.build(self.shape, **self.parameters, **link)
@@ -149,9 +149,7 @@ class PodFile(BaseModel):
             given["core_bytes_per_s"] = self.core
         given |= {key: up.link() for key in ("nic", "spine") if (up := getattr(self, key)) is not None}
         if self.edges is not None:
-            given["edges"] = [
-                (*edge[:2], edge[2].model_dump(exclude_none=True) if edge[2:] else {}) for edge in self.edges
-            ]
+            given["edges"] = [(a, b, own[0].model_dump(exclude_none=True) if own else {}) for a, b, *own in self.edges]
             given["nodes"] = {
                 name: {"forwarding": facts.forwarding} | ({"bytes_per_s": facts.core} if facts.core else {})
                 for name, facts in (self.switches or {}).items()
