@@ -145,7 +145,9 @@ class Exchange:
             named[who] = True
             done = np.flatnonzero(named & (awaited == 0) & (self._at == number))
         else:
-            done = np.unique(who[(awaited[who] == 0) & (self._at[who] == number)])
+            done = who[(awaited[who] == 0) & (self._at[who] == number)]
+            if len(done) > 1:
+                done = np.unique(done)
         if not self._left[number]:
             del self._live[number], self._left[number]
             self._over.add(number)

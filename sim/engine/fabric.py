@@ -413,6 +413,8 @@ class Fabric:
 
 def _by_time(times_s: Floats, slots: Ints) -> list[tuple[float, Ints]]:
     """Slots by instant; times that differ by rounding only are one instant, their latest."""
+    if len(slots) == 1:
+        return [(float(times_s[0]), slots)]
     low, high = times_s.min(), times_s.max()
     if high - low <= _rounding(high):
         return [(float(high), slots)]

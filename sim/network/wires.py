@@ -36,6 +36,9 @@ class Paths(NamedTuple):
 
 def expand(first: Ints, rows: Ints) -> tuple[Ints, Ints]:
     """Row starts of a selection of compressed rows, and the positions of their entries."""
+    if len(rows) == 1:
+        start, stop = first[rows[0]], first[rows[0] + 1]
+        return np.array([0, stop - start]), np.arange(start, stop)
     lengths = first[rows + 1] - first[rows]
     starts = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum(lengths, out=starts[1:])
