@@ -161,6 +161,15 @@ def test_auto_takes_the_quickest_and_says_which():
     assert large.note == "two_shot, 2 rounds"
 
 
+def test_auto_does_not_try_what_has_a_send_for_every_pair():
+    pod = network(2000, "ring")
+    assert pod.fold("all_reduce", 2000, 1e6).algorithm in ("ring", "bidirectional_ring", "double_binary_tree")
+    with pytest.raises(
+        ValueError, match=r"all_to_all among 2,000 ranks is too much for auto.*name one of direct, pairwise"
+    ):
+        pod.fold("all_to_all", 2000, 1e6)
+
+
 def test_measured_ways_are_chosen_by_time():
     ways = (
         Way(("all_reduce",), "ring", "LL", 1e-6, 1e-7, 0.1),

@@ -132,8 +132,13 @@ class Network:
             names = [name for name in serving if name in library.algorithms] or [
                 name
                 for name in serving
-                if name != "in_switch" and (name not in _CROWDED or len(who.ranks) ** 2 <= MOST_SENDS)
+                if name != "in_switch" and (len(who.ranks) ** 2 <= MOST_SENDS or not _crowded(kind, name))
             ]
+            if not names:
+                raise ValueError(
+                    f"{kind} among {len(who.ranks):,} ranks is too much for auto to compare; name one of "
+                    f"{', '.join(serving)}"
+                )
             ways = [library.way(name) for name in names]
         bare = {name: self._folded(name, who, kind, nbytes) for name in dict.fromkeys(way.algorithm for way in ways)}
         folds = [bare[way.algorithm].driven(way) for way in ways]
@@ -229,7 +234,9 @@ class _Bare(NamedTuple):
         return Fold(way, latency, self.sent_bytes, self.sent_bytes / moving if moving else 1.0, self.rounds, self.exact)
 
 
-_CROWDED = ("one_shot", "two_shot", "direct", "hierarchical")  # plans in which everybody sends to everybody at once
+def _crowded(kind: str, name: str) -> bool:
+    """Whether a plan has a send, or a round, for every pair of ranks."""
+    return name in ("one_shot", "two_shot", "direct") or kind == "all_to_all"
 
 
 def _equal(values: Floats | Ints) -> bool:

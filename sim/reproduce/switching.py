@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from sim.engine.alone import finish_times
 from sim.network import topology, traffic
 from sim.network.routing import routes
-from sim.network.sharing import max_min
 from sim.network.wires import Ints, Wires
 from sim.reproduce.row import Row
 
@@ -153,13 +153,13 @@ def fly_load(k: int, n: int, pattern: str) -> int:
 
 
 def played_rate(wires: Wires, source: Ints, target: Ints) -> float:
-    """The slowest rate among long messages that share all wires max-min fairly, in flits per cycle."""
+    """The slowest of equal long messages that start together and share all wires, played: flits per cycle."""
     ways = routes(wires, source, target, itself=True)
     starts = ways.legs.first[ways.first]
     crossed = [ways.legs.capacities[a:b].tolist() for a, b in pairwise(starts)]
     crossed = [links for links in crossed if links]
-    count = len(crossed)
-    return min(max_min(crossed, wires.bytes_per_s.tolist(), [1.0] * count, [np.inf] * count))
+    at_once, flits = np.zeros(len(crossed)), np.ones(len(crossed))
+    return 1 / float(finish_times(wires.bytes_per_s, crossed, at_once, at_once, flits).max())
 
 
 def _butterflies(quick: bool) -> Iterator[Row]:
