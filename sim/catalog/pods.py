@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, PlainValidator
 
 from sim import shipped, strict_yaml
 from sim.catalog import hardware
@@ -15,7 +16,7 @@ from sim.catalog.files import checked, find
 from sim.hardware.device import Fact
 from sim.network import topology
 from sim.network.topology import Graph
-from sim.strict_yaml import Document, Fault, ScenarioError
+from sim.strict_yaml import Document, Fault, KeyPath, ScenarioError, nearest
 from sim.units import BytesPerSecond, Seconds
 
 
@@ -47,7 +48,6 @@ class PodSpec:
 
 Duplex = Literal["full", "half"]
 Whole = Annotated[int, Field(ge=1, strict=True)]
-Node = Annotated[int, Field(ge=0, strict=True)] | hardware.Text
 _Rate = Annotated[BytesPerSecond, Field(gt=0)]
 _Latency = Annotated[Seconds, Field(ge=0)]
 
@@ -96,6 +96,47 @@ ShapeName = Literal[
     "dragonfly", "multi_node", "edges",
 ]  # fmt: skip
 _OWN = ("name", "shape", "device", "library", "link", "edges", "switches", "core", "nic", "spine")
+_EVERY = ("name", "shape", "device", "library", "link")  # keys that any pod has; `routing` is the last, and optional
+_WRITTEN = {"core_bytes_per_s": "core", "nodes": "switches"}  # parameters that a file calls otherwise
+
+
+def _known_shape(value: object) -> object:
+    if value not in get_args(ShapeName):
+        choice = ", ".join(get_args(ShapeName))
+        raise ValueError(f"no topology shape {value!r}{nearest(value, get_args(ShapeName))}; choose one of {choice}")
+    return value
+
+
+def _listed(value: object) -> object:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"a list of whole numbers is due, like [4, 4], not {value!r}")
+    return value
+
+
+def _node(value: object) -> int | str:
+    chip = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not (chip or (isinstance(value, str) and value)):
+        raise ValueError(f"the number of a chip (from 0) or the name of a switch is due, not {value!r}")
+    return value  # type: ignore[return-value]
+
+
+def _wire(value: object) -> object:
+    """A wire in any of its spellings as [a, b, facts]."""
+    if isinstance(value, Mapping) and {"from", "to"} <= value.keys():
+        return [value["from"], value["to"], {key: fact for key, fact in value.items() if key not in ("from", "to")}]
+    if isinstance(value, (list, tuple)) and len(value) in (2, 3):
+        return [*value, {}] if len(value) == 2 else list(value)
+    raise ValueError(f"a wire is [a, b], [a, b, {{bytes_per_s: ...}}] or {{from: a, to: b}}, not {value!r}")
+
+
+def _wires(value: object) -> object:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"a list of wires is due, like [[0, 1], [1, 2]], not {value!r}")
+    return value
+
+
+Node = Annotated[int | str, PlainValidator(_node)]
+Wire = Annotated[tuple[Node, Node, EdgeFacts], BeforeValidator(_wire)]
 
 
 class PodFile(BaseModel):
@@ -103,12 +144,12 @@ class PodFile(BaseModel):
 
     model_config = hardware.STRICT
     name: hardware.Text
-    shape: ShapeName
+    shape: Annotated[ShapeName, BeforeValidator(_known_shape)]
     device: hardware.Text
     library: hardware.Text
     link: LinkFile
     devices: Whole | None = None
-    dims: Annotated[tuple[Whole, ...], Field(min_length=1)] | None = None
+    dims: Annotated[tuple[Whole, ...], Field(min_length=1), BeforeValidator(_listed)] | None = None
     dimensions: Whole | None = None
     k: Whole | None = None
     levels: Whole | None = None
@@ -127,17 +168,9 @@ class PodFile(BaseModel):
     core: _Rate | None = None
     forwarding: Literal["cut_through", "store_and_forward"] | None = None
     routing: Literal["shortest", "dimension_order", "bit_steered", "up_down", "spray"] | None = None
-    edges: tuple[tuple[Node, Node] | tuple[Node, Node, EdgeFacts], ...] | None = None
+    edges: Annotated[tuple[Wire, ...], BeforeValidator(_wires)] | None = None
     switches: dict[hardware.Text, SwitchFacts] | None = None
     chips_forward: Annotated[bool, Field(strict=True)] | None = None
-
-    @model_validator(mode="after")
-    def _an_edge_list_has_edges(self) -> Self:
-        if (self.shape == "edges") != (self.edges is not None):
-            raise ValueError("shape: edges goes with a list of `edges`, and no other shape does")
-        if self.edges is None and (self.switches is not None or self.chips_forward is not None):
-            raise ValueError("`switches` and `chips_forward` belong to an edge list; a shape knows its own")
-        return self
 
     def parameters(self) -> dict[str, Any]:
         """What the shape's function is called with, beside rate and latency of the link."""
@@ -149,7 +182,7 @@ class PodFile(BaseModel):
             given["core_bytes_per_s"] = self.core
         given |= {key: up.link() for key in ("nic", "spine") if (up := getattr(self, key)) is not None}
         if self.edges is not None:
-            given["edges"] = [(a, b, own[0].model_dump(exclude_none=True) if own else {}) for a, b, *own in self.edges]
+            given["edges"] = [(a, b, own.model_dump(exclude_none=True)) for a, b, own in self.edges]
             given["nodes"] = {
                 name: {"forwarding": facts.forwarding} | ({"bytes_per_s": facts.core} if facts.core else {})
                 for name, facts in (self.switches or {}).items()
@@ -164,7 +197,7 @@ def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) ->
     """
     path = find("topologies", name_or_path, shipped.folder("topologies"), shipped.names("topologies"))
     doc = strict_yaml.read(path)
-    file = checked(PodFile, doc)
+    file = _read(doc)
     facts = {f"link_{key}": hardware.fact(file.link, doc.raw(("link", key))) for key in ("bytes_per_s", "latency_s")}
     for level in ("nic", "spine"):
         if (up := getattr(file, level)) is not None:
@@ -178,10 +211,51 @@ def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) ->
     return hardware.changed(_counted(spec, doc), {f"link_{key}": value for key, value in (changes or {}).items()})
 
 
+def _read(doc: Document) -> PodFile:
+    """The file, if its keys are those of its shape; ScenarioError with every fault."""
+    wrong = list(_foreign_keys(doc))
+    try:
+        file = checked(PodFile, doc)
+    except ScenarioError as error:
+        told = {fault.key for fault in wrong}
+        wrong += [fault for fault in error.faults if fault.key not in told]
+    if wrong:
+        raise ScenarioError(sorted(wrong, key=lambda fault: fault.line))
+    return file
+
+
+def _foreign_keys(doc: Document) -> Iterator[Fault]:
+    """Faults of keys that the shape does not have, and of those it needs and lacks."""
+    shape = doc.data.get("shape")
+    if not isinstance(shape, str) or shape not in get_args(ShapeName):
+        return
+    build = topology.from_edges if shape == "edges" else topology.SHAPES[shape]
+    names = {_WRITTEN.get(name, name) if shape == "edges" or name != "nodes" else name: parameter
+             for name, parameter in signature(build).parameters.items()
+             if parameter.kind is not Parameter.VAR_KEYWORD}  # fmt: skip
+    kind = "an edge list" if shape == "edges" else f"a {shape}"
+    known = [*_EVERY, *names, *([] if "routing" in names else ["routing"])]
+    for key in doc.data:
+        if key not in known:
+            yield doc.fault((key,), f"unknown key of {kind}{nearest(key, known)}; known here: {', '.join(known)}")
+    for name, parameter in names.items():
+        if parameter.default is Parameter.empty and name not in doc.data:
+            yield Fault(str(doc.path), doc.line(("shape",)), name, f"this key is missing; {kind} needs it")
+
+
 def _counted(spec: PodSpec, doc: Document) -> PodSpec:
     """The spec with its number of chips; ScenarioError if it cannot be built."""
     try:
         graph = spec.graph()
     except ValueError as error:
-        raise ScenarioError([Fault(str(doc.path), doc.line(("shape",)), "shape", str(error))]) from None
+        raise ScenarioError([doc.fault(_blamed(spec, doc, str(error)), str(error))]) from None
     return replace(spec, devices=sum(isinstance(node, int) for node in graph))
+
+
+def _blamed(spec: PodSpec, doc: Document, what: str) -> KeyPath:
+    """The key that a fault of building is about: a wire of the list, a parameter that it names, or the shape."""
+    if spec.shape == "edges":
+        found = [i for i, (a, b, _) in enumerate(spec.parameters["edges"]) if what.startswith(f"the link {a} - {b} ")]
+        return ("edges", found[-1]) if found else ("switches",) if "has facts but no link" in what else ("edges",)
+    words = what.replace("'", " ").replace(",", " ").split()
+    return (next((word for word in words if word in doc.data and word not in _EVERY), "shape"),)
