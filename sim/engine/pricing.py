@@ -1,0 +1,200 @@
+"""The closed form of an iteration, taken from the op graph: what `sim.serving` needs to price a batch without playing.
+
+A pass whose ops follow one another (no two at once) takes the sum of what each takes alone. Every size in the graph is
+a linear function of the batch's features; the coefficients are found by looking at the graph of a few batches, and
+checked on others. Where ops overlap (a prefetch under a collective), sizes bend, or L2 serves one pass with what the
+pass before left there, there is no closed form, and the iteration is played.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.engine.steps import GraphOf
+from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, overhead_seconds
+from sim.hardware.device import Device
+from sim.network.network import Network
+from sim.serving.fleet import features_of
+from sim.serving.step_time import PATTERNS, StepTime
+from sim.workload.graph import Graph, Op, is_collective
+from sim.workload.model import Model
+from sim.workload.transformer import Batch, Sequences, attended
+
+_EXACT = 1e-9  # a size further than this from its line bends
+
+
+class OpLine(NamedTuple):
+    """One op of the graph, `times` times in a pass, with sizes as coefficients of the features."""
+
+    op: Op
+    times: int
+    flop: np.ndarray
+    hbm_bytes: np.ndarray  # weights and KV-cache
+    buffer_bytes: np.ndarray  # activations
+    message_bytes: np.ndarray
+
+
+class Pricing:
+    """Prices of iterations of one model on one group of ranks."""
+
+    def __init__(self, lines: list[OpLine], device: Device, network: Network, ranks: int, model: Model) -> None:
+        self.lines, self.device, self.network, self.ranks = lines, device, network, ranks
+        context = [line for line in lines if _sees_context(line)]
+        self._of_tokens = [line for line in lines if not _sees_context(line) and not _sees_logits(line)]
+        self._of_logits = [line for line in lines if not _sees_context(line) and _sees_logits(line)]
+        rate = [min(hbm_bytes_per_s(device), hbm_limit(device, line.op.kind)) for line in context]
+        self._context = context
+        self._pattern = [PATTERNS[name] for name in dict.fromkeys(model.attention)]
+        self._window, self._stride = model.window_tokens, max(model.sparse_stride, 1)
+        self._rate = np.array(rate)
+
+    def table(self, tokens: int, logits: int) -> StepTime:
+        """The closed form for batches of up to `tokens` new tokens and `logits` logits."""
+        context, device = self._context, self.device
+        seconds = [arithmetic_seconds(device, line.op.engine, line.op.dtype, 1.0) for line in context]
+        tables = [
+            self._seconds(lines, feature, np.arange(size + 1.0))
+            for lines, feature, size in ((self._of_tokens, 1, tokens), (self._of_logits, 2, logits))
+        ]
+        return StepTime(
+            *tables,
+            np.array([line.times for line in context]),
+            np.array([overhead_seconds(device, line.op.kind, line.op.engine) * line.op.launch for line in context]),
+            np.array([line.flop * each for line, each in zip(context, seconds)]),
+            np.array([line.hbm_bytes for line in context]),
+            np.array([line.buffer_bytes for line in context]),
+            self._rate, device.l2_bytes_per_s, device.l2_bytes,
+            np.array(self._pattern), self._window, self._stride,
+        )  # fmt: skip
+
+    def _seconds(self, lines: list[OpLine], feature: int, values: np.ndarray) -> np.ndarray:
+        """What `lines` take together, by the value of the one feature that they see."""
+        total = np.zeros(len(values))
+        for line in lines:
+            flop, hbm, buffer, message = (
+                column[0] + column[feature] * values
+                for column in (line.flop, line.hbm_bytes, line.buffer_bytes, line.message_bytes)
+            )
+            op, device = line.op, self.device
+            fits = buffer <= device.l2_bytes
+            l2, hbm = np.where(fits, buffer, 0.0), np.where(fits, hbm, hbm + buffer)
+            if is_collective(op):
+                folds = [self.network.fold(op.kind, self.ranks, nbytes) for nbytes in message]
+                launch = 0.0 if op.launch else np.array([fold.way.launch_s for fold in folds])
+                fixed = np.array([fold.latency_s for fold in folds]) - launch
+                most = self.network.egress_bytes_per_s(0)
+                longest = np.array([fold.sent_bytes / min(fold.bytes_per_s, most) for fold in folds])
+                rate = hbm_bytes_per_s(device)
+            else:
+                fixed = overhead_seconds(device, op.kind, op.engine) * op.launch
+                longest = flop * arithmetic_seconds(device, op.engine, op.dtype, 1.0)
+                rate = min(hbm_bytes_per_s(device), hbm_limit(device, op.kind))
+            longest = np.maximum(longest, np.maximum(hbm / rate, l2 / device.l2_bytes_per_s))
+            total += line.times * (fixed + longest)
+        return total
+
+
+def pricing(graph_of: GraphOf, device: Device, network: Network, ranks: int, model: Model) -> Pricing | None:
+    """The closed form of `graph_of` on `ranks` symmetric ranks, or None if it has none."""
+    batches = _probes()
+    graphs = [graph_of(batch) for batch in batches]
+    if not all(_in_series(graph) for graph in graphs[:2]):
+        return None
+    shapes = [[len(layer.ops) for layer in graph.layers] for graph in graphs]
+    if any(shape != shapes[0] for shape in shapes):
+        return None
+    weights = sum(t.nbytes for layer in graphs[0].layers for op in layer.ops for t in op.reads if t.kind == "weight")
+    if weights <= device.l2_bytes:
+        return None  # a pass may find weights in L2 that the pass before left there
+    features = np.array([features_of_batch(model, batch) for batch in batches])
+    lines = []
+    for layer, times in _distinct(graphs[0]).items():
+        for place in range(len(graphs[0].layers[layer].ops)):
+            ops = [graph.layers[layer].ops[place] for graph in graphs]
+            fitted = [_line(features, np.array([size(op) for op in ops])) for size in _SIZES]
+            if any(column is None for column in fitted):
+                return None
+            lines.append(OpLine(ops[0], times, *fitted))
+    if any(_sees_context(line) and (is_collective(line.op) or _sees_logits(line)) for line in lines):
+        return None
+    if any(_sees_logits(line) and any(column[1] for column in line[2:]) for line in lines):
+        return None
+    return Pricing(lines, device, network, ranks, model)
+
+
+def features_of_batch(model: Model, batch: Batch) -> list[float]:
+    """The features of a batch, as `sim.serving.step_time.measure` writes them."""
+    patterns = list(dict.fromkeys(model.attention))
+    found = [0.0] * features_of(len(patterns))
+    found[:3] = 1.0, batch.tokens, batch.logits
+    for p, pattern in enumerate(patterns):
+        for group in batch.groups:
+            pairs, entries = attended(model, pattern, group.new, group.past)
+            found[3 + 2 * p] += group.number * pairs
+            found[4 + 2 * p] += group.number * entries
+    return found
+
+
+def _probes() -> list[Batch]:
+    """Batches whose features are far from lying on a line, and some to check by."""
+    shapes = [
+        [(1, 1, 0)], [(1, 1, 700)], [(7, 1, 4096)], [(1, 512, 0)], [(3, 100, 50)], [(1, 1024, 9000)], [(64, 1, 123)],
+        [(2, 33, 20_000)], [(5, 1, 1), (1, 300, 12)], [(1, 2000, 0), (9, 1, 777)], [(30, 1, 3000), (2, 64, 640)],
+        [(1, 17, 1700)],
+    ]  # fmt: skip
+    logits = (1, 1, 7, 1, 3, 0, 64, 2, 5, 10, 31, 0)
+    return [Batch(tuple(Sequences(*each) for each in shape), rows) for shape, rows in zip(shapes, logits)]
+
+
+def _distinct(graph: Graph) -> dict[int, int]:
+    """The place of the first of each set of equal layers, and how many they are."""
+    first: dict[int, int] = {}
+    for place, layer in enumerate(graph.layers):
+        first.setdefault(id(layer), place)
+    return {place: sum(layer is graph.layers[place] for layer in graph.layers) for place in first.values()}
+
+
+def _in_series(graph: Graph) -> bool:
+    """Whether no two ops can run at once: each follows the one before it, on its stream or by a dependency."""
+    before: tuple[int, Op] | None = None
+    for index, layer in enumerate(graph.layers):
+        for op in layer.ops:
+            if before is not None:
+                at, last = before
+                if op.stream != last.stream and not any(
+                    after.name == last.name and index - after.back == at for after in op.after
+                ):
+                    return False
+            before = index, op
+    return True
+
+
+def _read(op: Op) -> float:
+    return sum(tensor.nbytes for tensor in op.reads if tensor.kind != "activation")
+
+
+def _buffers(op: Op) -> float:
+    return sum(tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation")
+
+
+_SIZES = (lambda op: op.flop, _read, _buffers, lambda op: op.message_bytes)
+
+
+def _line(features: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
+    """Coefficients of `sizes` on the features; None if they are on no line."""
+    scale = features.max(axis=0)
+    found = np.linalg.lstsq(features / scale, sizes, rcond=None)[0]
+    found[np.abs(found) <= 1e-12 * np.abs(found).max(initial=0.0)] = 0.0
+    if np.abs(features / scale @ found - sizes).max() > _EXACT * np.abs(sizes).max():
+        return None
+    return found / scale
+
+
+def _sees_context(line: OpLine) -> bool:
+    return any(column[3:].any() for column in line[2:])
+
+
+def _sees_logits(line: OpLine) -> bool:
+    return any(column[2] for column in line[2:])
