@@ -15,7 +15,7 @@ import numpy as np
 from sim.engine.group import Group
 from sim.engine.steps import GraphOf
 from sim.serving.compiled import serve_for
-from sim.serving.fleet import Fleet, Records, Rules, new_fleet, new_records, with_more_slots
+from sim.serving.fleet import RECORD, Fleet, Rules, new_fleet, new_rows, with_more_slots
 from sim.serving.loop import PRICE, RECORDS, SLOTS, set_price
 from sim.serving.step_time import StepTime
 from sim.workload.transformer import Batch, Sequences
@@ -32,9 +32,15 @@ class Chunk(NamedTuple):
 
 
 def serve_fleet(
-    chunks: Iterable[Chunk], rules: Rules, replicas: int, price: StepTime, *,
-    play: Play | None = None, expected: float = np.inf, rows: int = 65_536,
-) -> Iterator[tuple[Records, Fleet]]:
+    chunks: Iterable[Chunk],
+    rules: Rules,
+    replicas: int,
+    price: StepTime,
+    *,
+    play: Play | None = None,
+    expected: float = np.inf,
+    rows: int = 65_536,
+) -> Iterator[tuple[np.recarray, Fleet]]:
     """Records of finished requests, at most `rows` at a time, each with the fleet as it then is.
 
     `expected` is about how many requests there are: it decides only whether to compile. ValueError if an iteration has
@@ -42,7 +48,7 @@ def serve_fleet(
     """
     serve = serve_for(expected if play is None else 0)
     fleet = new_fleet(rules, replicas, 1024, len(price.pattern))
-    records = new_records(max(rows, 2 * rules.sequences))
+    records = new_rows(RECORD, max(rows, 2 * rules.sequences))
     for chunk, until_s in _with_end(chunks):
         fleet.cursor[0] = 0
         while True:
@@ -55,7 +61,7 @@ def serve_fleet(
                 r = int(fleet.cursor[3])
                 if play is None:
                     raise ValueError(f"a batch of {fleet.features[r, 1]:.0f} tokens is not in the table of prices")
-                set_price(fleet, r, play(r, float(fleet.now_s[r]), batch_of(fleet, r)))
+                set_price(fleet, r, play(r, float(fleet.replicas[r].now_s), batch_of(fleet, r)))
             else:
                 break
     yield _taken(records, fleet), fleet
@@ -63,11 +69,10 @@ def serve_fleet(
 
 def batch_of(fleet: Fleet, r: int) -> Batch:
     """The planned iteration of replica `r`, as the op graph wants it."""
-    slots = [slot for slot in fleet.running[r, : fleet.running_count[r]].tolist() if fleet.chunk[slot]]
-    new, past = fleet.chunk[slots].tolist(), fleet.cached[slots].tolist()
-    tokens = (fleet.prompt[slots] + fleet.made[slots]).tolist()
-    logits = sum(n + p == t for n, p, t in zip(new, past, tokens))
-    return Batch(tuple(Sequences(1, n, p) for n, p in zip(new, past)), logits)
+    rows = fleet.slots[fleet.running[r, : fleet.replicas[r].running_count]]
+    rows = rows[rows.chunk > 0]
+    logits = np.count_nonzero(rows.chunk + rows.cached == rows.prompt + rows.made)
+    return Batch(tuple(Sequences(1, new, past) for new, past in zip(rows.chunk.tolist(), rows.cached.tolist())), logits)
 
 
 def player(groups: list[Group], graph_of: GraphOf) -> Play:
@@ -100,7 +105,7 @@ def _with_end(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, float]]:
         yield last, np.inf
 
 
-def _taken(records: Records, fleet: Fleet) -> Records:
-    taken = Records(*(column[: fleet.cursor[2]].copy() for column in records))
+def _taken(records: np.recarray, fleet: Fleet) -> np.recarray:
+    taken = records[: fleet.cursor[2]].copy()
     fleet.cursor[2] = 0
     return taken

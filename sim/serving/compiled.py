@@ -39,7 +39,9 @@ def _compiled() -> Callable[..., int] | None:
     try:
         made: dict[Any, Any] = {}
         for module in _MODULES:
-            space = {name: made.get(value, value) if isfunction(value) else value for name, value in vars(module).items()}
+            space = {
+                name: made.get(value, value) if isfunction(value) else value for name, value in vars(module).items()
+            }
             for name, function in _own_functions(module):
                 copy = FunctionType(function.__code__, space, name, function.__defaults__)
                 copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__

@@ -36,56 +36,62 @@ class Rules(NamedTuple):
     jump: bool
 
 
+SLOT = np.dtype(
+    [
+        ("id", "i8"),
+        ("arrival_s", "f8"),
+        ("prompt", "i8"),
+        ("output", "i8"),
+        ("scheduled_s", "f8"),  # NaN: not yet
+        ("first_s", "f8"),
+        ("made", "i8"),  # tokens of the answer so far
+        ("cached", "i8"),  # tokens whose KV is held
+        ("held", "i8"),  # blocks
+        ("chunk", "i8"),  # new tokens in the iteration under way
+        ("behind", "i8"),  # the next slot in the queue
+    ]
+)
+REPLICA = np.dtype(
+    [
+        ("running_count", "i8"),
+        ("head", "i8"),  # of the queue
+        ("tail", "i8"),
+        ("waiting_count", "i8"),
+        ("free_blocks", "i8"),
+        ("activity", "i8"),
+        ("now_s", "f8"),  # of the last decision
+        ("end_s", "f8"),  # of the iterations under way
+        ("steps", "i8"),  # how many they are
+        ("blocked", "i8"),  # the head of the queue could not be admitted: who comes behind it changes nothing
+        ("preemptions", "i8"),
+        ("iterations", "i8"),
+        ("busy_s", "f8"),
+    ]
+)
+RECORD = np.dtype(
+    [
+        ("id", "i8"),
+        ("replica", "i8"),
+        ("arrival_s", "f8"),
+        ("prompt", "i8"),
+        ("output", "i8"),
+        ("scheduled_s", "f8"),  # the first iteration that works on it starts
+        ("first_s", "f8"),  # first token
+        ("last_s", "f8"),  # last token
+    ]
+)
+
+
 class Fleet(NamedTuple):
     """Slots of requests in flight, and replicas.  A slot in no queue and no batch is on the stack of free ones."""
 
-    # By slot.
-    id: np.ndarray
-    arrival_s: np.ndarray
-    prompt: np.ndarray
-    output: np.ndarray
-    scheduled_s: np.ndarray  # NaN: not yet
-    first_s: np.ndarray
-    made: np.ndarray  # tokens of the answer so far
-    cached: np.ndarray  # tokens whose KV is held
-    held: np.ndarray  # blocks
-    chunk: np.ndarray  # new tokens in the iteration under way
-    behind: np.ndarray  # the next slot in the queue
-    free_slots: np.ndarray  # a stack
-    slots_free: np.ndarray  # [1] its height
-    # By replica.
+    slots: np.recarray  # of SLOT
+    free_slots: np.ndarray  # a stack; its height is cursor[4]
+    replicas: np.recarray  # of REPLICA
     running: np.ndarray  # [replica, place] slots in order of admission
-    running_count: np.ndarray
-    head: np.ndarray
-    tail: np.ndarray
-    waiting_count: np.ndarray
-    free_blocks: np.ndarray
-    activity: np.ndarray
-    now_s: np.ndarray  # of the last decision
-    end_s: np.ndarray  # of the iterations under way
-    steps: np.ndarray  # how many they are
-    first_step_s: np.ndarray  # what the first of them takes
-    features: np.ndarray  # [replica, feature] of the first of them
+    features: np.ndarray  # [replica, feature] of the first of the iterations under way
     growth: np.ndarray  # [replica, feature] from each of them to the next
-    blocked: np.ndarray  # the head of the queue could not be admitted: who comes behind it changes nothing
-    preemptions: np.ndarray
-    iterations: np.ndarray
-    busy_s: np.ndarray
-    # Of the whole.
-    cursor: np.ndarray  # [0] next request of the chunk, [1] requests routed so far, [2] records written, [3] who asks
-
-
-class Records(NamedTuple):
-    """Finished requests, one row each, in the order in which they finished (by replica within one advance)."""
-
-    id: np.ndarray
-    replica: np.ndarray
-    arrival_s: np.ndarray
-    prompt: np.ndarray
-    output: np.ndarray
-    scheduled_s: np.ndarray
-    first_s: np.ndarray
-    last_s: np.ndarray
+    cursor: np.ndarray  # [0] next request of the chunk, [1] requests routed, [2] records written, [3] who asks
 
 
 def features_of(patterns: int) -> int:
@@ -95,29 +101,27 @@ def features_of(patterns: int) -> int:
 
 def new_fleet(rules: Rules, replicas: int, slots: int, patterns: int) -> Fleet:
     """An idle fleet with room for `slots` requests in flight."""
-    whole = lambda n, value=0: np.full(n, value, np.int64)  # noqa: E731
-    real = lambda n, value=0.0: np.full(n, value)  # noqa: E731
+    rows = new_rows(REPLICA, replicas)
+    rows.head = rows.tail = NONE
+    rows.free_blocks = rules.blocks
     width = features_of(patterns)
-    return Fleet(
-        whole(slots), real(slots), whole(slots), whole(slots), real(slots), real(slots), whole(slots), whole(slots),
-        whole(slots), whole(slots), whole(slots), np.arange(slots - 1, -1, -1), whole(1, slots),
-        np.zeros((replicas, rules.sequences), np.int64), whole(replicas), whole(replicas, NONE), whole(replicas, NONE),
-        whole(replicas), whole(replicas, rules.blocks), whole(replicas), real(replicas), real(replicas),
-        whole(replicas), real(replicas), np.zeros((replicas, width)), np.zeros((replicas, width)), whole(replicas),
-        whole(replicas), whole(replicas), real(replicas), whole(4),
-    )  # fmt: skip
+    running = np.zeros((replicas, rules.sequences), np.int64)
+    features, growth = np.zeros((replicas, width)), np.zeros((replicas, width))
+    cursor = np.array([0, 0, 0, 0, slots])
+    return Fleet(new_rows(SLOT, slots), np.arange(slots)[::-1].copy(), rows, running, features, growth, cursor)
 
 
 def with_more_slots(fleet: Fleet) -> Fleet:
     """The same fleet with twice the slots; called when the stack of free ones is empty."""
-    old = len(fleet.id)
-    wider = [np.concatenate([column, np.zeros_like(column)]) for column in fleet[:11]]
-    stack = np.concatenate([np.arange(2 * old - 1, old - 1, -1), np.zeros(old, np.int64)])
-    fleet.slots_free[0] = old
-    return Fleet(*wider, stack, *fleet[12:])
+    old = len(fleet.slots)
+    slots = new_rows(SLOT, 2 * old)
+    slots[:old] = fleet.slots
+    stack = np.zeros(2 * old, np.int64)
+    stack[:old] = np.arange(2 * old - 1, old - 1, -1)
+    fleet.cursor[4] = old
+    return fleet._replace(slots=slots, free_slots=stack)
 
 
-def new_records(rows: int) -> Records:
-    """Room for `rows` finished requests."""
-    whole, real = np.zeros(rows, np.int64), np.zeros(rows)
-    return Records(whole, whole.copy(), real, whole.copy(), whole.copy(), real.copy(), real.copy(), real.copy())
+def new_rows(kind: np.dtype, rows: int) -> np.recarray:
+    """A table of zeros."""
+    return np.zeros(rows, kind).view(np.recarray)

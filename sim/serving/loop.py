@@ -15,7 +15,6 @@ from sim.serving.fleet import (
     POWER_OF_TWO,
     UNPRICED,
     Fleet,
-    Records,
     Rules,
 )
 from sim.serving.scheduler import finish, plan
@@ -25,7 +24,7 @@ DONE, PRICE, SLOTS, RECORDS = range(4)  # why the loop stopped
 
 
 def serve(
-    rules: Rules, fleet: Fleet, price: StepTime, records: Records,
+    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray,
     arrival_s: np.ndarray, prompt: np.ndarray, output: np.ndarray, until_s: float,
 ) -> int:  # fmt: skip
     """Take up a chunk of requests from `fleet.cursor[0]` on, then run to `until_s`; why it stopped.
@@ -33,11 +32,11 @@ def serve(
     Replicas that play iterations elsewhere (`fleet.activity` UNPRICED) leave with PRICE and their number in
     `fleet.cursor[3]`.
     """
-    replicas = len(fleet.head)
+    replicas = len(fleet.replicas)
     while fleet.cursor[0] < len(arrival_s):
         at = fleet.cursor[0]
         now_s = arrival_s[at]
-        if fleet.slots_free[0] == 0:
+        if fleet.cursor[4] == 0:
             return SLOTS
         for r in range(replicas):
             why = advance(rules, fleet, price, records, r, now_s)
@@ -54,87 +53,91 @@ def serve(
     return DONE
 
 
-def advance(rules: Rules, fleet: Fleet, price: StepTime, records: Records, r: int, until_s: float) -> int:
+def advance(rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, r: int, until_s: float) -> int:
     """Bring replica `r` to `until_s`: what ends by then has ended, and what begins before then has begun.
 
     What begins at `until_s` itself waits, for a request may arrive at that instant.
     """
     while True:
-        if fleet.activity[r] == UNPRICED:
+        if fleet.replicas[r].activity == UNPRICED:
             seconds = steps_seconds(price, fleet.features[r], fleet.growth[r], 1)
             if np.isnan(seconds):
                 fleet.cursor[3] = r
                 return PRICE
             set_price(fleet, r, seconds)
-            if fleet.steps[r] > 1:
-                seconds = steps_seconds(price, fleet.features[r], fleet.growth[r], fleet.steps[r])
-                fleet.end_s[r] = fleet.now_s[r] + seconds
-        if fleet.activity[r] == BUSY:
-            if fleet.end_s[r] > until_s:
+            if fleet.replicas[r].steps > 1:
+                seconds = steps_seconds(price, fleet.features[r], fleet.growth[r], fleet.replicas[r].steps)
+                fleet.replicas[r].end_s = fleet.replicas[r].now_s + seconds
+        if fleet.replicas[r].activity == BUSY:
+            if fleet.replicas[r].end_s > until_s:
                 return DONE
-            if fleet.cursor[2] + fleet.running_count[r] > len(records.id):
+            if fleet.cursor[2] + fleet.replicas[r].running_count > len(records):
                 return RECORDS
             finish(rules, fleet, r, records)
-            fleet.activity[r] = IDLE
-        if fleet.now_s[r] >= until_s:
+            fleet.replicas[r].activity = IDLE
+        if fleet.replicas[r].now_s >= until_s:
             return DONE
-        if fleet.running_count[r] == 0 and fleet.head[r] == NONE:
+        if fleet.replicas[r].running_count == 0 and fleet.replicas[r].head == NONE:
             return DONE
         steps = plan(rules, fleet, r)
         if steps == 0:
             return DONE
         linear = measure(fleet, r, price)
-        fleet.steps[r] = min(steps, linear)
-        fleet.activity[r] = UNPRICED
+        fleet.replicas[r].steps = min(steps, linear)
+        fleet.replicas[r].activity = UNPRICED
 
 
 def set_price(fleet: Fleet, r: int, seconds: float) -> None:
     """The iteration that replica `r` asked about takes so long."""
-    fleet.first_step_s[r] = seconds
-    fleet.end_s[r] = fleet.now_s[r] + seconds
-    fleet.activity[r] = BUSY
+    fleet.replicas[r].end_s = fleet.replicas[r].now_s + seconds
+    fleet.replicas[r].activity = BUSY
 
 
 def _new_slot(fleet: Fleet, id: int, arrival_s: float, prompt: int, output: int) -> int:
-    fleet.slots_free[0] -= 1
-    slot = fleet.free_slots[fleet.slots_free[0]]
-    fleet.id[slot], fleet.arrival_s[slot], fleet.prompt[slot], fleet.output[slot] = id, arrival_s, prompt, output
-    fleet.scheduled_s[slot] = fleet.first_s[slot] = np.nan
-    fleet.made[slot] = fleet.cached[slot] = fleet.held[slot] = fleet.chunk[slot] = 0
-    fleet.behind[slot] = NONE
+    fleet.cursor[4] -= 1
+    slot = fleet.free_slots[fleet.cursor[4]]
+    fleet.slots[slot].id, fleet.slots[slot].arrival_s, fleet.slots[slot].prompt, fleet.slots[slot].output = (
+        id,
+        arrival_s,
+        prompt,
+        output,
+    )
+    fleet.slots[slot].scheduled_s = fleet.slots[slot].first_s = np.nan
+    fleet.slots[slot].made = fleet.slots[slot].cached = fleet.slots[slot].held = fleet.slots[slot].chunk = 0
+    fleet.slots[slot].behind = NONE
     return slot
 
 
 def _enqueue(fleet: Fleet, r: int, slot: int, now_s: float, price: StepTime) -> None:
-    if fleet.tail[r] == NONE:
-        fleet.head[r] = slot
+    if fleet.replicas[r].tail == NONE:
+        fleet.replicas[r].head = slot
     else:
-        fleet.behind[fleet.tail[r]] = slot
-    fleet.tail[r] = slot
-    fleet.waiting_count[r] += 1
-    if fleet.activity[r] == IDLE:
-        fleet.now_s[r] = max(fleet.now_s[r], now_s)
-    elif fleet.steps[r] > 1 and fleet.blocked[r] == 0:
+        fleet.slots[fleet.replicas[r].tail].behind = slot
+    fleet.replicas[r].tail = slot
+    fleet.replicas[r].waiting_count += 1
+    if fleet.replicas[r].activity == IDLE:
+        fleet.replicas[r].now_s = max(fleet.replicas[r].now_s, now_s)
+    elif fleet.replicas[r].steps > 1 and fleet.replicas[r].blocked == 0:
         _cut(fleet, r, now_s, price)
 
 
 def _cut(fleet: Fleet, r: int, now_s: float, price: StepTime) -> None:
     """Someone has come: the iterations under way go on only to the end of the one that is running."""
-    low, high = np.int64(1), fleet.steps[r]  # the first count of steps that ends at now_s or later
-    begin_s = fleet.now_s[r]
+    low, high = np.int64(1), fleet.replicas[r].steps  # the first count of steps that ends at now_s or later
+    begin_s = fleet.replicas[r].now_s
     while low < high:
         middle = (low + high) // 2
         if begin_s + steps_seconds(price, fleet.features[r], fleet.growth[r], middle) >= now_s:
             high = middle
         else:
             low = middle + 1
-    fleet.steps[r] = low
-    fleet.end_s[r] = begin_s + steps_seconds(price, fleet.features[r], fleet.growth[r], low)
+    fleet.replicas[r].steps = low
+    fleet.replicas[r].end_s = begin_s + steps_seconds(price, fleet.features[r], fleet.growth[r], low)
 
 
 def route(rules: Rules, fleet: Fleet, number: int) -> int:
     """The replica for the request `number`: in turn, or the one with the fewest requests of all or of two drawn."""
-    replicas = len(fleet.head)
+    replicas = len(fleet.replicas)
     if rules.router == LEAST_LOADED:
         best = 0
         for r in range(1, replicas):
@@ -150,7 +153,7 @@ def route(rules: Rules, fleet: Fleet, number: int) -> int:
 
 def load(fleet: Fleet, r: int) -> int:
     """Requests that replica `r` has, waiting or running."""
-    return fleet.running_count[r] + fleet.waiting_count[r]
+    return fleet.replicas[r].running_count + fleet.replicas[r].waiting_count
 
 
 def draw(seed: int, number: int) -> int:

@@ -46,13 +46,13 @@ def measure(fleet: Fleet, r: int, price: StepTime) -> int:
     growth[:] = 0.0
     features[0] = 1.0
     linear = np.int64(2**40)
-    for place in range(fleet.running_count[r]):
+    for place in range(fleet.replicas[r].running_count):
         slot = fleet.running[r, place]
-        new, past = fleet.chunk[slot], fleet.cached[slot]
+        new, past = fleet.slots[slot].chunk, fleet.slots[slot].cached
         if new == 0:
             continue
         features[1] += new
-        if past + new == fleet.prompt[slot] + fleet.made[slot]:
+        if past + new == fleet.slots[slot].prompt + fleet.slots[slot].made:
             features[2] += 1
         for p in range(len(price.pattern)):
             pairs, entries = attended(price, price.pattern[p], new, past)
