@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, group, network, replace
 
-from sim.engine.fleet import Chunk, player, serve_fleet, unpriced
+from sim.engine.fleet import Kind, player, serve_fleet
 from sim.engine.pricing import features_of_batch, pricing
 from sim.serving import compiled
-from sim.serving.fleet import POLICIES, ROUTERS, Rules
+from sim.serving.fleet import POLICIES, ROUTERS, Rules, plain_arrivals, pool_of, replica_of
 from sim.serving.step_time import steps_seconds
 from sim.workload.transformer import Batch, Sequences, decode_batch, prefill_batch
 
 DENSE = replace(MODEL, layers=2)
 SPARSE = replace(MODEL, layers=3, attention=("dense", "blocksparse", "window"), window_tokens=60, sparse_stride=8)
 NETWORK = network(2)
-ROOMY = Rules(POLICIES["chunked"], 16, 512, 16, 10_000, False, ROUTERS["round_robin"], 0, True)
+RULES = Rules(ROUTERS["round_robin"], 0, 0, True, False, 0, False)
 
 
 def graph_of(model, ranks, *techniques):
@@ -28,69 +28,155 @@ def graph_of(model, ranks, *techniques):
 def priced(model=DENSE, ranks=1):
     form = pricing(graph_of(model, ranks), DEVICE, NETWORK, ranks, model)
     assert form is not None
-    return form.table(4096, 64)
+    return Kind(form, len(set(model.attention)))
 
 
-PRICES = {(model, ranks): priced(model, ranks) for model in (DENSE, SPARSE) for ranks in (1, 2)}
+KINDS = {(model, ranks): priced(model, ranks) for model in (DENSE, SPARSE) for ranks in (1, 2)}
+PRICES = {machine: kind.pricing.table(4096, 64) for machine, kind in KINDS.items()}
 
 
-def chunk(rows):
+def replicas_of(count=1, policy="chunked", sequences=16, new_tokens=512, block_tokens=16, blocks=10_000, **more):
+    row = replica_of(POLICIES[policy], sequences, new_tokens, block_tokens, blocks, **more)
+    return np.concatenate([row] * count).view(np.recarray)
+
+
+def trace(rows):
     gaps, prompt, output = (np.array(column) for column in zip(*rows))
-    return Chunk(np.cumsum(gaps) - gaps[0], prompt, output)
+    return plain_arrivals(np.cumsum(gaps) - gaps[0], prompt, output)
 
 
-def served(asked, rules, replicas, price, play=None, expected=0.0, pieces=1):
+def served(asked, replicas, kind, rules=RULES, *, expected=0.0, pieces=1, pools=None, **more):
     """Every record by id, and the fleet at the end."""
-    parts = [Chunk(*columns) for columns in zip(*(np.array_split(column, pieces) for column in asked))]
-    found = list(serve_fleet(parts, rules, replicas, price, play=play, expected=expected, rows=1))
+    edges = np.linspace(0, len(asked.id), pieces + 1).astype(int)
+    parts = [
+        asked._replace(
+            **{name: getattr(asked, name)[a:b] for name in asked._fields if name not in ("blocks", "block_from")},
+            block_from=asked.block_from[a : b + 1],
+        )
+        for a, b in zip(edges, edges[1:])
+    ]
+    pools = pool_of(0, len(replicas)) if pools is None else pools
+    kinds = kind if isinstance(kind, list) else [kind]
+    found = list(serve_fleet(parts, rules, replicas, pools, kinds, expected=expected, rows=1, **more))
     records = np.concatenate([records for records, _ in found]).view(np.recarray)
     return records[np.argsort(records.id, kind="stable")], found[-1][1]
 
 
-TRACES = st.lists(
-    st.tuples(st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 1.0]), st.integers(1, 300), st.integers(1, 40)),
-    min_size=1, max_size=12,
-).map(chunk)  # fmt: skip
-RULES = st.builds(
-    Rules, st.sampled_from([*POLICIES.values()]), st.integers(1, 6), st.integers(6, 600), st.sampled_from([1, 4, 16]),
-    st.integers(340, 1000), st.booleans(), st.sampled_from([*ROUTERS.values()]), st.integers(0, 9), st.just(True),
-).map(lambda rules: rules._replace(blocks=-(-rules.blocks // rules.block_tokens)))  # fmt: skip
+def played(model, ranks, replicas, *techniques):
+    """A kind that has every op of every iteration played."""
+    groups = [group(ranks=ranks, pod=NETWORK) for _ in range(replicas)]
+    return Kind(None, len(set(model.attention)), player(groups, graph_of(model, ranks, *techniques)))
 
 
-@settings(max_examples=60, deadline=None)
-@given(TRACES, RULES, st.integers(1, 3), st.sampled_from([*PRICES]), st.integers(1, 4))
-def test_laws_of_any_replay(asked, rules, replicas, machine, pieces):
-    records, fleet = served(asked, rules, replicas, PRICES[machine], pieces=pieces)
-    assert records.id.tolist() == list(range(len(asked.arrival_s)))  # none lost, none twice
+@st.composite
+def worlds(draw):
+    """(requests, rules, replicas, pools): small, but with every mechanism in play."""
+    count = draw(st.integers(1, 12))
+    asked = trace(
+        draw(
+            st.lists(
+                st.tuples(st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 1.0]), st.integers(1, 300), st.integers(1, 40)),
+                min_size=count, max_size=count,
+            )
+        )
+    )  # fmt: skip
+    unit = draw(st.sampled_from([0, 16, 32]))
+    if unit:  # prefixes of a few families, and of the answer as much as is known
+        names, edges = [], [0]
+        for prompt, output in zip(asked.prompt, asked.output):
+            family, known = draw(st.integers(0, 2)), draw(st.integers(0, (int(prompt) + int(output)) // unit))
+            fork = draw(st.integers(0, 4))
+            names += [1000 * family + i if i < fork else 1000 * (family + 3 + fork) + i for i in range(known)]
+            edges.append(len(names))
+        asked = asked._replace(block_from=np.array(edges), blocks=np.array(names, np.int64))
+    asked = asked._replace(
+        rank=np.array(draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))),
+        session=np.array(draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))),
+    )
+    closed = draw(st.booleans())
+    if closed:  # the last third of the rows are later turns
+        first = count - count // 3
+        turns = asked.next.copy()
+        turns[: count - first] = np.arange(first, count)
+        asked = asked._replace(
+            next=turns, arrival_s=np.where(np.arange(count) < first, asked.arrival_s, np.inf),
+            think_s=np.full(count, draw(st.sampled_from([0.0, 0.01, 1.0]))),
+        )  # fmt: skip
+    split = draw(st.booleans())
+    size = draw(st.sampled_from([1, 4, 16]))
+    one = replicas_of(
+        draw(st.integers(1, 2)), draw(st.sampled_from([*POLICIES])), draw(st.integers(1, 6)), draw(st.integers(6, 600)),
+        size, -(-draw(st.integers(340, 1000)) // size), reserve=draw(st.booleans()),
+        swap_s=draw(st.sampled_from([np.nan, 1e-6])), overhead_s=draw(st.sampled_from([0.0, 1e-4])),
+        drafts=draw(st.sampled_from([0, 0, 3])),
+    )  # fmt: skip
+    pools = pool_of(0, len(one))
+    if split:
+        other = one.copy()
+        other.pool = 1
+        pools = np.concatenate(
+            [pool_of(0, len(one), next=1, transfer_s=1e-6, latency_s=1e-5), pool_of(len(one), len(one))]
+        )
+        one = np.concatenate([one, other])
+    rules = Rules(
+        draw(st.sampled_from([*ROUTERS.values()])), draw(st.sampled_from([0, 1, 2])), draw(st.integers(0, 9)), True,
+        closed or split, unit, False,
+    )  # fmt: skip
+    return asked, rules, one.view(np.recarray), pools.view(np.recarray)
+
+
+@settings(max_examples=150, deadline=None)
+@given(worlds(), st.sampled_from([*KINDS]), st.integers(1, 4))
+def test_laws_of_any_replay(world, machine, pieces):
+    asked, rules, replicas, pools = world
+    pieces = 1 if rules.coupled else pieces
+    records, fleet = served(
+        asked, replicas, KINDS[machine], rules, pools=pools, pieces=pieces, ranks=3, acceptance=(0.8, 0.5, 0.1)
+    )
+    me = fleet.replicas
+    assert records.id.tolist() == list(range(len(asked.id)))  # none lost, none twice
     assert (records.prompt == asked.prompt).all() and (records.output == asked.output).all()
     assert (records.arrival_s <= records.scheduled_s).all() and (records.scheduled_s < records.first_s).all()
-    assert ((records.first_s < records.last_s) == (records.output > 1)).all()
-    assert (fleet.replicas.free_blocks == rules.blocks).all()  # every block came back
-    assert (fleet.replicas.running_count == 0).all() and (fleet.replicas.waiting_count == 0).all()
-    if rules.reserve:
-        assert not fleet.replicas.preemptions.any()
+    assert ((records.first_s < records.last_s) <= (records.output > 1)).all()
+    unit = (rules.unit_tokens or 1) // me.block_tokens if rules.unit_tokens else 0
+    assert (me.free_blocks + unit * me.unused == me.blocks).all()  # every block came back
+    assert not fleet.nodes.users.any() and (me.peak_blocks <= me.blocks).all()
+    assert not me.running_count.any() and not me.waiting_count.any() and not me.work.any() and not me.present.any()
+    assert not me[me.reserve == 1].preemptions.any()
+    # Little's law: the area under the number of requests is the time that each spent here.
+    spent_s = (records.last_s - records.arrival_s).sum()
+    if len(pools) == 1:
+        assert me.present_s.sum() == pytest.approx(spent_s, rel=1e-9)
+    assert (fleet.of_tokens * np.arange(fleet.of_tokens.shape[1])).sum() == pytest.approx(fleet.sums[0, 1])
+    assert fleet.series[:, 4].sum() == pytest.approx(records.output.sum())
+    assert fleet.series[:, 0].sum() == pytest.approx(me.busy_s.sum())
+    assert fleet.gaps.sum() == (records.output - 1).sum()
 
 
-@settings(max_examples=25, deadline=None)
-@given(TRACES, RULES, st.integers(1, 2), st.sampled_from([*PRICES]))
-def test_step_is_op(asked, rules, replicas, machine):
+@settings(max_examples=40, deadline=None)
+@given(worlds(), st.sampled_from([*KINDS]))
+def test_step_is_op(world, machine):
     """Iterations priced and jumped over, against every op of every iteration played."""
-    model, ranks = machine
-    priced, _ = served(asked, rules, replicas, PRICES[machine])
-    groups = [group(ranks=ranks, pod=NETWORK) for _ in range(replicas)]
-    play = player(groups, graph_of(model, ranks))
-    played, _ = served(asked, rules._replace(jump=False), replicas, unpriced(PRICES[machine]), play)
-    for column in ("scheduled_s", "first_s", "last_s"):
-        assert getattr(priced, column) == pytest.approx(getattr(played, column), rel=1e-9, abs=1e-12)
-    assert (priced.replica == played.replica).all()
+    asked, rules, replicas, pools = world
+    more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
+    jumped, _ = served(asked, replicas, KINDS[machine], rules, **more)
+    every, _ = served(asked, replicas, played(*machine, len(replicas)), rules._replace(jump=False), **more)
+    for column in ("arrival_s", "scheduled_s", "first_s", "last_s"):
+        assert getattr(jumped, column) == pytest.approx(getattr(every, column), rel=1e-9, abs=1e-12)
+    for column in ("replica", "hit", "preempted"):
+        assert (getattr(jumped, column) == getattr(every, column)).all()
 
 
 def test_tight_budget_preempts_and_still_serves_all():
-    asked = chunk([(0.0, 100, 60)] * 8)
-    records, fleet = served(asked, ROOMY._replace(blocks=24), 1, PRICES[DENSE, 1])
+    asked = trace([(0.0, 100, 60)] * 8)
+    records, fleet = served(asked, replicas_of(blocks=24), KINDS[DENSE, 1])
     assert fleet.replicas.preemptions[0] > 0 and len(records) == 8
-    roomy, _ = served(asked, ROOMY, 1, PRICES[DENSE, 1])
+    roomy, _ = served(asked, replicas_of(), KINDS[DENSE, 1])
     assert records.last_s.max() > roomy.last_s.max()
+
+
+def seconds(price, first, growth, steps):
+    return steps_seconds(price, 0, first, growth, steps, np.zeros((price.times.shape[1], 4)))
 
 
 @pytest.mark.parametrize("machine", [*PRICES], ids=lambda machine: f"{len(machine[0].attention)} pattern")
@@ -101,8 +187,8 @@ def test_a_jump_is_the_sum_of_its_steps(machine):
         np.array(features_of_batch(model, decode_batch([c + i, 3 * c + i]))) for i in (0, 1) for c in (90,)
     )
     for steps in (1, 2, 7, 1000, 30_000):
-        each = sum(steps_seconds(price, first + i * (second - first), 0 * first, 1) for i in range(steps))
-        assert steps_seconds(price, first, second - first, steps) == pytest.approx(each, rel=1e-11)
+        each = sum(seconds(price, first + i * (second - first), 0 * first, 1) for i in range(steps))
+        assert seconds(price, first, second - first, steps) == pytest.approx(each, rel=1e-11)
 
 
 @pytest.mark.parametrize("machine", [*PRICES], ids=lambda machine: f"{len(machine[0].attention)} pattern")
@@ -116,7 +202,7 @@ def test_closed_form_meets_the_play(machine, batch):
     some = group(ranks=ranks, pod=NETWORK)
     some.env.run(some.env.process(some.run(graph_of(model, ranks)(batch))))
     found = np.array(features_of_batch(model, batch))
-    assert steps_seconds(PRICES[machine], found, 0 * found, 1) == pytest.approx(some.env.now, rel=1e-12)
+    assert seconds(PRICES[machine], found, 0 * found, 1) == pytest.approx(some.env.now, rel=1e-12)
 
 
 def test_overlap_has_no_closed_form():
@@ -132,31 +218,53 @@ def test_weights_that_stay_in_l2_have_no_closed_form():
 def many(count, rate, seed=1):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 900, count), rng.integers(1, 60, count)
-    return Chunk(np.cumsum(rng.exponential(1 / rate, count)), *lengths)
+    return plain_arrivals(np.cumsum(rng.exponential(1 / rate, count)), *lengths)
 
 
-def test_compiled_is_interpreted():
+@pytest.mark.parametrize(
+    "replicas, router",
+    [
+        (replicas_of(3, blocks=150, sequences=12), "least_loaded"),
+        (replicas_of(3, "prefill_first"), "power_of_two"),
+        (replicas_of(3, "static"), "round_robin"),
+    ],
+    ids=["chunked", "prefill first", "static"],
+)
+def test_compiled_is_interpreted(replicas, router):
     pytest.importorskip("numba", reason="the extra 'fast' is not installed")
-    for rules in (
-        ROOMY._replace(blocks=150, sequences=12),
-        ROOMY._replace(policy=0, router=2),
-        ROOMY._replace(router=1),
-    ):
-        asked = many(1500, 300)
-        quick, _ = served(asked, rules, 3, PRICES[SPARSE, 2], expected=1e9)
-        slow, _ = served(asked, rules, 3, PRICES[SPARSE, 2])
-        assert quick.tobytes() == slow.tobytes()
+    rules = RULES._replace(router=ROUTERS[router])
+    quick, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules, expected=1e9)
+    slow, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules)
+    assert quick.tobytes() == slow.tobytes()
 
 
-def test_waiting_of_a_deterministic_server():
-    """M/D/1: W = rho d / (2 (1 - rho)), Pollaczek and Khinchine; one request at a time, each of equal length."""
+def md_c_waiting(load, servers, service_s):
+    """Mean wait of M/D/c in the long run: the number present a service time later is what exceeds `servers` now and
+    who has come since (Crommelin 1932), iterated to its steady state."""
+    size = 400
+    steps = np.arange(size)
+    arrivals = np.exp(steps * np.log(load * servers) - load * servers - np.cumsum(np.log(np.maximum(steps, 1))))
+    present = np.eye(1, size)[0]
+    for _ in range(5000):
+        left = np.concatenate([[present[: servers + 1].sum()], present[servers + 1 :]])
+        present = np.convolve(left, arrivals)[:size]
+    return (np.maximum(steps - servers, 0) * present).sum() / (load * servers / service_s)
+
+
+@pytest.mark.parametrize("servers", [1, 3])
+@pytest.mark.parametrize("load", [0.3, 0.7])
+def test_waiting_of_deterministic_servers(load, servers):
+    """M/D/c, one request at a time on each, all of equal length, each to the server that is free first."""
     count = 1_000_000 if compiled.serve_for(1e9) is not compiled.serve_for(0) else 30_000
-    price, rules = PRICES[DENSE, 1], ROOMY._replace(policy=POLICIES["prefill_first"], sequences=1)
-    prompt, output = np.full(count, 100), np.ones(count, np.int64)
-    one, _ = served(Chunk(np.zeros(1), prompt[:1], output[:1]), rules, 1, price)
+    replicas = replicas_of(servers, "prefill_first", sequences=1)
+    rules = RULES._replace(router=ROUTERS["least_work"])
+    one, _ = served(trace([(0.0, 100, 1)]), replicas, KINDS[DENSE, 1], rules)
     service_s = float(one.last_s[0])
-    for load in (0.3, 0.7):
-        gaps = np.random.default_rng(3).exponential(service_s / load, count)
-        records, _ = served(Chunk(np.cumsum(gaps), prompt, output), rules, 1, price, expected=count, pieces=20)
-        waited_s = (records.scheduled_s - records.arrival_s).mean()
-        assert waited_s == pytest.approx(load * service_s / (2 * (1 - load)), rel=0.02 if count > 100_000 else 0.15)
+    gaps = np.random.default_rng(3).exponential(service_s / load / servers, count)
+    asked = plain_arrivals(np.cumsum(gaps), np.full(count, 100), np.ones(count))
+    records, _ = served(asked, replicas, KINDS[DENSE, 1], rules, expected=count, pieces=20)
+    waited_s = (records.scheduled_s - records.arrival_s).mean()
+    expected_s = md_c_waiting(load, servers, service_s)
+    if servers == 1:
+        assert expected_s == pytest.approx(load * service_s / (2 * (1 - load)), rel=1e-6)  # Pollaczek and Khinchine
+    assert waited_s == pytest.approx(expected_s, rel=0.02 if count > 100_000 else 0.15)

@@ -1,102 +1,246 @@
 """A trace through replicas of a model: the decisions of `sim.serving`, with iterations priced or played.
 
-At fidelity `step` an iteration's time comes from the closed form (`sim.engine.pricing`); at `op` every iteration is
-played on the replica's ranks. The loop is the same: an iteration without a price in the closed form is asked for, so
-`op` is the closed form that knows nothing.
+At fidelity `step` an iteration's time comes from a closed form (`sim.engine.pricing`) or, where ops overlap and there is
+none, from pieces of it that have been played before (`sim.engine.pieces`); at `op` every iteration is played on the
+replica's ranks. The loop is the same: what has no price is asked for, and at `op` everything is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from sim.engine.group import Group
+from sim.engine.pricing import Pricing
 from sim.engine.steps import GraphOf
 from sim.serving.compiled import serve_for
-from sim.serving.fleet import RECORD, Fleet, Rules, new_fleet, new_rows, with_more_slots
-from sim.serving.loop import PRICE, RECORDS, SLOTS, set_price
-from sim.serving.step_time import StepTime
+from sim.serving.fleet import (
+    ASKS,
+    FREE,
+    NEXT,
+    NONE,
+    PENDING,
+    RECORD,
+    WRITTEN,
+    Arrivals,
+    Fleet,
+    Rules,
+    new_fleet,
+    new_rows,
+    with_more_pending,
+    with_more_slots,
+)
+from sim.serving.loop import HEAP, PRICE, RECORDS, SLOTS, cut, set_price
+from sim.serving.step_time import StepTime, stacked
 from sim.workload.transformer import Batch, Sequences
 
-Play = Callable[[int, float, Batch], float]  # (replica, time of start, batch) -> seconds
+
+class Answer(NamedTuple):
+    """Iterations that were asked for: the first takes `base_s`, each of the `steps` more than the one before."""
+
+    base_s: float
+    slope_s: float = 0.0
+    steps: int = 1
 
 
-class Chunk(NamedTuple):
-    """Requests by arrival, in columns; the arrivals of one chunk are not before those of the last."""
+class Player(Protocol):
+    """Whoever answers for iterations that have no closed form."""
 
-    arrival_s: np.ndarray
-    prompt: np.ndarray
-    output: np.ndarray
+    def __call__(self, fleet: Fleet, r: int) -> Answer:
+        """The iterations that replica `r` is about to begin."""
+
+
+class Kind(NamedTuple):
+    """One kind of replica: its closed form, if it has one, and who plays its iterations otherwise."""
+
+    pricing: Pricing | None
+    patterns: int  # attention patterns of the model
+    play: Player | None = None
+
+
+class Event(NamedTuple):
+    """Something done to the fleet from outside at a known time; may name the next of its kind."""
+
+    at_s: float
+    act: Callable[[Fleet, StepTime, float], Event | None]
+
+
+class Window(NamedTuple):
+    """Iterations that begin in it are played, not priced, by `play`."""
+
+    from_s: float
+    until_s: float
+    play: Player
 
 
 def serve_fleet(
-    chunks: Iterable[Chunk],
+    chunks: Iterable[Arrivals],
     rules: Rules,
-    replicas: int,
-    price: StepTime,
+    replicas: np.recarray,
+    pools: np.recarray,
+    kinds: Sequence[Kind],
     *,
-    play: Play | None = None,
+    events: Sequence[Event] = (),
+    window: Window | None = None,
+    ranks: int = 1,
+    acceptance: tuple[float, ...] = (),
     expected: float = np.inf,
     rows: int = 65_536,
 ) -> Iterator[tuple[np.recarray, Fleet]]:
-    """Records of finished requests, at most `rows` at a time, each with the fleet as it then is.
+    """Records of finished requests, about `rows` at a time, each with the fleet as it then is.
 
-    `expected` is about how many requests there are: it decides only whether to compile. ValueError if an iteration has
-    no price and there is no `play`.
+    `ranks` are the classes of the queues. `expected` is about how many requests there are: it decides only whether to
+    compile.
     """
-    serve = serve_for(expected if play is None else 0)
-    fleet = new_fleet(rules, replicas, 1024, len(price.pattern))
-    records = new_rows(RECORD, max(rows, 2 * rules.sequences))
-    for chunk, until_s in _with_end(chunks):
-        fleet.cursor[0] = 0
+    asked_always = all(kind.pricing is None for kind in kinds)
+    prices = _Prices(kinds, replicas)
+    fleet = new_fleet(
+        rules, replicas, pools, slots=1024, ranks=ranks, kinds=len(kinds), patterns=prices.patterns,
+        rows=prices.now.times.shape[1], acceptance=acceptance,
+    )  # fmt: skip
+    fleet = prices.room_for_sums(fleet)
+    serve = serve_for(0 if asked_always else expected)
+    records = new_rows(RECORD, max(rows, 2 * int(replicas.sequences.max())))
+    todo = sorted([*events, *_edges(window)], key=lambda event: event.at_s)
+    now_s = 0.0  # of the last event
+    for chunk, last_s in _with_end(chunks):
+        fleet.cursor[NEXT] = 0
+        fleet, asked = _own_blocks(fleet, chunk)
         while True:
-            why = serve(rules, fleet, price, records, *chunk, until_s)
-            if why == SLOTS:
+            until_s = min(last_s, todo[0].at_s if todo else np.inf)
+            inside = window is not None and window.from_s <= now_s < window.until_s
+            why = serve(rules, fleet, prices.now, records, asked, until_s, asked_always or inside)
+            if why == PRICE:
+                r = int(fleet.cursor[ASKS])
+                kind = kinds[fleet.replicas[r].kind]
+                fleet = prices.reach(fleet, r)
+                if inside and window is not None:
+                    answer: Answer | None = window.play(fleet, r)
+                elif kind.pricing is not None:
+                    answer = None  # its table has it now
+                else:
+                    assert kind.play is not None, "a kind has a closed form or someone who plays"
+                    answer = kind.play(fleet, r)
+                if answer is not None:
+                    set_price(fleet, prices.now, r, *answer)
+            elif why == SLOTS:
                 fleet = with_more_slots(fleet)
-            elif why == RECORDS:
-                yield _taken(records, fleet), fleet
-            elif why == PRICE:
-                r = int(fleet.cursor[3])
-                if play is None:
-                    raise ValueError(f"a batch of {fleet.features[r, 1]:.0f} tokens is not in the table of prices")
-                set_price(fleet, r, play(r, float(fleet.replicas[r].now_s), batch_of(fleet, r)))
+            elif why == RECORDS or why == HEAP:
+                if fleet.cursor[PENDING] + fleet.running.shape[1] >= len(fleet.pending_s):
+                    fleet = with_more_pending(fleet)
+                if why == RECORDS:
+                    yield _taken(records, fleet), fleet
+            elif todo and until_s == todo[0].at_s:
+                now_s = until_s
+                later = todo.pop(0).act(fleet, prices.now, now_s)
+                if later is not None and np.isfinite(later.at_s) and not (np.isinf(last_s) and _idle(fleet)):
+                    todo = sorted([*todo, later], key=lambda event: event.at_s)
             else:
                 break
     yield _taken(records, fleet), fleet
+
+
+class _Prices:
+    """The closed forms of all kinds as one table, which grows as batches ask for it."""
+
+    def __init__(self, kinds: Sequence[Kind], replicas: np.recarray) -> None:
+        self.kinds = kinds
+        self.patterns = max(kind.patterns for kind in kinds)
+        self.tokens = [int(replicas.new_tokens[replicas.kind == k].max()) for k in range(len(kinds))]
+        most = replicas.sequences * (1 + replicas.drafts)
+        self.logits = [int(most[replicas.kind == k].max()) for k in range(len(kinds))]
+        self.tables = [self._table(k) for k in range(len(kinds))]
+        self.now = stacked(self.tables)
+
+    def _table(self, k: int) -> StepTime:
+        pricing = self.kinds[k].pricing
+        return pricing.table(self.tokens[k], self.logits[k]) if pricing else unpriced(self.kinds[k].patterns)
+
+    def reach(self, fleet: Fleet, r: int) -> Fleet:
+        """Make the table of a replica's kind, and the sums, go as far as its batch."""
+        k = int(fleet.replicas[r].kind)
+        tokens, logits = int(fleet.features[r, 1]), int(fleet.features[r, 2])
+        if tokens > self.tokens[k] or logits > self.logits[k]:
+            self.tokens[k] = 2 * tokens if tokens > self.tokens[k] else self.tokens[k]
+            self.logits[k] = 2 * logits if logits > self.logits[k] else self.logits[k]
+            self.tables[k] = self._table(k)
+            self.now = stacked(self.tables)
+        return self.room_for_sums(fleet)
+
+    def room_for_sums(self, fleet: Fleet) -> Fleet:
+        """The fleet with a place in its sums for every batch of the table."""
+        wide = []
+        for sums, size in ((fleet.of_tokens, max(self.tokens)), (fleet.of_logits, max(self.logits))):
+            wide.append(np.pad(sums, [(0, 0), (0, max(size + 1 - sums.shape[1], 0))]))
+        return fleet._replace(of_tokens=wide[0], of_logits=wide[1])
+
+
+def unpriced(patterns: int) -> StepTime:
+    """A closed form that knows no price: every iteration is asked for."""
+    none, empty = np.full((1, 1), np.nan), np.zeros((1, 0))
+    rows = np.zeros((1, 0, 3 + 2 * patterns))
+    return StepTime(
+        none, none, empty.astype(int), empty, rows, rows, rows, empty, np.zeros(1), np.zeros(1),
+        np.zeros((1, patterns), int), np.zeros(1, int), np.ones(1, int),
+    )  # fmt: skip
 
 
 def batch_of(fleet: Fleet, r: int) -> Batch:
     """The planned iteration of replica `r`, as the op graph wants it."""
     rows = fleet.slots[fleet.running[r, : fleet.replicas[r].running_count]]
     rows = rows[rows.chunk > 0]
-    logits = np.count_nonzero(rows.chunk + rows.cached == rows.prompt + rows.made)
-    return Batch(tuple(Sequences(1, new, past) for new, past in zip(rows.chunk.tolist(), rows.cached.tolist())), logits)
+    groups = tuple(Sequences(1, new, past) for new, past in zip(rows.chunk.tolist(), rows.cached.tolist()))
+    return Batch(groups, int(fleet.features[r, 2]))
 
 
-def player(groups: list[Group], graph_of: GraphOf) -> Play:
-    """Iterations played op by op, each replica on its own group."""
+def player(groups: Sequence[Group], graph_of: GraphOf, first: int = 0) -> Player:
+    """Iterations played op by op, each replica (from number `first` on) on its own group."""
 
-    def play(r: int, start_s: float, batch: Batch) -> float:
-        group, env = groups[r], groups[r].env
+    def play(fleet: Fleet, r: int) -> Answer:
+        group = groups[r - first]
+        env, start_s = group.env, float(fleet.replicas[r].now_s)
         if start_s > env.now:
             env.run(start_s)
         before_s = env.now
-        env.run(env.process(group.run(graph_of(batch))))
-        return env.now - before_s
+        env.run(env.process(group.run(graph_of(batch_of(fleet, r)))))
+        return Answer(env.now - before_s)
 
     return play
 
 
-def unpriced(like: StepTime) -> StepTime:
-    """A closed form that knows no price: every iteration is asked for."""
-    return like._replace(of_tokens=np.full_like(like.of_tokens, np.nan))
+def _own_blocks(fleet: Fleet, chunk: Arrivals) -> tuple[Fleet, Arrivals]:
+    """The names of prefix blocks that requests in flight still need, and behind them those of the chunk."""
+    free = np.zeros(len(fleet.slots), bool)
+    free[fleet.free_slots[: fleet.cursor[FREE]]] = True
+    rows = np.flatnonzero(~free & (fleet.slots.block_count > 0))
+    keep = int(fleet.slots.block_from[rows].min()) if len(rows) else len(fleet.blocks)
+    fleet.slots.block_from[rows] -= keep
+    kept = fleet.blocks[keep:]
+    chunk = chunk._replace(block_from=chunk.block_from + len(kept))
+    return fleet._replace(blocks=np.concatenate([kept, chunk.blocks])), chunk
 
 
-def _with_end(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, float]]:
+def _edges(window: Window | None) -> list[Event]:
+    """At both ends of a recorded window no jump goes on."""
+
+    def stop(fleet: Fleet, price: StepTime, now_s: float) -> None:
+        for r in range(len(fleet.replicas)):
+            if fleet.replicas[r].steps > 1:
+                cut(fleet, price, r, now_s)
+
+    return [Event(at_s, stop) for at_s in window[:2] if np.isfinite(at_s)] if window else []
+
+
+def _idle(fleet: Fleet) -> bool:
+    idle = not fleet.replicas.running_count.any() and not fleet.replicas.waiting_count.any()
+    return bool(idle and fleet.cursor[PENDING] == 0)
+
+
+def _with_end(chunks: Iterable[Arrivals]) -> Iterator[tuple[Arrivals, float]]:
     """Each chunk with the time to run to after it: that of its last arrival, and of the last chunk, for ever."""
-    last: Chunk | None = None
+    last: Arrivals | None = None
     for chunk in chunks:
         if last is not None and len(last.arrival_s):
             yield last, float(last.arrival_s[-1])
@@ -106,6 +250,6 @@ def _with_end(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, float]]:
 
 
 def _taken(records: np.recarray, fleet: Fleet) -> np.recarray:
-    taken = records[: fleet.cursor[2]].copy()
-    fleet.cursor[2] = 0
+    taken = records[: fleet.cursor[WRITTEN]].copy()
+    fleet.cursor[WRITTEN] = 0
     return taken

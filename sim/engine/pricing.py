@@ -15,9 +15,11 @@ import numpy as np
 from sim.engine.steps import GraphOf
 from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, overhead_seconds
 from sim.hardware.device import Device
+from sim.network.library import Way
 from sim.network.network import Network
 from sim.serving.fleet import features_of
 from sim.serving.step_time import PATTERNS, StepTime
+from sim.spans import BOUNDS
 from sim.workload.graph import Graph, Op, is_collective
 from sim.workload.model import Model
 from sim.workload.transformer import Batch, Sequences, attended
@@ -44,11 +46,9 @@ class Pricing:
         context = [line for line in lines if _sees_context(line)]
         self._of_tokens = [line for line in lines if not _sees_context(line) and not _sees_logits(line)]
         self._of_logits = [line for line in lines if not _sees_context(line) and _sees_logits(line)]
-        rate = [min(hbm_bytes_per_s(device), hbm_limit(device, line.op.kind)) for line in context]
         self._context = context
         self._pattern = [PATTERNS[name] for name in dict.fromkeys(model.attention)]
         self._window, self._stride = model.window_tokens, max(model.sparse_stride, 1)
-        self._rate = np.array(rate)
 
     def table(self, tokens: int, logits: int) -> StepTime:
         """The closed form for batches of up to `tokens` new tokens and `logits` logits."""
@@ -58,42 +58,79 @@ class Pricing:
             self._seconds(lines, feature, np.arange(size + 1.0))
             for lines, feature, size in ((self._of_tokens, 1, tokens), (self._of_logits, 2, logits))
         ]
-        return StepTime(
+        columns = (
             *tables,
-            np.array([line.times for line in context]),
-            np.array([overhead_seconds(device, line.op.kind, line.op.engine) * line.op.launch for line in context]),
-            np.array([line.flop * each for line, each in zip(context, seconds)]),
-            np.array([line.hbm_bytes for line in context]),
-            np.array([line.buffer_bytes for line in context]),
-            self._rate, device.l2_bytes_per_s, device.l2_bytes,
-            np.array(self._pattern), self._window, self._stride,
+            [line.times for line in context],
+            [overhead_seconds(device, line.op.kind, line.op.engine) * line.op.launch for line in context],
+            [line.flop * each for line, each in zip(context, seconds)],
+            [line.hbm_bytes for line in context],
+            [line.buffer_bytes for line in context],
+            [min(hbm_bytes_per_s(device), hbm_limit(device, line.op.kind)) for line in context],
+            device.l2_bytes_per_s, device.l2_bytes,
+            self._pattern, self._window, self._stride,
         )  # fmt: skip
+        return StepTime(*(np.array([column]) for column in columns))
 
     def _seconds(self, lines: list[OpLine], feature: int, values: np.ndarray) -> np.ndarray:
         """What `lines` take together, by the value of the one feature that they see."""
-        total = np.zeros(len(values))
-        for line in lines:
-            flop, hbm, buffer, message = (
-                column[0] + column[feature] * values
-                for column in (line.flop, line.hbm_bytes, line.buffer_bytes, line.message_bytes)
-            )
-            op, device = line.op, self.device
-            fits = buffer <= device.l2_bytes
-            l2, hbm = np.where(fits, buffer, 0.0), np.where(fits, hbm, hbm + buffer)
-            if is_collective(op):
-                folds = [self.network.fold(op.kind, self.ranks, nbytes) for nbytes in message]
-                launch = 0.0 if op.launch else np.array([fold.way.launch_s for fold in folds])
-                fixed = np.array([fold.latency_s for fold in folds]) - launch
-                most = self.network.egress_bytes_per_s(0)
-                longest = np.array([fold.sent_bytes / min(fold.bytes_per_s, most) for fold in folds])
-                rate = hbm_bytes_per_s(device)
+        return sum(
+            (line.times * self._parts(line, feature, values).sum(axis=0) for line in lines), np.zeros(len(values))
+        )
+
+    def _parts(self, line: OpLine, feature: int, values: np.ndarray) -> np.ndarray:
+        """[bound, value] seconds of one op, by what bounds it: BOUNDS. The fixed time is latency."""
+        op, device = line.op, self.device
+        flop, hbm, buffer, message = (column[0] + column[feature] * values for column in line[2:])
+        fits = buffer <= device.l2_bytes
+        l2, hbm = np.where(fits, buffer, 0.0), np.where(fits, hbm, hbm + buffer)
+        if is_collective(op):
+            fixed, first = self._folded(op, message)
+            bound, rate = BOUNDS.index("link"), hbm_bytes_per_s(device)
+        else:
+            fixed = overhead_seconds(device, op.kind, op.engine) * op.launch
+            first = flop * arithmetic_seconds(device, op.engine, op.dtype, 1.0)
+            bound, rate = BOUNDS.index("compute"), min(hbm_bytes_per_s(device), hbm_limit(device, op.kind))
+        lines = np.array([first, hbm / rate, l2 / device.l2_bytes_per_s])
+        longest = lines.argmax(axis=0)
+        parts = np.zeros((len(BOUNDS), len(values)))
+        for which, into in enumerate((bound, BOUNDS.index("HBM"), BOUNDS.index("L2"))):
+            parts[into] += np.where(longest == which, lines[which], 0.0)
+        parts[BOUNDS.index("latency")] += fixed
+        return parts
+
+    def _folded(self, op: Op, messages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(fixed seconds, seconds on the link) of a collective, by message size, rising.
+
+        A plan's times are straight lines over its message, and of several plans the quickest is taken, so one that is
+        it at both ends is it in between; where ends differ, the middle is looked at.
+        """
+        most = self.network.egress_bytes_per_s(0)
+        found = np.empty((2, len(messages)))
+        known: dict[int, tuple[Way, tuple[float, float]]] = {}
+
+        def at(index: int) -> tuple[Way, tuple[float, float]]:
+            if index not in known:
+                fold = self.network.fold(op.kind, self.ranks, float(messages[index]))
+                fixed = fold.latency_s - (0.0 if op.launch else fold.way.launch_s)
+                known[index] = fold.way, (fixed, fold.sent_bytes / min(fold.bytes_per_s, most))
+                found[:, index] = known[index][1]
+            return known[index]
+
+        todo = [(0, len(messages) - 1)]
+        while todo:
+            low, high = todo.pop()
+            middle = (low + high) // 2
+            ends = at(low), at(middle), at(high)
+            if high - low < 2:
+                continue
+            share = (messages[low : high + 1] - messages[low]) / max(messages[high] - messages[low], 1e-300)
+            line = np.outer(ends[0][1], 1 - share) + np.outer(ends[2][1], share)
+            same = ends[0][0] == ends[1][0] == ends[2][0]
+            if same and np.allclose(line[:, middle - low], ends[1][1], rtol=1e-12, atol=0.0):
+                found[:, low + 1 : high] = line[:, 1:-1]
             else:
-                fixed = overhead_seconds(device, op.kind, op.engine) * op.launch
-                longest = flop * arithmetic_seconds(device, op.engine, op.dtype, 1.0)
-                rate = min(hbm_bytes_per_s(device), hbm_limit(device, op.kind))
-            longest = np.maximum(longest, np.maximum(hbm / rate, l2 / device.l2_bytes_per_s))
-            total += line.times * (fixed + longest)
-        return total
+                todo += [(middle, high), (low, middle)]
+        return found[0], found[1]
 
 
 def pricing(graph_of: GraphOf, device: Device, network: Network, ranks: int, model: Model) -> Pricing | None:

@@ -6,34 +6,63 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Batching policies.
+NONE = -1
+# Batching policies: what an iteration is made of.
 PREFILL_FIRST, CHUNKED, STATIC = range(3)
 POLICIES = {"prefill_first": PREFILL_FIRST, "chunked": CHUNKED, "static": STATIC}
-# Routers.
-ROUND_ROBIN, LEAST_LOADED, POWER_OF_TWO = range(3)
-ROUTERS = {"round_robin": ROUND_ROBIN, "least_loaded": LEAST_LOADED, "power_of_two": POWER_OF_TWO}
+# Routers: which replica a request goes to.
+ROUND_ROBIN, LEAST_LOADED, LEAST_WORK, POWER_OF_TWO, PREFIX_AFFINE, STICKY = range(6)
+ROUTERS = {
+    "round_robin": ROUND_ROBIN, "least_loaded": LEAST_LOADED, "least_work": LEAST_WORK,
+    "power_of_two": POWER_OF_TWO, "prefix_affine": PREFIX_AFFINE, "sticky": STICKY,
+}  # fmt: skip
+# Order of admission among the classes of one replica's queue.
+BY_ARRIVAL, BY_CLASS, BY_DEADLINE = range(3)
+ORDERS = {"arrival": BY_ARRIVAL, "priority": BY_CLASS, "deadline": BY_DEADLINE}
 # What a replica is doing.
 IDLE, UNPRICED, BUSY = range(3)
-NONE = -1
+# Places in `Fleet.cursor`.
+NEXT, WRITTEN, ASKS, FREE, PENDING, PUSHED = range(6)
+BINS = 512  # of the time series
 
 
 class Rules(NamedTuple):
-    """What bounds a replica.  One iteration has at most `sequences` sequences and `new_tokens` new tokens.
+    """What holds for the whole fleet.
 
-    `reserve`: a request is admitted only if its whole prompt and answer fit, as if the client's limit were known; else
-    KV blocks are taken as they are needed, and the last one admitted is preempted (and computed anew later) when none
-    is left. `jump`: iterations of an unchanging batch are taken in one go.
+    `jump`: iterations of an unchanging batch are taken in one go. `coupled`: what ends may bring an arrival (a session
+    goes on, a prefill is handed over), so the replicas are kept in step. `unit_tokens`: tokens in a block of the
+    prefix cache, 0 without one; the engine's blocks divide it. `shed`: a request that waits past its deadline is
+    turned away.
     """
 
-    policy: int
-    sequences: int
-    new_tokens: int
-    block_tokens: int
-    blocks: int
-    reserve: bool
     router: int
+    order: int
     seed: int
     jump: bool
+    coupled: bool
+    unit_tokens: int
+    shed: bool
+
+
+class Arrivals(NamedTuple):
+    """Requests in columns, those with an arrival of their own first and in its order.
+
+    A later turn of a session has infinite `arrival_s`: it comes `think_s` after the answer to the row that names it as
+    `next`. `blocks[block_from[i]:block_from[i + 1]]` name the prefix of row i, block by block.
+    """
+
+    id: np.ndarray
+    arrival_s: np.ndarray
+    prompt: np.ndarray
+    output: np.ndarray
+    pool: np.ndarray
+    rank: np.ndarray  # class of the queue
+    patience_s: np.ndarray  # deadline of the first token, after arrival
+    session: np.ndarray
+    next: np.ndarray
+    think_s: np.ndarray
+    block_from: np.ndarray
+    blocks: np.ndarray
 
 
 SLOT = np.dtype(
@@ -42,56 +71,145 @@ SLOT = np.dtype(
         ("arrival_s", "f8"),
         ("prompt", "i8"),
         ("output", "i8"),
+        ("pool", "i8"),  # where it is, or goes next
+        ("rank", "i8"),
+        ("deadline_s", "f8"),
+        ("session", "i8"),
+        ("next", "i8"),
+        ("block_from", "i8"),
+        ("block_count", "i8"),
         ("scheduled_s", "f8"),  # NaN: not yet
         ("first_s", "f8"),
+        ("token_s", "f8"),  # of the last token
         ("made", "i8"),  # tokens of the answer so far
         ("cached", "i8"),  # tokens whose KV is held
-        ("held", "i8"),  # blocks
+        ("held", "i8"),  # KV blocks of its own
+        ("shared", "i8"),  # blocks of the prefix cache that it uses
+        ("hit", "i8"),  # prompt tokens found in the prefix cache
         ("chunk", "i8"),  # new tokens in the iteration under way
         ("behind", "i8"),  # the next slot in the queue
+        ("preempted", "i8"),
+        ("retried", "i8"),
+        ("away", "i8"),  # its KV is in host memory
+        ("source", "i8"),  # the replica that still holds the KV it was handed over with
     ]
 )
 REPLICA = np.dtype(
     [
+        # What it is.
+        ("pool", "i8"),
+        ("kind", "i8"),  # of machine and model: the row of the price
+        ("policy", "i8"),
+        ("sequences", "i8"),  # at most, in an iteration
+        ("new_tokens", "i8"),  # at most, in an iteration
+        ("block_tokens", "i8"),
+        ("blocks", "i8"),
+        ("reserve", "i8"),  # a request is admitted only if its whole prompt and answer fit
+        ("swap_s", "f8"),  # to move the KV of a token to host memory or back; NaN: recomputed instead
+        ("drafts", "i8"),  # speculative tokens of a decode step
+        ("overhead_s", "f8"),  # of an iteration, beside its ops
+        ("slow", "f8"),  # how many times slower than it should be
+        ("up", "i8"),  # the router may choose it
+        # What it does.
         ("running_count", "i8"),
-        ("head", "i8"),  # of the queue
-        ("tail", "i8"),
         ("waiting_count", "i8"),
+        ("work", "i8"),  # tokens of the requests it has
         ("free_blocks", "i8"),
         ("activity", "i8"),
         ("now_s", "f8"),  # of the last decision
         ("end_s", "f8"),  # of the iterations under way
         ("steps", "i8"),  # how many they are
+        ("played", "i8"),  # their time is base_s + i slope_s for the i-th; else from the closed form
+        ("base_s", "f8"),
+        ("slope_s", "f8"),
+        ("delay_s", "f8"),  # of the first of them, beside its ops
         ("blocked", "i8"),  # the head of the queue could not be admitted: who comes behind it changes nothing
+        # Its prefix cache.
+        ("nodes_made", "i8"),
+        ("node_free", "i8"),
+        ("oldest", "i8"),
+        ("newest", "i8"),
+        ("unused", "i8"),  # blocks that nobody uses, on the list from oldest to newest
+        # Sums.
         ("preemptions", "i8"),
+        ("moved_tokens", "i8"),  # to host memory and back
         ("iterations", "i8"),
         ("busy_s", "f8"),
+        ("looked_up", "i8"),  # prefix blocks
+        ("found", "i8"),
+        ("accepted", "i8"),  # speculative tokens, of
+        ("drafted", "i8"),
+        ("peak_blocks", "i8"),
+        ("kv_s", "f8"),  # integral of the share of blocks in use
+        ("present", "i8"),  # requests here
+        ("present_s", "f8"),  # integral of their number
+        ("since_s", "f8"),  # up to this time
+        ("link_free_s", "f8"),  # its KV transfers leave one after the other
+    ]
+)
+POOL = np.dtype(
+    [
+        ("first", "i8"),  # replica
+        ("count", "i8"),
+        ("next", "i8"),  # the pool that decodes what this one has prefilled, or NONE
+        ("transfer_s", "f8"),  # of the KV of a token to there
+        ("latency_s", "f8"),
+        ("turn", "i8"),
     ]
 )
 RECORD = np.dtype(
     [
         ("id", "i8"),
-        ("replica", "i8"),
+        ("replica", "i4"),  # NONE: turned away
+        ("rank", "i4"),
         ("arrival_s", "f8"),
         ("prompt", "i8"),
         ("output", "i8"),
         ("scheduled_s", "f8"),  # the first iteration that works on it starts
         ("first_s", "f8"),  # first token
         ("last_s", "f8"),  # last token
+        ("hit", "i8"),
+        ("preempted", "i4"),
+        ("retried", "i4"),
     ]
 )
+NODE = np.dtype([("key", "i8"), ("users", "i8"), ("older", "i8"), ("newer", "i8"), ("chain", "i8")])
+SERIES = ("busy_s", "kv_s", "sequences_s", "prompt_tokens", "output_tokens")
+GAP_BINS, GAP_FINEST_S, GAP_RATIO = 4608, 1e-6, 1.005  # of the histogram of times between tokens
 
 
 class Fleet(NamedTuple):
-    """Slots of requests in flight, and replicas.  A slot in no queue and no batch is on the stack of free ones."""
+    """Slots of requests in flight, and replicas.  A slot in no queue, batch or transfer is on the stack of free ones.
+
+    `cursor` holds [NEXT] the next row of the arrivals, [WRITTEN] records written, [ASKS] the replica that asks,
+    [FREE] the height of the stack, [PENDING] the size of the heap, [PUSHED] what was ever put on it.
+    """
 
     slots: np.recarray  # of SLOT
-    free_slots: np.ndarray  # a stack; its height is cursor[4]
+    free_slots: np.ndarray  # a stack
     replicas: np.recarray  # of REPLICA
+    pools: np.recarray  # of POOL
     running: np.ndarray  # [replica, place] slots in order of admission
+    queues: np.ndarray  # [replica, class, head or tail] slots
     features: np.ndarray  # [replica, feature] of the first of the iterations under way
     growth: np.ndarray  # [replica, feature] from each of them to the next
-    cursor: np.ndarray  # [0] next request of the chunk, [1] requests routed, [2] records written, [3] who asks
+    nodes: np.recarray  # [replica, node] of NODE: the prefix caches
+    buckets: np.ndarray  # [replica, bucket] first node of a chain
+    pending_s: np.ndarray  # a heap of what comes later: when,
+    pending: np.ndarray  # [place, (order of push, slot or NONE, row of the arrivals or NONE)]
+    blocks: np.ndarray  # names of prefix blocks, which slots point into
+    acceptance: np.ndarray  # [i] chance that draft token i is accepted, if those before it were
+    of_tokens: np.ndarray  # [kind, tokens] iterations with so many new tokens
+    of_logits: np.ndarray  # [kind, logits]
+    sums: np.ndarray  # [kind, feature] over all iterations
+    context_s: (
+        np.ndarray
+    )  # [kind, row of the price, bound] time of the ops that see the context: arithmetic, HBM, L2, fixed
+    scratch: np.ndarray  # [row, bound]
+    series: np.ndarray  # [bin, SERIES]
+    gaps: np.ndarray  # [bin] times between tokens of one answer, in geometric bins
+    cursor: np.ndarray
+    bin_s: np.ndarray  # [0] width of a bin of the series
 
 
 def features_of(patterns: int) -> int:
@@ -99,16 +217,60 @@ def features_of(patterns: int) -> int:
     return 3 + 2 * patterns
 
 
-def new_fleet(rules: Rules, replicas: int, slots: int, patterns: int) -> Fleet:
-    """An idle fleet with room for `slots` requests in flight."""
-    rows = new_rows(REPLICA, replicas)
-    rows.head = rows.tail = NONE
-    rows.free_blocks = rules.blocks
-    width = features_of(patterns)
-    running = np.zeros((replicas, rules.sequences), np.int64)
-    features, growth = np.zeros((replicas, width)), np.zeros((replicas, width))
-    cursor = np.array([0, 0, 0, 0, slots])
-    return Fleet(new_rows(SLOT, slots), np.arange(slots)[::-1].copy(), rows, running, features, growth, cursor)
+def new_fleet(
+    rules: Rules, replicas: np.recarray, pools: np.recarray, *, slots: int, ranks: int, kinds: int, patterns: int,
+    rows: int, acceptance: tuple[float, ...] = (),
+) -> Fleet:  # fmt: skip
+    """An idle fleet of `replicas` (rows of REPLICA, as `replica_of` makes them) with room for `slots` requests."""
+    table = replicas.copy()
+    count, width = len(table), features_of(patterns)
+    nodes = int((table.blocks * table.block_tokens).max() // rules.unit_tokens) if rules.unit_tokens else 0
+    buckets = 1 << max(nodes, 1).bit_length()
+    return Fleet(
+        slots=new_rows(SLOT, slots), free_slots=np.arange(slots)[::-1].copy(), replicas=table, pools=pools.copy(),
+        running=np.zeros((count, int(table.sequences.max())), np.int64), queues=np.full((count, ranks, 2), NONE),
+        features=np.zeros((count, width)), growth=np.zeros((count, width)),
+        nodes=new_rows(NODE, (count, nodes)), buckets=np.full((count, buckets), NONE),
+        pending_s=np.zeros(64), pending=np.zeros((64, 3), np.int64), blocks=np.zeros(0, np.int64),
+        acceptance=np.array(acceptance, float),
+        of_tokens=np.zeros((kinds, 1), np.int64), of_logits=np.zeros((kinds, 1), np.int64),
+        sums=np.zeros((kinds, width)), context_s=np.zeros((kinds, rows, 4)), scratch=np.zeros((rows, 4)), series=np.zeros((BINS, len(SERIES))),
+        gaps=np.zeros(GAP_BINS, np.int64), cursor=np.array([0, 0, 0, slots, 0, 0]), bin_s=np.array([0.01]),
+    )  # fmt: skip
+
+
+def replica_of(
+    policy: int, sequences: int, new_tokens: int, block_tokens: int, blocks: int, *, pool: int = 0, kind: int = 0,
+    reserve: bool = False, swap_s: float = np.nan, drafts: int = 0, overhead_s: float = 0.0, slow: float = 1.0,
+) -> np.recarray:  # fmt: skip
+    """One idle replica that is up, as a table of one row."""
+    row = new_rows(REPLICA, 1)
+    row.policy, row.sequences, row.new_tokens, row.pool, row.kind = policy, sequences, new_tokens, pool, kind
+    row.block_tokens, row.blocks, row.free_blocks, row.reserve = block_tokens, blocks, blocks, reserve
+    row.swap_s, row.drafts, row.overhead_s, row.slow, row.up = swap_s, drafts, overhead_s, slow, 1
+    row.node_free = row.oldest = row.newest = NONE
+    return row
+
+
+def pool_of(
+    first: int, count: int, *, next: int = NONE, transfer_s: float = 0.0, latency_s: float = 0.0
+) -> np.recarray:
+    """One pool, as a table of one row."""
+    row = new_rows(POOL, 1)
+    row.first, row.count, row.next, row.transfer_s, row.latency_s = first, count, next, transfer_s, latency_s
+    return row
+
+
+def plain_arrivals(arrival_s: np.ndarray, prompt: np.ndarray, output: np.ndarray, first_id: int = 0) -> Arrivals:
+    """Arrivals of one pool and class, without sessions or prefixes."""
+    count = len(arrival_s)
+    zeros = np.zeros(count, np.int64)
+    none = np.full(count, NONE)
+    return Arrivals(
+        np.arange(first_id, first_id + count), np.asarray(arrival_s, float), np.asarray(prompt, np.int64),
+        np.asarray(output, np.int64), zeros, zeros, np.full(count, np.inf), zeros, none, np.zeros(count),
+        np.zeros(count + 1, np.int64), zeros[:0],
+    )  # fmt: skip
 
 
 def with_more_slots(fleet: Fleet) -> Fleet:
@@ -118,10 +280,19 @@ def with_more_slots(fleet: Fleet) -> Fleet:
     slots[:old] = fleet.slots
     stack = np.zeros(2 * old, np.int64)
     stack[:old] = np.arange(2 * old - 1, old - 1, -1)
-    fleet.cursor[4] = old
+    fleet.cursor[FREE] = old
     return fleet._replace(slots=slots, free_slots=stack)
 
 
-def new_rows(kind: np.dtype, rows: int) -> np.recarray:
+def with_more_pending(fleet: Fleet) -> Fleet:
+    """The same fleet with a heap of twice the size."""
+    more = len(fleet.pending_s)
+    return fleet._replace(
+        pending_s=np.concatenate([fleet.pending_s, np.zeros(more)]),
+        pending=np.concatenate([fleet.pending, np.zeros((more, 3), np.int64)]),
+    )
+
+
+def new_rows(kind: np.dtype, rows: int | tuple[int, int]) -> np.recarray:
     """A table of zeros."""
     return np.zeros(rows, kind).view(np.recarray)

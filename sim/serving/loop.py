@@ -8,158 +8,244 @@ from __future__ import annotations
 import numpy as np
 
 from sim.serving.fleet import (
+    ASKS,
     BUSY,
+    FREE,
     IDLE,
-    LEAST_LOADED,
+    NEXT,
     NONE,
-    POWER_OF_TWO,
+    PENDING,
+    ROUND_ROBIN,
+    STICKY,
     UNPRICED,
+    WRITTEN,
+    Arrivals,
     Fleet,
     Rules,
 )
-from sim.serving.scheduler import finish, plan
+from sim.serving.kv import release
+from sim.serving.outcome import book_features, come, depart, finish, gone
+from sim.serving.pending import next_s, pop
+from sim.serving.router import route
+from sim.serving.scheduler import leave_queue, next_class, plan, queue_up
 from sim.serving.step_time import StepTime, measure, steps_seconds
 
-DONE, PRICE, SLOTS, RECORDS = range(4)  # why the loop stopped
+DONE, PRICE, SLOTS, RECORDS, HEAP = range(5)  # why the loop stopped
 
 
 def serve(
-    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray,
-    arrival_s: np.ndarray, prompt: np.ndarray, output: np.ndarray, until_s: float,
-) -> int:  # fmt: skip
-    """Take up a chunk of requests from `fleet.cursor[0]` on, then run to `until_s`; why it stopped.
+    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, until_s: float, ask: bool
+) -> int:
+    """Deliver what arrives by `until_s` from row `fleet.cursor[NEXT]` on, and run all replicas to then; why it
+    stopped.
 
-    Replicas that play iterations elsewhere (`fleet.activity` UNPRICED) leave with PRICE and their number in
-    `fleet.cursor[3]`.
+    With `ask`, every iteration that begins is asked for, priced or not: the replica leaves with PRICE and its number
+    in `fleet.cursor[ASKS]`, and goes on once `set_price` has told.
     """
-    replicas = len(fleet.replicas)
-    while fleet.cursor[0] < len(arrival_s):
-        at = fleet.cursor[0]
-        now_s = arrival_s[at]
-        if fleet.cursor[4] == 0:
+    count = len(fleet.replicas)
+    alone = not rules.coupled and (rules.router == ROUND_ROBIN or rules.router == STICKY)
+    while True:
+        arrival_s = asked.arrival_s[fleet.cursor[NEXT]] if fleet.cursor[NEXT] < len(asked.arrival_s) else np.inf
+        at_s = min(min(arrival_s, next_s(fleet)), until_s)
+        ends = arrival_s > until_s and (next_s(fleet) > until_s or fleet.cursor[PENDING] == 0)
+        if np.isinf(arrival_s) and fleet.cursor[PENDING] == 0:
+            ends = True
+        if rules.coupled:
+            first, first_s = NONE, at_s
+            for r in range(count):
+                why = _begin(rules, fleet, price, records, asked, r, at_s, ask)
+                if why != DONE:
+                    return why
+                if fleet.replicas[r].activity == BUSY and (
+                    fleet.replicas[r].end_s < first_s or (fleet.replicas[r].end_s == first_s and first == NONE)
+                ):
+                    first, first_s = r, fleet.replicas[r].end_s
+            if first != NONE:
+                why = _end(rules, fleet, price, records, asked, first)
+                if why != DONE:
+                    return why
+                continue
+        elif ends or not alone:
+            for r in range(count):
+                why = _advance(rules, fleet, price, records, asked, r, at_s, ask)
+                if why != DONE:
+                    return why
+        if ends:
+            return DONE
+        if fleet.cursor[FREE] == 0:
             return SLOTS
-        for r in range(replicas):
-            why = advance(rules, fleet, price, records, r, now_s)
+        if fleet.cursor[WRITTEN] == len(records):
+            return RECORDS
+        if arrival_s <= next_s(fleet):
+            row = fleet.cursor[NEXT]
+            slot = NONE
+        else:
+            slot, row = fleet.pending[0, 1], fleet.pending[0, 2]
+        session = asked.session[row] if slot == NONE else fleet.slots[slot].session
+        pool = asked.pool[row] if slot == NONE else fleet.slots[slot].pool
+        block_from = asked.block_from[row] if slot == NONE else fleet.slots[slot].block_from
+        block_to = asked.block_from[row + 1] if slot == NONE else block_from + fleet.slots[slot].block_count
+        turn = fleet.pools[pool].turn
+        r = route(rules, fleet, pool, session, block_from, block_to - block_from)
+        if alone:
+            why = _advance(rules, fleet, price, records, asked, r, at_s, ask)
             if why != DONE:
+                fleet.pools[pool].turn = turn  # it will be routed anew
                 return why
-        slot = _new_slot(fleet, fleet.cursor[1], now_s, prompt[at], output[at])
-        _enqueue(fleet, route(rules, fleet, fleet.cursor[1]), slot, now_s, price)
-        fleet.cursor[0] += 1
-        fleet.cursor[1] += 1
-    for r in range(replicas):
-        why = advance(rules, fleet, price, records, r, until_s)
-        if why != DONE:
-            return why
-    return DONE
+        if arrival_s <= next_s(fleet):
+            fleet.cursor[NEXT] += 1
+        else:
+            pop(fleet)
+        if slot == NONE:
+            slot = _new_slot(fleet, asked, row, at_s)
+        elif fleet.slots[slot].source != NONE:
+            release(fleet, fleet.slots[slot].source, slot)
+            fleet.replicas[fleet.slots[slot].source].blocked = 0
+            fleet.slots[slot].source = NONE
+        deliver(rules, fleet, price, records, asked, r, slot, at_s)
 
 
-def advance(rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, r: int, until_s: float) -> int:
+def _advance(
+    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int, until_s: float, ask: bool
+) -> int:  # fmt: skip
     """Bring replica `r` to `until_s`: what ends by then has ended, and what begins before then has begun.
 
     What begins at `until_s` itself waits, for a request may arrive at that instant.
     """
     while True:
-        if fleet.replicas[r].activity == UNPRICED:
-            seconds = steps_seconds(price, fleet.features[r], fleet.growth[r], 1)
-            if np.isnan(seconds):
-                fleet.cursor[3] = r
-                return PRICE
-            set_price(fleet, r, seconds)
-            if fleet.replicas[r].steps > 1:
-                seconds = steps_seconds(price, fleet.features[r], fleet.growth[r], fleet.replicas[r].steps)
-                fleet.replicas[r].end_s = fleet.replicas[r].now_s + seconds
-        if fleet.replicas[r].activity == BUSY:
-            if fleet.replicas[r].end_s > until_s:
-                return DONE
-            if fleet.cursor[2] + fleet.replicas[r].running_count > len(records):
-                return RECORDS
-            finish(rules, fleet, r, records)
-            fleet.replicas[r].activity = IDLE
-        if fleet.replicas[r].now_s >= until_s:
+        why = _begin(rules, fleet, price, records, asked, r, until_s, ask)
+        if why != DONE or fleet.replicas[r].activity == IDLE or fleet.replicas[r].end_s > until_s:
+            return why
+        why = _end(rules, fleet, price, records, asked, r)
+        if why != DONE:
+            return why
+
+
+def _begin(
+    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int, until_s: float, ask: bool
+) -> int:  # fmt: skip
+    """Plan and price the next iterations of an idle replica, if they begin before `until_s`."""
+    me = fleet.replicas[r]
+    if me.activity == IDLE:
+        if me.now_s >= until_s or (me.running_count == 0 and me.waiting_count == 0):
             return DONE
-        if fleet.replicas[r].running_count == 0 and fleet.replicas[r].head == NONE:
-            return DONE
+        if rules.shed and not _shed(rules, fleet, records, asked, r):
+            return RECORDS
         steps = plan(rules, fleet, r)
         if steps == 0:
             return DONE
-        linear = measure(fleet, r, price)
-        fleet.replicas[r].steps = min(steps, linear)
-        fleet.replicas[r].activity = UNPRICED
+        me.steps = min(steps, measure(fleet, r, price))
+        me.activity = UNPRICED
+    if me.activity == UNPRICED:
+        me.played = 0
+        me.base_s = np.nan if ask else steps_seconds(
+            price, me.kind, fleet.features[r], fleet.growth[r], 1, fleet.scratch
+        )  # fmt: skip
+        if np.isnan(me.base_s):
+            fleet.cursor[ASKS] = r
+            return PRICE
+        me.activity = BUSY
+        me.end_s = me.now_s + seconds_of(fleet, price, r, me.steps)
+    return DONE
 
 
-def set_price(fleet: Fleet, r: int, seconds: float) -> None:
-    """The iteration that replica `r` asked about takes so long."""
-    fleet.replicas[r].end_s = fleet.replicas[r].now_s + seconds
-    fleet.replicas[r].activity = BUSY
+def set_price(fleet: Fleet, price: StepTime, r: int, base_s: float, slope_s: float, steps: int) -> None:
+    """The first of the iterations that replica `r` asked about takes `base_s`, and each of `steps` more by
+    `slope_s`."""
+    me = fleet.replicas[r]
+    me.steps = min(me.steps, steps)
+    me.played, me.base_s, me.slope_s, me.activity = 1, base_s, slope_s, BUSY
+    me.end_s = me.now_s + seconds_of(fleet, price, r, me.steps)
 
 
-def _new_slot(fleet: Fleet, id: int, arrival_s: float, prompt: int, output: int) -> int:
-    fleet.cursor[4] -= 1
-    slot = fleet.free_slots[fleet.cursor[4]]
-    fleet.slots[slot].id, fleet.slots[slot].arrival_s, fleet.slots[slot].prompt, fleet.slots[slot].output = (
-        id,
-        arrival_s,
-        prompt,
-        output,
-    )
-    fleet.slots[slot].scheduled_s = fleet.slots[slot].first_s = np.nan
-    fleet.slots[slot].made = fleet.slots[slot].cached = fleet.slots[slot].held = fleet.slots[slot].chunk = 0
-    fleet.slots[slot].behind = NONE
+def seconds_of(fleet: Fleet, price: StepTime, r: int, steps: int) -> float:
+    """What the first `steps` of the iterations under way take."""
+    me = fleet.replicas[r]
+    if me.played:
+        seconds = steps * me.base_s + me.slope_s * (steps * (steps - 1) / 2)
+    elif steps == 1:
+        seconds = me.base_s
+    else:
+        seconds = steps_seconds(price, me.kind, fleet.features[r], fleet.growth[r], steps, fleet.scratch)
+    return seconds * me.slow + steps * me.overhead_s + me.delay_s
+
+
+def _end(
+    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int
+) -> int:  # fmt: skip
+    """The iterations under way on replica `r` end."""
+    me = fleet.replicas[r]
+    if fleet.cursor[WRITTEN] + me.running_count > len(records):
+        return RECORDS
+    if fleet.cursor[PENDING] + me.running_count > len(fleet.pending_s):
+        return HEAP
+    book_features(fleet, r)
+    if not me.played:
+        parts = fleet.context_s[me.kind]
+        steps_seconds(price, me.kind, fleet.features[r], fleet.growth[r], me.steps, parts)
+    finish(rules, fleet, r, records, asked, seconds_of(fleet, price, r, 1))
+    me.activity = IDLE
+    return DONE
+
+
+def _new_slot(fleet: Fleet, asked: Arrivals, row: int, arrival_s: float) -> int:
+    fleet.cursor[FREE] -= 1
+    slot = fleet.free_slots[fleet.cursor[FREE]]
+    it = fleet.slots[slot]
+    it.id, it.arrival_s, it.prompt, it.output = asked.id[row], arrival_s, asked.prompt[row], asked.output[row]
+    it.pool, it.rank, it.deadline_s = asked.pool[row], asked.rank[row], arrival_s + asked.patience_s[row]
+    it.session, it.next = asked.session[row], asked.next[row]
+    it.block_from, it.block_count = asked.block_from[row], asked.block_from[row + 1] - asked.block_from[row]
+    it.scheduled_s = it.first_s = it.token_s = np.nan
+    it.made = it.cached = it.held = it.shared = it.hit = it.chunk = it.preempted = it.retried = it.away = 0
+    it.behind = it.source = NONE
     return slot
 
 
-def _enqueue(fleet: Fleet, r: int, slot: int, now_s: float, price: StepTime) -> None:
-    if fleet.replicas[r].tail == NONE:
-        fleet.replicas[r].head = slot
-    else:
-        fleet.slots[fleet.replicas[r].tail].behind = slot
-    fleet.replicas[r].tail = slot
-    fleet.replicas[r].waiting_count += 1
-    if fleet.replicas[r].activity == IDLE:
-        fleet.replicas[r].now_s = max(fleet.replicas[r].now_s, now_s)
-    elif fleet.replicas[r].steps > 1 and fleet.replicas[r].blocked == 0:
-        _cut(fleet, r, now_s, price)
+def deliver(
+    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int, slot: int, now_s: float
+) -> None:  # fmt: skip
+    """A request reaches replica `r`: into its queue, or away if it could never fit."""
+    me, it = fleet.replicas[r], fleet.slots[slot]
+    if it.prompt + it.output > me.blocks * me.block_tokens:
+        depart(rules, fleet, NONE, slot, records, asked)
+        return
+    come(fleet, r, slot, now_s)
+    queue_up(fleet, r, slot, False)
+    if me.activity == IDLE:
+        me.now_s = max(me.now_s, now_s)
+    elif me.steps > 1 and (me.blocked == 0 or fleet.queues.shape[1] > 1):
+        cut(fleet, price, r, now_s)
 
 
-def _cut(fleet: Fleet, r: int, now_s: float, price: StepTime) -> None:
-    """Someone has come: the iterations under way go on only to the end of the one that is running."""
-    low, high = np.int64(1), fleet.replicas[r].steps  # the first count of steps that ends at now_s or later
-    begin_s = fleet.replicas[r].now_s
+def cut(fleet: Fleet, price: StepTime, r: int, now_s: float) -> None:
+    """The iterations under way go on only to the end of the one that is running."""
+    me = fleet.replicas[r]
+    if me.activity != BUSY:
+        me.steps = np.int64(1)
+        return
+    low, high = np.int64(1), me.steps  # the first count of steps that ends at now_s or later
     while low < high:
         middle = (low + high) // 2
-        if begin_s + steps_seconds(price, fleet.features[r], fleet.growth[r], middle) >= now_s:
+        if me.now_s + seconds_of(fleet, price, r, middle) >= now_s:
             high = middle
         else:
             low = middle + 1
-    fleet.replicas[r].steps = low
-    fleet.replicas[r].end_s = begin_s + steps_seconds(price, fleet.features[r], fleet.growth[r], low)
+    me.steps = low
+    me.end_s = me.now_s + seconds_of(fleet, price, r, low)
 
 
-def route(rules: Rules, fleet: Fleet, number: int) -> int:
-    """The replica for the request `number`: in turn, or the one with the fewest requests of all or of two drawn."""
-    replicas = len(fleet.replicas)
-    if rules.router == LEAST_LOADED:
-        best = 0
-        for r in range(1, replicas):
-            if load(fleet, r) < load(fleet, best):
-                best = r
-        return best
-    if rules.router == POWER_OF_TWO and replicas > 1:
-        first = draw(rules.seed, 2 * number) % replicas
-        second = (first + 1 + draw(rules.seed, 2 * number + 1) % (replicas - 1)) % replicas
-        return first if load(fleet, first) <= load(fleet, second) else second
-    return number % replicas
-
-
-def load(fleet: Fleet, r: int) -> int:
-    """Requests that replica `r` has, waiting or running."""
-    return fleet.replicas[r].running_count + fleet.replicas[r].waiting_count
-
-
-def draw(seed: int, number: int) -> int:
-    """A whole number of 31 random bits that depends on `seed` and `number` alone (a xorshift-multiply mix)."""
-    x = (np.int64(seed) * 40503 + np.int64(number)) & 0x7FFFFFFF
-    for _ in range(2):
-        x = ((x >> 15) ^ x) * 0x2C1B3C6D & 0x7FFFFFFF
-        x = ((x >> 12) ^ x) * 0x297A2D39 & 0x7FFFFFFF
-    return (x >> 15) ^ x
+def _shed(rules: Rules, fleet: Fleet, records: np.recarray, asked: Arrivals, r: int) -> bool:
+    """Turn away those at the head of the queue whose deadline has passed; whether there was room for their records."""
+    me = fleet.replicas[r]
+    while me.waiting_count > 0:
+        rank = next_class(rules, fleet, r)
+        it = fleet.slots[fleet.queues[r, rank, 0]]
+        if it.deadline_s >= me.now_s or not np.isnan(it.scheduled_s):
+            break
+        if fleet.cursor[WRITTEN] == len(records) or fleet.cursor[PENDING] == len(fleet.pending_s):
+            return False
+        slot = leave_queue(fleet, r, rank)
+        gone(fleet, r, slot, me.now_s)
+        depart(rules, fleet, NONE, slot, records, asked)
+    return True

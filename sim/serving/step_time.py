@@ -7,11 +7,12 @@ or only logits are summed into tables beforehand.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from sim.serving.fleet import Fleet
+from sim.serving.fleet import NONE, Fleet
 
 DENSE, WINDOW, BLOCK_SPARSE = range(3)
 PATTERNS = {"dense": DENSE, "window": WINDOW, "blocksparse": BLOCK_SPARSE}
@@ -20,114 +21,155 @@ PATTERNS = {"dense": DENSE, "window": WINDOW, "blocksparse": BLOCK_SPARSE}
 class StepTime(NamedTuple):
     """Seconds of an iteration as a function of its features: (1, new tokens, logits, pairs and entries by pattern).
 
-    `of_tokens` and `of_logits` are NaN where they are not known yet. The rest is by row: an op that sees the context,
-    `times` times in a pass.
+    The first axis is the kind of machine and model. `of_tokens` and `of_logits` are NaN where they are not known yet.
+    The rest is by row: an op that sees the context, `times` times in a pass.
     """
 
-    of_tokens: np.ndarray
-    of_logits: np.ndarray
-    times: np.ndarray
-    fixed_s: np.ndarray
-    arithmetic_s: np.ndarray  # [row, feature] seconds
-    hbm_bytes: np.ndarray  # [row, feature]
-    buffer_bytes: np.ndarray  # [row, feature]: over L2 if they fit into it, else over HBM
-    hbm_bytes_per_s: np.ndarray
-    l2_bytes_per_s: float
-    l2_bytes: float
-    pattern: np.ndarray
-    window_tokens: int
-    sparse_stride: int
+    of_tokens: np.ndarray  # [kind, tokens] seconds of the ops that see new tokens only
+    of_logits: np.ndarray  # [kind, logits]
+    times: np.ndarray  # [kind, row]
+    fixed_s: np.ndarray  # [kind, row]
+    arithmetic_s: np.ndarray  # [kind, row, feature] seconds
+    hbm_bytes: np.ndarray  # [kind, row, feature]
+    buffer_bytes: np.ndarray  # [kind, row, feature]: over L2 if they fit into it, else over HBM
+    hbm_bytes_per_s: np.ndarray  # [kind, row]
+    l2_bytes_per_s: np.ndarray  # [kind]
+    l2_bytes: np.ndarray  # [kind]
+    pattern: np.ndarray  # [kind, pattern], or NONE
+    window_tokens: np.ndarray  # [kind]
+    sparse_stride: np.ndarray  # [kind]
+
+
+def stacked(prices: Sequence[StepTime]) -> StepTime:
+    """The prices of several kinds as one."""
+    return StepTime(*(_padded(columns) for columns in zip(*prices)))
+
+
+def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays one after the other along their first axis, each filled up along the others."""
+    shape = np.max([array.shape[1:] for array in arrays], axis=0)
+    fill = {"f": np.nan if arrays[0].ndim == 2 else 0.0, "i": NONE}[arrays[0].dtype.kind]
+    widths = [[(0, 0), *((0, int(most - has)) for most, has in zip(shape, array.shape[1:]))] for array in arrays]
+    return np.concatenate([np.pad(array, width, constant_values=fill) for array, width in zip(arrays, widths)])
 
 
 def measure(fleet: Fleet, r: int, price: StepTime) -> int:
     """Write the features of the planned iteration and how they grow; for how many decode steps they grow so."""
-    features, growth = fleet.features[r], fleet.growth[r]
+    features, growth, kind = fleet.features[r], fleet.growth[r], fleet.replicas[r].kind
     features[:] = 0.0
     growth[:] = 0.0
     features[0] = 1.0
     linear = np.int64(2**40)
+    window, stride = price.window_tokens[kind], price.sparse_stride[kind]
     for place in range(fleet.replicas[r].running_count):
-        slot = fleet.running[r, place]
-        new, past = fleet.slots[slot].chunk, fleet.slots[slot].cached
+        it = fleet.slots[fleet.running[r, place]]
+        new, past = it.chunk, it.cached
         if new == 0:
             continue
         features[1] += new
-        if past + new == fleet.slots[slot].prompt + fleet.slots[slot].made:
-            features[2] += 1
-        for p in range(len(price.pattern)):
-            pairs, entries = attended(price, price.pattern[p], new, past)
+        features[2] += max(past + new - it.prompt - it.made + 1, 0)
+        for p in range(price.pattern.shape[1]):
+            pattern = price.pattern[kind, p]
+            if pattern == NONE:
+                continue
+            pairs, entries = attended(pattern, window, stride, new, past)
             features[3 + 2 * p] += pairs
             features[4 + 2 * p] += entries
             slope = 1.0
-            if price.pattern[p] != DENSE:
-                if past + 1 < price.window_tokens:
-                    linear = min(linear, price.window_tokens - past)
+            if pattern != DENSE:
+                if past + 1 < window:
+                    linear = min(linear, window - past)
                 else:
-                    slope = 1.0 / price.sparse_stride if price.pattern[p] == BLOCK_SPARSE else 0.0
+                    slope = 1.0 / stride if pattern == BLOCK_SPARSE else 0.0
             growth[3 + 2 * p] += slope
             growth[4 + 2 * p] += slope
     return linear
 
 
-def _seen(price: StepTime, pattern: int, entries: float) -> float:
-    if pattern == DENSE or entries <= price.window_tokens:
+def _seen(pattern: int, window: int, stride: int, entries: float) -> float:
+    if pattern == DENSE or entries <= window:
         return entries
-    far = entries - price.window_tokens
-    return price.window_tokens + (far / price.sparse_stride if pattern == BLOCK_SPARSE else 0.0)
+    far = entries - window
+    return window + (far / stride if pattern == BLOCK_SPARSE else 0.0)
 
 
-def attended(price: StepTime, pattern: int, new: int, past: int) -> tuple[float, float]:
+def attended(pattern: int, window: int, stride: int, new: int, past: int) -> tuple[float, float]:
     """(query-key pairs, entries read) of one sequence: `sim.workload.transformer.attended`, for a compiler."""
     total = past + new
     if new == 1:
-        seen = _seen(price, pattern, float(total))
+        seen = _seen(pattern, window, stride, float(total))
         return seen, seen
     if pattern == DENSE:
         return new * past + new * (new + 1) / 2, float(total)
-    knee = min(max(price.window_tokens - past, 0), new)
+    knee = min(max(window - past, 0), new)
     above = 0.0
     if new > knee:
-        first = _seen(price, pattern, float(past + knee + 1))
-        above = (first + _seen(price, pattern, float(total))) / 2 * (new - knee)
+        first = _seen(pattern, window, stride, float(past + knee + 1))
+        above = (first + _seen(pattern, window, stride, float(total))) / 2 * (new - knee)
     return knee * past + knee * (knee + 1) / 2 + above, float(total)
 
 
-def steps_seconds(price: StepTime, features: np.ndarray, growth: np.ndarray, steps: int) -> float:
-    """Seconds of `steps` iterations, the features growing from each to the next; NaN if a table lacks an entry."""
-    total = (price.of_tokens[np.int64(features[1])] + price.of_logits[np.int64(features[2])]) * steps
-    for row in range(len(price.times)):
-        arithmetic = hbm = l2 = arithmetic_up = hbm_up = l2_up = 0.0
+def steps_seconds(
+    price: StepTime, kind: int, features: np.ndarray, growth: np.ndarray, steps: int, parts: np.ndarray
+) -> float:
+    """Seconds of `steps` iterations, the features growing from each to the next; NaN if a table lacks an entry.
+
+    The time of each row is added to `parts` [row, bound] by what bounds it: arithmetic, HBM, L2, its fixed time.
+    """
+    tokens, logits = np.int64(features[1]), np.int64(features[2])
+    if tokens >= price.of_tokens.shape[1] or logits >= price.of_logits.shape[1]:
+        return np.nan
+    total = (price.of_tokens[kind, tokens] + price.of_logits[kind, logits]) * steps
+    for row in range(price.times.shape[1]):
+        times = price.times[kind, row]
+        if not times > 0:
+            continue  # of another kind
+        arithmetic = hbm = l2 = arithmetic_up = hbm_up = 0.0
         for f in range(len(features)):
-            arithmetic += price.arithmetic_s[row, f] * features[f]
-            hbm += price.hbm_bytes[row, f] * features[f]
-            l2 += price.buffer_bytes[row, f] * features[f]
-            arithmetic_up += price.arithmetic_s[row, f] * growth[f]
-            hbm_up += price.hbm_bytes[row, f] * growth[f]
-        if l2 > price.l2_bytes:
+            arithmetic += price.arithmetic_s[kind, row, f] * features[f]
+            hbm += price.hbm_bytes[kind, row, f] * features[f]
+            l2 += price.buffer_bytes[kind, row, f] * features[f]
+            arithmetic_up += price.arithmetic_s[kind, row, f] * growth[f]
+            hbm_up += price.hbm_bytes[kind, row, f] * growth[f]
+        if l2 > price.l2_bytes[kind]:
             hbm, l2 = hbm + l2, 0.0
-        rate = price.hbm_bytes_per_s[row]
-        longest = _sum_of_longest(
-            arithmetic, arithmetic_up, hbm / rate, hbm_up / rate, l2 / price.l2_bytes_per_s, l2_up, steps
+        rate = price.hbm_bytes_per_s[kind, row]
+        a, b, c = _sums_of_longest(
+            arithmetic, arithmetic_up, hbm / rate, hbm_up / rate, l2 / price.l2_bytes_per_s[kind], steps
         )
-        total += price.times[row] * (price.fixed_s[row] * steps + longest)
+        parts[row, 0] += times * a
+        parts[row, 1] += times * b
+        parts[row, 2] += times * c
+        parts[row, 3] += times * price.fixed_s[kind, row] * steps
+        total += times * (price.fixed_s[kind, row] * steps + (a + b + c))
     return total
 
 
-def _sum_of_longest(
-    a: float, a_up: float, b: float, b_up: float, c: float, c_up: float, steps: int
-) -> float:  # fmt: skip
-    """Sum over i < steps of the highest of three lines a + i a_up, b + i b_up, c + i c_up."""
-    total, i = 0.0, 0
+def _sums_of_longest(
+    a: float, a_up: float, b: float, b_up: float, c: float, steps: int
+) -> tuple[float, float, float]:  # fmt: skip
+    """Sum over i < steps of the highest of the lines a + i a_up, b + i b_up and c, by which it is."""
+    in_a = in_b = in_c = 0.0
+    i = 0
     while i < steps:
-        top, up = a + i * a_up, a_up
-        if b + i * b_up > top or (b + i * b_up == top and b_up > up):
-            top, up = b + i * b_up, b_up
-        if c + i * c_up > top or (c + i * c_up == top and c_up > up):
-            top, up = c + i * c_up, c_up
+        at_a, at_b = a + i * a_up, b + i * b_up
+        top, up, which = at_a, a_up, 0
+        if at_b > top or (at_b == top and b_up > up):
+            top, up, which = at_b, b_up, 1
+        if c > top or (c == top and up < 0.0):
+            top, up, which = c, 0.0, 2
         stay = steps - i  # for so many steps this line is the highest
-        for base, slope in ((a, a_up), (b, b_up), (c, c_up)):
+        for base, slope in ((a, a_up), (b, b_up), (c, 0.0)):
             if slope > up:
-                stay = min(stay, np.int64((top - (base + i * slope)) / (slope - up)) + 1)
-        total += stay * top + up * (stay * (stay - 1) / 2)
+                until = (top - (base + i * slope)) / (slope - up)
+                if until < stay:
+                    stay = np.int64(until) + 1
+        area = stay * top + up * (stay * (stay - 1) / 2)
+        if which == 0:
+            in_a += area
+        elif which == 1:
+            in_b += area
+        else:
+            in_c += area
         i += stay
-    return total
+    return in_a, in_b, in_c
