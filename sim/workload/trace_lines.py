@@ -91,9 +91,9 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
     except _ZstdCutShortError:
         fault = CutShortError("the zstd data end early, after row {}; the file was cut off, fetch it again")
     except (gzip.BadGzipFile, zlib.error) as error:
-        fault = ValueError(f"corrupt gzip data after row {{}} ({error}); fetch the file again")
+        fault = ValueError(f"corrupt gzip data after row {{}} ({_braced(error)}); fetch the file again")
     except _ZstdCorruptError as error:
-        fault = ValueError(f"corrupt zstd data after row {{}} ({error}); fetch the file again")
+        fault = ValueError(f"corrupt zstd data after row {{}} ({_braced(error)}); fetch the file again")
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or error}") from None
     else:
@@ -132,6 +132,10 @@ def _lines(block: bytes, number: int) -> tuple[Lines, int]:
         unended = unended and bool(keep[-1])
         starts, ends, numbers = starts[keep], ends[keep], numbers[keep]
     return Lines(text, starts, ends, numbers, unended), following
+
+
+def _braced(error: Exception) -> str:
+    return str(error).replace("{", "{{").replace("}", "}}")
 
 
 def _refuse_endless(size: int, number: int) -> None:
