@@ -15,6 +15,7 @@ from sim.workload.digits import date, decimal, whole
 from sim.workload.sessions import Sessions
 from sim.workload.trace_formats import Parser, Row, TraceFormat
 from sim.workload.trace_lines import Lines
+from sim.workload.trace_parquet import Table
 
 
 class Judge:
@@ -26,7 +27,7 @@ class Judge:
     def __init__(self, parser: Parser, form: TraceFormat, skip: bool, max_tokens: int, fast: bool = True):
         self.parser, self.form, self.skip, self.max_tokens = parser, form, skip, max_tokens
         # Extra columns are read row by row.
-        self.fast = fast and parser.places is not None and parser.places[0] >= 0 and not parser.extras
+        self.fast = fast and not parser.extras
         self.sessions = Sessions(parser.extras, form.per_s)
         self.notes: list[str] = []  # faults of the file as a whole
         self.assumed: list[str] = []
@@ -34,7 +35,7 @@ class Judge:
         self._failed, self._failed_rows = 0, list[str]()
         self._latest, self._early, self._early_row = -math.inf, 0, 0
 
-    def columns(self, lines: Lines) -> tuple[Columns, Array]:
+    def columns(self, lines: Lines | Table) -> tuple[Columns, Array]:
         """The rows that can be served, in file order, their times in the unit of the format; and their numbers.
 
         Raises what the first row that is not right deserves, unless rows may be skipped.
@@ -72,7 +73,7 @@ class Judge:
             raise fault[1]
         return self.sessions.added(Columns(time, prompt, output), extras), number
 
-    def times(self, lines: Lines) -> Array:
+    def times(self, lines: Lines | Table) -> Array:
         """Times of rows outside the slice, of those that would be served; what is wrong with the others is not told."""
         time, _, _, kept = self._plain_rows(lines)
         for index in np.flatnonzero(~kept).tolist():
@@ -126,11 +127,13 @@ class Judge:
         self._early += int(early.sum())
         self._early_row = self._early_row or first
 
-    def _plain_rows(self, lines: Lines) -> tuple[Array, Array, Array, Array]:
+    def _plain_rows(self, lines: Lines | Table) -> tuple[Array, Array, Array, Array]:
         """Time, prompt and output of each row, and which of them were read; the others are zero."""
         count = len(lines)
         time = np.zeros(count, np.int64 if self.form.whole_time else np.float64)
         prompt, output, kept = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, bool)
+        if isinstance(lines, Table):
+            return lines.plain_rows(self.max_tokens) if self.fast else (time, prompt, output, kept)
         if not (self.fast and count and self.parser.places):
             return time, prompt, output, kept
         text, width = lines.text, self.parser.width
@@ -156,7 +159,9 @@ class Judge:
         prompts, sound = whole(text, *field(at_prompt))
         outputs, more = whole(text, *field(at_output))
         sound &= more & (prompts > 0) & (prompts <= self.max_tokens) & (outputs > 0) & (outputs <= self.max_tokens)
-        if self.form.whole_time:
+        if at_time < 0:
+            times, more = time[regular], sound
+        elif self.form.whole_time:
             times, more = date(text, *field(at_time))
         else:
             dots = np.flatnonzero(used == ord(".")) + begin

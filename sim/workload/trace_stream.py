@@ -11,10 +11,13 @@ from typing import Literal
 
 import numpy as np
 
+from sim.workload.arrivals import Arrivals, times
 from sim.workload.columns import Array, Columns, joined, rechunked, taken, with_arrivals
-from sim.workload.stream import CHUNK_ROWS, TraceStream
+from sim.workload.servegen import is_servegen, open_servegen
+from sim.workload.stream import CHUNK_ROWS, TraceStream, cut
 from sim.workload.trace_formats import FORMATS, Parser, TraceFormat, detect
 from sim.workload.trace_lines import BLOCK_BYTES, CutShortError, Lines, TraceError, blocks
+from sim.workload.trace_parquet import Table, is_parquet, tables
 from sim.workload.trace_rows import Judge
 
 SORT_ROWS = 262_144  # how far out of order a row may be under bad_rows="skip", in a file that is not read at once
@@ -32,6 +35,8 @@ def open_trace(
     spread_ticks: bool = True,
     chunk_rows: int = CHUNK_ROWS,
     sort_rows: int | None = SORT_ROWS,
+    arrivals: Arrivals | None = None,
+    seed: int = 0,
     fast: bool = True,
 ) -> TraceStream:
     """The requests of a trace file, to be taken in chunks of `chunk_rows`; the arguments and rules of `read_trace`.
@@ -41,11 +46,14 @@ def open_trace(
     further out of order is an error (None: all rows are held, as `read_trace` does); requests of one tick are held
     together; and sessions and prefix blocks need a few bytes each (see `sim.workload.sessions`).
 
+    `arrivals` replaces the times of the file, in the order of the file once sorted; a format without times needs it.
+    `seed` is that of these arrivals, and of what is drawn from a ServeGen folder, where `path` is one.
+
     `fast=False` reads each row on its own: the same rows, warnings and errors, for tests. Errors: TraceError for the
     file, ValueError for an argument.
     """
-    if format != "auto" and format not in FORMATS:
-        raise ValueError(f"no trace format {format!r}; choose one of auto, {', '.join(FORMATS)}")
+    if format not in ("auto", "servegen", *FORMATS):
+        raise ValueError(f"no trace format {format!r}; choose one of auto, {', '.join(FORMATS)}, servegen")
     if first < 0 or (limit is not None and limit < 1) or max_tokens < 1:
         raise ValueError(f"first ({first}) must be 0 or more, limit ({limit}) and max_tokens ({max_tokens}) 1 or more")
     if not (speed > 0 and math.isfinite(speed)):
@@ -54,23 +62,28 @@ def open_trace(
         raise ValueError(f"bad_rows ({bad_rows!r}) must be 'error' or 'skip'")
     if chunk_rows < 1 or (sort_rows is not None and sort_rows < 1):
         raise ValueError(f"chunk_rows ({chunk_rows}) and sort_rows ({sort_rows}) must be 1 or more")
+    if seed < 0:
+        raise ValueError(f"seed ({seed}) must be 0 or more")
     path = Path(path)
+    if format == "servegen" or is_servegen(path):
+        drawn = cut(open_servegen(path, seed, max_tokens, chunk_rows), first, limit, speed)
+        return drawn if arrivals is None else with_times(drawn, arrivals, seed)
     # Of a short slice no more is read than about it.
     block_bytes = BLOCK_BYTES if limit is None else min(BLOCK_BYTES, max(2**16, 64 * limit))
     try:
-        name, parser, _ = _opened(path, format, block_bytes)
+        name, form, parser, _ = _opened(path, format, block_bytes)
     except ValueError as error:
         raise TraceError(f"{path}: {error}") from None
 
     def source(out: TraceStream) -> Iterator[Columns]:
         try:
-            name, parser, lines = _opened(path, format, block_bytes)
-            judge = Judge(parser, FORMATS[name], bad_rows == "skip", max_tokens, fast)
-            rows = _Slice(judge, lines, first, limit, spread_ticks)
+            _, form, parser, lines = _opened(path, format, block_bytes)
+            judge = Judge(parser, form, bad_rows == "skip", max_tokens, fast)
+            rows = _Slice(judge, lines, first, limit, spread_ticks and arrivals is None, arrivals is None)
             chunks = _sorted(rows.columns(), sort_rows) if bad_rows == "skip" else (c for c, _ in rows.columns())
             if rows.spread:
                 chunks = _spread(chunks, rows)
-            for chunk in rechunked(_from_start(chunks, FORMATS[name], speed, path), chunk_rows):
+            for chunk in rechunked(_from_start(chunks, form, speed, path), chunk_rows):
                 out.tenants[:] = judge.sessions.tenants
                 yield chunk
         except _TooSlowError as error:
@@ -80,16 +93,36 @@ def open_trace(
         out.tenants[:] = judge.sessions.tenants
         out.warnings += judge.warnings()
 
-    return TraceStream(path.name, name, source, parser.block_tokens)
+    stream = TraceStream(path.name, name, source, parser.block_tokens)
+    return stream if arrivals is None else with_times(stream, arrivals, seed)
+
+
+def with_times(stream: TraceStream, arrivals: Arrivals, seed: int) -> TraceStream:
+    """The same requests in the same order, at other times."""
+
+    def source(out: TraceStream) -> Iterator[Columns]:
+        clock = times(arrivals, seed)
+        ahead = next(clock)
+        for chunk in stream.chunks():
+            while len(ahead) < len(chunk):
+                ahead = np.concatenate((ahead, next(clock)))
+            yield with_arrivals(chunk, ahead[: len(chunk)])
+            ahead = ahead[len(chunk) :]
+            out.tenants[:] = stream.tenants
+        out.warnings += stream.warnings
+
+    return TraceStream(stream.name, stream.format, source, stream.block_tokens)
 
 
 class _TooSlowError(ValueError):
     """Not the file is wrong but the argument."""
 
 
-def _opened(path: Path, format: str, block_bytes: int) -> tuple[str, Parser, Iterator[Lines]]:
-    """Name of the format, parser, and the lines of data of a file."""
-    source = blocks(path, block_bytes)
+def _opened(path: Path, format: str, block_bytes: int) -> tuple[str, TraceFormat, Parser, Iterator[Lines | Table]]:
+    """Name of the format, the format, the parser, and the lines of data of a file."""
+    if is_parquet(path):
+        return "parquet", *tables(path)
+    source: Iterator[Lines | Table] = blocks(path, block_bytes)
     lines = next((lines for lines in source if len(lines)), None)
     if lines is None:
         raise ValueError("the file is empty")
@@ -97,7 +130,7 @@ def _opened(path: Path, format: str, block_bytes: int) -> tuple[str, Parser, Ite
     name = detect(head) if format == "auto" else format
     form = FORMATS[name]
     parser = form.parser(int(lines.number[0]), head)
-    return name, parser, chain([lines if form.json_lines else lines.part(1, len(lines))], source)
+    return name, form, parser, chain([lines if form.json_lines else lines.part(1, len(lines))], source)
 
 
 class _Slice:
@@ -107,11 +140,12 @@ class _Slice:
     they were not asked for.
     """
 
-    def __init__(self, judge: Judge, lines: Iterator[Lines], first: int, limit: int | None, spread_ticks: bool):
+    def __init__(self, judge: Judge, lines: Iterator[Lines | Table], first: int, limit: int | None, spread_ticks: bool, timed: bool):
+        self.timed = timed  # the times of the file are used
         self.judge, self.lines, self.first, self.limit = judge, lines, first, limit
         self.spread = spread_ticks and judge.form.tick_s > 0
         self.tick, self.mates = math.nan, 0  # of the last row before the slice, and how many rows it holds
-        self._rest: Lines | None = None
+        self._rest: Lines | Table | None = None
 
     def columns(self) -> Iterator[tuple[Columns, Array]]:
         """Rows that can be served, in file order and in the time of the file, and their numbers."""
@@ -146,7 +180,7 @@ class _Slice:
             self.judge.assumed.append(
                 f"arrivals were recorded in ticks of {form.tick_s:g} s; those of one tick are spread evenly over it"
             )
-        if not form.columns[0]:
+        if self.timed and not form.columns[0]:
             self.judge.assumed.append("the file has no times, so all requests arrive at 0; give them arrivals")
 
     def rest_of_tick(self, tick: float) -> tuple[int, float]:
