@@ -21,9 +21,7 @@ def page(found: Description) -> str:
     from plotly.offline import get_plotlyjs
 
     title = escaped(found.name)
-    rows = "".join(
-        f"<tr><th>{escaped(key)}</th><td>{escaped(text)}</td></tr>" for key, text in figures(found).items()
-    )
+    rows = "".join(f"<tr><th>{escaped(key)}</th><td>{escaped(text)}</td></tr>" for key, text in figures(found).items())
     warnings = "".join(f"<li>{escaped(warning)}</li>" for warning in found.warnings)
     drawn = {"rate": rate_figure(found), "lengths": length_figure(found)}
     if len(found.tenants) > 1:
@@ -138,6 +136,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1F2933;background:#fff;margin:0}
 main{max-width:1080px;margin:0 auto;padding:24px}
 h1{font-size:22px;overflow-wrap:anywhere}h2{font-size:16px;margin:28px 0 4px}
-table{border-collapse:collapse}th{text-align:left;font-weight:500;color:#5F6B7A;padding:3px 18px 3px 0;vertical-align:top}
+table{border-collapse:collapse}
+th{text-align:left;font-weight:500;color:#5F6B7A;padding:3px 18px 3px 0;vertical-align:top}
 td{padding:3px 0;overflow-wrap:anywhere}.warnings{color:#8A4B00}
 """

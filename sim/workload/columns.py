@@ -16,8 +16,9 @@ class Columns:
     """Requests in order of arrival, one array a fact; None where the trace does not say.
 
     `blocks` are the ids of the prompt's prefix blocks, those of request i in `blocks[block_from[i]:block_from[i + 1]]`;
-    equal ids mean an equal prefix up to and with that block. Ids of blocks, sessions and tenants count from 0 without
-    gaps, save for those of rows left out; in a file that is read, in order of appearance. The tokens of a block and the names of tenants are facts of the trace, not of a chunk.
+    equal ids mean an equal prefix up to and with that block. Ids of blocks, sessions and tenants count from 0 (in a
+    file, in order of appearance), without gaps save for those of rows left out. The tokens of a block and the names of
+    tenants are facts of the trace, not of a chunk.
     """
 
     arrival_s: Array  # f8, from the first request of the trace

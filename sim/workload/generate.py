@@ -16,6 +16,7 @@ import numpy as np
 from sim.workload.lengths import Lognormal, Quantiles, check, drawn
 from sim.workload.requests import Request, write_trace
 
+
 @dataclass(frozen=True)
 class TraceStatistics:
     """What is known of a stream of requests: arrivals as a renewal process with Gamma gaps, and two lengths.

@@ -91,3 +91,39 @@ def check(where: str, law: Law) -> None:
         raise ValueError(f"{where}: quantile points must run from probability 0 to probability 1")
     elif not all(p < q and 0 < a <= b < math.inf for (p, a), (q, b) in pairwise(law)):
         raise ValueError(f"{where}: quantile points must rise, and their tokens be positive")
+
+
+def law_of(text: str) -> Law:
+    """The law that a text names; ValueError if it names none.
+
+    >>> law_of("lognormal:1000:0.8"), law_of("fixed:512")
+    (Lognormal(median_tokens=1000.0, sigma=0.8), ((0.0, 512.0), (1.0, 512.0)))
+    >>> law_of("0.7*fixed:100 + 0.3*quantiles:0=10,0.5=20,1=90").parts[1]
+    (0.3, ((0.0, 10.0), (0.5, 20.0), (1.0, 90.0)))
+    """
+    try:
+        parts = [part.strip() for part in text.split(" + ")]
+        if len(parts) > 1 or "*" in text:
+            pairs = [part.split("*", 1) for part in parts]
+            law: Law = Mixture(tuple((float(weight), _one_law(part.strip())) for weight, part in pairs))
+        else:
+            law = _one_law(parts[0])
+    except (ValueError, IndexError):
+        raise ValueError(
+            f"{text!r} is no law of lengths; write lognormal:MEDIAN:SIGMA, fixed:TOKENS, quantiles:0=1,0.5=20,1=90, "
+            "or a mixture: 0.7*lognormal:100:1 + 0.3*fixed:4000"
+        ) from None
+    check(repr(text), law)
+    return law
+
+
+def _one_law(text: str) -> Quantiles | Lognormal:
+    kind, _, numbers = text.partition(":")
+    if kind == "lognormal":
+        median, sigma = numbers.split(":")
+        return Lognormal(float(median), float(sigma))
+    if kind == "fixed":
+        return (0.0, float(numbers)), (1.0, float(numbers))
+    if kind == "quantiles":
+        return tuple((float(p), float(tokens)) for p, tokens in (point.split("=") for point in numbers.split(",")))
+    raise ValueError(kind)

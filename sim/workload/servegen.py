@@ -3,8 +3,8 @@
 A client is two files: chunk-N-trace.csv has, for each window of time, the rate, the CV of gaps, their family (Gamma or
 Weibull) and its shape and scale; chunk-N-dataset.json has, for longer windows, how likely each prompt and output length
 is. Kept exactly: the number of requests of each client in each window. Gaps have the family and shape told, scaled so
-that they fill the window, which makes the heaviest tails a little lighter. Not kept: prompt and output lengths are drawn
-each on its own, since the files do not say which go together; `reason_ratio` and other fields are not read.
+that they fill the window, which makes the heaviest tails a little lighter. Not kept: prompt and output lengths are
+drawn each on its own, since the files do not say which go together; `reason_ratio` and other fields are not read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,9 @@ def open_servegen(path: Path, seed: int = 0, max_tokens: int = 1_000_000, chunk_
     def source(out: TraceStream) -> Iterator[Columns]:
         out.tenants += [f"client {client.number}" for client in clients]
         yield from rechunked(_from_first(_drawn(clients, seed)), chunk_rows)
-        out.warnings.append("requests are drawn from statistics of each client; prompt and output lengths independently")
+        out.warnings.append(
+            "requests are drawn from statistics of each client; prompt and output lengths independently"
+        )
 
     return TraceStream(path.name, "servegen", source)
 
@@ -169,7 +172,7 @@ def _client(number: int, trace: str, dataset: str, max_tokens: int) -> _Client:
         if family not in ("Gamma", "Weibull") or not (0 < rate < 1e6 and 1e-3 < shape < 1e9 and 0 <= start_s < 1e12):
             raise ValueError(f"{where}: {line[:60]!r} is no window; a right row: 600,0.33,0.9,Weibull,1.12,3.16")
         windows.append(_Window(start_s, rate, family, shape))
-    if len(starts) < 2 or any(b <= a for a, b in zip(starts, starts[1:])):
+    if len(starts) < 2 or any(b <= a for a, b in pairwise(starts)):
         raise ValueError(f"chunk-{number}-trace.csv: needs two windows or more, in order of their start")
     window_s = starts[1] - starts[0]
     windows = [_Window(w.start_s, w.count * window_s, w.family, w.shape) for w in windows]

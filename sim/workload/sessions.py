@@ -1,4 +1,4 @@
-"""What rows tell beside arrival and lengths: conversations, think times, tenants and prefix blocks, as dense columns."""
+"""What rows tell beside arrival and lengths: conversations, think times, tenants and prefix blocks, as columns."""
 
 from __future__ import annotations
 

@@ -128,5 +128,3 @@ def cut(stream: TraceStream, first: int = 0, limit: int | None = None, speed: fl
         out.warnings += stream.warnings
 
     return TraceStream(stream.name, stream.format, source, stream.block_tokens)
-
-

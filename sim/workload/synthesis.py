@@ -18,6 +18,7 @@ from sim.workload.columns import Array, Columns, joined, rechunked, taken
 from sim.workload.lengths import Joint, Law, Lognormal, check, dealt, drawn
 from sim.workload.stream import CHUNK_ROWS, TraceStream
 
+THINK, PROMPT, OUTPUT = Lognormal(20.0, 1.0), Lognormal(1000.0, 1.0), Lognormal(150.0, 0.8)
 MOST_PAIRS = 65_536  # pairs of lengths that a fit keeps
 LONGEST_TOKENS = 1_000_000  # a conversation ends before a prompt grows beyond it
 
@@ -31,7 +32,7 @@ class SessionLaw:
     """
 
     mean_turns: float = 4.0
-    think: Lognormal = Lognormal(20.0, 1.0)  # seconds, not tokens
+    think: Lognormal = THINK  # seconds, not tokens
     answer_s: float = 5.0  # assumed for the time of the next turn
     system_prompts: int = 1
     system_tokens: int = 0
@@ -43,8 +44,8 @@ class TraceSpec:
     """What to generate.  With sessions, `arrivals` are those of first turns, and `prompt` is what a turn adds."""
 
     arrivals: Arrivals
-    prompt: Law = Lognormal(1000.0, 1.0)
-    output: Law = Lognormal(150.0, 0.8)
+    prompt: Law = PROMPT
+    output: Law = OUTPUT
     joint: Joint | None = None  # both lengths together; overrides prompt and output
     sessions: SessionLaw | None = None
     name: str = "generated"
@@ -81,10 +82,10 @@ def generated(spec: TraceSpec, count: int, seed: int, chunk_rows: int = CHUNK_RO
 def calibrated(columns: Columns, windows: int = 60) -> TraceSpec:
     """A spec whose traces have the rate over time, the CV of gaps and the lengths of recorded requests.
 
-    The rate is that of `windows` equal windows of the recording, as few as leave none of them empty, and begins again at
-    its end; the CV within a window is such that the CV of all gaps is the recorded one. Lengths are dealt in pairs from
-    the recording (from 65,536 of it, evenly taken). Sessions and prefix blocks are not fitted. ValueError for fewer than
-    three requests, or for requests that all arrive at once.
+    The rate is that of `windows` equal windows of the recording, as few as leave none of them empty, and begins again
+    at its end; the CV within a window is such that the CV of all gaps is the recorded one. Lengths are dealt in pairs
+    from the recording (from 65,536 of it, evenly taken). Sessions and prefix blocks are not fitted. ValueError for
+    fewer than three requests, or for requests that all arrive at once.
     """
     arrival_s = columns.arrival_s
     count, span_s = len(arrival_s), float(arrival_s[-1]) if len(arrival_s) else 0.0

@@ -121,7 +121,9 @@ class TraceFormat:
         block_tokens = self.block_tokens
         for kind, name in self.extras.items():
             if name.endswith("*"):  # the name says how many tokens a block has
-                sized = [(n, int(n[len(name) - 1 :])) for n in names if re.fullmatch(f"{name[:-1]}[1-9][0-9]{{0,8}}", n)]
+                sized = [
+                    (n, int(n[len(name) - 1 :])) for n in names if re.fullmatch(f"{name[:-1]}[1-9][0-9]{{0,8}}", n)
+                ]
                 if sized:
                     found[kind], block_tokens = sized[0]
             elif name in names:

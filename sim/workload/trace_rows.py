@@ -145,14 +145,14 @@ class Judge:
             upto = np.searchsorted(commas, lines.start)
             regular = np.flatnonzero(np.searchsorted(commas, lines.end) - upto == width - 1)
             commas = commas[(upto[regular][:, None] + np.arange(width - 1)).ravel()]
-        commas = commas.reshape(-1, width - 1)
+        between = commas.reshape(-1, width - 1)
         end = lines.end[regular]
         end = end - (text.data[end - 1] == ord("\r"))
 
         def field(at: int) -> tuple[Array, Array]:
             return (
-                commas[:, at - 1] + 1 if at else lines.start[regular],
-                commas[:, at] if at < width - 1 else end,
+                between[:, at - 1] + 1 if at else lines.start[regular],
+                between[:, at] if at < width - 1 else end,
             )
 
         at_time, at_prompt, at_output = self.parser.places
@@ -208,5 +208,3 @@ def _rows(count: int) -> str:
 
 def _more(count: int) -> str:
     return f" and {count - 3} more" if count > 3 else ""
-
-

@@ -71,7 +71,7 @@ def open_trace(
     # Of a short slice no more is read than about it.
     block_bytes = BLOCK_BYTES if limit is None else min(BLOCK_BYTES, max(2**16, 64 * limit))
     try:
-        name, form, parser, _ = _opened(path, format, block_bytes)
+        name, _, parser, _ = _opened(path, format, block_bytes)
     except ValueError as error:
         raise TraceError(f"{path}: {error}") from None
 
@@ -134,13 +134,21 @@ def _opened(path: Path, format: str, block_bytes: int) -> tuple[str, TraceFormat
 
 
 class _Slice:
-    """The rows `first` to `first + limit - 1`; with ticks to spread also what is outside of it in the ticks at its edges.
+    """The rows `first` to `first + limit - 1`; with ticks to spread also what is outside in the ticks at its edges.
 
     So the rows before the slice are parsed, and those after it up to the next tick. Faults there are not reported, as
     they were not asked for.
     """
 
-    def __init__(self, judge: Judge, lines: Iterator[Lines | Table], first: int, limit: int | None, spread_ticks: bool, timed: bool):
+    def __init__(
+        self,
+        judge: Judge,
+        lines: Iterator[Lines | Table],
+        first: int,
+        limit: int | None,
+        spread_ticks: bool,
+        timed: bool,
+    ):
         self.timed = timed  # the times of the file are used
         self.judge, self.lines, self.first, self.limit = judge, lines, first, limit
         self.spread = spread_ticks and judge.form.tick_s > 0
@@ -213,8 +221,7 @@ def _sorted(rows: Iterable[tuple[Columns, Array]], sort_rows: int | None) -> Ite
     held: list[Columns] = []
     count, sent = 0, -math.inf
     for columns, numbers in rows:
-        late = np.flatnonzero(columns.arrival_s < sent) if sent > -math.inf else ()
-        if len(late):
+        if sent > -math.inf and (late := np.flatnonzero(columns.arrival_s < sent)).size:
             raise ValueError(
                 f"row {numbers[late[0]]} arrives before one more than {sort_rows} rows above it; sort the file"
             )
@@ -257,7 +264,7 @@ def _spread(chunks: Iterable[Columns], rows: _Slice) -> Iterator[Columns]:
 
 
 def _spread_ticks(columns: Columns, before: int, after: int, end: float, width: float) -> Columns:
-    """Whole ticks; `before` and `after` are the rows outside in the first and the last one, `end` the tick after them."""
+    """Whole ticks; `before` and `after` are rows outside in the first and the last one, `end` the tick after them."""
     times = columns.arrival_s
     first = np.concatenate(([0], np.flatnonzero(np.diff(times)) + 1))
     counts = np.diff(np.append(first, len(times)))

@@ -12,6 +12,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _json_rows(chunk: Columns, stream: TraceStream) -> Iterator[str]:
 def _blocks(chunk: Columns) -> Iterator[list[int]]:
     assert chunk.block_from is not None and chunk.blocks is not None
     at, ids = chunk.block_from.tolist(), chunk.blocks.tolist()
-    return (ids[a:b] for a, b in zip(at, at[1:]))
+    return (ids[a:b] for a, b in pairwise(at))
 
 
 def _quoted(name: str) -> str:
