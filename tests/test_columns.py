@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sim.workload.columns import Columns, joined, rechunked, same, taken
 from sim.workload.digits import PAD, date, decimal, padded, whole
 from sim.workload.sessions import Numbering
-from sim.workload.trace_formats import _date
+from sim.workload.trace_values import date_ns
 
 
 @st.composite
@@ -105,7 +105,7 @@ def test_dates_are_those_of_python(fields):
     values, sound = date(text, start, end)
     for field, value, right in zip(fields, values.tolist(), sound.tolist()):
         try:
-            expected = _date(field, "TIMESTAMP")
+            expected = date_ns(field, "TIMESTAMP")
         except ValueError:
             assert not right
             continue

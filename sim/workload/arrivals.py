@@ -102,6 +102,8 @@ def diurnal(
 
 def histogram(window_s: float, counts: Sequence[float], cv: float = 1.0) -> Arrivals:
     """The rate over time of a recording: requests in each window of `window_s`; it begins again at its end."""
+    if not window_s > 0:
+        raise ValueError(f"the windows of a histogram ({window_s} s) must be longer than nothing")
     return Arrivals(Windows(window_s, tuple(count / window_s for count in counts)), cv)
 
 

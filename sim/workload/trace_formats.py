@@ -6,15 +6,24 @@ of the file until the first one is subtracted: integers where the file counts, s
 
 from __future__ import annotations
 
-import csv
 import difflib
-import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, NamedTuple
+
+from sim.workload.trace_values import (
+    EXTRAS,
+    csv_fields,
+    date_ns,
+    elapsed,
+    json_object,
+    key_names,
+    lifted,
+    log_time_s,
+    no_time,
+    token_count,
+)
 
 # Arrival in the unit of the format, prompt tokens, output tokens, and then a value for each of `Parser.extras`.
 Row = tuple[Any, ...]
@@ -62,9 +71,9 @@ class TraceFormat:
         if self.json_lines != first_line.lstrip().startswith("{"):
             return 0.0
         if self.json_lines:
-            names = [name.strip() for name in _names(_json_object(first_line) or {})]
+            names = [name.strip() for name in key_names(json_object(first_line) or {})]
         else:
-            names = [name.strip() for name in _split(first_line)]
+            names = [name.strip() for name in csv_fields(first_line)]
         if any(name in names for name in self.unlike) or any(name not in names for name in self.needs):
             return 0.0
         wanted = [column for column in self.columns if column]
@@ -78,11 +87,11 @@ class TraceFormat:
         A JSON Lines file has no header; there a missing key is the fault of its row.
         """
         if self.json_lines:
-            found = _json_object(first_line) or {}
-            extras, block_tokens = self._extras(_names(found))
+            found = json_object(first_line) or {}
+            extras, block_tokens = self._extras(key_names(found))
             example = self.first_line()
             return Parser(self._json_row(extras), example, tuple(extras), block_tokens)
-        names = [name.strip() for name in _split(first_line)]
+        names = [name.strip() for name in csv_fields(first_line)]
         wanted = [column for column in self.columns if column]
         faults = [f"missing column {_near(column, names)}" for column in wanted if column not in names]
         faults += [f"column {column!r} is there twice" for column in wanted if names.count(column) > 1]
@@ -95,13 +104,13 @@ class TraceFormat:
         more = [(EXTRAS[kind], names.index(name), name) for kind, name in extras.items()]
 
         def row(line: str) -> Row:
-            fields = _split(line)
+            fields = csv_fields(line)
             if len(fields) != width:
                 raise ValueError(f"has {len(fields)} fields, not {width}")
             three = (
                 time(fields[at_time], time_name) if at_time >= 0 else 0.0,
-                _tokens(fields[at_prompt], prompt),
-                _tokens(fields[at_output], output),
+                token_count(fields[at_prompt], prompt),
+                token_count(fields[at_output], output),
             )
             return three + tuple([read(fields[at], name) for read, at, name in more]) if more else three
 
@@ -137,14 +146,14 @@ class TraceFormat:
         dotted = [name for name in (*columns, *extras.values()) if "." in name]
 
         def row(line: str) -> Row:
-            found = _json_object(line)
+            found = json_object(line)
             if found is None:
                 raise ValueError(f"is not a JSON object: {line.strip()[:60]!r}")
             for name in dotted:
-                found = _lifted(found, name)
-            if missing := [_near(column, _names(found)) for column in columns if column not in found]:
+                found = lifted(found, name)
+            if missing := [_near(column, key_names(found)) for column in columns if column not in found]:
                 raise ValueError(f"missing key {', '.join(missing)}")
-            three = (time_of(found[time], time), _tokens(found[prompt], prompt), _tokens(found[output], output))
+            three = (time_of(found[time], time), token_count(found[prompt], prompt), token_count(found[output], output))
             return three + tuple([read(found.get(name), name) for read, name in more]) if more else three
 
         return row
@@ -158,45 +167,6 @@ def detect(first_line: str) -> str:
         known = "; ".join(f"{name}: {form.first_line()}" for name, form in FORMATS.items())
         raise ValueError(f"unknown format, the first line is {first_line.strip()[:80]!r}; known first lines: {known}")
     return best
-
-
-def _split(line: str) -> list[str]:
-    """Fields of a CSV line.  Not read: fields with a line end inside."""
-    line = line.rstrip("\r\n")
-    if '"' not in line:
-        return line.split(",")
-    try:
-        return next(csv.reader([line]), [])
-    except csv.Error as error:
-        raise ValueError(f"is not CSV: {error}") from None
-
-
-def _names(found: Mapping[str, object], stem: str = "") -> list[str]:
-    """Keys of a JSON object with those of the objects in it, dotted."""
-    names = []
-    for key, value in found.items():
-        names.append(stem + key)
-        if isinstance(value, dict) and stem.count(".") < 3:
-            names += _names(value, f"{stem}{key}.")
-    return names
-
-
-def _lifted(found: dict[str, object], name: str) -> dict[str, object]:
-    """The object with what stands at a dotted name under that name, if anything does."""
-    value: object = found
-    for key in name.split("."):
-        if not isinstance(value, dict) or key not in value:
-            return found
-        value = value[key]
-    return found | {name: value}
-
-
-def _json_object(line: str) -> dict[str, object] | None:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _dumps(columns: Sequence[str], values: Sequence[str]) -> str:
@@ -214,144 +184,21 @@ def _near(column: str, names: Sequence[str]) -> str:
     return f"{column!r}, nearest {nearest!r}" if nearest else repr(column)
 
 
-def _number(value: object, column: str) -> float:
-    """A finite number as written in CSV or JSON, or ValueError."""
-    if isinstance(value, str):
-        # float() also reads "1_000" and digits of other scripts, which no recorder writes.
-        text = value.strip()
-        if not text:
-            raise ValueError(f"{column} is empty")
-        try:
-            number = float(text) if text.isascii() and "_" not in text else None
-        except ValueError:
-            number = None
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-    else:
-        number = None
-    if number is None:
-        raise ValueError(f"{column} is not a number ({str(value)[:40]!r})")
-    if not math.isfinite(number):
-        raise ValueError(f"{column} is not finite ({str(value)[:40]})")
-    return number
-
-
-def _tokens(value: object, column: str) -> int:
-    """A number of tokens, zero included.  A whole number may carry decimals ("374.0"), as tables with gaps write it."""
-    if type(value) is str and len(value) < 16 and value.isascii() and value.isdigit():
-        return int(value)
-    if type(value) is int and 0 <= value < 10**15:
-        return value
-    number = _number(value, column)
-    if number < 0:
-        raise ValueError(f"{column} is negative ({str(value).strip()[:40]})")
-    if number != int(number):
-        raise ValueError(f"{column} is not a whole number ({str(value).strip()[:40]})")
-    return int(number)
-
-
-def _elapsed(value: object, column: str) -> float:
-    """A clock that counts up from the start of the recording."""
-    if type(value) is str and value.isascii() and "_" not in value:  # the fast way through for nearly every row
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if 0 <= number < math.inf:
-            return number
-    number = _number(value, column)
-    if number < 0:
-        raise ValueError(f"{column} is negative ({str(value).strip()[:40]})")
-    return number
-
-
-_DATE = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
-
-
-def _date(value: object, column: str) -> int:
-    """A date and time of day, in nanoseconds since 1970; without an offset it is UTC."""
-    text = str(value).strip()
-    match = _DATE.fullmatch(text)
-    if not match:
-        raise ValueError(f"{column} is not a time like 2023-11-16 18:15:46.6805900 ({text[:40]!r})")
-    try:
-        seconds = int(datetime.fromisoformat(match[1] + (match[3] or "Z")).timestamp())
-    except (ValueError, OverflowError):
-        raise ValueError(f"{column} is no time of any calendar ({text[:40]!r})") from None
-    if abs(seconds) > 9 * 10**9:  # 1684 to 2255: in nanoseconds, what 64 bits hold
-        raise ValueError(f"{column} is no time of these centuries ({text[:40]!r})")
-    return seconds * 10**9 + int((match[2] or "").ljust(9, "0"))
-
-
-def _log_time(value: object, column: str) -> float:
-    """Seconds since 1970, as a number or as a date."""
-    if isinstance(value, str) and _DATE.fullmatch(value.strip()):
-        return _date(value, column) / 1e9
-    return _elapsed(value, column)
-
-
-def _no_time(value: object, column: str) -> float:
-    raise AssertionError("a file without times has no column of them")
-
-
-def _name(value: object, column: str) -> str | None:
-    """An identifier, as text; None if there is none."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, (str, int)) and not isinstance(value, bool):
-        return str(value).strip() or None
-    if isinstance(value, float) and math.isfinite(value):
-        return str(int(value) if value == int(value) else value)
-    raise ValueError(f"{column} is not an identifier ({str(value)[:40]!r})")
-
-
-def _seconds(value: object, column: str) -> float:
-    """A duration; NaN if there is none."""
-    return math.nan if value is None or value == "" else _elapsed(value, column)
-
-
-def _block_ids(value: object, column: str) -> list[Any]:
-    """Ids of prefix blocks: a JSON list, or in CSV numbers with spaces between."""
-    if value is None or value == "":
-        return []
-    if isinstance(value, str):
-        if not re.fullmatch(r"[0-9]{1,18}( [0-9]{1,18})*", value.strip(), re.ASCII):
-            raise ValueError(f"{column} is not a list of block ids ({value[:40]!r})")
-        return [int(each) for each in value.split()]
-    if not isinstance(value, list) or not all(type(each) is int or type(each) is str for each in value):
-        raise ValueError(f"{column} is not a list of block ids ({str(value)[:40]!r})")
-    return value
-
-
-# What a trace may tell beside arrival and lengths, and how its value is read.
-EXTRAS: dict[str, Callable[[object, str], Any]] = {
-    "session": _name,  # equal in the turns of one conversation
-    "chat": _name,  # of this turn, where ...
-    "parent": _name,  # ... each names the turn before it; -1 in the first
-    "elapsed_s": _seconds,  # from the request to the end of its answer
-    "think_s": _seconds,  # from the answer before to this request
-    "tenant": _name,
-    "blocks": _block_ids,
-}
-
 _PLAIN = ("arrival_s", "prompt_tokens", "output_tokens")
 _PLAIN_EXTRAS = {"session": "session", "think_s": "think_s", "tenant": "tenant", "blocks": "blocks_*"}
 _LENGTHS = ("input_length", "output_length")
 
 FORMATS: dict[str, TraceFormat] = {
     # Written by hand, by the generator and by converters.
-    "plain": TraceFormat(_PLAIN, ("0.25", "374", "44"), time=_elapsed, per_s=1.0, extras=_PLAIN_EXTRAS),
+    "plain": TraceFormat(_PLAIN, ("0.25", "374", "44"), time=elapsed, per_s=1.0, extras=_PLAIN_EXTRAS),
     "plain_jsonl": TraceFormat(
-        _PLAIN, ("0.25", "374", "44"), time=_elapsed, per_s=1.0, json_lines=True, extras=_PLAIN_EXTRAS
+        _PLAIN, ("0.25", "374", "44"), time=elapsed, per_s=1.0, json_lines=True, extras=_PLAIN_EXTRAS
     ),
     # Azure public dataset, AzureLLMInferenceDataset2023 and 2024: the later files add an offset of +00:00 to the times.
     "azure": TraceFormat(
         ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
         ("2023-11-16 18:15:46.6805900", "374", "44"),
-        time=_date,
+        time=date_ns,
         per_s=1e9,
         whole_time=True,
     ),
@@ -360,7 +207,7 @@ FORMATS: dict[str, TraceFormat] = {
     "mooncake": TraceFormat(
         ("timestamp", *_LENGTHS),
         ("3000", "6758", "500"),
-        time=_elapsed,
+        time=elapsed,
         per_s=1e3,
         json_lines=True,
         tick_s=3.0,
@@ -372,7 +219,7 @@ FORMATS: dict[str, TraceFormat] = {
     "bailian": TraceFormat(
         ("timestamp", *_LENGTHS),
         ("61.114", "521", "132"),
-        time=_elapsed,
+        time=elapsed,
         per_s=1.0,
         json_lines=True,
         needs={"chat_id": "159"},
@@ -384,30 +231,30 @@ FORMATS: dict[str, TraceFormat] = {
     "burstgpt": TraceFormat(
         ("Timestamp", "Request tokens", "Response tokens"),
         ("5", "472", "18"),
-        time=_elapsed,
+        time=elapsed,
         per_s=1.0,
         extras={"session": "Session ID", "elapsed_s": "Elapsed time"},
     ),
     # Vidur: requests with times, and lengths alone.
     "vidur": TraceFormat(
-        ("arrived_at", "num_prefill_tokens", "num_decode_tokens"), ("0.25", "374", "44"), time=_elapsed, per_s=1.0
+        ("arrived_at", "num_prefill_tokens", "num_decode_tokens"), ("0.25", "374", "44"), time=elapsed, per_s=1.0
     ),
     "vidur_lengths": TraceFormat(
         ("", "num_prefill_tokens", "num_decode_tokens"),
         ("", "374", "44"),
-        time=_no_time,
+        time=no_time,
         per_s=1.0,
         unlike=("arrived_at",),
     ),
     # APEX: nanoseconds from the start.
     "apex": TraceFormat(
-        ("start_time_offset_ns", "context_tokens", "generated_tokens"), ("197890289", "156", "67"), _elapsed, 1e9
+        ("start_time_offset_ns", "context_tokens", "generated_tokens"), ("197890289", "156", "67"), elapsed, 1e9
     ),
     # LLMServingSim: ShareGPT conversations as lengths, with blocks of 16 tokens.
     "llmservingsim": TraceFormat(
         ("arrival_time_ns", *_LENGTHS),
         ("46926808", "2358", "531"),
-        time=_elapsed,
+        time=elapsed,
         per_s=1e9,
         json_lines=True,
         extras={"blocks": "hash_ids_blk16"},
@@ -417,7 +264,7 @@ FORMATS: dict[str, TraceFormat] = {
     "vllm_log": TraceFormat(
         ("arrival_time", "input_toks", "output_toks"),
         ("1777142838.338653", "2358", "531"),
-        time=_elapsed,
+        time=elapsed,
         per_s=1.0,
         json_lines=True,
     ),
@@ -425,7 +272,7 @@ FORMATS: dict[str, TraceFormat] = {
     "openai": TraceFormat(
         ("created", "usage.prompt_tokens", "usage.completion_tokens"),
         ("1700000000", "374", "44"),
-        time=_log_time,
+        time=log_time_s,
         per_s=1.0,
         json_lines=True,
         tick_s=1.0,
@@ -434,7 +281,7 @@ FORMATS: dict[str, TraceFormat] = {
     "openai_log": TraceFormat(
         ("timestamp", "response.usage.prompt_tokens", "response.usage.completion_tokens"),
         ("1700000000.25", "374", "44"),
-        time=_log_time,
+        time=log_time_s,
         per_s=1.0,
         json_lines=True,
         extras={"tenant": "response.model", "session": "session_id"},
