@@ -71,6 +71,7 @@ def test_written_reads_back_equal(scratch, made, ending):
     assert write_stream(path, stream_of(made, tenants)) == len(made)
     back = open_trace(path)
     assert same(gathered(back), made)
+    assert same(gathered(open_trace(path, fast=False)), made)
     assert (back.tenants, back.block_tokens, back.warnings) == (tenants[: len(made)], 16, [])
     assert [file.name for file in scratch.iterdir() if file.name.endswith(".partial")] == []
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import gzip
 import json
+import os
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -114,6 +116,15 @@ def test_a_stream_can_be_read_again(save):
     once = gathered(stream)
     assert same(gathered(stream), once)
     assert stream.warnings == ["1 row skipped, failed requests without output to serve: row 3"]
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text(GOOD))
+    writer.start()
+    assert len(gathered(open_trace(pipe))) == 3
+    writer.join()
 
 
 def test_what_comes_before_a_wrong_row_is_yielded(save, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -53,6 +53,35 @@ class Sessions:
             turns = [self._chat_turn(row) if "chat" in self.at else self._turn(row) for row in rows]
             more["session"] = np.array([turn[0] for turn in turns], np.int64)
             more["think_s"] = np.array([turn[1] for turn in turns], np.float64)
+        return replace(columns, **more)
+
+    def added_columns(self, columns: Columns, told: Mapping[str, Any]) -> Columns:
+        """The same from columns: of tenants their names and a number a row, of blocks counts and ids."""
+        more: dict[str, Array] = {}
+        names: list[str] = []
+        if "tenant" in told:
+            names, which = told["tenant"]
+            names = [name.strip() for name in names]
+            first = np.sort(np.unique(which, return_index=True)[1])
+            for at in which[first].tolist():  # numbered in order of appearance
+                self._tenant(names[at])
+            more["tenant"] = np.array([self._tenant_numbers.get(name, -1) for name in names], np.int64)[which]
+        if "blocks" in told:
+            counts, ids = told["blocks"]
+            more["block_from"] = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+            more["blocks"] = self._blocks.numbers(ids)
+        if "session" in told:
+            given = told["session"]
+            owner = more.get("tenant", np.zeros(len(given), np.int64))
+            pairs, first, which = np.unique(np.stack((given, owner)), axis=1, return_index=True, return_inverse=True)
+            numbers = np.zeros(len(first), np.int64)
+            for at in np.argsort(first).tolist():
+                session, tenant = pairs[:, at].tolist()
+                key: Hashable = (str(session), self.tenants[tenant] or None) if "tenant" in told else str(session)
+                known = self._session_numbers
+                numbers[at] = -1 if session < 0 else known.setdefault(key, len(known))
+            more["session"] = numbers[which.ravel()]
+            more["think_s"] = told["think_s"] if "think_s" in told else np.full(len(given), np.nan)
         return replace(columns, **more)
 
     def notes(self) -> list[str]:
@@ -124,21 +153,22 @@ class Numbering:
         self._table: Array | None = None  # -1: not seen
         self._names: dict[Hashable, int] | None = None
 
-    def numbers(self, ids: list[Any]) -> Array:
+    def numbers(self, ids: list[Any] | Array) -> Array:
         """The numbers of these ids, in their order."""
         if self._names is None:
             try:
-                given = np.array(ids) if ids else np.zeros(0, np.int64)
+                given = np.asarray(ids) if len(ids) else np.zeros(0, np.int64)
             except (ValueError, OverflowError):
                 given = np.zeros(0, object)
             small = given.dtype.kind == "i"
-            if small and ids:
+            if small and len(ids):
                 small = bool(given.min() >= 0 and given.max() < 2**27 + 8 * self.count)
             if small:
                 return self._small(given)
             self._names = dict(self._seen())
             self._table = None
         names = self._names
+        ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
         return np.array([names.setdefault(each, len(names)) for each in ids], np.int64)
 
     def _small(self, ids: Array) -> Array:

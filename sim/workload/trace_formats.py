@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sim.workload.trace_values import (
@@ -37,10 +38,15 @@ class Parser(NamedTuple):
 
     row: Callable[[str], Row]
     example: str
-    extras: tuple[str, ...] = ()
+    told: Mapping[str, str] = MappingProxyType({})  # kinds of extras that the file has, and their columns
     block_tokens: int = 0
     places: tuple[int, int, int] | None = None
     width: int = 0
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The kinds of the values that a Row holds after the first three."""
+        return tuple(self.told)
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class TraceFormat:
             found = json_object(first_line) or {}
             extras, block_tokens = self._extras(key_names(found))
             example = self.first_line()
-            return Parser(self._json_row(extras), example, tuple(extras), block_tokens)
+            return Parser(self._json_row(extras), example, extras, block_tokens)
         names = [name.strip() for name in csv_fields(first_line)]
         wanted = [column for column in self.columns if column]
         faults = [f"missing column {_near(column, names)}" for column in wanted if column not in names]
@@ -116,7 +122,7 @@ class TraceFormat:
 
         right = dict(zip(self.columns, self.example))
         example = ",".join(right.get(name, "...") for name in names)
-        return Parser(row, example, tuple(extras), block_tokens, (at_time, at_prompt, at_output), width)
+        return Parser(row, example, extras, block_tokens, (at_time, at_prompt, at_output), width)
 
     def first_line(self) -> str:
         """What the first line of such a file looks like."""

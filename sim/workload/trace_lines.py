@@ -144,8 +144,7 @@ def _refuse_endless(size: int, number: int) -> None:
 
 
 def _unpacked(raw: io.BufferedReader) -> _Stream:
-    magic = raw.read(4)
-    raw.seek(0)
+    magic = raw.peek(4)[:4]  # a pipe cannot be read twice
     if magic.startswith(_GZIP):
         return gzip.GzipFile(fileobj=raw)
     return _Zstd(raw) if magic == _ZSTD else raw

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,37 @@ class Table:
         """One row."""
         return json.dumps(self.batch.slice(index, 1).to_pylist()[0], default=str) + "\n"
 
+    def told(self, kinds: Mapping[str, str]) -> dict[str, Any] | None:
+        """What the rows tell beside arrival and lengths, by kind; None if a value is not of the type we write."""
+        found: dict[str, Any] = {}
+        if "session" in kinds and "think_s" not in kinds:
+            return None  # it is worked out row by row
+        for kind, name in kinds.items():
+            column = self.batch.column(name)
+            form = str(column.type)
+            if kind == "session" and form == "int64":
+                found[kind] = column.fill_null(-1).to_numpy(zero_copy_only=False)
+                if column.null_count != (found[kind] < 0).sum():
+                    return None
+            elif kind == "think_s" and form == "double":
+                found[kind] = column.fill_null(float("nan")).to_numpy(zero_copy_only=False)
+                if not (np.isnan(found[kind]) | (np.isfinite(found[kind]) & (found[kind] >= 0))).all():
+                    return None
+                if column.null_count != np.isnan(found[kind]).sum():
+                    return None
+            elif kind == "tenant" and form in ("string", "large_string"):
+                coded = column.fill_null("").dictionary_encode()
+                found[kind] = coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False)
+            elif kind == "blocks" and form.endswith("int64>") and column.null_count == 0:
+                values = column.flatten()
+                if values.null_count:
+                    return None
+                counts = column.value_lengths().to_numpy(zero_copy_only=False)
+                found[kind] = counts, values.to_numpy(zero_copy_only=False)
+            else:
+                return None
+        return found
+
     def plain_rows(self, max_tokens: int) -> tuple[Array, Array, Array, Array]:
         """Arrival, prompt and output of each row, and which of them are right beyond doubt; the others are zero."""
         count = len(self)
@@ -60,6 +91,8 @@ class Table:
 def is_parquet(path: Path) -> bool:
     """Told by the first bytes of the file."""
     try:
+        if not path.is_file():  # of a pipe nothing may be read twice
+            return False
         with open(path, "rb") as file:
             return file.read(4) == _MAGIC
     except OSError:

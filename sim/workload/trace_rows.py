@@ -26,8 +26,7 @@ class Judge:
 
     def __init__(self, parser: Parser, form: TraceFormat, skip: bool, max_tokens: int, fast: bool = True):
         self.parser, self.form, self.skip, self.max_tokens = parser, form, skip, max_tokens
-        # Extra columns are read row by row.
-        self.fast = fast and not parser.extras
+        self.fast = fast
         self.sessions = Sessions(parser.extras, form.per_s)
         self.notes: list[str] = []  # faults of the file as a whole
         self.assumed: list[str] = []
@@ -41,6 +40,11 @@ class Judge:
         Raises what the first row that is not right deserves, unless rows may be skipped.
         """
         time, prompt, output, kept = self._plain_rows(lines)
+        if self.fast and kept.all() and isinstance(lines, Table) and (told := lines.told(self.parser.told)) is not None:
+            self._order(time, lines.number)
+            return self.sessions.added_columns(Columns(time, prompt, output), told), lines.number
+        if self.parser.extras:
+            kept[:] = False  # these are read row by row
         extras: list[Row] = []
         fault = None
         for index in np.flatnonzero(~kept).tolist():
@@ -134,7 +138,7 @@ class Judge:
         prompt, output, kept = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, bool)
         if isinstance(lines, Table):
             return lines.plain_rows(self.max_tokens) if self.fast else (time, prompt, output, kept)
-        if not (self.fast and count and self.parser.places):
+        if not (self.fast and count and self.parser.places) or self.parser.extras:
             return time, prompt, output, kept
         text, width = lines.text, self.parser.width
         begin = int(lines.start[0])

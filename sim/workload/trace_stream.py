@@ -71,13 +71,15 @@ def open_trace(
     # Of a short slice no more is read than about it.
     block_bytes = BLOCK_BYTES if limit is None else min(BLOCK_BYTES, max(2**16, 64 * limit))
     try:
-        name, _, parser, _ = _opened(path, format, block_bytes)
+        opened = [_opened(path, format, block_bytes)]  # used once, so that a pipe can be read
     except ValueError as error:
         raise TraceError(f"{path}: {error}") from None
 
+    name, _, parser, _ = opened[0]
+
     def source(out: TraceStream) -> Iterator[Columns]:
         try:
-            _, form, parser, lines = _opened(path, format, block_bytes)
+            _, form, parser, lines = opened.pop() if opened else _opened(path, format, block_bytes)
             judge = Judge(parser, form, bad_rows == "skip", max_tokens, fast)
             rows = _Slice(judge, lines, first, limit, spread_ticks and arrivals is None, arrivals is None)
             chunks = _sorted(rows.columns(), sort_rows) if bad_rows == "skip" else (c for c, _ in rows.columns())

@@ -102,6 +102,8 @@ def elapsed(value: object, column: str) -> float:
             number = math.nan
         if 0 <= number < math.inf:
             return number
+    elif (type(value) is float or type(value) is int) and 0 <= value < 1e300:
+        return float(value)
     number = finite(value, column)
     if number < 0:
         raise ValueError(f"{column} is negative ({str(value).strip()[:40]})")
@@ -162,7 +164,7 @@ def block_ids(value: object, column: str) -> list[Any]:
         if not re.fullmatch(r"[0-9]{1,18}( [0-9]{1,18})*", value.strip(), re.ASCII):
             raise ValueError(f"{column} is not a list of block ids ({value[:40]!r})")
         return [int(each) for each in value.split()]
-    if not isinstance(value, list) or not all(type(each) is int or type(each) is str for each in value):
+    if not isinstance(value, list) or not {int, str}.issuperset(map(type, value)):
         raise ValueError(f"{column} is not a list of block ids ({str(value)[:40]!r})")
     return value
 
