@@ -18,11 +18,13 @@ from test_requests import AZURE_TEXT, GOOD, HEADER, MOONCAKE_TEXT, some_bytes
 
 from sim.workload import trace_stream
 from sim.workload.arrivals import poisson
-from sim.workload.columns import joined, same
+from sim.workload.columns import joined, row_columns, same
 from sim.workload.requests import read_trace
 from sim.workload.stream import cut, gathered, merged
+from sim.workload.synthesis import SessionLaw, TraceSpec, generated
 from sim.workload.trace_lines import TraceError
 from sim.workload.trace_stream import open_trace
+from sim.workload.trace_write import write_stream
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_recordings = pytest.mark.skipif(
@@ -355,6 +357,19 @@ def test_cut_and_merge(save):
     part = gathered(cut(both, first=2, limit=3, speed=2))
     assert part.arrival_s.tolist() == pytest.approx([0, 0.15, 0.65])
     assert part.prompt_tokens.tolist() == [6, 20, 30]
+
+
+def test_merged_chunks_have_all_columns(tmp_path):
+    talk = generated(TraceSpec(poisson(5.0), sessions=SessionLaw()), 20, 0)
+    plain = generated(TraceSpec(poisson(1.0)), 300, 0)
+    for order in ([talk, plain], [plain, talk]):
+        both = merged(order, chunk_rows=7)
+        columns = gathered(both)
+        assert len(columns) == 320 and (columns.session >= 0).sum() == 20
+        assert len({tuple(name for name, _ in row_columns(chunk)) for chunk in both.chunks()}) == 1
+        assert all(chunk.blocks is not None for chunk in both.chunks())
+        assert write_stream(tmp_path / "both.csv", both) == 320
+        assert same(gathered(open_trace(tmp_path / "both.csv", chunk_rows=50)), columns)
 
 
 def test_merged_blocks_stay_apart(save):

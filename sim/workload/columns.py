@@ -71,7 +71,7 @@ def taken(columns: Columns, rows: Array) -> Columns:
 
 def joined(parts: Sequence[Columns]) -> Columns:
     """One after the other.  A column that some part lacks gets what means "not said" there: -1, NaN, tenant 0."""
-    parts = [part for part in parts if len(part)] or list(parts[:1])
+    parts = [part for part in parts if len(part)] or list(parts[:1])  # an empty part says nothing
     if len(parts) < 2:
         return parts[0] if parts else empty()
     names = [f.name for f in fields(Columns)[:6] if any(getattr(part, f.name) is not None for part in parts)]

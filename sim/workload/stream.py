@@ -92,8 +92,12 @@ def _owned(stream: TraceStream, at: int, own: Callable[[int, Columns], Columns])
 
 
 def _in_order(sources: list[Iterator[Columns]]) -> Iterator[Columns]:
-    """Chunks by arrival: at each step, all that arrive no later than the earliest end of the chunks at hand."""
+    """Chunks by arrival: at each step, all that arrive no later than the earliest end of the chunks at hand.
+
+    Each has the columns that any of the sources has.
+    """
     held = [next(source, None) for source in sources]
+    pattern = joined([chunk[:1] for chunk in held if chunk is not None])
     while any(chunk is not None for chunk in held):
         until = min(float(chunk.arrival_s[-1]) for chunk in held if chunk is not None)
         parts: list[Columns] = []
@@ -103,7 +107,7 @@ def _in_order(sources: list[Iterator[Columns]]) -> Iterator[Columns]:
             count = int(np.searchsorted(chunk.arrival_s, until, side="right"))
             parts.append(chunk[:count])
             held[at] = chunk[count:] if count < len(chunk) else next(sources[at], None)
-        whole = joined(parts)
+        whole = joined([pattern[:1], *parts])[1:]
         yield taken(whole, np.argsort(whole.arrival_s, kind="stable"))
 
 
