@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sim.cli_trace import trace
 from sim.version import VERSION
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A discrete-event simulator of the machines that run AI models.",
 )
+app.add_typer(trace, name="trace")
 Scenarios = Annotated[
     list[str], typer.Argument(metavar="SCENARIO...", help="Path of a scenario, or name of a shipped one.")
 ]

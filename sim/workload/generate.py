@@ -9,22 +9,12 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from sim.workload.lengths import Lognormal, Quantiles, check, drawn
 from sim.workload.requests import Request, write_trace
-
-Quantiles = tuple[tuple[float, float], ...]  # (probability, tokens) points, from probability 0 to probability 1
-
-
-class Lognormal(NamedTuple):
-    """Lengths whose logarithm is normal: their median in tokens and the standard deviation of that logarithm."""
-
-    median_tokens: float
-    sigma: float
 
 
 @dataclass(frozen=True)
@@ -48,8 +38,8 @@ class TraceStatistics:
             raise ValueError(
                 f"{self.name}: rate {self.rate_per_s} must be positive, CV {self.interarrival_cv} not negative"
             )
-        _check_lengths(f"{self.name}: prompt", self.prompt)
-        _check_lengths(f"{self.name}: output", self.output)
+        check(f"{self.name}: prompt", self.prompt)
+        check(f"{self.name}: output", self.output)
 
 
 def generate(statistics: TraceStatistics, count: int, seed: int) -> list[Request]:
@@ -62,8 +52,8 @@ def generate(statistics: TraceStatistics, count: int, seed: int) -> list[Request
         raise ValueError(f"count ({count}) must be 1 or more, seed ({seed}) 0 or more")
     dice = np.random.Generator(np.random.PCG64(seed))
     arrivals = np.concatenate(([0.0], np.cumsum(_gaps_s(statistics, count - 1, dice)))).round(6)
-    prompts = _lengths(statistics.prompt, count, dice)
-    outputs = _lengths(statistics.output, count, dice)
+    prompts = drawn(statistics.prompt, count, dice)
+    outputs = drawn(statistics.output, count, dice)
     columns = zip(arrivals.tolist(), prompts.tolist(), outputs.tolist())
     return [Request(i, arrival_s, prompt, output) for i, (arrival_s, prompt, output) in enumerate(columns)]
 
@@ -73,29 +63,6 @@ def _gaps_s(statistics: TraceStatistics, count: int, dice: np.random.Generator) 
     if variance == 0:
         return np.full(count, mean_s)
     return dice.gamma(1 / variance, mean_s * variance, count)
-
-
-def _lengths(law: Quantiles | Lognormal, count: int, dice: np.random.Generator) -> np.ndarray:
-    """Whole numbers of tokens, at least one."""
-    if isinstance(law, Lognormal):
-        logarithms = math.log(law.median_tokens) + law.sigma * dice.standard_normal(count)
-    else:
-        probabilities, tokens = zip(*law)
-        logarithms = np.interp(dice.random(count), probabilities, np.log(tokens))
-    return np.maximum(np.rint(np.exp(logarithms)), 1).astype(np.int64)
-
-
-def _check_lengths(where: str, law: Quantiles | Lognormal) -> None:
-    if isinstance(law, Lognormal):
-        if not (0 < law.median_tokens < math.inf and 0 <= law.sigma < math.inf):
-            raise ValueError(
-                f"{where}: the median {law.median_tokens} must be positive, sigma {law.sigma} not negative"
-            )
-        return
-    if len(law) < 2 or law[0][0] != 0 or law[-1][0] != 1:
-        raise ValueError(f"{where}: quantile points must run from probability 0 to probability 1")
-    if not all(p < q and 0 < a <= b < math.inf for (p, a), (q, b) in pairwise(law)):
-        raise ValueError(f"{where}: quantile points must rise, and their tokens be positive")
 
 
 _PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -125,6 +92,8 @@ def _main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
+
+__all__ = ["AZURE_CONVERSATION", "Lognormal", "Quantiles", "TraceStatistics", "generate"]
 
 if __name__ == "__main__":
     _main()

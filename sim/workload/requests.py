@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from sim.workload.trace_formats import FORMATS, detect
-from sim.workload.trace_lines import numbered_lines
-from sim.workload.trace_rows import RowReader
+from sim.workload.trace_formats import FORMATS
+from sim.workload.trace_lines import TraceError
+from sim.workload.trace_stream import open_trace
+
+__all__ = ["Request", "Trace", "TraceError", "read_trace", "write_trace"]
 
 
 class Request(NamedTuple):
@@ -30,10 +30,6 @@ class Trace(NamedTuple):
     name: str
     format: str
     warnings: list[str]
-
-
-class TraceError(ValueError):
-    """The user's trace file is wrong.  The message names file and row, what is wrong, and a right row."""
 
 
 def read_trace(
@@ -64,8 +60,8 @@ def read_trace(
       warning;
     * arrives before the row above it: TraceError; under "skip" the rows are sorted by arrival, with a counted warning.
       None is dropped, since one row far too late would make every row after it look early;
-    * gzip data that end early: TraceError; under "skip" the whole rows before the cut are kept, with a warning. Corrupt
-      gzip data are an error always: nothing says which rows to believe.
+    * gzip or zstd data that end early: TraceError; under "skip" the whole rows before the cut are kept, with a warning.
+      Corrupt data are an error always: nothing says which rows to believe.
 
     A format that rounds arrivals to ticks (Mooncake: 3 s) would send bursts that no user sent. With `spread_ticks` the
     requests of a tick are spread evenly over it, in file order, as though the slice had been cut out after spreading; a
@@ -73,35 +69,22 @@ def read_trace(
 
     Errors: TraceError for the file, ValueError for an argument.
     """
-    if format != "auto" and format not in FORMATS:
-        raise ValueError(f"no trace format {format!r}; choose one of auto, {', '.join(FORMATS)}")
-    if first < 0 or (limit is not None and limit < 1) or max_tokens < 1:
-        raise ValueError(f"first ({first}) must be 0 or more, limit ({limit}) and max_tokens ({max_tokens}) 1 or more")
-    if not (speed > 0 and math.isfinite(speed)):
-        raise ValueError(f"speed ({speed}) must be a positive number; 2.0 sends the requests twice as fast")
-    if bad_rows not in ("error", "skip"):
-        raise ValueError(f"bad_rows ({bad_rows!r}) must be 'error' or 'skip'")
-    path = Path(path)
-    try:
-        lines = numbered_lines(path)
-        head = next(lines, None)
-        if head is None:
-            raise ValueError("the file is empty")
-        name = detect(head[1]) if format == "auto" else format
-        form = FORMATS[name]
-        reader = RowReader(form.parser(*head), form, bad_rows == "skip", max_tokens)
-        data = itertools.chain([head], lines) if form.json_lines else lines
-        spread = form.tick_s > 0 and spread_ticks
-        rows = (reader.slice_spread if spread else reader.slice)(data, first, limit)
-        if not rows:
-            raise ValueError(reader.nothing(first))
-    except ValueError as error:
-        raise TraceError(f"{path}: {error}") from None
-    start, per_s = rows[0][0], form.per_s * speed
-    requests = [Request(i, (time - start) / per_s, prompt, output) for i, (time, prompt, output) in enumerate(rows)]
-    if not math.isfinite(requests[-1].arrival_s):
-        raise ValueError(f"speed ({speed}) is so small that the last request of {path} would never arrive")
-    return Trace(requests, path.name, name, reader.warnings())
+    stream = open_trace(
+        path,
+        format=format,
+        first=first,
+        limit=limit,
+        speed=speed,
+        bad_rows=bad_rows,
+        max_tokens=max_tokens,
+        spread_ticks=spread_ticks,
+        sort_rows=None,
+    )
+    requests: list[Request] = []
+    for chunk in stream.chunks():
+        columns = (chunk.arrival_s.tolist(), chunk.prompt_tokens.tolist(), chunk.output_tokens.tolist())
+        requests.extend(map(Request, range(len(requests), len(requests) + len(chunk)), *columns))
+    return Trace(requests, stream.name, stream.format, stream.warnings)
 
 
 def write_trace(path: str | Path, requests: Sequence[Request]) -> None:
