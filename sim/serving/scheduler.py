@@ -35,7 +35,8 @@ def plan(rules: Rules, fleet: Fleet, r: int) -> int:
             _, preempted = _continue(rules, fleet, r, 2**40)
     if me.running_count == 0:
         return 0
-    if preempted or admitted > 0 or me.drafts > 0 or not rules.jump:
+    hands_over = fleet.pools[me.pool].next != NONE
+    if preempted or admitted > 0 or me.drafts > 0 or hands_over or not rules.jump:
         return 1
     return _equal_steps(rules, fleet, r)
 
