@@ -167,6 +167,24 @@ def test_step_is_op(world, machine):
         assert (getattr(jumped, column) == getattr(every, column)).all()
 
 
+@pytest.mark.parametrize("machine", [*KINDS], ids=lambda machine: f"{len(machine[0].attention)} patterns, {machine[1]}")
+def test_totals_of_priced_iterations_are_those_of_played_ones(machine):
+    model, ranks = machine
+    asked = many(12, 50)
+    _, fleet = served(asked, replicas_of(), KINDS[machine])
+    some = group(ranks=ranks, pod=NETWORK)
+    kind = Kind(None, len(set(model.attention)), player([some], graph_of(model, ranks)))
+    served(asked, replicas_of(), kind, RULES._replace(jump=False))
+    priced, true = KINDS[machine].pricing.totals(fleet, 0), some.chips[0].totals
+    for name in ("steps", "ops", "flop", "matrix_flop", "asked_bytes"):
+        assert getattr(priced, name) == pytest.approx(getattr(true, name), rel=1e-9), name
+    for name in ("HBM", "L2", "link"):
+        assert priced.bytes[name] == pytest.approx(true.bytes[name], rel=1e-9), name
+    assert priced.span_s["compute"] == pytest.approx(true.span_s["compute"], rel=1e-9)
+    assert priced.span_s["communication"] == pytest.approx(true.span_s["communication"], rel=1e-9)
+    assert sum(priced.bound_s.values()) == pytest.approx(sum(true.bound_s.values()), rel=1e-9)
+
+
 def test_tight_budget_preempts_and_still_serves_all():
     asked = trace([(0.0, 100, 60)] * 8)
     records, fleet = served(asked, replicas_of(blocks=24), KINDS[DENSE, 1])

@@ -17,10 +17,10 @@ from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, ov
 from sim.hardware.device import Device
 from sim.network.library import Way
 from sim.network.network import Network
-from sim.serving.fleet import features_of
+from sim.serving.fleet import Fleet, features_of
 from sim.serving.step_time import PATTERNS, StepTime
-from sim.spans import BOUNDS
-from sim.workload.graph import Graph, Op, is_collective
+from sim.spans import BOUNDS, Totals
+from sim.workload.graph import STREAMS, Graph, Op, is_collective
 from sim.workload.model import Model
 from sim.workload.transformer import Batch, Sequences, attended
 
@@ -36,6 +36,17 @@ class OpLine(NamedTuple):
     hbm_bytes: np.ndarray  # weights and KV-cache
     buffer_bytes: np.ndarray  # activations
     message_bytes: np.ndarray
+    asked_bytes: np.ndarray  # of all that it reads
+
+
+class Alone(NamedTuple):
+    """What an op takes with the chip to itself, by the value of the one feature that it sees."""
+
+    fixed_s: np.ndarray
+    longest_s: np.ndarray  # [arithmetic or link, HBM, L2]
+    hbm_bytes: np.ndarray
+    l2_bytes: np.ndarray
+    link_bytes: np.ndarray
 
 
 class Pricing:
@@ -71,48 +82,93 @@ class Pricing:
         )  # fmt: skip
         return StepTime(*(np.array([column]) for column in columns))
 
+    def totals(self, fleet: Fleet, kind: int) -> Totals:
+        """What the priced iterations of a kind of replica did, on one rank: as if each had been played and added up.
+
+        One difference: an op that sees the context counts its fixed time as latency, whatever else bounds it.
+        """
+        totals = Totals(span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0))
+        totals.bytes = dict.fromkeys(("HBM", "L2", "link"), 0.0)
+        totals.steps = float(fleet.of_tokens[kind].sum())
+        sums = fleet.sums[kind][: len(self.lines[0].flop)]
+        for line in self.lines:
+            op, times = line.op, line.times
+            feature, many = (2, fleet.of_logits[kind]) if _sees_logits(line) else (1, fleet.of_tokens[kind])
+            many = many * times
+            alone = self._alone(line, feature, np.arange(float(len(many))))
+            if _sees_context(line):
+                row = [other is line for other in self._context].index(True)
+                in_arithmetic, in_hbm, in_l2, fixed_s = fleet.context_s[kind, row]
+                by_bound = {"compute": in_arithmetic, "HBM": in_hbm, "L2": in_l2, "latency": fixed_s}
+                moved = (
+                    line.hbm_bytes @ sums * times
+                    + (alone.hbm_bytes - line.hbm_bytes[0] - line.hbm_bytes[1] * np.arange(len(many))) @ many
+                )
+            else:
+                by_bound = self._by_bound(op, alone, many)
+                moved = alone.hbm_bytes @ many
+            kinds = totals.span_s[op.stream]
+            kinds[op.kind] = kinds.get(op.kind, 0.0) + sum(by_bound.values())
+            if op.stream == "compute":
+                for bound, seconds in by_bound.items():
+                    totals.bound_s[bound] += seconds
+            totals.ops += totals.steps * times
+            totals.asked_bytes += line.asked_bytes @ sums * times
+            flop = line.flop @ sums * times
+            totals.flop += flop
+            totals.matrix_flop += flop if op.engine == "matrix" else 0.0
+            totals.bytes["HBM"] += moved
+            totals.bytes["L2"] += alone.l2_bytes @ many
+            totals.bytes["link"] += alone.link_bytes @ many
+        return totals
+
+    @staticmethod
+    def _by_bound(op: Op, alone: Alone, many: np.ndarray) -> dict[str, float]:
+        """Seconds of `many` plays by what bounds each as a whole."""
+        longest = alone.longest_s.max(axis=0)
+        took = alone.fixed_s + longest
+        which = np.where(took > 2 * alone.fixed_s, alone.longest_s.argmax(axis=0), 3)
+        names = ("link" if is_collective(op) else "compute", "HBM", "L2", "latency")
+        return {name: float(took @ (many * (which == index))) for index, name in enumerate(names)}
+
     def _seconds(self, lines: list[OpLine], feature: int, values: np.ndarray) -> np.ndarray:
         """What `lines` take together, by the value of the one feature that they see."""
-        return sum(
-            (line.times * self._parts(line, feature, values).sum(axis=0) for line in lines), np.zeros(len(values))
-        )
+        total = np.zeros(len(values))
+        for line in lines:
+            alone = self._alone(line, feature, values)
+            total += line.times * (alone.fixed_s + alone.longest_s.max(axis=0))
+        return total
 
-    def _parts(self, line: OpLine, feature: int, values: np.ndarray) -> np.ndarray:
-        """[bound, value] seconds of one op, by what bounds it: BOUNDS. The fixed time is latency."""
+    def _alone(self, line: OpLine, feature: int, values: np.ndarray) -> Alone:
         op, device = line.op, self.device
-        flop, hbm, buffer, message = (column[0] + column[feature] * values for column in line[2:])
+        flop, hbm, buffer, message = (column[0] + column[feature] * values for column in line[2:6])
         fits = buffer <= device.l2_bytes
         l2, hbm = np.where(fits, buffer, 0.0), np.where(fits, hbm, hbm + buffer)
+        link_bytes = np.zeros(len(values))
         if is_collective(op):
-            fixed, first = self._folded(op, message)
-            bound, rate = BOUNDS.index("link"), hbm_bytes_per_s(device)
+            fixed, first, link_bytes = self._folded(op, message)
+            rate = hbm_bytes_per_s(device)
         else:
-            fixed = overhead_seconds(device, op.kind, op.engine) * op.launch
+            fixed = np.full(len(values), overhead_seconds(device, op.kind, op.engine) * op.launch)
             first = flop * arithmetic_seconds(device, op.engine, op.dtype, 1.0)
-            bound, rate = BOUNDS.index("compute"), min(hbm_bytes_per_s(device), hbm_limit(device, op.kind))
-        lines = np.array([first, hbm / rate, l2 / device.l2_bytes_per_s])
-        longest = lines.argmax(axis=0)
-        parts = np.zeros((len(BOUNDS), len(values)))
-        for which, into in enumerate((bound, BOUNDS.index("HBM"), BOUNDS.index("L2"))):
-            parts[into] += np.where(longest == which, lines[which], 0.0)
-        parts[BOUNDS.index("latency")] += fixed
-        return parts
+            rate = min(hbm_bytes_per_s(device), hbm_limit(device, op.kind))
+        return Alone(fixed, np.array([first, hbm / rate, l2 / device.l2_bytes_per_s]), hbm, l2, link_bytes)
 
-    def _folded(self, op: Op, messages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(fixed seconds, seconds on the link) of a collective, by message size, rising.
+    def _folded(self, op: Op, messages: np.ndarray) -> np.ndarray:
+        """(fixed seconds, seconds on the link, bytes on it) of a collective, by message size, rising.
 
         A plan's times are straight lines over its message, and of several plans the quickest is taken, so one that is
         it at both ends is it in between; where ends differ, the middle is looked at.
         """
         most = self.network.egress_bytes_per_s(0)
-        found = np.empty((2, len(messages)))
-        known: dict[int, tuple[Way, tuple[float, float]]] = {}
+        found = np.empty((3, len(messages)))
+        known: dict[int, tuple[Way, tuple[float, ...]]] = {}
 
-        def at(index: int) -> tuple[Way, tuple[float, float]]:
+        def at(index: int) -> tuple[Way, tuple[float, ...]]:
             if index not in known:
                 fold = self.network.fold(op.kind, self.ranks, float(messages[index]))
                 fixed = fold.latency_s - (0.0 if op.launch else fold.way.launch_s)
-                known[index] = fold.way, (fixed, fold.sent_bytes / min(fold.bytes_per_s, most))
+                known[index] = fold.way, (fixed, fold.sent_bytes / min(fold.bytes_per_s, most), fold.sent_bytes)
                 found[:, index] = known[index][1]
             return known[index]
 
@@ -130,7 +186,7 @@ class Pricing:
                 found[:, low + 1 : high] = line[:, 1:-1]
             else:
                 todo += [(middle, high), (low, middle)]
-        return found[0], found[1]
+        return found
 
 
 def pricing(graph_of: GraphOf, device: Device, network: Network, ranks: int, model: Model) -> Pricing | None:
@@ -156,7 +212,7 @@ def pricing(graph_of: GraphOf, device: Device, network: Network, ranks: int, mod
             lines.append(OpLine(ops[0], times, *fitted))
     if any(_sees_context(line) and (is_collective(line.op) or _sees_logits(line)) for line in lines):
         return None
-    if any(_sees_logits(line) and any(column[1] for column in line[2:]) for line in lines):
+    if any(_sees_logits(line) and any(column[1] for column in line[2:6]) for line in lines):
         return None
     return Pricing(lines, device, network, ranks, model)
 
@@ -216,7 +272,9 @@ def _buffers(op: Op) -> float:
     return sum(tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation")
 
 
-_SIZES = (lambda op: op.flop, _read, _buffers, lambda op: op.message_bytes)
+_SIZES = (
+    lambda op: op.flop, _read, _buffers, lambda op: op.message_bytes, lambda op: sum(t.nbytes for t in op.reads)
+)  # fmt: skip
 
 
 def _line(features: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
@@ -230,8 +288,8 @@ def _line(features: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
 
 
 def _sees_context(line: OpLine) -> bool:
-    return any(column[3:].any() for column in line[2:])
+    return any(column[3:].any() for column in line[2:6])
 
 
 def _sees_logits(line: OpLine) -> bool:
-    return any(column[2] for column in line[2:])
+    return any(column[2] for column in line[2:6])
