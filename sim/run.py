@@ -63,7 +63,7 @@ def prepare(s: Scenario) -> dict[str, Plan]:
 
 def _prepared(v: Variant, seed: int) -> Plan:
     work = v.workload
-    return prepare_jobs(v, work, seed) if isinstance(work, Collectives) else prepare_model(v, work)
+    return prepare_jobs(v, work, seed) if isinstance(work, Collectives) else prepare_model(v, work, seed)
 
 
 def play(plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Outcome:

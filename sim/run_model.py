@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import simpy
 
 from sim import catalog
 from sim.engine.group import Group
-from sim.engine.serving import Limits, replay
+from sim.engine.serving import Service, run_service
 from sim.engine.steps import StaticBatch, run_static
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.scenario import Variant
 from sim.scenario.schema import Decode, Requests
 from sim.scenario.schema import Trace as TraceSource
+from sim.serving.fleet import POLICIES, ROUTERS, Rules, replica_of
 from sim.spans import Outcome, Timeline
 from sim.techniques import Machine, apply
 from sim.wiring import Assumption, assumptions, wiring, with_faults
 from sim.workload.graph import Graph
 from sim.workload.memory import Room, require, room
 from sim.workload.model import Model
-from sim.workload.requests import Trace, read_trace
-from sim.workload.transformer import Batch, Precision, decode_batch, shard, transformer
+from sim.workload.stream import TraceStream, gathered
+from sim.workload.trace_stream import open_trace
+from sim.workload.transformer import Batch, Precision, decode_batch, kv_bytes_per_token, shard, transformer
 
 
 class ModelPlan(NamedTuple):
@@ -36,12 +40,13 @@ class ModelPlan(NamedTuple):
     model: Model
     precision: Precision
     room: Room
-    trace: Trace | None
+    trace: TraceStream | None
     notes: list[str]
     assumptions: list[Assumption]
+    seed: int
 
 
-def prepare_model(v: Variant, work: Decode | Requests) -> ModelPlan:
+def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
     """Build the machine and the model, and see that the one fits the other; ValueError if it does not."""
     pod, library, graph = wiring(v)
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given())
@@ -59,13 +64,18 @@ def prepare_model(v: Variant, work: Decode | Requests) -> ModelPlan:
             notes.append(f"{model.name} was made for {model.max_tokens:,} tokens; this run goes to {longest:,}")
     else:
         space = room(model, precision, ranks, device.hbm_bytes * work.hbm_utilisation, work.max_batched_tokens)
-        trace = _trace(work.trace, model)
-        notes += trace.warnings
+        trace, warning = _trace(work.trace, model)
+        notes += warning
+        if work.prefix_caching:
+            _require_blocks(trace, work)
+        wrong = [r for r in work.slow if r >= work.replicas]
+        if wrong:
+            raise ValueError(f"slow: no replica {wrong[0]}; they are 0 to {work.replicas - 1}")
     probe = transformer(model, precision, ranks, decode_batch([1]))
     apply(probe, Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks), v.techniques)  # says now what does not apply
     rows = assumptions({device.name: device.facts, library.name: library.facts, pod.name: pod.facts})
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
-    return ModelPlan(v, device, network, model, precision, space, trace, notes, rows)
+    return ModelPlan(v, device, network, model, precision, space, trace, notes, rows, seed)
 
 
 def play_model(plan: ModelPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
@@ -89,15 +99,64 @@ def play_model(plan: ModelPlan, progress: Callable[[float], None] = lambda share
         outcome = run_static(group_of, graph_of, static, timeline, progress)
     else:
         assert plan.trace is not None and isinstance(work, Requests)
-        limits = Limits(work.max_batch, work.max_batched_tokens, plan.room.kv_tokens)
-        window = v.record.from_s, v.record.until_s or float("inf")
-        outcome = replay(group_of(timeline), graph_of, plan.trace.requests, limits, window, progress)
+        chunks = [gathered(plan.trace)] if work.closed_loop else plan.trace.chunks()
+        outcome = run_service(
+            chunks, _service(plan, work, plan.seed), group_of, graph_of, plan.device, plan.network, plan.model, timeline,
+            progress,
+        )  # fmt: skip
+        serving = outcome.serving
+        assert serving is not None
+        outcome.serving = serving._replace(
+            slo_s={name: limit for name, limit in work.slo if limit is not None}, power_w=plan.device.power_w,
+            price_per_hour=plan.device.price_per_hour,
+        )  # fmt: skip
+        outcome.warnings[:0] = plan.trace.warnings
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
     return outcome
 
 
-def _trace(t: TraceSource, model: Model) -> Trace:
+def _require_blocks(trace: TraceStream, work: Requests) -> None:
+    """ValueError if the prefix cache has nothing to go by."""
+    if not trace.block_tokens:
+        raise ValueError(f"prefix_caching: the trace {trace.name} does not say which prefixes are equal")
+    if trace.block_tokens % work.block_tokens:
+        raise ValueError(
+            f"prefix_caching: the trace names blocks of {trace.block_tokens} tokens, which block_tokens "
+            f"({work.block_tokens}) must divide"
+        )
+
+
+def _service(plan: ModelPlan, work: Requests, seed: int) -> Service:
+    """The fleet as the scenario wants it."""
+    ranks = plan.variant.parallel.tensor
+    unit = plan.trace.block_tokens or 0 if plan.trace and work.prefix_caching else 0
+    blocks = int((work.kv_tokens or plan.room.kv_tokens) // work.block_tokens)
+    if blocks < 1:
+        raise ValueError(
+            f"the KV-cache holds {plan.room.kv_tokens:,.0f} tokens, less than a block of {work.block_tokens}"
+        )
+    each = kv_bytes_per_token(plan.model, plan.precision, ranks)
+    drafts = work.speculative.acceptance if work.speculative else []
+    replicas = [
+        replica_of(
+            POLICIES[work.policy], work.max_batch, work.max_batched_tokens, work.block_tokens, blocks,
+            reserve=work.kv == "reserve", swap_s=each / work.host_bandwidth if work.kv == "swap" else np.nan,
+            drafts=len(drafts), overhead_s=work.overhead, slow=work.slow.get(r, 1.0),
+        )
+        for r in range(work.replicas)
+    ]  # fmt: skip
+    rules = Rules(ROUTERS[work.router], 0, seed, work.fidelity == "step", work.closed_loop, unit, False)
+    record = plan.variant.record
+    end_s = record.from_s + 0.1 if work.fidelity == "step" else np.inf
+    return Service(
+        rules, np.concatenate(replicas).view(np.recarray), work.fidelity == "op",
+        (record.from_s, end_s if record.until_s is None else record.until_s), tuple(drafts), work.closed_loop,
+        work.trace.limit or np.inf,
+    )  # fmt: skip
+
+
+def _trace(t: TraceSource, model: Model) -> tuple[TraceStream, list[str]]:
     """The recorded trace, or the fallback with a warning that says so."""
     file, warning = t.file, []
     if not Path(file).exists() and t.fallback:
@@ -105,6 +164,8 @@ def _trace(t: TraceSource, model: Model) -> Trace:
             t.fallback,
             [f"{t.file} is not there; replaying the generated trace {Path(t.fallback).name} instead"],
         )
-    read = read_trace(file, format=t.format, first=t.first, limit=t.limit, speed=t.speed, bad_rows=t.bad_rows,
-                      max_tokens=model.max_tokens or 1_000_000)  # fmt: skip
-    return read._replace(warnings=warning + read.warnings)
+    stream = open_trace(file, format=t.format, first=t.first, limit=t.limit, speed=t.speed, bad_rows=t.bad_rows,
+                        max_tokens=model.max_tokens or 1_000_000)  # fmt: skip
+    for _ in itertools.islice(stream.chunks(), 1):
+        pass  # what is wrong with the beginning is told before anything runs
+    return stream, warning

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
+
+import numpy as np
 
 BOUNDS = ("compute", "HBM", "L2", "link", "latency")
 
@@ -60,6 +62,59 @@ class RequestRecord(NamedTuple):
     last_token_s: float
 
 
+@dataclass(frozen=True)
+class Requests:
+    """What happened to the requests of a run, in columns, by id.  Times are NaN, and `replica` -1, of one turned
+    away."""
+
+    id: np.ndarray
+    arrival_s: np.ndarray
+    prompt_tokens: np.ndarray
+    output_tokens: np.ndarray
+    scheduled_s: np.ndarray
+    first_token_s: np.ndarray
+    last_token_s: np.ndarray
+    replica: np.ndarray
+    hit_tokens: np.ndarray  # of the prompt, found in the prefix cache
+    preemptions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def finished(self) -> Requests:
+        """Those that were served."""
+        served = self.replica >= 0
+        return Requests(*(getattr(self, each.name)[served] for each in fields(self)))
+
+    @staticmethod
+    def of(records: Iterable[RequestRecord]) -> Requests:
+        """Records as columns, of one replica without a prefix cache."""
+        columns = np.array([*records]).reshape(-1, 7).T
+        zeros = np.zeros(columns.shape[1], np.int64)
+        whole = [columns[i].astype(np.int64) if i in (0, 2, 3) else columns[i] for i in range(7)]
+        return Requests(*whole, zeros, zeros, zeros)
+
+
+class Serving(NamedTuple):
+    """What the replicas did between them, beside the requests themselves."""
+
+    replicas: int
+    kv_share_s: float  # integral of the share of KV blocks in use, summed over replicas
+    kv_peak: float  # highest share in use on any of them
+    preemptions: int
+    blocks_looked_up: int  # in the prefix cache
+    blocks_found: int
+    drafted: int  # speculative tokens
+    accepted: int
+    gaps: np.ndarray  # [bin] times between tokens of one answer; bin i ends at `gap_ends_s[i]`
+    gap_ends_s: np.ndarray
+    bin_s: float  # width of a bin of the time series
+    series: dict[str, np.ndarray]  # by name, each bin's sum over the replicas
+    slo_s: dict[str, float]  # "ttft", "tpot": what a request is to meet, where the scenario says
+    power_w: float | None  # of a chip, rated
+    price_per_hour: float | None  # of a chip, in dollars
+
+
 class LinkUse(NamedTuple):
     """What one capacity (a direction of a link, the core of a switch) carried over a run."""
 
@@ -100,7 +155,7 @@ class Totals:
     `span_s[stream][kind]` is the time ops of that kind occupied the stream; `bound_s[bound]` is compute-stream time
     by what limited it, the collectives' time under `link` or `latency` of the communication stream being kept apart
     in `span_s["communication"]`. `seconds` is the wall time; `idle_s` the part of it in which no iteration was
-    running.
+    running. Of several replicas all sums are over the replicas, wall time too.
     """
 
     seconds: float = 0.0
@@ -130,7 +185,9 @@ class Outcome:
     phases: dict[str, float] = field(default_factory=dict)
     tokens: int = 0  # output tokens produced
     ranks: int = 1
-    requests: list[RequestRecord] = field(default_factory=list)
+    replicas: int = 1
+    requests: Requests = field(default_factory=lambda: Requests.of([]))
+    serving: Serving | None = None  # of a workload of requests
     timeline: Timeline = field(default_factory=Timeline)
     rates: dict[str, float] = field(default_factory=dict)
     jobs: list[JobRecord] = field(default_factory=list)  # of a collectives workload

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, group, network, replace
 
 from sim.engine.fleet import Kind, player, serve_fleet
+from sim.engine.pieces import Pieces
 from sim.engine.pricing import features_of_batch, pricing
 from sim.serving import compiled
 from sim.serving.fleet import POLICIES, ROUTERS, Rules, plain_arrivals, pool_of, replica_of
@@ -221,6 +222,23 @@ def test_closed_form_meets_the_play(machine, batch):
     some.env.run(some.env.process(some.run(graph_of(model, ranks)(batch))))
     found = np.array(features_of_batch(model, batch))
     assert seconds(PRICES[machine], found, 0 * found, 1) == pytest.approx(some.env.now, rel=1e-12)
+
+
+@settings(max_examples=12, deadline=None)
+@given(worlds(), st.sampled_from(["preserve", "fused_collective"]))
+def test_step_is_op_with_overlap(world, technique):
+    """What has no closed form is played at some contexts and told at others; every op played is the judge."""
+    asked, rules, replicas, pools = world
+    more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
+    pieces = Pieces(group(ranks=2, pod=NETWORK), graph_of(DENSE, 2, technique), True)
+    told, fleet = served(asked, replicas, Kind(None, 1, pieces), rules, **more)
+    kind = played(DENSE, 2, len(replicas), technique)
+    every, _ = served(asked, replicas, kind, rules._replace(jump=False), **more)
+    for column in ("arrival_s", "scheduled_s", "first_s", "last_s"):
+        assert getattr(told, column) == pytest.approx(getattr(every, column), rel=1e-9, abs=1e-12)
+    for r in range(len(replicas)):
+        pieces.settle(fleet, r)
+    assert pieces.sums["steps",] == fleet.replicas.iterations.sum()
 
 
 def test_overlap_has_no_closed_form():

@@ -20,7 +20,6 @@ from sim.serving.fleet import (
     ASKS,
     FREE,
     NEXT,
-    NONE,
     PENDING,
     RECORD,
     WRITTEN,

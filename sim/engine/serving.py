@@ -1,128 +1,223 @@
-"""Replay of requests through one group of ranks with continuous batching, every op of every iteration played.
-
-Between iterations the scheduler looks at what has arrived. If it admits anything, the next iteration is their prefill
-(which makes their first tokens), else one decode step of everything that runs. Not modelled here: the scheduler's own
-time, preemption, chunked prefill, prefix caching.
-"""
+"""A workload of requests, from traces to Outcome: a fleet is made, run at the fidelity asked for, and added up."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-import simpy
+import numpy as np
 
+from sim.engine.fleet import Answer, Kind, Player, Window, player, serve_fleet
 from sim.engine.group import Group
-from sim.engine.policies import first_come
-from sim.engine.steps import GraphOf, Progress
-from sim.spans import Outcome, RequestRecord, Timeline, digest
-from sim.workload.requests import Request
-from sim.workload.transformer import decode_batch, prefill_batch
+from sim.engine.pieces import Pieces
+from sim.engine.pricing import Pricing, pricing
+from sim.engine.steps import GraphOf, GroupOf, Progress, sums_of, totals_of
+from sim.hardware.device import Device
+from sim.network.network import Network
+from sim.serving.fleet import (
+    GAP_BINS,
+    GAP_FINEST_S,
+    GAP_RATIO,
+    NONE,
+    RECORD,
+    SERIES,
+    Arrivals,
+    Fleet,
+    Rules,
+    new_rows,
+    plain_arrivals,
+    pool_of,
+)
+from sim.spans import Outcome, Requests, Serving, Timeline, Totals
+from sim.spans import digest as digest_of
+from sim.workload.columns import Columns
+from sim.workload.model import Model
 
 
-class Limits(NamedTuple):
-    """What bounds a batch: sequences, new tokens in one iteration, tokens that the KV-cache holds."""
+class Service(NamedTuple):
+    """How requests are served: the rules of the fleet, its replicas, and what is kept."""
 
-    sequences: int
-    new_tokens: int
-    kv_tokens: float
-
-
-class _Running:
-    """A request that has been admitted."""
-
-    __slots__ = ("first_token_s", "made", "request", "scheduled_s")
-
-    def __init__(self, request: Request, scheduled_s: float) -> None:
-        self.request, self.scheduled_s = request, scheduled_s
-        self.first_token_s, self.made = 0.0, 0
+    rules: Rules
+    replicas: np.recarray
+    op: bool  # play every op of every iteration
+    window: tuple[float, float]  # iterations that begin in it are recorded
+    acceptance: tuple[float, ...] = ()
+    closed_loop: bool = False
+    expected: float = np.inf  # about how many requests
 
 
-def replay(
-    group: Group,
-    graph_of: GraphOf,
-    requests: Sequence[Request],
-    limits: Limits,
-    window: tuple[float, float] = (0.0, float("inf")),
-    progress: Progress = lambda _: None,
-) -> Outcome:
-    """Serve `requests` (by arrival) to the end; spans are kept for iterations that start inside `window`, if recorded
-    at all.
+def run_service(
+    chunks: Iterable[Columns], service: Service, group_of: GroupOf, graph_of: GraphOf, device: Device, network: Network,
+    model: Model, timeline: Timeline | None, progress: Progress = lambda _: None,
+) -> Outcome:  # fmt: skip
+    """Serve the requests of `chunks` (by arrival) to the end.
 
-    A request that the KV-cache can never hold is refused, with a warning, as an engine would refuse it.
+    At fidelity `step` the ops of the window are played all the same, so that they can be looked at; their times are
+    those that a price would have given.
     """
-    fits = [r for r in requests if r.prompt_tokens + r.output_tokens <= limits.kv_tokens]
-    warnings = []
-    if len(fits) < len(requests):
-        first = next(r for r in requests if r.prompt_tokens + r.output_tokens > limits.kv_tokens)
-        warnings.append(
-            f"{len(requests) - len(fits)} of {len(requests)} requests refused: longer than the KV-cache of "
-            f"{limits.kv_tokens:,.0f} tokens (the first is request {first.id} with "
-            f"{first.prompt_tokens + first.output_tokens:,})"
-        )
-    records: list[RequestRecord] = []
-    idle = [0.0]
-    group.env.run(group.env.process(_serve(group, graph_of, fits, limits, window, records, idle, progress)))
-    group.close()
-    totals = group.chips[0].totals
-    totals.seconds = group.env.now
-    totals.idle_s = idle[0]
-    records.sort(key=lambda record: record.id)
+    count = len(service.replicas)
+    patterns = len(set(model.attention))
+    groups: list[Group] = []
+    recorded = _Recorded(lambda r: group_of(timeline if r == 0 else None), graph_of, groups, count)
+    plain = group_of(None)
+    window, pieces, form = None, None, None
+    if service.op:
+        kind = Kind(None, patterns, recorded)
+        recorded.window = service.window
+    else:
+        form = pricing(graph_of, device, network, plain.ranks, model) if plain.folded else None
+        pieces = None if form else Pieces(plain, graph_of, set(model.attention) == {"dense"})
+        kind = Kind(form, patterns, pieces)
+        if timeline is not None:
+            window = Window(*service.window, recorded)
+    found: list[np.recarray] = []
+    fleet: Fleet | None = None
+    done = 0
+    for records, fleet in serve_fleet(
+        _arrivals(chunks, service), service.rules, service.replicas, pool_of(0, count), [kind], window=window,
+        acceptance=service.acceptance, expected=service.expected,
+    ):  # fmt: skip
+        found.append(records)
+        done += len(records)
+        progress(min(done / service.expected, 1.0))
+    assert fleet is not None
+    table = np.concatenate(found).view(np.recarray) if found else new_rows(RECORD, 0)
+    table = table[np.argsort(table.id, kind="stable")].view(np.recarray)
+    requests = _requests(table)
+    totals = _totals(fleet, form, pieces, groups, service.op)
+    makespan_s = float(np.nanmax(table.last_s, initial=0.0))
+    totals.seconds = makespan_s * count
+    totals.idle_s = max(totals.seconds - float(fleet.replicas.busy_s.sum()), 0.0)
+    for group in groups:
+        group.close()
     return Outcome(
         totals,
-        tokens=sum(record.output_tokens for record in records),
-        ranks=group.ranks,
-        requests=records,
-        timeline=group.timeline or Timeline(),
-        rates=group.rates(),
-        warnings=warnings,
-        fingerprint=digest(t for r in records for t in (r.scheduled_s, r.first_token_s, r.last_token_s)),
+        tokens=int(table.output[table.replica >= 0].sum()),
+        ranks=plain.ranks,
+        replicas=count,
+        requests=requests,
+        serving=_serving(fleet),
+        timeline=timeline or Timeline(),
+        rates=plain.rates(),
+        warnings=_warnings(table, service),
+        fingerprint=digest_of(np.column_stack([table.scheduled_s, table.first_s, table.last_s])[table.replica >= 0].ravel()),
+    )  # fmt: skip
+
+
+class _Recorded:
+    """Plays iterations on each replica's own ranks; spans are kept of those that begin in the window."""
+
+    def __init__(self, group_of: Callable[[int], Group], graph_of: GraphOf, groups: list[Group], count: int) -> None:
+        self.group_of, self.graph_of, self.groups, self.count = group_of, graph_of, groups, count
+        self.window = (0.0, np.inf)
+        self._play: Player | None = None
+
+    def __call__(self, fleet: Fleet, r: int) -> Answer:
+        if not self.groups:
+            self.groups += [self.group_of(r) for r in range(self.count)]
+            self._play = player(self.groups, self.graph_of)
+        assert self._play is not None
+        # A timeline shows one replica: the first.
+        self.groups[r].record(r == 0 and self.window[0] <= fleet.replicas[r].now_s < self.window[1])
+        return self._play(fleet, r)
+
+
+def _arrivals(chunks: Iterable[Columns], service: Service) -> Iterator[Arrivals]:
+    first = 0
+    for chunk in chunks:
+        count = len(chunk)
+        asked = plain_arrivals(chunk.arrival_s, chunk.prompt_tokens, chunk.output_tokens, first)
+        if chunk.session is not None:
+            # A request on its own is a session of its own.
+            asked = asked._replace(session=np.where(chunk.session < 0, -1 - asked.id, chunk.session))
+        if service.rules.unit_tokens and chunk.blocks is not None and chunk.block_from is not None:
+            asked = asked._replace(block_from=chunk.block_from, blocks=chunk.blocks)
+        if service.closed_loop:
+            asked = _in_turn(asked, chunk)
+        yield asked
+        first += count
+
+
+def _in_turn(asked: Arrivals, chunk: Columns) -> Arrivals:
+    """Each turn of a session after the answer to the one before and its think time: the whole trace is one chunk."""
+    if chunk.session is None:
+        return asked
+    rows = np.lexsort((asked.id, asked.session))
+    follows = np.flatnonzero(asked.session[rows[1:]] == asked.session[rows[:-1]])
+    turns = np.full(len(asked.id), NONE)
+    turns[rows[follows]] = rows[follows + 1]
+    later = np.zeros(len(asked.id), bool)
+    later[rows[follows + 1]] = True
+    think_s = np.nan_to_num(chunk.think_s) if chunk.think_s is not None else np.zeros(len(asked.id))
+    order = np.argsort(later, kind="stable")  # first turns first
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    turns = np.where(turns == NONE, NONE, place[turns])
+    begin, size = asked.block_from[:-1], np.diff(asked.block_from)
+    edges = np.concatenate([[0], np.cumsum(size[order])])
+    blocks = asked.blocks[
+        np.arange(edges[-1]) - np.repeat(edges[:-1], size[order]) + np.repeat(begin[order], size[order])
+    ]
+    asked = asked._replace(
+        arrival_s=np.where(later, np.inf, asked.arrival_s), next=turns, think_s=np.maximum(think_s, 0.0)
     )
+    moved = {name: getattr(asked, name)[order] for name in asked._fields if name not in ("block_from", "blocks")}
+    return Arrivals(**moved, block_from=edges, blocks=blocks)
 
 
-def _serve(
-    group: Group, graph_of: GraphOf, requests: Sequence[Request], limits: Limits, window: tuple[float, float],
-    records: list[RequestRecord], idle: list[float], progress: Progress,
-) -> Generator[simpy.Event, object, None]:  # fmt: skip
-    env = group.env
-    coming = deque(requests)
-    waiting: deque[Request] = deque()
-    running: list[_Running] = []
-    free_kv = limits.kv_tokens
-    while coming or waiting or running:
-        while coming and coming[0].arrival_s <= env.now:
-            waiting.append(coming.popleft())
-        if not waiting and not running:
-            idle[0] += coming[0].arrival_s - env.now
-            yield env.timeout(coming[0].arrival_s - env.now)
-            # The sum now + (arrival - now) may fall short of the arrival by a rounding; the request has come all the
-            # same.
-            waiting.append(coming.popleft())
-            continue
-        admitted = first_come(waiting, free_kv, limits.sequences - len(running), limits.new_tokens)
-        if admitted:
-            fresh = [_Running(waiting.popleft(), env.now) for _ in admitted]
-            free_kv -= sum(each.request.prompt_tokens + each.request.output_tokens for each in fresh)
-            batch, worked = prefill_batch([each.request.prompt_tokens for each in fresh]), fresh
-            running += fresh
-        else:
-            batch = decode_batch(each.request.prompt_tokens + each.made - 1 for each in running)
-            worked = running
-        group.record(window[0] <= env.now < window[1])
-        yield from group.run(graph_of(batch))
-        ended = False
-        for each in worked:
-            each.made += 1
-            if each.made == 1:
-                each.first_token_s = env.now
-            ended = ended or each.made == each.request.output_tokens
-        if not ended:
-            continue
-        for each in running:
-            if each.made == each.request.output_tokens:
-                r = each.request
-                records.append(RequestRecord(*r, each.scheduled_s, each.first_token_s, env.now))
-                free_kv += r.prompt_tokens + r.output_tokens
-        running = [each for each in running if each.made < each.request.output_tokens]
-        progress(len(records) / len(requests))
+def _requests(table: np.recarray) -> Requests:
+    return Requests(
+        *(np.ascontiguousarray(table[name]) for name in
+          ("id", "arrival_s", "prompt", "output", "scheduled_s", "first_s", "last_s", "replica", "hit", "preempted"))
+    )  # fmt: skip
+
+
+def _totals(fleet: Fleet, form: Pricing | None, pieces: Pieces | None, groups: list[Group], op: bool) -> Totals:
+    if op:
+        sums: dict[tuple[str, ...], float] = {}
+        for group in groups:
+            for key, value in sums_of(group.chips[0].totals).items():
+                sums[key] = sums.get(key, 0.0) + value
+        return totals_of(sums)
+    if form is not None:
+        return form.totals(fleet, 0)
+    assert pieces is not None
+    for r in range(len(fleet.replicas)):
+        pieces.settle(fleet, r)
+    return totals_of(pieces.sums)
+
+
+def _serving(fleet: Fleet) -> Serving:
+    me = fleet.replicas
+    last = int(np.flatnonzero(fleet.series[:, 0])[-1]) + 1 if fleet.series[:, 0].any() else 0
+    return Serving(
+        replicas=len(me), kv_share_s=float(me.kv_s.sum()), kv_peak=float((me.peak_blocks / me.blocks).max()),
+        preemptions=int(me.preemptions.sum()), blocks_looked_up=int(me.looked_up.sum()),
+        blocks_found=int(me.found.sum()), drafted=int(me.drafted.sum()), accepted=int(me.accepted.sum()),
+        gaps=fleet.gaps, gap_ends_s=GAP_FINEST_S * GAP_RATIO ** np.arange(GAP_BINS), bin_s=float(fleet.bin_s[0]),
+        series=dict(zip(SERIES, fleet.series[:last].T)), slo_s={}, power_w=None, price_per_hour=None,
+    )  # fmt: skip
+
+
+def _warnings(table: np.recarray, service: Service) -> list[str]:
+    warnings = []
+    away = table[table.replica == NONE]
+    if len(away):
+        most = int((service.replicas.blocks * service.replicas.block_tokens).max())
+        first = away[0]
+        warnings.append(
+            f"{len(away)} of {len(table)} requests refused: longer than the KV-cache of {most:,} tokens "
+            f"(the first is request {first['id']} with {first['prompt'] + first['output']:,})"
+        )
+    served = table[table.replica != NONE]
+    if len(served) > 1:
+        last_s = float(served.arrival_s.max())
+        waiting = int((served.scheduled_s > last_s).sum())
+        most_waits = int(service.replicas.sequences.sum())
+        if waiting > most_waits:
+            more_s = float(served.last_s.max()) - last_s
+            warnings.append(
+                f"overload: requests came faster than they were served; when the last one came, {waiting:,} waited, "
+                f"and they took another {more_s:,.1f} s"
+            )
+    return warnings

@@ -49,7 +49,7 @@ def run_static(
     """
     group = group_of(None)
     prompts = [work.prompt_tokens] * work.batch
-    total, _ = _play(group, graph_of(prefill_batch(prompts)))
+    total, _ = play(group, graph_of(prefill_batch(prompts)))
     prefill_s = total["seconds",]
     notes = [prefill_s]
     first, last = work.prompt_tokens, work.prompt_tokens + work.output_tokens - 2
@@ -64,7 +64,7 @@ def run_static(
         for batch in shown or [prefill_batch(prompts)]:
             recorder.env.run(recorder.env.process(recorder.run(graph_of(batch))))
         recorder.close()
-    totals = _totals(total)
+    totals = totals_of(total)
     return Outcome(
         totals,
         phases={"prefill": prefill_s, "decode": totals.seconds - prefill_s},
@@ -76,14 +76,14 @@ def run_static(
     )
 
 
-def _play(group: Group, graph: Graph) -> tuple[Sums, tuple]:
+def play(group: Group, graph: Graph) -> tuple[Sums, tuple]:
     """Play one pass; what it added to the sums, and the decisions taken on the way."""
-    before = _sums(group.chips[0].totals)
+    before = sums_of(group.chips[0].totals)
     group.net.order = []
     group.chips[0].residency.begin()
     group.env.run(group.env.process(group.run(graph)))
     trail, group.net.order = tuple(group.net.order), None
-    after = _sums(group.chips[0].totals)
+    after = sums_of(group.chips[0].totals)
     return {key: value - before.get(key, 0.0) for key, value in after.items()}, trail
 
 
@@ -92,7 +92,7 @@ def _every(
 ) -> tuple[Sums, list[float]]:
     total: Sums = {}
     for context in range(first, last + 1):
-        step, _ = _play(group, graph_of(decode_batch([context] * batch)))
+        step, _ = play(group, graph_of(decode_batch([context] * batch)))
         for key, value in step.items():
             total[key] = total.get(key, 0.0) + value
         progress((context - first + 1) / (last - first + 1))
@@ -104,7 +104,7 @@ def _sampled(
 ) -> tuple[Sums, list[float]]:
     """The sum over contexts first..last of one step each.  The first one is played for itself: it finds L2 as a
     prefill left it."""
-    total, _ = _play(group, graph_of(decode_batch([first] * batch)))
+    total, _ = play(group, graph_of(decode_batch([first] * batch)))
     notes = [total["seconds",]]
     if first == last:
         return total, notes
@@ -114,15 +114,15 @@ def _sampled(
     def at(context: int) -> tuple[Sums, tuple]:
         if context not in played:
             graph = graph_of(decode_batch([context] * batch))
-            played[context] = _play(group, graph)
+            played[context] = play(group, graph)
             if group.chips[0].residency.reused:  # then it matters how the step before leaves L2
-                _play(group, graph_of(decode_batch([context - 1] * batch)))
-                played[context] = _play(group, graph)
+                play(group, graph_of(decode_batch([context - 1] * batch)))
+                played[context] = play(group, graph)
         return played[context]
 
     @cache
     def sizes(context: int) -> tuple[float, ...]:
-        return _sizes(graph_of(decode_batch([context] * batch)))
+        return sizes_of(graph_of(decode_batch([context] * batch)))
 
     for key, value in at(last)[0].items():
         total[key] = total.get(key, 0.0) + value
@@ -133,7 +133,7 @@ def _sampled(
             continue
         (low, low_trail), (high, high_trail) = at(a), at(b)
         middle = (a + b) // 2
-        if b - a > 1 and (low_trail != high_trail or _bends(sizes(a), sizes(middle), sizes(b), (middle - a) / (b - a))):
+        if b - a > 1 and (low_trail != high_trail or bends(sizes(a), sizes(middle), sizes(b), (middle - a) / (b - a))):
             todo += [(middle, b), (a, middle)]
             continue
         n = b - a  # contexts a..b-1: n terms of an arithmetic series
@@ -144,7 +144,7 @@ def _sampled(
     return total, notes + [played[context][0]["seconds",] for context in sorted(played)]
 
 
-def _sizes(graph: Graph) -> tuple[float, ...]:
+def sizes_of(graph: Graph) -> tuple[float, ...]:
     """Every number in a graph that depends on the batch."""
     return tuple(
         number
@@ -154,14 +154,14 @@ def _sizes(graph: Graph) -> tuple[float, ...]:
     )
 
 
-def _bends(low: tuple[float, ...], middle: tuple[float, ...], high: tuple[float, ...], share: float) -> bool:
+def bends(low: tuple[float, ...], middle: tuple[float, ...], high: tuple[float, ...], share: float) -> bool:
     """Whether any size at `share` of the way is off the straight line between its ends."""
     if not len(low) == len(middle) == len(high):
         return True
     return any(abs(a + share * (c - a) - b) > 1e-9 * b for a, b, c in zip(low, middle, high))
 
 
-def _sums(totals: Totals) -> Sums:
+def sums_of(totals: Totals) -> Sums:
     """Totals as one flat table of numbers that add up."""
     flat: Sums = {}
     for name, value in vars(totals).items():
@@ -176,7 +176,7 @@ def _sums(totals: Totals) -> Sums:
     return flat
 
 
-def _totals(sums: Sums) -> Totals:
+def totals_of(sums: Sums) -> Totals:
     totals = Totals(span_s={stream: {} for stream in STREAMS})
     for (name, *keys), value in sums.items():
         if not keys:

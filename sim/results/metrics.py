@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 
 from sim.results.jobs import OF_LINKS, link_metrics
-from sim.spans import Outcome, RequestRecord, Totals
+from sim.spans import Outcome, Requests, Serving, Totals
 from sim.units import show
 
 _LATENCIES = {
@@ -31,9 +29,26 @@ DEFINITIONS: dict[str, str] = {
     "tpot_mean_s": "static run: decode_s / decode steps (steps less one if there was a prefill); request run: mean of "
     "(last - first token) / (output tokens - 1)",
     "requests": "requests finished in the run",
+    "rejected": "requests turned away: longer than the KV-cache could ever hold, or past their deadline",
+    "preemptions": "times that a running request was put back into the queue for want of KV blocks, over all replicas",
+    "kv_occupancy": "share of the KV blocks in use, mean over the wall time and the replicas; blocks of the prefix "
+    "cache that no request uses do not count",
+    "kv_peak": "highest share of the KV blocks in use at once on any replica",
+    **{
+        f"itl_p{percent}_s": f"inter-token latency: time between two tokens of one answer, {percent}th percentile over "
+        "all of them, rounded up to a histogram bin (0.5 %)"
+        for percent in (50, 90, 99)
+    },
+    "prefix_hit_rate": "prompt tokens found in the prefix cache / prompt tokens, over finished requests",
+    "prefix_block_hit_rate": "named prefix blocks found in the cache / looked up, at each request's first admission",
+    "acceptance_rate": "speculative tokens accepted / drafted",
+    "slo_attainment": "requests that met every limit of `slo` / all requests, rejected ones included",
+    "goodput_per_s": "requests that met every limit of `slo` / makespan_s",
+    "joules_per_token": "rated power of all chips x makespan_s / output tokens; chips draw less when idle",
+    "dollars_per_million_tokens": "price of all chips for makespan_s / output tokens x 1e6",
     "requests_per_s": "requests finished / makespan_s",
     "output_tokens_per_s": "output tokens of all sequences / makespan_s",
-    "output_tokens_per_s_per_chip": "output tokens of all sequences / makespan_s / ranks",
+    "output_tokens_per_s_per_chip": "output tokens of all sequences / makespan_s / (ranks x replicas)",
     **{
         f"{latency}_{statistic}_s": f"{what}; {how}"
         for latency, what in _LATENCIES.items()
@@ -61,9 +76,15 @@ DEFINITIONS: dict[str, str] = {
 }
 
 _NOISE = 1e-12  # a difference of sums below this share of the wall time is rounding, not time
-_HIGHER = {"mfu", "speedup"}
-_COUNTS = {"ops", "steps", "requests", "links_used", "most_flows_on_a_link"}
-_LOWER = {"unused_prefetch_bytes"}  # a share of a shorter wall time may rise while all is well: no best there
+_HIGHER = {"mfu", "speedup", "slo_attainment", "prefix_hit_rate", "prefix_block_hit_rate"}
+_COUNTS = {"ops", "steps", "requests", "rejected", "preemptions", "links_used", "most_flows_on_a_link"}
+_LOWER = {
+    "unused_prefetch_bytes",
+    "rejected",
+    "preemptions",
+    "joules_per_token",
+    "dollars_per_million_tokens",
+}  # a share of a shorter wall time may rise while all is well: no best there
 
 
 def metrics(outcome: Outcome) -> dict[str, float]:
@@ -72,21 +93,25 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     A metric whose denominator is missing (no rate known, no wall time) is left out, so there is never a NaN. Shares are
     not clipped: one above 1 is a bug in the engine, and a test should see it.
     """
-    totals, wall_s = outcome.totals, outcome.totals.seconds
+    totals, wall_s = outcome.totals, outcome.totals.seconds / outcome.replicas
     found: dict[str, float] = {"makespan_s": wall_s}
     if outcome.jobs:
         return found | link_metrics(outcome)
     found |= {f"{phase}_s": seconds for phase, seconds in outcome.phases.items()}
     decode_steps = totals.steps - (1 if outcome.phases.get("prefill") else 0)
-    if not outcome.requests and "decode" in outcome.phases and decode_steps > 0:
+    if not len(outcome.requests) and "decode" in outcome.phases and decode_steps > 0:
         found["tpot_mean_s"] = outcome.phases["decode"] / decode_steps
-    if outcome.requests:
-        found |= _request_metrics(outcome.requests)
+    chips = outcome.ranks * outcome.replicas
+    if len(outcome.requests):
+        found |= _request_metrics(outcome.requests.finished())
+        found["rejected"] = len(outcome.requests) - found["requests"]
+    if outcome.serving:
+        found |= _serving_metrics(outcome, outcome.serving, wall_s)
     if wall_s > 0:
-        if outcome.requests:
-            found["requests_per_s"] = len(outcome.requests) / wall_s
+        if len(outcome.requests):
+            found["requests_per_s"] = found["requests"] / wall_s
         found["output_tokens_per_s"] = outcome.tokens / wall_s
-        found["output_tokens_per_s_per_chip"] = outcome.tokens / wall_s / outcome.ranks
+        found["output_tokens_per_s_per_chip"] = outcome.tokens / wall_s / chips
         found |= _shares(totals, outcome.rates)
     found["hbm_bytes"] = totals.bytes.get("HBM", 0.0)
     found["prefetched_bytes"] = totals.prefetched_bytes
@@ -120,25 +145,60 @@ def exposed_s(totals: Totals) -> float:
     return 0.0 if abs(left_s) < _NOISE * totals.seconds else left_s
 
 
-def latencies(requests: Iterable[RequestRecord]) -> dict[str, list[float]]:
-    """Seconds of each request by latency ("ttft", "tpot", "e2e", "queue"), in the order of `requests`."""
-    found: dict[str, list[float]] = {name: [] for name in _LATENCIES}
-    for r in requests:
-        found["ttft"].append(r.first_token_s - r.arrival_s)
-        found["e2e"].append(r.last_token_s - r.arrival_s)
-        found["queue"].append(r.scheduled_s - r.arrival_s)
-        if r.output_tokens > 1:
-            found["tpot"].append((r.last_token_s - r.first_token_s) / (r.output_tokens - 1))
+def latencies(requests: Requests) -> dict[str, np.ndarray]:
+    """Seconds of each request by latency ("ttft", "tpot", "e2e", "queue"), in the order of `requests`.
+
+    Only for finished ones; those of one token have no "tpot" and are left out of it.
+    """
+    more = requests.output_tokens > 1
+    decode_s = requests.last_token_s[more] - requests.first_token_s[more]
+    return {
+        "ttft": requests.first_token_s - requests.arrival_s,
+        "e2e": requests.last_token_s - requests.arrival_s,
+        "queue": requests.scheduled_s - requests.arrival_s,
+        "tpot": decode_s / (requests.output_tokens[more] - 1),
+    }
+
+
+def _request_metrics(requests: Requests) -> dict[str, float]:
+    found: dict[str, float] = {"requests": len(requests)}
+    for name, seconds in latencies(requests).items():
+        if len(seconds):
+            found[f"{name}_mean_s"] = float(np.mean(seconds))
+            p50, p90, p99 = np.percentile(seconds, (50, 90, 99))
+            found |= {f"{name}_p50_s": float(p50), f"{name}_p90_s": float(p90), f"{name}_p99_s": float(p99)}
     return found
 
 
-def _request_metrics(requests: Sequence[RequestRecord]) -> dict[str, float]:
-    found: dict[str, float] = {"requests": len(requests)}
-    for name, seconds in latencies(requests).items():
-        if seconds:
-            found[f"{name}_mean_s"] = float(np.mean(seconds))
-            for percent in (50, 90, 99):
-                found[f"{name}_p{percent}_s"] = float(np.percentile(seconds, percent))
+def _serving_metrics(outcome: Outcome, serving: Serving, wall_s: float) -> dict[str, float]:
+    found: dict[str, float] = {"preemptions": serving.preemptions, "kv_peak": serving.kv_peak}
+    done = outcome.requests.finished()
+    if wall_s > 0:
+        found["kv_occupancy"] = serving.kv_share_s / (wall_s * serving.replicas)
+    if count := int(serving.gaps.sum()):
+        past = np.cumsum(serving.gaps)
+        for percent in (50, 90, 99):
+            place = int(np.searchsorted(past, percent / 100 * count))
+            found[f"itl_p{percent}_s"] = float(serving.gap_ends_s[place])
+    if serving.blocks_looked_up:
+        found["prefix_hit_rate"] = float(done.hit_tokens.sum() / done.prompt_tokens.sum())
+        found["prefix_block_hit_rate"] = serving.blocks_found / serving.blocks_looked_up
+    if serving.drafted:
+        found["acceptance_rate"] = serving.accepted / serving.drafted
+    if serving.slo_s:
+        met = np.ones(len(done), bool)
+        if "ttft" in serving.slo_s:
+            met &= done.first_token_s - done.arrival_s <= serving.slo_s["ttft"]
+        if "tpot" in serving.slo_s:
+            met &= done.last_token_s - done.first_token_s <= serving.slo_s["tpot"] * (done.output_tokens - 1)
+        found["slo_attainment"] = float(met.sum() / len(outcome.requests)) if len(outcome.requests) else 0.0
+        if wall_s > 0:
+            found["goodput_per_s"] = float(met.sum() / wall_s)
+    chip_s = wall_s * outcome.ranks * serving.replicas
+    if outcome.tokens and serving.power_w:
+        found["joules_per_token"] = serving.power_w * chip_s / outcome.tokens
+    if outcome.tokens and serving.price_per_hour:
+        found["dollars_per_million_tokens"] = serving.price_per_hour / 3600 * chip_s / outcome.tokens * 1e6
     return found
 
 
@@ -163,6 +223,8 @@ def pretty(name: str, value: float) -> str:
         return show(value, "B")
     if name.endswith("_s"):
         return seconds_text(value)
+    if name in ("joules_per_token", "dollars_per_million_tokens"):
+        return f"{value:.3g}" + (" J" if name.startswith("joules") else " $")
     if name in _COUNTS:
         return f"{value:,.0f}"
     return f"{100 * value:.1f} %" if name in DEFINITIONS else f"{value:.4g}"

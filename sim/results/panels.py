@@ -76,7 +76,7 @@ def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
         start = np.array([s.start_s for s in spans]) * scale
         end = np.array([s.end_s for s in spans]) * scale
         tracks.append(Track(escaped(label), spans, start, end - start))
-    title = f"<b>{escaped(name)}</b>  {escaped(seconds_text(outcome.totals.seconds))}"
+    title = f"<b>{escaped(name)}</b>  {escaped(seconds_text(outcome.totals.seconds / outcome.replicas))}"
     title += f"  the first {MOST_TRACKS} of {len(shown)} tracks" if len(shown) > MOST_TRACKS else ""
     return Panel(title, tracks, _areas(outcome, scale))
 

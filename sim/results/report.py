@@ -163,7 +163,7 @@ def _where_time_goes(outcomes: Mapping[str, Outcome]) -> str:
         kinds = outcome.totals.span_s.get("compute", {})
         parts = [(words(k), kind_colour(k), kinds[k]) for k in sorted(kinds, key=kind_order)]
         bars[name] = [*parts, *_waiting(outcome)]
-        texts[name] = seconds_text(outcome.totals.seconds)
+        texts[name] = seconds_text(outcome.totals.seconds / outcome.replicas)
     figure = charts.stacked_bars(bars, "Wall time of each variant by what the compute stream does", texts)
     return (
         "<h2>Where the time goes</h2>"
@@ -196,7 +196,7 @@ def _bounds(outcomes: Mapping[str, Outcome]) -> str:
 
 
 def _latency_curves(outcomes: Mapping[str, Outcome]) -> str:
-    found = {name: latencies(o.requests) for name, o in outcomes.items() if o.requests}
+    found = {name: latencies(o.requests.finished()) for name, o in outcomes.items() if len(o.requests)}
     if not found:
         return ""
     colours = {name: VARIANT_COLOURS[i % len(VARIANT_COLOURS)] for i, name in enumerate(outcomes)}
@@ -207,7 +207,7 @@ def _latency_curves(outcomes: Mapping[str, Outcome]) -> str:
         ("e2e", "End-to-end latency"),
     ):
         curves = {name: (colours[name], mine[key]) for name, mine in found.items()}
-        slowest = max((max(seconds) for _, seconds in curves.values() if seconds), default=0.0)
+        slowest = max((max(seconds) for _, seconds in curves.values() if len(seconds)), default=0.0)
         unit, scale = ("s", 1.0) if slowest >= 2 else ("ms", 1e3)
         figures.append(charts.cdf(curves, title, unit, scale))
     names = charts.legend([(name, colours[name]) for name in found])

@@ -4,47 +4,65 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from importlib.util import find_spec
-from typing import Any
 
-from sim.spans import Outcome, RequestRecord
+import numpy as np
 
-COLUMNS = ("variant", *RequestRecord._fields, "ttft_s", "tpot_s", "e2e_s", "queue_s")
+from sim.spans import Outcome, Requests
+
+_FACTS = tuple(field.name for field in fields(Requests))
+COLUMNS = ("variant", *_FACTS, "ttft_s", "tpot_s", "e2e_s", "queue_s")
+_ROWS = 65_536  # in a piece
 
 
 def requests_file(outcomes: Mapping[str, Outcome]) -> tuple[str, bytes] | None:
     """Name and content of the table, one row a request and variant; None where no variant has requests.
 
-    `tpot_s` is empty for requests of one output token, which have none.
+    Times are empty for a request that was turned away, `tpot_s` also for one of a single output token.
     """
-    rows = [_row(name, r) for name, outcome in outcomes.items() for r in outcome.requests]
-    if not rows:
+    if not any(len(outcome.requests) for outcome in outcomes.values()):
         return None
-    return ("requests.parquet", _parquet(rows)) if find_spec("pyarrow") else ("requests.csv", _csv(rows))
+    return ("requests.parquet", _parquet(outcomes)) if find_spec("pyarrow") else ("requests.csv", _csv(outcomes))
 
 
-def _row(variant: str, r: RequestRecord) -> tuple[Any, ...]:
-    tpot_s = (r.last_token_s - r.first_token_s) / (r.output_tokens - 1) if r.output_tokens > 1 else None
-    derived = (r.first_token_s - r.arrival_s, tpot_s, r.last_token_s - r.arrival_s, r.scheduled_s - r.arrival_s)
-    return (variant, *r, *derived)
+def _pieces(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """(variant, columns), a stretch of requests at a time."""
+    for name, outcome in outcomes.items():
+        for first in range(0, len(outcome.requests), _ROWS):
+            held = {fact: getattr(outcome.requests, fact)[first : first + _ROWS] for fact in _FACTS}
+            arrival_s, first_s, last_s = held["arrival_s"], held["first_token_s"], held["last_token_s"]
+            gaps = held["output_tokens"] - 1
+            held["ttft_s"] = first_s - arrival_s
+            held["tpot_s"] = np.where(gaps > 0, (last_s - first_s) / np.maximum(gaps, 1), np.nan)
+            held["e2e_s"], held["queue_s"] = last_s - arrival_s, held["scheduled_s"] - arrival_s
+            yield name, held
 
 
-def _csv(rows: list[tuple[Any, ...]]) -> bytes:
+def _csv(outcomes: Mapping[str, Outcome]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(rows)
+    for name, held in _pieces(outcomes):
+        columns = [
+            ["" if value != value else value for value in column.tolist()] for column in (held[c] for c in COLUMNS[1:])
+        ]
+        writer.writerows(zip([name] * len(columns[0]), *columns))
     return text.getvalue().encode()
 
 
-def _parquet(rows: list[tuple[Any, ...]]) -> bytes:
+def _parquet(outcomes: Mapping[str, Outcome]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    whole = {"id", "prompt_tokens", "output_tokens"}
-    types = [pyarrow.string(), *(pyarrow.int64() if c in whole else pyarrow.float64() for c in COLUMNS[1:])]
-    columns = [pyarrow.array(values, kind) for values, kind in zip(zip(*rows), types)]
-    sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(dict(zip(COLUMNS, columns))), sink)
+    sink, writer = io.BytesIO(), None
+    for name, held in _pieces(outcomes):
+        names = pyarrow.DictionaryArray.from_arrays(np.zeros(len(held["id"]), np.int8), [name]).dictionary_decode()
+        columns = [names, *(pyarrow.array(held[column], from_pandas=True) for column in COLUMNS[1:])]
+        piece = pyarrow.table(dict(zip(COLUMNS, columns)))
+        writer = writer or pyarrow.parquet.ParquetWriter(sink, piece.schema)
+        writer.write_table(piece)
+    assert writer is not None
+    writer.close()
     return sink.getvalue()

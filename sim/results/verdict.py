@@ -21,12 +21,12 @@ def verdict(
         return _of_jobs(outcomes, metrics)
     speed = {name: comparison[name]["speedup"] for name in names[1:] if "speedup" in comparison[name]}
     if not speed:
-        key = "e2e_mean_s" if outcomes[base].requests else "makespan_s"
-        what = "has a mean end-to-end latency of" if outcomes[base].requests else "takes"
+        key = "e2e_mean_s" if len(outcomes[base].requests) else "makespan_s"
+        what = "has a mean end-to-end latency of" if len(outcomes[base].requests) else "takes"
         return f"{base} {what} {pretty(key, metrics[base].get(key, 0.0))}."
     best = max(speed, key=lambda name: speed[name])
     ratio = speed[best]
-    what = " in mean end-to-end latency" if outcomes[base].requests else ""
+    what = " in mean end-to-end latency" if len(outcomes[base].requests) else ""
     if abs(ratio - 1) < 0.005:
         return f"{best} is as fast as {base}{what}, within half a percent."
     if ratio < 1:

@@ -19,6 +19,7 @@ from sim.scenario.fields import (
     Factor,
     FlopPerSecond,
     Index,
+    Probability,
     Seconds,
     Section,
     Share,
@@ -26,6 +27,8 @@ from sim.scenario.fields import (
     whole,
 )
 from sim.scenario.jobs import Collectives, LinkFault
+from sim.serving.fleet import POLICIES, ROUTERS
+from sim.workload.trace_formats import FORMATS
 
 
 def _only_one(value: Any) -> Any:
@@ -126,7 +129,7 @@ class Trace(Section):
     """Which rows of which recording to replay."""
 
     file: str
-    format: Literal["auto", "azure", "mooncake", "csv"] = "auto"
+    format: Literal[("auto", *FORMATS)] = "auto"  # type: ignore[valid-type]
     fallback: str | None = Field(default=None, description="read instead, with a warning, where `file` is missing")
     first: Index = 0
     limit: Count | None = None
@@ -134,13 +137,55 @@ class Trace(Section):
     bad_rows: Literal["error", "skip"] = "error"
 
 
+class Slo(Section):
+    """What each request is to meet; a request that meets all of it is good (goodput)."""
+
+    ttft: Seconds | None = None
+    tpot: Seconds | None = None
+
+
+class Speculative(Section):
+    """Speculative decoding: tokens drafted in each decode step, and how likely each is to hold.
+
+    The drafts are taken to cost nothing (n-gram lookup); verifying them is part of the step.
+    """
+
+    acceptance: list[Probability] = Field(
+        min_length=1, max_length=16, description="chance of each drafted token, if those before it held"
+    )
+
+
 class Requests(Section):
-    """A recorded or generated trace, replayed through first-come continuous batching."""
+    """A recorded or generated trace, replayed through the scheduler of a serving engine."""
 
     kind: Literal["requests"]
     trace: Trace
+    fidelity: Literal["step", "op"] = Field(
+        default="step", description="op: play every op of every iteration; step: the same answers, iterations priced"
+    )
+    replicas: Count = Field(default=1, description="copies of the model, each on chips of its own")
+    router: Literal[tuple(ROUTERS)] = "round_robin"  # type: ignore[valid-type]
+    policy: Literal[tuple(POLICIES)] = Field(  # type: ignore[valid-type]
+        default="prefill_first", description="what an iteration is made of; chunked: prefill in pieces beside decode"
+    )
     max_batch: Count = Field(default=64, description="sequences in one iteration")
     max_batched_tokens: Count = Field(default=8192, description="new tokens in one iteration")
+    kv: Literal["reserve", "paged", "swap"] = Field(
+        default="reserve",
+        description="reserve: room for the whole answer is held from the start; paged: blocks are taken as needed, and "
+        "the last request is preempted and computed anew where none is left; swap: its KV goes to host memory",
+    )
+    block_tokens: Count = Field(default=16, description="tokens of a KV block")
+    kv_tokens: Count | None = Field(default=None, description="tokens that the KV-cache holds; derived if not given")
+    host_bandwidth: BytesPerSecond = Field(default=25e9, description="of a chip to host memory, for kv: swap")
+    prefix_caching: bool = Field(
+        default=False, description="share the KV of equal prefixes, where the trace names them"
+    )
+    closed_loop: bool = Field(default=False, description="a session's turn comes after the answer to the one before")
+    overhead: Seconds = Field(default=0.0, description="of the engine's own, for each iteration")
+    slow: dict[Annotated[int, Field(ge=0)], Factor] = Field(default={}, description="replica -> times slower")
+    speculative: Speculative | None = None
+    slo: Slo = Slo()
     hbm_utilisation: Share = Field(default=0.9, description="share of the HBM for weights and KV-cache")
 
 
@@ -151,7 +196,9 @@ class Record(Section):
     """The window of which spans are kept."""
 
     from_s: Seconds = 0.0
-    until_s: Seconds | None = None
+    until_s: Seconds | None = Field(
+        default=None, description="default: the end; of requests at fidelity step, 0.1 s after from_s"
+    )
     max_spans: Index = 20_000
     enabled: bool = True
 
