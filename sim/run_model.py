@@ -101,8 +101,8 @@ def play_model(plan: ModelPlan, progress: Callable[[float], None] = lambda share
         assert plan.trace is not None and isinstance(work, Requests)
         chunks = [gathered(plan.trace)] if work.closed_loop else plan.trace.chunks()
         outcome = run_service(
-            chunks, _service(plan, work, plan.seed), group_of, graph_of, plan.device, plan.network, plan.model, timeline,
-            progress,
+            chunks, _service(plan, work, plan.seed), group_of, graph_of, plan.device, plan.network, plan.model,
+            timeline, progress,
         )  # fmt: skip
         serving = outcome.serving
         assert serving is not None

@@ -89,10 +89,10 @@ class Requests:
     @staticmethod
     def of(records: Iterable[RequestRecord]) -> Requests:
         """Records as columns, of one replica without a prefix cache."""
-        columns = np.array([*records]).reshape(-1, 7).T
-        zeros = np.zeros(columns.shape[1], np.int64)
-        whole = [columns[i].astype(np.int64) if i in (0, 2, 3) else columns[i] for i in range(7)]
-        return Requests(*whole, zeros, zeros, zeros)
+        columns = np.array([*records], float).reshape(-1, 7).T
+        id, prompt, output = (columns[i].astype(np.int64) for i in (0, 2, 3))
+        none = np.zeros(columns.shape[1], np.int64)
+        return Requests(id, columns[1], prompt, output, columns[4], columns[5], columns[6], none, none, none)
 
 
 class Serving(NamedTuple):

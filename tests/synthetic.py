@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.spans import Outcome, RequestRecord, Span, Timeline, Totals, Use, fingerprint
+from sim.spans import Outcome, RequestRecord, Requests, Span, Timeline, Totals, Use, fingerprint
 
 HBM, L2, LINK, MATRIX = 1.0e12, 4.0e12, 1.4e11, 3.0e14
 # name, kind, microseconds, HBM share while it runs, bound
@@ -72,7 +72,7 @@ def outcome(*, steps: int = 2, layers: int = 4, prefetch: bool = False, requests
         phases={} if requests else {"decode": totals.seconds},
         tokens=tokens,
         ranks=8,
-        requests=records,
+        requests=Requests.of(records),
         timeline=Timeline(spans, uses, {"rank 0/HBM": HBM, "rank 0/L2": L2, "rank 0/link": LINK}),
         rates={"HBM": HBM, "L2": L2, "link": LINK, "matrix": MATRIX},
         assumptions=[

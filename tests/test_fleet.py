@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,7 +56,7 @@ def served(asked, replicas, kind, rules=RULES, *, expected=0.0, pieces=1, pools=
             **{name: getattr(asked, name)[a:b] for name in asked._fields if name not in ("blocks", "block_from")},
             block_from=asked.block_from[a : b + 1],
         )
-        for a, b in zip(edges, edges[1:])
+        for a, b in itertools.pairwise(edges)
     ]
     pools = pool_of(0, len(replicas)) if pools is None else pools
     kinds = kind if isinstance(kind, list) else [kind]
@@ -213,7 +215,10 @@ def test_a_jump_is_the_sum_of_its_steps(machine):
 @pytest.mark.parametrize("machine", [*PRICES], ids=lambda machine: f"{len(machine[0].attention)} pattern")
 @pytest.mark.parametrize(
     "batch",
-    [decode_batch([5]), decode_batch(range(40)), prefill_batch([700, 3]), Batch((Sequences(1, 256, 512), Sequences(9, 1, 80)), 9)],
+    [
+        decode_batch([5]), decode_batch(range(40)), prefill_batch([700, 3]),
+        Batch((Sequences(1, 256, 512), Sequences(9, 1, 80)), 9),
+    ],
     ids=["one", "decode", "prefill", "mixed"],
 )  # fmt: skip
 def test_closed_form_meets_the_play(machine, batch):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sim.results.metrics import DEFINITIONS, better, metrics, pretty
 from sim.results.utilisation import binned, utilisation
-from sim.spans import Outcome, RequestRecord, Totals, Use
+from sim.spans import Outcome, RequestRecord, Requests, Totals, Use
 from tests.synthetic import outcome
 
 
@@ -37,7 +37,7 @@ def test_static_run_by_hand():
 
 def test_requests_by_hand():
     records = [RequestRecord(0, 0.0, 10, 3, 0.5, 1.0, 2.0), RequestRecord(1, 1.0, 10, 1, 1.0, 4.0, 4.0)]
-    found = metrics(Outcome(Totals(seconds=4.0), tokens=4, requests=records))
+    found = metrics(Outcome(Totals(seconds=4.0), tokens=4, requests=Requests.of(records)))
     assert found["ttft_mean_s"] == 2.0 and found["ttft_p50_s"] == 2.0 and found["ttft_p90_s"] == pytest.approx(2.8)
     assert found["tpot_p99_s"] == 0.5, "the request of one token has no time per output token"
     assert found["e2e_mean_s"] == 2.5 and found["queue_mean_s"] == 0.25
@@ -45,7 +45,9 @@ def test_requests_by_hand():
 
 
 def test_only_one_token_requests_leave_tpot_out():
-    found = metrics(Outcome(Totals(seconds=1.0), tokens=1, requests=[RequestRecord(0, 0.0, 1, 1, 0.0, 1.0, 1.0)]))
+    found = metrics(
+        Outcome(Totals(seconds=1.0), tokens=1, requests=Requests.of([RequestRecord(0, 0.0, 1, 1, 0.0, 1.0, 1.0)]))
+    )
     assert not any(name.startswith("tpot") for name in found)
 
 

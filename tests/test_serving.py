@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import MODEL, graph, group, replace
+from machines import DEVICE, MODEL, graph, group, network, replace
 
-from sim.engine.policies import first_come
-from sim.engine.serving import Limits, replay
-from sim.spans import Outcome
+from sim.engine.serving import Service, run_service
+from sim.serving.fleet import POLICIES, Rules, replica_of
+from sim.spans import Outcome, RequestRecord
+from sim.workload.columns import Columns
 from sim.workload.requests import Request
 from sim.workload.transformer import decode_batch, prefill_batch
 
 SMALL = replace(MODEL, layers=1)
-ROOMY = Limits(sequences=64, new_tokens=8192, kv_tokens=1e6)
+
+
+class Limits(NamedTuple):
+    sequences: int
+    new_tokens: int
+    kv_tokens: int
+
+
+ROOMY = Limits(sequences=64, new_tokens=8192, kv_tokens=1_000_000)
 
 
 def requests(*rows: tuple[float, int, int]) -> list[Request]:
     return [Request(i, *row) for i, row in enumerate(rows)]
 
 
-def served(asked: list[Request], limits: Limits = ROOMY, *techniques: str) -> tuple[Outcome, list]:
-    """(outcome, the batch of every iteration)."""
+def served(asked: list[Request], limits: Limits = ROOMY, *techniques: str, op=True) -> tuple[Outcome, list]:
+    """(outcome, the batch of every iteration), prefill first, room reserved."""
     batches = []
 
     def graph_of(batch):
         batches.append(batch)
         return graph(batch, *techniques, model=SMALL, ranks=2)
 
-    return replay(group(ranks=2), graph_of, asked, limits), batches
+    replica = replica_of(
+        POLICIES["prefill_first"], limits.sequences, limits.new_tokens, 1, limits.kv_tokens, reserve=True
+    )
+    service = Service(Rules(0, 0, 0, not op, False, 0, False), replica, op, (0.0, 0.0))
+    _, arrival_s, prompt, output = zip(*asked)
+    columns = Columns(np.array(arrival_s), np.array(prompt), np.array(output))
+    outcome = run_service(
+        [columns],
+        service,
+        lambda timeline: group(ranks=2, timeline=timeline),
+        graph_of,
+        DEVICE,
+        network(2),
+        SMALL,
+        None,
+    )
+    return outcome, batches
+
+
+def rows(outcome: Outcome) -> list[RequestRecord]:
+    """Those that were served."""
+    done = outcome.requests.finished()
+    return [RequestRecord(*row) for row in zip(*(getattr(done, name).tolist() for name in RequestRecord._fields))]
 
 
 def alone_s(*batches) -> float:
@@ -44,7 +78,7 @@ TRACES = st.lists(
     st.tuples(st.sampled_from([0.0, 1e-5, 1e-4, 1e-3, 1.0]), st.integers(1, 900), st.integers(1, 8)),
     min_size=1, max_size=8,
 )  # fmt: skip
-LIMITS = st.builds(Limits, st.integers(1, 5), st.integers(1, 1500), st.floats(200, 3000))
+LIMITS = st.builds(Limits, st.integers(1, 5), st.integers(1, 1500), st.integers(200, 3000))
 
 
 def arrivals(gaps) -> list[Request]:
@@ -63,7 +97,7 @@ def test_laws_of_any_replay(gaps, limits):
     if not fits:
         return
     outcome, batches = served(asked, limits)
-    records = outcome.requests
+    records = rows(outcome)
     # Every request that fits ends once, unchanged, in a possible order of its events.
     assert [Request(*r[:4]) for r in records] == fits
     assert len(outcome.warnings) == (len(fits) < len(asked))
@@ -94,14 +128,14 @@ def test_laws_of_any_replay(gaps, limits):
     assert outcome.totals.seconds - outcome.totals.idle_s == pytest.approx(busy_s, rel=1e-9)
     again, _ = served(asked, limits)
     assert again.fingerprint == outcome.fingerprint
-    assert again.requests == records
+    assert rows(again) == records
 
 
 def test_one_request_alone_is_its_prefill_and_its_steps():
     outcome, batches = served(requests((0.0, 300, 4)))
     passes = [prefill_batch([300]), decode_batch([300]), decode_batch([301]), decode_batch([302])]
     assert batches == passes
-    (record,) = outcome.requests
+    (record,) = rows(outcome)
     assert record.first_token_s == pytest.approx(alone_s(passes[0]), rel=1e-12)
     assert record.last_token_s == pytest.approx(alone_s(*passes), rel=1e-12)
     assert outcome.totals.idle_s == 0.0
@@ -109,7 +143,7 @@ def test_one_request_alone_is_its_prefill_and_its_steps():
 
 def test_a_request_that_comes_late_is_served_as_the_first_one_was():
     late, _ = served(requests((0.0, 300, 3), (5.0, 300, 3)))
-    first, second = late.requests
+    first, second = rows(late)
     assert second.scheduled_s == 5.0
     assert late.totals.idle_s == pytest.approx(5.0 - first.last_token_s, rel=1e-12)
     assert late.totals.seconds - late.totals.idle_s == pytest.approx(2 * first.last_token_s, rel=0.1)
@@ -118,12 +152,12 @@ def test_a_request_that_comes_late_is_served_as_the_first_one_was():
 def test_simultaneous_arrivals_share_a_prefill():
     outcome, batches = served(requests((0.0, 100, 2), (0.0, 200, 3), (0.0, 50, 1)))
     assert batches == [prefill_batch([100, 200, 50]), decode_batch([100, 200]), decode_batch([201])]
-    assert {r.first_token_s for r in outcome.requests} == {alone_s(batches[0])}
+    assert {r.first_token_s for r in rows(outcome)} == {alone_s(batches[0])}
 
 
 def test_a_request_that_never_fits_is_refused_with_a_warning():
     outcome, _ = served(requests((0.0, 100, 2), (0.0, 5000, 3), (0.1, 100, 2)), ROOMY._replace(kv_tokens=5002))
-    assert [r.id for r in outcome.requests] == [0, 2]
+    assert [r.id for r in rows(outcome)] == [0, 2]
     (warning,) = outcome.warnings
     assert "1 of 3 requests refused" in warning
     assert "request 1 with 5,003" in warning
@@ -131,7 +165,7 @@ def test_a_request_that_never_fits_is_refused_with_a_warning():
 
 def test_a_full_cache_makes_the_next_one_wait_for_the_end():
     outcome, _ = served(requests((0.0, 100, 5), (0.0, 100, 5)), ROOMY._replace(kv_tokens=209))
-    first, second = outcome.requests
+    first, second = rows(outcome)
     assert second.scheduled_s == first.last_token_s
 
 
@@ -147,24 +181,18 @@ QUEUE = requests((0.0, 100, 10), (0.0, 4000, 10), (0.0, 50, 10))
 
 
 @pytest.mark.parametrize(
-    ("free_kv", "slots", "budget", "admitted"),
+    ("kv", "slots", "budget", "admitted"),
     [
-        (1e6, 64, 8192, [0, 1, 2]),
-        (1e6, 2, 8192, [0, 1]),
-        (1e6, 0, 8192, []),
-        (1e6, 64, 4100, [0, 1]),
-        (1e6, 64, 200, [0]),  # the head of the line blocks, though the last one would fit
-        (300, 64, 8192, [0]),
+        (10**6, 64, 8192, [0, 1, 2]),
+        (10**6, 2, 8192, [0, 1]),
+        (10**6, 64, 4100, [0, 1]),
+        (10**6, 64, 200, [0]),  # the head of the line blocks, though the last one would fit
         (4120, 64, 8192, [0, 1]),
         (4119, 64, 8192, [0]),
-        (109, 64, 8192, []),
-        (1e6, 64, 99, [0]),  # a prompt above the budget goes alone
+        (10**6, 64, 99, [0]),  # a prompt above the budget goes alone
     ],
 )
-def test_first_come(free_kv, slots, budget, admitted):
-    assert [r.id for r in first_come(QUEUE, free_kv, slots, budget)] == admitted
-
-
-def test_first_come_admits_nobody_beside_a_prompt_above_the_budget():
-    assert [r.id for r in first_come(QUEUE[1:], 1e6, 64, 512)] == [1]
-    assert first_come([], 1e6, 64, 512) == []
+@pytest.mark.parametrize("op", [True, False], ids=["op", "step"])
+def test_first_come(kv, slots, budget, admitted, op):
+    outcome, _ = served(QUEUE, Limits(slots, budget, kv), op=op)
+    assert [r.id for r in rows(outcome) if r.scheduled_s == 0.0] == admitted

@@ -1,7 +1,7 @@
 """A trace through replicas of a model: the decisions of `sim.serving`, with iterations priced or played.
 
-At fidelity `step` an iteration's time comes from a closed form (`sim.engine.pricing`) or, where ops overlap and there is
-none, from pieces of it that have been played before (`sim.engine.pieces`); at `op` every iteration is played on the
+At fidelity `step` an iteration's time comes from a closed form (`sim.engine.pricing`) or, where ops overlap and there
+is none, from pieces of it that have been played before (`sim.engine.pieces`); at `op` every iteration is played on the
 replica's ranks. The loop is the same: what has no price is asked for, and at `op` everything is.
 """
 
@@ -126,7 +126,7 @@ def serve_fleet(
                     set_price(fleet, prices.now, r, *answer)
             elif why == SLOTS:
                 fleet = with_more_slots(fleet)
-            elif why == RECORDS or why == HEAP:
+            elif why in (RECORDS, HEAP):
                 if fleet.cursor[PENDING] + fleet.running.shape[1] >= len(fleet.pending_s):
                     fleet = with_more_pending(fleet)
                 if why == RECORDS:
@@ -251,4 +251,4 @@ def _with_end(chunks: Iterable[Arrivals]) -> Iterator[tuple[Arrivals, float]]:
 def _taken(records: np.recarray, fleet: Fleet) -> np.recarray:
     taken = records[: fleet.cursor[WRITTEN]].copy()
     fleet.cursor[WRITTEN] = 0
-    return taken
+    return taken.view(np.recarray)

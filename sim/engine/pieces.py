@@ -1,7 +1,7 @@
 """Iterations that have no closed form, at fidelity `step`: played once, and then known.
 
-A pass takes a time that depends on the sums over its batch only, for every size in the graph does. So a batch whose sums
-have been seen is looked up. Decode steps go on along a line: between two contexts at which the pass takes the same
+A pass takes a time that depends on the sums over its batch only, for every size in the graph does. So a batch whose
+sums have been seen is looked up. Decode steps go on along a line: between two contexts at which the pass takes the same
 decisions in the same order, its time is a straight line (`sim.engine.steps` says why), so the steps in between are
 told without being played. The contexts looked at lie on one grid for all batches of a size, so that they are met again.
 """

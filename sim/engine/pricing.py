@@ -207,9 +207,10 @@ def pricing(graph_of: GraphOf, device: Device, network: Network, ranks: int, mod
         for place in range(len(graphs[0].layers[layer].ops)):
             ops = [graph.layers[layer].ops[place] for graph in graphs]
             fitted = [_line(features, np.array([size(op) for op in ops])) for size in _SIZES]
-            if any(column is None for column in fitted):
+            whole = [column for column in fitted if column is not None]
+            if len(whole) < len(fitted):
                 return None
-            lines.append(OpLine(ops[0], times, *fitted))
+            lines.append(OpLine(ops[0], times, *whole))
     if any(_sees_context(line) and (is_collective(line.op) or _sees_logits(line)) for line in lines):
         return None
     if any(_sees_logits(line) and any(column[1] for column in line[2:6]) for line in lines):

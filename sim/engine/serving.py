@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from sim.engine.fleet import Answer, Kind, Player, Window, player, serve_fleet
 from sim.engine.group import Group
 from sim.engine.pieces import Pieces
 from sim.engine.pricing import Pricing, pricing
-from sim.engine.steps import GraphOf, GroupOf, Progress, sums_of, totals_of
+from sim.engine.steps import GraphOf, GroupOf, Progress, Sums, sums_of, totals_of
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.serving.fleet import (
@@ -29,7 +30,6 @@ from sim.serving.fleet import (
     pool_of,
 )
 from sim.spans import Outcome, Requests, Serving, Timeline, Totals
-from sim.spans import digest as digest_of
 from sim.workload.columns import Columns
 from sim.workload.model import Model
 
@@ -71,23 +71,24 @@ def run_service(
         if timeline is not None:
             window = Window(*service.window, recorded)
     found: list[np.recarray] = []
-    fleet: Fleet | None = None
+    last: Fleet | None = None
     done = 0
     for records, fleet in serve_fleet(
         _arrivals(chunks, service), service.rules, service.replicas, pool_of(0, count), [kind], window=window,
         acceptance=service.acceptance, expected=service.expected,
     ):  # fmt: skip
         found.append(records)
+        last = fleet
         done += len(records)
         progress(min(done / service.expected, 1.0))
-    assert fleet is not None
+    assert last is not None
     table = np.concatenate(found).view(np.recarray) if found else new_rows(RECORD, 0)
     table = table[np.argsort(table.id, kind="stable")].view(np.recarray)
     requests = _requests(table)
-    totals = _totals(fleet, form, pieces, groups, service.op)
+    totals = _totals(last, form, pieces, groups)
     makespan_s = float(np.nanmax(table.last_s, initial=0.0))
     totals.seconds = makespan_s * count
-    totals.idle_s = max(totals.seconds - float(fleet.replicas.busy_s.sum()), 0.0)
+    totals.idle_s = max(totals.seconds - float(last.replicas.busy_s.sum()), 0.0)
     for group in groups:
         group.close()
     return Outcome(
@@ -96,11 +97,11 @@ def run_service(
         ranks=plain.ranks,
         replicas=count,
         requests=requests,
-        serving=_serving(fleet),
+        serving=_serving(last),
         timeline=timeline or Timeline(),
         rates=plain.rates(),
         warnings=_warnings(table, service),
-        fingerprint=digest_of(np.column_stack([table.scheduled_s, table.first_s, table.last_s])[table.replica >= 0].ravel()),
+        fingerprint=_digest(table[table.replica != NONE]),
     )  # fmt: skip
 
 
@@ -172,19 +173,25 @@ def _requests(table: np.recarray) -> Requests:
     )  # fmt: skip
 
 
-def _totals(fleet: Fleet, form: Pricing | None, pieces: Pieces | None, groups: list[Group], op: bool) -> Totals:
-    if op:
-        sums: dict[tuple[str, ...], float] = {}
-        for group in groups:
-            for key, value in sums_of(group.chips[0].totals).items():
-                sums[key] = sums.get(key, 0.0) + value
-        return totals_of(sums)
+def _totals(fleet: Fleet, form: Pricing | None, pieces: Pieces | None, groups: list[Group]) -> Totals:
+    """Sums over all replicas, one rank of each."""
     if form is not None:
         return form.totals(fleet, 0)
-    assert pieces is not None
-    for r in range(len(fleet.replicas)):
-        pieces.settle(fleet, r)
-    return totals_of(pieces.sums)
+    sums: Sums = {}
+    if pieces is not None:
+        for r in range(len(fleet.replicas)):
+            pieces.settle(fleet, r)
+        sums = pieces.sums
+    for group in groups:
+        for key, value in sums_of(group.chips[0].totals).items():
+            sums[key] = sums.get(key, 0.0) + value
+    return totals_of(sums)
+
+
+def _digest(table: np.recarray) -> str:
+    """Equal for equal times, to 1 ps."""
+    times = np.column_stack([table.scheduled_s, table.first_s, table.last_s])
+    return hashlib.sha256(np.rint(times * 1e12).astype(np.int64).tobytes()).hexdigest()[:12]
 
 
 def _serving(fleet: Fleet) -> Serving:
@@ -213,7 +220,7 @@ def _warnings(table: np.recarray, service: Service) -> list[str]:
     if len(served) > 1:
         last_s = float(served.arrival_s.max())
         waiting = int((served.scheduled_s > last_s).sum())
-        most_waits = int(service.replicas.sequences.sum())
+        most_waits = max(int(service.replicas.sequences.sum()), 100)
         if waiting > most_waits:
             more_s = float(served.last_s.max()) - last_s
             warnings.append(

@@ -177,6 +177,7 @@ def sums_of(totals: Totals) -> Sums:
 
 
 def totals_of(sums: Sums) -> Totals:
+    """The inverse of `sums_of`."""
     totals = Totals(span_s={stream: {} for stream in STREAMS})
     for (name, *keys), value in sums.items():
         if not keys:

@@ -41,7 +41,7 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
     return f"{_svg(_WIDTH, height, text)}{''.join(out)}</svg>{_legend(bars)}"
 
 
-def cdf(curves: Mapping[str, tuple[str, Sequence[float]]], title: str, unit: str, scale: float) -> str:
+def cdf(curves: Mapping[str, tuple[str, Sequence[float] | np.ndarray]], title: str, unit: str, scale: float) -> str:
     """Share of requests (upwards) that took no longer than so many `unit` (to the right; seconds times `scale`).
 
     `curves[variant]` is its colour and its seconds. The axis is logarithmic where the slowest take 30 times the

@@ -19,6 +19,8 @@ from typing import Any
 from sim.serving import draws, fleet, kv, loop, outcome, pending, router, scheduler, step_time
 
 _MODULES = (draws, kv, pending, step_time, scheduler, outcome, router, loop)  # in order of imports
+# Nothing is allocated in there, so no references need be counted: that is six times as fast.
+_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
 COMPILED_FROM = 3_000  # requests: below, loading the compiled form costs more than it saves
 
 
@@ -34,8 +36,9 @@ def _compiled() -> Callable[..., int] | None:
         import numba
     except ImportError:
         return None
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_cache_folder())
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(_cache_folder())
     try:
         made: dict[Any, Any] = {}
         for module in _MODULES:
@@ -45,10 +48,9 @@ def _compiled() -> Callable[..., int] | None:
             for name, function in _own_functions(module):
                 copy = FunctionType(function.__code__, space, name, function.__defaults__)
                 copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
-                # Nothing is allocated in there, so no references need be counted: that is six times as fast.
-                space[name] = made[function] = numba.njit(cache=True, error_model="numpy", _nrt=False)(copy)
+                space[name] = made[function] = numba.njit(**_OPTIONS)(copy)
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
     return made[loop.serve]
 
 

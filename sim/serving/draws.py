@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 
 def draw(seed: int, a: int, b: int) -> int:
     """A whole number of 31 random bits that depends on the three numbers alone (xorshift-multiply mixes)."""
-    x = np.int64(seed) & 0x7FFFFFFF
+    x = int(seed) & 0x7FFFFFFF
     for number in (a, b):
-        x = (x * 40503 + np.int64(number)) & 0x7FFFFFFF
+        x = (x * 40503 + int(number)) & 0x7FFFFFFF
         for _ in range(2):
             x = ((x >> 15) ^ x) * 0x2C1B3C6D & 0x7FFFFFFF
             x = ((x >> 12) ^ x) * 0x297A2D39 & 0x7FFFFFFF

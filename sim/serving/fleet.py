@@ -234,7 +234,8 @@ def new_fleet(
         pending_s=np.zeros(64), pending=np.zeros((64, 3), np.int64), blocks=np.zeros(0, np.int64),
         acceptance=np.array(acceptance, float),
         of_tokens=np.zeros((kinds, 1), np.int64), of_logits=np.zeros((kinds, 1), np.int64),
-        sums=np.zeros((kinds, width)), context_s=np.zeros((kinds, rows, 4)), scratch=np.zeros((rows, 4)), series=np.zeros((BINS, len(SERIES))),
+        sums=np.zeros((kinds, width)), context_s=np.zeros((kinds, rows, 4)),
+        scratch=np.zeros((rows, 4)), series=np.zeros((BINS, len(SERIES))),
         gaps=np.zeros(GAP_BINS, np.int64), cursor=np.array([0, 0, 0, slots, 0, 0]), bin_s=np.array([0.01]),
     )  # fmt: skip
 

@@ -55,7 +55,7 @@ def share(rules: Rules, fleet: Fleet, r: int, slot: int, count: int) -> None:
 
 
 def publish(rules: Rules, fleet: Fleet, r: int, slot: int) -> None:
-    """Put what the request has computed of its named blocks into the cache; what is there already is used from there."""
+    """Put what the request has computed of its named blocks into the cache, or use what is there already."""
     me, it = fleet.replicas[r], fleet.slots[slot]
     unit = rules.unit_tokens // me.block_tokens
     while it.shared < it.block_count and (it.shared + 1) * rules.unit_tokens <= it.cached:

@@ -106,7 +106,8 @@ def serve(
 
 
 def _advance(
-    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int, until_s: float, ask: bool
+    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int, until_s: float,
+    ask: bool,
 ) -> int:  # fmt: skip
     """Bring replica `r` to `until_s`: what ends by then has ended, and what begins before then has begun.
 
@@ -122,7 +123,8 @@ def _advance(
 
 
 def _begin(
-    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int, until_s: float, ask: bool
+    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int, until_s: float,
+    ask: bool,
 ) -> int:  # fmt: skip
     """Plan and price the next iterations of an idle replica, if they begin before `until_s`."""
     me = fleet.replicas[r]
@@ -180,9 +182,7 @@ def _end(
     if fleet.cursor[PENDING] + me.running_count > len(fleet.pending_s):
         return HEAP
     book_features(fleet, r)
-    if not me.played:
-        parts = fleet.context_s[me.kind]
-        steps_seconds(price, me.kind, fleet.features[r], fleet.growth[r], me.steps, parts)
+    steps_seconds(price, me.kind, fleet.features[r], fleet.growth[r], me.steps, fleet.context_s[me.kind])
     finish(rules, fleet, r, records, asked, seconds_of(fleet, price, r, 1))
     me.activity = IDLE
     return DONE
@@ -224,7 +224,7 @@ def cut(fleet: Fleet, price: StepTime, r: int, now_s: float) -> None:
     if me.activity != BUSY:
         me.steps = np.int64(1)
         return
-    low, high = np.int64(1), me.steps  # the first count of steps that ends at now_s or later
+    low, high = 1, int(me.steps)  # the first count of steps that ends at now_s or later
     while low < high:
         middle = (low + high) // 2
         if me.now_s + seconds_of(fleet, price, r, middle) >= now_s:

@@ -1,7 +1,8 @@
 """What runs in the next iteration of a replica, as engines decide it.
 
-`plan` chooses the sequences and their new tokens and takes the KV blocks they need. A sequence's tokens are its prompt and what it has made; those beyond `cached` need computing: the prompt less what the
-prefix cache has at first, one token in decode, everything again after a preemption that dropped its KV.
+`plan` chooses the sequences and their new tokens and takes the KV blocks they need. A sequence's tokens are its prompt
+and what it has made; those beyond `cached` need computing: the prompt less what the prefix cache has at first, one
+token in decode, everything again after a preemption that dropped its KV. Not modelled: the scheduler's own time.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ def _equal_steps(rules: Rules, fleet: Fleet, r: int) -> int:
     """Decode steps of this batch until the first answer ends, the next block cannot be had, or something else is
     due."""
     me = fleet.replicas[r]
-    count, steps = me.running_count, np.int64(2**40)
+    count, steps = me.running_count, 2**40
     for place in range(count):
         it = fleet.slots[fleet.running[r, place]]
         if it.chunk != 1 or it.cached + 1 != it.prompt + it.made:
@@ -210,7 +211,7 @@ def _equal_steps(rules: Rules, fleet: Fleet, r: int) -> int:
     has = me.free_blocks if me.waiting_count > 0 else room(rules, fleet, r)
     if me.reserve or count * _blocks(me.block_tokens, steps) <= has:
         return steps
-    low, high = np.int64(1), steps  # the blocks of `low` steps are there
+    low, high = 1, steps  # the blocks of `low` steps are there
     while low < high:
         middle = (low + high + 1) // 2
         short = 0

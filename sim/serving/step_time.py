@@ -59,7 +59,7 @@ def measure(fleet: Fleet, r: int, price: StepTime) -> int:
     features[:] = 0.0
     growth[:] = 0.0
     features[0] = 1.0
-    linear = np.int64(2**40)
+    linear = 2**40
     window, stride = price.window_tokens[kind], price.sparse_stride[kind]
     for place in range(fleet.replicas[r].running_count):
         it = fleet.slots[fleet.running[r, place]]
@@ -163,7 +163,7 @@ def _sums_of_longest(
             if slope > up:
                 until = (top - (base + i * slope)) / (slope - up)
                 if until < stay:
-                    stay = np.int64(until) + 1
+                    stay = int(until) + 1
         area = stay * top + up * (stay * (stay - 1) / 2)
         if which == 0:
             in_a += area
