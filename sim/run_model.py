@@ -146,7 +146,8 @@ def _service(plan: ModelPlan, work: Requests, seed: int) -> Service:
         )
         for r in range(work.replicas)
     ]  # fmt: skip
-    rules = Rules(ROUTERS[work.router], 0, seed, work.fidelity == "step", work.closed_loop, unit, False)
+    rules = Rules(ROUTERS[work.router], 0, seed, work.fidelity == "step", work.closed_loop, unit, False,
+                  work.prefix_eviction == "tail_first")  # fmt: skip
     record = plan.variant.record
     end_s = record.from_s + 0.1 if work.fidelity == "step" else np.inf
     return Service(

@@ -21,7 +21,7 @@ from sim.workload.transformer import Batch, Sequences, decode_batch, prefill_bat
 DENSE = replace(MODEL, layers=2)
 SPARSE = replace(MODEL, layers=3, attention=("dense", "blocksparse", "window"), window_tokens=60, sparse_stride=8)
 NETWORK = network(2)
-RULES = Rules(ROUTERS["round_robin"], 0, 0, True, False, 0, False)
+RULES = Rules(ROUTERS["round_robin"], 0, 0, True, False, 0, False, True)
 
 
 def graph_of(model, ranks, *techniques):
@@ -123,7 +123,7 @@ def worlds(draw):
         one = np.concatenate([one, other])
     rules = Rules(
         draw(st.sampled_from([*ROUTERS.values()])), draw(st.sampled_from([0, 1, 2])), draw(st.integers(0, 9)), True,
-        closed or split, unit, False,
+        closed or split, unit, False, draw(st.booleans()),
     )  # fmt: skip
     return asked, rules, one.view(np.recarray), pools.view(np.recarray)
 

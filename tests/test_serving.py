@@ -44,7 +44,7 @@ def served(asked: list[Request], limits: Limits = ROOMY, *techniques: str, op=Tr
     replica = replica_of(
         POLICIES["prefill_first"], limits.sequences, limits.new_tokens, 1, limits.kv_tokens, reserve=True
     )
-    service = Service(Rules(0, 0, 0, not op, False, 0, False), replica, op, (0.0, 0.0))
+    service = Service(Rules(0, 0, 0, not op, False, 0, False, True), replica, op, (0.0, 0.0))
     _, arrival_s, prompt, output = zip(*asked)
     columns = Columns(np.array(arrival_s), np.array(prompt), np.array(output))
     outcome = run_service(

@@ -191,7 +191,7 @@ def _totals(fleet: Fleet, form: Pricing | None, pieces: Pieces | None, groups: l
 def _digest(table: np.recarray) -> str:
     """Equal for equal times, to 1 ps."""
     times = np.column_stack([table.scheduled_s, table.first_s, table.last_s])
-    return hashlib.sha256(np.rint(times * 1e12).astype(np.int64).tobytes()).hexdigest()[:12]
+    return hashlib.sha256(np.rint(times * 1e12).tobytes()).hexdigest()[:12]
 
 
 def _serving(fleet: Fleet) -> Serving:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.reproduce import network, preserve
+from sim.reproduce import network, preserve, serving
 from sim.reproduce.row import Row
 
 __all__ = ["SYSTEMS", "Row"]
 
-SYSTEMS: dict[str, Callable[..., list[Row]]] = {"preserve": preserve.reproduce, "network": network.reproduce}
+SYSTEMS: dict[str, Callable[..., list[Row]]] = {
+    "preserve": preserve.reproduce,
+    "network": network.reproduce,
+    "serving": serving.reproduce,
+}

@@ -181,6 +181,10 @@ class Requests(Section):
     prefix_caching: bool = Field(
         default=False, description="share the KV of equal prefixes, where the trace names them"
     )
+    prefix_eviction: Literal["tail_first", "lru"] = Field(
+        default="tail_first",
+        description="which block of a prefix that was used last goes first: its last, or its first",
+    )
     closed_loop: bool = Field(default=False, description="a session's turn comes after the answer to the one before")
     overhead: Seconds = Field(default=0.0, description="of the engine's own, for each iteration")
     slow: dict[Annotated[int, Field(ge=0)], Factor] = Field(default={}, description="replica -> times slower")

@@ -31,8 +31,8 @@ class Rules(NamedTuple):
 
     `jump`: iterations of an unchanging batch are taken in one go. `coupled`: what ends may bring an arrival (a session
     goes on, a prefill is handed over), so the replicas are kept in step. `unit_tokens`: tokens in a block of the
-    prefix cache, 0 without one; the engine's blocks divide it. `shed`: a request that waits past its deadline is
-    turned away.
+    prefix cache, 0 without one; the engine's blocks divide it; `tail_first` says which block of a prefix is given up
+    first. `shed`: a request that waits past its deadline is turned away.
     """
 
     router: int
@@ -42,6 +42,7 @@ class Rules(NamedTuple):
     coupled: bool
     unit_tokens: int
     shed: bool
+    tail_first: bool
 
 
 class Arrivals(NamedTuple):

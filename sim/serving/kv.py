@@ -2,7 +2,8 @@
 
 The prefix cache names blocks by what they hold and all that comes before it, so equal names are equal prefixes. A
 block that nobody uses stays until its room is needed; then the one that was used last the longest ago goes. Of the
-blocks that one request lets go together the last of the prefix goes first, for it is of no use without the others.
+blocks that one request lets go together the last of the prefix goes first, for it is of no use without the others; or,
+by plain LRU (`tail_first` False), the first, which was read first.
 """
 
 from __future__ import annotations
@@ -70,13 +71,14 @@ def publish(rules: Rules, fleet: Fleet, r: int, slot: int) -> None:
         it.shared += 1
 
 
-def release(fleet: Fleet, r: int, slot: int) -> None:
+def release(rules: Rules, fleet: Fleet, r: int, slot: int) -> None:
     """The request gives up all of its blocks; those of the cache stay there while room allows."""
     me, it = fleet.replicas[r], fleet.slots[slot]
     me.free_blocks += it.held
     it.held = 0
-    for i in range(it.shared - 1, -1, -1):
-        node = _find(fleet, r, fleet.blocks[it.block_from + i])
+    for i in range(it.shared):
+        place = it.shared - 1 - i if rules.tail_first else i
+        node = _find(fleet, r, fleet.blocks[it.block_from + place])
         at = fleet.nodes[r, node]
         at.users -= 1
         if at.users == 0:

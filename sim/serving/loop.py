@@ -99,7 +99,7 @@ def serve(
         if slot == NONE:
             slot = _new_slot(fleet, asked, row, at_s)
         elif fleet.slots[slot].source != NONE:
-            release(fleet, fleet.slots[slot].source, slot)
+            release(rules, fleet, fleet.slots[slot].source, slot)
             fleet.replicas[fleet.slots[slot].source].blocked = 0
             fleet.slots[slot].source = NONE
         deliver(rules, fleet, price, records, asked, r, slot, at_s)

@@ -109,7 +109,7 @@ def depart(rules: Rules, fleet: Fleet, r: int, slot: int, records: np.recarray, 
     if r != NONE:
         now_s = fleet.replicas[r].now_s
         row.scheduled_s, row.first_s, row.last_s = it.scheduled_s, it.first_s, now_s
-        release(fleet, r, slot)
+        release(rules, fleet, r, slot)
         gone(fleet, r, slot, now_s)
     if it.next != NONE:
         push(fleet, now_s + asked.think_s[it.next], NONE, it.next)

@@ -91,7 +91,7 @@ def _preempt(rules: Rules, fleet: Fleet, r: int, place: int) -> None:
     for after in range(place + 1, me.running_count):
         fleet.running[r, after - 1] = fleet.running[r, after]
     me.running_count -= 1
-    release(fleet, r, slot)
+    release(rules, fleet, r, slot)
     if np.isnan(me.swap_s):
         it.cached = 0
     else:

@@ -131,7 +131,7 @@ def dice(seed: int, purpose: int, batch: int) -> np.random.Generator:
 
 
 def _unit_gaps(cv: float, random: np.random.Generator) -> Array:
-    if cv == 0:
+    if cv < 1e-7:  # no more than rounding
         return np.ones(BATCH)
     return random.exponential(1.0, BATCH) if cv == 1 else random.gamma(cv**-2, cv**2, BATCH)
 

@@ -1,0 +1,229 @@
+"""Serving at fleet scale: both fidelities against each other, peers' workload, prefix caches, generated traces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import simpy
+
+from sim import catalog
+from sim.engine.group import Group
+from sim.engine.serving import Service, run_service
+from sim.network.network import Network
+from sim.reproduce.row import Row
+from sim.results.metrics import metrics
+from sim.serving.fleet import POLICIES, Rules, replica_of
+from sim.spans import Outcome
+from sim.techniques import TECHNIQUES, Machine, apply
+from sim.workload.columns import Columns
+from sim.workload.graph import Graph
+from sim.workload.memory import room
+from sim.workload.stream import gathered
+from sim.workload.synthesis import calibrated, generated
+from sim.workload.trace_stream import open_trace
+from sim.workload.transformer import Batch, Precision, transformer
+
+REQUESTS = Path("../shared/data/requests")
+AZURE = REQUESTS / "AzureLLMInferenceTrace_conv.csv.gz"
+MOONCAKE = REQUESTS / "mooncake_conversation_trace.jsonl.gz"
+Progress = Callable[[float], None]
+_RULES = Rules(router=0, order=0, seed=0, jump=True, coupled=False, unit_tokens=0, shed=False, tail_first=True)
+
+
+def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
+    """Rows of the system `serving`; those whose data is not beside the checkout say so and are not judged."""
+    parts = [fidelities, peers, prefix_cache, traces]
+    rows: list[Row] = []
+    for number, part in enumerate(parts):
+        rows += part(quick)
+        progress((number + 1) / len(parts))
+    return rows
+
+
+def _row(id_: str, what: str, published: float | str | None, simulated: float | str, tolerance: str, ok: bool | None,
+         fitted: str = "", note: str = "") -> Row:  # fmt: skip
+    return Row("serving", id_, what, published, simulated, tolerance, ok, fitted, note)
+
+
+def _absent(id_: str, what: str, file: Path) -> list[Row]:
+    return [_row(id_, what, None, "not run", "", None, note=f"{file} is not there")]
+
+
+class Host(NamedTuple):
+    """A pod, a model on `ranks` of its chips, and its techniques."""
+
+    pod: str
+    model: str
+    ranks: int
+    techniques: tuple[str, ...] = ()
+
+    def serve(self, columns: Columns, replica: np.recarray, rules: Rules = _RULES, *, op: bool = False) -> Outcome:
+        """The requests through one replica."""
+        pod, model = catalog.pod(self.pod), catalog.model(self.model)
+        device = catalog.device(pod.device)
+        network = Network(pod.graph(), catalog.library(pod.library))
+        machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, self.ranks)
+        chosen = [(name, TECHNIQUES[name].options()) for name in self.techniques]
+
+        def graph_of(batch: Batch) -> Graph:
+            return apply(transformer(model, Precision(), self.ranks, batch), machine, chosen)
+
+        def group_of(_: object) -> Group:
+            return Group(simpy.Environment(), device, network, self.ranks)
+
+        service = Service(rules._replace(jump=not op), replica, op, (0.0, 0.0), expected=len(columns))
+        return run_service([columns], service, group_of, graph_of, device, network, model, None)
+
+    def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
+        """What the KV-cache holds, as an engine derives it."""
+        device = catalog.device(catalog.pod(self.pod).device)
+        space = room(catalog.model(self.model), Precision(), self.ranks, device.hbm_bytes * utilisation, new_tokens)
+        return int(space.kv_tokens)
+
+
+# V1: step is op.
+
+
+def fidelities(quick: bool = False) -> list[Row]:
+    """Every request's first and last token at both fidelities, on conversations of the Azure trace."""
+    what = "largest relative difference of step and op in first- and last-token times"
+    if not AZURE.exists():
+        return _absent("V1", what, AZURE)
+    columns = gathered(open_trace(AZURE, limit=30 if quick else 500, max_tokens=8192))
+    tokens = Host("atlas_800t_a2", "llama3-8b", 2).kv_tokens(8192)
+    cases: list[tuple[str, tuple[str, ...], Columns, np.recarray, Rules]] = [
+        ("vanilla", (), columns, _replica("prefill_first", 64, 8192, tokens), _RULES),
+        ("PRESERVE", ("preserve",), columns, _replica("prefill_first", 64, 8192, tokens), _RULES),
+        ("chunked prefill", (), columns, _replica("chunked", 64, 512, tokens), _RULES),
+        ("preemption", (), columns, _replica("chunked", 64, 2048, 6_000), _RULES),
+        ("prefix caching", (), _with_prefixes(columns), _replica("chunked", 64, 2048, 40_000),
+         _RULES._replace(unit_tokens=64)),
+    ]  # fmt: skip
+    rows = []
+    for name, techniques, asked, replica, rules in cases:
+        host = Host("atlas_800t_a2", "llama3-8b", 2, techniques)
+        step, op = host.serve(asked, replica, rules), host.serve(asked, replica, rules, op=True)
+        worst = 0.0
+        for column in ("first_token_s", "last_token_s"):
+            worst = max(worst, _most_apart(getattr(step.requests, column), getattr(op.requests, column)))
+        assert step.serving is not None
+        note = (
+            f"{len(asked)} requests, {step.serving.preemptions} preemptions, {step.serving.blocks_found} blocks found"
+        )
+        rows.append(_row("V1", f"{name}: {what}", 0.0, worst, "1e-6", worst <= 1e-6, note=note))
+    return rows
+
+
+def _replica(policy: str, sequences: int, new_tokens: int, kv_tokens: int) -> np.recarray:
+    return replica_of(POLICIES[policy], sequences, new_tokens, 16, kv_tokens // 16)
+
+
+def _most_apart(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.nanmax(np.abs(a / b - 1), initial=0.0))
+
+
+def _with_prefixes(columns: Columns) -> Columns:
+    """The recording names no prefixes: here each request begins with one of eight long system prompts."""
+    count = columns.prompt_tokens // 64
+    family = np.random.default_rng(0).integers(0, 8, len(columns))
+    edges = np.concatenate([[0], np.cumsum(count)])
+    place = np.arange(edges[-1]) - np.repeat(edges[:-1], count)
+    own = 1000 + np.arange(edges[-1])
+    blocks = np.where(place < 12, np.repeat(family, count) * 12 + place, own)
+    return Columns(columns.arrival_s, columns.prompt_tokens, columns.output_tokens, block_from=edges, blocks=blocks)
+
+
+# V3: the workload on which peers were measured.
+
+_PEERS = (
+    ("requests_per_s", "requests/s", {"Vidur": 4.21, "BLIS": 4.21}),
+    ("ttft_mean_s", "mean TTFT, s", {"Vidur": 0.54, "BLIS": 0.12}),
+    ("tpot_mean_s", "mean TPOT, s", {"Vidur": 0.0457, "BLIS": 0.0245}),
+)
+
+
+def peers(quick: bool = False) -> list[Row]:
+    """10,000 conversations on Llama-2-7B and one A100: what two simulators say, which disagree, and we."""
+    what = "Llama-2-7B on one A100, chunked prefill 512"
+    if not AZURE.exists():
+        return _absent("V3", what, AZURE)
+    recorded = gathered(open_trace(AZURE, limit=1000 if quick else 10_000))
+    prompt = np.minimum(recorded.prompt_tokens, 4095)
+    gaps = np.random.default_rng(0).exponential(0.25, len(recorded))
+    asked = Columns(np.cumsum(gaps) - gaps[0], prompt, np.minimum(recorded.output_tokens, 4096 - prompt))
+    host = Host("dgx_a100", "llama2-7b", 1)
+    found = metrics(host.serve(asked, _replica("chunked", 128, 512, host.kv_tokens(512))))
+    return [
+        _row("V3", f"{what}: {name}, {peer}", value, found[key], "read beside", None,
+             note="decode beside prefill chunks, blocks paged, no time for the engine itself")
+        for key, name, values in _PEERS for peer, value in values.items()
+    ]  # fmt: skip
+
+
+# V4: prefix caches.
+
+_HITS = {1_000: 4.5, 5_000: 11.0, 10_000: 21.1, 30_000: 32.6, 50_000: 35.5, 100_000: 36.4}
+
+
+def prefix_cache(quick: bool = False) -> list[Row]:
+    """Hit rates of the Mooncake conversations in the engine's prefix cache, one request at a time.
+
+    The published rates count the last block of a prompt, which is not full, as a block: so do the rows by capacity,
+    where prompts are rounded up to whole blocks. The engine itself shares full blocks only, as the last row does.
+    """
+    if not MOONCAKE.exists():
+        return _absent("V4", "prefix-cache hits", MOONCAKE)
+    recorded = gathered(open_trace(MOONCAKE))
+    assert recorded.block_from is not None
+    count = len(recorded)
+    apart = Columns(np.arange(count) * 1e4, recorded.prompt_tokens, np.ones(count, np.int64),
+                    block_from=recorded.block_from, blocks=recorded.blocks)  # fmt: skip
+    whole = Columns(apart.arrival_s, np.diff(recorded.block_from) * 512 + 1, apart.output_tokens,
+                    block_from=apart.block_from, blocks=apart.blocks)  # fmt: skip
+    host, rows = Host("dgx_a100", "smollm2-135m", 1), []
+    rules = _RULES._replace(unit_tokens=512, tail_first=False)
+    for capacity, published in _HITS.items():
+        found = _hits(host, whole, capacity, rules)["prefix_block_hit_rate"] * 100
+        what = f"block hits, LRU of {capacity:,} blocks, %"
+        rows.append(_row("V4", what, published, found, "0.5 points", abs(found - published) <= 0.5))
+    found = _hits(host, apart, 300_000, rules)["prefix_hit_rate"] * 100
+    rows.append(_row("V4", "token hits, endless cache, %", 37.4, found, "0.5 points", abs(found - 37.4) <= 0.5))
+    return rows
+
+
+def _hits(host: Host, columns: Columns, blocks: int, rules: Rules) -> dict[str, float]:
+    # Two more blocks than the cache is said to have: those of the request's own last tokens.
+    replica = replica_of(POLICIES["prefill_first"], 1, 8192, 512, blocks + 2)
+    return metrics(host.serve(columns, replica, rules))
+
+
+# V6: generated traces.
+
+
+def traces(quick: bool = False) -> list[Row]:
+    """A trace generated after a recorded one: rate, CV of the gaps, and quantiles of the lengths."""
+    rows: list[Row] = []
+    for file in (AZURE, MOONCAKE):
+        if not file.exists():
+            rows += _absent("V6", "generated traces", file)
+            continue
+        recorded = gathered(open_trace(file))
+        made = gathered(generated(calibrated(recorded), 20_000 if quick else 200_000, seed=0))
+        true, simulated = _statistics(recorded), _statistics(made)
+        worst = max(true, key=lambda name: abs(simulated[name] / true[name] - 1))
+        off = abs(simulated[worst] / true[worst] - 1)
+        what = f"{file.name.split('.')[0]}: largest relative error of a generated trace, in {worst}"
+        rows.append(_row("V6", what, 0.0, off, "5 %", off <= 0.05, note="the generator is fitted to the recording"))
+    return rows
+
+
+def _statistics(columns: Columns) -> dict[str, float]:
+    gaps = np.diff(columns.arrival_s)
+    found = {"rate": 1 / float(gaps.mean()), "CV": float(gaps.std() / gaps.mean())}
+    for name, values in (("prompt", columns.prompt_tokens), ("output", columns.output_tokens)):
+        points: Sequence[float] = np.percentile(values, (50, 90, 99)).tolist()
+        found |= {f"{name} p{percent}": value for percent, value in zip((50, 90, 99), points)}
+    return found
