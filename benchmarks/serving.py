@@ -64,12 +64,14 @@ def timeouts_per_s(count: int = 200_000) -> float:
 def measured(folder: Path, requests: int, rate: float, replicas: int, model: str) -> dict[str, float]:
     """Seconds and MiB of one run on a generated trace."""
     from sim.workload.arrivals import poisson
-    from sim.workload.lengths import Lognormal
     from sim.workload.synthesis import TraceSpec, generated
     from sim.workload.trace_write import write_stream
 
     trace, scenario = folder / f"{requests}.csv", folder / f"{requests}.yaml"
-    spec = TraceSpec(poisson(rate), prompt=Lognormal(735, 0.8), output=Lognormal(148, 0.8))
+    # Quantiles of the Azure conversation trace of 2023, capped so that Llama-2 can hold them.
+    prompt = ((0.0, 10), (0.5, 1020), (0.9, 2300), (0.99, 3500), (1.0, 3500))
+    output = ((0.0, 8), (0.5, 129), (0.9, 450), (0.99, 590), (1.0, 590))
+    spec = TraceSpec(poisson(rate), prompt=prompt, output=output)
     write_stream(trace, generated(spec, requests, 0))
     scenario.write_text(SCENARIO.format(file=trace, replicas=replicas, model=model))
     command = [sys.executable, __file__, str(scenario), str(folder / "out")]
