@@ -25,6 +25,7 @@ PODS = ["atlas_800t_a2", "atlas_900_a3_node", "dgx_a100", "dgx_h100", "hgx_b200"
         "mi300x_platform", "single", "tpu_v4_ring", "tpu_v5e_ring"]  # fmt: skip
 # As published on the model cards, in 1e9.
 PARAMETERS = {
+    "llama2-7b": 6.74,
     "llama3-8b": 8.03,
     "llama3-70b": 70.6,
     "llama3.1-405b": 405.9,
@@ -229,7 +230,7 @@ def test_config_faults(tmp_path):
 def test_unknown_names():
     with pytest.raises(ValueError, match=r"no device 'ascend_910b', did you mean 'ascend_910b."):
         catalog.device("ascend_910b")
-    with pytest.raises(ValueError, match=r"no model 'llama3_8b', did you mean 'llama3-8b'.*there are llama3-70b"):
+    with pytest.raises(ValueError, match=r"no model 'llama3_8b', did you mean 'llama3-8b'.*there are llama2-7b"):
         catalog.model("llama3_8b")
     with pytest.raises(ValueError, match="no library 'ncl'"):
         catalog.library("ncl")
