@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sim import catalog
+from sim.calibrate import kernels
 from sim.calibrate.collectives import Form, fit, leave_one_size_out
 from sim.calibrate.libraries import SOURCES, fitted
 from sim.calibrate.tables import Measured
+from sim.hardware.cost import roofline_seconds
+from sim.hardware.device import Device
 from sim.network import topology
 from sim.network.library import Library, Way
 from sim.network.network import Network
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "collectives"
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = DATA / "collectives"
 ONE = ("all_reduce",)
 
 
@@ -48,3 +53,65 @@ def test_the_catalogue_holds_the_fit(name):
     for way, fresh in zip(card.ways, found):
         assert way[:3] == fresh[:3]
         assert way[3:] == pytest.approx(fresh[3:], rel=2e-3, abs=1e-10)
+
+
+BLANK = Device("blank", {"bf16": 500e12}, 125e12, 96e9, 1.597e12, 128e6, 1e12, 0.0, 0.0)
+MADE = replace(
+    BLANK, l2_bytes_per_s=6e12, kernel_overhead_s=3e-6, vector_overhead_s=2e-6, matrix_efficiency=0.8,
+    hbm_efficiency=0.9, gemm_overlap=0.5, attention_overhead_s=1e-5, attention_hbm_efficiency=0.85,
+    attention_matrix_efficiency=0.4, attention_tile=64.0,
+)  # fmt: skip
+KINDS = {"vector": ("vector", "norm"), "gemm": ("matrix", "matmul"), "decode": ("matrix", "attention"),
+         "prefill": ("matrix", "attention"), "mixed": ("matrix", "attention")}  # fmt: skip
+
+
+def made(family: str, tokens: int, flop: float, lone_flop: float, read: float, buffers: float) -> kernels.Kernel:
+    engine, kind = KINDS[family]
+    fits = buffers <= MADE.l2_bytes
+    took = roofline_seconds(MADE, engine, "bf16", kind, flop, read + buffers * (not fits), buffers * fits, lone_flop)[0]
+    return kernels.Kernel(family, tokens, flop, lone_flop, read, buffers, took)
+
+
+def test_a_devices_constants_are_found_again():
+    rows = [
+        made("gemm", m, (m > 16) * 2e8 * m * k, 0.0, 2e8 * k, 1e3 * m)
+        for m in (1, 8, 16, 64, 200, 700, 2000)
+        for k in (0.3, 1)
+    ]
+    rows += [made("vector", m, 1e4 * m, 0.0, 0.0, 4e4 * m) for m in (1, 30, 300, 1000)]
+    rows += [made("decode", n, 0.0, 0.0, 4e6 * n, 1e4 * n) for n in (1, 16, 128)]
+    rows += [made("prefill", n, 1e7 * n, 0.0, 1e4 * n, 1e4 * n) for n in (256, 2048)]
+    rows += [made("mixed", n, 1e7 * n + 1e9, 1e9, 1e6 * n, 1e4 * n) for n in (256, 2048)]
+    found = kernels.fit(rows, BLANK)
+    assert np.abs(kernels.errors(rows, found)).max() < 1e-6, "and so the errors are those of the closed form"
+    for name in (field for field in vars(MADE) if getattr(MADE, field) != getattr(BLANK, field)):
+        assert getattr(found, name) == pytest.approx(getattr(MADE, name), rel=1e-4), name
+
+
+def test_the_card_of_the_rtx_pro_6000_holds_the_fit_and_says_how_good_it_is():
+    folder, rows = DATA / "kernels", {}
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    for model, name, tensor in (("llama3.1-8b", "Llama-3.1-8B", 1), ("qwen3-32b", "Qwen3-32B", 2)):
+        stem = f"{folder}/kernel__RTXPRO6000__{name}__bf16__tp{tensor}__"
+        head = Path(f"{stem}per_sequence.csv")
+        rows[model] = kernels.profile(
+            catalog.model(model), tensor, Path(f"{stem}dense.csv"), Path(f"{stem}attention.csv"),
+            head if head.exists() else None,
+        )  # fmt: skip
+    card, both = catalog.device("rtx_pro_6000"), rows["llama3.1-8b"] + rows["qwen3-32b"]
+    fresh = kernels.fit(both, card)
+    for name, fact in card.facts.items():
+        if fact.tag == "FITTED":
+            assert getattr(card, name) == pytest.approx(getattr(fresh, name), rel=2e-3), name
+
+    def error(family: str, device: Device, kernels_: list[kernels.Kernel]) -> np.ndarray:
+        return kernels.errors([kernel for kernel in kernels_ if kernel.family == family], device)
+
+    mean = {family: float(np.abs(error(family, card, both)).mean()) for family in KINDS}
+    said = {"gemm": 0.067, "vector": 0.19, "decode": 0.08, "prefill": 0.32, "mixed": 0.24}
+    assert mean == pytest.approx(said, abs=0.01)
+    # Fitted to one model, the constants predict the other as well.
+    seen = kernels.fit(rows["llama3.1-8b"], card)
+    for family, mean_error in said.items():
+        assert np.abs(error(family, seen, rows["qwen3-32b"])).mean() < mean_error + 0.03, family

@@ -109,3 +109,15 @@ def test_efficiencies_and_formats():
     assert roofline_seconds(device, "vector", "fp16", "norm", 10e9, 0)[0] == pytest.approx(1e-3 + 5e-6)
     with pytest.raises(ValueError, match="multiplies none of fp16"):
         matrix_flop_per_s(replace(DEVICE, matrix_flop_per_s={"int4": 1.0}), "fp16")
+
+
+def test_what_a_gemm_does_not_hide_and_what_a_lone_query_costs():
+    device = replace(DEVICE, gemm_overlap=0.75, attention_tile=64.0, attention_matrix_efficiency=0.5,
+                     attention_overhead_s=9e-6)  # fmt: skip
+    assert roofline_seconds(device, "matrix", "fp16", "matmul", 400e9, 4e9)[0] == pytest.approx(4e-3 + 0.25e-3 + 4e-6)
+    assert roofline_seconds(device, "matrix", "fp16", "matmul", 4e12, 4e9)[0] == pytest.approx(10e-3 + 1e-3 + 4e-6)
+    assert roofline_seconds(device, "matrix", "fp16", "attention", 400e9, 1e9)[0] == pytest.approx(2e-3 + 9e-6)
+    alone = roofline_seconds(device, "matrix", "fp16", "attention", 0.4e9, 1e9)[0]
+    assert alone == pytest.approx(1e-3 + 9e-6), "a decode on its own waits for HBM"
+    beside = roofline_seconds(device, "matrix", "fp16", "attention", 40e9, 1e9, lone_flop=20e9)[0]
+    assert beside == pytest.approx((40e9 + 63 * 20e9) / 200e12 + 9e-6), "beside prefill, each query costs a tile"

@@ -72,6 +72,10 @@ class DeviceFile(BaseModel):
     matrix_efficiency: Number[Share] | None = None
     hbm_efficiency: Number[Share] | None = None
     attention_hbm_efficiency: Number[Share] | None = None
+    gemm_overlap: Number[Annotated[float, Field(ge=0, le=1, strict=True)]] | None = None
+    attention_overhead_s: Time | None = None
+    attention_matrix_efficiency: Number[Share] | None = None
+    attention_tile: Number[Annotated[float, Field(ge=1, strict=True)]] | None = None
     prefetch_bytes_per_s: Rate | None = None
     prefetch_overhead_s: Time | None = None
     power_w: Number[Annotated[Watts, _POSITIVE]] | None = None
@@ -88,6 +92,7 @@ class WayFile(BaseModel):
     launch: Annotated[Seconds, Field(ge=0)]
     step: Annotated[Seconds, Field(ge=0)]
     efficiency: Share
+    most: Annotated[Bytes, _POSITIVE] = math.inf
 
 
 class WaysFile(Sourced):
@@ -126,7 +131,9 @@ def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) 
         return card
     asked = {field: value for field, value in (changes or {}).items() if field in Way._fields and value is not None}
     ways = tuple(
-        Way(way.collectives, way.algorithm, way.protocol, way.launch, way.step, way.efficiency)._replace(**asked)
+        Way(way.collectives, way.algorithm, way.protocol, way.launch, way.step, way.efficiency, way.most)._replace(
+            **asked
+        )
         for way in file.ways.table
     )
     parent = Fact(f"{len(ways)} ways", file.ways.tag, file.ways.source, file.ways.residual)
@@ -155,9 +162,10 @@ def fact(entry: Sourced, written: str | None) -> Fact:
     return Fact(written or "", entry.tag, entry.source, entry.residual)
 
 
-_ZERO_ALLOWED = {"kernel_overhead_s", "vector_overhead_s", "prefetch_overhead_s", "l2_bytes", "launch_s", "step_s",
-                 "link_latency_s"}  # fmt: skip
-_SHARES = {"matrix_efficiency", "hbm_efficiency", "attention_hbm_efficiency", "link_efficiency"}
+_ZERO_ALLOWED = {"attention_overhead_s", "gemm_overlap", "kernel_overhead_s", "vector_overhead_s",
+                 "prefetch_overhead_s", "l2_bytes", "launch_s", "step_s", "link_latency_s"}  # fmt: skip
+_SHARES = {"matrix_efficiency", "hbm_efficiency", "attention_hbm_efficiency", "attention_matrix_efficiency",
+           "gemm_overlap", "link_efficiency"}  # fmt: skip
 
 Card = TypeVar("Card", bound=Any)
 

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 import simpy
 
 from sim.engine.flows import Capacity, Flow, Net, Work
-from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, overhead_seconds
+from sim.hardware.cost import (
+    arithmetic_seconds,
+    hbm_bytes_per_s,
+    hbm_limit,
+    overhead_seconds,
+    unhidden_share,
+)
 from sim.hardware.device import Device
 from sim.hardware.residency import Residency
 from sim.spans import BOUNDS, Span, Timeline, Totals
@@ -34,13 +40,13 @@ class LoweredOp:
 
     __slots__ = (
         "arithmetic_s", "bound_s", "buffer_hit", "buffer_miss", "collective", "deps", "fixed_s", "hbm_limit",
-        "message_bytes", "op", "plays", "reads", "slot",
+        "message_bytes", "op", "plays", "reads", "slot", "unhidden_s",
     )  # fmt: skip
 
     def __init__(self, op: Op, slot: int, device: Device, tensor_id: Callable[[str], int]) -> None:
         self.op, self.slot, self.collective = op, slot, is_collective(op)
         self.fixed_s = overhead_seconds(device, op.kind, op.engine) if op.launch and not self.collective else 0.0
-        self.arithmetic_s = arithmetic_seconds(device, op.engine, op.dtype, op.flop)
+        self.arithmetic_s = arithmetic_seconds(device, op.engine, op.dtype, op.flop, op.kind, op.lone_flop)
         self.reads = [
             (tensor.ahead * _WIDTH + tensor_id(tensor.name), tensor.nbytes)
             for tensor in op.reads
@@ -54,6 +60,11 @@ class LoweredOp:
         self.buffer_miss = 0.0 if fits else buffers
         self.message_bytes = op.message_bytes
         self.hbm_limit = hbm_limit(device, op.kind)
+        # With the port to itself and nothing in L2: what a kernel cannot overlap is decided by how it is written.
+        alone_s = (sum(nbytes for _, nbytes in self.reads) + self.buffer_miss) / min(
+            hbm_bytes_per_s(device), self.hbm_limit
+        )
+        self.unhidden_s = unhidden_share(device, op.kind) * min(self.arithmetic_s, alone_s)
         self.deps: tuple[int, ...] = ()
         self.clear()
 
@@ -204,7 +215,7 @@ class Chip:
     def _kernel(self, op: LoweredOp, base: int, work: Work) -> simpy.Event:
         self._touch(op, base, work)
         now, net = self.env.now, self.net
-        begins_s = now + op.fixed_s
+        begins_s = now + op.fixed_s + op.unhidden_s
         end_s = work.floor_s = begins_s + op.arithmetic_s
         hbm, l2, _ = work.flows
         if work.l2_bytes:

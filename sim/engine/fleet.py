@@ -26,6 +26,7 @@ from sim.serving.fleet import (
     Arrivals,
     Fleet,
     Rules,
+    features_of,
     new_fleet,
     new_rows,
     with_more_pending,
@@ -179,7 +180,7 @@ class _Prices:
 def unpriced(patterns: int) -> StepTime:
     """A closed form that knows no price: every iteration is asked for."""
     none, empty = np.full((1, 1), np.nan), np.zeros((1, 0))
-    rows = np.zeros((1, 0, 3 + 2 * patterns))
+    rows = np.zeros((1, 0, features_of(patterns)))
     return StepTime(
         none, none, empty.astype(int), empty, rows, rows, rows, empty, np.zeros(1), np.zeros(1),
         np.zeros((1, patterns), int), np.zeros(1, int), np.ones(1, int),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.engine.steps import GraphOf
-from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, overhead_seconds
+from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, overhead_seconds, unhidden_share
 from sim.hardware.device import Device
 from sim.network.library import Way
 from sim.network.network import Network
@@ -37,12 +37,19 @@ class OpLine(NamedTuple):
     buffer_bytes: np.ndarray  # activations
     message_bytes: np.ndarray
     asked_bytes: np.ndarray  # of all that it reads
+    lone_flop: np.ndarray
+
+    @property
+    def sizes(self) -> tuple[np.ndarray, ...]:
+        """All that what it takes depends on."""
+        return (*self[2:6], self.lone_flop)
 
 
 class Alone(NamedTuple):
     """What an op takes with the chip to itself, by the value of the one feature that it sees."""
 
     fixed_s: np.ndarray
+    unhidden_s: np.ndarray  # of what should overlap
     longest_s: np.ndarray  # [arithmetic or link, HBM, L2]
     hbm_bytes: np.ndarray
     l2_bytes: np.ndarray
@@ -64,7 +71,7 @@ class Pricing:
     def table(self, tokens: int, logits: int) -> StepTime:
         """The closed form for batches of up to `tokens` new tokens and `logits` logits."""
         context, device = self._context, self.device
-        seconds = [arithmetic_seconds(device, line.op.engine, line.op.dtype, 1.0) for line in context]
+        arithmetic = [_arithmetic(device, line) for line in context]
         tables = [
             self._seconds(lines, feature, np.arange(size + 1.0))
             for lines, feature, size in ((self._of_tokens, 1, tokens), (self._of_logits, 2, logits))
@@ -73,7 +80,7 @@ class Pricing:
             *tables,
             [line.times for line in context],
             [overhead_seconds(device, line.op.kind, line.op.engine) * line.op.launch for line in context],
-            [line.flop * each for line, each in zip(context, seconds)],
+            arithmetic,
             [line.hbm_bytes for line in context],
             [line.buffer_bytes for line in context],
             [min(hbm_bytes_per_s(device), hbm_limit(device, line.op.kind)) for line in context],
@@ -126,7 +133,7 @@ class Pricing:
     def _by_bound(op: Op, alone: Alone, many: np.ndarray) -> dict[str, float]:
         """Seconds of `many` plays by what bounds each as a whole."""
         longest = alone.longest_s.max(axis=0)
-        took = alone.fixed_s + longest
+        took = alone.fixed_s + alone.unhidden_s + longest
         which = np.where(took > 2 * alone.fixed_s, alone.longest_s.argmax(axis=0), 3)
         names = ("link" if is_collective(op) else "compute", "HBM", "L2", "latency")
         return {name: float(took @ (many * (which == index))) for index, name in enumerate(names)}
@@ -136,23 +143,26 @@ class Pricing:
         total = np.zeros(len(values))
         for line in lines:
             alone = self._alone(line, feature, values)
-            total += line.times * (alone.fixed_s + alone.longest_s.max(axis=0))
+            total += line.times * (alone.fixed_s + alone.unhidden_s + alone.longest_s.max(axis=0))
         return total
 
     def _alone(self, line: OpLine, feature: int, values: np.ndarray) -> Alone:
         op, device = line.op, self.device
-        flop, hbm, buffer, message = (column[0] + column[feature] * values for column in line[2:6])
+        hbm, buffer, message, arithmetic = (
+            column[0] + column[feature] * values
+            for column in (line.hbm_bytes, line.buffer_bytes, line.message_bytes, _arithmetic(device, line))
+        )
         fits = buffer <= device.l2_bytes
         l2, hbm = np.where(fits, buffer, 0.0), np.where(fits, hbm, hbm + buffer)
         link_bytes = np.zeros(len(values))
         if is_collective(op):
-            fixed, first, link_bytes = self._folded(op, message)
-            rate = hbm_bytes_per_s(device)
+            fixed, arithmetic, link_bytes = self._folded(op, message)
+            rate, unhidden = hbm_bytes_per_s(device), 0.0
         else:
             fixed = np.full(len(values), overhead_seconds(device, op.kind, op.engine) * op.launch)
-            first = flop * arithmetic_seconds(device, op.engine, op.dtype, 1.0)
-            rate = min(hbm_bytes_per_s(device), hbm_limit(device, op.kind))
-        return Alone(fixed, np.array([first, hbm / rate, l2 / device.l2_bytes_per_s]), hbm, l2, link_bytes)
+            rate, unhidden = min(hbm_bytes_per_s(device), hbm_limit(device, op.kind)), unhidden_share(device, op.kind)
+        longest = np.array([arithmetic, hbm / rate, l2 / device.l2_bytes_per_s])
+        return Alone(fixed, unhidden * longest[:2].min(axis=0), longest, hbm, l2, link_bytes)
 
     def _folded(self, op: Op, messages: np.ndarray) -> np.ndarray:
         """(fixed seconds, seconds on the link, bytes on it) of a collective, by message size, rising.
@@ -213,7 +223,7 @@ def pricing(graph_of: GraphOf, device: Device, network: Network, ranks: int, mod
             lines.append(OpLine(ops[0], times, *whole))
     if any(_sees_context(line) and (is_collective(line.op) or _sees_logits(line)) for line in lines):
         return None
-    if any(_sees_logits(line) and any(column[1] for column in line[2:6]) for line in lines):
+    if any(_sees_logits(line) and any(column[1] for column in line.sizes) for line in lines):
         return None
     return Pricing(lines, device, network, ranks, model)
 
@@ -226,8 +236,9 @@ def features_of_batch(model: Model, batch: Batch) -> list[float]:
     for p, pattern in enumerate(patterns):
         for group in batch.groups:
             pairs, entries = attended(model, pattern, group.new, group.past)
-            found[3 + 2 * p] += group.number * pairs
-            found[4 + 2 * p] += group.number * entries
+            found[3 + 3 * p] += group.number * pairs
+            found[4 + 3 * p] += group.number * entries
+            found[5 + 3 * p] += group.number * pairs * (group.new == 1 and batch.mixed)
     return found
 
 
@@ -274,7 +285,8 @@ def _buffers(op: Op) -> float:
 
 
 _SIZES = (
-    lambda op: op.flop, _read, _buffers, lambda op: op.message_bytes, lambda op: sum(t.nbytes for t in op.reads)
+    lambda op: op.flop, _read, _buffers, lambda op: op.message_bytes, lambda op: sum(t.nbytes for t in op.reads),
+    lambda op: op.lone_flop,
 )  # fmt: skip
 
 
@@ -289,8 +301,16 @@ def _line(features: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
 
 
 def _sees_context(line: OpLine) -> bool:
-    return any(column[3:].any() for column in line[2:6])
+    return any(column[3:].any() for column in line.sizes)
 
 
 def _sees_logits(line: OpLine) -> bool:
-    return any(column[2] for column in line[2:6])
+    return any(column[2] for column in line.sizes)
+
+
+def _arithmetic(device: Device, line: OpLine) -> np.ndarray:
+    """Seconds of arithmetic, as coefficients of the features."""
+    engine, dtype, kind = line.op.engine, line.op.dtype, line.op.kind
+    own_s = arithmetic_seconds(device, engine, dtype, 1.0, kind)
+    lone_s = arithmetic_seconds(device, engine, dtype, 1.0, kind, 1.0) - own_s
+    return line.flop * own_s + line.lone_flop * lone_s

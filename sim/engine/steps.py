@@ -150,7 +150,7 @@ def sizes_of(graph: Graph) -> tuple[float, ...]:
         number
         for layer in dict.fromkeys(graph.layers)
         for op in layer.ops
-        for number in (op.flop, op.message_bytes, *(tensor.nbytes for tensor in (*op.reads, *op.writes)))
+        for number in (op.flop, op.lone_flop, op.message_bytes, *(tensor.nbytes for tensor in (*op.reads, *op.writes)))
     )
 
 

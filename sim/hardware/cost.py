@@ -9,26 +9,44 @@ _WIDER = {"int4": ("int8", "fp8", "fp16", "bf16"), "fp8": ("int8", "fp16", "bf16
           "fp16": ("bf16",), "bf16": ("fp16",), "fp32": ("fp16", "bf16")}  # fmt: skip
 
 
-def matrix_flop_per_s(device: Device, dtype: str) -> float:
-    """Rate that a large GEMM reaches in `dtype`, or in the nearest format the device multiplies natively."""
+def matrix_flop_per_s(device: Device, dtype: str, kind: str = "matmul") -> float:
+    """Rate that a large kernel of `kind` reaches in `dtype`, or in the nearest format the device multiplies
+    natively."""
+    share = device.matrix_efficiency
+    if kind == "attention" and device.attention_matrix_efficiency is not None:
+        share = device.attention_matrix_efficiency
     for name in (dtype, *_WIDER[dtype]):
         if name in device.matrix_flop_per_s:
-            return device.matrix_flop_per_s[name] * device.matrix_efficiency
+            return device.matrix_flop_per_s[name] * share
     raise ValueError(f"{device.name} multiplies none of {dtype}, {', '.join(_WIDER[dtype])}")
 
 
-def arithmetic_seconds(device: Device, engine: str, dtype: str, flop: float) -> float:
-    """Seconds of arithmetic of one kernel if every operand were already on chip."""
+def arithmetic_seconds(
+    device: Device, engine: str, dtype: str, flop: float, kind: str = "matmul", lone_flop: float = 0.0
+) -> float:
+    """Seconds of arithmetic of one kernel if every operand were already on chip.
+
+    `lone_flop` of an attention costs as much for each as a whole tile of queries.
+    """
     if not flop or engine == "none":
         return 0.0
-    return flop / (matrix_flop_per_s(device, dtype) if engine == "matrix" else device.vector_flop_per_s)
+    if engine != "matrix":
+        return flop / device.vector_flop_per_s
+    return (flop + ((device.attention_tile or 1.0) - 1.0) * lone_flop) / matrix_flop_per_s(device, dtype, kind)
 
 
 def overhead_seconds(device: Device, kind: str, engine: str) -> float:
     """Fixed cost of starting one kernel (or prefetch), paid before its first byte moves."""
     if kind == "prefetch":
         return device.prefetch_overhead_s
+    if kind == "attention" and device.attention_overhead_s is not None:
+        return device.attention_overhead_s
     return device.kernel_overhead_s if engine == "matrix" else device.vector_overhead_s
+
+
+def unhidden_share(device: Device, kind: str) -> float:
+    """Share of the shorter of a kernel's arithmetic and HBM time that the longer does not hide."""
+    return 1.0 - device.gemm_overlap if kind == "matmul" and device.gemm_overlap is not None else 0.0
 
 
 def hbm_bytes_per_s(device: Device) -> float:
@@ -44,17 +62,19 @@ def hbm_limit(device: Device, kind: str) -> float:
 
 
 def roofline_seconds(
-    device: Device, engine: str, dtype: str, kind: str, flop: float, hbm_bytes: float, l2_bytes: float = 0.0
-) -> tuple[float, str]:
+    device: Device, engine: str, dtype: str, kind: str, flop: float, hbm_bytes: float, l2_bytes: float = 0.0,
+    lone_flop: float = 0.0,
+) -> tuple[float, str]:  # fmt: skip
     """Closed form of one uncontended kernel: (seconds, what bounds it).
 
-    Fixed cost, then arithmetic, HBM and L2 in perfect overlap.
+    Fixed cost, then arithmetic, HBM and L2 in overlap, perfect but for what a GEMM does not hide.
     """
     parts = {
-        "compute": arithmetic_seconds(device, engine, dtype, flop),
+        "compute": arithmetic_seconds(device, engine, dtype, flop, kind, lone_flop),
         "HBM": hbm_bytes / min(hbm_bytes_per_s(device), hbm_limit(device, kind)),
         "L2": l2_bytes / device.l2_bytes_per_s,
     }
     fixed = overhead_seconds(device, kind, engine)
     bound = max(parts, key=lambda name: parts[name])
-    return fixed + parts[bound], bound if parts[bound] > fixed else "latency"
+    total = fixed + unhidden_share(device, kind) * min(parts["compute"], parts["HBM"]) + parts[bound]
+    return total, bound if total > 2 * fixed else "latency"

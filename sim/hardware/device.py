@@ -40,9 +40,12 @@ class Device:
     vector_overhead_s: float  # the same for norms, RoPE, activations, sampling
     matrix_efficiency: float = 1.0  # share of the matrix peak that a large GEMM reaches
     hbm_efficiency: float = 1.0  # share of the HBM peak that a streaming kernel reaches
-    attention_hbm_efficiency: float | None = (
-        None  # the same for a decode attention over its KV-cache; None: as any kernel
-    )
+    # What is known of some devices only; None: no such effect, an attention is a kernel as any other.
+    gemm_overlap: float | None = None  # share of the shorter of a GEMM's arithmetic and HBM time that the longer hides
+    attention_overhead_s: float | None = None
+    attention_hbm_efficiency: float | None = None  # of a decode attention over its KV-cache
+    attention_matrix_efficiency: float | None = None
+    attention_tile: float | None = None  # queries computed for a sequence with one, where a pass has longer ones too
     prefetch_bytes_per_s: float = float("inf")  # of the copy engine that fills L2
     prefetch_overhead_s: float = 0.0  # issue cost of one prefetch on its own stream
     power_w: float | None = None

@@ -24,6 +24,7 @@ class Way(NamedTuple):
     launch_s: float
     step_s: float
     link_efficiency: float
+    most_bytes: float = inf  # a larger buffer goes another way
 
 
 @dataclass(frozen=True)

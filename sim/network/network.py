@@ -124,7 +124,11 @@ class Network:
             raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(PLANS)}")
         who, library = self.members(ranks), self.library
         serving = [name for name, each in PLANS[kind].items() if not each.needs(who)]
-        ways = [way for way in library.ways if kind in way.collectives and way.algorithm in serving]
+        ways = [
+            way
+            for way in library.ways
+            if kind in way.collectives and way.algorithm in serving and nbytes <= way.most_bytes
+        ]
         if self.algorithm in PLANS[kind]:
             algorithm(kind, self.algorithm, who)  # or an error that says which serve
             ways = [way for way in ways if way.algorithm == self.algorithm] or [library.way(self.algorithm)]

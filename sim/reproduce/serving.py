@@ -1,7 +1,8 @@
-"""Serving at fleet scale: both fidelities against each other, peers' workload, prefix caches, generated traces."""
+"""Serving at fleet scale: both fidelities, peers' workload, prefix caches, generated traces, recorded vLLM runs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from sim.workload.synthesis import calibrated, generated
 from sim.workload.trace_stream import open_trace
 from sim.workload.transformer import Batch, Precision, transformer
 
-REQUESTS = Path("../shared/data/requests")
+REQUESTS, RUNS = Path("../shared/data/requests"), Path("../shared/data/end_to_end")
 AZURE = REQUESTS / "AzureLLMInferenceTrace_conv.csv.gz"
 MOONCAKE = REQUESTS / "mooncake_conversation_trace.jsonl.gz"
 Progress = Callable[[float], None]
@@ -35,7 +36,7 @@ _RULES = Rules(router=0, order=0, seed=0, jump=True, coupled=False, unit_tokens=
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
     """Rows of the system `serving`; those whose data is not beside the checkout say so and are not judged."""
-    parts = [fidelities, peers, prefix_cache, traces]
+    parts = [fidelities, peers, prefix_cache, traces, engine_runs]
     rows: list[Row] = []
     for number, part in enumerate(parts):
         rows += part(quick)
@@ -59,6 +60,7 @@ class Host(NamedTuple):
     model: str
     ranks: int
     techniques: tuple[str, ...] = ()
+    precision: Precision = Precision()
 
     def serve(self, columns: Columns, replica: np.recarray, rules: Rules = _RULES, *, op: bool = False) -> Outcome:
         """The requests through one replica."""
@@ -69,7 +71,7 @@ class Host(NamedTuple):
         chosen = [(name, TECHNIQUES[name].options()) for name in self.techniques]
 
         def graph_of(batch: Batch) -> Graph:
-            return apply(transformer(model, Precision(), self.ranks, batch), machine, chosen)
+            return apply(transformer(model, self.precision, self.ranks, batch), machine, chosen)
 
         def group_of(_: object) -> Group:
             return Group(simpy.Environment(), device, network, self.ranks)
@@ -80,7 +82,7 @@ class Host(NamedTuple):
     def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
         """What the KV-cache holds, as an engine derives it."""
         device = catalog.device(catalog.pod(self.pod).device)
-        space = room(catalog.model(self.model), Precision(), self.ranks, device.hbm_bytes * utilisation, new_tokens)
+        space = room(catalog.model(self.model), self.precision, self.ranks, device.hbm_bytes * utilisation, new_tokens)
         return int(space.kv_tokens)
 
 
@@ -227,3 +229,53 @@ def _statistics(columns: Columns) -> dict[str, float]:
         points: Sequence[float] = np.percentile(values, (50, 90, 99)).tolist()
         found |= {f"{name} p{percent}": value for percent, value in zip((50, 90, 99), points)}
     return found
+
+
+# V7: recorded runs of an engine.
+
+_BF16 = Precision("bf16", "bf16", "bf16", "bf16")
+_ENGINES = (
+    ("Llama-3.1-8B", Host("rtx_pro_6000_x2", "llama3.1-8b", 1, precision=_BF16), True),
+    ("Qwen3-32B", Host("rtx_pro_6000_x2", "qwen3-32b", 2, precision=_BF16), True),
+    ("Qwen3-32B", Host("rtx_pro_6000_p2p", "qwen3-32b", 2, precision=_BF16), False),
+)
+
+
+def engine_runs(quick: bool = False) -> list[Row]:
+    """Two runs of vLLM, with its settings, on a card that knows nothing of them but kernels' times."""
+    rows: list[Row] = []
+    for name, host, judged in _ENGINES:
+        file, settings = RUNS / f"RTXPRO6000__{name}__vllm__requests.jsonl", RUNS / f"vllm_e2e__RTXPRO6000__{name}__"
+        what = f"vLLM, {name} on {host.ranks} x RTX PRO 6000"
+        if not file.exists():
+            rows += _absent("V7", what, file)
+            continue
+        engine = json.loads(Path(f"{settings}vllm__meta.json").read_text())["engine_kwargs"]
+        memory = json.loads(Path(f"{settings}config.json").read_text())["nodes"][0]["instances"][0]["npu_mem"]
+        tokens = engine["max_num_batched_tokens"]
+        replica = _replica("chunked", engine["max_num_seqs"], tokens, host.kv_tokens(tokens, memory["mem_util"]))
+        found = metrics(host.serve(gathered(open_trace(file)), replica))
+        link = "" if host.ranks == 1 else "; the link is that of the run's config.json" if judged else (
+            "; were the GPUs to read each other's memory, as others measured it: no part of the bar"
+        )  # fmt: skip
+        for key, measured in _stamps(file).items():
+            off = found[key] / measured - 1
+            rows.append(_row(
+                "V7", f"{what}: {key}", measured, found[key], "15 %", abs(off) <= 0.15 if judged else None,
+                "kernels only", f"{100 * off:+.1f} %; no time for the engine itself, no prefix shared{link}",
+            ))  # fmt: skip
+    return rows
+
+
+def _stamps(file: Path) -> dict[str, float]:
+    """Means and makespan of a recorded run."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    queued, first, last = (
+        np.array([row[f"{name}_ts"] for row in rows]) for name in ("queued", "first_token", "last_token")
+    )
+    tokens = np.array([row["output_toks"] for row in rows])
+    return {
+        "tpot_mean_s": float(((last - first) / (tokens - 1)).mean()),
+        "ttft_mean_s": float((first - queued).mean()),
+        "makespan_s": float(last.max() - queued.min()),
+    }

@@ -53,6 +53,9 @@ class DeviceChange(Section):
     vector_overhead_s: Seconds | None = None
     matrix_efficiency: Share | None = None
     hbm_efficiency: Share | None = None
+    attention_hbm_efficiency: Share | None = None
+    attention_matrix_efficiency: Share | None = None
+    attention_overhead_s: Seconds | None = None
     prefetch_bytes_per_s: BytesPerSecond | None = None
     prefetch_overhead_s: Seconds | None = None
     power_w: Watts | None = None

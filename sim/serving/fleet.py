@@ -214,8 +214,9 @@ class Fleet(NamedTuple):
 
 
 def features_of(patterns: int) -> int:
-    """Length of a feature vector: one, new tokens, logits; pairs and entries of each attention pattern."""
-    return 3 + 2 * patterns
+    """Length of a feature vector: one, new tokens, logits; of each attention pattern pairs, entries, and pairs of lone
+    queries in a pass with longer sequences."""
+    return 3 + 3 * patterns
 
 
 def new_fleet(

@@ -19,7 +19,8 @@ PATTERNS = {"dense": DENSE, "window": WINDOW, "blocksparse": BLOCK_SPARSE}
 
 
 class StepTime(NamedTuple):
-    """Seconds of an iteration as a function of its features: (1, new tokens, logits, pairs and entries by pattern).
+    """Seconds of an iteration as a function of its features: (1, new tokens, logits; of each attention pattern pairs,
+    entries, and pairs of lone queries).
 
     The first axis is the kind of machine and model. `of_tokens` and `of_logits` are NaN where they are not known yet.
     The rest is by row: an op that sees the context, `times` times in a pass.
@@ -59,13 +60,14 @@ def measure(fleet: Fleet, r: int, price: StepTime) -> int:
     features[:] = 0.0
     growth[:] = 0.0
     features[0] = 1.0
-    linear = 2**40
+    linear, mixed = 2**40, False
     window, stride = price.window_tokens[kind], price.sparse_stride[kind]
     for place in range(fleet.replicas[r].running_count):
         it = fleet.slots[fleet.running[r, place]]
         new, past = it.chunk, it.cached
         if new == 0:
             continue
+        mixed = mixed or new > 1
         features[1] += new
         features[2] += max(past + new - it.prompt - it.made + 1, 0)
         for p in range(price.pattern.shape[1]):
@@ -73,16 +75,21 @@ def measure(fleet: Fleet, r: int, price: StepTime) -> int:
             if pattern == NONE:
                 continue
             pairs, entries = attended(pattern, window, stride, new, past)
-            features[3 + 2 * p] += pairs
-            features[4 + 2 * p] += entries
+            features[3 + 3 * p] += pairs
+            features[4 + 3 * p] += entries
+            if new == 1:
+                features[5 + 3 * p] += pairs
             slope = 1.0
             if pattern != DENSE:
                 if past + 1 < window:
                     linear = min(linear, window - past)
                 else:
                     slope = 1.0 / stride if pattern == BLOCK_SPARSE else 0.0
-            growth[3 + 2 * p] += slope
-            growth[4 + 2 * p] += slope
+            growth[3 + 3 * p] += slope
+            growth[4 + 3 * p] += slope
+    if not mixed:
+        for p in range(price.pattern.shape[1]):
+            features[5 + 3 * p] = 0.0
     return linear
 
 

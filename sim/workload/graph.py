@@ -50,7 +50,9 @@ class Op:
 
     Ops of one stream run in the order they are listed; `after` adds what must have ended on other streams. `launch`
     is False for the later tiles of a kernel that is already running. `message_bytes` is the full buffer of a
-    collective, per rank. Not modelled: occupancy, tile quantisation.
+    collective, per rank. `lone_flop` is the part of an attention's `flop` that is of sequences with one query in a pass
+    where others have more: kernels that work on tiles of queries compute a whole tile for each. Not modelled:
+    occupancy, other tile quantisation.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Op:
     after: tuple[After, ...] = ()
     message_bytes: float = 0.0
     launch: bool = True
+    lone_flop: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

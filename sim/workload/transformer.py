@@ -40,6 +40,11 @@ class Batch:
         """New tokens over all sequences."""
         return sum(g.number * g.new for g in self.groups)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether a sequence has more than one query."""
+        return any(g.new > 1 for g in self.groups)
+
 
 def decode_batch(contexts: Iterable[int]) -> Batch:
     """One new token for each sequence; `contexts` are the cached tokens of each before this step."""
@@ -203,11 +208,14 @@ def transformer(model: Model, precision: Precision, tensor: int, batch: Batch) -
     new_kv = tokens * 2 * kv * BYTES[precision.kv]
 
     def decoder(name: str, pattern: str, first: bool) -> Layer:
-        pairs = entries = 0.0
+        pairs = entries = lone = 0.0
         for group in batch.groups:
             some_pairs, some_entries = attended(model, pattern, group.new, group.past)
             pairs += group.number * some_pairs
             entries += group.number * some_entries
+            if group.new == 1 and batch.mixed:
+                lone += group.number * some_pairs
+        each = (4 * model.head_dim + _SOFTMAX_FLOP) * part.heads
         # What this pass appends is a buffer of its own: the newest entries cannot be fetched before they are computed.
         newest = Tensor("kv_new", new_kv, "activation")
         cache = Tensor("kv", max(entries - tokens, 0.0) * 2 * kv * BYTES[precision.kv], "kv")
@@ -218,8 +226,7 @@ def transformer(model: Model, precision: Precision, tensor: int, batch: Batch) -
             vector("rope", "rope", _ROPE_FLOP * tokens * (q + kv) * (2 if model.qk_norm else 1), (qkv,),
                    (newest,)),
             Op("attention", "attention", engine="matrix", dtype=precision.communication,
-               flop=(4 * model.head_dim + _SOFTMAX_FLOP) * pairs * part.heads, reads=(cache, newest, qkv),
-               writes=(context,)),
+               flop=each * pairs, lone_flop=each * lone, reads=(cache, newest, qkv), writes=(context,)),
             matmul("o", context, partial, q, d),
             *all_reduce("attention_all_reduce", "o"),
             vector("mlp_norm", "norm", _NORM_FLOP * tokens * d, (hidden, partial), (hidden, normed),

@@ -1,0 +1,150 @@
+"""A device's efficiencies, fitted to measured kernels: GEMMs, small vector kernels, attention alone and mixed.
+
+The tables are layer profiles of one decoder layer in LLMServingSim's format: microseconds by new tokens, or for
+attention by (prefill chunk, its cached tokens, decode sequences, their cached tokens). Each constant is fitted to the
+rows in which it shows; `errors` says how all rows are met, those that were left out too.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, overhead_seconds, unhidden_share
+from sim.hardware.device import Device
+from sim.workload.model import Model
+from sim.workload.transformer import Batch, Precision, Sequences, transformer
+
+MEMORY_BOUND, DENSE_TOKENS, RESIDENT_TOKENS = 16, 2048, 1024  # tokens; vector kernels above spill from L2
+_GEMMS = {"qkv_proj": "qkv", "o_proj": "o", "gate_up_proj": "gate_up", "down_proj": "down"}
+_VECTORS = {"layernorm": "mlp_norm", "act_fn": "act", "rotary_emb": "rope"}
+_PRECISION = Precision("bf16", "bf16", "bf16", "bf16")
+_FAMILY = {"decode": "attention", "prefill": "attention", "mixed": "attention"}
+_TILES = (1.0, 16.0, 32.0, 64.0, 128.0)
+
+
+class Kernel(NamedTuple):
+    """One measured kernel: what our graph says it does, and what it took."""
+
+    family: str  # gemm, vector, decode, prefill, mixed, lm_head
+    tokens: int
+    flop: float
+    lone_flop: float
+    hbm_bytes: float
+    buffer_bytes: float  # activations: over L2 if they fit
+    seconds: float
+
+
+def profile(model: Model, tensor: int, dense: Path, attention: Path, head: Path | None = None) -> list[Kernel]:
+    """The rows of a profile that our graph has an op for."""
+    found = []
+    for row in _rows(dense):
+        name, tokens = row["layer"], int(row["tokens"])
+        op = {**_GEMMS, **_VECTORS}.get(name)
+        if op:
+            batch = Batch((Sequences(1, tokens, 0),), 1)
+            family = "gemm" if name in _GEMMS else "vector"
+            found.append(_kernel(family, model, tensor, batch, op, float(row["time_us"])))
+    for row in _rows(attention):
+        chunk, cached, count, context = (
+            int(row[key]) for key in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
+        )
+        groups = [Sequences(1, chunk, cached)] * (chunk > 0) + [Sequences(count, 1, context)] * (count > 0)
+        family = "mixed" if len(groups) > 1 else "prefill" if chunk else "decode"
+        found.append(_kernel(family, model, tensor, Batch(tuple(groups), 1), "attention", float(row["time_us"])))
+    for row in _rows(head) if head else ():
+        if row["layer"] == "lm_head":
+            batch = Batch((Sequences(int(row["sequences"]), 1, 0),), int(row["sequences"]))
+            found.append(_kernel("lm_head", model, tensor, batch, "lm_head", float(row["time_us"])))
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def _kernel(family: str, model: Model, tensor: int, batch: Batch, name: str, microseconds: float) -> Kernel:
+    layers = transformer(model, _PRECISION, tensor, batch).layers
+    op = layers[-1 if name == "lm_head" else 1].op(name)
+    read = sum(tensor.nbytes for tensor in op.reads if tensor.kind != "activation")
+    buffers = sum(tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation")
+    return Kernel(family, batch.tokens, op.flop, op.lone_flop, read, buffers, microseconds * 1e-6)
+
+
+def fit(kernels: Sequence[Kernel], device: Device) -> Device:
+    """`device` with the efficiencies and overheads that meet the kernels best, in mean relative error."""
+
+    def some(*families: str, least: int = 0, most: int = DENSE_TOKENS) -> list[Kernel]:
+        return [k for k in kernels if k.family in families and least <= k.tokens <= most]
+
+    small = some("gemm", most=MEMORY_BOUND)
+    overhead, per_byte = _line([k.hbm_bytes for k in small], small)
+    device = replace(
+        device, kernel_overhead_s=overhead, hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s, matrix_efficiency=1.0
+    )
+    device = _best(device, some("gemm", least=MEMORY_BOUND + 1), {
+        "matrix_efficiency": np.arange(0.5, 1.0, 0.01), "gemm_overlap": np.arange(0.0, 1.01, 0.05),
+    })  # fmt: skip
+    vector = some("vector", most=RESIDENT_TOKENS)
+    overhead, per_byte = _line([k.buffer_bytes for k in vector], vector)
+    device = replace(device, vector_overhead_s=overhead, l2_bytes_per_s=1 / per_byte)
+    decode = some("decode")
+    overhead, per_byte = _line([k.hbm_bytes for k in decode], decode)
+    device = replace(
+        device, attention_overhead_s=overhead, attention_hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s
+    )
+    return _best(device, some("prefill", "mixed"), {
+        "attention_matrix_efficiency": np.arange(0.2, 1.0, 0.01), "attention_tile": np.array(_TILES),
+    })  # fmt: skip
+
+
+def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:
+    """Relative error of each kernel: predicted / measured - 1."""
+    found = np.empty(len(kernels))
+    for family, kind in (("vector", "norm"), ("gemm", "matmul"), ("lm_head", "matmul"), ("attention", "attention")):
+        own = [i for i, kernel in enumerate(kernels) if family == _FAMILY.get(kernel.family, kernel.family)]
+        if own:
+            found[own] = _relative(np.array([kernels[i][2:] for i in own]).T, device, kind)
+    return found
+
+
+def _relative(columns: np.ndarray, device: Device, kind: str) -> np.ndarray:
+    """`errors` of kernels of one kind: `sim.hardware.cost.roofline_seconds` on columns (a test holds them together)."""
+    flop, lone_flop, hbm_bytes, buffer_bytes, seconds = columns
+    engine = "vector" if kind == "norm" else "matrix"
+    own_s = arithmetic_seconds(device, engine, "bf16", 1.0, kind)
+    lone_s = arithmetic_seconds(device, engine, "bf16", 1.0, kind, 1.0) - own_s
+    arithmetic = flop * own_s + lone_flop * lone_s
+    fits = buffer_bytes <= device.l2_bytes
+    hbm = (hbm_bytes + np.where(fits, 0.0, buffer_bytes)) / min(hbm_bytes_per_s(device), hbm_limit(device, kind))
+    l2 = np.where(fits, buffer_bytes, 0.0) / device.l2_bytes_per_s
+    unhidden = unhidden_share(device, kind) * np.minimum(arithmetic, hbm)
+    took = overhead_seconds(device, kind, engine) + unhidden + np.max([arithmetic, hbm, l2], axis=0)
+    return took / seconds - 1
+
+
+def _line(sizes: Sequence[float], kernels: Sequence[Kernel]) -> tuple[float, float]:
+    """(seconds, seconds a byte) of the straight line that meets the kernels best, in relative squares."""
+    seconds = np.array([k.seconds for k in kernels])
+    columns = np.column_stack([np.ones(len(kernels)), sizes]) / seconds[:, None]
+    fixed, slope = np.linalg.lstsq(columns, np.ones(len(kernels)), rcond=None)[0]
+    return float(fixed), float(slope)
+
+
+def _best(device: Device, kernels: Sequence[Kernel], grid: dict[str, np.ndarray]) -> Device:
+    """Of a grid over two constants, the point of least mean relative error."""
+    (one, ones), (other, others) = grid.items()
+    choices = [replace(device, **_fields({one: a, other: b})) for a in ones for b in others]
+    kind = "attention" if kernels[0].family in _FAMILY else "matmul"
+    columns = np.array([kernel[2:] for kernel in kernels]).T
+    return min(choices, key=lambda choice: float(np.abs(_relative(columns, choice, kind)).mean()))
+
+
+def _fields(values: dict[str, float]) -> dict[str, Any]:
+    return {name: float(value) for name, value in values.items()}
