@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,14 +13,15 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group
-from sim.engine.serving import Service, run_service
+from sim.engine.scaling import Autoscale, Failure
+from sim.engine.serving import Host, Service, run_service
 from sim.engine.steps import StaticBatch, run_static
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.scenario import Variant
-from sim.scenario.schema import Decode, Requests
+from sim.scenario.schema import Decode, Prefill, Requests
 from sim.scenario.schema import Trace as TraceSource
-from sim.serving.fleet import POLICIES, ROUTERS, Rules, replica_of
+from sim.serving.fleet import ORDERS, POLICIES, ROUTERS, Arrivals, Rules, pool_of, replica_of
 from sim.spans import Outcome, Timeline
 from sim.techniques import Machine, apply
 from sim.wiring import Assumption, assumptions, wiring, with_faults
@@ -31,8 +33,8 @@ from sim.workload.trace_stream import open_trace
 from sim.workload.transformer import Batch, Precision, decode_batch, kv_bytes_per_token, shard, transformer
 
 
-class ModelPlan(NamedTuple):
-    """A variant made ready: every part built and found to fit, nothing played yet."""
+class Machinery(NamedTuple):
+    """A pod with a share of a model on each of some of its chips, and the room that is left."""
 
     variant: Variant
     device: Device
@@ -40,6 +42,35 @@ class ModelPlan(NamedTuple):
     model: Model
     precision: Precision
     room: Room
+    notes: list[str]
+    assumptions: list[Assumption]
+
+    def group(self, timeline: Timeline | None) -> Group:
+        """Its ranks, idle."""
+        v = self.variant
+        return Group(
+            simpy.Environment(), self.device, self.network, v.parallel.tensor, stragglers=v.pod.stragglers,
+            unfold=bool(v.pod.faults), timeline=timeline, max_spans=v.record.max_spans,
+        )  # fmt: skip
+
+    def graph(self, batch: Batch) -> Graph:
+        """What a pass asks of one rank, techniques applied."""
+        v, ranks = self.variant, self.variant.parallel.tensor
+        machine = Machine(self.device.l2_bytes, self.device.hbm_bytes_per_s, ranks)
+        return apply(transformer(self.model, self.precision, ranks, batch), machine, v.techniques)
+
+    @property
+    def host(self) -> Host:
+        """As the engine wants it."""
+        return Host(self.group, self.graph, self.device, self.network)
+
+
+class ModelPlan(NamedTuple):
+    """A variant made ready: every part built and found to fit, nothing played yet."""
+
+    variant: Variant
+    machinery: Machinery
+    prefill: Machinery | None  # of a pool of its own
     trace: TraceStream | None
     notes: list[str]
     assumptions: list[Assumption]
@@ -48,6 +79,34 @@ class ModelPlan(NamedTuple):
 
 def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
     """Build the machine and the model, and see that the one fits the other; ValueError if it does not."""
+    if isinstance(work, Decode):
+        here = _machinery(v, 1.0, work.batch)
+        longest = work.prompt_tokens + work.output_tokens
+        require(here.model, here.room, here.precision, v.parallel.tensor, work.batch * longest)
+        if 0 < here.model.max_tokens < longest:
+            most = here.model.max_tokens
+            here.notes.append(f"{here.model.name} was made for {most:,} tokens; this run goes to {longest:,}")
+        return ModelPlan(v, here, None, None, here.notes, here.assumptions, seed)
+    here = _machinery(v, work.hbm_utilisation, work.max_batched_tokens)
+    trace, warning = _trace(work.trace)
+    if work.prefix_caching:
+        _require_blocks(trace, work)
+    _require_replicas(work)
+    prefill = None
+    if work.prefill:
+        own = v.model_copy(update={
+            "pod": work.prefill.pod or v.pod,
+            "parallel": v.parallel.model_copy(update={"tensor": work.prefill.tensor or v.parallel.tensor}),
+        })  # fmt: skip
+        prefill = _machinery(own, work.hbm_utilisation, work.prefill.max_batched_tokens or work.max_batched_tokens)
+    parts = [here, *([prefill] if prefill else [])]
+    notes = dict.fromkeys(note for part in parts for note in part.notes)
+    rows = dict.fromkeys(row for part in parts for row in part.assumptions)
+    return ModelPlan(v, here, prefill, trace, [*notes, *warning], [*rows], seed)
+
+
+def _machinery(v: Variant, hbm_share: float, new_tokens: int) -> Machinery:
+    """The pod and the model of a variant, `hbm_share` of its HBM for them."""
     pod, library, graph = wiring(v)
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given())
     model, ranks = catalog.model(v.model), v.parallel.tensor
@@ -55,65 +114,55 @@ def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
     network = Network(with_faults(graph, v.pod.faults, [range(ranks)]), library, v.pod.collective)
     if ranks > 1:
         network.members(ranks)  # the pod has that many chips
-    notes, trace = list(shard(model, ranks).notes), None
-    if isinstance(work, Decode):
-        longest = work.prompt_tokens + work.output_tokens
-        space = room(model, precision, ranks, device.hbm_bytes, work.batch)
-        require(model, space, precision, ranks, work.batch * longest)
-        if 0 < model.max_tokens < longest:
-            notes.append(f"{model.name} was made for {model.max_tokens:,} tokens; this run goes to {longest:,}")
-    else:
-        space = room(model, precision, ranks, device.hbm_bytes * work.hbm_utilisation, work.max_batched_tokens)
-        trace, warning = _trace(work.trace, model)
-        notes += warning
-        if work.prefix_caching:
-            _require_blocks(trace, work)
-        wrong = [r for r in work.slow if r >= work.replicas]
-        if wrong:
-            raise ValueError(f"slow: no replica {wrong[0]}; they are 0 to {work.replicas - 1}")
-    probe = transformer(model, precision, ranks, decode_batch([1]))
-    apply(probe, Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks), v.techniques)  # says now what does not apply
+    notes = list(shard(model, ranks).notes)
+    space = room(model, precision, ranks, device.hbm_bytes * hbm_share, new_tokens)
     rows = assumptions({device.name: device.facts, library.name: library.facts, pod.name: pod.facts})
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
-    return ModelPlan(v, device, network, model, precision, space, trace, notes, rows, seed)
+    found = Machinery(v, device, network, model, precision, space, notes, rows)
+    found.graph(decode_batch([1]))  # says now if a technique does not apply
+    return found
 
 
 def play_model(plan: ModelPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Simulate one variant."""
-    v, ranks = plan.variant, plan.variant.parallel.tensor
-    machine = Machine(plan.device.l2_bytes, plan.device.hbm_bytes_per_s, ranks)
-
-    def graph_of(batch: Batch) -> Graph:
-        return apply(transformer(plan.model, plan.precision, ranks, batch), machine, v.techniques)
-
-    def group_of(timeline: Timeline | None) -> Group:
-        return Group(
-            simpy.Environment(), plan.device, plan.network, ranks, stragglers=v.pod.stragglers,
-            unfold=bool(v.pod.faults), timeline=timeline, max_spans=v.record.max_spans,
-        )  # fmt: skip
-
+    v, here = plan.variant, plan.machinery
     timeline = Timeline() if v.record.enabled else None
     work = v.workload
     if isinstance(work, Decode):
         static = StaticBatch(work.batch, work.prompt_tokens, work.output_tokens, work.every_step)
-        outcome = run_static(group_of, graph_of, static, timeline, progress)
+        outcome = run_static(here.group, here.graph, static, timeline, progress)
     else:
         assert plan.trace is not None and isinstance(work, Requests)
         chunks = [gathered(plan.trace)] if work.closed_loop else plan.trace.chunks()
-        outcome = run_service(
-            chunks, _service(plan, work, plan.seed), group_of, graph_of, plan.device, plan.network, plan.model,
-            timeline, progress,
-        )  # fmt: skip
+        hosts = [part.host for part in (plan.prefill, here) if part is not None]
+        outcome = run_service(chunks, _service(plan, work), hosts, here.model, timeline, progress)
         serving = outcome.serving
         assert serving is not None
-        outcome.serving = serving._replace(
-            slo_s={name: limit for name, limit in work.slo if limit is not None}, power_w=plan.device.power_w,
-            price_per_hour=plan.device.price_per_hour,
-        )  # fmt: skip
+        limits = {name: limit for name, limit in work.slo if limit is not None}
+        outcome.serving = serving._replace(slo_s=limits)
         outcome.warnings[:0] = plan.trace.warnings
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
     return outcome
+
+
+def _require_replicas(work: Requests) -> None:
+    """ValueError if replicas are named that are not there, or none would be left."""
+    total = work.replicas + (work.prefill.replicas if work.prefill else 0)
+    which = f"they are 0 to {total - 1}" + (", those that prefill first" if work.prefill else "")
+    for key, named in (("slow", [*work.slow]), ("failures", [fault.replica for fault in work.failures])):
+        for replica in named:
+            if replica >= total:
+                raise ValueError(f"{key}: no replica {replica}; {which}")
+    for_good = {fault.replica for fault in work.failures if fault.duration is None}
+    prefills = work.prefill.replicas if work.prefill else 0
+    for first, count in ((0, prefills), (prefills, work.replicas)):
+        if count and for_good >= set(range(first, first + count)):
+            raise ValueError("failures: no replica would be left; give one of them a `duration`")
+    if work.autoscale and work.autoscale.least > work.replicas:
+        raise ValueError(f"autoscale: at least {work.autoscale.least} of {work.replicas} replica(s) cannot be on")
+    if work.admission.shed and not work.admission.ttft and work.slo.ttft is None:
+        raise ValueError("admission: shed needs a deadline; give admission.ttft or slo.ttft")
 
 
 def _require_blocks(trace: TraceStream, work: Requests) -> None:
@@ -127,37 +176,74 @@ def _require_blocks(trace: TraceStream, work: Requests) -> None:
         )
 
 
-def _service(plan: ModelPlan, work: Requests, seed: int) -> Service:
+def _service(plan: ModelPlan, work: Requests) -> Service:
     """The fleet as the scenario wants it."""
-    ranks = plan.variant.parallel.tensor
     unit = plan.trace.block_tokens or 0 if plan.trace and work.prefix_caching else 0
-    blocks = int((work.kv_tokens or plan.room.kv_tokens) // work.block_tokens)
-    if blocks < 1:
-        raise ValueError(
-            f"the KV-cache holds {plan.room.kv_tokens:,.0f} tokens, less than a block of {work.block_tokens}"
-        )
-    each = kv_bytes_per_token(plan.model, plan.precision, ranks)
-    drafts = work.speculative.acceptance if work.speculative else []
-    replicas = [
-        replica_of(
-            POLICIES[work.policy], work.max_batch, work.max_batched_tokens, work.block_tokens, blocks,
-            reserve=work.kv == "reserve", swap_s=each / work.host_bandwidth if work.kv == "swap" else np.nan,
-            drafts=len(drafts), overhead_s=work.overhead, slow=work.slow.get(r, 1.0),
-        )
-        for r in range(work.replicas)
-    ]  # fmt: skip
-    rules = Rules(ROUTERS[work.router], 0, seed, work.fidelity == "step", work.closed_loop, unit, False,
-                  work.prefix_eviction == "tail_first")  # fmt: skip
+    pools: list[np.recarray] = []
+    tables: list[np.recarray] = []
+    for pool, part in enumerate(part for part in (plan.prefill, plan.machinery) if part is not None):
+        own = work.prefill if part is plan.prefill else None
+        first, count = sum(len(table) for table in tables), own.replicas if own else work.replicas
+        each = kv_bytes_per_token(part.model, part.precision, part.variant.parallel.tensor)
+        pools.append(
+            pool_of(first, count, next=1, transfer_s=each / own.link, latency_s=own.latency) if own
+            else pool_of(first, count)
+        )  # fmt: skip
+        rows = [_replica(work, own, part, pool, first + i, each) for i in range(count)]
+        tables.append(np.concatenate(rows).view(np.recarray))
+    admission = work.admission
+    coupled = work.closed_loop or work.prefill is not None
+    rules = Rules(ROUTERS[work.router], ORDERS[admission.order], plan.seed, work.fidelity == "step", coupled, unit,
+                  admission.shed, work.prefix_eviction == "tail_first")  # fmt: skip
     record = plan.variant.record
     end_s = record.from_s + 0.1 if work.fidelity == "step" else np.inf
+    scale = work.autoscale
     return Service(
-        rules, np.concatenate(replicas).view(np.recarray), work.fidelity == "op",
-        (record.from_s, end_s if record.until_s is None else record.until_s), tuple(drafts), work.closed_loop,
-        work.trace.limit or np.inf,
+        rules, np.concatenate(tables).view(np.recarray), np.concatenate(pools).view(np.recarray),
+        work.fidelity == "op", (record.from_s, end_s if record.until_s is None else record.until_s),
+        tuple(work.speculative.acceptance) if work.speculative else (), work.closed_loop, work.trace.limit or np.inf,
+        tuple(Failure(fault.replica, fault.at, np.inf if fault.duration is None else fault.duration)
+              for fault in work.failures),
+        Autoscale(int(pools[-1][0]["first"]), work.replicas, scale.least, scale.requests, scale.every, scale.start_up,
+                  scale.cool_down) if scale else None,
+        admission.classes, partial(_classed, work, plan.seed),
     )  # fmt: skip
 
 
-def _trace(t: TraceSource, model: Model) -> tuple[TraceStream, list[str]]:
+def _replica(
+    work: Requests, own: Prefill | None, part: Machinery, pool: int, number: int, kv_bytes: float
+) -> np.recarray:  # fmt: skip
+    """One replica; `own` says what is different in a pool that only prefills."""
+    given = own or work
+    blocks = int((given.kv_tokens or part.room.kv_tokens) // work.block_tokens)
+    if blocks < 1:
+        raise ValueError(
+            f"the KV-cache holds {part.room.kv_tokens:,.0f} tokens, less than a block of {work.block_tokens}"
+        )
+    drafts = len(work.speculative.acceptance) if work.speculative and own is None else 0
+    return replica_of(
+        POLICIES[work.policy], given.max_batch or work.max_batch, given.max_batched_tokens or work.max_batched_tokens,
+        work.block_tokens, blocks, pool=pool, kind=pool, reserve=work.kv == "reserve",
+        swap_s=kv_bytes / work.host_bandwidth if work.kv == "swap" else np.nan, drafts=drafts,
+        overhead_s=work.overhead + (drafts * work.speculative.drafting if work.speculative else 0.0),
+        slow=work.slow.get(number, 1.0), longest=part.model.max_tokens or 2**62,
+    )  # fmt: skip
+
+
+def _classed(work: Requests, seed: int, asked: Arrivals) -> Arrivals:
+    """Requests with the class of their queue and the deadline of their first token."""
+    admission = work.admission
+    rank = asked.rank
+    if admission.shares:
+        chances = np.random.default_rng((seed, *asked.id[:1])).random(len(asked.id))
+        rank = np.minimum(np.searchsorted(np.cumsum(admission.shares), chances, side="right"), admission.classes - 1)
+    elif admission.prompt_tokens:
+        rank = np.searchsorted(admission.prompt_tokens, asked.prompt)
+    limits = np.array(admission.ttft or [np.inf if work.slo.ttft is None else work.slo.ttft] * admission.classes)
+    return asked._replace(rank=rank.astype(np.int64), patience_s=limits[rank])
+
+
+def _trace(t: TraceSource) -> tuple[TraceStream, list[str]]:
     """The recorded trace, or the fallback with a warning that says so."""
     file, warning = t.file, []
     if not Path(file).exists() and t.fallback:
@@ -165,8 +251,9 @@ def _trace(t: TraceSource, model: Model) -> tuple[TraceStream, list[str]]:
             t.fallback,
             [f"{t.file} is not there; replaying the generated trace {Path(t.fallback).name} instead"],
         )
-    stream = open_trace(file, format=t.format, first=t.first, limit=t.limit, speed=t.speed, bad_rows=t.bad_rows,
-                        max_tokens=model.max_tokens or 1_000_000)  # fmt: skip
+    stream = open_trace(
+        file, format=t.format, first=t.first, limit=t.limit, speed=t.speed, bad_rows=t.bad_rows
+    )  # fmt: skip
     for _ in itertools.islice(stream.chunks(), 1):
         pass  # what is wrong with the beginning is told before anything runs
     return stream, warning

@@ -77,6 +77,8 @@ class Requests:
     replica: np.ndarray
     hit_tokens: np.ndarray  # of the prompt, found in the prefix cache
     preemptions: np.ndarray
+    retries: np.ndarray  # times that a replica failed under it
+    priority: np.ndarray  # class of the queue, 0 first
 
     def __len__(self) -> int:
         return len(self.id)
@@ -92,7 +94,7 @@ class Requests:
         columns = np.array([*records], float).reshape(-1, 7).T
         id, prompt, output = (columns[i].astype(np.int64) for i in (0, 2, 3))
         none = np.zeros(columns.shape[1], np.int64)
-        return Requests(id, columns[1], prompt, output, columns[4], columns[5], columns[6], none, none, none)
+        return Requests(id, columns[1], prompt, output, columns[4], columns[5], columns[6], *[none] * 5)
 
 
 class Serving(NamedTuple):
@@ -111,8 +113,10 @@ class Serving(NamedTuple):
     bin_s: float  # width of a bin of the time series
     series: dict[str, np.ndarray]  # by name, each bin's sum over the replicas
     slo_s: dict[str, float]  # "ttft", "tpot": what a request is to meet, where the scenario says
-    power_w: float | None  # of a chip, rated
-    price_per_hour: float | None  # of a chip, in dollars
+    chip_s: float  # that were paid for: of every chip while its replica was on
+    joules: float | None  # of those, at rated power
+    dollars: float | None
+    most_on: int  # replicas that were on at once
 
 
 class LinkUse(NamedTuple):
@@ -155,11 +159,13 @@ class Totals:
     `span_s[stream][kind]` is the time ops of that kind occupied the stream; `bound_s[bound]` is compute-stream time
     by what limited it, the collectives' time under `link` or `latency` of the communication stream being kept apart
     in `span_s["communication"]`. `seconds` is the wall time; `idle_s` the part of it in which no iteration was
-    running. Of several replicas all sums are over the replicas, wall time too.
+    running, `engine_s` that in which one was but none of its ops: the engine's own time, swapping, a slow replica's
+    delay, work lost in a failure. Of several replicas all sums are over the replicas, wall time too.
     """
 
     seconds: float = 0.0
     idle_s: float = 0.0
+    engine_s: float = 0.0
     steps: float = 0.0
     ops: float = 0.0
     flop: float = 0.0

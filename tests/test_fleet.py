@@ -13,6 +13,7 @@ from machines import DEVICE, MODEL, graph, group, network, replace
 from sim.engine.fleet import Kind, player, serve_fleet
 from sim.engine.pieces import Pieces
 from sim.engine.pricing import features_of_batch, pricing
+from sim.engine.scaling import Autoscale, Failure, Scaler, failures
 from sim.serving import compiled
 from sim.serving.fleet import POLICIES, ROUTERS, Rules, plain_arrivals, pool_of, replica_of
 from sim.serving.step_time import steps_seconds
@@ -133,6 +134,13 @@ def worlds(draw):
     return asked, rules, one.view(np.recarray), pools.view(np.recarray)
 
 
+def outages():
+    """Some replicas that fail, most of them while there is work."""
+    one = st.builds(Failure, st.integers(0, 3), st.sampled_from([0.0, 1e-3, 5e-3, 0.02, 0.1, 1.0]),
+                    st.sampled_from([0.0, 1e-3, 0.01, 2.0, np.inf]))  # fmt: skip
+    return st.lists(one, max_size=4)
+
+
 @settings(max_examples=150, deadline=None)
 @given(worlds(), st.sampled_from([*KINDS]), st.integers(1, 4))
 def test_laws_of_any_replay(world, machine, pieces):
@@ -191,6 +199,95 @@ def test_totals_of_priced_iterations_are_those_of_played_ones(machine):
     assert priced.span_s["compute"] == pytest.approx(true.span_s["compute"], rel=1e-9)
     assert priced.span_s["communication"] == pytest.approx(true.span_s["communication"], rel=1e-9)
     assert sum(priced.bound_s.values()) == pytest.approx(sum(true.bound_s.values()), rel=1e-9)
+
+
+@settings(max_examples=150, deadline=None)
+@given(worlds(), st.sampled_from([*KINDS]), outages())
+def test_nothing_is_lost_when_replicas_fail(world, machine, faults):
+    asked, rules, replicas, pools = world
+    faults = [fault for fault in faults if fault.replica < len(replicas)]
+    sides = {tuple(range(pool.first, pool.first + pool.count)) for pool in pools}
+    for side in sides:  # one of each pool comes back
+        faults = [
+            fault._replace(for_s=1.0) if fault.replica == side[0] and np.isinf(fault.for_s) else fault
+            for fault in faults
+        ]
+    records, fleet = served(
+        asked, replicas, KINDS[machine], rules, pools=pools, ranks=3, acceptance=(0.8, 0.5, 0.1),
+        events=failures(faults),
+    )  # fmt: skip
+    me = fleet.replicas
+    assert records.id.tolist() == list(range(len(asked.id)))
+    done = records[records.replica >= 0]
+    assert (done.prompt + done.output <= int((me.blocks * me.block_tokens).max())).all()
+    assert (done.arrival_s <= done.scheduled_s).all() and (done.scheduled_s < done.first_s).all()
+    assert (done.first_s <= done.last_s).all()
+    assert not me.running_count.any() and not me.waiting_count.any() and not me.present.any() and not me.work.any()
+    cached = me.unused * (rules.unit_tokens // me.block_tokens)
+    assert (me.free_blocks + cached == me.blocks).all(), "no block leaks"
+    assert (me.peak_blocks <= me.blocks).all()
+    assert me.present_s.sum() <= (np.nan_to_num(done.last_s - done.arrival_s)).sum() + 1e-9
+    for fault in faults:
+        down = (done.replica == fault.replica) & (done.last_s > fault.at_s) & (done.last_s < fault.at_s + fault.for_s)
+        assert not down.any(), "nobody is answered by a replica that is down"
+
+
+@settings(max_examples=25, deadline=None)
+@given(worlds(), outages())
+def test_step_is_op_when_replicas_fail(world, faults):
+    asked, rules, replicas, pools = world
+    faults = [fault._replace(for_s=min(fault.for_s, 1.0)) for fault in faults if fault.replica < len(replicas)]
+    more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1), "events": failures(faults)}
+    told, _ = served(asked, replicas, KINDS[DENSE, 1], rules, **more)
+    every, _ = served(asked, replicas, played(DENSE, 1, len(replicas)), rules._replace(jump=False), **more)
+    for column in ("arrival_s", "scheduled_s", "first_s", "last_s", "retried"):
+        assert getattr(told, column) == pytest.approx(getattr(every, column), rel=1e-9, abs=1e-12)
+
+
+def test_a_failed_replicas_requests_go_on_elsewhere():
+    asked = trace([(0.0, 200, 30)] * 4)
+    healthy, _ = served(asked, replicas_of(2), KINDS[DENSE, 1])
+    at_s = float(healthy.first_s.max() + 1e-3)
+    hurt, fleet = served(asked, replicas_of(2), KINDS[DENSE, 1], events=failures([Failure(0, at_s, np.inf)]))
+    assert hurt.retried.tolist() == [1, 0, 1, 0] and set(hurt.replica) == {1}
+    assert hurt.first_s.tolist() == healthy.first_s.tolist(), "what has been answered stands"
+    assert (hurt.last_s > healthy.last_s).all(), "the others have to share"
+    assert fleet.replicas[0].lost_s > 0
+
+
+def test_a_fleet_follows_its_load():
+    rng = np.random.default_rng(0)
+    gaps = np.concatenate([rng.exponential(0.05, 100), rng.exponential(0.002, 1000), rng.exponential(0.05, 200)])
+    asked = plain_arrivals(np.cumsum(gaps), np.full(1300, 300), np.full(1300, 20))
+    rule = Autoscale(0, 4, 1, 4.0, 0.1, 0.3, 0.5)
+    scaler, replicas = Scaler(rule), replicas_of(4, sequences=4)
+    router = RULES._replace(router=ROUTERS["least_loaded"])
+    records, fleet = served(asked, replicas, KINDS[DENSE, 1], router, events=scaler.begin(replicas))
+    fixed, _ = served(asked, replicas_of(1, sequences=4), KINDS[DENSE, 1], router)
+    full, _ = served(asked, replicas_of(4, sequences=4), KINDS[DENSE, 1], router)
+    waits = [float((run.scheduled_s - run.arrival_s).mean()) for run in (full, records, fixed)]
+    assert waits[0] < waits[1] < waits[2], "between one replica and all of them"
+    end_s = float(records.last_s.max())
+    on_s = [scaler.on_s(r, end_s) for r in range(4)]
+    assert scaler.most == 4 and end_s == on_s[0] > on_s[1] >= on_s[2] >= on_s[3] > 0
+    crowd_s = asked.arrival_s[100]
+    assert records.scheduled_s[records.replica > 0].min() >= crowd_s + 0.3, "not before it has started"
+    for r in range(4):
+        assert fleet.replicas[r].busy_s <= on_s[r] + 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds(), st.sampled_from([*KINDS]), st.floats(1e-5, 0.1))
+def test_who_waits_too_long_is_turned_away(world, machine, patience_s):
+    asked, rules, replicas, pools = world
+    asked = asked._replace(patience_s=np.full(len(asked.id), patience_s))
+    records, fleet = served(
+        asked, replicas, KINDS[machine], rules._replace(shed=True), pools=pools, ranks=3, acceptance=(0.8, 0.5, 0.1)
+    )
+    assert records.id.tolist() == list(range(len(asked.id)))
+    done = records[records.replica >= 0]
+    assert (done.scheduled_s <= done.arrival_s + patience_s + 1e-12).all()
+    assert not fleet.replicas.present.any() and not fleet.replicas.work.any()
 
 
 def test_tight_budget_preempts_and_still_serves_all():

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, group, network, replace
 
-from sim.engine.serving import Service, run_service
-from sim.serving.fleet import POLICIES, Rules, replica_of
+from sim.engine.serving import Host, Service, run_service
+from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
 from sim.spans import Outcome, RequestRecord
 from sim.workload.columns import Columns
 from sim.workload.requests import Request
@@ -44,16 +44,13 @@ def served(asked: list[Request], limits: Limits = ROOMY, *techniques: str, op=Tr
     replica = replica_of(
         POLICIES["prefill_first"], limits.sequences, limits.new_tokens, 1, limits.kv_tokens, reserve=True
     )
-    service = Service(Rules(0, 0, 0, not op, False, 0, False, True), replica, op, (0.0, 0.0))
+    service = Service(Rules(0, 0, 0, not op, False, 0, False, True), replica, pool_of(0, 1), op, (0.0, 0.0))
     _, arrival_s, prompt, output = zip(*asked)
     columns = Columns(np.array(arrival_s), np.array(prompt), np.array(output))
     outcome = run_service(
         [columns],
         service,
-        lambda timeline: group(ranks=2, timeline=timeline),
-        graph_of,
-        DEVICE,
-        network(2),
+        [Host(lambda timeline: group(ranks=2, timeline=timeline), graph_of, DEVICE, network(2))],
         SMALL,
         None,
     )
@@ -159,7 +156,7 @@ def test_a_request_that_never_fits_is_refused_with_a_warning():
     outcome, _ = served(requests((0.0, 100, 2), (0.0, 5000, 3), (0.1, 100, 2)), ROOMY._replace(kv_tokens=5002))
     assert [r.id for r in rows(outcome)] == [0, 2]
     (warning,) = outcome.warnings
-    assert "1 of 3 requests refused" in warning
+    assert "1 of 3 requests rejected" in warning
     assert "request 1 with 5,003" in warning
 
 

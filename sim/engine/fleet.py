@@ -60,11 +60,14 @@ class Kind(NamedTuple):
     play: Player | None = None
 
 
+Act = Callable[[Fleet, StepTime, float], "Iterable[Event]"]
+
+
 class Event(NamedTuple):
-    """Something done to the fleet from outside at a known time; may name the next of its kind."""
+    """Something done to the fleet from outside at a known time; may bring others."""
 
     at_s: float
-    act: Callable[[Fleet, StepTime, float], Event | None]
+    act: Act
 
 
 class Window(NamedTuple):
@@ -134,9 +137,11 @@ def serve_fleet(
                     yield _taken(records, fleet), fleet
             elif todo and until_s == todo[0].at_s:
                 now_s = until_s
-                later = todo.pop(0).act(fleet, prices.now, now_s)
-                if later is not None and np.isfinite(later.at_s) and not (np.isinf(last_s) and _idle(fleet)):
-                    todo = sorted([*todo, later], key=lambda event: event.at_s)
+                while fleet.cursor[PENDING] + len(fleet.slots) - fleet.cursor[FREE] > len(fleet.pending_s):
+                    fleet = with_more_pending(fleet)  # an act may send everybody elsewhere
+                later = [event for event in todo.pop(0).act(fleet, prices.now, now_s) if np.isfinite(event.at_s)]
+                if not (np.isinf(last_s) and _idle(fleet, asked)):
+                    todo = sorted([*todo, *later], key=lambda event: event.at_s)
             else:
                 break
     yield _taken(records, fleet), fleet
@@ -225,17 +230,20 @@ def _own_blocks(fleet: Fleet, chunk: Arrivals) -> tuple[Fleet, Arrivals]:
 def _edges(window: Window | None) -> list[Event]:
     """At both ends of a recorded window no jump goes on."""
 
-    def stop(fleet: Fleet, price: StepTime, now_s: float) -> None:
+    def stop(fleet: Fleet, price: StepTime, now_s: float) -> Iterable[Event]:
         for r in range(len(fleet.replicas)):
             if fleet.replicas[r].steps > 1:
                 cut(fleet, price, r, now_s)
+        return ()
 
     return [Event(at_s, stop) for at_s in window[:2] if np.isfinite(at_s)] if window else []
 
 
-def _idle(fleet: Fleet) -> bool:
+def _idle(fleet: Fleet, asked: Arrivals) -> bool:
+    """Whether nothing is left to do, if `asked` is all that will ever come."""
+    more = fleet.cursor[NEXT] < len(asked.arrival_s) and np.isfinite(asked.arrival_s[fleet.cursor[NEXT]])
     idle = not fleet.replicas.running_count.any() and not fleet.replicas.waiting_count.any()
-    return bool(idle and fleet.cursor[PENDING] == 0)
+    return bool(idle and not more and fleet.cursor[PENDING] == 0)
 
 
 def _with_end(chunks: Iterable[Arrivals]) -> Iterator[tuple[Arrivals, float]]:

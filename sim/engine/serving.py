@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy as np
 from sim.engine.fleet import Answer, Kind, Player, Window, player, serve_fleet
 from sim.engine.group import Group
 from sim.engine.pieces import Pieces
-from sim.engine.pricing import Pricing, pricing
+from sim.engine.pricing import pricing
+from sim.engine.scaling import Autoscale, Failure, Scaler, failures
 from sim.engine.steps import GraphOf, GroupOf, Progress, Sums, sums_of, totals_of
 from sim.hardware.device import Device
 from sim.network.network import Network
@@ -28,56 +29,67 @@ from sim.serving.fleet import (
     Rules,
     new_rows,
     plain_arrivals,
-    pool_of,
 )
 from sim.spans import Outcome, Requests, Serving, Timeline, Totals
 from sim.workload.columns import Columns
 from sim.workload.model import Model
 
 
+class Host(NamedTuple):
+    """The machine of one pool of replicas: its idle ranks, the graph of a pass on them, and what both are made of."""
+
+    group_of: GroupOf
+    graph_of: GraphOf
+    device: Device
+    network: Network
+
+
 class Service(NamedTuple):
-    """How requests are served: the rules of the fleet, its replicas, and what is kept."""
+    """How requests are served: the rules of the fleet, its replicas by pool, and what is kept.
+
+    Requests come to the first pool. `classes` gives a chunk's requests the class of their queue and how long they wait
+    for their first token before they are turned away.
+    """
 
     rules: Rules
     replicas: np.recarray
+    pools: np.recarray
     op: bool  # play every op of every iteration
     window: tuple[float, float]  # iterations that begin in it are recorded
     acceptance: tuple[float, ...] = ()
     closed_loop: bool = False
     expected: float = np.inf  # about how many requests
+    failures: tuple[Failure, ...] = ()
+    autoscale: Autoscale | None = None
+    ranks: int = 1
+    classes: Callable[[Arrivals], Arrivals] = lambda asked: asked
 
 
 def run_service(
-    chunks: Iterable[Columns], service: Service, group_of: GroupOf, graph_of: GraphOf, device: Device, network: Network,
-    model: Model, timeline: Timeline | None, progress: Progress = lambda _: None,
+    chunks: Iterable[Columns], service: Service, hosts: Sequence[Host], model: Model, timeline: Timeline | None,
+    progress: Progress = lambda _: None,
 ) -> Outcome:  # fmt: skip
-    """Serve the requests of `chunks` (by arrival) to the end.
+    """Serve the requests of `chunks` (by arrival) to the end, pool i on `hosts[i]`.
 
     At fidelity `step` the ops of the window are played all the same, so that they can be looked at; their times are
     those that a price would have given.
     """
     chunks, expected = _expected(chunks, service.expected)
-    count = len(service.replicas)
-    patterns = len(set(model.attention))
-    groups: list[Group] = []
-    recorded = _Recorded(lambda r: group_of(timeline if r == 0 else None), graph_of, groups, count)
-    plain = group_of(None)
-    window, pieces, form = None, None, None
-    if service.op:
-        kind = Kind(None, patterns, recorded)
-        recorded.window = service.window
-    else:
-        form = pricing(graph_of, device, network, plain.ranks, model) if plain.folded else None
-        pieces = None if form else Pieces(plain, graph_of, set(model.attention) == {"dense"})
-        kind = Kind(form, patterns, pieces)
-        if timeline is not None:
-            window = Window(*service.window, recorded)
+    served = [_Served(host, model, pool, service, timeline if k == 0 else None)
+              for k, (host, pool) in enumerate(zip(hosts, service.pools))]  # fmt: skip
+    window = None
+    if timeline is not None and not service.op:
+        window = Window(*service.window, lambda fleet, r: served[fleet.replicas[r].kind].recorded(fleet, r))
+    replicas, events = service.replicas.copy(), failures(service.failures)
+    scaler = Scaler(service.autoscale) if service.autoscale else None
+    if scaler is not None:
+        events += scaler.begin(replicas)
     found: list[np.recarray] = []
     last: Fleet | None = None
     done = 0
     for records, fleet in serve_fleet(
-        _arrivals(chunks, service), service.rules, service.replicas, pool_of(0, count), [kind], window=window,
-        acceptance=service.acceptance, expected=expected,
+        _arrivals(chunks, service), service.rules, replicas, service.pools, [each.kind for each in served],
+        events=events, window=window, ranks=service.ranks, acceptance=service.acceptance, expected=expected,
     ):  # fmt: skip
         found.append(records)
         last = fleet
@@ -86,43 +98,105 @@ def run_service(
     assert last is not None
     table = np.concatenate(found).view(np.recarray) if found else new_rows(RECORD, 0)
     table = table[np.argsort(table.id, kind="stable")].view(np.recarray)
-    requests = _requests(table)
-    totals = _totals(last, form, pieces, groups)
     makespan_s = float(np.nanmax(table.last_s, initial=0.0))
+    count = len(replicas)
+    totals = _together([each.totals(last, k) for k, each in enumerate(served)])
     totals.seconds = makespan_s * count
     totals.idle_s = max(totals.seconds - float(last.replicas.busy_s.sum()), 0.0)
-    for group in groups:
-        group.close()
+    totals.engine_s = _engine_s(last.replicas)
     return Outcome(
         totals,
         tokens=int(table.output[table.replica >= 0].sum()),
-        ranks=plain.ranks,
+        ranks=served[0].plain.ranks,
         replicas=count,
-        requests=requests,
-        serving=_serving(last),
+        requests=_requests(table),
+        serving=_serving(last, served, scaler, makespan_s),
         timeline=timeline or Timeline(),
-        rates=plain.rates(),
+        rates=_mean_rates(served),
         warnings=_warnings(table, service),
         fingerprint=_digest(table[table.replica != NONE]),
     )  # fmt: skip
 
 
+class _Served:
+    """One pool and its host: who prices or plays its iterations, and what they come to."""
+
+    def __init__(self, host: Host, model: Model, pool: np.record, service: Service, timeline: Timeline | None) -> None:
+        self.host, self.first, self.count = host, int(pool.first), int(pool.count)
+        self.plain = host.group_of(None)
+        self.recorded = _Recorded(host, self.first, self.count, timeline)
+        self.form, self.pieces = None, None
+        patterns = len(set(model.attention))
+        if service.op:
+            self.recorded.window = service.window
+            self.kind = Kind(None, patterns, self.recorded)
+            return
+        if self.plain.folded:
+            self.form = pricing(host.graph_of, host.device, host.network, self.plain.ranks, model)
+        if self.form is None:
+            self.pieces = Pieces(self.plain, host.graph_of, set(model.attention) == {"dense"})
+        self.kind = Kind(self.form, patterns, self.pieces)
+
+    def totals(self, fleet: Fleet, kind: int) -> Totals:
+        """Sums over the pool's replicas, one rank of each."""
+        for group in self.recorded.groups:
+            group.close()
+        if self.form is not None:
+            return self.form.totals(fleet, kind)
+        sums: Sums = {}
+        if self.pieces is not None:
+            for r in range(self.first, self.first + self.count):
+                self.pieces.settle(fleet, r)
+            sums = self.pieces.sums
+        for group in self.recorded.groups:
+            for key, value in sums_of(group.chips[0].totals).items():
+                sums[key] = sums.get(key, 0.0) + value
+        return totals_of(sums)
+
+
 class _Recorded:
     """Plays iterations on each replica's own ranks; spans are kept of those that begin in the window."""
 
-    def __init__(self, group_of: Callable[[int], Group], graph_of: GraphOf, groups: list[Group], count: int) -> None:
-        self.group_of, self.graph_of, self.groups, self.count = group_of, graph_of, groups, count
+    def __init__(self, host: Host, first: int, count: int, timeline: Timeline | None) -> None:
+        self.host, self.first, self.count, self.timeline = host, first, count, timeline
+        self.groups: list[Group] = []
         self.window = (0.0, np.inf)
         self._play: Player | None = None
 
     def __call__(self, fleet: Fleet, r: int) -> Answer:
-        if not self.groups:
-            self.groups += [self.group_of(r) for r in range(self.count)]
-            self._play = player(self.groups, self.graph_of)
-        assert self._play is not None
         # A timeline shows one replica: the first.
-        self.groups[r].record(r == 0 and self.window[0] <= fleet.replicas[r].now_s < self.window[1])
+        shown = r == 0
+        if self._play is None:
+            self.groups += [self.host.group_of(self.timeline if i == 0 else None) for i in range(self.count)]
+            self._play = player(self.groups, self.host.graph_of, self.first)
+        inside = self.window[0] <= fleet.replicas[r].now_s < self.window[1]
+        self.groups[r - self.first].record(shown and inside)
         return self._play(fleet, r)
+
+
+def _together(parts: Sequence[Totals]) -> Totals:
+    sums: Sums = {}
+    for part in parts:
+        for key, value in sums_of(part).items():
+            sums[key] = sums.get(key, 0.0) + value
+    return parts[0] if len(parts) == 1 else totals_of(sums)
+
+
+def _engine_s(me: np.recarray) -> float:
+    """Busy time in which no op ran."""
+    own_s = me.iterations * me.overhead_s + me.moved_tokens * np.nan_to_num(me.swap_s)
+    delayed_s = (me.busy_s - me.lost_s - own_s) * (1 - 1 / me.slow)
+    return float((me.lost_s + own_s + delayed_s).sum())
+
+
+def _mean_rates(served: Sequence[_Served]) -> dict[str, float]:
+    """What a rank's capacities carry at most, the mean over replicas."""
+    count = sum(each.count for each in served)
+    rates = [each.plain.rates() for each in served]
+    return {
+        name: sum(rate[name] * each.count for rate, each in zip(rates, served)) / count
+        for name in rates[0].keys() & rates[-1].keys()
+    }
 
 
 def _expected(chunks: Iterable[Columns], most: float) -> tuple[Iterable[Columns], float]:
@@ -146,7 +220,7 @@ def _arrivals(chunks: Iterable[Columns], service: Service) -> Iterator[Arrivals]
             asked = asked._replace(block_from=chunk.block_from, blocks=chunk.blocks)
         if service.closed_loop:
             asked = _in_turn(asked, chunk)
-        yield asked
+        yield service.classes(asked)
         first += count
 
 
@@ -180,23 +254,9 @@ def _in_turn(asked: Arrivals, chunk: Columns) -> Arrivals:
 def _requests(table: np.recarray) -> Requests:
     return Requests(
         *(np.ascontiguousarray(table[name]) for name in
-          ("id", "arrival_s", "prompt", "output", "scheduled_s", "first_s", "last_s", "replica", "hit", "preempted"))
+          ("id", "arrival_s", "prompt", "output", "scheduled_s", "first_s", "last_s", "replica", "hit", "preempted",
+           "retried", "rank"))
     )  # fmt: skip
-
-
-def _totals(fleet: Fleet, form: Pricing | None, pieces: Pieces | None, groups: list[Group]) -> Totals:
-    """Sums over all replicas, one rank of each."""
-    if form is not None:
-        return form.totals(fleet, 0)
-    sums: Sums = {}
-    if pieces is not None:
-        for r in range(len(fleet.replicas)):
-            pieces.settle(fleet, r)
-        sums = pieces.sums
-    for group in groups:
-        for key, value in sums_of(group.chips[0].totals).items():
-            sums[key] = sums.get(key, 0.0) + value
-    return totals_of(sums)
 
 
 def _digest(table: np.recarray) -> str:
@@ -205,27 +265,46 @@ def _digest(table: np.recarray) -> str:
     return hashlib.sha256(np.rint(times * 1e12).tobytes()).hexdigest()[:12]
 
 
-def _serving(fleet: Fleet) -> Serving:
+def _serving(fleet: Fleet, served: Sequence[_Served], scaler: Scaler | None, makespan_s: float) -> Serving:
     me = fleet.replicas
     last = int(np.flatnonzero(fleet.series[:, 0])[-1]) + 1 if fleet.series[:, 0].any() else 0
+    scaled = scaler.members if scaler else range(0)
+    paid = [
+        (each.host.device, each.plain.ranks * sum(
+            scaler.on_s(r, makespan_s) if scaler and r in scaled else makespan_s
+            for r in range(each.first, each.first + each.count)
+        ))
+        for each in served
+    ]  # fmt: skip
+    power = [chip_s * device.power_w for device, chip_s in paid if device.power_w is not None]
+    price = [chip_s / 3600 * device.price_per_hour for device, chip_s in paid if device.price_per_hour is not None]
     return Serving(
         replicas=len(me), kv_share_s=float(me.kv_s.sum()), kv_peak=float((me.peak_blocks / me.blocks).max()),
         preemptions=int(me.preemptions.sum()), blocks_looked_up=int(me.looked_up.sum()),
         blocks_found=int(me.found.sum()), drafted=int(me.drafted.sum()), accepted=int(me.accepted.sum()),
         gaps=fleet.gaps, gap_ends_s=GAP_FINEST_S * GAP_RATIO ** np.arange(GAP_BINS), bin_s=float(fleet.bin_s[0]),
-        series=dict(zip(SERIES, fleet.series[:last].T)), slo_s={}, power_w=None, price_per_hour=None,
+        series=dict(zip(SERIES, fleet.series[:last].T)), slo_s={}, chip_s=sum(chip_s for _, chip_s in paid),
+        joules=sum(power) if len(power) == len(paid) else None,
+        dollars=sum(price) if len(price) == len(paid) else None,
+        most_on=len(me) - len(scaled) + (scaler.most if scaler else 0),
     )  # fmt: skip
 
 
 def _warnings(table: np.recarray, service: Service) -> list[str]:
-    warnings = []
+    warnings, me = [], service.replicas
     away = table[table.replica == NONE]
-    if len(away):
-        most = int((service.replicas.blocks * service.replicas.block_tokens).max())
-        first = away[0]
+    room = min(int((me.blocks * me.block_tokens).min()), int(me.longest.min()))
+    long = away[away.prompt + away.output > room]
+    if len(long):
+        first = long[0]
+        what = "KV-cache" if room < int(me.longest.min()) else "model's context"
         warnings.append(
-            f"{len(away)} of {len(table)} requests refused: longer than the KV-cache of {most:,} tokens "
+            f"{len(long):,} of {len(table):,} requests rejected: longer than the {what} of {room:,} tokens "
             f"(the first is request {first['id']} with {first['prompt'] + first['output']:,})"
+        )
+    if len(away) > len(long):
+        warnings.append(
+            f"{len(away) - len(long):,} of {len(table):,} requests turned away: they waited past their deadline"
         )
     served = table[table.replica != NONE]
     if len(served) > 1:

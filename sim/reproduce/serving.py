@@ -12,11 +12,12 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group
+from sim.engine.serving import Host as EngineHost
 from sim.engine.serving import Service, run_service
 from sim.network.network import Network
 from sim.reproduce.row import Row
 from sim.results.metrics import metrics
-from sim.serving.fleet import POLICIES, Rules, replica_of
+from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
 from sim.spans import Outcome
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.workload.columns import Columns
@@ -76,8 +77,10 @@ class Host(NamedTuple):
         def group_of(_: object) -> Group:
             return Group(simpy.Environment(), device, network, self.ranks)
 
-        service = Service(rules._replace(jump=not op), replica, op, (0.0, 0.0), expected=len(columns))
-        return run_service([columns], service, group_of, graph_of, device, network, model, None)
+        service = Service(
+            rules._replace(jump=not op), replica, pool_of(0, len(replica)), op, (0.0, 0.0), expected=len(columns)
+        )
+        return run_service([columns], service, [EngineHost(group_of, graph_of, device, network)], model, None)
 
     def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
         """What the KV-cache holds, as an engine derives it."""

@@ -31,6 +31,8 @@ DEFINITIONS: dict[str, str] = {
     "requests": "requests finished in the run",
     "rejected": "requests turned away: longer than the KV-cache could ever hold, or past their deadline",
     "preemptions": "times that a running request was put back into the queue for want of KV blocks, over all replicas",
+    "retries": "times that a request was routed anew because its replica failed",
+    "most_replicas_on": "replicas that were on at once, at most",
     "kv_occupancy": "share of the KV blocks in use, mean over the wall time and the replicas; blocks of the prefix "
     "cache that no request uses do not count",
     "kv_peak": "highest share of the KV blocks in use at once on any replica",
@@ -44,11 +46,12 @@ DEFINITIONS: dict[str, str] = {
     "acceptance_rate": "speculative tokens accepted / drafted",
     "slo_attainment": "requests that met every limit of `slo` / all requests, rejected ones included",
     "goodput_per_s": "requests that met every limit of `slo` / makespan_s",
-    "joules_per_token": "rated power of all chips x makespan_s / output tokens; chips draw less when idle",
-    "dollars_per_million_tokens": "price of all chips for makespan_s / output tokens x 1e6",
+    "joules_per_token": "rated power of a chip x chip-seconds on / output tokens; chips draw less when idle",
+    "dollars_per_million_tokens": "price of the chip-seconds on / output tokens x 1e6",
     "requests_per_s": "requests finished / makespan_s",
     "output_tokens_per_s": "output tokens of all sequences / makespan_s",
-    "output_tokens_per_s_per_chip": "output tokens of all sequences / makespan_s / (ranks x replicas)",
+    "output_tokens_per_s_per_chip": "output tokens of all sequences / chip-seconds: ranks x the time each replica was "
+    "on, of the whole makespan_s unless it scales with load",
     **{
         f"{latency}_{statistic}_s": f"{what}; {how}"
         for latency, what in _LATENCIES.items()
@@ -59,8 +62,10 @@ DEFINITIONS: dict[str, str] = {
     "communication_busy": "time ops occupied the communication stream / makespan_s, on one rank",
     "prefetch_busy": "time ops occupied the prefetch stream / makespan_s, on one rank",
     "idle": "time in which no iteration was running / makespan_s",
-    "exposed_communication": "(makespan_s - idle time - compute stream's busy time) / makespan_s: nothing computes, "
-    "because a collective or a join is waited for",
+    "engine": "time in which an iteration ran and none of its ops / makespan_s: `overhead`, drafting, swapping, a slow "
+    "replica's delay, work lost in a failure",
+    "exposed_communication": "(makespan_s - idle and engine time - compute stream's busy time) / makespan_s: nothing "
+    "computes, because a collective or a join is waited for",
     "hbm_utilisation": "bytes over the HBM port / (HBM rate x makespan_s), on one rank",
     "l2_utilisation": "bytes over the L2 port / (L2 rate x makespan_s), on one rank",
     "link_utilisation": "bytes over the rank's links / (link rate x makespan_s)",
@@ -77,11 +82,22 @@ DEFINITIONS: dict[str, str] = {
 
 _NOISE = 1e-12  # a difference of sums below this share of the wall time is rounding, not time
 _HIGHER = {"mfu", "speedup", "slo_attainment", "prefix_hit_rate", "prefix_block_hit_rate"}
-_COUNTS = {"ops", "steps", "requests", "rejected", "preemptions", "links_used", "most_flows_on_a_link"}
+_COUNTS = {
+    "ops",
+    "steps",
+    "requests",
+    "rejected",
+    "preemptions",
+    "retries",
+    "most_replicas_on",
+    "links_used",
+    "most_flows_on_a_link",
+}
 _LOWER = {
     "unused_prefetch_bytes",
     "rejected",
     "preemptions",
+    "retries",
     "joules_per_token",
     "dollars_per_million_tokens",
 }  # a share of a shorter wall time may rise while all is well: no best there
@@ -101,7 +117,7 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     decode_steps = totals.steps - (1 if outcome.phases.get("prefill") else 0)
     if not len(outcome.requests) and "decode" in outcome.phases and decode_steps > 0:
         found["tpot_mean_s"] = outcome.phases["decode"] / decode_steps
-    chips = outcome.ranks * outcome.replicas
+    chip_s = outcome.serving.chip_s if outcome.serving else wall_s * outcome.ranks * outcome.replicas
     if len(outcome.requests):
         found |= _request_metrics(outcome.requests.finished())
         found["rejected"] = len(outcome.requests) - found["requests"]
@@ -111,7 +127,7 @@ def metrics(outcome: Outcome) -> dict[str, float]:
         if len(outcome.requests):
             found["requests_per_s"] = found["requests"] / wall_s
         found["output_tokens_per_s"] = outcome.tokens / wall_s
-        found["output_tokens_per_s_per_chip"] = outcome.tokens / wall_s / chips
+        found["output_tokens_per_s_per_chip"] = outcome.tokens / chip_s
         found |= _shares(totals, outcome.rates)
     found["hbm_bytes"] = totals.bytes.get("HBM", 0.0)
     found["prefetched_bytes"] = totals.prefetched_bytes
@@ -125,6 +141,8 @@ def _shares(totals: Totals, rates: dict[str, float]) -> dict[str, float]:
     wall_s = totals.seconds
     found = {f"{s}_busy": busy_s(totals, s) / wall_s for s in ("compute", "communication", "prefetch")}
     found["idle"] = totals.idle_s / wall_s
+    if totals.engine_s:
+        found["engine"] = totals.engine_s / wall_s
     found["exposed_communication"] = exposed_s(totals) / wall_s
     for capacity in ("HBM", "L2", "link"):
         if rates.get(capacity):
@@ -141,7 +159,7 @@ def busy_s(totals: Totals, stream: str) -> float:
 
 def exposed_s(totals: Totals) -> float:
     """Seconds in which an iteration ran and nothing computed: time waited for collectives and joins."""
-    left_s = totals.seconds - totals.idle_s - busy_s(totals, "compute")
+    left_s = totals.seconds - totals.idle_s - totals.engine_s - busy_s(totals, "compute")
     return 0.0 if abs(left_s) < _NOISE * totals.seconds else left_s
 
 
@@ -194,11 +212,14 @@ def _serving_metrics(outcome: Outcome, serving: Serving, wall_s: float) -> dict[
         found["slo_attainment"] = float(met.sum() / len(outcome.requests)) if len(outcome.requests) else 0.0
         if wall_s > 0:
             found["goodput_per_s"] = float(met.sum() / wall_s)
-    chip_s = wall_s * outcome.ranks * serving.replicas
-    if outcome.tokens and serving.power_w:
-        found["joules_per_token"] = serving.power_w * chip_s / outcome.tokens
-    if outcome.tokens and serving.price_per_hour:
-        found["dollars_per_million_tokens"] = serving.price_per_hour / 3600 * chip_s / outcome.tokens * 1e6
+    if outcome.tokens and serving.joules:
+        found["joules_per_token"] = serving.joules / outcome.tokens
+    if outcome.tokens and serving.dollars:
+        found["dollars_per_million_tokens"] = serving.dollars / outcome.tokens * 1e6
+    if (retries := int(outcome.requests.retries.sum())) > 0:
+        found["retries"] = retries
+    if serving.most_on < serving.replicas:
+        found["most_replicas_on"] = serving.most_on
     return found
 
 

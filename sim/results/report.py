@@ -11,6 +11,7 @@ from sim.results.jobs_page import jobs_section, links_section
 from sim.results.metrics import DEFINITIONS, exposed_s, latencies, pretty, seconds_text
 from sim.results.palette import (
     BOUND_COLOURS,
+    ENGINE,
     EXPOSED,
     IDLE,
     VARIANT_COLOURS,
@@ -175,6 +176,7 @@ def _where_time_goes(outcomes: Mapping[str, Outcome]) -> str:
 def _waiting(outcome: Outcome) -> list[tuple[str, str, float]]:
     return [
         ("exposed communication", EXPOSED, max(0.0, exposed_s(outcome.totals))),
+        ("engine", ENGINE, outcome.totals.engine_s),
         ("idle", IDLE, outcome.totals.idle_s),
     ]
 

@@ -16,6 +16,8 @@ _NAMED: dict[KeyPath, tuple[str, str, tuple[str, ...]]] = {
     ("pod", "library"): ("library", "libraries", YAML_SUFFIXES),
     ("model",): ("model", "models", (*YAML_SUFFIXES, "/config.json")),
 }
+_PREFILL: KeyPath = ("workload", "prefill")  # has a pod of its own
+_NAMED |= {(*_PREFILL, *path): named for path, named in _NAMED.items() if path[0] == "pod"}
 _TRACE: KeyPath = ("workload", "trace")
 _NO_FILE = "no such file {!r}, beside the scenario, in the folder above, or in the current one"
 _TRACE_SUFFIXES = ("", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")

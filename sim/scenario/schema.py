@@ -27,7 +27,7 @@ from sim.scenario.fields import (
     whole,
 )
 from sim.scenario.jobs import Collectives, LinkFault
-from sim.serving.fleet import POLICIES, ROUTERS
+from sim.serving.fleet import ORDERS, POLICIES, ROUTERS
 from sim.workload.trace_formats import FORMATS
 
 
@@ -150,12 +150,84 @@ class Slo(Section):
 class Speculative(Section):
     """Speculative decoding: tokens drafted in each decode step, and how likely each is to hold.
 
-    The drafts are taken to cost nothing (n-gram lookup); verifying them is part of the step.
+    Verifying them is part of the step; drafting costs `drafting`.
     """
 
     acceptance: list[Probability] = Field(
         min_length=1, max_length=16, description="chance of each drafted token, if those before it held"
     )
+    drafting: Seconds = Field(default=0.0, description="to draft one token, added to each iteration; 0: n-gram lookup")
+
+
+class Admission(Section):
+    """Who is admitted first, and who not at all.  Recordings name no classes: they are drawn, or go by length."""
+
+    order: Literal[tuple(ORDERS)] = Field(  # type: ignore[valid-type]
+        default="arrival", description="of each replica's queue; deadline: earliest first, by `ttft`"
+    )
+    shares: list[Probability] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=16,
+        description="chance of each class, drawn by seed; the first is served first",
+    )
+    prompt_tokens: list[Count] | None = Field(
+        default=None, min_length=1, max_length=15, description="longest prompt of each class but the last; rising"
+    )
+    ttft: list[Seconds] | None = Field(
+        default=None, min_length=1, max_length=16, description="deadline of each class's first token; default: slo.ttft"
+    )
+    shed: bool = Field(default=False, description="turn away a request that waits past its deadline")
+
+    @model_validator(mode="after")
+    def _classes(self) -> Admission:
+        if self.shares and self.prompt_tokens:
+            raise ValueError("shares and prompt_tokens are two ways to tell classes; give one")
+        if self.shares and abs(sum(self.shares) - 1) > 1e-9:
+            raise ValueError(f"shares must add up to 1, not {sum(self.shares):g}")
+        if self.prompt_tokens and sorted(set(self.prompt_tokens)) != self.prompt_tokens:
+            raise ValueError("prompt_tokens must rise")
+        if self.ttft and len(self.ttft) != self.classes:
+            raise ValueError(f"ttft needs one deadline for each of {self.classes} class(es), not {len(self.ttft)}")
+        if self.order == "priority" and self.classes == 1:
+            raise ValueError("order: priority needs classes; give shares or prompt_tokens")
+        return self
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.shares) if self.shares else len(self.prompt_tokens or ()) + 1
+
+
+class Outage(Section):
+    """A replica that fails: its KV-cache is lost, and its requests go elsewhere."""
+
+    replica: Index
+    at: Seconds
+    duration: Seconds | None = Field(default=None, description="default: for good")
+
+
+class Autoscale(Section):
+    """Replicas by load: `replicas` is the most there are."""
+
+    least: Count = Field(default=1, description="replicas that are always on")
+    requests: Factor = Field(default=32.0, description="requests for each replica that is on")
+    every: Annotated[Seconds, Field(gt=0)] = Field(default=10.0, description="between two looks at the load")
+    start_up: Seconds = Field(default=60.0, description="from the decision to the first request")
+    cool_down: Seconds = Field(default=60.0, description="as long too many must have been on")
+
+
+class Prefill(Section):
+    """A pool of replicas that only prefill; their KV goes over the network to those that decode."""
+
+    replicas: Count = 1
+    pod: Pod | None = Field(default=None, description="its machine; default: as that of the scenario")
+    tensor: Count | None = Field(default=None, description="default: as parallel.tensor")
+    max_batch: Count | None = None
+    max_batched_tokens: Count | None = None
+    kv_tokens: Count | None = None
+    link: BytesPerSecond = Field(default=50e9, description="of each of its chips to those that decode, one way")
+    latency: Seconds = Field(default=10e-6, description="of a transfer")
 
 
 class Requests(Section):
@@ -193,6 +265,12 @@ class Requests(Section):
     slow: dict[Annotated[int, Field(ge=0)], Factor] = Field(default={}, description="replica -> times slower")
     speculative: Speculative | None = None
     slo: Slo = Slo()
+    admission: Admission = Admission()
+    failures: list[Outage] = Field(default=[], description="replicas that fail, and when")
+    autoscale: Autoscale | None = None
+    prefill: Prefill | None = Field(
+        default=None, description="disaggregation: prompts are computed in a pool of their own"
+    )
     hbm_utilisation: Share = Field(default=0.9, description="share of the HBM for weights and KV-cache")
 
 

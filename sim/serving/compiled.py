@@ -21,12 +21,14 @@ from sim.serving import draws, fleet, kv, loop, outcome, pending, router, schedu
 _MODULES = (draws, kv, pending, step_time, scheduler, outcome, router, loop)  # in order of imports
 # Nothing is allocated in there, so no references need be counted: that is six times as fast.
 _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
-COMPILED_FROM = 3_000  # requests: below, loading the compiled form costs more than it saves
+# Requests: below, the compiled form costs more than it saves; to load what was compiled before, and to compile.
+LOADED_FROM, COMPILED_FROM = 300, 3_000
 
 
 def serve_for(requests: float) -> Callable[..., int]:
     """`loop.serve`, compiled if that pays for so many requests and can be had."""
-    compiled = _compiled() if requests >= COMPILED_FROM else None
+    pays = requests >= COMPILED_FROM or (requests >= LOADED_FROM and _cache_folder().exists())
+    compiled = _compiled() if pays else None
     return compiled or loop.serve
 
 

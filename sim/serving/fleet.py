@@ -105,12 +105,14 @@ REPLICA = np.dtype(
         ("new_tokens", "i8"),  # at most, in an iteration
         ("block_tokens", "i8"),
         ("blocks", "i8"),
+        ("longest", "i8"),  # context that the model was made for
         ("reserve", "i8"),  # a request is admitted only if its whole prompt and answer fit
         ("swap_s", "f8"),  # to move the KV of a token to host memory or back; NaN: recomputed instead
         ("drafts", "i8"),  # speculative tokens of a decode step
         ("overhead_s", "f8"),  # of an iteration, beside its ops
         ("slow", "f8"),  # how many times slower than it should be
         ("up", "i8"),  # the router may choose it
+        ("halted", "i8"),  # begins nothing
         # What it does.
         ("running_count", "i8"),
         ("waiting_count", "i8"),
@@ -136,6 +138,7 @@ REPLICA = np.dtype(
         ("moved_tokens", "i8"),  # to host memory and back
         ("iterations", "i8"),
         ("busy_s", "f8"),
+        ("lost_s", "f8"),  # of that, in iterations that a failure cut short
         ("looked_up", "i8"),  # prefix blocks
         ("found", "i8"),
         ("accepted", "i8"),  # speculative tokens, of
@@ -245,11 +248,13 @@ def new_fleet(
 def replica_of(
     policy: int, sequences: int, new_tokens: int, block_tokens: int, blocks: int, *, pool: int = 0, kind: int = 0,
     reserve: bool = False, swap_s: float = np.nan, drafts: int = 0, overhead_s: float = 0.0, slow: float = 1.0,
+    longest: int = 2**62,
 ) -> np.recarray:  # fmt: skip
     """One idle replica that is up, as a table of one row."""
     row = new_rows(REPLICA, 1)
     row.policy, row.sequences, row.new_tokens, row.pool, row.kind = policy, sequences, new_tokens, pool, kind
     row.block_tokens, row.blocks, row.free_blocks, row.reserve = block_tokens, blocks, blocks, reserve
+    row.longest = longest
     row.swap_s, row.drafts, row.overhead_s, row.slow, row.up = swap_s, drafts, overhead_s, slow, 1
     row.node_free = row.oldest = row.newest = NONE
     return row

@@ -129,7 +129,7 @@ def _begin(
     """Plan and price the next iterations of an idle replica, if they begin before `until_s`."""
     me = fleet.replicas[r]
     if me.activity == IDLE:
-        if me.now_s >= until_s or (me.running_count == 0 and me.waiting_count == 0):
+        if me.now_s >= until_s or me.halted or (me.running_count == 0 and me.waiting_count == 0):
             return DONE
         if rules.shed and not _shed(rules, fleet, records, asked, r):
             return RECORDS
@@ -207,7 +207,7 @@ def deliver(
 ) -> None:  # fmt: skip
     """A request reaches replica `r`: into its queue, or away if it could never fit."""
     me, it = fleet.replicas[r], fleet.slots[slot]
-    if it.prompt + it.output > me.blocks * me.block_tokens:
+    if it.prompt + it.output > min(me.blocks * me.block_tokens, me.longest):
         depart(rules, fleet, NONE, slot, records, asked)
         return
     come(fleet, r, slot, now_s)
