@@ -26,14 +26,13 @@ from sim.serving.fleet import (
     Arrivals,
     Fleet,
     Rules,
-    features_of,
     new_fleet,
     new_rows,
     with_more_pending,
     with_more_slots,
 )
 from sim.serving.loop import HEAP, PRICE, RECORDS, SLOTS, cut, set_price
-from sim.serving.step_time import StepTime, stacked
+from sim.serving.step_time import StepTime, stacked, unpriced
 from sim.workload.transformer import Batch, Sequences
 
 
@@ -180,16 +179,6 @@ class _Prices:
         for sums, size in ((fleet.of_tokens, max(self.tokens)), (fleet.of_logits, max(self.logits))):
             wide.append(np.pad(sums, [(0, 0), (0, max(size + 1 - sums.shape[1], 0))]))
         return fleet._replace(of_tokens=wide[0], of_logits=wide[1])
-
-
-def unpriced(patterns: int) -> StepTime:
-    """A closed form that knows no price: every iteration is asked for."""
-    none, empty = np.full((1, 1), np.nan), np.zeros((1, 0))
-    rows = np.zeros((1, 0, features_of(patterns)))
-    return StepTime(
-        none, none, empty.astype(int), empty, rows, rows, rows, empty, np.zeros(1), np.zeros(1),
-        np.zeros((1, patterns), int), np.zeros(1, int), np.ones(1, int),
-    )  # fmt: skip
 
 
 def batch_of(fleet: Fleet, r: int) -> Batch:

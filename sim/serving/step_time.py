@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.serving.fleet import NONE, Fleet
+from sim.serving.fleet import NONE, Fleet, features_of
 
 DENSE, WINDOW, BLOCK_SPARSE = range(3)
 PATTERNS = {"dense": DENSE, "window": WINDOW, "blocksparse": BLOCK_SPARSE}
@@ -44,6 +44,16 @@ class StepTime(NamedTuple):
 def stacked(prices: Sequence[StepTime]) -> StepTime:
     """The prices of several kinds as one."""
     return StepTime(*(_padded(columns) for columns in zip(*prices)))
+
+
+def unpriced(patterns: int) -> StepTime:
+    """A closed form that knows no price: every iteration is asked for."""
+    none, empty = np.full((1, 1), np.nan), np.zeros((1, 0))
+    rows = np.zeros((1, 0, features_of(patterns)))
+    return StepTime(
+        none, none, empty.astype(int), empty, rows, rows, rows, empty, np.zeros(1), np.zeros(1),
+        np.zeros((1, patterns), int), np.zeros(1, int), np.ones(1, int),
+    )  # fmt: skip
 
 
 def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
