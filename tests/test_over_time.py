@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from dataclasses import replace
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from sim.results import Result, build, charts
+from sim.results import Result, build, charts, metrics
 from sim.results.over_time import MOST_BINS, over_time, waiting_s
 from sim.serving.fleet import SERIES
 from sim.spans import Outcome, RequestRecord, Requests, Serving, Totals
@@ -125,3 +127,24 @@ def test_a_million_requests_make_a_small_page_quickly():
     assert len(page) < 200_000
     few = {str(i): replace(many, requests=requests(500, 5000.0, i)) for i in range(8)}
     assert len(result_of(few).report()) < 1_000_000
+
+
+def test_overload_rejections_and_preemptions_are_in_the_table_and_the_page():
+    calm, busy = outcome(300), outcome(300)
+    busy.requests.replica[:7] = -1
+    busy.requests.scheduled_s[7:] += 50.0
+    busy.requests.last_token_s[7:] += 50.0
+    busy.warnings.append("overload: 12 waited")
+    result = result_of({"busy": busy, "calm": calm})
+    found = result.variants["busy"]["metrics"]
+    assert found["rejected"] == 7 and found["requests"] == 293 and found["preemptions"] == 3
+    assert found["requests_per_s_per_replica"] == found["requests_per_s"] / 2
+    assert found["output_tokens_per_s_per_replica"] == found["output_tokens_per_s"] / 2
+    assert result.warnings == ["busy: overload: 12 waited"] and "busy: overload: 12 waited" in result.report()
+    console = Console(width=160, file=io.StringIO(), force_terminal=False)
+    console.print(result.table())
+    for text in (console.file.getvalue(), result.report()):
+        assert re.search(r"rejected\D*7\D", text) and re.search(r"preemptions\D*3\D", text)
+        assert "requests per replica" in text and "KV-cache in use, peak" in text
+    assert "mean queueing went from" in result.verdict
+    assert "requests_per_s_per_replica" not in metrics(replace(calm, replicas=1))

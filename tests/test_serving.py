@@ -159,7 +159,7 @@ def test_a_request_that_never_fits_is_refused_with_a_warning():
     outcome, _ = served(requests((0.0, 100, 2), (0.0, 5000, 3), (0.1, 100, 2)), ROOMY._replace(kv_tokens=5002))
     assert [r.id for r in rows(outcome)] == [0, 2]
     (warning,) = outcome.warnings
-    assert "1 of 3 requests refused" in warning
+    assert "1 of 3 requests rejected" in warning
     assert "request 1 with 5,003" in warning
 
 

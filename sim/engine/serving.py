@@ -224,7 +224,7 @@ def _warnings(table: np.recarray, service: Service) -> list[str]:
         most = int((service.replicas.blocks * service.replicas.block_tokens).max())
         first = away[0]
         warnings.append(
-            f"{len(away)} of {len(table)} requests refused: longer than the KV-cache of {most:,} tokens "
+            f"{len(away):,} of {len(table):,} requests rejected: longer than the KV-cache of {most:,} tokens "
             f"(the first is request {first['id']} with {first['prompt'] + first['output']:,})"
         )
     served = table[table.replica != NONE]
