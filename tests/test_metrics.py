@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.results.metrics import DEFINITIONS, better, metrics, pretty
+from sim.results.metrics import DEFINITIONS, OF_KIND, better, metrics, pretty
 from sim.results.utilisation import binned, utilisation
 from sim.spans import Outcome, RequestRecord, Requests, Totals, Use
 from tests.synthetic import outcome
@@ -61,6 +61,12 @@ def test_every_metric_is_defined_finite_and_a_share_is_a_share(prefetch, request
         n for n in found if n.endswith(("_busy", "_utilisation")) or n in ("mfu", "exposed_communication", "idle")
     ]
     assert len(shares) == 9 and all(0 <= found[name] <= 1 for name in shares)
+
+
+def test_every_kind_of_workload_has_definitions():
+    assert set().union(*OF_KIND.values()) == set(DEFINITIONS)
+    assert set(metrics(outcome())) <= set(OF_KIND["decode"]) and "goodput_per_s" not in OF_KIND["decode"]
+    assert set(metrics(outcome(requests=9))) <= set(OF_KIND["requests"]) and "decode_s" not in OF_KIND["requests"]
 
 
 def test_an_empty_outcome_gives_no_nan():

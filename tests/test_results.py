@@ -74,14 +74,14 @@ def test_equal_bytes_in_another_process():
     assert len(shas) == 1
 
 
-def test_warnings_are_counted():
+def test_warnings_say_whose_they_are():
     first, second = outcome(), outcome(prefetch=True)
-    first.warnings, second.warnings = ["heads are padded"], ["heads are padded", "late"]
+    first.warnings, second.warnings = ["heads are padded"], ["heads are padded", "late", "late"]
     result = build(
         scenario="s", question="", version="0", seed=0, outcomes={"a": first, "b": second}, expect=[], resolved="",
         warnings=["from the loader"],
     )  # fmt: skip
-    assert result.warnings == ["from the loader", "heads are padded (x2)", "late"]
+    assert result.warnings == ["from the loader", "heads are padded", "b: late"]
 
 
 def test_failed_expectation_is_said_everywhere():

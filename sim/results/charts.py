@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from sim.results.palette import escaped
 
 _WIDTH, _LABEL, _BAR, _STEP = 860, 150, 26, 40
+_PLOT = 420  # width of a figure with two axes
+# Of a curve of many values: one for each third of a percent, and the tail down to a millionth.
+_SHARES = np.unique(np.concatenate([np.linspace(0, 1, 301)[1:], 1 - np.geomspace(1e-2, 1e-6, 60)]))
 
 Parts = Sequence[tuple[str, str, float]]  # name, colour, seconds
 
@@ -41,53 +45,139 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
     return f"{_svg(_WIDTH, height, text)}{''.join(out)}</svg>{_legend(bars)}"
 
 
-def cdf(curves: Mapping[str, tuple[str, Sequence[float] | np.ndarray]], title: str, unit: str, scale: float) -> str:
-    """Share of requests (upwards) that took no longer than so many `unit` (to the right; seconds times `scale`).
+class Line(NamedTuple):
+    """One variant's line: of a CDF, values and shares; of a time series, one edge more than values."""
 
-    `curves[variant]` is its colour and its seconds. The axis is logarithmic where the slowest take 30 times the
-    fastest.
+    colour: str
+    x: np.ndarray
+    y: np.ndarray
+
+
+def quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values, ascending, and the share of all that is no greater; of many, some 360 of them, densest in the tail."""
+    ordered = np.sort(values)
+    if len(ordered) <= len(_SHARES):
+        return ordered, np.arange(1, len(ordered) + 1) / len(ordered)
+    return ordered[np.ceil(_SHARES * len(ordered) - 1e-6).astype(int) - 1], _SHARES
+
+
+def histogram_quantiles(ends: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same of a histogram whose bin i ends at `ends[i]`: each value is rounded up to the end of its bin."""
+    past = np.cumsum(counts) / counts.sum()
+    places = np.unique(np.minimum(np.searchsorted(past, _SHARES), len(past) - 1))
+    return ends[places], past[places]
+
+
+def cdf(lines: Mapping[str, Line], title: str, unit: str, scale: float, what: str = "requests") -> str:
+    """Share of `what` (upwards) that took no longer than so many `unit` (to the right; seconds times `scale`).
+
+    The axis is logarithmic where the slowest take 30 times the fastest, and then begins at 1/100,000 of the slowest:
+    what is quicker stands at its left end.
     """
-    width, height, left, bottom, top = 420, 250, 46, 44, 26
-    values = {name: np.sort(np.asarray(seconds)) * scale for name, (_, seconds) in curves.items() if len(seconds)}
+    values = {name: line.x * scale for name, line in lines.items() if len(line.x)}
     if not values:
         return ""
-    low = min(float(v[0]) for v in values.values())
     high = max(float(v[-1]) for v in values.values()) or 1.0
-    logarithmic = low > 0 and high / low > 30
-    if not logarithmic:
-        low = 0.0
+    low = max(min(float(v[v > 0].min(initial=high)) for v in values.values()), 1e-5 * high)
+    logarithmic = high / low > 30
+    low = low if logarithmic else 0.0
+    plot = _Plot(_left(["100 %"]), 250)
 
-    def across(value: float) -> float:
-        if logarithmic:
-            return left + (np.log10(value) - np.log10(low)) / (np.log10(high) - np.log10(low)) * (width - left - 14)
-        return left + value / high * (width - left - 14)
+    def across(value: np.ndarray) -> np.ndarray:
+        share = np.log(np.maximum(value, low) / low) / np.log(high / low) if logarithmic else value / high
+        return plot.left + share * plot.wide
 
-    def up(share: float) -> float:
-        return top + (1 - share) * (height - top - bottom)
+    down = [(1 - share, f"{100 * share:.0f} %") for share in (0.0, 0.5, 0.9, 1.0)]
+    ticks = _ticks(low, high, logarithmic)
+    along = [(float(x - plot.left) / plot.wide, f"{tick:,.10g}") for tick, x in zip(ticks, across(np.array(ticks)))]
+    out = [_frame(plot, title, "", along, down, unit)]
+    for name, x in values.items():
+        points = zip(across(x), plot.top + (1 - lines[name].y) * plot.high)
+        out.append(_stairs((float(across(x[:1])[0]), plot.top + plot.high), points, lines[name].colour, name))
+    return f"{_svg(_PLOT, plot.height, f'{title}: share of {what} by {unit}')}{''.join(out)}</svg>"
 
-    out = [f'<text x="{left}" y="15" class="name">{escaped(title)}</text>']
-    for share in (0.0, 0.5, 0.9, 0.99):
-        if share != 0.99:
-            y = up(share)
-            out.append(f'<line class="grid" x1="{left}" x2="{width - 14}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            out.append(
-                f'<text class="soft" x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{100 * share:.0f} %</text>'
-            )
-    for tick in _ticks(low, high, logarithmic):
-        x = across(tick)
-        out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - bottom}"/>')
-        out.append(f'<text class="soft" x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    middle = (left + width - 14) / 2
-    out.append(f'<text class="soft" x="{middle}" y="{height - 8}" text-anchor="middle">{escaped(unit)}</text>')
-    for name, sorted_values in values.items():
-        shares = np.linspace(0, 1, min(200, len(sorted_values)) + 1)[1:]
-        at = np.quantile(sorted_values, shares, method="inverted_cdf")
-        points = " ".join(f"{across(float(v)):.1f},{up(float(s)):.1f}" for v, s in zip(at, shares))
-        first = f"{across(float(sorted_values[0])):.1f},{up(0):.1f}"
-        tip = f"<title>{escaped(name)}</title>"
-        pen = f'fill="none" stroke="{curves[name][0]}" stroke-width="2"'
-        out.append(f'<polyline points="{first} {points}" {pen}>{tip}</polyline>')
-    return f"{_svg(width, height, f'{title}: share of requests by {unit}')}{''.join(out)}</svg>"
+
+def time_series(lines: Mapping[str, Line], title: str, unit: str, time_unit: str, scale: float) -> str:
+    """Values (upwards, from zero) over time (to the right; seconds times `scale`), each from an edge to the next.
+
+    `unit` "%": values are shares, and the axis goes to 100 % where one comes near it.
+    """
+    shares = unit == "%"
+    top = max((float(line.y.max(initial=0.0)) for line in lines.values()), default=0.0) * (100 if shares else 1)
+    top = 100.0 if shares and top > 40 else top or 1.0
+    last = max((float(line.x[-1]) for line in lines.values() if len(line.x)), default=0.0) * scale or 1.0
+    heights = _ticks(0.0, top, False)
+    labels = [f"{tick:,.10g}{' %' if shares else ''}" for tick in heights]
+    plot = _Plot(_left(labels), 190)
+    down = [(1 - tick / top, text) for tick, text in zip(heights, labels)]
+    along = [(tick / last, f"{tick:,.10g}") for tick in _ticks(0.0, last, False)]
+    out = [_frame(plot, title, "" if shares else unit, along, down, f"time in {time_unit}")]
+    for name, line in lines.items():
+        if not len(line.y):
+            continue
+        x = plot.left + line.x * (scale / last) * plot.wide
+        y = plot.top + (1 - line.y * ((100 if shares else 1) / top)) * plot.high
+        points = zip(x, [*y, y[-1]])
+        out.append(_stairs((float(x[0]), plot.top + plot.high), points, line.colour, name))
+    return f"{_svg(_PLOT, plot.height, f'{title} in {unit} over time')}{''.join(out)}</svg>"
+
+
+class _Plot(NamedTuple):
+    """Where a figure's axes stand, in pixels."""
+
+    left: float
+    height: int
+    top: int = 26
+
+    @property
+    def wide(self) -> float:
+        return _PLOT - 18 - self.left
+
+    @property
+    def high(self) -> float:
+        return self.height - self.top - 44
+
+
+def _frame(
+    plot: _Plot, title: str, unit: str, along: Sequence[tuple[float, str]], down: Sequence[tuple[float, str]],
+    below: str,
+) -> str:  # fmt: skip
+    """Title, grid and labels: `along` to the right and `down` from the top, each a share of the axis and its text."""
+    soft = f'<tspan class="soft" font-size="12">&#160; {escaped(unit)}</tspan>' if unit else ""
+    out = [f'<text x="{plot.left:.0f}" y="15" class="name">{escaped(title)}{soft}</text>']
+    right, bottom = _PLOT - 18, plot.height - 44
+    for share, text in down:
+        y = plot.top + share * plot.high
+        out.append(f'<line class="grid" x1="{plot.left:.0f}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(f'<text class="soft" x="{plot.left - 6:.0f}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+    for share, text in along:
+        x = plot.left + share * plot.wide
+        out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{bottom}"/>')
+        out.append(f'<text class="soft" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
+    middle = plot.left + plot.wide / 2
+    out.append(
+        f'<text class="soft" x="{middle:.0f}" y="{plot.height - 8}" text-anchor="middle">{escaped(below)}</text>'
+    )
+    return "".join(out)
+
+
+def _left(labels: Sequence[str]) -> float:
+    return max(60.0, 14 + 6.6 * max(map(len, labels), default=0))  # mostly equal, so that figures line up
+
+
+def _stairs(start: tuple[float, float], points: Iterable[tuple[float, float]], colour: str, name: str) -> str:
+    """A line that goes across to each point, then up or down to it; moves of less than 0.1 pixels are left out."""
+    x0, y0 = f"{start[0]:.1f}", f"{start[1]:.1f}"
+    path, last = [f"M{x0},{y0}"], x0
+    for x, y in points:
+        across, up = f"{x:.1f}", f"{y:.1f}"
+        if up != y0:
+            path.append(f"H{across}V{up}" if across != x0 else f"V{up}")
+            x0, y0 = across, up
+        last = across
+    path.append(f"H{last}" if last != x0 else "")
+    pen = f'fill="none" stroke="{colour}" stroke-width="1.6" stroke-opacity="0.9"'
+    return f'<path d="{"".join(path)}" {pen}><title>{escaped(name)}</title></path>'
 
 
 def legend(items: Sequence[tuple[str, str]]) -> str:
@@ -115,8 +205,10 @@ def _light(colour: str) -> bool:
 
 def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
     if logarithmic:
+        decades = np.log10(high / low)
+        steps = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3.5 else (1,)
         powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        ticks = [m * 10.0**p for p in powers for m in ((1, 3) if len(powers) < 4 else (1,))]
+        ticks = [m * 10.0**p for p in powers for m in steps]
         return [t for t in ticks if low <= t <= high]
     step = 10.0 ** np.floor(np.log10(high))
     step = next(step * m for m in (0.1, 0.2, 0.5, 1, 2) if high / (step * m) <= 5.5)

@@ -20,67 +20,91 @@ _STATISTICS = {
     "p90": "90th percentile over finished requests, linear between ranks",
     "p99": "99th percentile over finished requests, linear between ranks",
 }
-
-DEFINITIONS: dict[str, str] = {
-    "makespan_s": "wall time of the whole run, from time zero to the end of the last op; of collectives, of the last "
-    "one that is not in the background",
-    "prefill_s": "part of the wall time spent in prefill",
-    "decode_s": "part of the wall time spent in decode steps",
-    "tpot_mean_s": "static run: decode_s / decode steps (steps less one if there was a prefill); request run: mean of "
-    "(last - first token) / (output tokens - 1)",
-    "requests": "requests finished in the run",
+_ONE = "on one rank, mean over the replicas"
+_SUM = "on one rank, summed over the replicas"
+# Of a workload of requests. "Finished" requests are those not rejected: a run goes on until the last has its answer.
+OF_REQUESTS: dict[str, str] = {
+    "requests": "requests finished",
     "rejected": "requests turned away: longer than the KV-cache could ever hold, or past their deadline",
-    "preemptions": "times that a running request was put back into the queue for want of KV blocks, over all replicas",
+    "preemptions": "times that a running request was put back into the queue for want of KV blocks, over all replicas; "
+    "one request may be preempted more than once",
     "retries": "times that a request was routed anew because its replica failed",
     "most_replicas_on": "replicas that were on at once, at most",
-    "kv_occupancy": "share of the KV blocks in use, mean over the wall time and the replicas; blocks of the prefix "
-    "cache that no request uses do not count",
+    "kv_occupancy": "integral over makespan_s of the share of KV blocks that requests hold / makespan_s, mean over the "
+    "replicas; blocks of the prefix cache that no request uses do not count",
     "kv_peak": "highest share of the KV blocks in use at once on any replica",
     **{
         f"itl_p{percent}_s": f"inter-token latency: time between two tokens of one answer, {percent}th percentile over "
-        "all of them, rounded up to a histogram bin (0.5 %)"
+        "all of them, rounded up to a histogram bin (0.5 %); tokens that one step makes together are 1 us apart at most"
         for percent in (50, 90, 99)
     },
-    "prefix_hit_rate": "prompt tokens found in the prefix cache / prompt tokens, over finished requests",
+    "prefix_hit_rate": "prompt tokens found in the prefix cache at the first admission / prompt tokens, over finished "
+    "requests",
     "prefix_block_hit_rate": "named prefix blocks found in the cache / looked up, at each request's first admission",
     "acceptance_rate": "speculative tokens accepted / drafted",
-    "slo_attainment": "requests that met every limit of `slo` / all requests, rejected ones included",
+    "slo_attainment": "requests that met every limit of `slo` / all requests, rejected ones included; one of a single "
+    "token has no tpot to miss",
     "goodput_per_s": "requests that met every limit of `slo` / makespan_s",
     "joules_per_token": "rated power of a chip x chip-seconds on / output tokens; chips draw less when idle",
     "dollars_per_million_tokens": "price of the chip-seconds on / output tokens x 1e6",
-    "requests_per_s": "requests finished / makespan_s",
-    "output_tokens_per_s": "output tokens of all sequences / makespan_s",
-    "output_tokens_per_s_per_chip": "output tokens of all sequences / chip-seconds: ranks x the time each replica was "
-    "on, of the whole makespan_s unless it scales with load",
+    "requests_per_s": "requests finished / makespan_s, all replicas together",
+    "requests_per_s_per_replica": "requests finished / makespan_s / replicas, where there are several",
+    "output_tokens_per_s_per_replica": "output tokens of all requests / makespan_s / replicas, where there are several",
     **{
         f"{latency}_{statistic}_s": f"{what}; {how}"
         for latency, what in _LATENCIES.items()
         for statistic, how in _STATISTICS.items()
         if (latency, statistic) != ("tpot", "mean")
     },
-    "compute_busy": "time ops occupied the compute stream / makespan_s, on one rank",
-    "communication_busy": "time ops occupied the communication stream / makespan_s, on one rank",
-    "prefetch_busy": "time ops occupied the prefetch stream / makespan_s, on one rank",
-    "idle": "time in which no iteration was running / makespan_s",
-    "engine": "time in which an iteration ran and none of its ops / makespan_s: `overhead`, drafting, swapping, a slow "
-    "replica's delay, work lost in a failure",
+}
+_OF_STATIC: dict[str, str] = {
+    "prefill_s": "part of the wall time spent in prefill",
+    "decode_s": "part of the wall time spent in decode steps",
+}
+_OF_ANY: dict[str, str] = {
+    "makespan_s": "wall time of the whole run, from time zero (of requests, the first arrival) to the end of the last "
+    "op; of collectives, of the last one that is not in the background",
+}
+_OF_MODELS: dict[str, str] = {
+    "tpot_mean_s": "static run: decode_s / decode steps (steps less one if there was a prefill); request run: mean of "
+    "(last - first token) / (output tokens - 1)",
+    "output_tokens_per_s": "output tokens of all sequences / makespan_s",
+    "output_tokens_per_s_per_chip": "output tokens of all sequences / chip-seconds: ranks x the time each replica was "
+    "on, all of makespan_s unless it scales with load",
+    "compute_busy": f"time ops occupied the compute stream / makespan_s, {_ONE}",
+    "communication_busy": f"time ops occupied the communication stream / makespan_s, {_ONE}",
+    "prefetch_busy": f"time ops occupied the prefetch stream / makespan_s, {_ONE}",
+    "idle": "time in which no iteration was running / makespan_s, mean over the replicas",
+    "engine": "time in which an iteration ran and none of its ops / makespan_s, mean over the replicas: `overhead`, "
+    "drafting, swapping, a slow replica's delay, work lost in a failure",
     "exposed_communication": "(makespan_s - idle and engine time - compute stream's busy time) / makespan_s: nothing "
-    "computes, because a collective or a join is waited for",
-    "hbm_utilisation": "bytes over the HBM port / (HBM rate x makespan_s), on one rank",
-    "l2_utilisation": "bytes over the L2 port / (L2 rate x makespan_s), on one rank",
-    "link_utilisation": "bytes over the rank's links / (link rate x makespan_s)",
-    "mfu": "FLOP on the matrix engine / (matrix peak x makespan_s), on one rank",
-    "hbm_bytes": "bytes over the HBM port in the whole run, on one rank",
-    "prefetched_bytes": "bytes fetched into L2 ahead of use in the whole run, on one rank",
-    "unused_prefetch_bytes": "prefetched bytes that were evicted or never read, on one rank",
-    "ops": "ops played on one rank, on all streams",
-    "steps": "forward passes in the run, prefill included",
-    **OF_LINKS,
+    f"computes, because a collective or a join is waited for; {_ONE}",
+    "hbm_utilisation": f"bytes over the HBM port / (HBM rate x makespan_s), {_ONE}",
+    "l2_utilisation": f"bytes over the L2 port / (L2 rate x makespan_s), {_ONE}",
+    "link_utilisation": f"bytes over the rank's links / (rate of its outgoing links together x makespan_s), {_ONE}",
+    "mfu": "FLOP on the matrix engine / (matrix peak x makespan_s), the peak being that of the device's quickest "
+    f"number format; {_ONE}",
+    "hbm_bytes": f"bytes over the HBM port in the whole run, {_SUM}",
+    "prefetched_bytes": f"bytes fetched into L2 ahead of use in the whole run, {_SUM}",
+    "unused_prefetch_bytes": f"prefetched bytes that were evicted or never read, {_SUM}",
+    "ops": f"ops played, on all streams, {_SUM}",
+    "steps": "forward passes in the run, prefill included, over all replicas",
+}
+_OF_COMPARISON: dict[str, str] = {
     "speedup": "request run: baseline e2e_mean_s / this e2e_mean_s; any other: baseline makespan_s / this makespan_s; "
     "above 1 is faster; in the comparison only",
 }
+DEFINITIONS: dict[str, str] = {
+    **_OF_ANY, **_OF_STATIC, **OF_REQUESTS, **_OF_MODELS, **OF_LINKS, **_OF_COMPARISON,
+}  # fmt: skip
+# By kind of workload: what it may have a value for.
+OF_KIND: dict[str, dict[str, str]] = {
+    "decode": _OF_ANY | _OF_STATIC | _OF_MODELS | _OF_COMPARISON,
+    "requests": _OF_ANY | OF_REQUESTS | _OF_MODELS | _OF_COMPARISON,
+    "collectives": _OF_ANY | OF_LINKS | _OF_COMPARISON,
+}
 
-_NOISE = 1e-12  # a difference of sums below this share of the wall time is rounding, not time
+_NOISE = 1e-12  # a difference of sums below this share of them is rounding
 _HIGHER = {"mfu", "speedup", "slo_attainment", "prefix_hit_rate", "prefix_block_hit_rate"}
 _COUNTS = {
     "ops",
@@ -128,10 +152,14 @@ def metrics(outcome: Outcome) -> dict[str, float]:
             found["requests_per_s"] = found["requests"] / wall_s
         found["output_tokens_per_s"] = outcome.tokens / wall_s
         found["output_tokens_per_s_per_chip"] = outcome.tokens / chip_s
+        if outcome.replicas > 1:
+            found["requests_per_s_per_replica"] = found["requests"] / wall_s / outcome.replicas
+            found["output_tokens_per_s_per_replica"] = outcome.tokens / wall_s / outcome.replicas
         found |= _shares(totals, outcome.rates)
     found["hbm_bytes"] = totals.bytes.get("HBM", 0.0)
     found["prefetched_bytes"] = totals.prefetched_bytes
-    found["unused_prefetch_bytes"] = totals.unused_prefetch_bytes
+    unused = totals.unused_prefetch_bytes
+    found["unused_prefetch_bytes"] = 0.0 if abs(unused) < _NOISE * totals.prefetched_bytes else unused
     found["ops"], found["steps"] = totals.ops, totals.steps
     return {name: float(value) for name, value in found.items()}
 
@@ -225,7 +253,7 @@ def _serving_metrics(outcome: Outcome, serving: Serving, wall_s: float) -> dict[
 
 def better(name: str) -> str:
     """Which way is good for a metric: "lower", "higher", or "" where it depends."""
-    if name in _HIGHER or name.endswith(("_per_s", "_per_s_per_chip")):
+    if name in _HIGHER or name.endswith(("_per_s", "_per_s_per_chip", "_per_s_per_replica")):
         return "higher"
     return "lower" if name in _LOWER or name.endswith("_s") else ""
 
@@ -238,7 +266,7 @@ def pretty(name: str, value: float) -> str:
     """
     if name == "speedup":
         return f"{value:.2f}x"
-    if name.endswith(("_per_s", "_per_s_per_chip")):
+    if name.endswith(("_per_s", "_per_s_per_chip", "_per_s_per_replica")):
         return f"{value:,.0f}/s" if abs(value) >= 100 else f"{value:.3g}/s"
     if name.endswith("_bytes"):
         return show(value, "B")

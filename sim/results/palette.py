@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import zlib
+from collections.abc import Iterable
 
 KIND_COLOURS = {
     "matmul": "#0072B2",
@@ -29,6 +30,11 @@ CAPACITY_COLOURS = {"HBM": "#0072B2", "L2": "#009E73", "link": "#D55E00"}
 EXPOSED, ENGINE, IDLE = "#D55E00", "#8C7B6B", "#C9CDD3"
 VARIANT_COLOURS = ("#5F6B7A", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#A05A86")
 _SPARE = ("#7B5EA7", "#3D8B8B", "#A66B3F", "#5B7F3A", "#9C4F6B", "#4F6DA8")
+
+
+def variant_colours(names: Iterable[str]) -> dict[str, str]:
+    """Each variant's colour, by its place; the same in every figure of a page."""
+    return {name: VARIANT_COLOURS[i % len(VARIANT_COLOURS)] for i, name in enumerate(names)}
 
 
 def kind_colour(kind: str) -> str:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from sim.results import charts
 from sim.results.jobs import OF_JOBS
 from sim.results.jobs_page import jobs_section, links_section
 from sim.results.metrics import DEFINITIONS, exposed_s, latencies, pretty, seconds_text
+from sim.results.over_time import over_time_section
 from sim.results.palette import (
     BOUND_COLOURS,
     ENGINE,
     EXPOSED,
     IDLE,
-    VARIANT_COLOURS,
     escaped,
     kind_colour,
     kind_order,
+    variant_colours,
     words,
 )
 from sim.results.table import best, label, ratio_text, rows
@@ -29,6 +32,12 @@ _TAGS = {
     "INFER": "derived by us; the arithmetic is in the source",
     "FITTED": "chosen so that the model meets a published number",
     "RECALLED": "from memory, not verified",
+}
+_CURVES = {
+    "ttft": "Time to first token",
+    "tpot": "Time per output token",
+    "e2e": "End-to-end latency",
+    "queue": "Queueing before the first iteration",
 }
 _CAREFUL = {"FITTED", "INFER", "RECALLED"}
 
@@ -46,7 +55,7 @@ h2 { font-size:17px; margin:38px 0 8px }
 .lead { font-size:18px; border-left:4px solid var(--good); padding:2px 0 2px 14px; margin:0 0 10px }
 .soft, small { color:var(--soft) } p { margin:6px 0 }
 svg { max-width:100%; height:auto; display:block; font-size:12px }
-svg text { fill:var(--ink) } svg text.soft { fill:var(--soft) } svg text.name { font-size:13px }
+svg text { fill:var(--ink) } svg .soft { fill:var(--soft) } svg text.name { font-size:13px }
 svg text.in[fill="#fff"] { fill:#fff }
 svg text.in[fill="#111"] { fill:#111 } svg .grid { stroke:var(--line); stroke-width:1 }
 table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
@@ -59,13 +68,14 @@ th { font-weight:600 } .num { text-align:right; white-space:nowrap } .ratio { co
 .tag { font-size:12px; padding:1px 7px; border-radius:9px; border:1px solid var(--line); white-space:nowrap }
 .tag.careful { background:var(--warnpaper); color:var(--warn); border-color:var(--warn); font-weight:600 }
 .pair { display:flex; flex-wrap:wrap; gap:16px } .wide { overflow-x:auto } summary { cursor:pointer; font-weight:600 }
-.warnings li { color:var(--warn) } a { color:inherit } td code { font-size:13px; overflow-wrap:anywhere }
+.warnings li { color:var(--warn) } a { color:inherit } td code { font-size:13px }
+td:last-child { overflow-wrap:anywhere }
 .dense { font-size:13px } .dense td, .dense th { padding-right:8px }
 .jobs td, .jobs th { white-space:nowrap }
 .meter { display:inline-block; width:110px; height:9px; border-radius:3px; background:var(--line); overflow:hidden }
 .meter i { display:block; height:100%; background:#D55E00 } details { margin:6px 0 }
 @media print { main { max-width:none; padding:0 } h2 { break-after:avoid } tr, svg, .legend { break-inside:avoid }
-  .screen { display:none }
+  .screen { display:none } .pair svg { width:calc(50% - 8px) } h2 + p, h2 + p + .legend { break-after:avoid }
   * { -webkit-print-color-adjust:exact; print-color-adjust:exact } }
 """
 
@@ -99,6 +109,7 @@ def report(
         jobs_section(outcomes),
         links_section(outcomes),
         _bounds(outcomes),
+        over_time_section(outcomes),
         _latency_curves(outcomes),
         _assumptions(outcomes),
         _definitions(metrics, comparison),
@@ -163,14 +174,19 @@ def _where_time_goes(outcomes: Mapping[str, Outcome]) -> str:
     for name, outcome in outcomes.items():
         kinds = outcome.totals.span_s.get("compute", {})
         parts = [(words(k), kind_colour(k), kinds[k]) for k in sorted(kinds, key=kind_order)]
-        bars[name] = [*parts, *_waiting(outcome)]
+        bars[name] = _of_one([*parts, *_waiting(outcome)], outcome)
         texts[name] = seconds_text(outcome.totals.seconds / outcome.replicas)
     figure = charts.stacked_bars(bars, "Wall time of each variant by what the compute stream does", texts)
     return (
         "<h2>Where the time goes</h2>"
         '<p class="soft">Wall time of one rank by what its compute stream does; nothing computes while '
-        f"communication is exposed.</p>{figure}"
+        f"communication is exposed.{_mean(outcomes)}</p>{figure}"
     )
+
+
+def _of_one(parts: list[tuple[str, str, float]], outcome: Outcome) -> list[tuple[str, str, float]]:
+    """The mean of the replicas, from their sum: variants with more of them stand on the same scale."""
+    return [(name, colour, seconds / outcome.replicas) for name, colour, seconds in parts]
 
 
 def _waiting(outcome: Outcome) -> list[tuple[str, str, float]]:
@@ -187,36 +203,49 @@ def _bounds(outcomes: Mapping[str, Outcome]) -> str:
     bars, texts = {}, {}
     for name, outcome in outcomes.items():
         bound_s = outcome.totals.bound_s
-        bars[name] = [(f"limited by {b}", BOUND_COLOURS[b], bound_s.get(b, 0.0)) for b in BOUNDS]
-        texts[name] = seconds_text(sum(bound_s.values()))
+        bars[name] = _of_one([(f"limited by {b}", BOUND_COLOURS[b], bound_s.get(b, 0.0)) for b in BOUNDS], outcome)
+        texts[name] = seconds_text(sum(bound_s.values()) / outcome.replicas)
     figure = charts.stacked_bars(bars, "Time on the compute stream of each variant by what limits it", texts)
     return (
         "<h2>What limits the kernels</h2>"
         '<p class="soft">Time on the compute stream by what a faster machine would have to improve; latency is launch '
-        f"overhead.</p>{figure}"
+        f"overhead.{_mean(outcomes)}</p>{figure}"
     )
+
+
+def _mean(outcomes: Mapping[str, Outcome]) -> str:
+    return " Mean of the replicas." if any(o.replicas > 1 for o in outcomes.values()) else ""
 
 
 def _latency_curves(outcomes: Mapping[str, Outcome]) -> str:
     found = {name: latencies(o.requests.finished()) for name, o in outcomes.items() if len(o.requests)}
     if not found:
         return ""
-    colours = {name: VARIANT_COLOURS[i % len(VARIANT_COLOURS)] for i, name in enumerate(outcomes)}
+    colours = variant_colours(outcomes)
     figures = []
-    for key, title in (
-        ("ttft", "Time to first token"),
-        ("tpot", "Time per output token"),
-        ("e2e", "End-to-end latency"),
-    ):
-        curves = {name: (colours[name], mine[key]) for name, mine in found.items()}
-        slowest = max((max(seconds) for _, seconds in curves.values() if len(seconds)), default=0.0)
-        unit, scale = ("s", 1.0) if slowest >= 2 else ("ms", 1e3)
-        figures.append(charts.cdf(curves, title, unit, scale))
+    for key, title in _CURVES.items():
+        points = {name: charts.quantiles(mine[key]) for name, mine in found.items() if len(mine[key])}
+        figures.append(_curves(points, colours, title, "requests"))
+    gaps = {
+        name: charts.histogram_quantiles(o.serving.gap_ends_s, o.serving.gaps)
+        for name, o in outcomes.items()
+        if o.serving and o.serving.gaps.any()
+    }
+    figures.append(_curves(gaps, colours, "Inter-token latency", "gaps between tokens"))
     names = charts.legend([(name, colours[name]) for name in found])
     return (
-        '<h2>Latency of the requests</h2><p class="soft">Share of requests that took no longer.</p>'
+        '<h2>Latency of the requests</h2><p class="soft">Share of finished requests that took no longer; of the '
+        "inter-token latency, share of the times between two tokens of an answer.</p>"
         f'{names}<div class="pair">{"".join(figures)}</div>'
     )
+
+
+def _curves(
+    points: Mapping[str, tuple[np.ndarray, np.ndarray]], colours: Mapping[str, str], title: str, what: str
+) -> str:
+    slowest = max((float(values[-1]) for values, _ in points.values()), default=0.0)
+    unit, scale = ("s", 1.0) if slowest >= 2 else ("ms", 1e3)
+    return charts.cdf({n: charts.Line(colours[n], *line) for n, line in points.items()}, title, unit, scale, what)
 
 
 def _assumptions(outcomes: Mapping[str, Outcome]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,7 +161,6 @@ def build(
     jobs = {name: tenants(outcome) for name, outcome in outcomes.items()}
     comparison = {name: _ratios(mine, base) for name, mine in found.items()}
     prints = "\n".join(f"{name} {outcome.fingerprint}" for name, outcome in outcomes.items())
-    said = [*warnings, *(text for outcome in outcomes.values() for text in outcome.warnings)]
     return Result(
         scenario=scenario,
         question=question,
@@ -172,10 +170,20 @@ def build(
         variants={name: {"metrics": mine, "tenants": jobs[name]} for name, mine in found.items()},
         comparison=comparison,
         expect=check(map(parse, expect), found, comparison, jobs),
-        warnings=[f"{text} (x{count})" if count > 1 else text for text, count in Counter(said).items()],
+        warnings=[*dict.fromkeys([*warnings, *_said(outcomes)])],
         resolved=resolved,
         outcomes=dict(outcomes),
     )
+
+
+def _said(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
+    """Each warning once, and whose it is, where not all variants have it."""
+    whose: dict[str, list[str]] = {}
+    for name, outcome in outcomes.items():
+        for text in dict.fromkeys(outcome.warnings):
+            whose.setdefault(text, []).append(name)
+    for text, names in whose.items():
+        yield text if len(names) == len(outcomes) else f"{', '.join(names)}: {text}"
 
 
 def _ratios(mine: Mapping[str, float], base: Mapping[str, float]) -> dict[str, float]:

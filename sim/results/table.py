@@ -14,14 +14,30 @@ if TYPE_CHECKING:
 _STATIC = ["makespan_s", "prefill_s", "decode_s", "tpot_mean_s", "output_tokens_per_s", "output_tokens_per_s_per_chip"]
 _REQUESTS = [
     "requests",
+    "rejected",
+    "preemptions",
+    "slo_attainment",
+    "goodput_per_s",
     *(f"{latency}_{s}_s" for latency in ("ttft", "tpot", "e2e") for s in ("mean", "p50", "p90", "p99")),
+    "itl_p99_s",
     "queue_p99_s",
     "requests_per_s",
+    "requests_per_s_per_replica",
     "output_tokens_per_s",
+    "output_tokens_per_s_per_replica",
+    "output_tokens_per_s_per_chip",
+    "kv_occupancy",
+    "kv_peak",
+    "prefix_hit_rate",
+    "prefix_block_hit_rate",
+    "acceptance_rate",
+    "joules_per_token",
+    "dollars_per_million_tokens",
 ]
 _BOTH = [
     "compute_busy",
     "exposed_communication",
+    "engine",
     "prefetch_busy",
     "hbm_utilisation",
     "l2_utilisation",
@@ -41,7 +57,18 @@ LABELS = {
     "decode_s": "decode",
     "output_tokens_per_s": "output tokens",
     "output_tokens_per_s_per_chip": "output tokens per chip",
+    "output_tokens_per_s_per_replica": "output tokens per replica",
     "requests_per_s": "throughput in requests",
+    "requests_per_s_per_replica": "requests per replica",
+    "slo_attainment": "met the SLO",
+    "goodput_per_s": "goodput in requests",
+    "kv_occupancy": "KV-cache in use, mean",
+    "kv_peak": "KV-cache in use, peak",
+    "prefix_hit_rate": "prefix hits, of tokens",
+    "prefix_block_hit_rate": "prefix hits, of blocks",
+    "acceptance_rate": "drafts accepted",
+    "joules_per_token": "energy per output token",
+    "dollars_per_million_tokens": "cost per million tokens",
     "compute_busy": "compute busy",
     "prefetch_busy": "prefetch busy",
     "hbm_utilisation": "HBM utilisation",
@@ -57,7 +84,7 @@ LABELS = {
     "link_bytes": "carried, over all links",
     "most_flows_on_a_link": "most messages on a link",
 }
-_SHORT = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "end to end", "queue": "queueing"}
+_SHORT = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "end to end", "queue": "queueing", "itl": "inter-token"}
 
 
 def label(name: str) -> str:

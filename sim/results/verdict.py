@@ -32,7 +32,9 @@ def verdict(
     if ratio < 1:
         plain = "no variant is faster: the best, " if len(speed) > 1 else ""
         return f"{plain}{best} is {1 / ratio:.2f}x slower than {base}{what}."
-    return f"{best} is {ratio:.2f}x faster than {base}{what}: {_where(outcomes[base], outcomes[best])}"
+    return f"{best} is {ratio:.2f}x faster than {base}{what}: " + (
+        _queueing(metrics[base], metrics[best]) or _where(outcomes[base], outcomes[best])
+    )
 
 
 def _of_jobs(outcomes: Mapping[str, Outcome], metrics: Mapping[str, Mapping[str, float]]) -> str:
@@ -49,6 +51,14 @@ def _of_jobs(outcomes: Mapping[str, Outcome], metrics: Mapping[str, Mapping[str,
         return f"All variants take as long, within half a percent: {pretty('makespan_s', wall_s[slow])}{where}."
     ratio = f"{wall_s[slow] / wall_s[quick]:.2f}"
     return f"{quick} takes {pretty('makespan_s', wall_s[quick])}, {slow} {ratio}x as long{where}."
+
+
+def _queueing(base: Mapping[str, float], best: Mapping[str, float]) -> str:
+    """What is said where most of the gain is time not spent in the queue; '' where it is not."""
+    before_s, after_s = (mine.get("queue_mean_s", 0.0) for mine in (base, best))
+    if 2 * (before_s - after_s) <= base.get("e2e_mean_s", 0.0) - best.get("e2e_mean_s", 0.0):
+        return ""
+    return f"mean queueing went from {pretty('queue_mean_s', before_s)} to {pretty('queue_mean_s', after_s)}."
 
 
 def _where(base: Outcome, best: Outcome) -> str:

@@ -30,13 +30,13 @@ def finish(rules: Rules, fleet: Fleet, r: int, records: np.recarray, asked: Arri
     begin_s, now_s, steps, batch = me.now_s, me.end_s, me.steps, me.running_count
     used = me.blocks - room(rules, fleet, r)
     hands_over = fleet.pools[me.pool].next != NONE
-    kept = made = computed = together = 0
+    kept = made = prefilled = together = 0
     me.now_s = now_s
     for place in range(batch):
         slot = fleet.running[r, place]
         it = fleet.slots[slot]
         before = it.made
-        computed += _advance(rules, fleet, r, slot, steps)
+        prefilled += _advance(rules, fleet, r, slot, steps)
         if it.made > before:
             made += it.made - before
             if before == 0:
@@ -66,12 +66,14 @@ def finish(rules: Rules, fleet: Fleet, r: int, records: np.recarray, asked: Arri
     me.busy_s += now_s - begin_s
     kv = (used + me.blocks - room(rules, fleet, r)) / 2 / me.blocks
     me.kv_s += kv * (now_s - begin_s)
-    _spread(fleet, begin_s, now_s, kv, batch, computed, made)
+    _spread(fleet, begin_s, now_s, kv, batch, prefilled, made)
 
 
 def _advance(rules: Rules, fleet: Fleet, r: int, slot: int, steps: int) -> int:
-    """The sequence's part in `steps` iterations; the tokens computed for it."""
+    """The sequence's part in `steps` iterations; the tokens of its prompt computed in them (after a preemption without
+    a swap, of its answer too)."""
     me, it = fleet.replicas[r], fleet.slots[slot]
+    prefill = it.made == 0
     if steps > 1:
         it.cached += steps
         it.made += steps
@@ -79,7 +81,7 @@ def _advance(rules: Rules, fleet: Fleet, r: int, slot: int, steps: int) -> int:
         if short > 0:
             take(rules, fleet, r, short)
             it.held += short
-        return steps
+        return 1 if prefill else 0
     if it.chunk == 0:
         return 0
     need = it.prompt + it.made - it.cached
@@ -93,7 +95,7 @@ def _advance(rules: Rules, fleet: Fleet, r: int, slot: int, steps: int) -> int:
     me.accepted += accepted
     it.cached += need + accepted
     it.made += 1 + accepted
-    return it.chunk
+    return need if prefill or need > 1 else 0
 
 
 def depart(rules: Rules, fleet: Fleet, r: int, slot: int, records: np.recarray, asked: Arrivals) -> None:
@@ -166,7 +168,7 @@ def _gap(fleet: Fleet, seconds: float, count: int) -> None:
 
 
 def _spread(
-    fleet: Fleet, begin_s: float, end_s: float, kv: float, sequences: int, computed: int, made: int
+    fleet: Fleet, begin_s: float, end_s: float, kv: float, sequences: int, prefilled: int, made: int
 ) -> None:  # fmt: skip
     """Add a stretch of work to the time series, in proportion to the time in each bin."""
     while end_s >= BINS * fleet.bin_s[0]:
@@ -185,5 +187,5 @@ def _spread(
         fleet.series[i, 0] += part_s
         fleet.series[i, 1] += kv * part_s
         fleet.series[i, 2] += sequences * part_s
-        fleet.series[i, 3] += computed * part_s / whole_s
+        fleet.series[i, 3] += prefilled * part_s / whole_s
         fleet.series[i, 4] += made * part_s / whole_s
