@@ -42,7 +42,7 @@ def requests(count: int, makespan_s: float, seed: int = 0) -> Requests:
     scheduled_s, first_s, last_s = np.minimum(arrival_s + np.cumsum(spans_s, axis=0), makespan_s)
     tokens, none = dice.integers(2, 900, count), np.zeros(count, np.int64)
     return Requests(
-        np.arange(count), arrival_s, tokens, tokens, scheduled_s, first_s, last_s, none, none, none
+        np.arange(count), arrival_s, tokens, tokens, scheduled_s, first_s, last_s, *[none] * 5
     )  # fmt: skip
 
 
