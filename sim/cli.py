@@ -109,12 +109,17 @@ def run(
     """Run every variant of a scenario, print the comparison, write the run folder."""
     loaded = _load(scenarios, overrides)
     folders = _folders(loaded, out)
+    from sim.run import Interrupted
     from sim.run import run as simulate
 
     held = True
     for name, folder in zip(scenarios, folders):
-        with _progress() as progress:
-            result = simulate(name, overrides, progress=progress, workers=workers)
+        try:
+            with _progress() as progress:
+                result = simulate(name, overrides, progress=progress, workers=workers)
+        except Interrupted as stop:
+            result = stop.result
+            folder = _beside(folder)
         result.save(folder)
         console, errors = _console(), _console(stderr=True)
         console.print(result.table())
@@ -122,6 +127,8 @@ def run(
         for warning in result.warnings:
             errors.print(f"[yellow]warning:[/] {_plain(warning)}", highlight=False, soft_wrap=True)
         console.print(f"wrote {_plain(str(folder))}/", highlight=False, soft_wrap=True)
+        if result.partial:
+            raise typer.Exit(INTERRUPTED)
         if show:
             typer.launch(str((folder / "report.html").resolve()))
     if not held:
@@ -252,6 +259,15 @@ def _folders(scenarios: list[Scenario], out: Path | None) -> list[Path]:
     for folder in folders:
         check_folder(folder)
     return folders
+
+
+def _beside(folder: Path) -> Path:
+    """Where an interrupted run goes: a complete one is not replaced by it."""
+    from sim.results.folder import MARK
+
+    held = folder / MARK
+    whole = held.is_file() and not json.loads(held.read_text(encoding="utf-8")).get("partial", False)
+    return folder.with_name(f"{folder.name}.partial") if whole else folder
 
 
 def _console(stderr: bool = False) -> Console:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from concurrent.futures import CancelledError, ProcessPoolExecutor
+from contextlib import nullcontext, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -36,10 +36,39 @@ def run(
     """
     s = scenario.load(path, overrides)
     plans = prepare(s)
-    outcomes = _spread(path, overrides, plans, min(workers, len(plans)), progress)
+    outcomes: dict[str, Outcome] = {}
+    try:
+        _spread(path, overrides, plans, min(workers, len(plans)), progress, outcomes)
+    except KeyboardInterrupt:
+        if not outcomes:
+            raise
+        raise Interrupted(_result(s, {name: outcomes[name] for name in plans if name in outcomes}, [*plans])) from None
+    return _result(s, {name: outcomes[name] for name in plans}, [])
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was interrupted; `result` is what there was by then, marked partial."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__("interrupted")
+        self.result = result
+
+
+def _result(s: Scenario, outcomes: dict[str, Outcome], wanted: list[str]) -> Result:
+    """What the outcomes say; of an interrupted run, `wanted` are all its variants."""
+    warnings = [
+        f"interrupted: {name} "
+        + (
+            f"was at {outcomes[name].stopped_s:,.6g} s of simulated time"
+            if name in outcomes
+            else "was not run to its end"
+        )
+        for name in wanted
+        if name not in outcomes or outcomes[name].stopped_s is not None
+    ]
     return build(
-        scenario=s.name, question=s.question, version=VERSION, seed=s.seed,
-        outcomes={name: outcomes[name] for name in plans}, expect=s.expect, resolved=s.resolved,
+        scenario=s.name, question=s.question, version=VERSION, seed=s.seed, outcomes=outcomes,
+        expect=[] if wanted else s.expect, resolved=s.resolved, warnings=warnings, partial=bool(wanted),
     )  # fmt: skip
 
 
@@ -72,23 +101,30 @@ def play(plan: Plan, progress: Callable[[float], None] = lambda share: None) -> 
 
 
 def _spread(
-    path: str | Path, overrides: scenario.Overrides, plans: dict[str, Plan], workers: int, progress: Progress
-) -> dict[str, Outcome]:
-    """Play the variants; the last (with one worker, all of them) in this process, which can tell how far it is."""
+    path: str | Path, overrides: scenario.Overrides, plans: dict[str, Plan], workers: int, progress: Progress,
+    outcomes: dict[str, Outcome],
+) -> None:  # fmt: skip
+    """Play the variants into `outcomes`; the last (with one worker, all of them) in this process, which can tell how
+    far it is."""
     names = list(plans)
     away = names[:-1] if workers > 1 else []
     # Fresh processes, not forks: a caller may have threads. Each reads the scenario again, quicker than to ship it.
     fresh = get_context("spawn")
     with ProcessPoolExecutor(workers - 1, mp_context=fresh) if away else nullcontext() as pool:
         sent = {name: pool.submit(play_named, path, overrides, name) for name in away} if pool else {}
-        here = {}
         for index, name in enumerate(name for name in names if name not in sent):
 
             def step(share: float, index: int = index, name: str = name) -> None:
                 progress((index + share) / (len(names) - len(sent)), name)
 
-            here[name] = play(plans[name], step)
-        return here | {name: future.result() for name, future in sent.items()}
+            outcomes[name] = play(plans[name], step)
+            if outcomes[name].stopped_s is not None:
+                break
+        for name, future in sent.items():  # interrupted as well, they end soon
+            with suppress(CancelledError):
+                outcomes[name] = future.result()
+    if any(outcome.stopped_s is not None for outcome in outcomes.values()):
+        raise KeyboardInterrupt
 
 
 def play_named(path: str | Path, overrides: scenario.Overrides, name: str) -> Outcome:

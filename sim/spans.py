@@ -201,6 +201,7 @@ class Outcome:
     assumptions: list[tuple[str, str, str, str]] = field(default_factory=list)  # what, value, tag, source
     warnings: list[str] = field(default_factory=list)
     fingerprint: str = ""
+    stopped_s: float | None = None  # simulated time at which the run was interrupted
 
 
 def digest(seconds: Iterable[float]) -> str:

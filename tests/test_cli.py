@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +39,7 @@ class FakeResult:
 
     def __init__(self, ok: bool) -> None:
         self.expect = [{"text": "preserve.speedup >= 1.2", "value": 1.3, "ok": ok}]
-        self.warnings = ["[bold] rows were skipped"]
+        self.warnings, self.partial = ["[bold] rows were skipped"], False
 
     def table(self) -> str:
         return "the table"
@@ -67,7 +69,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
                 raise error
             return FakeResult(ok)
 
-        monkeypatch.setitem(sys.modules, "sim.run", SimpleNamespace(run=run))
+        monkeypatch.setitem(sys.modules, "sim.run", SimpleNamespace(Interrupted=GeneratorExit, run=run))
         return calls
 
     return replace
@@ -237,3 +239,46 @@ def test_reproduce_gone_wrong(here: Path, systems: list[bool]) -> None:
     assert isinstance(podscope("reproduce", "broken", "--json", "rows.json").exception, RuntimeError)
     assert (here / "rows.json").read_text() == "old"
     assert podscope("reproduce", "preserve", "--json", str(here)).exit_code == 2 and systems == []
+
+
+SLOW = """question: How long?
+pod: {topology: single}
+model: smollm2-135m
+record: {enabled: false}
+workload: {kind: requests, trace: {file: TRACE}, policy: chunked, max_batch: 4, kv: paged}
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_leaves_what_there_is_marked_partial(here):
+    rows = "".join(f"{i / 10},{200 + i % 7},{40 + i % 11}\n" for i in range(200_000))
+    (here / "long.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    (here / "slow.yaml").write_text(SLOW.replace("TRACE", str(here / "long.csv")))
+
+    def interrupted() -> Any:
+        code = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from sim.cli import main; main()"
+        )
+        command = [sys.executable, "-c", code, "run", "slow.yaml", "--out", "out", "--workers", "1"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(here / "empty")}
+        # Interpreted, this takes minutes: without numba nothing is compiled.
+        environment["PYTHONPATH"] = f"{here / 'without'}{os.pathsep}{ROOT}"
+        started = subprocess.Popen(command, cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(6)
+        started.send_signal(signal.SIGINT)
+        started.communicate(timeout=60)
+        return started.returncode
+
+    (here / "without").mkdir()
+    (here / "without" / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *more: None if name == 'numba' else find(name, *more)\n"
+    )
+    assert interrupted() == 130
+    partial = json.loads((here / "out" / "result.json").read_text())
+    assert partial["partial"] and "of simulated time" in partial["warnings"][0]
+    assert 0 < partial["variants"]["run"]["metrics"]["requests"] < 200_000
+    (here / "out" / "result.json").write_text(json.dumps({**partial, "partial": False}))
+    assert interrupted() == 130, "a complete run stays"
+    assert not json.loads((here / "out" / "result.json").read_text())["partial"]
+    assert json.loads((here / "out.partial" / "result.json").read_text())["partial"]

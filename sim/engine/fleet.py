@@ -91,7 +91,8 @@ def serve_fleet(
     expected: float = np.inf,
     rows: int = 65_536,
 ) -> Iterator[tuple[np.recarray, Fleet]]:
-    """Records of finished requests, about `rows` at a time, each with the fleet as it then is.
+    """Records of finished requests, about `rows` at a time, each with the fleet as it then is; the last of them before
+    a KeyboardInterrupt goes on.
 
     `ranks` are the classes of the queues. `expected` is about how many requests there are: it decides only whether to
     compile.
@@ -107,42 +108,46 @@ def serve_fleet(
     records = new_rows(RECORD, max(rows, 2 * int(replicas.sequences.max())))
     todo = sorted([*events, *_edges(window)], key=lambda event: event.at_s)
     now_s = 0.0  # of the last event
-    for chunk, last_s in _with_end(chunks):
-        fleet.cursor[NEXT] = 0
-        fleet, asked = _own_blocks(fleet, chunk)
-        while True:
-            until_s = min(last_s, todo[0].at_s if todo else np.inf)
-            inside = window is not None and window.from_s <= now_s < window.until_s
-            why = serve(rules, fleet, prices.now, records, asked, until_s, asked_always or inside)
-            if why == PRICE:
-                r = int(fleet.cursor[ASKS])
-                kind = kinds[fleet.replicas[r].kind]
-                fleet = prices.reach(fleet, r)
-                if inside and window is not None:
-                    answer: Answer | None = window.play(fleet, r)
-                elif kind.pricing is not None:
-                    answer = None  # its table has it now
+    try:
+        for chunk, last_s in _with_end(chunks):
+            fleet.cursor[NEXT] = 0
+            fleet, asked = _own_blocks(fleet, chunk)
+            while True:
+                until_s = min(last_s, todo[0].at_s if todo else np.inf)
+                inside = window is not None and window.from_s <= now_s < window.until_s
+                why = serve(rules, fleet, prices.now, records, asked, until_s, asked_always or inside)
+                if why == PRICE:
+                    r = int(fleet.cursor[ASKS])
+                    kind = kinds[fleet.replicas[r].kind]
+                    fleet = prices.reach(fleet, r)
+                    if inside and window is not None:
+                        answer: Answer | None = window.play(fleet, r)
+                    elif kind.pricing is not None:
+                        answer = None  # its table has it now
+                    else:
+                        assert kind.play is not None, "a kind has a closed form or someone who plays"
+                        answer = kind.play(fleet, r)
+                    if answer is not None:
+                        set_price(fleet, prices.now, r, *answer)
+                elif why == SLOTS:
+                    fleet = with_more_slots(fleet)
+                elif why in (RECORDS, HEAP):
+                    if fleet.cursor[PENDING] + fleet.running.shape[1] >= len(fleet.pending_s):
+                        fleet = with_more_pending(fleet)
+                    if why == RECORDS:
+                        yield _taken(records, fleet), fleet
+                elif todo and until_s == todo[0].at_s:
+                    now_s = until_s
+                    while fleet.cursor[PENDING] + len(fleet.slots) - fleet.cursor[FREE] > len(fleet.pending_s):
+                        fleet = with_more_pending(fleet)  # an act may send everybody elsewhere
+                    later = [event for event in todo.pop(0).act(fleet, prices.now, now_s) if np.isfinite(event.at_s)]
+                    if not (np.isinf(last_s) and _idle(fleet, asked)):
+                        todo = sorted([*todo, *later], key=lambda event: event.at_s)
                 else:
-                    assert kind.play is not None, "a kind has a closed form or someone who plays"
-                    answer = kind.play(fleet, r)
-                if answer is not None:
-                    set_price(fleet, prices.now, r, *answer)
-            elif why == SLOTS:
-                fleet = with_more_slots(fleet)
-            elif why in (RECORDS, HEAP):
-                if fleet.cursor[PENDING] + fleet.running.shape[1] >= len(fleet.pending_s):
-                    fleet = with_more_pending(fleet)
-                if why == RECORDS:
-                    yield _taken(records, fleet), fleet
-            elif todo and until_s == todo[0].at_s:
-                now_s = until_s
-                while fleet.cursor[PENDING] + len(fleet.slots) - fleet.cursor[FREE] > len(fleet.pending_s):
-                    fleet = with_more_pending(fleet)  # an act may send everybody elsewhere
-                later = [event for event in todo.pop(0).act(fleet, prices.now, now_s) if np.isfinite(event.at_s)]
-                if not (np.isinf(last_s) and _idle(fleet, asked)):
-                    todo = sorted([*todo, *later], key=lambda event: event.at_s)
-            else:
-                break
+                    break
+    except KeyboardInterrupt:  # what was answered so far is not lost
+        yield _taken(records, fleet), fleet
+        raise
     yield _taken(records, fleet), fleet
 
 

@@ -69,7 +69,7 @@ def run_service(
     chunks: Iterable[Columns], service: Service, hosts: Sequence[Host], model: Model, timeline: Timeline | None,
     progress: Progress = lambda _: None,
 ) -> Outcome:  # fmt: skip
-    """Serve the requests of `chunks` (by arrival) to the end, pool i on `hosts[i]`.
+    """Serve the requests of `chunks` (by arrival) to the end, pool i on `hosts[i]`; or, interrupted, as far as it got.
 
     At fidelity `step` the ops of the window are played all the same, so that they can be looked at; their times are
     those that a price would have given.
@@ -87,14 +87,21 @@ def run_service(
     found: list[np.recarray] = []
     last: Fleet | None = None
     done = 0
-    for records, fleet in serve_fleet(
-        _arrivals(chunks, service), service.rules, replicas, service.pools, [each.kind for each in served],
-        events=events, window=window, ranks=service.ranks, acceptance=service.acceptance, expected=expected,
-    ):  # fmt: skip
-        found.append(records)
-        last = fleet
-        done += len(records)
-        progress(min(done / expected, 1.0))
+    stopped_s = None
+    try:
+        for records, fleet in serve_fleet(
+            _arrivals(chunks, service), service.rules, replicas, service.pools, [each.kind for each in served],
+            events=events, window=window, ranks=service.ranks, acceptance=service.acceptance, expected=expected,
+        ):  # fmt: skip
+            found.append(records)
+            last = fleet
+            done += len(records)
+            progress(min(done / expected, 1.0))
+    except KeyboardInterrupt:
+        if not done or last is None:
+            raise
+        times_s = last.replicas.now_s
+        stopped_s = float(times_s[np.isfinite(times_s)].max())
     assert last is not None
     table = np.concatenate(found).view(np.recarray) if found else new_rows(RECORD, 0)
     table = table[np.argsort(table.id, kind="stable")].view(np.recarray)
@@ -115,6 +122,7 @@ def run_service(
         rates=_mean_rates(served),
         warnings=_warnings(table, service),
         fingerprint=_digest(table[table.replica != NONE]),
+        stopped_s=stopped_s,
     )  # fmt: skip
 
 

@@ -49,6 +49,7 @@ class Result:
     warnings: list[str]
     resolved: str  # the scenario as YAML, with every default filled in
     outcomes: dict[str, Outcome] = field(repr=False)
+    partial: bool = False  # interrupted: some variants are missing, or one ends before its time
 
     @property
     def ok(self) -> bool:
@@ -58,7 +59,8 @@ class Result:
     @property
     def verdict(self) -> str:
         """The answer in one sentence."""
-        return verdict(self.outcomes, self._metrics(), self.comparison)
+        found = verdict(self.outcomes, self._metrics(), self.comparison)
+        return f"Interrupted, so this is no answer yet: {found}" if self.partial else found
 
     def to_json(self) -> str:
         """The text of `result.json`: equal runs give equal bytes.  Variants keep their order, metrics are sorted."""
@@ -67,6 +69,7 @@ class Result:
             "version": self.version,
             "seed": self.seed,
             "fingerprint": self.fingerprint,
+            "partial": self.partial,
             "variants": {name: _sorted(variant) for name, variant in self.variants.items()},
             "comparison": {name: _sorted(ratios) for name, ratios in self.comparison.items()},
             "expect": self.expect,
@@ -149,6 +152,7 @@ def build(
     expect: Sequence[str],
     resolved: str,
     warnings: Iterable[str] = (),
+    partial: bool = False,
 ) -> Result:
     """The Result of the outcomes of all variants, the baseline first; ValueError if there is none or a claim is wrong.
 
@@ -173,6 +177,7 @@ def build(
         warnings=[*dict.fromkeys([*warnings, *_said(outcomes)])],
         resolved=resolved,
         outcomes=dict(outcomes),
+        partial=partial,
     )
 
 
