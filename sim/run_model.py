@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 import simpy
 
 from sim import catalog
+from sim.engine.chip import Tenancy
 from sim.engine.group import Group
 from sim.engine.serving import Service, run_service
 from sim.engine.steps import StaticBatch, run_static
@@ -80,18 +82,7 @@ def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
 
 def play_model(plan: ModelPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Simulate one variant."""
-    v, ranks = plan.variant, plan.variant.parallel.tensor
-    machine = Machine(plan.device.l2_bytes, plan.device.hbm_bytes_per_s, ranks)
-
-    def graph_of(batch: Batch) -> Graph:
-        return apply(transformer(plan.model, plan.precision, ranks, batch), machine, v.techniques)
-
-    def group_of(timeline: Timeline | None) -> Group:
-        return Group(
-            simpy.Environment(), plan.device, plan.network, ranks, stragglers=v.pod.stragglers,
-            unfold=bool(v.pod.faults), timeline=timeline, max_spans=v.record.max_spans,
-        )  # fmt: skip
-
+    v, graph_of, group_of = plan.variant, partial(graph, plan), partial(group, plan)
     timeline = Timeline() if v.record.enabled else None
     work = v.workload
     if isinstance(work, Decode):
@@ -101,19 +92,41 @@ def play_model(plan: ModelPlan, progress: Callable[[float], None] = lambda share
         assert plan.trace is not None and isinstance(work, Requests)
         chunks = [gathered(plan.trace)] if work.closed_loop else plan.trace.chunks()
         outcome = run_service(
-            chunks, _service(plan, work, plan.seed), group_of, graph_of, plan.device, plan.network, plan.model,
+            chunks, service(plan, work), group_of, graph_of, plan.device, plan.network, plan.model,
             timeline, progress,
         )  # fmt: skip
-        serving = outcome.serving
-        assert serving is not None
-        outcome.serving = serving._replace(
-            slo_s={name: limit for name, limit in work.slo if limit is not None}, power_w=plan.device.power_w,
-            price_per_hour=plan.device.price_per_hour,
-        )  # fmt: skip
-        outcome.warnings[:0] = plan.trace.warnings
+        complete(plan, outcome)
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
     return outcome
+
+
+def complete(plan: ModelPlan, outcome: Outcome) -> None:
+    """Add to what was served what the scenario and the catalogue know of it."""
+    work, serving = plan.variant.workload, outcome.serving
+    assert isinstance(work, Requests) and serving is not None and plan.trace is not None
+    outcome.serving = serving._replace(
+        slo_s={name: limit for name, limit in work.slo if limit is not None}, power_w=plan.device.power_w,
+        price_per_hour=plan.device.price_per_hour,
+    )  # fmt: skip
+    outcome.warnings[:0] = plan.trace.warnings
+
+
+def graph(plan: ModelPlan, batch: Batch) -> Graph:
+    """The op graph of one pass, techniques applied."""
+    v, device, ranks = plan.variant, plan.device, plan.variant.parallel.tensor
+    plain = transformer(plan.model, plan.precision, ranks, batch)
+    return apply(plain, Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks), v.techniques)
+
+
+def group(plan: ModelPlan, timeline: Timeline | None, tenancy: Tenancy | None = None) -> Group:
+    """Idle ranks for the model, in a simulation of their own or on the chips of other tenants."""
+    v = plan.variant
+    return Group(
+        tenancy.beside.env if tenancy and tenancy.beside else simpy.Environment(), plan.device, plan.network,
+        v.parallel.tensor, stragglers=v.pod.stragglers, unfold=bool(v.pod.faults), timeline=timeline,
+        max_spans=v.record.max_spans, tenancy=tenancy,
+    )  # fmt: skip
 
 
 def _require_blocks(trace: TraceStream, work: Requests) -> None:
@@ -127,7 +140,7 @@ def _require_blocks(trace: TraceStream, work: Requests) -> None:
         )
 
 
-def _service(plan: ModelPlan, work: Requests, seed: int) -> Service:
+def service(plan: ModelPlan, work: Requests) -> Service:
     """The fleet as the scenario wants it."""
     ranks = plan.variant.parallel.tensor
     unit = plan.trace.block_tokens or 0 if plan.trace and work.prefix_caching else 0
@@ -146,7 +159,7 @@ def _service(plan: ModelPlan, work: Requests, seed: int) -> Service:
         )
         for r in range(work.replicas)
     ]  # fmt: skip
-    rules = Rules(ROUTERS[work.router], 0, seed, work.fidelity == "step", work.closed_loop, unit, False,
+    rules = Rules(ROUTERS[work.router], 0, plan.seed, work.fidelity == "step", work.closed_loop, unit, False,
                   work.prefix_eviction == "tail_first")  # fmt: skip
     record = plan.variant.record
     end_s = record.from_s + 0.1 if work.fidelity == "step" else np.inf

@@ -31,7 +31,7 @@ from sim.serving.fleet import (
     with_more_pending,
     with_more_slots,
 )
-from sim.serving.loop import HEAP, PRICE, RECORDS, SLOTS, cut, set_price
+from sim.serving.loop import DONE, HEAP, PRICE, RECORDS, SLOTS, cut, set_price
 from sim.serving.step_time import StepTime, stacked
 from sim.workload.transformer import Batch, Sequences
 
@@ -74,6 +74,14 @@ class Window(NamedTuple):
     play: Player
 
 
+class Clock(Protocol):
+    """Whoever plays iterations whose end nobody knows beforehand: they were answered with an endless `Answer`."""
+
+    def reach(self, fleet: Fleet, asked: Arrivals, until_s: float) -> float:
+        """Go on to the first end of an iteration, the next arrival, or `until_s`, and write the end down; to when the
+        fleet may be run."""
+
+
 def serve_fleet(
     chunks: Iterable[Arrivals],
     rules: Rules,
@@ -87,6 +95,7 @@ def serve_fleet(
     acceptance: tuple[float, ...] = (),
     expected: float = np.inf,
     rows: int = 65_536,
+    clock: Clock | None = None,
 ) -> Iterator[tuple[np.recarray, Fleet]]:
     """Records of finished requests, about `rows` at a time, each with the fleet as it then is.
 
@@ -107,8 +116,12 @@ def serve_fleet(
     for chunk, last_s in _with_end(chunks):
         fleet.cursor[NEXT] = 0
         fleet, asked = _own_blocks(fleet, chunk)
+        why, reached_s = DONE, 0.0
         while True:
-            until_s = min(last_s, todo[0].at_s if todo else np.inf)
+            known_s = until_s = min(last_s, todo[0].at_s if todo else np.inf)
+            if clock is not None:  # all that can begin has begun before time goes on
+                reached_s = clock.reach(fleet, chunk, known_s) if why == DONE else reached_s
+                until_s = reached_s
             inside = window is not None and window.from_s <= now_s < window.until_s
             why = serve(rules, fleet, prices.now, records, asked, until_s, asked_always or inside)
             if why == PRICE:
@@ -136,7 +149,7 @@ def serve_fleet(
                 later = todo.pop(0).act(fleet, prices.now, now_s)
                 if later is not None and np.isfinite(later.at_s) and not (np.isinf(last_s) and _idle(fleet)):
                     todo = sorted([*todo, later], key=lambda event: event.at_s)
-            else:
+            elif until_s == known_s:
                 break
     yield _taken(records, fleet), fleet
 

@@ -110,18 +110,21 @@ def run_service(
 class _Recorded:
     """Plays iterations on each replica's own ranks; spans are kept of those that begin in the window."""
 
-    def __init__(self, group_of: Callable[[int], Group], graph_of: GraphOf, groups: list[Group], count: int) -> None:
-        self.group_of, self.graph_of, self.groups, self.count = group_of, graph_of, groups, count
+    def __init__(
+        self, group_of: Callable[[int], Group], graph_of: GraphOf, groups: list[Group], count: int, first: int = 0
+    ) -> None:
+        self.group_of, self.graph_of, self.groups, self.count, self.first = group_of, graph_of, groups, count, first
         self.window = (0.0, np.inf)
         self._play: Player | None = None
 
     def __call__(self, fleet: Fleet, r: int) -> Answer:
         if not self.groups:
             self.groups += [self.group_of(r) for r in range(self.count)]
-            self._play = player(self.groups, self.graph_of)
+            self._play = player(self.groups, self.graph_of, self.first)
         assert self._play is not None
         # A timeline shows one replica: the first.
-        self.groups[r].record(r == 0 and self.window[0] <= fleet.replicas[r].now_s < self.window[1])
+        shown = r == self.first
+        self.groups[r - self.first].record(shown and self.window[0] <= fleet.replicas[r].now_s < self.window[1])
         return self._play(fleet, r)
 
 
@@ -207,13 +210,15 @@ def _digest(table: np.recarray) -> str:
 
 def _serving(fleet: Fleet) -> Serving:
     me = fleet.replicas
-    last = int(np.flatnonzero(fleet.series[:, 0])[-1]) + 1 if fleet.series[:, 0].any() else 0
+    series = fleet.series.sum(axis=0)
+    last = int(np.flatnonzero(series[:, 0])[-1]) + 1 if series[:, 0].any() else 0
     return Serving(
         replicas=len(me), kv_share_s=float(me.kv_s.sum()), kv_peak=float((me.peak_blocks / me.blocks).max()),
         preemptions=int(me.preemptions.sum()), blocks_looked_up=int(me.looked_up.sum()),
         blocks_found=int(me.found.sum()), drafted=int(me.drafted.sum()), accepted=int(me.accepted.sum()),
-        gaps=fleet.gaps, gap_ends_s=GAP_FINEST_S * GAP_RATIO ** np.arange(GAP_BINS), bin_s=float(fleet.bin_s[0]),
-        series=dict(zip(SERIES, fleet.series[:last].T)), slo_s={}, power_w=None, price_per_hour=None,
+        gaps=fleet.gaps.sum(axis=0), gap_ends_s=GAP_FINEST_S * GAP_RATIO ** np.arange(GAP_BINS),
+        bin_s=float(fleet.bin_s[0]), series=dict(zip(SERIES, series[:last].T)), slo_s={}, power_w=None,
+        price_per_hour=None,
     )  # fmt: skip
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-from sim.serving import draws, fleet, kv, loop, outcome, pending, router, scheduler, step_time
+from sim.serving import draws, fleet, kv, loop, outcome, pending, router, scheduler, step_time, turns
 
-_MODULES = (draws, kv, pending, step_time, scheduler, outcome, router, loop)  # in order of imports
+_MODULES = (draws, kv, pending, step_time, scheduler, outcome, router, turns, loop)  # in order of imports
 # Nothing is allocated in there, so no references need be counted: that is six times as fast.
 _OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
 COMPILED_FROM = 3_000  # requests: below, loading the compiled form costs more than it saves
