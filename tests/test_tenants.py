@@ -3,15 +3,16 @@ is."""
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import numpy as np
 import pytest
+import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, network, replace
 
-import simpy
 from sim.engine.group import Group
 from sim.engine.serving import Service
 from sim.engine.tenants import Shared, Tenant, share_chips
@@ -77,7 +78,7 @@ def world(drawn, op: bool) -> tuple[list[Tenant], int]:
     ], quantum  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(WORLD)
 def test_turns_at_step_are_those_at_op(drawn):
     """Priced and taken many at a time, against every op of every iteration played one by one."""
@@ -91,7 +92,7 @@ def test_turns_at_step_are_those_at_op(drawn):
     assert priced.busy_s == pytest.approx(played.busy_s, rel=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(WORLD, st.booleans())
 def test_every_request_is_finished_once_and_nobody_is_quicker_than_alone(drawn, together):
     tenants, quantum = world(drawn, op=together)
@@ -231,10 +232,10 @@ def test_a_timeline_names_the_tenants():
             assert "rank 0/matrix engine" in {use.capacity for use in timeline.uses}
         for track in {span.track for span in timeline.spans}:
             spans = sorted((s for s in timeline.spans if s.track == track), key=lambda s: s.start_s)
-            assert all(a.end_s <= b.start_s + 1e-12 for a, b in zip(spans, spans[1:]))
+            assert all(a.end_s <= b.start_s + 1e-12 for a, b in itertools.pairwise(spans))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(WORLD, st.integers(1, 4))
 def test_chunks_are_merged_by_arrival(drawn, pieces):
     """A trace in pieces is served as one that is read whole."""
@@ -244,7 +245,7 @@ def test_chunks_are_merged_by_arrival(drawn, pieces):
     for each in tenants:
         (chunk,) = each.chunks
         edges = np.linspace(0, len(chunk), pieces + 1).astype(int)
-        parts.append(each._replace(chunks=[chunk[a:b] for a, b in zip(edges, edges[1:]) if b > a]))
+        parts.append(each._replace(chunks=[chunk[a:b] for a, b in itertools.pairwise(edges) if b > a]))
     cut = share_chips(parts, quantum, None)
     for one, other in zip(whole.outcomes, cut.outcomes):
         assert one.requests.last_token_s == pytest.approx(other.requests.last_token_s, rel=1e-12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def e2e_s(record: TenantRecord) -> np.ndarray:
     return record.outcome.requests.last_token_s - record.outcome.requests.arrival_s
 
 
-def by_tenant(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+def by_tenant(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
     """The outcomes, with those of a shared pod taken apart: "variant · tenant"."""
     found: dict[str, Outcome] = {}
     for variant, outcome in outcomes.items():
