@@ -123,7 +123,7 @@ def group(plan: ModelPlan, timeline: Timeline | None, tenancy: Tenancy | None = 
     """Idle ranks for the model, in a simulation of their own or on the chips of other tenants."""
     v = plan.variant
     return Group(
-        tenancy.beside.env if tenancy and tenancy.beside else simpy.Environment(), plan.device, plan.network,
+        tenancy.env if tenancy else simpy.Environment(), plan.device, plan.network,
         v.parallel.tensor, stragglers=v.pod.stragglers, unfold=bool(v.pod.faults), timeline=timeline,
         max_spans=v.record.max_spans, tenancy=tenancy,
     )  # fmt: skip

@@ -55,6 +55,11 @@ def prepare_tenants(v: Variant, work: Tenants, seed: int) -> TenantsPlan:
     wires = wiring(v)
     chips = sum(isinstance(node, int) for node in wires.graph)
     wrong = [*_unlike(work)] if not apart else []
+    wrong += [
+        (("pod", "stragglers", chip), f"chip {chip} is not in the pod: its chips are 0 to {chips - 1}")
+        for chip in v.pod.stragglers
+        if chip >= chips
+    ]
     need = {name: spec.tensor * spec.replicas for name, spec in work.tenants.items()}
     used = sum(need.values()) if apart else max(need.values())
     if used > chips:
@@ -79,13 +84,18 @@ def prepare_tenants(v: Variant, work: Tenants, seed: int) -> TenantsPlan:
     if wrong:
         raise MisfitError(wrong)
     notes = [f"{name}: {note}" for name, plan in plans.items() for note in plan.notes]
-    if not apart:
-        drafts = {
+    busy = {chip for name, spec in work.tenants.items() for chip in mine[name][: spec.tensor]}
+    notes += [f"straggler chip {chip} is not among those of a first replica" for chip in v.pod.stragglers
+              if chip not in busy]  # fmt: skip
+    if apart:
+        _see_that_they_serve(work, plans)
+    else:
+        units = {
             plan.trace.block_tokens for name, plan in plans.items() if plan.trace and work.tenants[name].prefix_caching
         }
-        if len(drafts) > 1:
+        if len(units) > 1:
             raise MisfitError([(("workload", "tenants"), "prefix_caching: the traces name blocks of unlike sizes, "
-                                f"{' and '.join(map(str, sorted(filter(None, drafts))))} tokens")])  # fmt: skip
+                                f"{' and '.join(map(str, sorted(filter(None, units))))} tokens")])  # fmt: skip
         for some in _runs(plans):
             _divided(work, {name: plans[name] for name in some})
     if work.sharing != "time_sliced":
@@ -296,5 +306,16 @@ def _divided(work: Tenants, plans: Mapping[str, ModelPlan]) -> dict[str, ModelPl
         if work.sharing == "co_resident":
             device = replace(device, l2_bytes=device.l2_bytes * spec.weight / total)
         found[name] = plan._replace(room=plan.room._replace(kv_tokens=tokens), device=device)
-        service(found[name], _requests(work, spec))  # says now what does not fit
+    _see_that_they_serve(work, found)
     return found
+
+
+def _see_that_they_serve(work: Tenants, plans: Mapping[str, ModelPlan]) -> None:
+    wrong: list[tuple[KeyPath, str]] = []
+    for name, plan in plans.items():
+        try:
+            service(plan, _requests(work, work.tenants[name]))
+        except ValueError as error:
+            wrong.append((("workload", "tenants", name), str(error)))
+    if wrong:
+        raise MisfitError(wrong)

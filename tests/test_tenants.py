@@ -39,7 +39,7 @@ def tenant(name, *chunks, model=SMALL, op=False, weight=1.0, priority=0, replica
     service = Service(RULES._replace(jump=not op), rows, op, (0.0, 0.0), (0.7, 0.4, 0.1) if more.get("drafts") else ())
 
     def group_of(timeline, tenancy=None):
-        env = tenancy.beside.env if tenancy and tenancy.beside else simpy.Environment()
+        env = tenancy.env if tenancy else simpy.Environment()
         return Group(env, DEVICE, POD, ranks, timeline=timeline, tenancy=tenancy)
 
     graph_of = partial(_graph, model, ranks, techniques)
@@ -61,11 +61,11 @@ def slowdown(shared: Shared, t: int, alone: Tenant, quantum: int) -> float:
 
 SATURATED = [(0.0, 100, 200)] * 40
 GAPS = st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 1.0])
-ROWS = st.lists(st.tuples(GAPS, st.integers(1, 300), st.integers(1, 40)), min_size=1, max_size=8)
+ROWS = st.lists(st.tuples(GAPS, st.integers(1, 300), st.integers(1, 15)), min_size=1, max_size=4)
 WORLD = st.tuples(
     st.lists(ROWS, min_size=1, max_size=3), st.integers(1, 5), st.sampled_from([(0, 0, 0), (0, 1, 0), (2, 1, 0)]),
     st.sampled_from([(1.0, 1.0, 1.0), (1.0, 3.0, 0.5)]), st.sampled_from([*POLICIES]), st.integers(1, 2),
-    st.sampled_from([25, 60, 1000]),
+    st.sampled_from([20, 30, 1000]),
 )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def test_turns_at_step_are_those_at_op(drawn):
 
 @settings(max_examples=15, deadline=None)
 @given(WORLD, st.booleans())
-def test_every_request_is_finished_once_and_nobody_is_quicker_than_alone(drawn, together):
+def test_every_request_is_finished_once(drawn, together):
     tenants, quantum = world(drawn, op=together)
     quantum = 0 if together else quantum
     shared = share_chips(tenants, quantum, None)
@@ -106,17 +106,14 @@ def test_every_request_is_finished_once_and_nobody_is_quicker_than_alone(drawn, 
         assert done.output_tokens.tolist() == [row[2] for row in rows]
         assert (done.arrival_s <= done.scheduled_s).all() and (done.scheduled_s < done.first_token_s).all()
         in_use = max(in_use, shared.busy_s[t])
-        alone = share_chips([each], quantum, None)
         if len(tenants) == 1:  # the same numbers, to the last bit
-            assert (alone.outcomes[0].requests.last_token_s == done.last_token_s).all()
-            assert outcome.fingerprint == alone.outcomes[0].fingerprint
+            alone = share_chips([each], quantum, None).outcomes[0]
+            assert (alone.requests.last_token_s == done.last_token_s).all() and alone.fingerprint == outcome.fingerprint
     count = len(tenants[0].service.replicas)
     assert shared.in_use_s <= sum(shared.busy_s) / count * (1 + 1e-9)
     if not together:  # one at a time
         assert shared.in_use_s == pytest.approx(sum(shared.busy_s) / count)
     assert shared.in_use_s * count >= in_use * (1 - 1e-9)
-    again = share_chips(tenants, quantum, None)
-    assert [o.fingerprint for o in again.outcomes] == [o.fingerprint for o in shared.outcomes]
 
 
 @pytest.mark.parametrize("quantum", [1, 4, 0], ids=["turns", "turns of 4", "together"])
@@ -195,7 +192,7 @@ def test_co_residents_share_links():
     one, other = (tenant(name, columns(rows), op=True)._replace(network=slow) for name in "ab")
 
     def group_of(timeline, tenancy=None):
-        env = tenancy.beside.env if tenancy and tenancy.beside else simpy.Environment()
+        env = tenancy.env if tenancy else simpy.Environment()
         return Group(env, DEVICE, slow, 2, timeline=timeline, tenancy=tenancy)
 
     one, other = one._replace(group_of=group_of), other._replace(group_of=group_of)
@@ -209,7 +206,7 @@ def test_co_residents_with_a_straggler_share_the_fabric():
     rows = [(0.0, 100, 3)] * 2
 
     def group_of(timeline, tenancy=None):
-        env = tenancy.beside.env if tenancy and tenancy.beside else simpy.Environment()
+        env = tenancy.env if tenancy else simpy.Environment()
         return Group(env, DEVICE, POD, 2, stragglers={1: 2.0}, timeline=timeline, tenancy=tenancy)
 
     one, other = (tenant(name, columns(rows), op=True)._replace(group_of=group_of) for name in "ab")
@@ -236,10 +233,11 @@ def test_a_timeline_names_the_tenants():
 
 
 @settings(max_examples=6, deadline=None)
-@given(WORLD, st.integers(1, 4))
-def test_chunks_are_merged_by_arrival(drawn, pieces):
+@given(WORLD, st.integers(1, 4), st.booleans())
+def test_chunks_are_merged_by_arrival(drawn, pieces, together):
     """A trace in pieces is served as one that is read whole."""
-    tenants, quantum = world(drawn, op=False)
+    tenants, quantum = world(drawn, op=together)
+    quantum = 0 if together else quantum
     whole = share_chips(tenants, quantum, None)
     parts = []
     for each in tenants:

@@ -105,8 +105,10 @@ class Ports(NamedTuple):
 
 
 class Tenancy(NamedTuple):
-    """A program that does not have its chips to itself: who is there already, its weight, and what to call it."""
+    """A program that does not have its chips to itself: in which simulation, who is there already, its weight, and what
+    to call it."""
 
+    env: simpy.Environment
     beside: Group | None
     weight: float
     name: str

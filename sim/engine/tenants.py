@@ -191,16 +191,17 @@ class _Together:
 
     def __init__(self, tenants: Sequence[Tenant], count: int, timeline: Timeline | None) -> None:
         self.tenants, self.count, self.groups = tenants, count, [[] for _ in tenants]  # type: ignore[var-annotated]
+        self.env = simpy.Environment()
         for r in range(count):
             first: Group | None = None
             for tenant, groups in zip(tenants, self.groups):
-                tenancy = Tenancy(first, tenant.weight, tenant.name)
+                tenancy = Tenancy(self.env, first, tenant.weight, tenant.name)
                 groups.append(tenant.group_of(timeline if r == 0 else None, tenancy))
                 first = groups[-1] if first is None else first
-        self.env: simpy.Environment = self.groups[0][0].env
         self.in_use_s = 0.0  # summed over the replicas
         self._users = [0] * count  # iterations under way, by chips
         self._since_s = [0.0] * count
+        self._until_s = -1.0  # to when the fleet may have been run
         self._ended: list[tuple[int, float]] = []  # replica, and what its iteration took beside what the engine adds
 
     def __call__(self, fleet: Fleet, r: int) -> Answer:
@@ -238,6 +239,10 @@ class _Together:
         What begins at the time that is returned waits, for somebody may arrive then; so it is a little later.
         """
         env, cursor = self.env, fleet.cursor
+        soon_s = min(until_s, float(np.nextafter(env.now, np.inf)))
+        if self._until_s < soon_s:  # the chunk before ended now: what waited for this one may begin
+            self._until_s = soon_s
+            return soon_s
         next_s = min(
             until_s,
             float(asked.arrival_s[cursor[NEXT]]) if cursor[NEXT] < len(asked.arrival_s) else np.inf,
@@ -251,7 +256,8 @@ class _Together:
             fleet.replicas[r].base_s, fleet.replicas[r].end_s = took_s, env.now
         reached_s = env.now if self._ended else next_s
         self._ended.clear()
-        return min(until_s, float(np.nextafter(reached_s, np.inf)))
+        self._until_s = min(until_s, float(np.nextafter(reached_s, np.inf)))
+        return self._until_s
 
 
 def _named(tenant: Tenant, batch: Batch) -> Graph:
