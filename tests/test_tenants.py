@@ -17,6 +17,8 @@ from sim.engine.group import Group
 from sim.engine.serving import Service
 from sim.engine.tenants import Shared, Tenant, share_chips
 from sim.results.tenants import jain
+from sim.run import run
+from sim.scenario import ScenarioError
 from sim.serving.fleet import POLICIES, Rules, replica_of
 from sim.spans import Timeline
 from sim.workload.columns import Columns
@@ -253,3 +255,81 @@ def test_jain():
     assert jain([3.0] * 5) == pytest.approx(1.0)
     assert jain([1.0, 0.0, 0.0, 0.0]) == 0.25
     assert jain([1.0, 2.0]) == pytest.approx(0.9)
+
+
+TRACE = "arrival_s,prompt_tokens,output_tokens\n" + "\n".join(f"{0.002 * i},{40 + 7 * i},{4 + i}" for i in range(6))
+SHARED = """\
+question: What do these cost each other?
+pod: {topology: dgx_h100}
+workload:
+  kind: tenants
+  sharing: time_sliced
+  tenants:
+    a: {model: smollm2-135m, trace: {file: small.csv}, slo: {ttft: 1 s}}
+    b: {model: smollm2-135m, trace: {file: small.csv, first: 2}, weight: 2}
+    c: {model: llama3-8b, trace: {file: small.csv, limit: 3}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "small.csv").write_text(TRACE)
+    (tmp_path / "s.yaml").write_text(SHARED)
+    return tmp_path / "s.yaml"
+
+
+@pytest.mark.parametrize("sharing", ["partitioned", "time_sliced", "co_resident"])
+def test_a_scenario_from_end_to_end(file, sharing):
+    result = run(file, {"workload.sharing": sharing, "record.until_s": "0.001 s"})
+    (variant,) = result.variants.values()
+    found = variant["tenants"]
+    assert [*found] == ["a", "b", "c"]
+    assert [found[name]["requests"] for name in found] == [6, 4, 3]
+    assert variant["metrics"]["requests"] == 13 and 0 < variant["metrics"]["fairness"] <= 1
+    assert found["a"]["goodput_per_s"] > 0 and "goodput_per_s" not in found["b"]
+    assert sum(mine["busy_share"] for mine in found.values()) == pytest.approx(1.0)
+    for name, mine in found.items():
+        others = [mine[f"slowdown_beside_{other}"] for other in found if other != name]
+        if sharing == "partitioned":
+            assert mine["slowdown"] == 1.0 and others == [1.0, 1.0]
+        else:
+            assert 1 < mine["slowdown"] < 10 and all(1 <= each < 10 for each in others)
+    assert run(file, {"workload.sharing": sharing, "record.until_s": "0.001 s"}).to_json() == result.to_json()
+    files = result.files()
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pytest.importorskip("pyarrow.parquet").read_table(pyarrow.BufferReader(files["requests.parquet"]))
+    assert table.column("tenant").to_pylist() == ["a"] * 6 + ["b"] * 4 + ["c"] * 3
+    assert "<h2>Tenants</h2>" in result.report() and 'class="heat"' in result.report()
+
+
+@pytest.mark.parametrize("sharing", ["partitioned", "time_sliced", "co_resident"])
+def test_one_tenant_alone_is_not_slowed_down(file, sharing):
+    file.write_text("\n".join(line for line in SHARED.splitlines() if not line.startswith(("    b:", "    c:"))))
+    (variant,) = run(file, {"workload.sharing": sharing}).variants.values()
+    assert variant["tenants"]["a"]["slowdown"] == variant["metrics"]["fairness"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workload.tenants.a.tensor": 3}, "workload.tenants.b.tensor: time_sliced tenants have the same chips"),
+        ({"workload.tenants.a.modl": "x"}, "workload.tenants.a.modl: unknown key, did you mean 'model'?"),
+        ({"workload.sharing": "time_slicd"}, "workload.sharing: 'time_slicd' is not allowed here, did you mean"),
+        ({"workload.sharing": "partitioned", "workload.tenants.b.replicas": 7},
+         "the tenants need 9 chips (a 1, b 7, c 1)"),
+        ({"workload.sharing": "co_resident", "workload.fidelity": "step"}, "write 'fidelity: op', or take it out"),
+        ({"workload.tenants.c.model": "llama3-8"}, "no model 'llama3-8', did you mean 'llama3-8b'?"),
+        ({"workload.tenants.c.trace.file": "smal.csv"}, "workload.tenants.c.trace.file: no such file 'smal.csv'"),
+        ({"workload.tenants.c.kv_tokens": 3}, "workload.tenants.c: the KV-cache holds 3 tokens"),
+        ({"workload.tenants.c.kv_tokens": 900_000}, "the tenants do not fit into HBM together"),
+        ({"workload.tenants.c.hbm_utilisation": 0.5}, "hbm_utilisation is the same for all: a has 0.9, not 0.5"),
+        ({"model": "llama3-8b"}, "model: each tenant has a `model` of its own"),
+        ({"pod.stragglers.9": 2.0}, "pod.stragglers[9]: chip 9 is not in the pod: its chips are 0 to 7"),
+        ({"expect": ["run.d.slowdown < 2"]}, "expect[0]: no tenant 'd'"),
+        ({"workload.tenants.a-b": {"model": "llama3-8b"}}, "a tenant's name is made of letters, digits and '_'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_clear_error(file, change, message):
+    with pytest.raises(ScenarioError) as error:
+        run(file, change)
+    assert message in str(error.value)
