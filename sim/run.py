@@ -12,13 +12,15 @@ from sim import scenario
 from sim.results import Result, build
 from sim.run_jobs import JobsPlan, play_jobs_plan, prepare_jobs
 from sim.run_model import ModelPlan, play_model, prepare_model
+from sim.run_tenants import TenantsPlan, play_tenants, prepare_tenants
 from sim.scenario import MisfitError, Scenario, ScenarioError, Variant
 from sim.scenario.jobs import Collectives
+from sim.scenario.schema import Tenants
 from sim.spans import Outcome
 from sim.version import VERSION
 
 Progress = Callable[[float, str], None]
-Plan = ModelPlan | JobsPlan
+Plan = ModelPlan | JobsPlan | TenantsPlan
 
 
 def run(
@@ -92,12 +94,16 @@ def prepare(s: Scenario) -> dict[str, Plan]:
 
 def _prepared(v: Variant, seed: int) -> Plan:
     work = v.workload
-    return prepare_jobs(v, work, seed) if isinstance(work, Collectives) else prepare_model(v, work, seed)
+    if isinstance(work, Collectives):
+        return prepare_jobs(v, work, seed)
+    return prepare_tenants(v, work, seed) if isinstance(work, Tenants) else prepare_model(v, work, seed)
 
 
 def play(plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Simulate one variant."""
-    return play_jobs_plan(plan, progress) if isinstance(plan, JobsPlan) else play_model(plan, progress)
+    if isinstance(plan, JobsPlan):
+        return play_jobs_plan(plan, progress)
+    return play_tenants(plan, progress) if isinstance(plan, TenantsPlan) else play_model(plan, progress)
 
 
 def _spread(

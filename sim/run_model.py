@@ -12,6 +12,7 @@ import numpy as np
 import simpy
 
 from sim import catalog
+from sim.engine.chip import Tenancy
 from sim.engine.group import Group
 from sim.engine.scaling import Autoscale, Failure
 from sim.engine.serving import Host, Service, run_service
@@ -45,12 +46,13 @@ class Machinery(NamedTuple):
     notes: list[str]
     assumptions: list[Assumption]
 
-    def group(self, timeline: Timeline | None) -> Group:
-        """Its ranks, idle."""
+    def group(self, timeline: Timeline | None, tenancy: Tenancy | None = None) -> Group:
+        """Its ranks, idle, in a simulation of their own or on the chips of other tenants."""
         v = self.variant
         return Group(
-            simpy.Environment(), self.device, self.network, v.parallel.tensor, stragglers=v.pod.stragglers,
-            unfold=bool(v.pod.faults), timeline=timeline, max_spans=v.record.max_spans,
+            tenancy.env if tenancy else simpy.Environment(), self.device, self.network, v.parallel.tensor,
+            stragglers=v.pod.stragglers, unfold=bool(v.pod.faults), timeline=timeline, max_spans=v.record.max_spans,
+            tenancy=tenancy,
         )  # fmt: skip
 
     def graph(self, batch: Batch) -> Graph:
@@ -135,15 +137,19 @@ def play_model(plan: ModelPlan, progress: Callable[[float], None] = lambda share
         assert plan.trace is not None and isinstance(work, Requests)
         chunks = [gathered(plan.trace)] if work.closed_loop else plan.trace.chunks()
         hosts = [part.host for part in (plan.prefill, here) if part is not None]
-        outcome = run_service(chunks, _service(plan, work), hosts, here.model, timeline, progress)
-        serving = outcome.serving
-        assert serving is not None
-        limits = {name: limit for name, limit in work.slo if limit is not None}
-        outcome.serving = serving._replace(slo_s=limits)
-        outcome.warnings[:0] = plan.trace.warnings
+        outcome = run_service(chunks, service(plan, work), hosts, here.model, timeline, progress)
+        complete(plan, outcome)
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
     return outcome
+
+
+def complete(plan: ModelPlan, outcome: Outcome) -> None:
+    """Add to what was served what the scenario knows of it."""
+    work, serving = plan.variant.workload, outcome.serving
+    assert isinstance(work, Requests) and serving is not None and plan.trace is not None
+    outcome.serving = serving._replace(slo_s={name: limit for name, limit in work.slo if limit is not None})
+    outcome.warnings[:0] = plan.trace.warnings
 
 
 def _require_replicas(work: Requests) -> None:
@@ -176,7 +182,7 @@ def _require_blocks(trace: TraceStream, work: Requests) -> None:
         )
 
 
-def _service(plan: ModelPlan, work: Requests) -> Service:
+def service(plan: ModelPlan, work: Requests) -> Service:
     """The fleet as the scenario wants it."""
     unit = plan.trace.block_tokens or 0 if plan.trace and work.prefix_caching else 0
     pools: list[np.recarray] = []

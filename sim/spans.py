@@ -152,6 +152,19 @@ class JobRecord(NamedTuple):
     instances: list[Instance]  # those that ended within the run
 
 
+class TenantRecord(NamedTuple):
+    """One of the tenants of a pod: what became of it beside the others, and with its chips to itself."""
+
+    name: str
+    weight: float
+    priority: int
+    chips: int
+    busy_s: float  # its iterations, summed over replicas
+    outcome: Outcome
+    alone_e2e_s: np.ndarray  # of each request of `outcome`, with the same chips to itself; NaN: turned away
+    beside_e2e_s: dict[str, np.ndarray]  # the same, with only the other tenant of that name there too
+
+
 @dataclass
 class Totals:
     """Sums over a whole run on one rank, kept whether or not spans are recorded.
@@ -197,6 +210,8 @@ class Outcome:
     timeline: Timeline = field(default_factory=Timeline)
     rates: dict[str, float] = field(default_factory=dict)
     jobs: list[JobRecord] = field(default_factory=list)  # of a collectives workload
+    tenants: list[TenantRecord] = field(default_factory=list)  # of a pod that several share
+    sharing: str = ""  # in which way they do
     links: list[LinkUse] = field(default_factory=list)  # those that carried anything, fullest first
     assumptions: list[tuple[str, str, str, str]] = field(default_factory=list)  # what, value, tag, source
     warnings: list[str] = field(default_factory=list)

@@ -164,10 +164,10 @@ def test_laws_of_any_replay(world, machine, pieces):
     if len(pools) == 1:
         assert me.present_s.sum() == pytest.approx(spent_s, rel=1e-9)
     assert (fleet.of_tokens * np.arange(fleet.of_tokens.shape[1])).sum() == pytest.approx(fleet.sums[0, 1])
-    assert fleet.series[:, 4].sum() == pytest.approx(records.output.sum())
+    assert fleet.series[..., 4].sum() == pytest.approx(records.output.sum())
     if not me.preemptions.any():
-        assert fleet.series[:, 3].sum() == pytest.approx((records.prompt - records.hit).sum())
-    assert fleet.series[:, 0].sum() == pytest.approx(me.busy_s.sum())
+        assert fleet.series[..., 3].sum() == pytest.approx((records.prompt - records.hit).sum())
+    assert fleet.series[..., 0].sum() == pytest.approx(me.busy_s.sum())
     assert fleet.gaps.sum() == (records.output - 1).sum()
 
 

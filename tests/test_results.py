@@ -36,7 +36,7 @@ def a_result(*, requests=0, expect=("preserve.speedup > 1.1",), names=("vanilla"
 def test_result_json_has_the_keys_of_the_contract():
     data = json.loads(a_result().to_json())
     assert set(data) == {
-        "scenario", "version", "seed", "fingerprint", "variants", "comparison", "expect", "warnings",
+        "scenario", "version", "seed", "fingerprint", "partial", "variants", "comparison", "expect", "warnings",
     }  # fmt: skip
     assert list(data["variants"]) == ["vanilla", "preserve"]
     assert set(data["variants"]["preserve"]) == {"metrics", "tenants"}

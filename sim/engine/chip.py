@@ -2,13 +2,15 @@
 
 Each stream is a SimPy process that takes its ops in order; an op waits for what it depends on, then becomes one
 `Work`: a fixed cost, arithmetic, and flows over the HBM and L2 ports in overlap. Collectives are handed to the group.
+A program has one kernel at a time, so its arithmetic has the engines to itself; where several programs run on a chip at
+once, arithmetic is a flow too, of seconds over an engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import simpy
 
@@ -104,6 +106,25 @@ class Program:
         self.streams = [stream for stream in STREAMS if any(layer.streams[stream] for layer in self.distinct)]
 
 
+class Ports(NamedTuple):
+    """What the programs on one chip share, each by its weight.  Engines give one second of arithmetic a second."""
+
+    hbm: Capacity
+    l2: Capacity
+    link: Capacity
+    engines: dict[str, Capacity]
+
+
+class Tenancy(NamedTuple):
+    """A program that does not have its chips to itself: in which simulation, who is there already, its weight, and what
+    to call it."""
+
+    env: simpy.Environment
+    beside: Group | None
+    weight: float
+    name: str
+
+
 class Chip:
     """One rank.  `speed` < 1 makes it a straggler: its arithmetic and its HBM run that much slower.
 
@@ -121,6 +142,7 @@ class Chip:
         speed: float = 1.0,
         timeline: Timeline | None = None,
         max_spans: int = 20_000,
+        tenancy: Tenancy | None = None,
     ) -> None:
         if speed != 1.0:
             device = replace(
@@ -134,19 +156,40 @@ class Chip:
         self.hbm = Capacity(f"rank {rank}/HBM", hbm_bytes_per_s(device))
         self.l2 = Capacity(f"rank {rank}/L2", device.l2_bytes_per_s)
         self.link = Capacity(f"rank {rank}/link", group.egress_bytes_per_s(rank) if group else 1.0)
+        self.engines: dict[str, Capacity] = {}
+        self.weight, self.label = 1.0, f"rank {rank}"
+        if tenancy is not None:
+            self._share(tenancy)
         if timeline is not None:
-            timeline.capacities |= {c.name: c.bytes_per_s for c in (self.hbm, self.l2, self.link)}
+            timeline.capacities |= {c.name: c.bytes_per_s for c in self.capacities}
         self.residency = Residency(device.l2_bytes)
         self.totals = Totals(span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0))
         self._ids: dict[str, int] = {}
         self._fetching: int | None = None  # the range that the copy engine is bringing
         self._works = {stream: self._new_work(stream) for stream in STREAMS}
 
+    @property
+    def capacities(self) -> tuple[Capacity, ...]:
+        """All that its ops contend for."""
+        return (self.hbm, self.l2, self.link, *self.engines.values())
+
     def _new_work(self, stream: str) -> Work:
         work = Work(self.net)
         limit = self.device.prefetch_bytes_per_s if stream == "prefetch" else float("inf")
-        work.flows = (Flow(work, (self.hbm,), limit), Flow(work, (self.l2,)), Flow(work, (self.link,)))
+        ports = [(self.hbm, limit), (self.l2, float("inf")), (self.link, float("inf"))]
+        ports += [(engine, float("inf")) for engine in self.engines.values()]
+        work.flows = tuple(Flow(work, (port,), most, self.weight) for port, most in ports)
         return work
+
+    def _share(self, tenancy: Tenancy) -> None:
+        """Have the ports of the chip, and its engines, together with the others on it."""
+        self.weight, self.label = tenancy.weight, f"rank {self.rank} {tenancy.name}"
+        self.moved = {"HBM": 0.0, "L2": 0.0, "link": 0.0}  # what the ports moved is not ours alone
+        self.ports: Ports = Ports(
+            self.hbm, self.l2, self.link,
+            {name: Capacity(f"rank {self.rank}/{name} engine", 1.0) for name in ("matrix", "vector")},
+        ) if tenancy.beside is None else tenancy.beside.chips[self.rank].ports  # fmt: skip
+        self.hbm, self.l2, self.link, self.engines = self.ports
 
     def _tensor_id(self, name: str) -> int:
         index = self._ids.setdefault(name, len(self._ids))
@@ -192,6 +235,8 @@ class Chip:
                     op.bound_s[bound] += took
                     if order is not None:
                         order.append(slot * 64 + cause * 8 + bound)
+                    if self.engines:
+                        self._tally(op, work)
                     if self.recording:
                         self._record(stream, op, f"{layer.name} {index}", start_s, BOUNDS[bound], work)
                 done[slot] = 1
@@ -217,7 +262,11 @@ class Chip:
         now, net = self.env.now, self.net
         begins_s = now + op.fixed_s + op.unhidden_s
         end_s = work.floor_s = begins_s + op.arithmetic_s
-        hbm, l2, _ = work.flows
+        hbm, l2, _, *engines = work.flows
+        if engines and op.arithmetic_s:
+            work.floor_s = begins_s
+            engine = engines[0 if op.op.engine == "matrix" else 1]
+            end_s = net.start(engine, op.arithmetic_s, begins_s, now)
         if work.l2_bytes:
             end_s = max(end_s, net.start(l2, work.l2_bytes, begins_s, now))
         if work.hbm_bytes:
@@ -271,9 +320,15 @@ class Chip:
             return
         link = work.link_bytes if op.collective else 0.0
         timeline.spans.append(
-            Span(f"rank {self.rank}/{stream}", f"{layer}: {op.op.name}", op.op.kind, start_s, self.env.now,
+            Span(f"{self.label}/{stream}", f"{layer}: {op.op.name}", op.op.kind, start_s, self.env.now,
                  work.hbm_bytes, work.l2_bytes, link, op.op.flop, bound, work.note if op.collective else "")
         )  # fmt: skip
+
+    def _tally(self, op: LoweredOp, work: Work) -> None:
+        self.moved["HBM"] += work.hbm_bytes
+        self.moved["L2"] += work.l2_bytes
+        if op.collective and self.group is not None and self.group.folded:
+            self.moved["link"] += work.link_bytes
 
     def _add_up(self, program: Program, seconds: float) -> None:
         """Move the sums of a finished pass from its ops to the chip's totals."""
@@ -297,14 +352,14 @@ class Chip:
                         totals.bound_s[bound] += spent_s
                 op.clear()
         for name, capacity in (("HBM", self.hbm), ("L2", self.l2), ("link", self.link)):
-            totals.bytes[name] = capacity.moved
+            totals.bytes[name] = self.moved[name] if self.engines else capacity.moved
         totals.unused_prefetch_bytes = self.residency.wasted
 
 
 def _cause(op: LoweredOp, work: Work, start_s: float) -> int:
     """Which of the op's needs ended last: an index into BOUNDS."""
-    hbm, l2, link = work.flows
-    cause, last_s = _COMPUTE, work.floor_s
+    hbm, l2, link, *engines = work.flows
+    cause, last_s = _COMPUTE, max([work.floor_s, *(engine.finish_s for engine in engines)])
     if work.hbm_bytes and hbm.finish_s > last_s:
         cause, last_s = _HBM, hbm.finish_s
     if work.l2_bytes and l2.finish_s > last_s:

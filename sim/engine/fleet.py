@@ -31,7 +31,7 @@ from sim.serving.fleet import (
     with_more_pending,
     with_more_slots,
 )
-from sim.serving.loop import HEAP, PRICE, RECORDS, SLOTS, cut, set_price
+from sim.serving.loop import DONE, HEAP, PRICE, RECORDS, SLOTS, cut, set_price
 from sim.serving.step_time import StepTime, stacked, unpriced
 from sim.workload.transformer import Batch, Sequences
 
@@ -77,6 +77,14 @@ class Window(NamedTuple):
     play: Player
 
 
+class Clock(Protocol):
+    """Whoever plays iterations whose end nobody knows beforehand: they were answered with an endless `Answer`."""
+
+    def reach(self, fleet: Fleet, asked: Arrivals, until_s: float) -> float:
+        """Go on to the first end of an iteration, the next arrival, or `until_s`, and write the end down; to when the
+        fleet may be run."""
+
+
 def serve_fleet(
     chunks: Iterable[Arrivals],
     rules: Rules,
@@ -90,6 +98,7 @@ def serve_fleet(
     acceptance: tuple[float, ...] = (),
     expected: float = np.inf,
     rows: int = 65_536,
+    clock: Clock | None = None,
 ) -> Iterator[tuple[np.recarray, Fleet]]:
     """Records of finished requests, about `rows` at a time, each with the fleet as it then is; the last of them before
     a KeyboardInterrupt goes on.
@@ -112,8 +121,12 @@ def serve_fleet(
         for chunk, last_s in _with_end(chunks):
             fleet.cursor[NEXT] = 0
             fleet, asked = _own_blocks(fleet, chunk)
+            why, reached_s = DONE, 0.0
             while True:
-                until_s = min(last_s, todo[0].at_s if todo else np.inf)
+                known_s = until_s = min(last_s, todo[0].at_s if todo else np.inf)
+                if clock is not None:  # all that can begin has begun before time goes on
+                    reached_s = clock.reach(fleet, chunk, known_s) if why == DONE else reached_s
+                    until_s = reached_s
                 inside = window is not None and window.from_s <= now_s < window.until_s
                 why = serve(rules, fleet, prices.now, records, asked, until_s, asked_always or inside)
                 if why == PRICE:
@@ -143,7 +156,7 @@ def serve_fleet(
                     later = [event for event in todo.pop(0).act(fleet, prices.now, now_s) if np.isfinite(event.at_s)]
                     if not (np.isinf(last_s) and _idle(fleet, asked)):
                         todo = sorted([*todo, *later], key=lambda event: event.at_s)
-                else:
+                elif until_s == known_s:
                     break
     except KeyboardInterrupt:  # what was answered so far is not lost
         yield _taken(records, fleet), fleet

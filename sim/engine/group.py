@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import simpy
 
-from sim.engine.chip import Chip, LoweredOp
+from sim.engine.chip import Chip, LoweredOp, Tenancy
 from sim.engine.exchange import Exchange, Known
 from sim.engine.fabric import Fabric
 from sim.engine.flows import Flow, Net, Work
@@ -21,7 +21,8 @@ class Group:
 
     Symmetric ranks do the same at the same time, so one is simulated and its collectives are folded plans. With
     stragglers (rank -> how many times slower) every rank is simulated: each starts a collective when it comes to it,
-    and the plan is played send by send over the pod's links.
+    and the plan is played send by send over the pod's links. With a `tenancy` the chips are shared: with those of the
+    group `beside` it, which is in the same simulation, or with those that will be put beside this one.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Group:
         unfold: bool = False,
         timeline: Timeline | None = None,
         max_spans: int = 20_000,
+        tenancy: Tenancy | None = None,
     ) -> None:
         slow = stragglers or {}
         wrong = [rank for rank in slow if not 0 <= rank < ranks]
@@ -43,13 +45,15 @@ class Group:
         if ranks < 1:
             raise ValueError(f"a group has at least 1 rank, not {ranks}")
         self.env, self.network, self.ranks, self.timeline = env, network, ranks, timeline
-        self.net = Net(env)
+        beside = tenancy.beside if tenancy else None
+        self.net: Net = beside.net if beside else Net(env)
         self.folded = not slow and not unfold
-        self.fabric = Fabric(env, network.wires.bytes_per_s, network.wires.name)
+        self.fabric: Fabric = beside.fabric if beside else Fabric(env, network.wires.bytes_per_s, network.wires.name)
+        self.weight = tenancy.weight if tenancy else 1.0
         self.known: Known = {}
         self._meetings: dict[int, _Meeting] = {}  # collectives under way, by number
         self._met = [0] * ranks  # collectives that each rank has come to
-        self.chips = [
+        self.chips: list[Chip] = [
             Chip(
                 env,
                 self.net,
@@ -59,6 +63,7 @@ class Group:
                 speed=1 / slow.get(rank, 1.0),
                 timeline=timeline,
                 max_spans=max_spans,
+                tenancy=tenancy,
             )
             for rank in range(1 if self.folded else ranks)
         ]
@@ -72,7 +77,7 @@ class Group:
 
     def close(self) -> None:
         """The simulation has stopped: report what is still on the capacities."""
-        self.net.flush([c for chip in self.chips for c in (chip.hbm, chip.l2, chip.link)])
+        self.net.flush([capacity for chip in self.chips for capacity in chip.capacities])
 
     def rates(self) -> dict[str, float]:
         """What one rank's capacities carry at most, for utilisation."""
@@ -106,7 +111,7 @@ class Group:
         work.note = fold.note
         if not self.folded:
             return self.env.process(self._take_part(chip, op, work))
-        hbm, l2, link = work.flows
+        hbm, l2, link, *_ = work.flows
         link.limit = fold.bytes_per_s
         now, net = self.env.now, self.net
         begins_s = work.floor_s = now + work.latency_s
@@ -132,7 +137,7 @@ class Group:
             self._meetings[number] = _Meeting(self, op)
         meeting = self._meetings[number]
         meeting.exchange.arrive(np.array([chip.rank]), op.op.launch)
-        hbm, l2, _ = work.flows
+        hbm, l2, *_ = work.flows
         work.floor_s = begins_s = env.now + work.latency_s
         work.end_s = self._memory(self.net, work, hbm, l2, begins_s, begins_s)
         work.event = env.timeout(work.end_s - env.now)
@@ -151,7 +156,8 @@ class _Meeting:
         self.done = [simpy.Event(group.env) for _ in range(group.ranks)]
         way, plan = network.plan(op.op.kind, group.ranks, op.message_bytes)
         ranks = network.members(group.ranks).ranks
-        self.exchange = Exchange(group.env, group.fabric, network, ranks, plan, way, self._over, known=group.known)
+        self.exchange = Exchange(group.env, group.fabric, network, ranks, plan, way, self._over,
+                                 weight=group.weight, known=group.known)  # fmt: skip
 
     def _over(self, ranks: Ints) -> None:
         for rank in ranks.tolist():

@@ -74,8 +74,8 @@ def run_service(
     At fidelity `step` the ops of the window are played all the same, so that they can be looked at; their times are
     those that a price would have given.
     """
-    chunks, expected = _expected(chunks, service.expected)
-    served = [_Served(host, model, pool, service, timeline if k == 0 else None)
+    chunks, expected = counted(chunks, service.expected)
+    served = [Served(host, model, pool, service, timeline if k == 0 else None)
               for k, (host, pool) in enumerate(zip(hosts, service.pools))]  # fmt: skip
     window = None
     if timeline is not None and not service.op:
@@ -90,7 +90,7 @@ def run_service(
     stopped_s = None
     try:
         for records, fleet in serve_fleet(
-            _arrivals(chunks, service), service.rules, replicas, service.pools, [each.kind for each in served],
+            arrivals_of(chunks, service), service.rules, replicas, service.pools, [each.kind for each in served],
             events=events, window=window, ranks=service.ranks, acceptance=service.acceptance, expected=expected,
         ):  # fmt: skip
             found.append(records)
@@ -107,26 +107,26 @@ def run_service(
     table = table[np.argsort(table.id, kind="stable")].view(np.recarray)
     makespan_s = float(np.nanmax(table.last_s, initial=0.0))
     count = len(replicas)
-    totals = _together([each.totals(last, k) for k, each in enumerate(served)])
+    totals = together([each.totals(last, k) for k, each in enumerate(served)])
     totals.seconds = makespan_s * count
     totals.idle_s = max(totals.seconds - float(last.replicas.busy_s.sum()), 0.0)
-    totals.engine_s = _engine_s(last.replicas)
+    totals.engine_s = engine_seconds(last.replicas)
     return Outcome(
         totals,
         tokens=int(table.output[table.replica >= 0].sum()),
         ranks=served[0].plain.ranks,
         replicas=count,
-        requests=_requests(table),
-        serving=_serving(last, served, scaler, makespan_s),
+        requests=requests_of(table),
+        serving=serving_of(last, _paid(served, scaler, makespan_s), _most_on(count, scaler)),
         timeline=timeline or Timeline(),
         rates=_mean_rates(served),
-        warnings=_warnings(table, service),
-        fingerprint=_digest(table[table.replica != NONE]),
+        warnings=warnings_of(table, service),
+        fingerprint=digest_of(table[table.replica != NONE]),
         stopped_s=stopped_s,
     )  # fmt: skip
 
 
-class _Served:
+class Served:
     """One pool and its host: who prices or plays its iterations, and what they come to."""
 
     def __init__(self, host: Host, model: Model, pool: np.record, service: Service, timeline: Timeline | None) -> None:
@@ -147,19 +147,20 @@ class _Served:
 
     def totals(self, fleet: Fleet, kind: int) -> Totals:
         """Sums over the pool's replicas, one rank of each."""
-        for group in self.recorded.groups:
-            group.close()
         if self.form is not None:
             return self.form.totals(fleet, kind)
-        sums: Sums = {}
-        if self.pieces is not None:
-            for r in range(self.first, self.first + self.count):
-                self.pieces.settle(fleet, r)
-            sums = self.pieces.sums
-        for group in self.recorded.groups:
-            for key, value in sums_of(group.chips[0].totals).items():
-                sums[key] = sums.get(key, 0.0) + value
-        return totals_of(sums)
+        if self.pieces is None:
+            return played_totals(self.recorded.groups)
+        for r in range(self.first, self.first + self.count):
+            self.pieces.settle(fleet, r)
+        return together([totals_of(self.pieces.sums), played_totals(self.recorded.groups)])
+
+
+def played_totals(groups: Sequence[Group]) -> Totals:
+    """Sums over what was played on the groups, one rank of each."""
+    for group in groups:
+        group.close()
+    return together([group.chips[0].totals for group in groups])
 
 
 class _Recorded:
@@ -172,32 +173,32 @@ class _Recorded:
         self._play: Player | None = None
 
     def __call__(self, fleet: Fleet, r: int) -> Answer:
-        # A timeline shows one replica: the first.
-        shown = r == 0
         if self._play is None:
             self.groups += [self.host.group_of(self.timeline if i == 0 else None) for i in range(self.count)]
             self._play = player(self.groups, self.host.graph_of, self.first)
-        inside = self.window[0] <= fleet.replicas[r].now_s < self.window[1]
-        self.groups[r - self.first].record(shown and inside)
+        # A timeline shows one replica: the first.
+        shown = r == self.first and self.timeline is not None
+        self.groups[r - self.first].record(shown and self.window[0] <= fleet.replicas[r].now_s < self.window[1])
         return self._play(fleet, r)
 
 
-def _together(parts: Sequence[Totals]) -> Totals:
+def together(parts: Sequence[Totals]) -> Totals:
+    """The sums of several parts as one."""
     sums: Sums = {}
     for part in parts:
         for key, value in sums_of(part).items():
             sums[key] = sums.get(key, 0.0) + value
-    return parts[0] if len(parts) == 1 else totals_of(sums)
+    return totals_of(sums)
 
 
-def _engine_s(me: np.recarray) -> float:
+def engine_seconds(me: np.recarray) -> float:
     """Busy time in which no op ran."""
     own_s = me.iterations * me.overhead_s + me.moved_tokens * np.nan_to_num(me.swap_s)
     delayed_s = (me.busy_s - me.lost_s - own_s) * (1 - 1 / me.slow)
     return float((me.lost_s + own_s + delayed_s).sum())
 
 
-def _mean_rates(served: Sequence[_Served]) -> dict[str, float]:
+def _mean_rates(served: Sequence[Served]) -> dict[str, float]:
     """What a rank's capacities carry at most, the mean over replicas."""
     count = sum(each.count for each in served)
     rates = [each.plain.rates() for each in served]
@@ -207,7 +208,7 @@ def _mean_rates(served: Sequence[_Served]) -> dict[str, float]:
     }
 
 
-def _expected(chunks: Iterable[Columns], most: float) -> tuple[Iterable[Columns], float]:
+def counted(chunks: Iterable[Columns], most: float) -> tuple[Iterable[Columns], float]:
     """The same chunks, and about how many requests there are: exactly, if there is only one."""
     rest = iter(chunks)
     first = [*itertools.islice(rest, 2)]
@@ -216,7 +217,8 @@ def _expected(chunks: Iterable[Columns], most: float) -> tuple[Iterable[Columns]
     return itertools.chain(first, rest), most
 
 
-def _arrivals(chunks: Iterable[Columns], service: Service) -> Iterator[Arrivals]:
+def arrivals_of(chunks: Iterable[Columns], service: Service) -> Iterator[Arrivals]:
+    """Chunks of a trace as the fleet takes them."""
     first = 0
     for chunk in chunks:
         count = len(chunk)
@@ -259,7 +261,8 @@ def _in_turn(asked: Arrivals, chunk: Columns) -> Arrivals:
     return Arrivals(**moved, block_from=edges, blocks=blocks)
 
 
-def _requests(table: np.recarray) -> Requests:
+def requests_of(table: np.recarray) -> Requests:
+    """Records as columns."""
     return Requests(
         *(np.ascontiguousarray(table[name]) for name in
           ("id", "arrival_s", "prompt", "output", "scheduled_s", "first_s", "last_s", "replica", "hit", "preempted",
@@ -267,38 +270,48 @@ def _requests(table: np.recarray) -> Requests:
     )  # fmt: skip
 
 
-def _digest(table: np.recarray) -> str:
+def digest_of(table: np.recarray) -> str:
     """Equal for equal times, to 1 ps."""
     times = np.column_stack([table.scheduled_s, table.first_s, table.last_s])
     return hashlib.sha256(np.rint(times * 1e12).tobytes()).hexdigest()[:12]
 
 
-def _serving(fleet: Fleet, served: Sequence[_Served], scaler: Scaler | None, makespan_s: float) -> Serving:
-    me = fleet.replicas
-    last = int(np.flatnonzero(fleet.series[:, 0])[-1]) + 1 if fleet.series[:, 0].any() else 0
+def _paid(served: Sequence[Served], scaler: Scaler | None, makespan_s: float) -> list[tuple[Device, float]]:
+    """Chip-seconds that each pool's replicas were on."""
     scaled = scaler.members if scaler else range(0)
-    paid = [
+    return [
         (each.host.device, each.plain.ranks * sum(
             scaler.on_s(r, makespan_s) if scaler and r in scaled else makespan_s
             for r in range(each.first, each.first + each.count)
         ))
         for each in served
     ]  # fmt: skip
+
+
+def _most_on(count: int, scaler: Scaler | None) -> int:
+    return count - len(scaler.members) + scaler.most if scaler else count
+
+
+def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int) -> Serving:
+    """Sums over all replicas; `paid` are devices and the chip-seconds they were on."""
+    me = fleet.replicas
+    series = fleet.series.sum(axis=0)
+    last = int(np.flatnonzero(series[:, 0])[-1]) + 1 if series[:, 0].any() else 0
     power = [chip_s * device.power_w for device, chip_s in paid if device.power_w is not None]
     price = [chip_s / 3600 * device.price_per_hour for device, chip_s in paid if device.price_per_hour is not None]
     return Serving(
         replicas=len(me), kv_share_s=float(me.kv_s.sum()), kv_peak=float((me.peak_blocks / me.blocks).max()),
         preemptions=int(me.preemptions.sum()), blocks_looked_up=int(me.looked_up.sum()),
         blocks_found=int(me.found.sum()), drafted=int(me.drafted.sum()), accepted=int(me.accepted.sum()),
-        gaps=fleet.gaps, gap_ends_s=GAP_FINEST_S * GAP_RATIO ** np.arange(GAP_BINS), bin_s=float(fleet.bin_s[0]),
-        series=dict(zip(SERIES, fleet.series[:last].T)), slo_s={}, chip_s=sum(chip_s for _, chip_s in paid),
-        joules=sum(power) if len(power) == len(paid) else None,
-        dollars=sum(price) if len(price) == len(paid) else None,
-        most_on=len(me) - len(scaled) + (scaler.most if scaler else 0),
+        gaps=fleet.gaps.sum(axis=0), gap_ends_s=GAP_FINEST_S * GAP_RATIO ** np.arange(GAP_BINS),
+        bin_s=float(fleet.bin_s[0]), series=dict(zip(SERIES, series[:last].T)), slo_s={},
+        chip_s=sum(chip_s for _, chip_s in paid), joules=sum(power) if len(power) == len(paid) else None,
+        dollars=sum(price) if len(price) == len(paid) else None, most_on=most_on,
     )  # fmt: skip
 
 
-def _warnings(table: np.recarray, service: Service) -> list[str]:
+def warnings_of(table: np.recarray, service: Service) -> list[str]:
+    """What the user should know of who was turned away or had to wait."""
     warnings, me = [], service.replicas
     away = table[table.replica == NONE]
     room = min(int((me.blocks * me.block_tokens).min()), int(me.longest.min()))

@@ -65,6 +65,10 @@ class Network:
         new._remember()
         return new
 
+    def part(self, chips: tuple[int, ...]) -> Network:
+        """The same pod as those see it who have only these chips: their first so many ranks are the first of them."""
+        return _Part(self, chips)
+
     def _remember(self) -> None:
         """Answers once given are kept."""
         self.fold = lru_cache(maxsize=4096)(self._fold)
@@ -209,6 +213,25 @@ class Network:
         even = alike and bool((part[0] == part[1]).all())
         return _Step(float(waits[slow].max()), float(moves[slow].max()), float(reduces[slow].max()),
                      float(sends.nbytes.sum()), even)  # fmt: skip
+
+
+class _Part(Network):
+    """A pod of which only some chips are to be used, in their order."""
+
+    def __init__(self, whole: Network, chips: tuple[int, ...]) -> None:
+        self.graph, self.library, self.algorithm, self.wires = whole.graph, whole.library, whole.algorithm, whole.wires
+        self.chips = chips
+        self._remember()
+
+    def egress_bytes_per_s(self, chip: int) -> float:
+        return super().egress_bytes_per_s(self.chips[chip])
+
+    def _members(self, ranks: Ranks) -> Members:
+        if isinstance(ranks, int):
+            if ranks > len(self.chips):
+                raise ValueError(f"a group of {ranks} ranks does not fit on {len(self.chips)} chips")
+            ranks = self.chips[:ranks]
+        return super()._members(ranks)
 
 
 class _Step(NamedTuple):

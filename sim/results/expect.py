@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from sim.results.jobs import OF_JOBS
 from sim.results.metrics import DEFINITIONS
+from sim.results.tenants import OF_TENANTS
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _NAME = r"[\w-]+(?:\.[\w-]+)*\.\w+"
@@ -19,8 +20,8 @@ _LINE = re.compile(
     rf"(?:\s*(?:±|\+/?-)\s*(?P<tolerance>{_NUMBER}))?"
 )
 _EXAMPLES = (
-    "write it like 'preserve.speedup >= 1.2', 'preserve.ttft_p99_s == 0.35 ± 0.02', or, of a job against another "
-    "variant's, 'both.training.mean_s > 1.5 * alone.training.mean_s'"
+    "write it like 'preserve.speedup >= 1.2', 'preserve.ttft_p99_s == 0.35 ± 0.02', or, of a job or a tenant against "
+    "that of another variant, 'both.training.mean_s > 1.5 * alone.training.mean_s'"
 )
 _EXACT = 1e-9  # relative: how far `==` without a tolerance may be off
 
@@ -107,7 +108,8 @@ def _found(
     if job:
         jobs = tenants.get(variant, {})
         if job not in jobs:
-            raise ValueError(f"expect: no job {job!r} in {variant!r}{_nearest(job, jobs)}")
+            noun = "tenant" if any("weight" in mine for mine in jobs.values()) else "job"
+            raise ValueError(f"expect: no {noun} {job!r} in {variant!r}{_nearest(job, jobs)}")
         known = dict(jobs[job])
         base = tenants[next(iter(metrics))].get(job, {})
         known |= {f"{name}_ratio": value / base[name] for name, value in jobs[job].items() if base.get(name)}
@@ -117,7 +119,7 @@ def _found(
         known |= {"speedup": ratios["speedup"]} if "speedup" in ratios else {}
         known |= {f"{name}_ratio": ratio for name, ratio in ratios.items() if name != "speedup"}
     if metric not in known:
-        why = "has no value in this run" if metric in DEFINITIONS or metric in OF_JOBS else "is not a metric"
+        why = "has no value in this run" if metric in DEFINITIONS | OF_JOBS | OF_TENANTS else "is not a metric"
         raise ValueError(f"expect: {metric!r} of {owner!r} {why}{_nearest(metric, known)}")
     return known[metric]
 

@@ -90,22 +90,38 @@ _OF_MODELS: dict[str, str] = {
     "ops": f"ops played, on all streams, {_SUM}",
     "steps": "forward passes in the run, prefill included, over all replicas",
 }
+_OF_TENANTS: dict[str, str] = {
+    "fairness": "Jain's index (sum x)^2 / (n sum x^2) over the n tenants, of x = 1 / slowdown: 1 if all are slowed "
+    "down alike, 1/n if all but one stand still",
+    "weighted_fairness": "the same of x = 1 / (slowdown x weight): 1 if each goes on in proportion to its weight; "
+    "where weights differ and chips are shared",
+    "slowdown_max": "the highest slowdown of a tenant",
+}
 _OF_COMPARISON: dict[str, str] = {
     "speedup": "request run: baseline e2e_mean_s / this e2e_mean_s; any other: baseline makespan_s / this makespan_s; "
     "above 1 is faster; in the comparison only",
 }
 DEFINITIONS: dict[str, str] = {
-    **_OF_ANY, **_OF_STATIC, **OF_REQUESTS, **_OF_MODELS, **OF_LINKS, **_OF_COMPARISON,
+    **_OF_ANY, **_OF_STATIC, **OF_REQUESTS, **_OF_MODELS, **_OF_TENANTS, **OF_LINKS, **_OF_COMPARISON,
 }  # fmt: skip
 # By kind of workload: what it may have a value for.
 OF_KIND: dict[str, dict[str, str]] = {
     "decode": _OF_ANY | _OF_STATIC | _OF_MODELS | _OF_COMPARISON,
     "requests": _OF_ANY | OF_REQUESTS | _OF_MODELS | _OF_COMPARISON,
+    "tenants": _OF_ANY | OF_REQUESTS | _OF_MODELS | _OF_TENANTS | _OF_COMPARISON,
     "collectives": _OF_ANY | OF_LINKS | _OF_COMPARISON,
 }
 
 _NOISE = 1e-12  # a difference of sums below this share of them is rounding
-_HIGHER = {"mfu", "speedup", "slo_attainment", "prefix_hit_rate", "prefix_block_hit_rate"}
+_HIGHER = {
+    "fairness",
+    "weighted_fairness",
+    "mfu",
+    "speedup",
+    "slo_attainment",
+    "prefix_hit_rate",
+    "prefix_block_hit_rate",
+}
 _COUNTS = {
     "ops",
     "steps",
@@ -118,6 +134,7 @@ _COUNTS = {
     "most_flows_on_a_link",
 }
 _LOWER = {
+    "slowdown_max",
     "unused_prefetch_bytes",
     "rejected",
     "preemptions",
@@ -264,7 +281,7 @@ def pretty(name: str, value: float) -> str:
     >>> pretty("ttft_p99_s", 0.0123), pretty("mfu", 0.4567), pretty("hbm_bytes", 3.2e9), pretty("speedup", 1.27)
     ('12.3 ms', '45.7 %', '3.2 GB', '1.27x')
     """
-    if name == "speedup":
+    if name == "speedup" or name.startswith("slowdown"):
         return f"{value:.2f}x"
     if name.endswith(("_per_s", "_per_s_per_chip", "_per_s_per_replica")):
         return f"{value:,.0f}/s" if abs(value) >= 100 else f"{value:.3g}/s"
@@ -276,7 +293,9 @@ def pretty(name: str, value: float) -> str:
         return f"{value:.3g}" + (" J" if name.startswith("joules") else " $")
     if name in _COUNTS:
         return f"{value:,.0f}"
-    return f"{100 * value:.1f} %" if name in DEFINITIONS else f"{value:.4g}"
+    if name.endswith("fairness"):
+        return f"{value:.3f}"
+    return f"{100 * value:.1f} %" if name in DEFINITIONS or name == "busy_share" else f"{value:.4g}"
 
 
 def seconds_text(seconds: float) -> str:

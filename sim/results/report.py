@@ -24,6 +24,8 @@ from sim.results.palette import (
     words,
 )
 from sim.results.table import best, label, ratio_text, rows
+from sim.results.tenants import OF_TENANTS, by_tenant
+from sim.results.tenants_page import tenants_section
 from sim.spans import BOUNDS, Outcome
 
 _TAGS = {
@@ -73,6 +75,7 @@ td:last-child { overflow-wrap:anywhere }
 .dense { font-size:13px } .dense td, .dense th { padding-right:8px }
 .jobs td, .jobs th { white-space:nowrap }
 .meter { display:inline-block; width:110px; height:9px; border-radius:3px; background:var(--line); overflow:hidden }
+.heat { width:auto; margin:4px 0 14px } .heat td, .heat th { padding:5px 14px }
 .meter i { display:block; height:100%; background:#D55E00 } details { margin:6px 0 }
 @media print { main { max-width:none; padding:0 } h2 { break-after:avoid } tr, svg, .legend { break-inside:avoid }
   .screen { display:none } .pair svg { width:calc(50% - 8px) } h2 + p, h2 + p + .legend { break-after:avoid }
@@ -96,6 +99,7 @@ def report(
 ) -> str:
     """The page as HTML: one file, no script, no network.  Every name is escaped: they come from the user's YAML."""
     title = escaped(question or scenario)
+    each = by_tenant(outcomes)
     body = [
         f"<h1>{title}</h1>",
         f'<p class="lead">{escaped(verdict)}</p>',
@@ -105,12 +109,13 @@ def report(
         _warnings(warnings),
         _expectations(expect),
         _comparison(metrics, comparison),
-        _where_time_goes(outcomes),
+        tenants_section(outcomes),
+        _where_time_goes(each),
         jobs_section(outcomes),
         links_section(outcomes),
-        _bounds(outcomes),
-        over_time_section(outcomes),
-        _latency_curves(outcomes),
+        _bounds(each),
+        over_time_section(each),
+        _latency_curves(each),
         _assumptions(outcomes),
         _definitions(metrics, comparison),
     ]
@@ -270,15 +275,17 @@ def _assumptions(outcomes: Mapping[str, Outcome]) -> str:
     return f'<h2>What this rests on</h2>{grid}<p class="soft">{key}.</p>'
 
 
+def _defined(used: set[str]) -> dict[str, str]:
+    """The definitions of the metrics used, and of those of jobs or tenants where there are any."""
+    more = OF_JOBS if "busiest_link_utilisation" in used else OF_TENANTS if "fairness" in used else {}
+    return {name: text for name, text in DEFINITIONS.items() if name in used} | more
+
+
 def _definitions(metrics: Mapping[str, Mapping[str, float]], comparison: Mapping[str, Mapping[str, float]]) -> str:
     used = {name for mine in metrics.values() for name in mine} | {
         name for mine in comparison.values() for name in mine
     }
-    lines = "".join(
-        f"<tr><td><code>{n}</code></td><td>{escaped(text)}</td></tr>"
-        for n, text in (DEFINITIONS | (OF_JOBS if "busiest_link_utilisation" in used else {})).items()
-        if n in used or n in OF_JOBS
-    )
+    lines = "".join(f"<tr><td><code>{n}</code></td><td>{escaped(text)}</td></tr>" for n, text in _defined(used).items())
     return (
         f"<h2>Definitions</h2><details><summary>How each metric is computed</summary><table>{lines}</table></details>"
     )

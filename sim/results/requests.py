@@ -18,7 +18,8 @@ _ROWS = 65_536  # in a piece
 
 
 def requests_file(outcomes: Mapping[str, Outcome]) -> tuple[str, bytes] | None:
-    """Name and content of the table, one row a request and variant; None where no variant has requests.
+    """Name and content of the table, one row a request and variant, by tenant where a pod is shared; None
+    where no variant has requests.
 
     Times are empty for a request that was turned away, `tpot_s` also for one of a single output token.
     """
@@ -27,11 +28,22 @@ def requests_file(outcomes: Mapping[str, Outcome]) -> tuple[str, bytes] | None:
     return ("requests.parquet", _parquet(outcomes)) if find_spec("pyarrow") else ("requests.csv", _csv(outcomes))
 
 
-def _pieces(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """(variant, columns), a stretch of requests at a time."""
-    for name, outcome in outcomes.items():
-        for first in range(0, len(outcome.requests), _ROWS):
-            held = {fact: getattr(outcome.requests, fact)[first : first + _ROWS] for fact in _FACTS}
+def _names(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """What names a row: its variant, and its tenant where a pod is shared."""
+    return ["variant", "tenant"] if any(outcome.tenants for outcome in outcomes.values()) else ["variant"]
+
+
+def _pieces(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[tuple[str, ...], dict[str, np.ndarray]]]:
+    """(variant and tenant, columns), a stretch of requests at a time."""
+    width = len(_names(outcomes))
+    owners = [
+        ((variant, tenant)[:width], requests)
+        for variant, outcome in outcomes.items()
+        for tenant, requests in [(t.name, t.outcome.requests) for t in outcome.tenants] or [("", outcome.requests)]
+    ]
+    for name, requests in owners:
+        for first in range(0, len(requests), _ROWS):
+            held = {fact: getattr(requests, fact)[first : first + _ROWS] for fact in _FACTS}
             arrival_s, first_s, last_s = held["arrival_s"], held["first_token_s"], held["last_token_s"]
             gaps = held["output_tokens"] - 1
             held["ttft_s"] = first_s - arrival_s
@@ -43,12 +55,12 @@ def _pieces(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[str, dict[str, np
 def _csv(outcomes: Mapping[str, Outcome]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow([*_names(outcomes), *COLUMNS[1:]])
     for name, held in _pieces(outcomes):
         columns = [
             ["" if value != value else value for value in column.tolist()] for column in (held[c] for c in COLUMNS[1:])
         ]
-        writer.writerows(zip([name] * len(columns[0]), *columns))
+        writer.writerows(zip(*([each] * len(columns[0]) for each in name), *columns))
     return text.getvalue().encode()
 
 
@@ -58,9 +70,10 @@ def _parquet(outcomes: Mapping[str, Outcome]) -> bytes:
 
     sink, writer = io.BytesIO(), None
     for name, held in _pieces(outcomes):
-        names = pyarrow.DictionaryArray.from_arrays(np.zeros(len(held["id"]), np.int8), [name]).dictionary_decode()
-        columns = [names, *(pyarrow.array(held[column], from_pandas=True) for column in COLUMNS[1:])]
-        piece = pyarrow.table(dict(zip(COLUMNS, columns)))
+        same = np.zeros(len(held["id"]), np.int8)
+        names = [pyarrow.DictionaryArray.from_arrays(same, [each]).dictionary_decode() for each in name]
+        columns = [*names, *(pyarrow.array(held[column], from_pandas=True) for column in COLUMNS[1:])]
+        piece = pyarrow.table(dict(zip([*_names(outcomes), *COLUMNS[1:]], columns)))
         writer = writer or pyarrow.parquet.ParquetWriter(sink, piece.schema)
         writer.write_table(piece)
     assert writer is not None

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
-from sim.results.jobs import links_csv, tenants
+from sim.results.jobs import links_csv
+from sim.results.jobs import tenants as job_metrics
 from sim.results.jobs_page import jobs_table
 from sim.results.metrics import metrics
 from sim.results.perfetto import trace_gz
 from sim.results.report import report
 from sim.results.requests import requests_file
 from sim.results.table import table
+from sim.results.tenants import shared_metrics, tenants
 from sim.results.timeline import timeline, timeline_page
 from sim.results.verdict import verdict
 from sim.spans import Outcome
@@ -33,7 +35,7 @@ class Result:
     """Every variant of one scenario, compared.  The first variant is the baseline.
 
     `variants[name]["metrics"]` maps a metric to its value (units in the names, definitions in `DEFINITIONS`),
-    `variants[name]["tenants"]` a job to its own (`OF_JOBS`),
+    `variants[name]["tenants"]` a job or a tenant to its own (`OF_JOBS`, `OF_TENANTS`),
     `comparison[name]` a metric to its ratio to the baseline and `speedup`, `expect` has a row {"text", "value", "ok"}
     for each claim of the scenario. `outcomes` are the facts that all of it is derived from.
     """
@@ -160,9 +162,11 @@ def build(
     """
     if not outcomes:
         raise ValueError("a run needs at least one variant")
-    found = {name: metrics(outcome) for name, outcome in outcomes.items()}
+    found = {
+        name: shared_metrics(outcome) if outcome.tenants else metrics(outcome) for name, outcome in outcomes.items()
+    }
     base = found[next(iter(found))]
-    jobs = {name: tenants(outcome) for name, outcome in outcomes.items()}
+    jobs = {name: job_metrics(outcome) | tenants(outcome) for name, outcome in outcomes.items()}
     comparison = {name: _ratios(mine, base) for name, mine in found.items()}
     prints = "\n".join(f"{name} {outcome.fingerprint}" for name, outcome in outcomes.items())
     return Result(

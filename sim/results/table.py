@@ -35,6 +35,9 @@ _REQUESTS = [
     "dollars_per_million_tokens",
 ]
 _BOTH = [
+    "fairness",
+    "weighted_fairness",
+    "slowdown_max",
     "compute_busy",
     "exposed_communication",
     "engine",
@@ -158,7 +161,9 @@ def table(
             if variant != base:
                 cells.append(Text(ratio_text(comparison[variant].get(name))))
         grid.add_row(*cells)
-    return Group(grid, *closing(verdict, expect))
+    from sim.results.tenants_page import tenants_lines  # here, because it puts labels on metrics too
+
+    return Group(grid, *tenants_lines(outcomes), *closing(verdict, expect))
 
 
 def closing(verdict: str, expect: Sequence[Mapping[str, Any]]) -> list[RenderableType]:

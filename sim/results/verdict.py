@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from sim.results.jobs import busiest
 from sim.results.metrics import busy_s, exposed_s, pretty
+from sim.results.tenants import tenants
 from sim.spans import Outcome
 
 
@@ -19,6 +20,8 @@ def verdict(
     base = names[0]
     if any(outcome.jobs for outcome in outcomes.values()):
         return _of_jobs(outcomes, metrics)
+    if all(outcome.tenants for outcome in outcomes.values()):
+        return _of_tenants(outcomes)
     speed = {name: comparison[name]["speedup"] for name in names[1:] if "speedup" in comparison[name]}
     if not speed:
         key = "e2e_mean_s" if len(outcomes[base].requests) else "makespan_s"
@@ -59,6 +62,19 @@ def _queueing(base: Mapping[str, float], best: Mapping[str, float]) -> str:
     if 2 * (before_s - after_s) <= base.get("e2e_mean_s", 0.0) - best.get("e2e_mean_s", 0.0):
         return ""
     return f"mean queueing went from {pretty('queue_mean_s', before_s)} to {pretty('queue_mean_s', after_s)}."
+
+
+def _of_tenants(outcomes: Mapping[str, Outcome]) -> str:
+    """How much slower each way of sharing makes each tenant."""
+    said = []
+    for variant, outcome in outcomes.items():
+        slow = {name: mine["slowdown"] for name, mine in tenants(outcome).items() if "slowdown" in mine}
+        if slow and max(slow.values()) < 1.005:
+            said.append(f"{variant} slows nobody down")
+        else:
+            each = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in slow.items())
+            said.append(f"{variant} makes {each} as slow as with its chips to itself")
+    return f"{'; '.join(said)}."
 
 
 def _where(base: Outcome, best: Outcome) -> str:

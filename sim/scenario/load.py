@@ -271,10 +271,11 @@ def _techniques(section: Node) -> tuple[tuple[Technique, ...], list[Fault]]:
 def _out_of_place(merged: Node) -> Iterator[Fault]:
     """What a workload needs and has not, or has and cannot use."""
     kind, rest = nearest_node(merged, ("workload", "kind"))
-    alone = not rest and kind.value == "collectives"
-    if not alone and ("model" not in merged.value or merged.value["model"].value is None):
+    alone, tenants = (not rest and kind.value == name for name in ("collectives", "tenants"))
+    if not (alone or tenants) and ("model" not in merged.value or merged.value["model"].value is None):
         yield merged.fault("this key is missing", ("model",))
-    for path, what in _OF_MODELS if alone else _OF_COLLECTIVES:
+    unused = _OF_MODELS if alone else _OF_COLLECTIVES + (_OF_ONE_MODEL if tenants else ())
+    for path, what in unused:
         node, rest = nearest_node(merged, path)
         if not rest and node.value not in (None, {}, []):
             yield node.fault(what)
@@ -288,6 +289,10 @@ _OF_MODELS: tuple[tuple[KeyPath, str], ...] = (
 )
 _OF_COLLECTIVES: tuple[tuple[KeyPath, str], ...] = (
     (("pod", "jitter"), "only a workload of collectives has jitter so far; take this out, or set it to null"),
+)
+_OF_ONE_MODEL: tuple[tuple[KeyPath, str], ...] = (
+    (("model",), "each tenant has a `model` of its own; take this out, or set it to null"),
+    (("parallel",), "each tenant says `tensor` itself; take this out, or set it to null"),
 )
 
 
@@ -308,9 +313,11 @@ def _expectations(root: Node, names: list[str], specs: Mapping[str, Variant]) ->
             if variant not in names:
                 yield claim_node.fault(f"no variant {variant!r}{nearest(variant, names)} in this file")
             elif job and variant in specs:
-                jobs = getattr(specs[variant].workload, "jobs", {})
+                work = specs[variant].workload
+                noun = "tenants" if hasattr(work, "tenants") else "jobs"
+                jobs = getattr(work, noun, {})
                 if job not in jobs:
-                    yield claim_node.fault(f"no job {job!r}{nearest(job, jobs)} in variant {variant!r}")
+                    yield claim_node.fault(f"no {noun[:-1]} {job!r}{nearest(job, jobs)} in variant {variant!r}")
 
 
 def _resolved(head: Head, common: Node, variants: dict[str, Node]) -> str:

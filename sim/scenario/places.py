@@ -61,7 +61,9 @@ def settle(section: Node, scenario_folder: Path) -> tuple[Node, list[Fault]]:
     Names of the catalogue stay names. A name that leads nowhere is a fault, except a trace's file, which may be absent.
     """
     faults: list[Fault] = []
-    for path, (noun, kind, suffixes) in _NAMED.items():
+    tenants = _tenants(section)
+    models: list[KeyPath] = [(*tenant, "model") for tenant in tenants]
+    for path, (noun, kind, suffixes) in [*_NAMED.items(), *((path, _NAMED["model",]) for path in models)]:
         for node in _text_at(section, path):
             names = known(kind)
             if node.value in names:
@@ -71,20 +73,32 @@ def settle(section: Node, scenario_folder: Path) -> tuple[Node, list[Fault]]:
                 faults.append(node.fault(_unknown(node.value, noun, names)))
             else:
                 section = replaced(section, path, str(found))
-    for key in ("file", "fallback"):
-        for node in _text_at(section, (*_TRACE, key)):
-            found = trace_at(node, scenario_folder)
-            if found is not None:
-                section = replaced(section, (*_TRACE, key), str(found))
-            elif key == "fallback":
-                faults.append(node.fault(_unknown(node.value, "trace", known("traces"))))
+    for trace in _traces(section):
+        for key in ("file", "fallback"):
+            for node in _text_at(section, (*trace, key)):
+                found = trace_at(node, scenario_folder)
+                if found is not None:
+                    section = replaced(section, (*trace, key), str(found))
+                elif key == "fallback":
+                    faults.append(node.fault(_unknown(node.value, "trace", known("traces"))))
     return section, faults
 
 
+def _tenants(section: Node) -> list[KeyPath]:
+    """Where each tenant of the workload is."""
+    node, rest = nearest_node(section, ("workload", "tenants"))
+    return [] if rest or not isinstance(node.value, dict) else [("workload", "tenants", name) for name in node.value]
+
+
+def _traces(section: Node) -> list[KeyPath]:
+    """Where a trace may be named."""
+    return [_TRACE, *((*tenant, "trace") for tenant in _tenants(section))]
+
+
 def absent_trace(variant: Node) -> Iterator[Fault]:
-    """A fault when the variant's trace is not there and nothing stands in for it."""
-    if not any(_text_at(variant, (*_TRACE, "fallback"))):
-        for node in _text_at(variant, (*_TRACE, "file")):
+    """A fault when a trace of the variant is not there and nothing stands in for it."""
+    for trace in _traces(variant):
+        for node in () if any(_text_at(variant, (*trace, "fallback"))) else _text_at(variant, (*trace, "file")):
             if not Path(node.value).is_absolute() or not file_at(node.value, [Path("/")], ("",)):
                 yield node.fault(f"{_NO_FILE.format(node.value)}{nearest(node.value, known('traces'))}")
 

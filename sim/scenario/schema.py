@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, SkipValidation, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SkipValidation, model_validator
 
 from sim.network.collectives import AlgorithmName
 from sim.scenario.fields import (
@@ -230,14 +231,10 @@ class Prefill(Section):
     latency: Seconds = Field(default=10e-6, description="of a transfer")
 
 
-class Requests(Section):
-    """A recorded or generated trace, replayed through the scheduler of a serving engine."""
+class Served(Section):
+    """What a serving engine is given and how it goes about it."""
 
-    kind: Literal["requests"]
     trace: Trace
-    fidelity: Literal["step", "op"] = Field(
-        default="step", description="op: play every op of every iteration; step: the same answers, iterations priced"
-    )
     replicas: Count = Field(default=1, description="copies of the model, each on chips of its own")
     router: Literal[tuple(ROUTERS)] = "round_robin"  # type: ignore[valid-type]
     policy: Literal[tuple(POLICIES)] = Field(  # type: ignore[valid-type]
@@ -274,7 +271,55 @@ class Requests(Section):
     hbm_utilisation: Share = Field(default=0.9, description="share of the HBM for weights and KV-cache")
 
 
-Workload = Annotated[Decode | Requests | Collectives, Field(discriminator="kind")]
+class Requests(Served):
+    """A recorded or generated trace, replayed through the scheduler of a serving engine."""
+
+    kind: Literal["requests"]
+    fidelity: Literal["step", "op"] = Field(
+        default="step", description="op: play every op of every iteration; step: the same answers, iterations priced"
+    )
+
+
+class Tenant(Served):
+    """One of those who share a pod: a model, its requests, and what it is entitled to."""
+
+    model: str
+    tensor: Count = Field(default=1, description="chips that the model is split over")
+    precision: Precision | None = Field(default=None, description="default: that of the scenario")
+    weight: Factor = Field(default=1.0, description="its part of shared chips, against that of the others")
+    priority: int = Field(default=0, ge=-1000, le=1000, description="the highest goes first; of time_sliced")
+
+
+def _tenant_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ValueError("a tenant's name is made of letters, digits and '_', and begins with a letter")
+    return name
+
+
+class Tenants(Section):
+    """Several models that serve requests on one pod, each on chips of its own or all on the same ones."""
+
+    kind: Literal["tenants"]
+    sharing: Literal["partitioned", "time_sliced", "co_resident"] = Field(
+        description="partitioned: each has chips of its own; time_sliced: all have the same, one iteration at a time; "
+        "co_resident: their iterations run at the same time and share engines, HBM and links"
+    )
+    quantum: Count = Field(default=1, description="iterations of one tenant before the next choice; of time_sliced")
+    fidelity: Literal["step", "op"] | None = Field(
+        default=None, description="as of `requests`; default: step, of co_resident op, which has no other"
+    )
+    interference: bool = Field(default=True, description="also run the tenants two by two, where they are three")
+    tenants: dict[Annotated[str, AfterValidator(_tenant_name)], Tenant] = Field(min_length=1, max_length=16)
+
+    @model_validator(mode="after")
+    def _in_place(self) -> Tenants:
+        if self.sharing == "co_resident" and self.fidelity == "step":
+            raise ValueError("co_resident tenants slow each other within an iteration, which has no price beforehand: "
+                             "write 'fidelity: op', or take it out")  # fmt: skip
+        return self
+
+
+Workload = Annotated[Decode | Requests | Collectives | Tenants, Field(discriminator="kind")]
 
 
 class Record(Section):
@@ -304,11 +349,12 @@ class Technique(NamedTuple):
 class Variant(Section):
     """One machine, one model, one workload, and the techniques to apply, in order.
 
-    A workload of collectives alone has no model; every other has one (`sim.scenario.load` sees to it).
+    A workload of collectives alone has no model, of tenants each has its own; every other has one (`sim.scenario.load`
+    sees to it).
     """
 
     pod: Pod
-    model: str = Field(default="", description="none in a workload of collectives alone, needed elsewhere")
+    model: str = Field(default="", description="none in a workload of collectives or tenants, needed elsewhere")
     precision: Precision = Precision()
     parallel: Parallel = Parallel()
     workload: Workload

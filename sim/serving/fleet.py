@@ -32,7 +32,8 @@ class Rules(NamedTuple):
     `jump`: iterations of an unchanging batch are taken in one go. `coupled`: what ends may bring an arrival (a session
     goes on, a prefill is handed over), so the replicas are kept in step. `unit_tokens`: tokens in a block of the
     prefix cache, 0 without one; the engine's blocks divide it; `tail_first` says which block of a prefix is given up
-    first. `shed`: a request that waits past its deadline is turned away.
+    first. `shed`: a request that waits past its deadline is turned away. `quantum`: 0 where each replica has chips of
+    its own; else those with the same `chips` take turns of so many iterations (`sim.serving.turns`), and are coupled.
     """
 
     router: int
@@ -43,6 +44,7 @@ class Rules(NamedTuple):
     unit_tokens: int
     shed: bool
     tail_first: bool
+    quantum: int = 0
 
 
 class Arrivals(NamedTuple):
@@ -113,6 +115,9 @@ REPLICA = np.dtype(
         ("slow", "f8"),  # how many times slower than it should be
         ("up", "i8"),  # the router may choose it
         ("halted", "i8"),  # begins nothing
+        ("chips", "i8"),  # the number of those it runs on, where replicas share chips
+        ("priority", "i8"),  # there the highest goes first,
+        ("weight", "f8"),  # and of equals, the one that has been busy least for its weight
         # What it does.
         ("running_count", "i8"),
         ("waiting_count", "i8"),
@@ -126,6 +131,7 @@ REPLICA = np.dtype(
         ("base_s", "f8"),
         ("slope_s", "f8"),
         ("delay_s", "f8"),  # of the first of them, beside its ops
+        ("turn", "i8"),  # iterations left of its turn on shared chips; 0 if nobody else wants them
         ("blocked", "i8"),  # the head of the queue could not be admitted: who comes behind it changes nothing
         # Its prefix cache.
         ("nodes_made", "i8"),
@@ -210,8 +216,8 @@ class Fleet(NamedTuple):
         np.ndarray
     )  # [kind, row of the price, bound] time of the ops that see the context: arithmetic, HBM, L2, fixed
     scratch: np.ndarray  # [row, bound]
-    series: np.ndarray  # [bin, SERIES]
-    gaps: np.ndarray  # [bin] times between tokens of one answer, in geometric bins
+    series: np.ndarray  # [kind, bin, SERIES]
+    gaps: np.ndarray  # [kind, bin] times between tokens of one answer, in geometric bins
     cursor: np.ndarray
     bin_s: np.ndarray  # [0] width of a bin of the series
 
@@ -240,8 +246,8 @@ def new_fleet(
         acceptance=np.array(acceptance, float),
         of_tokens=np.zeros((kinds, 1), np.int64), of_logits=np.zeros((kinds, 1), np.int64),
         sums=np.zeros((kinds, width)), context_s=np.zeros((kinds, rows, 4)),
-        scratch=np.zeros((rows, 4)), series=np.zeros((BINS, len(SERIES))),
-        gaps=np.zeros(GAP_BINS, np.int64), cursor=np.array([0, 0, 0, slots, 0, 0]), bin_s=np.array([0.01]),
+        scratch=np.zeros((rows, 4)), series=np.zeros((kinds, BINS, len(SERIES))),
+        gaps=np.zeros((kinds, GAP_BINS), np.int64), cursor=np.array([0, 0, 0, slots, 0, 0]), bin_s=np.array([0.01]),
     )  # fmt: skip
 
 
@@ -256,6 +262,7 @@ def replica_of(
     row.block_tokens, row.blocks, row.free_blocks, row.reserve = block_tokens, blocks, blocks, reserve
     row.longest = longest
     row.swap_s, row.drafts, row.overhead_s, row.slow, row.up = swap_s, drafts, overhead_s, slow, 1
+    row.weight = 1.0
     row.node_free = row.oldest = row.newest = NONE
     return row
 

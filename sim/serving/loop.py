@@ -29,6 +29,7 @@ from sim.serving.pending import next_s, pop
 from sim.serving.router import route
 from sim.serving.scheduler import leave_queue, next_class, plan, queue_up
 from sim.serving.step_time import StepTime, measure, steps_seconds
+from sim.serving.turns import hand_on, may_begin, turn_steps, wanted
 
 DONE, PRICE, SLOTS, RECORDS, HEAP = range(5)  # why the loop stopped
 
@@ -53,9 +54,10 @@ def serve(
         if rules.coupled:
             first, first_s = NONE, at_s
             for r in range(count):
-                why = _begin(rules, fleet, price, records, asked, r, at_s, ask)
-                if why != DONE:
-                    return why
+                if rules.quantum == 0 or may_begin(fleet, r):
+                    why = _begin(rules, fleet, price, records, asked, r, at_s, ask)
+                    if why != DONE:
+                        return why
                 if fleet.replicas[r].activity == BUSY and (
                     fleet.replicas[r].end_s < first_s or (fleet.replicas[r].end_s == first_s and first == NONE)
                 ):
@@ -137,6 +139,8 @@ def _begin(
         if steps == 0:
             return DONE
         me.steps = min(steps, measure(fleet, r, price))
+        if rules.quantum > 0:
+            me.steps = min(me.steps, turn_steps(rules, fleet, r))
         me.activity = UNPRICED
     if me.activity == UNPRICED:
         me.played = 0
@@ -185,6 +189,8 @@ def _end(
     steps_seconds(price, me.kind, fleet.features[r], fleet.growth[r], me.steps, fleet.context_s[me.kind])
     finish(rules, fleet, r, records, asked, seconds_of(fleet, price, r, 1))
     me.activity = IDLE
+    if rules.quantum > 0:
+        hand_on(fleet, r)
     return DONE
 
 
@@ -210,6 +216,10 @@ def deliver(
     if it.prompt + it.output > min(me.blocks * me.block_tokens, me.longest):
         depart(rules, fleet, NONE, slot, records, asked)
         return
+    if rules.quantum > 0:
+        other = wanted(fleet, r)
+        if other != NONE:
+            cut(fleet, price, other, now_s)
     come(fleet, r, slot, now_s)
     queue_up(fleet, r, slot, False)
     if me.activity == IDLE:

@@ -1,0 +1,301 @@
+"""Tenants on the same chips: one fleet with a pool of replicas for each, which take turns or run at the same time.
+
+Replica i of every tenant is on the same chips. Taking turns is a matter of the fleet's loop (`sim.serving.turns`), at
+both fidelities. At the same time is a matter of the chips: the iterations of all are played in one simulation, where
+their ops share engines, HBM, L2 port and links max-min fairly by weight, and an iteration ends when it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import simpy
+
+from sim.engine.chip import Tenancy
+from sim.engine.fleet import Answer, Kind, Window, batch_of, serve_fleet
+from sim.engine.group import Group
+from sim.engine.serving import (
+    Host,
+    Served,
+    Service,
+    arrivals_of,
+    counted,
+    digest_of,
+    engine_seconds,
+    played_totals,
+    requests_of,
+    serving_of,
+    warnings_of,
+)
+from sim.engine.steps import GraphOf, Progress
+from sim.hardware.device import Device
+from sim.network.network import Network
+from sim.serving.fleet import NEXT, NONE, PENDING, RECORD, Arrivals, Fleet, new_rows, pool_of
+from sim.spans import Outcome, Timeline, Totals
+from sim.workload.columns import Columns, joined
+from sim.workload.graph import Graph
+from sim.workload.model import Model
+from sim.workload.transformer import Batch
+
+_WHOSE = 40  # a request's number in the fleet is its tenant << _WHOSE, plus its own
+
+
+class GroupOf(Protocol):
+    """Ranks for a replica."""
+
+    def __call__(self, timeline: Timeline | None, tenancy: Tenancy | None = None) -> Group:
+        """A group of its own, or one on the chips of another."""
+
+
+class Tenant(NamedTuple):
+    """One who shares chips: what it is asked, how it serves, and its part of the chips."""
+
+    name: str
+    chunks: Iterable[Columns]
+    service: Service
+    group_of: GroupOf
+    graph_of: GraphOf
+    device: Device
+    network: Network
+    model: Model
+    weight: float = 1.0
+    priority: int = 0
+
+
+class Shared(NamedTuple):
+    """What became of each tenant, and of the chips: time in which somebody used them, mean over the replicas."""
+
+    outcomes: list[Outcome]
+    busy_s: list[float]  # by tenant, summed over its replicas
+    in_use_s: float
+
+
+def share_chips(
+    tenants: Sequence[Tenant], quantum: int, timeline: Timeline | None, progress: Progress = lambda _: None
+) -> Shared:
+    """Serve all tenants to the end, in turns of `quantum` iterations, or at the same time if that is 0.
+
+    All have equally many replicas, and agree in what the rules and the acceptance of drafts say for the whole fleet.
+    """
+    count = len(tenants[0].service.replicas)
+    whose = [slice(t * count, (t + 1) * count) for t in range(len(tenants))]
+    rules = max((tenant.service.rules for tenant in tenants), key=lambda each: each.unit_tokens)
+    rules = rules._replace(coupled=True, quantum=quantum)
+    drafting = [tenant.service.acceptance for tenant in tenants if tenant.service.acceptance]
+    clock = None if quantum else _Together(tenants, count, timeline)
+    pools = np.concatenate([pool_of(mine.start, count) for mine in whose]).view(np.recarray)
+    turns = [] if clock else [
+        Served(Host(tenant.group_of, partial(_named, tenant), tenant.device, tenant.network), tenant.model, pool,
+               tenant.service, timeline)
+        for tenant, pool in zip(tenants, pools)
+    ]  # fmt: skip
+    patterns = [len(set(tenant.model.attention)) for tenant in tenants]
+    kinds = [turn.kind for turn in turns] if clock is None else [Kind(None, each, clock) for each in patterns]
+    window = None
+    if clock is None and timeline is not None and not tenants[0].service.op:
+        window = Window(*tenants[0].service.window, lambda fleet, r: turns[r // count].recorded(fleet, r))
+    chunks, expected = _merged(tenants)
+    found: list[np.recarray] = []
+    fleet: Fleet | None = None
+    for records, now in serve_fleet(
+        chunks, rules, _replicas(tenants), pools, kinds, window=window, acceptance=drafting[0] if drafting else (),
+        expected=expected, clock=clock,
+    ):  # fmt: skip
+        found.append(records)
+        fleet = now
+        progress(min(sum(map(len, found)) / expected, 1.0))
+    assert fleet is not None
+    table = np.concatenate(found).view(np.recarray) if found else new_rows(RECORD, 0)
+    outcomes = []
+    for t, tenant in enumerate(tenants):
+        mine = table[table.id >> _WHOSE == t]
+        mine = mine[np.argsort(mine.id, kind="stable")].view(np.recarray)
+        mine.id &= (1 << _WHOSE) - 1
+        mine.replica[mine.replica != NONE] -= whose[t].start
+        totals = played_totals(clock.groups[t]) if clock else turns[t].totals(fleet, t)
+        plain = clock.groups[t][0] if clock else turns[t].plain
+        outcomes.append(_outcome(tenant, mine, _part(fleet, t, whose[t]), totals, plain))
+    busy_s = [float(fleet.replicas.busy_s[mine].sum()) for mine in whose]
+    return Shared(outcomes, busy_s, clock.in_use_s / count if clock else sum(busy_s) / count)
+
+
+def _replicas(tenants: Sequence[Tenant]) -> np.recarray:
+    """The replicas of all, those of one tenant after those of the other."""
+    tables = []
+    for t, tenant in enumerate(tenants):
+        rows = tenant.service.replicas.copy()
+        rows.pool = rows.kind = t
+        rows.chips, rows.weight, rows.priority = np.arange(len(rows)), tenant.weight, tenant.priority
+        tables.append(rows)
+    return np.concatenate(tables).view(np.recarray)
+
+
+def _part(fleet: Fleet, t: int, mine: slice) -> Fleet:
+    """The fleet as if it were that of one tenant."""
+    kind = slice(t, t + 1)
+    return fleet._replace(
+        replicas=fleet.replicas[mine].view(np.recarray), of_tokens=fleet.of_tokens[kind],
+        of_logits=fleet.of_logits[kind], sums=fleet.sums[kind], context_s=fleet.context_s[kind],
+        series=fleet.series[kind], gaps=fleet.gaps[kind],
+    )  # fmt: skip
+
+
+def _outcome(tenant: Tenant, table: np.recarray, fleet: Fleet, totals: Totals, plain: Group) -> Outcome:
+    count, makespan_s = len(fleet.replicas), float(np.nanmax(table.last_s, initial=0.0))
+    totals.seconds = makespan_s * count
+    totals.idle_s = max(totals.seconds - float(fleet.replicas.busy_s.sum()), 0.0)
+    totals.engine_s = engine_seconds(fleet.replicas)
+    paid = [(tenant.device, plain.ranks * count * makespan_s)]
+    return Outcome(
+        totals, tokens=int(table.output[table.replica >= 0].sum()), ranks=plain.ranks, replicas=count,
+        requests=requests_of(table), serving=serving_of(fleet, paid, count), rates=plain.rates(),
+        warnings=[f"{tenant.name}: {text}" for text in warnings_of(table, tenant.service)],
+        fingerprint=digest_of(table[table.replica != NONE]),
+    )  # fmt: skip
+
+
+class _Together:
+    """Iterations that run at the same time: processes of one simulation, on chips that the tenants share."""
+
+    def __init__(self, tenants: Sequence[Tenant], count: int, timeline: Timeline | None) -> None:
+        self.tenants, self.count, self.groups = tenants, count, [[] for _ in tenants]  # type: ignore[var-annotated]
+        self.env = simpy.Environment()
+        for r in range(count):
+            first: Group | None = None
+            for tenant, groups in zip(tenants, self.groups):
+                tenancy = Tenancy(self.env, first, tenant.weight, tenant.name)
+                groups.append(tenant.group_of(timeline if r == 0 else None, tenancy))
+                first = groups[-1] if first is None else first
+        self.in_use_s = 0.0  # summed over the replicas
+        self._users = [0] * count  # iterations under way, by chips
+        self._since_s = [0.0] * count
+        self._until_s = -1.0  # to when the fleet may have been run
+        self._ended: list[tuple[int, float]] = []  # replica, and what its iteration took beside what the engine adds
+
+    def __call__(self, fleet: Fleet, r: int) -> Answer:
+        """Begin an iteration of replica `r`: its end will be told by `reach`."""
+        if fleet.replicas[r].now_s > self.env.now:
+            self.env.run(float(fleet.replicas[r].now_s))
+        self.env.process(self._run(fleet, r))
+        return Answer(np.inf)
+
+    def _run(self, fleet: Fleet, r: int):
+        tenant, place = self.tenants[r // self.count], r % self.count
+        group, me, env = self.groups[r // self.count][place], fleet.replicas[r], self.env
+        window_s = tenant.service.window
+        group.record(place == 0 and window_s[0] <= env.now < window_s[1])
+        graph = tenant.graph_of(batch_of(fleet, r))
+        self._use(place, 1)
+        start_s = env.now
+        yield from group.run(graph)
+        took_s = env.now - start_s
+        more_s = took_s * (float(me.slow) - 1) + float(me.overhead_s) + float(me.delay_s)
+        if more_s > 0:
+            yield env.timeout(more_s)
+        self._use(place, -1)
+        self._ended.append((r, took_s))
+
+    def _use(self, place: int, change: int) -> None:
+        now = self.env.now
+        self.in_use_s += (now - self._since_s[place]) * (self._users[place] > 0)
+        self._since_s[place] = now
+        self._users[place] += change
+
+    def reach(self, fleet: Fleet, asked: Arrivals, until_s: float) -> float:
+        """Go on to the first end of an iteration, the next arrival, or `until_s`.
+
+        What begins at the time that is returned waits, for somebody may arrive then; so it is a little later.
+        """
+        env, cursor = self.env, fleet.cursor
+        soon_s = min(until_s, float(np.nextafter(env.now, np.inf)))
+        if self._until_s < soon_s:  # the chunk before ended now: what waited for this one may begin
+            self._until_s = soon_s
+            return soon_s
+        next_s = min(
+            until_s,
+            float(asked.arrival_s[cursor[NEXT]]) if cursor[NEXT] < len(asked.arrival_s) else np.inf,
+            float(fleet.pending_s[0]) if cursor[PENDING] else np.inf,
+        )
+        while not self._ended and env.peek() <= next_s and np.isfinite(env.peek()):
+            env.step()
+        if not self._ended and np.isfinite(next_s) and next_s > env.now:
+            env.run(next_s)
+        for r, took_s in self._ended:
+            fleet.replicas[r].base_s, fleet.replicas[r].end_s = took_s, env.now
+        reached_s = env.now if self._ended else next_s
+        self._ended.clear()
+        self._until_s = min(until_s, float(np.nextafter(reached_s, np.inf)))
+        return self._until_s
+
+
+def _named(tenant: Tenant, batch: Batch) -> Graph:
+    """The op graph with its tenant's name in it, for a timeline on which all tenants are."""
+    graph = tenant.graph_of(batch)
+    layers = {id(layer): replace(layer, name=f"{tenant.name}, {layer.name}") for layer in graph.layers}
+    return Graph(tuple(layers[id(layer)] for layer in graph.layers))
+
+
+def _merged(tenants: Sequence[Tenant]) -> tuple[Iterator[Arrivals], float]:
+    """The requests of all by arrival, each to its tenant's pool; and about how many they are."""
+    expected, streams = 0.0, []
+    closed = any(tenant.service.closed_loop for tenant in tenants)
+    for t, tenant in enumerate(tenants):
+        # A session goes on from one row of a chunk to another, so then everything is one chunk.
+        chunks: Iterable[Columns] = [joined([*tenant.chunks])] if closed else tenant.chunks
+        chunks, more = counted(chunks, tenant.service.expected)
+        expected += more
+        streams.append(map(partial(_of_tenant, t), arrivals_of(chunks, tenant.service)))
+    return iter([_one([next(stream) for stream in streams])]) if closed else _in_step(streams), expected
+
+
+def _of_tenant(t: int, asked: Arrivals) -> Arrivals:
+    return asked._replace(id=asked.id + (t << _WHOSE), pool=np.full(len(asked.id), t))
+
+
+def _in_step(streams: Sequence[Iterator[Arrivals]]) -> Iterator[Arrivals]:
+    """Chunks of several streams as chunks of one: as far as the stream whose chunk ends first."""
+    held = {s: chunk for s, stream in enumerate(streams) if (chunk := next(stream, None)) is not None}
+    while held:
+        until_s = min(chunk.arrival_s[-1] for chunk in held.values())
+        cut = {s: int(np.searchsorted(chunk.arrival_s, until_s, side="right")) for s, chunk in held.items()}
+        yield _one([_rows(held[s], np.arange(n)) for s, n in cut.items()])
+        for s, n in cut.items():
+            left = np.arange(n, len(held[s].id))
+            following = _rows(held[s], left) if len(left) else next(streams[s], None)
+            if following is None:
+                del held[s]
+            else:
+                held[s] = following
+
+
+def _one(parts: Sequence[Arrivals]) -> Arrivals:
+    """Several chunks as one, by arrival; of those that come at once, in the order of `parts`."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.cumsum([0, *(len(part.id) for part in parts)])
+    blocks = np.cumsum([0, *(len(part.blocks) for part in parts)])
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Arrivals._fields}
+    columns["next"] = np.concatenate(
+        [np.where(part.next == NONE, NONE, part.next + first) for part, first in zip(parts, rows)]
+    )
+    columns["block_from"] = np.concatenate(
+        [[0], *(part.block_from[1:] + first for part, first in zip(parts, blocks))]
+    ).astype(np.int64)
+    whole = Arrivals(**columns)
+    order = np.argsort(whole.arrival_s, kind="stable")
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return _rows(whole._replace(next=np.where(whole.next == NONE, NONE, place[whole.next])), order)
+
+
+def _rows(asked: Arrivals, rows: np.ndarray) -> Arrivals:
+    """These rows, with their blocks; `next` is left as it is."""
+    begin, size = asked.block_from[:-1][rows], np.diff(asked.block_from)[rows]
+    edges = np.concatenate([[0], np.cumsum(size)])
+    blocks = asked.blocks[np.arange(edges[-1]) - np.repeat(edges[:-1], size) + np.repeat(begin, size)]
+    columns = {name: getattr(asked, name)[rows] for name in asked._fields if name not in ("block_from", "blocks")}
+    return Arrivals(**columns, block_from=edges, blocks=blocks)
