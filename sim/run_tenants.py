@@ -104,7 +104,6 @@ def prepare_tenants(v: Variant, work: Tenants, seed: int) -> TenantsPlan:
             for key, given in (
                 ("quantum", "quantum" in work.model_fields_set),
                 ("priority", any(spec.priority for spec in work.tenants.values())),
-                ("weight", apart and any(spec.weight != 1 for spec in work.tenants.values())),
             )
             if given
         ]

@@ -340,3 +340,15 @@ def test_bad_input_is_one_clear_error(file, change, message):
     with pytest.raises(ScenarioError) as error:
         run(file, change)
     assert message in str(error.value)
+
+
+def test_the_compiled_loop_takes_the_same_turns():
+    pytest.importorskip("numba")
+    rows = [(1e-3 * (i % 4), 50 + 13 * i, 5 + i) for i in range(20)]
+    whole = columns(rows)
+    parts = [whole[:10], whole[10:]]  # of more than one part it is not known how many there are
+    tenants = [tenant("a", *parts, weight=2.0), tenant("b", *parts, model=OTHER, replicas=1, priority=0)]
+    many = [each._replace(service=each.service._replace(expected=1e6)) for each in tenants]
+    few = [each._replace(service=each.service._replace(expected=10.0)) for each in tenants]
+    compiled, interpreted = share_chips(many, 2, None), share_chips(few, 2, None)
+    assert [o.fingerprint for o in compiled.outcomes] == [o.fingerprint for o in interpreted.outcomes]
