@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sim.results.jobs import OF_JOBS
-from sim.results.metrics import DEFINITIONS
+from sim.results.metrics import DEFINITIONS, OF_KIND
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _NAME = r"[\w-]+(?:\.[\w-]+)*\.\w+"
@@ -70,6 +70,16 @@ def parse(text: str) -> Expect:
         raise ValueError(f"{text!r}: numbers must be finite and a tolerance at least zero; {_EXAMPLES}")
     than = match["than"] or match["alone"] or ""
     return Expect(match["variant"], match["metric"], match["op"], value, tolerance, text.strip(), than)
+
+
+def unknown_metric(metric: str, kind: str, *, of_job: bool = False) -> str:
+    """What is wrong with the name of a metric of a workload of `kind`, before anything has run; '' if nothing is."""
+    known = OF_JOBS if of_job else OF_KIND[kind]
+    if metric in known or (metric.removesuffix("_ratio") in known and metric not in ("speedup_ratio",)):
+        return ""
+    if metric.removesuffix("_ratio") in DEFINITIONS:
+        return f"{metric!r} has no value in a workload of {kind}{_nearest(metric, known)}"
+    return f"{metric!r} is not a metric{_nearest(metric, [*known, *(f'{name}_ratio' for name in known)])}"
 
 
 def check(
