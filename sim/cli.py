@@ -96,6 +96,13 @@ def _options(
     """Options before the command."""
 
 
+class Fidelity(StrEnum):
+    """How closely requests are simulated."""
+
+    step = "step"
+    op = "op"
+
+
 @app.command()
 def run(
     scenarios: Scenarios,
@@ -105,8 +112,20 @@ def run(
         int, typer.Option(min=1, help="Processes that share the variants; default: one a core.", show_default=False)
     ] = os.cpu_count() or 1,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in a browser.")] = False,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM..UNTIL",
+            help="Window whose ops the timeline shows, e.g. 10s..10.2s; 10s.. for the default length from there on. "
+            "Of requests and collectives.",
+        ),
+    ] = None,
+    fidelity: Annotated[
+        Fidelity | None, typer.Option(help="Of requests: step prices iterations, op plays every op of each.")
+    ] = None,
 ) -> None:
     """Run every variant of a scenario, print the comparison, write the run folder."""
+    overrides = overrides + _shorthands(scenarios, overrides, record, fidelity)
     loaded = _load(scenarios, overrides)
     folders = _folders(loaded, out)
     from sim.run import Interrupted
@@ -246,6 +265,39 @@ def _load(names: list[str], overrides: list[str]) -> list[Scenario]:
     if faults:
         raise ScenarioError(dict.fromkeys(faults))
     return loaded
+
+
+def _shorthands(names: list[str], overrides: list[str], record: str | None, fidelity: Fidelity | None) -> list[str]:
+    """`--record` and `--fidelity` as overrides; ValueError where they mean nothing."""
+    found = _window(record) if record is not None else []
+    found += [f"workload.fidelity={fidelity.value}"] if fidelity else []
+    for scenario in _load(names, overrides) if found else ():
+        for name, variant in scenario.variants.items():
+            kind = variant.workload.kind
+            if fidelity and kind != "requests":
+                raise ValueError(f"--fidelity: {scenario.name}: {name} is a workload of {kind}; only requests have one")
+            if record is not None and kind == "decode":
+                raise ValueError(
+                    f"--record: {scenario.name}: {name} is a static batch, of which two steps in the middle are "
+                    "recorded; a window is for requests and collectives"
+                )
+    return found
+
+
+def _window(text: str) -> list[str]:
+    from sim.units import parse
+
+    ends = [end.strip() for end in text.split("..")]
+    try:
+        if len(ends) != 2:
+            raise ValueError(f"{text!r} is no window")
+        from_s, until_s = parse(ends[0], "s"), parse(ends[1], "s") if ends[1] else float("inf")
+        if not 0 <= from_s < until_s:
+            raise ValueError(f"{text!r} ends before it begins, or begins before 0 s")
+    except ValueError as error:
+        what = str(error).partition(";")[0]
+        raise ValueError(f"--record: {what}; write it like 10s..10.2s, or 10s..") from None
+    return [f"record.from_s={ends[0]}", f"record.until_s={ends[1] or 'null'}"]
 
 
 def _folders(scenarios: list[Scenario], out: Path | None) -> list[Path]:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from sim import shipped
 from sim.cli import app
+from sim.scenario import load
 from sim.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +93,44 @@ def test_run_of_several_scenarios(here: Path, simulated: Callable[..., list[Any]
     assert sorted(path.name for path in (here / "all").iterdir()) == ["azure_llama3-8b", "preserve"]
     twice = podscope("run", "preserve", shipped.folder("scenarios") / "preserve.yaml")
     assert twice.exit_code == 2 and "share a run folder" in twice.stderr
+
+
+def test_record_and_fidelity_are_short_for_overrides(here: Path, simulated: Callable[..., list[Any]]) -> None:
+    calls = simulated()
+    for window, ends in (("10s..10.2s", ("10s", "10.2s")), ("900 ms..", ("900 ms", "null"))):
+        done = podscope("run", "azure_llama3-8b", "--set", "seed=1", "--record", window, "--fidelity", "op")
+        assert done.exit_code == 0, done.output
+        want = ["seed=1", f"record.from_s={ends[0]}", f"record.until_s={ends[1]}", "workload.fidelity=op"]
+        assert calls.pop() == ("azure_llama3-8b", want)
+        variants = load("azure_llama3-8b", want).variants.values()
+        assert {v.workload.fidelity for v in variants} == {"op"}
+        assert {(v.record.from_s, v.record.until_s) for v in variants} == {
+            (10.0, 10.2) if ends[0] == "10s" else (0.9, None)
+        }
+    assert podscope("run", "network_two_jobs", "--record", "0 s..1 ms").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "window", ["", "10", "10s", "10..11", "..", "..1s", "1s..2s..3s", "2s..1s", "1s..1s", "-1s..1s", "1s..2m"]
+)
+def test_a_window_that_is_none_exits_2(here: Path, simulated: Callable[..., list[Any]], window: str) -> None:
+    calls = simulated()
+    result = podscope("run", "azure_llama3-8b", f"--record={window}")
+    assert result.exit_code == 2 and not calls and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("podscope: --record: ") and "write it like 10s..10.2s, or 10s.." in result.stderr
+
+
+def test_record_and_fidelity_where_they_mean_nothing(here: Path, simulated: Callable[..., list[Any]]) -> None:
+    calls = simulated()
+    for args, what in (
+        (["preserve", "--record", "1s..2s"], "vanilla is a static batch"),
+        (["preserve", "--fidelity", "op"], "vanilla is a workload of decode; only requests have one"),
+        (["network_two_jobs", "--fidelity", "step"], "is a workload of collectives; only requests"),
+        (["azure_llama3-8b", "--fidelity", "layer"], "step"),
+    ):
+        result = podscope("run", *args)
+        assert result.exit_code == 2 and what in result.stderr
+    assert not calls
 
 
 def test_a_failed_expectation_exits_3_and_still_writes(here: Path, simulated: Callable[..., list[Any]]) -> None:

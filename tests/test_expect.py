@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.results.expect import Expect, check, parse
+from sim.scenario import ScenarioError, load
 
 METRICS = {"vanilla": {"makespan_s": 2.0, "mfu": 0.3}, "v1.5-kv": {"makespan_s": 1.0, "mfu": 0.3, "ttft_p99_s": 0.1}}
 COMPARISON = {"vanilla": {"speedup": 1.0}, "v1.5-kv": {"speedup": 2.0, "makespan_s": 0.5}}
@@ -75,3 +76,23 @@ def test_unknown_names_get_the_nearest():
 def test_a_claim_made_in_code_prints_itself():
     [row] = check([Expect("vanilla", "mfu", "==", 0.3, 0.1)], METRICS, COMPARISON)
     assert parse(row["text"])[:5] == ("vanilla", "mfu", "==", 0.3, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("claim", "what"),
+    [
+        ("vanilla.tpot_p99_sec < 1", "'tpot_p99_sec' is not a metric; nearest is 'tpot_p99_s'"),
+        ("preserve.spedup > 1", "nearest is 'speedup'"),
+        ("preserve.e2e_mean_s < 2 * vanilla.e2e_means", "'e2e_means' is not a metric; nearest is 'e2e_mean_s'"),
+        ("vanilla.decode_s > 1", "'decode_s' has no value in a workload of requests"),
+    ],
+)
+def test_a_misspelt_metric_is_found_before_the_run(claim, what):
+    with pytest.raises(ScenarioError) as error:
+        load("azure_llama3-8b", [f"expect=[{claim}]"])
+    assert what in str(error.value)
+
+
+def test_every_metric_of_the_kind_may_be_claimed():
+    claims = ["preserve.speedup > 1", "preserve.goodput_per_s > 0", "preserve.ttft_p99_s_ratio < 1"]
+    assert load("azure_llama3-8b", {"expect": claims}).expect == claims

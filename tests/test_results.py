@@ -232,6 +232,19 @@ def test_figure_shows_all_boxes_of_a_window():
         result.timeline("nobody")
 
 
+def test_the_axis_begins_with_the_recorded_window():
+    from sim.results.panels import axis_unit, recorded
+
+    late = outcome()
+    late.timeline.spans[:] = [s._replace(start_s=s.start_s + 10, end_s=s.end_s + 10) for s in late.timeline.spans]
+    first_s, last_s = recorded({"a": late})
+    assert first_s == 10.0 and axis_unit({"a": late}) == ("ms", 1e3)
+    result = build(scenario="s", question="", version="0", seed=0, outcomes={"a": late}, expect=[], resolved="")
+    assert result.timeline().layout.xaxis.range == (1e4, last_s * 1e3)
+    assert "ops from 10 s to 10.0" in timeline_page(result.outcomes)
+    assert recorded({"a": outcome()})[0] == 0.0
+
+
 def test_gathered_blocks_keep_count_and_place():
     many = outcome(steps=20, layers=40)
     figure = build(

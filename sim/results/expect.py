@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sim.results.jobs import OF_JOBS
-from sim.results.metrics import DEFINITIONS
+from sim.results.metrics import DEFINITIONS, OF_KIND
 from sim.results.tenants import OF_TENANTS
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -71,6 +71,19 @@ def parse(text: str) -> Expect:
         raise ValueError(f"{text!r}: numbers must be finite and a tolerance at least zero; {_EXAMPLES}")
     than = match["than"] or match["alone"] or ""
     return Expect(match["variant"], match["metric"], match["op"], value, tolerance, text.strip(), than)
+
+
+def unknown_metric(metric: str, kind: str, *, of_job: bool = False) -> str:
+    """What is wrong with the name of a metric of a workload of `kind`, before anything has run; '' if nothing is."""
+    known: Mapping[str, str] = OF_KIND[kind]
+    if of_job:
+        known = OF_TENANTS | OF_KIND["requests"] if kind == "tenants" else OF_JOBS
+        metric = re.sub(r"^slowdown_beside_\w+$", "slowdown", metric)
+    if metric in known or (metric.removesuffix("_ratio") in known and metric not in ("speedup_ratio",)):
+        return ""
+    if metric.removesuffix("_ratio") in DEFINITIONS:
+        return f"{metric!r} has no value in a workload of {kind}{_nearest(metric, known)}"
+    return f"{metric!r} is not a metric{_nearest(metric, [*known, *(f'{name}_ratio' for name in known)])}"
 
 
 def check(

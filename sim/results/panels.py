@@ -51,8 +51,16 @@ class Panel:
 
 def axis_unit(outcomes: Mapping[str, Outcome]) -> tuple[str, float]:
     """The unit of the time axis, and how many of it a second has."""
-    last_s = max((s.end_s for o in outcomes.values() for s in o.timeline.spans), default=0.0)
-    return ("µs", 1e6) if last_s < 2e-3 else ("ms", 1e3) if last_s < 10 else ("s", 1.0)
+    first_s, last_s = recorded(outcomes)
+    long_s = last_s - first_s
+    return ("µs", 1e6) if last_s < 2e-3 else ("ms", 1e3) if long_s < 10 and last_s < 10_000 else ("s", 1.0)
+
+
+def recorded(outcomes: Mapping[str, Outcome]) -> tuple[float, float]:
+    """When what was recorded begins and ends, in seconds; from zero where it begins in the first tenth."""
+    spans = [s for o in outcomes.values() for s in o.timeline.spans]
+    first_s, last_s = min((s.start_s for s in spans), default=0.0), max((s.end_s for s in spans), default=0.0)
+    return (first_s if first_s > 0.1 * last_s else 0.0), last_s
 
 
 def kinds_of(outcomes: Mapping[str, Outcome]) -> list[str]:

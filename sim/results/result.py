@@ -84,7 +84,9 @@ class Result:
         draw = jobs_table if any(outcome.jobs for outcome in self.outcomes.values()) else table
         return draw(self.outcomes, self._metrics(), self.comparison, self.verdict, self.expect)
 
-    def timeline(self, variant: str | None = None, *, start_s: float = 0.0, end_s: float | None = None) -> Figure:
+    def timeline(
+        self, variant: str | None = None, *, start_s: float | None = None, end_s: float | None = None
+    ) -> Figure:
         """The recorded window as a Plotly figure: one variant, or all below each other; times in seconds.
 
         KeyError if there is no such variant. Short ops are gathered into blocks: narrow the window to see each of them.

@@ -172,14 +172,14 @@
     b.type = "button";
     b.textContent = text;
     b.onclick = () => {
-      const [a, z] = root.layout.xaxis.range, whole = length >= page.end;
-      const from = whole ? 0 : Math.max(0, Math.min((a + z - length) / 2, page.end - length));
+      const [a, z] = root.layout.xaxis.range, whole = length >= page.end - page.begin;
+      const from = whole ? page.begin : Math.max(page.begin, Math.min((a + z - length) / 2, page.end - length));
       Plotly.relayout(root, { "xaxis.range": [from, whole ? page.end : from + length] });
     };
     nav.append(b);
   }
-  button("everything", page.end);
-  const top = Math.ceil(Math.log10(page.end)) - 1, scale = { "s": 1, "ms": 1e3, "µs": 1e6 }[page.unit];
+  button("everything", page.end - page.begin);
+  const top = Math.ceil(Math.log10(page.end - page.begin)) - 1, scale = { "s": 1, "ms": 1e3, "µs": 1e6 }[page.unit];
   for (let power = top; power > top - 4; power--) {
     const seconds = 10 ** power / scale;
     const [unit, factor] = seconds >= 0.9999 ? ["s", 1] : seconds >= 0.9999e-3 ? ["ms", 1e3] : seconds >= 0.9999e-6 ? ["µs", 1e6] : ["ns", 1e9];

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sim.results.metrics import seconds_text
 from sim.results.palette import escaped, words
-from sim.results.panels import Area, Panel, Track, axis_unit, detail, kinds_of, panel_of
+from sim.results.panels import Area, Panel, Track, axis_unit, detail, kinds_of, panel_of, recorded
 from sim.results.timeline_layout import skeleton
 from sim.results.utilisation import binned
 from sim.spans import Outcome, Span
@@ -32,7 +32,7 @@ _WIDTH_PX = 1200  # of the plot area, assumed where no browser says
 _BUDGET = 3000  # boxes in one view, over all tracks
 
 
-def timeline(outcomes: Mapping[str, Outcome], *, start_s: float = 0.0, end_s: float | None = None) -> Figure:
+def timeline(outcomes: Mapping[str, Outcome], *, start_s: float | None = None, end_s: float | None = None) -> Figure:
     """Every variant below the other on one time axis, drawn for the window from `start_s` to `end_s` (seconds).
 
     In a window of the whole run short ops are gathered; ask for a shorter window, or open `timeline.html`, to see each.
@@ -40,8 +40,8 @@ def timeline(outcomes: Mapping[str, Outcome], *, start_s: float = 0.0, end_s: fl
     import plotly.graph_objects as go
 
     unit, scale = axis_unit(outcomes)
-    last_s = max((s.end_s for o in outcomes.values() for s in o.timeline.spans), default=0.0)
-    window = (start_s * scale, (last_s if end_s is None else end_s) * scale)
+    first_s, last_s = recorded(outcomes)
+    window = ((first_s if start_s is None else start_s) * scale, (last_s if end_s is None else end_s) * scale)
     if not window[1] > window[0]:
         window = (window[0], window[0] + 1.0)
     panels = [panel_of(name, outcome, scale) for name, outcome in outcomes.items()]
@@ -62,12 +62,13 @@ def timeline_page(outcomes: Mapping[str, Outcome], title: str = "Timeline") -> s
     from plotly.offline import get_plotlyjs
 
     unit, scale = axis_unit(outcomes)
-    last_s = max((s.end_s for o in outcomes.values() for s in o.timeline.spans), default=0.0)
+    first_s, last_s = recorded(outcomes)
     panels = [panel_of(name, outcome, scale) for name, outcome in outcomes.items()]
     kinds = kinds_of(outcomes)
-    traces, layout = skeleton(panels, kinds, unit, (0.0, last_s * scale or 1.0))
+    traces, layout = skeleton(panels, kinds, unit, (first_s * scale, last_s * scale or 1.0))
     data = {
         "unit": unit,
+        "begin": first_s * scale,
         "end": last_s * scale or 1.0,
         "budget": _BUDGET,
         "kinds": [escaped(words(k)) for k in kinds],
@@ -83,11 +84,15 @@ def timeline_page(outcomes: Mapping[str, Outcome], title: str = "Timeline") -> s
         (here / "timeline.html")
         .read_text("utf-8")
         .replace("{{title}}", escaped(title))
-        .replace("{{summary}}", escaped(f"{ops:,} ops in {seconds_text(last_s)}.{note}"))
+        .replace("{{summary}}", escaped(f"{ops:,} ops {_when(first_s, last_s)}.{note}"))
         .replace("{{data}}", _inside_script(json.dumps(data, ensure_ascii=False, allow_nan=False)))
         .replace("{{script}}", (here / "timeline.js").read_text("utf-8"))
         .replace("{{plotly}}", get_plotlyjs())
     )
+
+
+def _when(first_s: float, last_s: float) -> str:
+    return f"from {first_s:.6g} s to {last_s:.6g} s" if first_s else f"in {seconds_text(last_s)}"
 
 
 def _inside_script(text: str) -> str:

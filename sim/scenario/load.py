@@ -297,7 +297,7 @@ _OF_ONE_MODEL: tuple[tuple[KeyPath, str], ...] = (
 
 
 def _expectations(root: Node, names: list[str], specs: Mapping[str, Variant]) -> Iterator[Fault]:
-    from sim.results.expect import parse
+    from sim.results.expect import parse, unknown_metric
 
     node, rest = nearest_node(root, ("expect",))
     for claim_node in node.value if not rest and isinstance(node.value, list) else ():
@@ -308,7 +308,9 @@ def _expectations(root: Node, names: list[str], specs: Mapping[str, Variant]) ->
         except ValueError as error:
             yield claim_node.fault(str(error))
             continue
-        for owner in filter(None, (claim.variant, claim.than and claim.than.rpartition(".")[0])):
+        for owner, metric in ((claim.variant, claim.metric), claim.than.rpartition(".")[::2]):
+            if not owner:
+                continue
             variant, _, job = owner.partition(".")
             if variant not in names:
                 yield claim_node.fault(f"no variant {variant!r}{nearest(variant, names)} in this file")
@@ -318,6 +320,8 @@ def _expectations(root: Node, names: list[str], specs: Mapping[str, Variant]) ->
                 jobs = getattr(work, noun, {})
                 if job not in jobs:
                     yield claim_node.fault(f"no {noun[:-1]} {job!r}{nearest(job, jobs)} in variant {variant!r}")
+            if variant in specs and (wrong := unknown_metric(metric, specs[variant].workload.kind, of_job=bool(job))):
+                yield claim_node.fault(wrong)
 
 
 def _resolved(head: Head, common: Node, variants: dict[str, Node]) -> str:
