@@ -109,8 +109,16 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; default: runs/NAME.")] = None,
     overrides: Override = [],  # noqa: B006  (typer copies it)
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that share the variants; default: one a core.", show_default=False)
+        int,
+        typer.Option(
+            min=1,
+            help="Processes that share the variants, or the replicas of the only one; default: one a core.",
+            show_default=False,
+        ),
     ] = os.cpu_count() or 1,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers do it instead.")
+    ] = None,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in a browser.")] = False,
     record: Annotated[
         str | None,
@@ -135,7 +143,7 @@ def run(
     for name, folder in zip(scenarios, folders):
         try:
             with _progress() as progress:
-                result = simulate(name, overrides, progress=progress, workers=workers)
+                result = simulate(name, overrides, progress=progress, workers=workers, cluster=cluster)
         except Interrupted as stop:
             result = stop.result
             folder = _beside(folder)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import CancelledError, ProcessPoolExecutor
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from sim import scenario
+from sim.engine.shares import Part, Spread
 from sim.results import Result, build
 from sim.run_jobs import JobsPlan, play_jobs_plan, prepare_jobs
-from sim.run_model import ModelPlan, play_model, prepare_model
+from sim.run_model import ModelPlan, play_model, play_share, prepare_model
 from sim.run_tenants import TenantsPlan, play_tenants, prepare_tenants
 from sim.scenario import MisfitError, Scenario, ScenarioError, Variant
 from sim.scenario.jobs import Collectives
@@ -20,6 +22,7 @@ from sim.spans import Outcome
 from sim.version import VERSION
 
 Progress = Callable[[float, str], None]
+_SPREAD_FROM = 100_000  # requests: below, another process costs more than it saves
 Plan = ModelPlan | JobsPlan | TenantsPlan
 
 
@@ -29,18 +32,20 @@ def run(
     progress: Progress = lambda share, label: None,
     *,
     workers: int = 1,
+    cluster: str | None = None,
 ) -> Result:
     """Run every variant of the scenario in file `path` (or the shipped one of that name).
 
-    `overrides` are "key=value" texts, or a mapping from dotted key to value. `workers` processes share the variants;
-    the result does not depend on their number. Raises ScenarioError, listing every fault, if anything in the scenario
-    is wrong.
+    `overrides` are "key=value" texts, or a mapping from dotted key to value. `workers` processes share the variants,
+    or the replicas of the only one; with `cluster`, the address of a Dask scheduler, its workers do, where the same
+    podscope and the same files are. The result does not depend on their number. Raises ScenarioError, listing every
+    fault, if anything in the scenario is wrong.
     """
     s = scenario.load(path, overrides)
     plans = prepare(s)
     outcomes: dict[str, Outcome] = {}
     try:
-        _spread(path, overrides, plans, min(workers, len(plans)), progress, outcomes)
+        _spread(path, overrides, plans, workers, progress, cluster, outcomes)
     except KeyboardInterrupt:
         if not outcomes:
             raise
@@ -99,31 +104,37 @@ def _prepared(v: Variant, seed: int) -> Plan:
     return prepare_tenants(v, work, seed) if isinstance(work, Tenants) else prepare_model(v, work, seed)
 
 
-def play(plan: Plan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
-    """Simulate one variant."""
+def play(
+    plan: Plan, progress: Callable[[float], None] = lambda share: None, spread: Spread | None = None
+) -> Outcome:  # fmt: skip
+    """Simulate one variant; `spread` are processes that may serve some of its replicas."""
     if isinstance(plan, JobsPlan):
         return play_jobs_plan(plan, progress)
-    return play_tenants(plan, progress) if isinstance(plan, TenantsPlan) else play_model(plan, progress)
+    return play_tenants(plan, progress) if isinstance(plan, TenantsPlan) else play_model(plan, progress, spread)
 
 
 def _spread(
     path: str | Path, overrides: scenario.Overrides, plans: dict[str, Plan], workers: int, progress: Progress,
-    outcomes: dict[str, Outcome],
+    cluster: str | None, outcomes: dict[str, Outcome],
 ) -> None:  # fmt: skip
     """Play the variants into `outcomes`; the last (with one worker, all of them) in this process, which can tell how
-    far it is."""
+    far it is, and if it is the only one, its replicas where they can be apart."""
     names = list(plans)
-    away = names[:-1] if workers > 1 else []
-    # Fresh processes, not forks: a caller may have threads. Each reads the scenario again, quicker than to ship it.
-    fresh = get_context("spawn")
-    with ProcessPoolExecutor(workers - 1, mp_context=fresh) if away else nullcontext() as pool:
+    with _executor(workers, cluster) as (pool, others):
+        away = names[:-1] if pool else []
         sent = {name: pool.submit(play_named, path, overrides, name) for name in away} if pool else {}
+
+        def begin(share: int, shares: int) -> Callable[[], Part]:
+            assert pool is not None
+            return pool.submit(play_named_share, path, overrides, names[0], share, shares).result
+
+        spread = Spread(1 + others, _SPREAD_FROM, begin) if pool and len(names) == 1 else None
         for index, name in enumerate(name for name in names if name not in sent):
 
             def step(share: float, index: int = index, name: str = name) -> None:
                 progress((index + share) / (len(names) - len(sent)), name)
 
-            outcomes[name] = play(plans[name], step)
+            outcomes[name] = play(plans[name], step, spread)
             if outcomes[name].stopped_s is not None:
                 break
         for name, future in sent.items():  # interrupted as well, they end soon
@@ -133,7 +144,41 @@ def _spread(
         raise KeyboardInterrupt
 
 
+@contextmanager
+def _executor(workers: int, cluster: str | None) -> Iterator[tuple[Executor | None, int]]:
+    """Other processes, here or on a Dask cluster, and how many: (None, 0) if there are none."""
+    if cluster is not None:
+        with _client(cluster) as client:
+            yield client.get_executor(pure=False), max(sum(client.nthreads().values()), 1)
+    elif workers > 1:
+        # Fresh processes, not forks: a caller may have threads. Each reads the scenario again, quicker than to ship it.
+        with ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn")) as pool:
+            yield pool, workers - 1
+    else:
+        yield None, 0
+
+
+def _client(address: str) -> Any:
+    """A client of the Dask scheduler at `address`; ValueError if there is none."""
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError("a cluster needs dask.distributed; install podscope[cluster]") from None
+    try:
+        return Client(address, timeout=10)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ValueError(f"no Dask scheduler answers at {address!r}: {error or 'timed out'}") from None
+
+
 def play_named(path: str | Path, overrides: scenario.Overrides, name: str) -> Outcome:
     """Play one variant of a scenario file: what a worker process is asked to do."""
     s = scenario.load(path, overrides)
     return play(_prepared(s.variants[name], s.seed))
+
+
+def play_named_share(path: str | Path, overrides: scenario.Overrides, name: str, share: int, shares: int) -> Part:
+    """Serve a share of the replicas of a variant: the same, for a part of one."""
+    s = scenario.load(path, overrides)
+    plan = _prepared(s.variants[name], s.seed)
+    assert isinstance(plan, ModelPlan)
+    return play_share(plan, share, shares)

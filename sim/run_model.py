@@ -15,7 +15,8 @@ from sim import catalog
 from sim.engine.chip import Tenancy
 from sim.engine.group import Group
 from sim.engine.scaling import Autoscale, Failure
-from sim.engine.serving import Host, Service, run_service
+from sim.engine.serving import Host, Service, run_service, serve_share
+from sim.engine.shares import Part, Spread
 from sim.engine.steps import StaticBatch, run_static
 from sim.hardware.device import Device
 from sim.network.network import Network
@@ -125,8 +126,10 @@ def _machinery(v: Variant, hbm_share: float, new_tokens: int) -> Machinery:
     return found
 
 
-def play_model(plan: ModelPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
-    """Simulate one variant."""
+def play_model(
+    plan: ModelPlan, progress: Callable[[float], None] = lambda share: None, spread: Spread | None = None
+) -> Outcome:
+    """Simulate one variant; `spread` are processes that may serve some of its replicas."""
     v, here = plan.variant, plan.machinery
     timeline = Timeline() if v.record.enabled else None
     work = v.workload
@@ -137,11 +140,19 @@ def play_model(plan: ModelPlan, progress: Callable[[float], None] = lambda share
         assert plan.trace is not None and isinstance(work, Requests)
         chunks = [gathered(plan.trace)] if work.closed_loop else plan.trace.chunks()
         hosts = [part.host for part in (plan.prefill, here) if part is not None]
-        outcome = run_service(chunks, service(plan, work), hosts, here.model, timeline, progress)
+        outcome = run_service(chunks, service(plan, work), hosts, here.model, timeline, progress, spread)
         complete(plan, outcome)
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
     return outcome
+
+
+def play_share(plan: ModelPlan, share: int, shares: int) -> Part:
+    """Serve some of the replicas of a workload of requests: what a process is asked to do for another."""
+    work, here = plan.variant.workload, plan.machinery
+    assert plan.trace is not None and isinstance(work, Requests)
+    recorded = plan.variant.record.enabled
+    return serve_share(plan.trace.chunks(), service(plan, work), [here.host], here.model, recorded, share, shares)
 
 
 def complete(plan: ModelPlan, outcome: Outcome) -> None:

@@ -185,8 +185,9 @@ class _Prices:
         k = int(fleet.replicas[r].kind)
         tokens, logits = int(fleet.features[r, 1]), int(fleet.features[r, 2])
         if tokens > self.tokens[k] or logits > self.logits[k]:
-            self.tokens[k] = 2 * tokens if tokens > self.tokens[k] else self.tokens[k]
-            self.logits[k] = 2 * logits if logits > self.logits[k] else self.logits[k]
+            # To a power of two, so that what is in a table does not depend on who made it grow.
+            self.tokens[k] = 1 << tokens.bit_length() if tokens > self.tokens[k] else self.tokens[k]
+            self.logits[k] = 1 << logits.bit_length() if logits > self.logits[k] else self.logits[k]
             self.tables[k] = self._table(k)
             self.now = stacked(self.tables)
         return self.room_for_sums(fleet)

@@ -96,16 +96,19 @@ class Pricing:
         """
         totals = Totals(span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0))
         totals.bytes = dict.fromkeys(("HBM", "L2", "link"), 0.0)
-        totals.steps = float(fleet.of_tokens[kind].sum())
-        sums = fleet.sums[kind][: len(self.lines[0].flop)]
+        of_tokens, of_logits = _used(fleet.of_tokens[kind]), _used(fleet.of_logits[kind])
+        totals.steps = float(of_tokens.sum())
+        mine = fleet.replicas.kind == kind
+        sums = fleet.sums[mine].sum(axis=0)[: len(self.lines[0].flop)]
+        context_s = fleet.context_s[mine].sum(axis=0)
         for line in self.lines:
             op, times = line.op, line.times
-            feature, many = (2, fleet.of_logits[kind]) if _sees_logits(line) else (1, fleet.of_tokens[kind])
+            feature, many = (2, of_logits) if _sees_logits(line) else (1, of_tokens)
             many = many * times
             alone = self._alone(line, feature, np.arange(float(len(many))))
             if _sees_context(line):
                 row = [other is line for other in self._context].index(True)
-                in_arithmetic, in_hbm, in_l2, fixed_s = fleet.context_s[kind, row]
+                in_arithmetic, in_hbm, in_l2, fixed_s = context_s[row]
                 by_bound = {"compute": in_arithmetic, "HBM": in_hbm, "L2": in_l2, "latency": fixed_s}
                 moved = (
                     line.hbm_bytes @ sums * times
@@ -182,7 +185,9 @@ class Pricing:
                 found[:, index] = known[index][1]
             return known[index]
 
-        todo = [(0, len(messages) - 1)]
+        # By powers of two, so that a longer table begins as a shorter one does.
+        edges = [0, *(1 << bit for bit in range((len(messages) - 1).bit_length()) if 1 << bit < len(messages) - 1)]
+        todo = [*zip(edges, [*edges[1:], len(messages) - 1])]
         while todo:
             low, high = todo.pop()
             middle = (low + high) // 2
@@ -306,6 +311,11 @@ def _sees_context(line: OpLine) -> bool:
 
 def _sees_logits(line: OpLine) -> bool:
     return any(column[2] for column in line.sizes)
+
+
+def _used(counts: np.ndarray) -> np.ndarray:
+    """Up to the last that is not zero: sums over it do not depend on how far a table goes."""
+    return counts[: int(np.flatnonzero(counts)[-1]) + 1] if counts.any() else counts[:1]
 
 
 def _arithmetic(device: Device, line: OpLine) -> np.ndarray:

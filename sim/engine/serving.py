@@ -14,6 +14,7 @@ from sim.engine.group import Group
 from sim.engine.pieces import Pieces
 from sim.engine.pricing import pricing
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
+from sim.engine.shares import Part, Spread, of_share, sums_only, whole
 from sim.engine.steps import GraphOf, GroupOf, Progress, Sums, sums_of, totals_of
 from sim.hardware.device import Device
 from sim.network.network import Network
@@ -22,13 +23,14 @@ from sim.serving.fleet import (
     GAP_FINEST_S,
     GAP_RATIO,
     NONE,
-    RECORD,
+    ROUTERS,
     SERIES,
     Arrivals,
     Fleet,
     Rules,
-    new_rows,
     plain_arrivals,
+    pool_of,
+    series_of,
 )
 from sim.spans import Outcome, Requests, Serving, Timeline, Totals
 from sim.workload.columns import Columns
@@ -67,7 +69,7 @@ class Service(NamedTuple):
 
 def run_service(
     chunks: Iterable[Columns], service: Service, hosts: Sequence[Host], model: Model, timeline: Timeline | None,
-    progress: Progress = lambda _: None,
+    progress: Progress = lambda _: None, spread: Spread | None = None,
 ) -> Outcome:  # fmt: skip
     """Serve the requests of `chunks` (by arrival) to the end, pool i on `hosts[i]`; or, interrupted, as far as it got.
 
@@ -77,36 +79,17 @@ def run_service(
     chunks, expected = counted(chunks, service.expected)
     served = [Served(host, model, pool, service, timeline if k == 0 else None)
               for k, (host, pool) in enumerate(zip(hosts, service.pools))]  # fmt: skip
-    window = None
-    if timeline is not None and not service.op:
-        window = Window(*service.window, lambda fleet, r: served[fleet.replicas[r].kind].recorded(fleet, r))
-    replicas, events = service.replicas.copy(), failures(service.failures)
     scaler = Scaler(service.autoscale) if service.autoscale else None
-    if scaler is not None:
-        events += scaler.begin(replicas)
-    found: list[np.recarray] = []
-    last: Fleet | None = None
-    done = 0
-    stopped_s = None
-    try:
-        for records, fleet in serve_fleet(
-            arrivals_of(chunks, service), service.rules, replicas, service.pools, [each.kind for each in served],
-            events=events, window=window, ranks=service.ranks, acceptance=service.acceptance, expected=expected,
-        ):  # fmt: skip
-            found.append(records)
-            last = fleet
-            done += len(records)
-            progress(min(done / expected, 1.0))
-    except KeyboardInterrupt:
-        if not done or last is None:
-            raise
-        times_s = last.replicas.now_s
-        stopped_s = float(times_s[np.isfinite(times_s)].max())
-    assert last is not None
-    table = np.concatenate(found).view(np.recarray) if found else new_rows(RECORD, 0)
+    spreads = spread is not None and expected >= spread.least and _apart(service, served)
+    shares = min(spread.shares, len(service.replicas)) if spread and spreads else 1
+    others = [spread.begin(share, shares) for share in range(1, shares)] if spread else []
+    part = _part(chunks, expected, service, served, timeline is not None, scaler, progress, 0, shares)
+    parts = [part, *(other() for other in others)]
+    last = whole([part.fleet for part in parts])
+    table = np.concatenate([part.records for part in parts]).view(np.recarray)
     table = table[np.argsort(table.id, kind="stable")].view(np.recarray)
     makespan_s = float(np.nanmax(table.last_s, initial=0.0))
-    count = len(replicas)
+    count = len(service.replicas)
     totals = together([each.totals(last, k) for k, each in enumerate(served)])
     totals.seconds = makespan_s * count
     totals.idle_s = max(totals.seconds - float(last.replicas.busy_s.sum()), 0.0)
@@ -122,8 +105,66 @@ def run_service(
         rates=_mean_rates(served),
         warnings=warnings_of(table, service),
         fingerprint=digest_of(table[table.replica != NONE]),
-        stopped_s=stopped_s,
+        stopped_s=max((part.stopped_s for part in parts if part.stopped_s is not None), default=None),
     )  # fmt: skip
+
+
+def serve_share(
+    chunks: Iterable[Columns], service: Service, hosts: Sequence[Host], model: Model, recorded: bool, share: int,
+    shares: int,
+) -> Part:  # fmt: skip
+    """One of `shares` parts of `run_service`, for which the replicas know nothing of each other."""
+    chunks, expected = counted(chunks, service.expected)
+    served = [Served(hosts[0], model, service.pools[0], service, None)]
+    return _part(chunks, expected, service, served, recorded, None, lambda _: None, share, shares)
+
+
+def _apart(service: Service, served: Sequence[Served]) -> bool:
+    """Whether each replica goes its way once requests are routed, and routing does not ask how replicas are."""
+    alone = service.rules.router in (ROUTERS["round_robin"], ROUTERS["sticky"]) and not service.rules.coupled
+    events = service.failures or service.autoscale
+    return alone and not events and not service.op and len(served) == 1 and served[0].form is not None
+
+
+def _part(
+    chunks: Iterable[Columns], expected: float, service: Service, served: Sequence[Served], recorded: bool,
+    scaler: Scaler | None, progress: Progress, share: int, shares: int,
+) -> Part:  # fmt: skip
+    window = None
+    if recorded and not service.op:
+        window = Window(*service.window, lambda fleet, r: served[fleet.replicas[r].kind].recorded(fleet, r))
+    replicas, events = service.replicas.copy(), failures(service.failures)
+    if scaler is not None:
+        events += scaler.begin(replicas)
+    asked, pools, first = arrivals_of(chunks, service), service.pools, 0
+    if shares > 1:
+        first, end = (len(replicas) * at // shares for at in (share, share + 1))
+        asked = of_share(asked, service.rules, len(replicas), range(first, end))
+        replicas = replicas[first:end].view(np.recarray)
+        replicas.pool = np.arange(len(replicas))
+        pools = np.concatenate([pool_of(r, 1) for r in range(len(replicas))]).view(np.recarray)
+        expected /= shares
+    found: list[np.recarray] = []
+    last: Fleet | None = None
+    done, stopped_s = 0, None
+    try:
+        for records, fleet in serve_fleet(
+            asked, service.rules, replicas, pools, [each.kind for each in served], events=events, window=window,
+            ranks=service.ranks, acceptance=service.acceptance, expected=expected,
+        ):  # fmt: skip
+            found.append(records)
+            last = fleet
+            done += len(records)
+            progress(min(done / expected, 1.0))
+    except KeyboardInterrupt:
+        if not done or last is None:
+            raise
+        times_s = last.replicas.now_s
+        stopped_s = float(times_s[np.isfinite(times_s)].max())
+    assert last is not None
+    table = np.concatenate(found).view(np.recarray)
+    table.replica[table.replica != NONE] += first
+    return Part(table, sums_only(last), stopped_s)
 
 
 class Served:
@@ -295,7 +336,7 @@ def _most_on(count: int, scaler: Scaler | None) -> int:
 def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int) -> Serving:
     """Sums over all replicas; `paid` are devices and the chip-seconds they were on."""
     me = fleet.replicas
-    series = fleet.series.sum(axis=0)
+    bin_s, series = series_of(fleet)
     last = int(np.flatnonzero(series[:, 0])[-1]) + 1 if series[:, 0].any() else 0
     power = [chip_s * device.power_w for device, chip_s in paid if device.power_w is not None]
     price = [chip_s / 3600 * device.price_per_hour for device, chip_s in paid if device.price_per_hour is not None]
@@ -304,7 +345,7 @@ def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int)
         preemptions=int(me.preemptions.sum()), blocks_looked_up=int(me.looked_up.sum()),
         blocks_found=int(me.found.sum()), drafted=int(me.drafted.sum()), accepted=int(me.accepted.sum()),
         gaps=fleet.gaps.sum(axis=0), gap_ends_s=GAP_FINEST_S * GAP_RATIO ** np.arange(GAP_BINS),
-        bin_s=float(fleet.bin_s[0]), series=dict(zip(SERIES, series[:last].T)), slo_s={},
+        bin_s=bin_s, series=dict(zip(SERIES, series[:last].T)), slo_s={},
         chip_s=sum(chip_s for _, chip_s in paid), joules=sum(power) if len(power) == len(paid) else None,
         dollars=sum(price) if len(price) == len(paid) else None, most_on=most_on,
     )  # fmt: skip

@@ -31,6 +31,7 @@ from sim.engine.serving import (
     serving_of,
     warnings_of,
 )
+from sim.engine.shares import rows_of
 from sim.engine.steps import GraphOf, Progress
 from sim.hardware.device import Device
 from sim.network.network import Network
@@ -139,8 +140,8 @@ def _part(fleet: Fleet, t: int, mine: slice) -> Fleet:
     kind = slice(t, t + 1)
     return fleet._replace(
         replicas=fleet.replicas[mine].view(np.recarray), of_tokens=fleet.of_tokens[kind],
-        of_logits=fleet.of_logits[kind], sums=fleet.sums[kind], context_s=fleet.context_s[kind],
-        series=fleet.series[kind], gaps=fleet.gaps[kind],
+        of_logits=fleet.of_logits[kind], sums=fleet.sums[mine], context_s=fleet.context_s[mine],
+        series=fleet.series[mine], gaps=fleet.gaps[mine], bin_s=fleet.bin_s[mine],
     )  # fmt: skip
 
 
@@ -262,10 +263,10 @@ def _in_step(streams: Sequence[Iterator[Arrivals]]) -> Iterator[Arrivals]:
     while held:
         until_s = min(chunk.arrival_s[-1] for chunk in held.values())
         cut = {s: int(np.searchsorted(chunk.arrival_s, until_s, side="right")) for s, chunk in held.items()}
-        yield _one([_rows(held[s], np.arange(n)) for s, n in cut.items()])
+        yield _one([rows_of(held[s], np.arange(n)) for s, n in cut.items()])
         for s, n in cut.items():
             left = np.arange(n, len(held[s].id))
-            following = _rows(held[s], left) if len(left) else next(streams[s], None)
+            following = rows_of(held[s], left) if len(left) else next(streams[s], None)
             if following is None:
                 del held[s]
             else:
@@ -289,13 +290,4 @@ def _one(parts: Sequence[Arrivals]) -> Arrivals:
     order = np.argsort(whole.arrival_s, kind="stable")
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    return _rows(whole._replace(next=np.where(whole.next == NONE, NONE, place[whole.next])), order)
-
-
-def _rows(asked: Arrivals, rows: np.ndarray) -> Arrivals:
-    """These rows, with their blocks; `next` is left as it is."""
-    begin, size = asked.block_from[:-1][rows], np.diff(asked.block_from)[rows]
-    edges = np.concatenate([[0], np.cumsum(size)])
-    blocks = asked.blocks[np.arange(edges[-1]) - np.repeat(edges[:-1], size) + np.repeat(begin, size)]
-    columns = {name: getattr(asked, name)[rows] for name in asked._fields if name not in ("block_from", "blocks")}
-    return Arrivals(**columns, block_from=edges, blocks=blocks)
+    return rows_of(whole._replace(next=np.where(whole.next == NONE, NONE, place[whole.next])), order)

@@ -211,15 +211,16 @@ class Fleet(NamedTuple):
     acceptance: np.ndarray  # [i] chance that draft token i is accepted, if those before it were
     of_tokens: np.ndarray  # [kind, tokens] iterations with so many new tokens
     of_logits: np.ndarray  # [kind, logits]
-    sums: np.ndarray  # [kind, feature] over all iterations
+    # Sums by replica, so that they do not depend on who else is in the fleet.
+    sums: np.ndarray  # [replica, feature] over all iterations
     context_s: (
         np.ndarray
-    )  # [kind, row of the price, bound] time of the ops that see the context: arithmetic, HBM, L2, fixed
+    )  # [replica, row of the price, bound] time of the ops that see the context: arithmetic, HBM, L2, fixed
     scratch: np.ndarray  # [row, bound]
-    series: np.ndarray  # [kind, bin, SERIES]
-    gaps: np.ndarray  # [kind, bin] times between tokens of one answer, in geometric bins
+    series: np.ndarray  # [replica, bin, SERIES]
+    gaps: np.ndarray  # [replica, bin] times between tokens of one answer, in geometric bins
     cursor: np.ndarray
-    bin_s: np.ndarray  # [0] width of a bin of the series
+    bin_s: np.ndarray  # [replica] width of a bin of the series
 
 
 def features_of(patterns: int) -> int:
@@ -245,9 +246,10 @@ def new_fleet(
         pending_s=np.zeros(64), pending=np.zeros((64, 3), np.int64), blocks=np.zeros(0, np.int64),
         acceptance=np.array(acceptance, float),
         of_tokens=np.zeros((kinds, 1), np.int64), of_logits=np.zeros((kinds, 1), np.int64),
-        sums=np.zeros((kinds, width)), context_s=np.zeros((kinds, rows, 4)),
-        scratch=np.zeros((rows, 4)), series=np.zeros((kinds, BINS, len(SERIES))),
-        gaps=np.zeros((kinds, GAP_BINS), np.int64), cursor=np.array([0, 0, 0, slots, 0, 0]), bin_s=np.array([0.01]),
+        sums=np.zeros((count, width)), context_s=np.zeros((count, rows, 4)),
+        scratch=np.zeros((rows, 4)), series=np.zeros((count, BINS, len(SERIES))),
+        gaps=np.zeros((count, GAP_BINS), np.int64), cursor=np.array([0, 0, 0, slots, 0, 0]),
+        bin_s=np.full(count, 0.01),
     )  # fmt: skip
 
 
@@ -306,6 +308,18 @@ def with_more_pending(fleet: Fleet) -> Fleet:
         pending_s=np.concatenate([fleet.pending_s, np.zeros(more)]),
         pending=np.concatenate([fleet.pending, np.zeros((more, 3), np.int64)]),
     )
+
+
+def series_of(fleet: Fleet) -> tuple[float, np.ndarray]:
+    """(width of a bin in seconds, [bin, SERIES] sums over the replicas): all in bins of the widest."""
+    widest = float(fleet.bin_s.max())
+    total = np.zeros(fleet.series.shape[1:])
+    for series, bin_s in zip(fleet.series, fleet.bin_s):
+        while bin_s < widest:
+            bin_s *= 2
+            series = np.concatenate([series[0::2] + series[1::2], np.zeros_like(series[0::2])])
+        total += series
+    return widest, total
 
 
 def new_rows(kind: np.dtype, rows: int | tuple[int, int]) -> np.recarray:

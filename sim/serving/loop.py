@@ -186,7 +186,7 @@ def _end(
     if fleet.cursor[PENDING] + me.running_count > len(fleet.pending_s):
         return HEAP
     book_features(fleet, r)
-    steps_seconds(price, me.kind, fleet.features[r], fleet.growth[r], me.steps, fleet.context_s[me.kind])
+    steps_seconds(price, me.kind, fleet.features[r], fleet.growth[r], me.steps, fleet.context_s[r])
     finish(rules, fleet, r, records, asked, seconds_of(fleet, price, r, 1))
     me.activity = IDLE
     if rules.quantum > 0:

@@ -44,9 +44,9 @@ def finish(rules: Rules, fleet: Fleet, r: int, records: np.recarray, asked: Arri
             elif it.token_s == begin_s:
                 together += 1
             else:
-                _gap(fleet, me.kind, begin_s + first_s - it.token_s, 1)
+                _gap(fleet, r, begin_s + first_s - it.token_s, 1)
             if steps == 1 and it.made - before > 1:
-                fleet.gaps[me.kind, 0] += it.made - before - 1  # they come at once
+                fleet.gaps[r, 0] += it.made - before - 1  # they come at once
             it.token_s = now_s
         if rules.unit_tokens > 0:
             publish(rules, fleet, r, slot)
@@ -58,15 +58,15 @@ def finish(rules: Rules, fleet: Fleet, r: int, records: np.recarray, asked: Arri
             fleet.running[r, kept] = slot
             kept += 1
     if together:
-        _gap(fleet, me.kind, first_s, together)
+        _gap(fleet, r, first_s, together)
     if steps > 1:
-        _gap(fleet, me.kind, (now_s - begin_s - first_s) / (steps - 1), (steps - 1) * batch)
+        _gap(fleet, r, (now_s - begin_s - first_s) / (steps - 1), (steps - 1) * batch)
     me.running_count = kept
     me.iterations += steps
     me.busy_s += now_s - begin_s
     kv = (used + me.blocks - room(rules, fleet, r)) / 2 / me.blocks
     me.kv_s += kv * (now_s - begin_s)
-    _spread(fleet, me.kind, begin_s, now_s, kv, batch, prefilled, made)
+    _spread(fleet, r, begin_s, now_s, kv, batch, prefilled, made)
 
 
 def _advance(rules: Rules, fleet: Fleet, r: int, slot: int, steps: int) -> int:
@@ -157,35 +157,34 @@ def book_features(fleet: Fleet, r: int) -> None:
     fleet.of_tokens[me.kind, int(features[1])] += steps
     fleet.of_logits[me.kind, int(features[2])] += steps
     for f in range(len(features)):
-        fleet.sums[me.kind, f] += steps * features[f] + growth[f] * (steps * (steps - 1) / 2)
+        fleet.sums[r, f] += steps * features[f] + growth[f] * (steps * (steps - 1) / 2)
 
 
-def _gap(fleet: Fleet, kind: int, seconds: float, count: int) -> None:
+def _gap(fleet: Fleet, r: int, seconds: float, count: int) -> None:
     place = 0
     if seconds > GAP_FINEST_S:
         place = min(int(np.log(seconds / GAP_FINEST_S) / np.log(GAP_RATIO)) + 1, GAP_BINS - 1)
-    fleet.gaps[kind, place] += count
+    fleet.gaps[r, place] += count
 
 
 def _spread(
-    fleet: Fleet, kind: int, begin_s: float, end_s: float, kv: float, sequences: int, prefilled: int, made: int
+    fleet: Fleet, r: int, begin_s: float, end_s: float, kv: float, sequences: int, prefilled: int, made: int
 ) -> None:  # fmt: skip
     """Add a stretch of work to the time series, in proportion to the time in each bin."""
-    while end_s >= BINS * fleet.bin_s[0]:
-        for k in range(fleet.series.shape[0]):
-            for column in range(fleet.series.shape[2]):
-                for i in range(BINS // 2):
-                    fleet.series[k, i, column] = fleet.series[k, 2 * i, column] + fleet.series[k, 2 * i + 1, column]
-                for i in range(BINS // 2, BINS):
-                    fleet.series[k, i, column] = 0.0
-        fleet.bin_s[0] *= 2
-    width_s, whole_s = fleet.bin_s[0], end_s - begin_s
+    while end_s >= BINS * fleet.bin_s[r]:
+        for column in range(fleet.series.shape[2]):
+            for i in range(BINS // 2):
+                fleet.series[r, i, column] = fleet.series[r, 2 * i, column] + fleet.series[r, 2 * i + 1, column]
+            for i in range(BINS // 2, BINS):
+                fleet.series[r, i, column] = 0.0
+        fleet.bin_s[r] *= 2
+    width_s, whole_s = fleet.bin_s[r], end_s - begin_s
     for i in range(int(begin_s / width_s), int(end_s / width_s) + 1):
         part_s = min(end_s, (i + 1) * width_s) - max(begin_s, i * width_s)
         if part_s <= 0:
             continue
-        fleet.series[kind, i, 0] += part_s
-        fleet.series[kind, i, 1] += kv * part_s
-        fleet.series[kind, i, 2] += sequences * part_s
-        fleet.series[kind, i, 3] += prefilled * part_s / whole_s
-        fleet.series[kind, i, 4] += made * part_s / whole_s
+        fleet.series[r, i, 0] += part_s
+        fleet.series[r, i, 1] += kv * part_s
+        fleet.series[r, i, 2] += sequences * part_s
+        fleet.series[r, i, 3] += prefilled * part_s / whole_s
+        fleet.series[r, i, 4] += made * part_s / whole_s
