@@ -30,7 +30,7 @@ def serving(bins: int = 500, bin_s: float = 0.01, replicas: int = 2, **more) -> 
     fields = {
         "replicas": replicas, "kv_share_s": 1.0, "kv_peak": 0.5, "preemptions": 3, "blocks_looked_up": 0,
         "blocks_found": 0, "drafted": 0, "accepted": 0, "gaps": gaps, "gap_ends_s": GAP_ENDS_S, "bin_s": bin_s,
-        "series": series, "slo_s": {}, "power_w": None, "price_per_hour": None,
+        "series": series, "slo_s": {}, "chip_s": 1.0, "joules": None, "dollars": None, "most_on": replicas,
     }  # fmt: skip
     return Serving(**{**fields, **more})
 
