@@ -14,6 +14,7 @@ from sim.engine.fleet import Kind, player, serve_fleet
 from sim.engine.pieces import Pieces
 from sim.engine.pricing import features_of_batch, pricing
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
+from sim.reproduce.serving import md_c_waiting
 from sim.serving import compiled
 from sim.serving.fleet import POLICIES, ROUTERS, Rules, plain_arrivals, pool_of, replica_of
 from sim.serving.step_time import steps_seconds
@@ -381,19 +382,6 @@ def test_compiled_is_interpreted(replicas, router):
     quick, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules, expected=1e9)
     slow, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules)
     assert quick.tobytes() == slow.tobytes()
-
-
-def md_c_waiting(load, servers, service_s):
-    """Mean wait of M/D/c in the long run: the number present a service time later is what exceeds `servers` now and
-    who has come since (Crommelin 1932), iterated to its steady state."""
-    size = 400
-    steps = np.arange(size)
-    arrivals = np.exp(steps * np.log(load * servers) - load * servers - np.cumsum(np.log(np.maximum(steps, 1))))
-    present = np.eye(1, size)[0]
-    for _ in range(5000):
-        left = np.concatenate([[present[: servers + 1].sum()], present[servers + 1 :]])
-        present = np.convolve(left, arrivals)[:size]
-    return (np.maximum(steps - servers, 0) * present).sum() / (load * servers / service_s)
 
 
 @pytest.mark.parametrize("servers", [1, 3])

@@ -86,8 +86,10 @@ def run_service(
     part = _part(chunks, expected, service, served, timeline is not None, scaler, progress, 0, shares)
     parts = [part, *(other() for other in others)]
     last = whole([part.fleet for part in parts])
-    table = np.concatenate([part.records for part in parts]).view(np.recarray)
-    table = table[np.argsort(table.id, kind="stable")].view(np.recarray)
+    stopped_s = max((part.stopped_s for part in parts if part.stopped_s is not None), default=None)
+    table = np.concatenate([part.records for part in parts]) if len(parts) > 1 else part.records
+    del part, parts  # a million records are 100 MB
+    table = table[np.argsort(table["id"], kind="stable")].view(np.recarray)
     makespan_s = float(np.nanmax(table.last_s, initial=0.0))
     count = len(service.replicas)
     totals = together([each.totals(last, k) for k, each in enumerate(served)])
@@ -105,7 +107,7 @@ def run_service(
         rates=_mean_rates(served),
         warnings=warnings_of(table, service),
         fingerprint=digest_of(table[table.replica != NONE]),
-        stopped_s=max((part.stopped_s for part in parts if part.stopped_s is not None), default=None),
+        stopped_s=stopped_s,
     )  # fmt: skip
 
 
@@ -162,7 +164,8 @@ def _part(
         times_s = last.replicas.now_s
         stopped_s = float(times_s[np.isfinite(times_s)].max())
     assert last is not None
-    table = np.concatenate(found).view(np.recarray)
+    table = np.concatenate(found).view(np.recarray) if len(found) > 1 else found[0]
+    del found
     table.replica[table.replica != NONE] += first
     return Part(table, sums_only(last), stopped_s)
 

@@ -1,4 +1,4 @@
-"""Serving at fleet scale: both fidelities, peers' workload, prefix caches, generated traces, recorded vLLM runs."""
+"""Serving at fleet scale: both fidelities, peers' workload, prefix caches, queues, generated traces, vLLM runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sim.engine.serving import Service, run_service
 from sim.network.network import Network
 from sim.reproduce.row import Row
 from sim.results.metrics import metrics
-from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
+from sim.serving.fleet import POLICIES, ROUTERS, Rules, pool_of, replica_of
 from sim.spans import Outcome
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.workload.columns import Columns
@@ -37,7 +37,7 @@ _RULES = Rules(router=0, order=0, seed=0, jump=True, coupled=False, unit_tokens=
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
     """Rows of the system `serving`; those whose data is not beside the checkout say so and are not judged."""
-    parts = [fidelities, peers, prefix_cache, traces, engine_runs]
+    parts = [fidelities, peers, prefix_cache, queues, traces, engine_runs]
     rows: list[Row] = []
     for number, part in enumerate(parts):
         rows += part(quick)
@@ -203,6 +203,43 @@ def _hits(host: Host, columns: Columns, blocks: int, rules: Rules) -> dict[str, 
     # Two more blocks than the cache is said to have: those of the request's own last tokens.
     replica = replica_of(POLICIES["prefill_first"], 1, 8192, 512, blocks + 2)
     return metrics(host.serve(columns, replica, rules))
+
+
+# V5: queues.
+
+
+def queues(quick: bool = False) -> list[Row]:
+    """Mean waiting of requests of equal length that are served one at a time, against M/D/1 and M/D/3 queues."""
+    host, rules, rows = Host("dgx_a100", "llama2-7b", 1), _RULES._replace(router=ROUTERS["least_work"]), []
+    count = 100_000 if quick else 1_000_000
+
+    def waits(arrival_s: np.ndarray, servers: int) -> np.ndarray:
+        same = np.full(len(arrival_s), 100)
+        replicas = np.concatenate([replica_of(POLICIES["prefill_first"], 1, 512, 16, 1000)] * servers)
+        found = host.serve(Columns(arrival_s, same, np.ones_like(same)), replicas.view(np.recarray), rules).requests
+        return np.stack([found.scheduled_s - found.arrival_s, found.last_token_s - found.scheduled_s])
+
+    service_s = float(waits(np.zeros(1), 1)[1, 0])
+    for servers, load in ((1, 0.3), (1, 0.7), (3, 0.7)):
+        gaps = np.random.default_rng(3).exponential(service_s / load / servers, count)
+        found = float(waits(np.cumsum(gaps), servers)[0].mean())
+        due = md_c_waiting(load, servers, service_s)
+        what = f"M/D/{servers}, load {load:g}, {count:,} requests: mean waiting, s"
+        rows.append(_row("V5", what, due, found, "2 %", abs(found / due - 1) <= 0.02, note="Crommelin 1932"))
+    return rows
+
+
+def md_c_waiting(load: float, servers: int, service_s: float) -> float:
+    """Mean wait of M/D/c in the long run: the number present a service time later is what exceeds `servers` now and
+    who has come since (Crommelin 1932), iterated to its steady state."""
+    size = 400
+    steps = np.arange(size)
+    arrivals = np.exp(steps * np.log(load * servers) - load * servers - np.cumsum(np.log(np.maximum(steps, 1))))
+    present = np.eye(1, size)[0]
+    for _ in range(5000):
+        left = np.concatenate([[present[: servers + 1].sum()], present[servers + 1 :]])
+        present = np.convolve(left, arrivals)[:size]
+    return float((np.maximum(steps - servers, 0) * present).sum() / (load * servers / service_s))
 
 
 # V6: generated traces.

@@ -16,6 +16,8 @@ _REQUESTS = [
     "requests",
     "rejected",
     "preemptions",
+    "retries",
+    "most_replicas_on",
     "slo_attainment",
     "goodput_per_s",
     *(f"{latency}_{s}_s" for latency in ("ttft", "tpot", "e2e") for s in ("mean", "p50", "p90", "p99")),
