@@ -87,9 +87,10 @@ def run_service(
     parts = [part, *(other() for other in others)]
     last = whole([part.fleet for part in parts])
     stopped_s = max((part.stopped_s for part in parts if part.stopped_s is not None), default=None)
-    table = np.concatenate([part.records for part in parts]) if len(parts) > 1 else part.records
+    records = np.concatenate([part.records for part in parts]) if len(parts) > 1 else part.records
     del part, parts  # a million records are 100 MB
-    table = table[np.argsort(table["id"], kind="stable")].view(np.recarray)
+    table: np.recarray = records[np.argsort(records["id"], kind="stable")].view(np.recarray)
+    del records
     makespan_s = float(np.nanmax(table.last_s, initial=0.0))
     count = len(service.replicas)
     totals = together([each.totals(last, k) for k, each in enumerate(served)])
