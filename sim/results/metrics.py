@@ -261,8 +261,7 @@ def _serving_metrics(outcome: Outcome, serving: Serving, wall_s: float) -> dict[
         found["joules_per_token"] = serving.joules / outcome.tokens
     if outcome.tokens and serving.dollars:
         found["dollars_per_million_tokens"] = serving.dollars / outcome.tokens * 1e6
-    if (retries := int(outcome.requests.retries.sum())) > 0:
-        found["retries"] = retries
+    found["retries"] = float(outcome.requests.retries.sum())
     if serving.most_on < serving.replicas:
         found["most_replicas_on"] = serving.most_on
     return found

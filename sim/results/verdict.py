@@ -35,9 +35,10 @@ def verdict(
     if ratio < 1:
         plain = "no variant is faster: the best, " if len(speed) > 1 else ""
         return f"{plain}{best} is {1 / ratio:.2f}x slower than {base}{what}."
-    return f"{best} is {ratio:.2f}x faster than {base}{what}: " + (
-        _queueing(metrics[base], metrics[best]) or _where(outcomes[base], outcomes[best])
-    )
+    why = _queueing(metrics[base], metrics[best]) or _where(outcomes[base], outcomes[best])
+    more = metrics[best].get("rejected", 0.0) - metrics[base].get("rejected", 0.0)
+    but = f" It turns away {more:,.0f} requests more, which count for nothing here." if more > 0 else ""
+    return f"{best} is {ratio:.2f}x faster than {base}{what}{f': {why}' if why else '.'}{but}"
 
 
 def _of_jobs(outcomes: Mapping[str, Outcome], metrics: Mapping[str, Mapping[str, float]]) -> str:
@@ -90,4 +91,6 @@ def _where(base: Outcome, best: Outcome) -> str:
     if fetching > exposed:
         return f"{said}; prefetches now run for {fetching:.0f} points."
     now = 100 * exposed_s(best.totals) / best.totals.seconds
+    if max(exposed, now) < 0.5:
+        return ""
     return f"{said}, {now:.0f} % now."
