@@ -55,7 +55,7 @@ def trace(rows):
     return plain_arrivals(np.cumsum(gaps) - gaps[0], prompt, output)
 
 
-def served(asked, replicas, kind, rules=RULES, *, expected=0.0, pieces=1, pools=None, **more):
+def served(asked, replicas, kind, rules=RULES, *, expected=0.0, pieces=1, pools=None, rows=1, **more):
     """Every record by id, and the fleet at the end."""
     edges = np.linspace(0, len(asked.id), pieces + 1).astype(int)
     parts = [
@@ -67,7 +67,7 @@ def served(asked, replicas, kind, rules=RULES, *, expected=0.0, pieces=1, pools=
     ]
     pools = pool_of(0, len(replicas)) if pools is None else pools
     kinds = kind if isinstance(kind, list) else [kind]
-    found = list(serve_fleet(parts, rules, replicas, pools, kinds, expected=expected, rows=1, **more))
+    found = list(serve_fleet(parts, rules, replicas, pools, kinds, expected=expected, rows=rows, **more))
     records = np.concatenate([records for records, _ in found]).view(np.recarray)
     return records[np.argsort(records.id, kind="stable")], found[-1][1]
 
@@ -164,7 +164,7 @@ def test_laws_of_any_replay(world, machine, pieces):
     spent_s = (records.last_s - records.arrival_s).sum()
     if len(pools) == 1:
         assert me.present_s.sum() == pytest.approx(spent_s, rel=1e-9)
-    assert (fleet.of_tokens * np.arange(fleet.of_tokens.shape[1])).sum() == pytest.approx(fleet.sums[0, 1])
+    assert (fleet.of_tokens * np.arange(fleet.of_tokens.shape[1])).sum() == pytest.approx(fleet.sums[:, 1].sum())
     assert fleet.series[..., 4].sum() == pytest.approx(records.output.sum())
     if not me.preemptions.any():
         assert fleet.series[..., 3].sum() == pytest.approx((records.prompt - records.hit).sum())
@@ -395,7 +395,7 @@ def test_waiting_of_deterministic_servers(load, servers):
     service_s = float(one.last_s[0])
     gaps = np.random.default_rng(3).exponential(service_s / load / servers, count)
     asked = plain_arrivals(np.cumsum(gaps), np.full(count, 100), np.ones(count))
-    records, _ = served(asked, replicas, KINDS[DENSE, 1], rules, expected=count, pieces=20)
+    records, _ = served(asked, replicas, KINDS[DENSE, 1], rules, expected=count, pieces=20, rows=65_536)
     waited_s = (records.scheduled_s - records.arrival_s).mean()
     expected_s = md_c_waiting(load, servers, service_s)
     if servers == 1:
