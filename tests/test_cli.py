@@ -63,7 +63,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     def replace(ok: bool = True, error: BaseException | None = None) -> list[Any]:
         calls: list[Any] = []
 
-        def run(path: str, overrides: list[str], progress: Callable[[float, str], None], workers: int) -> FakeResult:
+        def run(path: str, overrides: list[str], progress: Callable[[float, str], None], **more: Any) -> FakeResult:
             calls.append((path, overrides))
             progress(0.5, "vanilla")
             if error is not None:
