@@ -20,11 +20,12 @@ from sim.engine.shares import Part, Spread
 from sim.engine.steps import StaticBatch, run_static
 from sim.hardware.device import Device
 from sim.network.network import Network
-from sim.scenario import Variant
+from sim.scenario import MisfitError, Variant
 from sim.scenario.schema import Decode, Prefill, Requests
 from sim.scenario.schema import Trace as TraceSource
 from sim.serving.fleet import ORDERS, POLICIES, ROUTERS, Arrivals, Rules, pool_of, replica_of
 from sim.spans import Outcome, Timeline
+from sim.strict_yaml import KeyPath
 from sim.techniques import Machine, apply
 from sim.wiring import Assumption, assumptions, wiring, with_faults
 from sim.workload.graph import Graph
@@ -164,22 +165,28 @@ def complete(plan: ModelPlan, outcome: Outcome) -> None:
 
 
 def _require_replicas(work: Requests) -> None:
-    """ValueError if replicas are named that are not there, or none would be left."""
-    total = work.replicas + (work.prefill.replicas if work.prefill else 0)
-    which = f"they are 0 to {total - 1}" + (", those that prefill first" if work.prefill else "")
-    for key, named in (("slow", [*work.slow]), ("failures", [fault.replica for fault in work.failures])):
-        for replica in named:
-            if replica >= total:
-                raise ValueError(f"{key}: no replica {replica}; {which}")
-    for_good = {fault.replica for fault in work.failures if fault.duration is None}
+    """MisfitError if replicas are named that are not there, or none would be left."""
     prefills = work.prefill.replicas if work.prefill else 0
+    total = work.replicas + prefills
+    which = f"they are 0 to {total - 1}" + (", those that prefill first" if prefills else "")
+    named: list[tuple[KeyPath, int]] = [(("workload", "slow", replica), replica) for replica in work.slow]
+    named += [(("workload", "failures", i, "replica"), fault.replica) for i, fault in enumerate(work.failures)]
+    wrong: list[tuple[KeyPath, str]] = [
+        (at, f"no replica {replica}; {which}") for at, replica in named if replica >= total
+    ]
+    for_good = {fault.replica for fault in work.failures if fault.duration is None}
     for first, count in ((0, prefills), (prefills, work.replicas)):
         if count and for_good >= set(range(first, first + count)):
-            raise ValueError("failures: no replica would be left; give one of them a `duration`")
+            wrong.append((("workload", "failures"), "no replica would be left; give one of them a `duration`"))
     if work.autoscale and work.autoscale.least > work.replicas:
-        raise ValueError(f"autoscale: at least {work.autoscale.least} of {work.replicas} replica(s) cannot be on")
+        most = work.replicas
+        wrong.append(
+            (("workload", "autoscale", "least"), f"{work.autoscale.least} is more than there are; at most {most}")
+        )
     if work.admission.shed and not work.admission.ttft and work.slo.ttft is None:
-        raise ValueError("admission: shed needs a deadline; give admission.ttft or slo.ttft")
+        wrong.append((("workload", "admission", "shed"), "this needs a deadline; give admission.ttft or slo.ttft"))
+    if wrong:
+        raise MisfitError(wrong)
 
 
 def _require_blocks(trace: TraceStream, work: Requests) -> None:

@@ -77,8 +77,9 @@ def prepare_tenants(v: Variant, work: Tenants, seed: int) -> TenantsPlan:
             plan = prepare_model(_alone(v, work, spec, mine[name]), _requests(work, spec), seed)
             here = plan.machinery
             plans[name] = plan._replace(machinery=here._replace(network=here.network.part(tuple(mine[name]))))
-        except MisfitError:
-            raise
+        except MisfitError as error:
+            own = ("workload", "tenants", name)
+            wrong += [((*own, *at[1:]) if at[0] == "workload" else at, what) for at, what in error.wrong]
         except ValueError as error:
             wrong.append((("workload", "tenants", name), str(error)))
     if wrong:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, group, network, replace
 
 from sim.engine.serving import Host, Service, run_service
+from sim.run import prepare
+from sim.scenario import ScenarioError, load
 from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
 from sim.spans import Outcome, RequestRecord
 from sim.workload.columns import Columns
@@ -193,3 +195,37 @@ QUEUE = requests((0.0, 100, 10), (0.0, 4000, 10), (0.0, 50, 10))
 def test_first_come(kv, slots, budget, admitted, op):
     outcome, _ = served(QUEUE, Limits(slots, budget, kv), op=op)
     assert [r.id for r in rows(outcome) if r.scheduled_s == 0.0] == admitted
+
+
+SCENARIO = """question: x
+pod: {topology: dgx_h100}
+model: llama3-8b
+workload:
+  kind: requests
+  trace: {file: azure_conv_like, limit: 10}
+  replicas: 2
+  """
+
+
+@pytest.mark.parametrize(
+    "written, said",
+    [
+        ("failures: [{replica: 5, at: 1 s}]", "8: workload.failures[0].replica: no replica 5; they are 0 to 1"),
+        ("failures: [{replica: 0, at: 1 s}, {replica: 1, at: 2 s}]", "8: workload.failures: no replica would be left"),
+        ("slow: {3: 2.0}", "8: workload.slow[3]: no replica 3; they are 0 to 1"),
+        ("autoscale: {least: 3}", "8: workload.autoscale.least: 3 is more than there are; at most 2"),
+        ("autoscale: {every: 0 s}", "8: workload.autoscale.every: '0 s' is out of range"),
+        ("admission: {shed: true}", "8: workload.admission.shed: this needs a deadline"),
+        ("admission: {shares: [0.5, 0.6]}", "shares must add up to 1, not 1.1"),
+        ("admission: {order: priority}", "order: priority needs classes"),
+        ("admission: {prompt_tokens: [9, 3]}", "prompt_tokens must rise"),
+        ("prefill: {pod: {topology: hgx_h20x}}", "no topology 'hgx_h20x', did you mean 'hgx_h20'?"),
+        ("prefill: {tensor: 16}", "a group of 16 ranks does not fit on 8 chips"),
+    ],
+)
+def test_what_cannot_be_is_one_error_with_its_place(written, said, tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(SCENARIO + written + "\n")
+    with pytest.raises(ScenarioError) as error:
+        prepare(load(file))
+    assert said in str(error.value) and len(error.value.faults) == 1
