@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -120,15 +121,14 @@ def _spread(
     """Play the variants into `outcomes`; the last (with one worker, all of them) in this process, which can tell how
     far it is, and if it is the only one, its replicas where they can be apart."""
     names = list(plans)
-    with _executor(workers, cluster) as (pool, others):
-        away = names[:-1] if pool else []
-        sent = {name: pool.submit(play_named, path, overrides, name) for name in away} if pool else {}
+    with _elsewhere(workers, cluster) as (submit, others):
+        away = names[:-1] if others else []
+        sent = {name: submit(play_named, path, overrides, name) for name in away}
 
         def begin(share: int, shares: int) -> Callable[[], Part]:
-            assert pool is not None
-            return pool.submit(play_named_share, path, overrides, names[0], share, shares).result
+            return submit(play_named_share, path, overrides, names[0], share, shares).result
 
-        spread = Spread(1 + others, _SPREAD_FROM, begin) if pool and len(names) == 1 else None
+        spread = Spread(1 + others, _SPREAD_FROM, begin) if others and len(names) == 1 else None
         for index, name in enumerate(name for name in names if name not in sent):
 
             def step(share: float, index: int = index, name: str = name) -> None:
@@ -145,17 +145,21 @@ def _spread(
 
 
 @contextmanager
-def _executor(workers: int, cluster: str | None) -> Iterator[tuple[Executor | None, int]]:
-    """Other processes, here or on a Dask cluster, and how many: (None, 0) if there are none."""
-    if cluster is not None:
-        with _client(cluster) as client:
-            yield client.get_executor(pure=False), max(sum(client.nthreads().values()), 1)
-    elif workers > 1:
-        # Fresh processes, not forks: a caller may have threads. Each reads the scenario again, quicker than to ship it.
-        with ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn")) as pool:
-            yield pool, workers - 1
-    else:
-        yield None, 0
+def _elsewhere(workers: int, cluster: str | None) -> Iterator[tuple[Callable[..., Any], int]]:
+    """How to have something done by other processes, here or on a Dask cluster, and how many there are."""
+    with ExitStack() as stack:
+        if cluster is not None:
+            client = stack.enter_context(_client(cluster))
+            yield client.get_executor(pure=False).submit, max(sum(client.nthreads().values()), 1)
+            return
+
+        @cache
+        def pool() -> Executor:
+            # Fresh processes, not forks: a caller may have threads. Each reads the scenario again, quicker than to ship
+            # it. Made when first needed, for a pool alone takes a quarter of a second.
+            return stack.enter_context(ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn")))
+
+        yield lambda *work: pool().submit(*work), workers - 1
 
 
 def _client(address: str) -> Any:

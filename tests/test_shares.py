@@ -61,7 +61,7 @@ def write(folder, router="round_robin", policy="chunked", caching="false", tenso
 def threads(workers, cluster):
     """In place of processes, which take a second each to start."""
     with ThreadPoolExecutor(8) as pool:
-        yield pool, workers - 1
+        yield pool.submit, workers - 1
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def threads(workers, cluster):
 def test_the_number_of_processes_changes_no_byte(how, tmp_path, module, monkeypatch):
     path = write(tmp_path, **how)
     alone = run(path).files()
-    monkeypatch.setattr(module, "_executor", threads)
+    monkeypatch.setattr(module, "_elsewhere", threads)
     begun = []
     real = module.play_named_share
     monkeypatch.setattr(module, "play_named_share", lambda *more: begun.append(more[-2:]) or real(*more))
