@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, group, network, replace
 
@@ -172,6 +172,15 @@ def test_laws_of_any_replay(world, machine, pieces):
     assert fleet.gaps.sum() == (records.output - 1).sum()
 
 
+def tied(records, rules):
+    """Whether replicas end at one instant but for rounding, and who comes then goes by how they are: either is right."""
+    ends = np.concatenate([records.first_s, records.last_s])
+    whose = np.tile(records.replica, 2)
+    order = np.argsort(ends)
+    near = np.diff(ends[order]) <= 1e-9 * ends[order][1:]
+    return rules.coupled and bool((near & (np.diff(whose[order]) != 0)).any())
+
+
 @settings(max_examples=40, deadline=None)
 @given(worlds(), st.sampled_from([*KINDS]))
 def test_step_is_op(world, machine):
@@ -180,6 +189,7 @@ def test_step_is_op(world, machine):
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
     jumped, _ = served(asked, replicas, KINDS[machine], rules, **more)
     every, _ = served(asked, replicas, played(*machine, len(replicas)), rules._replace(jump=False), **more)
+    assume(not tied(every, rules))
     for column in ("arrival_s", "scheduled_s", "first_s", "last_s"):
         assert getattr(jumped, column) == pytest.approx(getattr(every, column), rel=1e-9, abs=1e-12)
     for column in ("replica", "hit", "preempted"):
@@ -243,6 +253,7 @@ def test_step_is_op_when_replicas_fail(world, faults):
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1), "events": failures(faults)}
     told, _ = served(asked, replicas, KINDS[DENSE, 1], rules, **more)
     every, _ = served(asked, replicas, played(DENSE, 1, len(replicas)), rules._replace(jump=False), **more)
+    assume(not tied(every, rules))
     for column in ("arrival_s", "scheduled_s", "first_s", "last_s", "retried"):
         assert getattr(told, column) == pytest.approx(getattr(every, column), rel=1e-9, abs=1e-12)
 
