@@ -173,7 +173,7 @@ def test_laws_of_any_replay(world, machine, pieces):
 
 
 def tied(records, rules):
-    """Whether replicas end at one instant but for rounding, and who comes then goes by how they are: either is right."""
+    """Whether replicas end at one instant but for rounding, where who comes then goes by how they are."""
     ends = np.concatenate([records.first_s, records.last_s])
     whose = np.tile(records.replica, 2)
     order = np.argsort(ends)
