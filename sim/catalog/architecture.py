@@ -5,17 +5,45 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from sim import strict_yaml
 from sim.catalog import huggingface
 from sim.catalog.files import checked, find
-from sim.catalog.hardware import Sourced, Text
-from sim.workload.model import Model
+from sim.catalog.hardware import STRICT, Sourced, Text
+from sim.workload.model import Experts, Latent, Model
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 CountOrNone = Annotated[int, Field(ge=0, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+
+
+class LatentFile(BaseModel):
+    """`latent:` of a model; the fields are those of `sim.workload.model.Latent`."""
+
+    model_config = STRICT
+    kv_rank: Count
+    rope: Count
+    nope: Count
+    value: Count
+    q_rank: CountOrNone = 0
+
+
+class ExpertsFile(BaseModel):
+    """`experts:` of a model; the fields are those of `sim.workload.model.Experts`."""
+
+    model_config = STRICT
+    routed: Count
+    chosen: Count
+    ffn: Count
+    shared_ffn: CountOrNone = 0
+    first_dense: CountOrNone = 0
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.chosen > self.routed:
+            raise ValueError(f"a token cannot be sent to {self.chosen} of {self.routed} experts")
+        return self
 
 
 class ModelFile(Sourced):
@@ -29,10 +57,14 @@ class ModelFile(Sourced):
     head_dim: Count
     ffn: Count
     vocab: Count
+    latent: LatentFile | None = None
+    experts: ExpertsFile | None = None
     gated: Flag = True
     tied_embeddings: Flag = False
     qkv_bias: Flag = False
+    biased: Flag = False
     qk_norm: Flag = False
+    sinks: Flag = False
     attention: Annotated[tuple[Literal["dense", "window", "blocksparse"], ...], Field(min_length=1)] = ("dense",)
     window_tokens: CountOrNone = 0
     sparse_stride: CountOrNone = 0
@@ -59,4 +91,7 @@ def model(name_or_path: str | Path) -> Model:
         path = path / "config.json"
     if path.suffix == ".json":
         return huggingface.model(path)
-    return Model(**checked(ModelFile, strict_yaml.read(path)).model_dump(exclude={"tag", "residual"}))
+    given = checked(ModelFile, strict_yaml.read(path)).model_dump(exclude={"tag", "residual"})
+    for key, part in (("latent", Latent), ("experts", Experts)):
+        given[key] = part(**given[key]) if given[key] else None
+    return Model(**given)
