@@ -18,7 +18,10 @@ from sim import catalog
 from sim.engine.group import Group
 from sim.network.network import Network
 from sim.reproduce.cost import engine_cost
-from sim.workload.transformer import Precision, decode_batch, transformer
+from sim.workload.batch import decode_batch
+from sim.workload.parallel import Parallel
+from sim.workload.precision import Precision
+from sim.workload.transformer import transformer
 
 
 def memory_growth() -> int:
@@ -31,7 +34,7 @@ def memory_growth() -> int:
     for steps in (20, 200):
         tracemalloc.start()
         for context in range(1000, 1000 + steps):
-            graph = transformer(model, precision, 1, decode_batch([context] * 4))
+            graph = transformer(model, precision, Parallel(1), decode_batch([context] * 4))
             group.env.run(group.env.process(group.run(graph)))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

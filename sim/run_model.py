@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,16 +25,24 @@ from sim.scenario import MisfitError, Variant
 from sim.scenario.schema import Decode, Prefill, Requests
 from sim.scenario.schema import Trace as TraceSource
 from sim.serving.fleet import ORDERS, POLICIES, ROUTERS, Arrivals, Rules, pool_of, replica_of
+from sim.serving.step_time import NO_SHARING, Sharing
 from sim.spans import Outcome, Timeline
 from sim.strict_yaml import KeyPath
-from sim.techniques import Machine, apply
+from sim.techniques import TECHNIQUES, Machine, apply
+from sim.techniques.latent import cut
+from sim.units import show
 from sim.wiring import Assumption, assumptions, wiring, with_faults
+from sim.workload.batch import Batch, Shared, decode_batch
 from sim.workload.graph import Graph
 from sim.workload.memory import Room, require, room
 from sim.workload.model import Model
+from sim.workload.parallel import Parallel, shard
+from sim.workload.precision import Precision
 from sim.workload.stream import TraceStream, gathered
 from sim.workload.trace_stream import open_trace
-from sim.workload.transformer import Batch, Precision, decode_batch, kv_bytes_per_token, shard, transformer
+from sim.workload.transformer import kv_bytes_per_token, transformer
+
+_TRACE_TOKENS = 2048  # of expanded prefixes, if the scenario does not say
 
 
 class Machinery(NamedTuple):
@@ -44,7 +53,9 @@ class Machinery(NamedTuple):
     network: Network
     model: Model
     precision: Precision
+    parallel: Parallel
     room: Room
+    sharing: Sharing
     notes: list[str]
     assumptions: list[Assumption]
 
@@ -52,21 +63,25 @@ class Machinery(NamedTuple):
         """Its ranks, idle, in a simulation of their own or on the chips of other tenants."""
         v = self.variant
         return Group(
-            tenancy.env if tenancy else simpy.Environment(), self.device, self.network, v.parallel.tensor,
+            tenancy.env if tenancy else simpy.Environment(), self.device, self.network, self.parallel.ranks,
             stragglers=v.pod.stragglers, unfold=bool(v.pod.faults), timeline=timeline, max_spans=v.record.max_spans,
             tenancy=tenancy,
         )  # fmt: skip
 
     def graph(self, batch: Batch) -> Graph:
         """What a pass asks of one rank, techniques applied."""
-        v, ranks = self.variant, self.variant.parallel.tensor
-        machine = Machine(self.device.l2_bytes, self.device.hbm_bytes_per_s, ranks)
-        return apply(transformer(self.model, self.precision, ranks, batch), machine, v.techniques)
+        graph = transformer(self.model, self.precision, self.parallel, batch)
+        return apply(graph, self.machine, self.variant.techniques)
+
+    @property
+    def machine(self) -> Machine:
+        """What techniques may know of it."""
+        return _machine(self.device, self.parallel)
 
     @property
     def host(self) -> Host:
         """As the engine wants it."""
-        return Host(self.group, self.graph, self.device, self.network)
+        return Host(self.group, self.graph, self.device, self.network, self.sharing)
 
 
 class ModelPlan(NamedTuple):
@@ -86,7 +101,7 @@ def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
     if isinstance(work, Decode):
         here = _machinery(v, 1.0, work.batch)
         longest = work.prompt_tokens + work.output_tokens
-        require(here.model, here.room, here.precision, v.parallel.tensor, work.batch * longest)
+        require(here.model, here.room, here.precision, here.parallel, _unique_tokens(work, here.parallel))
         if 0 < here.model.max_tokens < longest:
             most = here.model.max_tokens
             here.notes.append(f"{here.model.name} was made for {most:,} tokens; this run goes to {longest:,}")
@@ -113,18 +128,58 @@ def _machinery(v: Variant, hbm_share: float, new_tokens: int) -> Machinery:
     """The pod and the model of a variant, `hbm_share` of its HBM for them."""
     pod, library, graph = wiring(v)
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given())
-    model, ranks = catalog.model(v.model), v.parallel.tensor
+    model, parallel = catalog.model(v.model), v.parallel.degrees()
+    ranks = parallel.ranks
     precision = Precision(**v.precision.model_dump())
     network = Network(with_faults(graph, v.pod.faults, [range(ranks)]), library, v.pod.collective)
     if ranks > 1:
         network.members(ranks)  # the pod has that many chips
-    notes = list(shard(model, ranks).notes)
-    space = room(model, precision, ranks, device.hbm_bytes * hbm_share, new_tokens)
+    notes = list(shard(model, parallel).notes)
+    sharing, kept_bytes, said = _expanded(v, model, precision, parallel, _machine(device, parallel))
+    notes += said
+    space = room(model, precision, parallel, device.hbm_bytes * hbm_share, new_tokens, kept_bytes)
     rows = assumptions({device.name: device.facts, library.name: library.facts, pod.name: pod.facts})
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
-    found = Machinery(v, device, network, model, precision, space, notes, rows)
+    found = Machinery(v, device, network, model, precision, parallel, space, sharing, notes, rows)
     found.graph(decode_batch([1]))  # says now if a technique does not apply
     return found
+
+
+def _machine(device: Device, parallel: Parallel) -> Machine:
+    return Machine(device.l2_bytes, device.hbm_bytes_per_s, parallel.ranks, device.matrix_flop_per_s)
+
+
+def _expanded(
+    v: Variant, model: Model, precision: Precision, parallel: Parallel, machine: Machine
+) -> tuple[Sharing, float, list[str]]:
+    """Which shared prefixes the techniques keep expanded, the bytes that takes on a rank, and what to say of it."""
+    work = v.workload
+    for name, options in v.techniques:
+        expands = TECHNIQUES[name].expands
+        if expands is None:
+            continue
+        found = expands(model, precision, parallel, machine, options)
+        if isinstance(work, Decode):
+            runs = cut(shared_runs(work), found.least, found.most_tokens or inf)
+            tokens = sum(run.tokens for run in runs)
+            some = [f"no prefix is shared by the {found.least:,.1f} sequences from which it pays: all of it is absorb"]
+            return Sharing(found.least), tokens * found.bytes_per_token, [] if runs else [f"{name}: {some[0]}"]
+        tokens = found.most_tokens or _TRACE_TOKENS
+        nbytes = tokens * found.bytes_per_token
+        said = f"{name}: {show(nbytes, 'B')} a device are kept for {tokens:,.0f} tokens of expanded prefixes"
+        return Sharing(found.least, tokens), nbytes, [] if found.most_tokens else [f"{said} (expanded_tokens)"]
+    return NO_SHARING, 0.0, []
+
+
+def shared_runs(work: Decode) -> tuple[Shared, ...]:
+    """What the prompts of a static batch have in common."""
+    return tuple(Shared(run.sequences or work.batch, run.tokens) for run in work.shared)
+
+
+def _unique_tokens(work: Decode, parallel: Parallel) -> int:
+    """Tokens that the KV-caches hold at the end: what sequences share stands once in each data-parallel group."""
+    again = sum(max(run.number - parallel.data, 0) * run.tokens for run in shared_runs(work))
+    return work.batch * (work.prompt_tokens + work.output_tokens) - int(again)
 
 
 def play_model(
@@ -135,7 +190,8 @@ def play_model(
     timeline = Timeline() if v.record.enabled else None
     work = v.workload
     if isinstance(work, Decode):
-        static = StaticBatch(work.batch, work.prompt_tokens, work.output_tokens, work.every_step)
+        static = StaticBatch(work.batch, work.prompt_tokens, work.output_tokens, work.every_step,
+                             shared_runs(work))  # fmt: skip
         outcome = run_static(here.group, here.graph, static, timeline, progress)
     else:
         assert plan.trace is not None and isinstance(work, Requests)
@@ -208,7 +264,7 @@ def service(plan: ModelPlan, work: Requests) -> Service:
     for pool, part in enumerate(part for part in (plan.prefill, plan.machinery) if part is not None):
         own = work.prefill if part is plan.prefill else None
         first, count = sum(len(table) for table in tables), own.replicas if own else work.replicas
-        each = kv_bytes_per_token(part.model, part.precision, part.variant.parallel.tensor)
+        each = kv_bytes_per_token(part.model, part.precision, part.parallel)
         pools.append(
             pool_of(first, count, next=1, transfer_s=each / own.link, latency_s=own.latency) if own
             else pool_of(first, count)

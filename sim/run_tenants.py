@@ -280,7 +280,7 @@ def _divided(work: Tenants, plans: Mapping[str, ModelPlan]) -> dict[str, ModelPl
     given, held, weight, used = 0.0, 0.0, 0.0, {}
     for name, plan in plans.items():
         spec, here = work.tenants[name], plan.machinery
-        each = kv_bytes_per_token(here.model, here.precision, spec.tensor)
+        each = kv_bytes_per_token(here.model, here.precision, here.parallel)
         used[name] = here.room.weight_bytes + here.room.activation_bytes
         held += used[name]
         if spec.kv_tokens:
@@ -300,7 +300,7 @@ def _divided(work: Tenants, plans: Mapping[str, ModelPlan]) -> dict[str, ModelPl
     found = {}
     for name, plan in plans.items():
         spec, here = work.tenants[name], plan.machinery
-        each = kv_bytes_per_token(here.model, here.precision, spec.tensor)
+        each = kv_bytes_per_token(here.model, here.precision, here.parallel)
         tokens = spec.kv_tokens or left * spec.weight / weight / each
         device = here.device
         if work.sharing == "co_resident":

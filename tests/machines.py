@@ -14,7 +14,9 @@ from sim.network.network import Network
 from sim.spans import Timeline
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.workload.model import Model
-from sim.workload.transformer import Precision, transformer
+from sim.workload.parallel import Parallel
+from sim.workload.precision import Precision
+from sim.workload.transformer import transformer
 
 DEVICE = Device(
     name="test chip", matrix_flop_per_s={"fp16": 400e12, "int8": 800e12}, vector_flop_per_s=10e12, hbm_bytes=64e9,
@@ -45,7 +47,9 @@ def graph(batch, *techniques, model=MODEL, ranks=8, device=DEVICE, precision=INT
             (name, TECHNIQUES[name].options.model_construct(**{**TECHNIQUES[name].options().model_dump(), **options}))
         )
     return apply(
-        transformer(model, precision, ranks, batch), Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks), chosen
+        transformer(model, precision, Parallel(ranks), batch),
+        Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks),
+        chosen,
     )
 
 

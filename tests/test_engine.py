@@ -15,8 +15,8 @@ from sim.engine.flows import Capacity, Flow, Net, Work
 from sim.hardware.cost import roofline_seconds
 from sim.network.sharing import max_min
 from sim.spans import Timeline, fingerprint
+from sim.workload.batch import decode_batch, prefill_batch
 from sim.workload.graph import After, Graph, Layer, Op, Tensor
-from sim.workload.transformer import decode_batch, prefill_batch
 
 TECHNIQUES = st.sampled_from(
     [(), ("preserve",), ("fused_collective",), (("preserve", {"join": True}),), ("fused_collective", "preserve")]

@@ -16,9 +16,9 @@ from sim.engine.pricing import features_of_batch, pricing
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
 from sim.reproduce.serving import md_c_waiting
 from sim.serving import compiled
-from sim.serving.fleet import POLICIES, ROUTERS, Rules, plain_arrivals, pool_of, replica_of
+from sim.serving.fleet import POLICIES, ROUTERS, ROW_SUMS, Rules, plain_arrivals, pool_of, replica_of
 from sim.serving.step_time import steps_seconds
-from sim.workload.transformer import Batch, Sequences, decode_batch, prefill_batch
+from sim.workload.batch import Batch, Sequences, decode_batch, prefill_batch
 
 DENSE = replace(MODEL, layers=2)
 SPARSE = replace(MODEL, layers=3, attention=("dense", "blocksparse", "window"), window_tokens=60, sparse_stride=8)
@@ -313,7 +313,7 @@ def test_tight_budget_preempts_and_still_serves_all():
 
 
 def seconds(price, first, growth, steps):
-    return steps_seconds(price, 0, first, growth, steps, np.zeros((price.times.shape[1], 4)))
+    return steps_seconds(price, 0, first, growth, steps, np.zeros((price.times.shape[1], ROW_SUMS)))
 
 
 @pytest.mark.parametrize("machine", [*PRICES], ids=lambda machine: f"{len(machine[0].attention)} pattern")

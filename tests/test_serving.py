@@ -15,9 +15,9 @@ from sim.run import prepare
 from sim.scenario import ScenarioError, load
 from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
 from sim.spans import Outcome, RequestRecord
+from sim.workload.batch import decode_batch, prefill_batch
 from sim.workload.columns import Columns
 from sim.workload.requests import Request
-from sim.workload.transformer import decode_batch, prefill_batch
 
 SMALL = replace(MODEL, layers=1)
 

@@ -6,8 +6,8 @@ import pytest
 from machines import DEVICE, LIBRARY, MODEL, graph, recorded, replace, seconds
 
 from sim.techniques.preserve import segment, working_set
+from sim.workload.batch import decode_batch, prefill_batch
 from sim.workload.graph import is_collective
-from sim.workload.transformer import decode_batch, prefill_batch
 
 DECODE = decode_batch([8000] * 4)
 

@@ -17,8 +17,11 @@ import numpy as np
 
 from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, overhead_seconds, unhidden_share
 from sim.hardware.device import Device
+from sim.workload.batch import Batch, Sequences
 from sim.workload.model import Model
-from sim.workload.transformer import Batch, Precision, Sequences, transformer
+from sim.workload.parallel import Parallel
+from sim.workload.precision import Precision
+from sim.workload.transformer import transformer
 
 MEMORY_BOUND, DENSE_TOKENS, RESIDENT_TOKENS = 16, 2048, 1024  # tokens; vector kernels above spill from L2
 _GEMMS = {"qkv_proj": "qkv", "o_proj": "o", "gate_up_proj": "gate_up", "down_proj": "down"}
@@ -70,11 +73,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _kernel(family: str, model: Model, tensor: int, batch: Batch, name: str, microseconds: float) -> Kernel:
-    layers = transformer(model, _PRECISION, tensor, batch).layers
+    layers = transformer(model, _PRECISION, Parallel(tensor), batch).layers
     op = layers[-1 if name == "lm_head" else 1].op(name)
     read = sum(tensor.nbytes for tensor in op.reads if tensor.kind != "activation")
     buffers = sum(tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation")
-    return Kernel(family, batch.tokens, op.flop, op.lone_flop, read, buffers, microseconds * 1e-6)
+    return Kernel(family, int(batch.tokens), op.flop, op.lone_flop, read, buffers, microseconds * 1e-6)
 
 
 def fit(kernels: Sequence[Kernel], device: Device) -> Device:

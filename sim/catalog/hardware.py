@@ -19,7 +19,7 @@ from sim.strict_yaml import Document, nearest
 from sim.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show
 
 Tag = Literal["READ", "CHECKED", "INFER", "RECALLED", "FITTED"]
-Dtype = Literal["fp16", "bf16", "fp8", "int8", "int4"]
+Dtype = Literal["fp16", "bf16", "fp8", "int8", "int4", "fp4"]
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1, strict=True)]
 Quantity = TypeVar("Quantity")

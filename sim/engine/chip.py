@@ -34,7 +34,7 @@ Process = Generator[simpy.Event, object, None]
 _COMPUTE, _HBM, _L2, _LINK, _LATENCY = range(5)
 # A weight or KV-cache is known as layer * _WIDTH + the id of its name; an op's slot, as layer * _WIDTH + that of its
 # name.
-_WIDTH = 64
+_WIDTH = 128
 
 
 class LoweredOp:
@@ -42,11 +42,11 @@ class LoweredOp:
 
     __slots__ = (
         "arithmetic_s", "bound_s", "buffer_hit", "buffer_miss", "collective", "deps", "fixed_s", "hbm_limit",
-        "message_bytes", "op", "plays", "reads", "slot", "unhidden_s",
+        "idle", "message_bytes", "op", "plays", "reads", "slot", "unhidden_s",
     )  # fmt: skip
 
     def __init__(self, op: Op, slot: int, device: Device, tensor_id: Callable[[str], int]) -> None:
-        self.op, self.slot, self.collective = op, slot, is_collective(op)
+        self.op, self.slot, self.collective, self.idle = op, slot, is_collective(op), op.idle
         self.fixed_s = overhead_seconds(device, op.kind, op.engine) if op.launch and not self.collective else 0.0
         self.arithmetic_s = arithmetic_seconds(device, op.engine, op.dtype, op.flop, op.kind, op.lone_flop)
         self.reads = [
@@ -224,7 +224,7 @@ class Chip:
                             waiting[at] = simpy.Event(env)
                         yield waiting[at]
                 slot, start_s = base + op.slot, env.now
-                event = play(op, base, work)
+                event = None if op.idle else play(op, base, work)
                 if event is not None:
                     work.event = event
                     yield event

@@ -19,9 +19,13 @@ from sim.serving.compiled import serve_for
 from sim.serving.fleet import (
     ASKS,
     FREE,
+    LOGITS,
     NEXT,
     PENDING,
     RECORD,
+    SHARED_ENTRIES,
+    SHARED_PAIRS,
+    TOKENS,
     WRITTEN,
     Arrivals,
     Fleet,
@@ -32,8 +36,8 @@ from sim.serving.fleet import (
     with_more_slots,
 )
 from sim.serving.loop import DONE, HEAP, PRICE, RECORDS, SLOTS, cut, set_price
-from sim.serving.step_time import StepTime, stacked, unpriced
-from sim.workload.transformer import Batch, Sequences
+from sim.serving.step_time import NO_SHARING, Sharing, StepTime, stacked, unpriced
+from sim.workload.batch import Batch, Sequences, Shared
 
 
 class Answer(NamedTuple):
@@ -57,6 +61,7 @@ class Kind(NamedTuple):
     pricing: Pricing | None
     patterns: int  # attention patterns of the model
     play: Player | None = None
+    sharing: Sharing = NO_SHARING
 
 
 Act = Callable[[Fleet, StepTime, float], "Iterable[Event]"]
@@ -178,12 +183,16 @@ class _Prices:
 
     def _table(self, k: int) -> StepTime:
         pricing = self.kinds[k].pricing
-        return pricing.table(self.tokens[k], self.logits[k]) if pricing else unpriced(self.kinds[k].patterns)
+        return (
+            pricing.table(self.tokens[k], self.logits[k])
+            if pricing
+            else unpriced(self.kinds[k].patterns, self.kinds[k].sharing)
+        )
 
     def reach(self, fleet: Fleet, r: int) -> Fleet:
         """Make the table of a replica's kind, and the sums, go as far as its batch."""
         k = int(fleet.replicas[r].kind)
-        tokens, logits = int(fleet.features[r, 1]), int(fleet.features[r, 2])
+        tokens, logits = int(fleet.features[r, TOKENS]), int(fleet.features[r, LOGITS])
         if tokens > self.tokens[k] or logits > self.logits[k]:
             # To a power of two, so that what is in a table does not depend on who made it grow.
             self.tokens[k] = 1 << tokens.bit_length() if tokens > self.tokens[k] else self.tokens[k]
@@ -205,7 +214,10 @@ def batch_of(fleet: Fleet, r: int) -> Batch:
     rows = fleet.slots[fleet.running[r, : fleet.replicas[r].running_count]]
     rows = rows[rows.chunk > 0]
     groups = tuple(Sequences(1, new, past) for new, past in zip(rows.chunk.tolist(), rows.cached.tolist()))
-    return Batch(groups, int(fleet.features[r, 2]))
+    # Runs that are worth expanding, as one that has the mean of their sequences: what comes of them is the same.
+    entries = float(fleet.features[r, SHARED_ENTRIES])
+    shared = (Shared(float(fleet.features[r, SHARED_PAIRS]) / entries, entries),) if entries else ()
+    return Batch(groups, int(fleet.features[r, LOGITS]), shared)
 
 
 def player(groups: Sequence[Group], graph_of: GraphOf, first: int = 0) -> Player:

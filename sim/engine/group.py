@@ -51,7 +51,7 @@ class Group:
         self.fabric: Fabric = beside.fabric if beside else Fabric(env, network.wires.bytes_per_s, network.wires.name)
         self.weight = tenancy.weight if tenancy else 1.0
         self.known: Known = {}
-        self._meetings: dict[int, _Meeting] = {}  # collectives under way, by number
+        self._meetings: dict[tuple[int, int], _Meeting] = {}  # collectives under way, by number and first rank
         self._met = [0] * ranks  # collectives that each rank has come to
         self.chips: list[Chip] = [
             Chip(
@@ -104,7 +104,7 @@ class Group:
 
     def meet(self, chip: Chip, op: LoweredOp, work: Work) -> simpy.Event:
         """A rank has come to a collective; the event at which it is done with it."""
-        fold = self.network.fold(op.op.kind, self.ranks, op.message_bytes)
+        fold = self.network.fold(op.op.kind, op.op.ranks or self.ranks, op.message_bytes)
         # A later tile of a running kernel has been launched already.
         work.latency_s = fold.latency_s if op.op.launch else fold.latency_s - fold.way.launch_s
         work.link_bytes = fold.sent_bytes
@@ -133,29 +133,32 @@ class Group:
         """A rank's part in its next collective: its messages, and its buffer's traffic; a process."""
         env, number = self.env, self._met[chip.rank]
         self._met[chip.rank] += 1
-        if number not in self._meetings:
-            self._meetings[number] = _Meeting(self, op)
-        meeting = self._meetings[number]
-        meeting.exchange.arrive(np.array([chip.rank]), op.op.launch)
+        size = op.op.ranks or self.ranks
+        first = chip.rank // size * size
+        if (number, first) not in self._meetings:
+            self._meetings[number, first] = _Meeting(self, op, range(first, first + size))
+        meeting = self._meetings[number, first]
+        meeting.exchange.arrive(np.array([chip.rank - first]), op.op.launch)
         hbm, l2, *_ = work.flows
         work.floor_s = begins_s = env.now + work.latency_s
         work.end_s = self._memory(self.net, work, hbm, l2, begins_s, begins_s)
         work.event = env.timeout(work.end_s - env.now)
-        yield meeting.done[chip.rank]
+        yield meeting.done[chip.rank - first]
         if all(event.triggered for event in meeting.done):
-            self._meetings.pop(number, None)
+            self._meetings.pop((number, first), None)
         while work.end_s > env.now:  # re-timed while the rounds ran, perhaps
             yield env.timeout(work.end_s - env.now)
 
 
 class _Meeting:
-    """One collective of a group, and by rank the event at which its part is over."""
+    """One collective of some of a group's ranks, and by rank the event at which its part is over."""
 
-    def __init__(self, group: Group, op: LoweredOp) -> None:
+    def __init__(self, group: Group, op: LoweredOp, members: range) -> None:
         network = group.network
-        self.done = [simpy.Event(group.env) for _ in range(group.ranks)]
-        way, plan = network.plan(op.op.kind, group.ranks, op.message_bytes)
-        ranks = network.members(group.ranks).ranks
+        self.done = [simpy.Event(group.env) for _ in members]
+        who = len(members) if members.start == 0 else tuple(members)
+        way, plan = network.plan(op.op.kind, who, op.message_bytes)
+        ranks = network.members(who).ranks
         self.exchange = Exchange(group.env, group.fabric, network, ranks, plan, way, self._over,
                                  weight=group.weight, known=group.known)  # fmt: skip
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from sim.engine.fleet import Answer, batch_of
 from sim.engine.group import Group
 from sim.engine.steps import GraphOf, Sums, bends, play, sizes_of
-from sim.serving.fleet import Fleet
-from sim.workload.transformer import Batch, decode_batch
+from sim.serving.fleet import LOGITS, LONE_PAIRS, PATTERN, SHARED_PAIRS, TOKENS, Fleet
+from sim.workload.batch import Batch, decode_batch
 
 _GRID = 1.3  # ratio of neighbouring contexts on the grid
 
@@ -54,12 +54,14 @@ class Pieces:
 
     def _decodes(self, fleet: Fleet, r: int) -> bool:
         """Whether every sequence of the batch makes one token from all of its context."""
-        count = int(fleet.features[r, 1])
-        return self.dense and fleet.features[r, 2] == count == fleet.growth[r, 3]
+        count = int(fleet.features[r, TOKENS])
+        grows = fleet.growth[r, PATTERN + LONE_PAIRS]
+        alone = fleet.features[r, SHARED_PAIRS] == 0.0
+        return self.dense and alone and fleet.features[r, LOGITS] == count == grows
 
     def _decode(self, fleet: Fleet, r: int) -> tuple[Sums, Sums, int]:
         """(first step, change, steps for which it holds) of a decode batch, by the sum of its contexts."""
-        count, total = int(fleet.features[r, 1]), int(fleet.features[r, 3])
+        count, total = int(fleet.features[r, TOKENS]), int(fleet.features[r, PATTERN + LONE_PAIRS])
         low = 1
         while count * _next(low) <= total:
             low = _next(low)

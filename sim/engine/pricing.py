@@ -8,6 +8,8 @@ pass before left there, there is no closed form, and the iteration is played.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,14 +19,69 @@ from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, ov
 from sim.hardware.device import Device
 from sim.network.library import Way
 from sim.network.network import Network
-from sim.serving.fleet import Fleet, features_of
-from sim.serving.step_time import PATTERNS, StepTime
+from sim.serving.fleet import (
+    ACTIVE,
+    ARITHMETIC_S,
+    FIXED_S,
+    HBM_BYTES,
+    HBM_S,
+    L2_BYTES,
+    L2_S,
+    LOGITS,
+    LONE,
+    LONE_PAIRS,
+    LONG_ENTRIES,
+    LONG_PAIRS,
+    MIXED_PAIRS,
+    PATTERN,
+    PER_PATTERN,
+    SHARED_ENTRIES,
+    SHARED_PAIRS,
+    SHARED_QUERIES,
+    TOKENS,
+    Fleet,
+    features_of,
+)
+from sim.serving.step_time import NO_SHARING, PATTERNS, Sharing, StepTime
 from sim.spans import BOUNDS, Totals
+from sim.workload.batch import Batch, Sequences, Shared, attended_by
 from sim.workload.graph import STREAMS, Graph, Op, is_collective
 from sim.workload.model import Model
-from sim.workload.transformer import Batch, Sequences, attended
 
 _EXACT = 1e-9  # a size further than this from its line bends
+
+
+class Bent:
+    """Bytes of weights that an op reads, by new tokens of the batch: more experts are met by more tokens.
+
+    Looked up in the graph, at enough counts that between two of them it is a straight line.
+    """
+
+    def __init__(self, read: Callable[[int], float]) -> None:
+        self._read = cache(read)
+        self._known = np.zeros(1)
+
+    def __call__(self, tokens: np.ndarray) -> np.ndarray:
+        """Bytes at each of `tokens`, whole numbers."""
+        if tokens.max(initial=0) >= len(self._known):
+            self._known = self._table(1 << int(tokens.max()).bit_length())
+        return self._known[tokens.astype(np.int64)]
+
+    def _table(self, size: int) -> np.ndarray:
+        found = np.zeros(size + 1)
+        # By powers of two, so that a longer table begins as a shorter one does.
+        todo = [(1 << bit, 2 << bit) for bit in range(size.bit_length() - 1)]
+        found[1] = self._read(1)
+        while todo:
+            low, high = todo.pop()
+            middle = (low + high) // 2
+            a, b, c = self._read(low), self._read(middle), self._read(high)
+            straight = a + (c - a) * (middle - low) / (high - low)
+            if high - low < 2 or abs(straight - b) <= _EXACT * b:
+                found[low : high + 1] = np.linspace(a, c, high - low + 1)
+            else:
+                todo += [(low, middle), (middle, high)]
+        return found
 
 
 class OpLine(NamedTuple):
@@ -32,6 +89,7 @@ class OpLine(NamedTuple):
 
     op: Op
     times: int
+    bent: Bent | None  # bytes of weights that are on no line over the tokens, in place of all in `hbm_bytes`
     flop: np.ndarray
     hbm_bytes: np.ndarray  # weights and KV-cache
     buffer_bytes: np.ndarray  # activations
@@ -42,7 +100,7 @@ class OpLine(NamedTuple):
     @property
     def sizes(self) -> tuple[np.ndarray, ...]:
         """All that what it takes depends on."""
-        return (*self[2:6], self.lone_flop)
+        return (*self[3:7], self.lone_flop)
 
 
 class Alone(NamedTuple):
@@ -54,12 +112,16 @@ class Alone(NamedTuple):
     hbm_bytes: np.ndarray
     l2_bytes: np.ndarray
     link_bytes: np.ndarray
+    active: np.ndarray  # 0 where it is idle, else 1
 
 
 class Pricing:
     """Prices of iterations of one model on one group of ranks."""
 
-    def __init__(self, lines: list[OpLine], device: Device, network: Network, ranks: int, model: Model) -> None:
+    def __init__(
+        self, lines: list[OpLine], device: Device, network: Network, ranks: int, model: Model, sharing: Sharing
+    ) -> None:
+        self.sharing = sharing
         self.lines, self.device, self.network, self.ranks = lines, device, network, ranks
         context = [line for line in lines if _sees_context(line)]
         self._of_tokens = [line for line in lines if not _sees_context(line) and not _sees_logits(line)]
@@ -74,7 +136,7 @@ class Pricing:
         arithmetic = [_arithmetic(device, line) for line in context]
         tables = [
             self._seconds(lines, feature, np.arange(size + 1.0))
-            for lines, feature, size in ((self._of_tokens, 1, tokens), (self._of_logits, 2, logits))
+            for lines, feature, size in ((self._of_tokens, TOKENS, tokens), (self._of_logits, LOGITS, logits))
         ]
         columns = (
             *tables,
@@ -85,7 +147,7 @@ class Pricing:
             [line.buffer_bytes for line in context],
             [min(hbm_bytes_per_s(device), hbm_limit(device, line.op.kind)) for line in context],
             device.l2_bytes_per_s, device.l2_bytes,
-            self._pattern, self._window, self._stride,
+            self._pattern, self._window, self._stride, *self.sharing,
         )  # fmt: skip
         return StepTime(*(np.array([column]) for column in columns))
 
@@ -100,36 +162,40 @@ class Pricing:
         totals.steps = float(of_tokens.sum())
         mine = fleet.replicas.kind == kind
         sums = fleet.sums[mine].sum(axis=0)[: len(self.lines[0].flop)]
-        context_s = fleet.context_s[mine].sum(axis=0)
+        by_row = fleet.row_sums[mine].sum(axis=0)
+        row = 0
         for line in self.lines:
             op, times = line.op, line.times
-            feature, many = (2, of_logits) if _sees_logits(line) else (1, of_tokens)
-            many = many * times
-            alone = self._alone(line, feature, np.arange(float(len(many))))
             if _sees_context(line):
-                row = [other is line for other in self._context].index(True)
-                in_arithmetic, in_hbm, in_l2, fixed_s = context_s[row]
-                by_bound = {"compute": in_arithmetic, "HBM": in_hbm, "L2": in_l2, "latency": fixed_s}
-                moved = (
-                    line.hbm_bytes @ sums * times
-                    + (alone.hbm_bytes - line.hbm_bytes[0] - line.hbm_bytes[1] * np.arange(len(many))) @ many
-                )
+                own = by_row[row]
+                row += 1
+                by_bound = {"compute": own[ARITHMETIC_S], "HBM": own[HBM_S], "L2": own[L2_S], "latency": own[FIXED_S]}
+                hbm, l2, link, played = own[HBM_BYTES], own[L2_BYTES], 0.0, own[ACTIVE]
+                # What does not depend on the batch is read when there is something to do.
+                asked = line.asked_bytes[0] * played + line.asked_bytes[1:] @ sums[1:]
             else:
-                by_bound = self._by_bound(op, alone, many)
-                moved = alone.hbm_bytes @ many
+                feature, many = (LOGITS, of_logits) if _sees_logits(line) else (TOKENS, of_tokens)
+                values = np.arange(float(len(many)))
+                alone = self._alone(line, feature, values)
+                by_bound = self._by_bound(op, alone, many * times)
+                hbm, l2, link = (part @ many * times for part in (alone.hbm_bytes, alone.l2_bytes, alone.link_bytes))
+                busy = alone.active
+                played = many @ busy
+                asked = (line.asked_bytes[0] + line.asked_bytes[feature] * values) * busy @ many
+                asked += line.bent(values) @ many if line.bent else 0.0
             kinds = totals.span_s[op.stream]
             kinds[op.kind] = kinds.get(op.kind, 0.0) + sum(by_bound.values())
             if op.stream == "compute":
                 for bound, seconds in by_bound.items():
                     totals.bound_s[bound] += seconds
-            totals.ops += totals.steps * times
-            totals.asked_bytes += line.asked_bytes @ sums * times
+            totals.ops += played * times
+            totals.asked_bytes += asked * times
             flop = line.flop @ sums * times
             totals.flop += flop
             totals.matrix_flop += flop if op.engine == "matrix" else 0.0
-            totals.bytes["HBM"] += moved
-            totals.bytes["L2"] += alone.l2_bytes @ many
-            totals.bytes["link"] += alone.link_bytes @ many
+            totals.bytes["HBM"] += hbm
+            totals.bytes["L2"] += l2
+            totals.bytes["link"] += link
         return totals
 
     @staticmethod
@@ -155,6 +221,7 @@ class Pricing:
             column[0] + column[feature] * values
             for column in (line.hbm_bytes, line.buffer_bytes, line.message_bytes, _arithmetic(device, line))
         )
+        hbm = hbm + line.bent(values) if line.bent else hbm
         fits = buffer <= device.l2_bytes
         l2, hbm = np.where(fits, buffer, 0.0), np.where(fits, hbm, hbm + buffer)
         link_bytes = np.zeros(len(values))
@@ -164,8 +231,10 @@ class Pricing:
         else:
             fixed = np.full(len(values), overhead_seconds(device, op.kind, op.engine) * op.launch)
             rate, unhidden = min(hbm_bytes_per_s(device), hbm_limit(device, op.kind)), unhidden_share(device, op.kind)
-        longest = np.array([arithmetic, hbm / rate, l2 / device.l2_bytes_per_s])
-        return Alone(fixed, unhidden * longest[:2].min(axis=0), longest, hbm, l2, link_bytes)
+        active = np.where((arithmetic > 0.0) | (op.engine == "none") | (not op.writes), 1.0, 0.0)
+        longest = np.array([arithmetic, hbm / rate, l2 / device.l2_bytes_per_s]) * active
+        return Alone(fixed * active, unhidden * longest[:2].min(axis=0), longest, hbm * active, l2 * active,
+                     link_bytes, active)  # fmt: skip
 
     def _folded(self, op: Op, messages: np.ndarray) -> np.ndarray:
         """(fixed seconds, seconds on the link, bytes on it) of a collective, by message size, rising.
@@ -179,7 +248,7 @@ class Pricing:
 
         def at(index: int) -> tuple[Way, tuple[float, ...]]:
             if index not in known:
-                fold = self.network.fold(op.kind, self.ranks, float(messages[index]))
+                fold = self.network.fold(op.kind, op.ranks or self.ranks, float(messages[index]))
                 fixed = fold.latency_s - (0.0 if op.launch else fold.way.launch_s)
                 known[index] = fold.way, (fixed, fold.sent_bytes / min(fold.bytes_per_s, most), fold.sent_bytes)
                 found[:, index] = known[index][1]
@@ -204,9 +273,11 @@ class Pricing:
         return found
 
 
-def pricing(graph_of: GraphOf, device: Device, network: Network, ranks: int, model: Model) -> Pricing | None:
+def pricing(
+    graph_of: GraphOf, device: Device, network: Network, ranks: int, model: Model, sharing: Sharing = NO_SHARING
+) -> Pricing | None:
     """The closed form of `graph_of` on `ranks` symmetric ranks, or None if it has none."""
-    batches = _probes()
+    batches = _probes(sharing)
     graphs = [graph_of(batch) for batch in batches]
     if not all(_in_series(graph) for graph in graphs[:2]):
         return None
@@ -216,46 +287,71 @@ def pricing(graph_of: GraphOf, device: Device, network: Network, ranks: int, mod
     weights = sum(t.nbytes for layer in graphs[0].layers for op in layer.ops for t in op.reads if t.kind == "weight")
     if weights <= device.l2_bytes:
         return None  # a pass may find weights in L2 that the pass before left there
-    features = np.array([features_of_batch(model, batch) for batch in batches])
+    features = np.array([features_of_batch(model, batch, sharing) for batch in batches])
     lines = []
     for layer, times in _distinct(graphs[0]).items():
         for place in range(len(graphs[0].layers[layer].ops)):
             ops = [graph.layers[layer].ops[place] for graph in graphs]
-            fitted = [_line(features, np.array([size(op) for op in ops])) for size in _SIZES]
+            bent = None
+            if ops[0].kind == "experts":
+                bent = Bent(lambda tokens, layer=layer, place=place: _read(  # type: ignore[misc]
+                    graph_of(Batch((Sequences(tokens, 1, 0),), 0)).layers[layer].ops[place]
+                ))  # fmt: skip
+                found, due = bent(np.array([batch.tokens for batch in batches])), np.array([_read(op) for op in ops])
+                if np.abs(found / due - 1).max() > _EXACT:
+                    return None
+            fitted = [_line(features, np.array([size(op) for op in ops])) for size in (_UNBENT if bent else _SIZES)]
             whole = [column for column in fitted if column is not None]
             if len(whole) < len(fitted):
                 return None
-            lines.append(OpLine(ops[0], times, *whole))
-    if any(_sees_context(line) and (is_collective(line.op) or _sees_logits(line)) for line in lines):
+            lines.append(OpLine(ops[0], times, bent, *whole))
+    if any(_sees_context(line) and (is_collective(line.op) or _sees_logits(line) or line.bent) for line in lines):
         return None
-    if any(_sees_logits(line) and any(column[1] for column in line.sizes) for line in lines):
+    if any(_sees_logits(line) and any(column[TOKENS] for column in line.sizes) for line in lines):
         return None
-    return Pricing(lines, device, network, ranks, model)
+    return Pricing(lines, device, network, ranks, model, sharing)
 
 
-def features_of_batch(model: Model, batch: Batch) -> list[float]:
+def features_of_batch(model: Model, batch: Batch, sharing: Sharing = NO_SHARING) -> list[float]:
     """The features of a batch, as `sim.serving.step_time.measure` writes them."""
     patterns = list(dict.fromkeys(model.attention))
     found = [0.0] * features_of(len(patterns))
-    found[:3] = 1.0, batch.tokens, batch.logits
+    found[:PATTERN] = 1.0, batch.tokens, batch.logits, batch.lone, 0.0, 0.0, 0.0
     for p, pattern in enumerate(patterns):
-        for group in batch.groups:
-            pairs, entries = attended(model, pattern, group.new, group.past)
-            found[3 + 3 * p] += group.number * pairs
-            found[4 + 3 * p] += group.number * entries
-            found[5 + 3 * p] += group.number * pairs * (group.new == 1 and batch.mixed)
+        seen = attended_by(model, pattern, batch)
+        own = {LONG_PAIRS: seen.long_pairs, LONG_ENTRIES: seen.long_entries, LONE_PAIRS: seen.lone,
+               MIXED_PAIRS: seen.lone if batch.mixed else 0.0}  # fmt: skip
+        for feature, value in own.items():
+            found[PATTERN + PER_PATTERN * p + feature] = value
+    room = sharing.most
+    for run in sorted(batch.shared, key=lambda run: -run.number):
+        if run.number >= sharing.least and room > 0:
+            tokens = min(run.tokens, room)
+            room -= tokens
+            found[SHARED_PAIRS] += run.number * tokens
+            found[SHARED_ENTRIES] += tokens
+            found[SHARED_QUERIES] = batch.lone
     return found
 
 
-def _probes() -> list[Batch]:
+def _probes(sharing: Sharing) -> list[Batch]:
     """Batches whose features are far from lying on a line, and some to check by."""
     shapes = [
         [(1, 1, 0)], [(1, 1, 700)], [(7, 1, 4096)], [(1, 512, 0)], [(3, 100, 50)], [(1, 1024, 9000)], [(64, 1, 123)],
         [(2, 33, 20_000)], [(5, 1, 1), (1, 300, 12)], [(1, 2000, 0), (9, 1, 777)], [(30, 1, 3000), (2, 64, 640)],
-        [(1, 17, 1700)],
+        [(1, 17, 1700)], [(200, 1, 40)], [(12, 1, 9), (4, 130, 5)], [(90, 1, 60), (6, 128, 0)], [(17, 77, 300)],
+        [(3, 1, 30_000), (1, 900, 4000)], [(128, 1, 8000)], [(40, 1, 20_000), (3, 700, 100)], [(1, 4000, 2)],
     ]  # fmt: skip
-    logits = (1, 1, 7, 1, 3, 0, 64, 2, 5, 10, 31, 0)
-    return [Batch(tuple(Sequences(*each) for each in shape), rows) for shape, rows in zip(shapes, logits)]
+    logits = (1, 1, 7, 1, 3, 0, 64, 2, 5, 10, 31, 0, 200, 13, 96, 17, 4, 128, 40, 1)
+    probes = [Batch(tuple(Sequences(*each) for each in shape), rows) for shape, rows in zip(shapes, logits)]
+    if not np.isfinite(sharing.least):
+        return probes
+    n = int(np.ceil(sharing.least))
+    runs = [(n, 512.0), (2 * n, 100.0), (n + 40, 7.0), (5 * n, 900.0), (n, 1.0)]
+    return probes + [
+        Batch((Sequences(number + i, 1, 4000 + 77 * i),), number, (Shared(number, min(tokens, sharing.most)),))
+        for i, (number, tokens) in enumerate(runs)
+    ]
 
 
 def _distinct(graph: Graph) -> dict[int, int]:
@@ -293,11 +389,15 @@ _SIZES = (
     lambda op: op.flop, _read, _buffers, lambda op: op.message_bytes, lambda op: sum(t.nbytes for t in op.reads),
     lambda op: op.lone_flop,
 )  # fmt: skip
+_UNBENT = (
+    lambda op: op.flop, lambda op: 0.0, _buffers, lambda op: op.message_bytes,
+    lambda op: sum(t.nbytes for t in op.reads) - _read(op), lambda op: op.lone_flop,
+)  # fmt: skip
 
 
 def _line(features: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
     """Coefficients of `sizes` on the features; None if they are on no line."""
-    scale = features.max(axis=0)
+    scale = np.maximum(features.max(axis=0), 1e-300)
     found = np.linalg.lstsq(features / scale, sizes, rcond=None)[0]
     found[np.abs(found) <= 1e-12 * np.abs(found).max(initial=0.0)] = 0.0
     if np.abs(features / scale @ found - sizes).max() > _EXACT * np.abs(sizes).max():
@@ -306,11 +406,12 @@ def _line(features: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
 
 
 def _sees_context(line: OpLine) -> bool:
-    return any(column[3:].any() for column in line.sizes)
+    """Whether more counts than the number of new tokens and of logits."""
+    return any(column[LONE:].any() for column in line.sizes)
 
 
 def _sees_logits(line: OpLine) -> bool:
-    return any(column[2] for column in line.sizes)
+    return any(column[LOGITS] for column in line.sizes)
 
 
 def _used(counts: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ from sim.serving.fleet import (
     pool_of,
     series_of,
 )
+from sim.serving.step_time import NO_SHARING, Sharing
 from sim.spans import Outcome, Requests, Serving, Timeline, Totals
 from sim.workload.columns import Columns
 from sim.workload.model import Model
@@ -44,6 +45,7 @@ class Host(NamedTuple):
     graph_of: GraphOf
     device: Device
     network: Network
+    sharing: Sharing = NO_SHARING  # which shared prefixes its techniques make use of
 
 
 class Service(NamedTuple):
@@ -182,13 +184,13 @@ class Served:
         patterns = len(set(model.attention))
         if service.op:
             self.recorded.window = service.window
-            self.kind = Kind(None, patterns, self.recorded)
+            self.kind = Kind(None, patterns, self.recorded, host.sharing)
             return
         if self.plain.folded:
-            self.form = pricing(host.graph_of, host.device, host.network, self.plain.ranks, model)
+            self.form = pricing(host.graph_of, host.device, host.network, self.plain.ranks, model, host.sharing)
         if self.form is None:
             self.pieces = Pieces(self.plain, host.graph_of, set(model.attention) == {"dense"})
-        self.kind = Kind(self.form, patterns, self.pieces)
+        self.kind = Kind(self.form, patterns, self.pieces, host.sharing)
 
     def totals(self, fleet: Fleet, kind: int) -> Totals:
         """Sums over the pool's replicas, one rank of each."""

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from sim.engine.group import Group
 from sim.spans import Outcome, Timeline, Totals, digest
+from sim.workload.batch import Batch, Sequences, Shared, decode_batch
 from sim.workload.graph import STREAMS, Graph
-from sim.workload.transformer import Batch, decode_batch, prefill_batch
 
 GraphOf = Callable[[Batch], Graph]
 GroupOf = Callable[[Timeline | None], Group]
@@ -33,6 +33,19 @@ class StaticBatch(NamedTuple):
     prompt_tokens: int
     output_tokens: int
     every_step: bool = False
+    shared: tuple[Shared, ...] = ()  # runs of tokens that prompts have in common
+
+    def prefill(self) -> Batch:
+        """All prompts; what some share is computed once."""
+        past = [0] * self.batch
+        for run in self.shared:
+            for place in sorted(range(self.batch), key=lambda place: past[place])[: int(run.number) - 1]:
+                past[place] = min(past[place] + int(run.tokens), self.prompt_tokens - 1)
+        return Batch(tuple(Sequences(1, self.prompt_tokens - each, each) for each in past), self.batch)
+
+    def decode(self, context: int) -> Batch:
+        """One step of all of them, with `context` cached tokens each."""
+        return decode_batch([context] * self.batch, self.shared)
 
 
 def run_static(
@@ -48,20 +61,19 @@ def run_static(
     decode).
     """
     group = group_of(None)
-    prompts = [work.prompt_tokens] * work.batch
-    total, _ = play(group, graph_of(prefill_batch(prompts)))
+    total, _ = play(group, graph_of(work.prefill()))
     prefill_s = total["seconds",]
     notes = [prefill_s]
     first, last = work.prompt_tokens, work.prompt_tokens + work.output_tokens - 2
     if work.output_tokens > 1:
-        decode, notes = (_every if work.every_step else _sampled)(group, graph_of, work.batch, first, last, progress)
+        decode, notes = (_every if work.every_step else _sampled)(group, graph_of, work, first, last, progress)
         for key, value in decode.items():
             total[key] = total.get(key, 0.0) + value
     if timeline is not None:
         recorder = group_of(timeline)
         middle = (first + last) // 2
-        shown = [decode_batch([middle + i] * work.batch) for i in range(2)] if work.output_tokens > 1 else []
-        for batch in shown or [prefill_batch(prompts)]:
+        shown = [work.decode(middle + i) for i in range(2)] if work.output_tokens > 1 else []
+        for batch in shown or [work.prefill()]:
             recorder.env.run(recorder.env.process(recorder.run(graph_of(batch))))
         recorder.close()
     totals = totals_of(total)
@@ -88,11 +100,11 @@ def play(group: Group, graph: Graph) -> tuple[Sums, tuple]:
 
 
 def _every(
-    group: Group, graph_of: GraphOf, batch: int, first: int, last: int, progress: Progress
+    group: Group, graph_of: GraphOf, work: StaticBatch, first: int, last: int, progress: Progress
 ) -> tuple[Sums, list[float]]:
     total: Sums = {}
     for context in range(first, last + 1):
-        step, _ = play(group, graph_of(decode_batch([context] * batch)))
+        step, _ = play(group, graph_of(work.decode(context)))
         for key, value in step.items():
             total[key] = total.get(key, 0.0) + value
         progress((context - first + 1) / (last - first + 1))
@@ -100,11 +112,11 @@ def _every(
 
 
 def _sampled(
-    group: Group, graph_of: GraphOf, batch: int, first: int, last: int, progress: Progress
+    group: Group, graph_of: GraphOf, work: StaticBatch, first: int, last: int, progress: Progress
 ) -> tuple[Sums, list[float]]:
     """The sum over contexts first..last of one step each.  The first one is played for itself: it finds L2 as a
     prefill left it."""
-    total, _ = play(group, graph_of(decode_batch([first] * batch)))
+    total, _ = play(group, graph_of(work.decode(first)))
     notes = [total["seconds",]]
     if first == last:
         return total, notes
@@ -113,16 +125,16 @@ def _sampled(
 
     def at(context: int) -> tuple[Sums, tuple]:
         if context not in played:
-            graph = graph_of(decode_batch([context] * batch))
+            graph = graph_of(work.decode(context))
             played[context] = play(group, graph)
             if group.chips[0].residency.reused:  # then it matters how the step before leaves L2
-                play(group, graph_of(decode_batch([context - 1] * batch)))
+                play(group, graph_of(work.decode(context - 1)))
                 played[context] = play(group, graph)
         return played[context]
 
     @cache
     def sizes(context: int) -> tuple[float, ...]:
-        return sizes_of(graph_of(decode_batch([context] * batch)))
+        return sizes_of(graph_of(work.decode(context)))
 
     for key, value in at(last)[0].items():
         total[key] = total.get(key, 0.0) + value

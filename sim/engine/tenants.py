@@ -37,10 +37,10 @@ from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.serving.fleet import NEXT, NONE, PENDING, RECORD, Arrivals, Fleet, new_rows, pool_of
 from sim.spans import Outcome, Timeline, Totals
+from sim.workload.batch import Batch
 from sim.workload.columns import Columns, joined
 from sim.workload.graph import Graph
 from sim.workload.model import Model
-from sim.workload.transformer import Batch
 
 _WHOSE = 40  # a request's number in the fleet is its tenant << _WHOSE, plus its own
 
@@ -140,7 +140,7 @@ def _part(fleet: Fleet, t: int, mine: slice) -> Fleet:
     kind = slice(t, t + 1)
     return fleet._replace(
         replicas=fleet.replicas[mine].view(np.recarray), of_tokens=fleet.of_tokens[kind],
-        of_logits=fleet.of_logits[kind], sums=fleet.sums[mine], context_s=fleet.context_s[mine],
+        of_logits=fleet.of_logits[kind], sums=fleet.sums[mine], row_sums=fleet.row_sums[mine],
         series=fleet.series[mine], gaps=fleet.gaps[mine], bin_s=fleet.bin_s[mine],
     )  # fmt: skip
 

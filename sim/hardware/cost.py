@@ -5,7 +5,8 @@ from __future__ import annotations
 from sim.hardware.device import Device
 
 # A format the matrix engine lacks is computed in the next wider one it has.
-_WIDER = {"int4": ("int8", "fp8", "fp16", "bf16"), "fp8": ("int8", "fp16", "bf16"), "int8": ("fp8", "fp16", "bf16"),
+_WIDER = {"fp4": ("fp8", "int8", "fp16", "bf16"),
+          "int4": ("int8", "fp8", "fp16", "bf16"), "fp8": ("int8", "fp16", "bf16"), "int8": ("fp8", "fp16", "bf16"),
           "fp16": ("bf16",), "bf16": ("fp16",), "fp32": ("fp16", "bf16")}  # fmt: skip
 
 

@@ -12,7 +12,10 @@ from sim import catalog
 from sim.engine.group import Group
 from sim.network.network import Network
 from sim.techniques import TECHNIQUES, Machine, apply
-from sim.workload.transformer import Precision, decode_batch, transformer
+from sim.workload.batch import decode_batch
+from sim.workload.parallel import Parallel
+from sim.workload.precision import Precision
+from sim.workload.transformer import transformer
 
 
 class Cost(NamedTuple):
@@ -31,7 +34,7 @@ def engine_cost(technique: str = "", rounds: int = 5, steps: int = 12) -> Cost:
     """
     pod = catalog.pod("atlas_800t_a2")
     device, library = catalog.device(pod.device), catalog.library(pod.library)
-    graph = transformer(catalog.model("llama3-70b"), Precision("int8", "int8"), 8, decode_batch([13_653] * 4))
+    graph = transformer(catalog.model("llama3-70b"), Precision("int8", "int8"), Parallel(8), decode_batch([13_653] * 4))
     if technique:
         machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, 8)
         graph = apply(graph, machine, [(technique, TECHNIQUES[technique].options())])

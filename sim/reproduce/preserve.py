@@ -28,8 +28,11 @@ from sim.network.network import Network
 from sim.reproduce.cost import Cost, engine_cost
 from sim.reproduce.row import Row
 from sim.techniques import TECHNIQUES, Machine, apply
+from sim.workload.batch import Batch
 from sim.workload.graph import Graph
-from sim.workload.transformer import Batch, Precision, transformer
+from sim.workload.parallel import Parallel
+from sim.workload.precision import Precision
+from sim.workload.transformer import transformer
 
 MODELS = ("llama3-8b", "llama3-70b", "qwen2-7b", "qwen2-72b", "phi-3-small", "phi-3-medium")
 DEGREES = (2, 4, 8)
@@ -85,7 +88,7 @@ def _parts(point: Point) -> tuple[Device, Network, Callable[[Batch], Graph]]:
     chosen = [(point.technique, TECHNIQUES[point.technique].options(**dict(point.options)))] if point.technique else []
 
     def graph_of(batch: Batch) -> Graph:
-        return apply(transformer(model, precision, point.ranks, batch), machine, chosen)
+        return apply(transformer(model, precision, Parallel(point.ranks), batch), machine, chosen)
 
     return device, Network(wires, library), graph_of
 

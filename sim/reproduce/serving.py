@@ -20,13 +20,16 @@ from sim.results.metrics import metrics
 from sim.serving.fleet import POLICIES, ROUTERS, Rules, pool_of, replica_of
 from sim.spans import Outcome
 from sim.techniques import TECHNIQUES, Machine, apply
+from sim.workload.batch import Batch
 from sim.workload.columns import Columns
 from sim.workload.graph import Graph
 from sim.workload.memory import room
+from sim.workload.parallel import Parallel
+from sim.workload.precision import Precision
 from sim.workload.stream import gathered
 from sim.workload.synthesis import calibrated, generated
 from sim.workload.trace_stream import open_trace
-from sim.workload.transformer import Batch, Precision, transformer
+from sim.workload.transformer import transformer
 
 REQUESTS, RUNS = Path("../shared/data/requests"), Path("../shared/data/end_to_end")
 AZURE = REQUESTS / "AzureLLMInferenceTrace_conv.csv.gz"
@@ -72,7 +75,7 @@ class Host(NamedTuple):
         chosen = [(name, TECHNIQUES[name].options()) for name in self.techniques]
 
         def graph_of(batch: Batch) -> Graph:
-            return apply(transformer(model, self.precision, self.ranks, batch), machine, chosen)
+            return apply(transformer(model, self.precision, Parallel(self.ranks), batch), machine, chosen)
 
         def group_of(_: object) -> Group:
             return Group(simpy.Environment(), device, network, self.ranks)
@@ -85,7 +88,9 @@ class Host(NamedTuple):
     def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
         """What the KV-cache holds, as an engine derives it."""
         device = catalog.device(catalog.pod(self.pod).device)
-        space = room(catalog.model(self.model), self.precision, self.ranks, device.hbm_bytes * utilisation, new_tokens)
+        space = room(
+            catalog.model(self.model), self.precision, Parallel(self.ranks), device.hbm_bytes * utilisation, new_tokens
+        )
         return int(space.kv_tokens)
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from sim import units
 
-Dtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"]
+Dtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"]
 
 
 def whole(value: Any) -> Any:

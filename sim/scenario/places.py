@@ -20,6 +20,7 @@ _PREFILL: KeyPath = ("workload", "prefill")  # has a pod of its own
 _NAMED |= {(*_PREFILL, *path): named for path, named in _NAMED.items() if path[0] == "pod"}
 _TRACE: KeyPath = ("workload", "trace")
 _NO_FILE = "no such file {!r}, beside the scenario, in the folder above, or in the current one"
+_ROUTING: KeyPath = ("parallel", "routing", "file")
 _TRACE_SUFFIXES = ("", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 
 
@@ -73,6 +74,12 @@ def settle(section: Node, scenario_folder: Path) -> tuple[Node, list[Fault]]:
                 faults.append(node.fault(_unknown(node.value, noun, names)))
             else:
                 section = replaced(section, path, str(found))
+    for node in _text_at(section, _ROUTING):
+        found = file_at(node.value, around(node, scenario_folder), ("",))
+        if found is None:
+            faults.append(node.fault(_NO_FILE.format(node.value)))
+        else:
+            section = replaced(section, _ROUTING, str(found))
     for trace in _traces(section):
         for key in ("file", "fallback"):
             for node in _text_at(section, (*trace, key)):

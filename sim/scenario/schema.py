@@ -29,6 +29,7 @@ from sim.scenario.fields import (
 )
 from sim.scenario.jobs import Collectives, LinkFault
 from sim.serving.fleet import ORDERS, POLICIES, ROUTERS
+from sim.workload import parallel, routing
 from sim.workload.trace_formats import FORMATS
 
 
@@ -108,15 +109,47 @@ class Precision(Section):
     activations: Dtype = "fp16"
     kv: Dtype = "fp16"
     communication: Dtype = "fp16"
+    experts: Dtype | None = Field(default=None, description="of the experts' weights; default: as `weights`")
+
+
+class Routing(Section):
+    """How tokens choose experts: evenly, by a power law whose order `seed` draws, or as recorded."""
+
+    skew: Annotated[float, Field(ge=0, le=10)] = Field(default=0.0, description="exponent of the power law; 0: even")
+    seed: Index = 0
+    file: str | None = Field(default=None, description="recorded tokens of each expert, one number a line")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Routing:
+        if self.file and self.skew:
+            raise ValueError("skew and file are two ways to tell how popular experts are; give one")
+        return self
+
+    def chances(self) -> routing.Routing:
+        """As the op graph wants it."""
+        return routing.Routing(self.skew, self.seed, routing.recorded(self.file) if self.file else ())
 
 
 class Parallel(Section):
-    """How the model is split over the devices."""
+    """How the model is split over the devices.  Experts meet tokens by `routing`."""
 
-    tensor: Count = 1
+    tensor: Count = Field(default=1, description="ranks that share the heads of an attention, next to each other")
+    data: Count = Field(default=1, description="groups of them with sequences of their own, which meet at the experts")
+    expert: Count = Field(default=1, description="ranks that the experts are spread over")
+    sequence: Count = Field(default=1, description="ranks of a tensor group that share a KV-cache by its tokens")
     pipeline: OnlyOne = 1
-    expert: OnlyOne = 1
-    data: OnlyOne = 1
+    routing: Routing = Routing()
+
+    def degrees(self) -> parallel.Parallel:
+        """As the op graph wants them; ValueError if a recording cannot be read."""
+        return parallel.Parallel(self.tensor, self.data, self.expert, self.sequence, routing=self.routing.chances())
+
+
+class SharedRun(Section):
+    """A run of tokens that the prompts of several sequences have in common, a node of the tree of their prefixes."""
+
+    tokens: Count
+    sequences: Count | None = Field(default=None, description="default: all of the batch")
 
 
 class Decode(Section):
@@ -126,7 +159,21 @@ class Decode(Section):
     batch: Count
     prompt_tokens: Count
     output_tokens: Count
+    shared: list[SharedRun] = Field(default=[], max_length=1000, description="what the prompts have in common")
     every_step: bool = Field(default=False, description="play every step, not a sample where the cost is linear")
+
+    @model_validator(mode="after")
+    def _shared_fits(self) -> Decode:
+        by_all = sum(run.tokens for run in self.shared if run.sequences in (None, self.batch))
+        if by_all >= self.prompt_tokens:
+            raise ValueError(f"a prompt of {self.prompt_tokens} tokens cannot share {by_all}: its last is its own")
+        most = max((run.sequences or 0 for run in self.shared), default=0)
+        if most > self.batch:
+            raise ValueError(f"{most} sequences cannot share a prefix in a batch of {self.batch}")
+        together = sum((run.sequences or self.batch) * run.tokens for run in self.shared)
+        if together > self.batch * (self.prompt_tokens - 1):
+            raise ValueError(f"the shared runs come to {together} tokens, more than the prompts have")
+        return self
 
 
 class Trace(Section):

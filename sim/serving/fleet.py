@@ -183,7 +183,7 @@ RECORD = np.dtype(
         ("retried", "i4"),
     ]
 )
-NODE = np.dtype([("key", "i8"), ("users", "i8"), ("older", "i8"), ("newer", "i8"), ("chain", "i8")])
+NODE = np.dtype([("key", "i8"), ("users", "i8"), ("older", "i8"), ("newer", "i8"), ("chain", "i8"), ("lone", "i8")])
 SERIES = ("busy_s", "kv_s", "sequences_s", "prompt_tokens", "output_tokens")
 GAP_BINS, GAP_FINEST_S, GAP_RATIO = 4608, 1e-6, 1.005  # of the histogram of times between tokens
 
@@ -213,20 +213,29 @@ class Fleet(NamedTuple):
     of_logits: np.ndarray  # [kind, logits]
     # Sums by replica, so that they do not depend on who else is in the fleet.
     sums: np.ndarray  # [replica, feature] over all iterations
-    context_s: (
-        np.ndarray
-    )  # [replica, row of the price, bound] time of the ops that see the context: arithmetic, HBM, L2, fixed
-    scratch: np.ndarray  # [row, bound]
+    row_sums: np.ndarray  # [replica, row of the price, ROW_SUMS] of the ops that see the context
+    scratch: np.ndarray  # [row, ROW_SUMS]
+    by_number: np.ndarray  # [sequences] tokens that so many sequences share
     series: np.ndarray  # [replica, bin, SERIES]
     gaps: np.ndarray  # [replica, bin] times between tokens of one answer, in geometric bins
     cursor: np.ndarray
     bin_s: np.ndarray  # [replica] width of a bin of the series
 
 
+# Features of a batch: what an iteration takes depends on them only. LONE: sequences with one query; of what those have
+# in common and is worth expanding (`sim.serving.kv.shared`), SHARED_PAIRS and SHARED_ENTRIES, and SHARED_QUERIES to be
+# merged. Behind them, for each pattern of attention: pairs and entries of longer sequences, pairs (which are the
+# entries) of lone queries, and once more those in a pass with longer sequences.
+ONE, TOKENS, LOGITS, LONE, SHARED_PAIRS, SHARED_ENTRIES, SHARED_QUERIES, PATTERN = range(8)
+LONG_PAIRS, LONG_ENTRIES, LONE_PAIRS, MIXED_PAIRS, PER_PATTERN = range(5)
+# Sums by row of a price: seconds by what bounds it, iterations in which it was not idle, bytes.
+ROW_SUMS = 7
+ARITHMETIC_S, HBM_S, L2_S, FIXED_S, ACTIVE, HBM_BYTES, L2_BYTES = range(ROW_SUMS)
+
+
 def features_of(patterns: int) -> int:
-    """Length of a feature vector: one, new tokens, logits; of each attention pattern pairs, entries, and pairs of lone
-    queries in a pass with longer sequences."""
-    return 3 + 3 * patterns
+    """Length of a feature vector."""
+    return PATTERN + PER_PATTERN * patterns
 
 
 def new_fleet(
@@ -246,8 +255,9 @@ def new_fleet(
         pending_s=np.zeros(64), pending=np.zeros((64, 3), np.int64), blocks=np.zeros(0, np.int64),
         acceptance=np.array(acceptance, float),
         of_tokens=np.zeros((kinds, 1), np.int64), of_logits=np.zeros((kinds, 1), np.int64),
-        sums=np.zeros((count, width)), context_s=np.zeros((count, rows, 4)),
-        scratch=np.zeros((rows, 4)), series=np.zeros((count, BINS, len(SERIES))),
+        sums=np.zeros((count, width)), row_sums=np.zeros((count, rows, ROW_SUMS)),
+        scratch=np.zeros((rows, ROW_SUMS)),
+        by_number=np.zeros(int(table.sequences.max()) + 1), series=np.zeros((count, BINS, len(SERIES))),
         gaps=np.zeros((count, GAP_BINS), np.int64), cursor=np.array([0, 0, 0, slots, 0, 0]),
         bin_s=np.full(count, 0.01),
     )  # fmt: skip

@@ -92,6 +92,36 @@ def release(rules: Rules, fleet: Fleet, r: int, slot: int) -> None:
     it.shared = 0
 
 
+def shared(rules: Rules, fleet: Fleet, r: int, least: float, most: float) -> tuple[float, float]:
+    """Of the blocks that sequences with one query have in common, those of `least` of them or more, up to `most`
+    tokens, those of most sequences first: (sequences times tokens, tokens)."""
+    me = fleet.replicas[r]
+    fleet.by_number[:] = 0.0
+    for place in range(me.running_count):
+        it = fleet.slots[fleet.running[r, place]]
+        for i in range(it.shared if it.chunk == 1 else 0):
+            node = _find(fleet, r, fleet.blocks[it.block_from + i])
+            if fleet.nodes[r, node].users < least:
+                break  # who comes further down has no more
+            fleet.nodes[r, node].lone += 1
+    for place in range(me.running_count):
+        it = fleet.slots[fleet.running[r, place]]
+        for i in range(it.shared if it.chunk == 1 else 0):
+            node = _find(fleet, r, fleet.blocks[it.block_from + i])
+            if fleet.nodes[r, node].users < least:
+                break
+            fleet.by_number[fleet.nodes[r, node].lone] += rules.unit_tokens
+            fleet.nodes[r, node].lone = 0  # counted
+    pairs = entries = 0.0
+    for number in range(me.running_count, 0, -1):
+        if number < least:
+            break
+        tokens = min(fleet.by_number[number], most - entries)
+        pairs += number * tokens
+        entries += tokens
+    return pairs, entries
+
+
 def _bucket(fleet: Fleet, key: int) -> int:
     mixed = (key ^ (key >> 15)) * 0x2C1B3C6D
     return (mixed ^ (mixed >> 12)) & (fleet.buckets.shape[1] - 1)

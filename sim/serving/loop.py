@@ -138,7 +138,7 @@ def _begin(
         steps = plan(rules, fleet, r)
         if steps == 0:
             return DONE
-        me.steps = min(steps, measure(fleet, r, price))
+        me.steps = min(steps, measure(rules, fleet, r, price))
         if rules.quantum > 0:
             me.steps = min(me.steps, turn_steps(rules, fleet, r))
         me.activity = UNPRICED
@@ -186,7 +186,7 @@ def _end(
     if fleet.cursor[PENDING] + me.running_count > len(fleet.pending_s):
         return HEAP
     book_features(fleet, r)
-    steps_seconds(price, me.kind, fleet.features[r], fleet.growth[r], me.steps, fleet.context_s[r])
+    steps_seconds(price, me.kind, fleet.features[r], fleet.growth[r], me.steps, fleet.row_sums[r])
     finish(rules, fleet, r, records, asked, seconds_of(fleet, price, r, 1))
     me.activity = IDLE
     if rules.quantum > 0:

@@ -11,7 +11,9 @@ from sim.serving.fleet import (
     GAP_BINS,
     GAP_FINEST_S,
     GAP_RATIO,
+    LOGITS,
     NONE,
+    TOKENS,
     WRITTEN,
     Arrivals,
     Fleet,
@@ -154,8 +156,8 @@ def book_features(fleet: Fleet, r: int) -> None:
     """Add the features of the iterations under way to the sums."""
     me = fleet.replicas[r]
     features, growth, steps = fleet.features[r], fleet.growth[r], me.steps
-    fleet.of_tokens[me.kind, int(features[1])] += steps
-    fleet.of_logits[me.kind, int(features[2])] += steps
+    fleet.of_tokens[me.kind, int(features[TOKENS])] += steps
+    fleet.of_logits[me.kind, int(features[LOGITS])] += steps
     for f in range(len(features)):
         fleet.sums[r, f] += steps * features[f] + growth[f] * (steps * (steps - 1) / 2)
 

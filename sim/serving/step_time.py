@@ -12,15 +12,51 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.serving.fleet import NONE, Fleet, features_of
+from sim.serving.fleet import (
+    ACTIVE,
+    ARITHMETIC_S,
+    FIXED_S,
+    HBM_BYTES,
+    HBM_S,
+    L2_BYTES,
+    L2_S,
+    LOGITS,
+    LONE,
+    LONE_PAIRS,
+    LONG_ENTRIES,
+    LONG_PAIRS,
+    MIXED_PAIRS,
+    NONE,
+    ONE,
+    PATTERN,
+    PER_PATTERN,
+    SHARED_ENTRIES,
+    SHARED_PAIRS,
+    SHARED_QUERIES,
+    TOKENS,
+    Fleet,
+    Rules,
+    features_of,
+)
+from sim.serving.kv import shared
 
 DENSE, WINDOW, BLOCK_SPARSE = range(3)
 PATTERNS = {"dense": DENSE, "window": WINDOW, "blocksparse": BLOCK_SPARSE}
 
 
+class Sharing(NamedTuple):
+    """Which prefixes that sequences of a batch share are made use of: those of `least` sequences or more, up to `most`
+    tokens of them."""
+
+    least: float = np.inf
+    most: float = np.inf
+
+
+NO_SHARING = Sharing()
+
+
 class StepTime(NamedTuple):
-    """Seconds of an iteration as a function of its features: (1, new tokens, logits; of each attention pattern pairs,
-    entries, and pairs of lone queries).
+    """Seconds of an iteration as a function of its features (`sim.serving.fleet`).
 
     The first axis is the kind of machine and model. `of_tokens` and `of_logits` are NaN where they are not known yet.
     The rest is by row: an op that sees the context, `times` times in a pass.
@@ -39,6 +75,8 @@ class StepTime(NamedTuple):
     pattern: np.ndarray  # [kind, pattern], or NONE
     window_tokens: np.ndarray  # [kind]
     sparse_stride: np.ndarray  # [kind]
+    share_least: np.ndarray  # [kind] of `Sharing`
+    share_most: np.ndarray  # [kind]
 
 
 def stacked(prices: Sequence[StepTime]) -> StepTime:
@@ -46,13 +84,14 @@ def stacked(prices: Sequence[StepTime]) -> StepTime:
     return StepTime(*(_padded(columns) for columns in zip(*prices)))
 
 
-def unpriced(patterns: int) -> StepTime:
+def unpriced(patterns: int, sharing: Sharing = NO_SHARING) -> StepTime:
     """A closed form that knows no price: every iteration is asked for."""
     none, empty = np.full((1, 1), np.nan), np.zeros((1, 0))
     rows = np.zeros((1, 0, features_of(patterns)))
     return StepTime(
         none, none, empty.astype(int), empty, rows, rows, rows, empty, np.zeros(1), np.zeros(1),
         np.zeros((1, patterns), int), np.zeros(1, int), np.ones(1, int),
+        np.array([sharing.least]), np.array([sharing.most]),
     )  # fmt: skip
 
 
@@ -64,12 +103,12 @@ def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.pad(array, width, constant_values=fill) for array, width in zip(arrays, widths)])
 
 
-def measure(fleet: Fleet, r: int, price: StepTime) -> int:
+def measure(rules: Rules, fleet: Fleet, r: int, price: StepTime) -> int:
     """Write the features of the planned iteration and how they grow; for how many decode steps they grow so."""
     features, growth, kind = fleet.features[r], fleet.growth[r], fleet.replicas[r].kind
     features[:] = 0.0
     growth[:] = 0.0
-    features[0] = 1.0
+    features[ONE] = 1.0
     linear, mixed = 2**40, False
     window, stride = price.window_tokens[kind], price.sparse_stride[kind]
     for place in range(fleet.replicas[r].running_count):
@@ -78,28 +117,35 @@ def measure(fleet: Fleet, r: int, price: StepTime) -> int:
         if new == 0:
             continue
         mixed = mixed or new > 1
-        features[1] += new
-        features[2] += max(past + new - it.prompt - it.made + 1, 0)
+        features[TOKENS] += new
+        features[LOGITS] += max(past + new - it.prompt - it.made + 1, 0)
+        features[LONE] += new == 1
         for p in range(price.pattern.shape[1]):
             pattern = price.pattern[kind, p]
             if pattern == NONE:
                 continue
             pairs, entries = attended(pattern, window, stride, new, past)
-            features[3 + 3 * p] += pairs
-            features[4 + 3 * p] += entries
-            if new == 1:
-                features[5 + 3 * p] += pairs
+            at = PATTERN + PER_PATTERN * p
+            if new > 1:
+                features[at + LONG_PAIRS] += pairs
+                features[at + LONG_ENTRIES] += entries
+                continue
+            features[at + LONE_PAIRS] += pairs
             slope = 1.0
             if pattern != DENSE:
                 if past + 1 < window:
                     linear = min(linear, window - past)
                 else:
                     slope = 1.0 / stride if pattern == BLOCK_SPARSE else 0.0
-            growth[3 + 3 * p] += slope
-            growth[4 + 3 * p] += slope
-    if not mixed:
+            growth[at + LONE_PAIRS] += slope
+    if mixed:
         for p in range(price.pattern.shape[1]):
-            features[5 + 3 * p] = 0.0
+            at = PATTERN + PER_PATTERN * p
+            features[at + MIXED_PAIRS] = features[at + LONE_PAIRS]
+    if rules.unit_tokens > 0 and features[LONE] >= price.share_least[kind]:
+        pairs, entries = shared(rules, fleet, r, price.share_least[kind], price.share_most[kind])
+        if pairs > 0:
+            features[SHARED_PAIRS], features[SHARED_ENTRIES], features[SHARED_QUERIES] = pairs, entries, features[LONE]
     return linear
 
 
@@ -131,9 +177,9 @@ def steps_seconds(
 ) -> float:
     """Seconds of `steps` iterations, the features growing from each to the next; NaN if a table lacks an entry.
 
-    The time of each row is added to `parts` [row, bound] by what bounds it: arithmetic, HBM, L2, its fixed time.
+    What each row takes and moves is added to `parts` [row, ROW_SUMS]. A row without arithmetic is idle.
     """
-    tokens, logits = np.int64(features[1]), np.int64(features[2])
+    tokens, logits = np.int64(features[TOKENS]), np.int64(features[LOGITS])
     if tokens >= price.of_tokens.shape[1] or logits >= price.of_logits.shape[1]:
         return np.nan
     total = (price.of_tokens[kind, tokens] + price.of_logits[kind, logits]) * steps
@@ -148,16 +194,21 @@ def steps_seconds(
             l2 += price.buffer_bytes[kind, row, f] * features[f]
             arithmetic_up += price.arithmetic_s[kind, row, f] * growth[f]
             hbm_up += price.hbm_bytes[kind, row, f] * growth[f]
+        if arithmetic <= 0.0:
+            continue
         if l2 > price.l2_bytes[kind]:
             hbm, l2 = hbm + l2, 0.0
         rate = price.hbm_bytes_per_s[kind, row]
         a, b, c = _sums_of_longest(
             arithmetic, arithmetic_up, hbm / rate, hbm_up / rate, l2 / price.l2_bytes_per_s[kind], steps
         )
-        parts[row, 0] += times * a
-        parts[row, 1] += times * b
-        parts[row, 2] += times * c
-        parts[row, 3] += times * price.fixed_s[kind, row] * steps
+        parts[row, ARITHMETIC_S] += times * a
+        parts[row, HBM_S] += times * b
+        parts[row, L2_S] += times * c
+        parts[row, FIXED_S] += times * price.fixed_s[kind, row] * steps
+        parts[row, ACTIVE] += steps
+        parts[row, HBM_BYTES] += times * (hbm * steps + hbm_up * (steps * (steps - 1) / 2))
+        parts[row, L2_BYTES] += times * l2 * steps
         total += times * (price.fixed_s[kind, row] * steps + (a + b + c))
     return total
 

@@ -7,19 +7,22 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from sim.techniques import fused_collective, preserve
+from sim.techniques import fused_collective, latent, preserve
+from sim.techniques.latent import Expansion
 from sim.techniques.machine import Machine
 from sim.workload.graph import Graph
 
-__all__ = ["TECHNIQUES", "Machine", "Technique", "apply"]
+__all__ = ["TECHNIQUES", "Expansion", "Machine", "Technique", "apply"]
 
 
 class Technique(NamedTuple):
-    """A named graph pass, the schema of its options, and one line on what it does."""
+    """A named graph pass, the schema of its options, one line on what it does, and what it keeps in HBM if it keeps
+    prefixes expanded: a function of (model, precision, parallel, machine, options)."""
 
     rewrite: Callable[[Graph, Machine, Any], Graph]
     options: type[BaseModel]
     summary: str
+    expands: Callable[..., Expansion] | None = None
 
 
 TECHNIQUES: dict[str, Technique] = {
@@ -32,6 +35,17 @@ TECHNIQUES: dict[str, Technique] = {
         fused_collective.fused_collective,
         fused_collective.Options,
         "overlap each GEMM with the all-reduce of its own tiles",
+    ),
+    "typhoon_mla": Technique(
+        latent.typhoon_mla,
+        latent.TyphoonOptions,
+        "latent attention: naive on the prefix that many sequences share, absorb on the rest",
+        latent.expands,
+    ),
+    "latent_attention": Technique(
+        latent.latent_attention,
+        latent.LatentOptions,
+        "latent attention in another form: naive only, or absorb with one read of a shared prefix",
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -11,3 +12,4 @@ class Machine(NamedTuple):
     l2_bytes: float
     hbm_bytes_per_s: float
     ranks: int
+    matrix_flop_per_s: Mapping[str, float] = {}  # peaks, by dtype

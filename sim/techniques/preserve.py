@@ -17,6 +17,9 @@ from sim.techniques.machine import Machine
 from sim.units import Bytes
 from sim.workload.graph import After, Graph, Layer, Op, Tensor, is_collective
 
+# Which experts' weights will be read is not known before the router has run: they are not fetched.
+_WEIGHTS, _CACHES = ("matmul", "head_matmul"), ("attention", "absorb", "naive")
+
 
 class Options(BaseModel):
     """Options of `preserve`."""
@@ -93,14 +96,15 @@ def _with_prefetches(window: tuple[Layer, ...], cap: float, options: Options) ->
 
 
 def _choose(window: tuple[Layer, ...], place: int, cap: float, options: Options) -> Iterator[tuple[int, Tensor]]:
-    used = 0.0
+    used, chosen = 0.0, set()
     for ahead, op in segment(window, place):
-        for tensor in op.reads:
-            wanted = (tensor.kind == "weight" and op.kind == "matmul" and options.prefetch != "kv") or (
-                tensor.kind == "kv" and op.kind == "attention" and options.prefetch != "weights"
+        for tensor in () if op.idle else op.reads:
+            wanted = (tensor.kind == "weight" and op.kind in _WEIGHTS and options.prefetch != "kv") or (
+                tensor.kind == "kv" and op.kind in _CACHES and options.prefetch != "weights"
             )
-            if not wanted or not tensor.nbytes:
+            if not wanted or not tensor.nbytes or tensor.name in chosen:
                 continue
+            chosen.add(tensor.name)
             room = cap - used
             if room <= 0 or (options.whole_tensors and tensor.nbytes > room):
                 return

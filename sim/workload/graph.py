@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from sim.workload.batch import Shared
+from sim.workload.model import Latent
+
 Stream = Literal["compute", "communication", "prefetch"]
 Engine = Literal["matrix", "vector", "none"]
 TensorKind = Literal["weight", "kv", "activation"]
@@ -44,19 +47,38 @@ class After(NamedTuple):
     back: int = 0
 
 
+class LatentWork(NamedTuple):
+    """What one rank's `absorb` attends to in a latent cache, for techniques that go about it in another way.
+
+    `queries` sequences have one query each, for `heads` heads; `pairs` are query-entry pairs a head. The ranks that
+    share the cache by its tokens are `parts`. `shared` are runs of context that several of the sequences have.
+    """
+
+    latent: Latent
+    heads: int
+    queries: float
+    pairs: float
+    parts: int
+    cache_bytes: float  # of an element of the cache
+    wide_bytes: float  # of an element that attention computes with
+    shared: tuple[Shared, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Op:
     """One kernel, collective or prefetch on one rank.
 
-    Ops of one stream run in the order they are listed; `after` adds what must have ended on other streams. `launch`
-    is False for the later tiles of a kernel that is already running. `message_bytes` is the full buffer of a
-    collective, per rank. `lone_flop` is the part of an attention's `flop` that is of sequences with one query in a pass
-    where others have more: kernels that work on tiles of queries compute a whole tile for each. Not modelled:
-    occupancy, other tile quantisation.
+    Ops of one stream run in the order they are listed; `after` adds what must have ended on other streams. An op on an
+    engine that has no FLOP to do, and nothing to write of what it writes, is idle: it is not launched, and reads
+    nothing. `launch` is False for the later tiles
+    of a kernel that is already running. `message_bytes` is the full buffer of a collective, per rank, of so many
+    consecutive `ranks` (0: all). `lone_flop` is the part of an attention's `flop` that is of sequences with one query
+    in a pass where others have more: kernels that work on tiles of queries compute a whole tile for each. Not
+    modelled: occupancy, other tile quantisation.
     """
 
     name: str
-    kind: str  # matmul, attention, norm, rope, activation, embedding, sampling, all_reduce, all_gather, prefetch
+    kind: str  # matmul, attention, absorb, experts, norm, rope, embedding, sampling, all_reduce, prefetch, ...
     stream: Stream = "compute"
     engine: Engine = "none"
     dtype: str = "fp16"  # of the arithmetic: selects the peak rate
@@ -67,6 +89,15 @@ class Op:
     message_bytes: float = 0.0
     launch: bool = True
     lone_flop: float = 0.0
+    ranks: int = 0
+    latent: LatentWork | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to compute and nothing to write."""
+        return (
+            self.engine != "none" and self.flop <= 0.0 and bool(self.writes) and not any(t.nbytes for t in self.writes)
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +134,8 @@ class Graph:
 
     def read_bytes(self, kind: TensorKind) -> float:
         """Bytes of tensors of `kind` that the compute stream's ops read."""
-        return sum(t.nbytes for _, op in self.ops() if op.stream == "compute" for t in op.reads if t.kind == kind)
+        ops = (op for _, op in self.ops() if op.stream == "compute" and not op.idle)
+        return sum(t.nbytes for op in ops for t in op.reads if t.kind == kind)
 
 
 COLLECTIVES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"})

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from sim.units import show
 from sim.workload.model import Model
-from sim.workload.transformer import BYTES, Precision, kv_bytes_per_token, shard, weight_bytes
+from sim.workload.parallel import Parallel, shard
+from sim.workload.precision import BYTES, Precision
+from sim.workload.transformer import kv_bytes_per_token, weight_bytes
 
 
 class Room(NamedTuple):
@@ -17,31 +19,45 @@ class Room(NamedTuple):
     kv_tokens: float
 
 
-def room(model: Model, precision: Precision, ranks: int, hbm_bytes: float, new_tokens: int) -> Room:
-    """Divide `hbm_bytes`, as engines do: weights, activations of one pass over `new_tokens`, KV-cache in the rest.
+def room(
+    model: Model, precision: Precision, parallel: Parallel, hbm_bytes: float, new_tokens: int, kept_bytes: float = 0.0
+) -> Room:  # fmt: skip
+    """Divide `hbm_bytes`, as engines do: weights, activations of one pass over `new_tokens`, `kept_bytes` that
+    techniques keep there, KV-cache in the rest.  `new_tokens` and `kv_tokens` are of the whole batch.
 
     ValueError with the bytes needed and available if not even the weights and activations fit.
     """
-    weights = weight_bytes(model, precision, ranks)
-    part = shard(model, ranks)
-    width = 4 * model.hidden + 3 * part.ffn + (part.heads + 2 * part.kv_heads) * model.head_dim
+    weights = weight_bytes(model, precision, parallel)
+    part = shard(model, parallel)
+    width = 4 * model.hidden + (3 * part.ffn if model.dense_layers else 0.0)
+    width += (part.heads + 2 * part.kv_heads) * model.head_dim
+    width /= parallel.data
+    if part.load:
+        width += part.load.pairs * (2 * model.hidden + 3 * part.expert_ffn)
     activations = new_tokens * width * BYTES[precision.communication]
-    left = hbm_bytes - weights - activations
+    left = hbm_bytes - weights - activations - kept_bytes
     if left <= 0:
         raise ValueError(
-            f"{model.name} does not fit: at tensor parallel degree {ranks} a device needs {show(weights, 'B')} for "
-            f"weights and {show(activations, 'B')} for activations of {new_tokens:,} tokens, and has "
-            f"{show(hbm_bytes, 'B')}"
+            f"{model.name} does not fit: on {parallel.chips} devices{_degrees(parallel)} each needs "
+            f"{show(weights, 'B')} for weights and {show(activations, 'B')} for activations of {new_tokens:,} tokens"
+            + (f" and {show(kept_bytes, 'B')} for what techniques keep" if kept_bytes else "")
+            + f", and has {show(hbm_bytes, 'B')}"
         )
-    return Room(weights, activations, left / kv_bytes_per_token(model, precision, ranks))
+    return Room(weights, activations, left / kv_bytes_per_token(model, precision, parallel))
 
 
-def require(model: Model, room: Room, precision: Precision, ranks: int, tokens: int) -> None:
+def require(model: Model, room: Room, precision: Precision, parallel: Parallel, tokens: int) -> None:
     """ValueError if the KV-cache cannot hold `tokens`, with the bytes needed and available."""
     if tokens > room.kv_tokens:
-        each = kv_bytes_per_token(model, precision, ranks)
+        each = kv_bytes_per_token(model, precision, parallel)
         raise ValueError(
             f"{model.name} fits, but not its KV-cache: {tokens:,} tokens need {show(tokens * each, 'B')} a device, and "
             f"{show(room.kv_tokens * each, 'B')} are left beside {show(room.weight_bytes, 'B')} of weights and "
             f"{show(room.activation_bytes, 'B')} of activations"
         )
+
+
+def _degrees(parallel: Parallel) -> str:
+    degrees = ((name, getattr(parallel, name)) for name in ("tensor", "data", "expert", "sequence", "pipeline"))
+    said = ", ".join(f"{name} {degree}" for name, degree in degrees if degree > 1)
+    return f" ({said})" if said else ""
