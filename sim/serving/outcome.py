@@ -34,11 +34,15 @@ def finish(rules: Rules, fleet: Fleet, r: int, records: np.recarray, asked: Arri
     hands_over = fleet.pools[me.pool].next != NONE
     kept = made = prefilled = together = 0
     me.now_s = now_s
+    if steps > 1:  # all take their blocks before one of them gives up its own, as they do step by step
+        for place in range(batch):
+            prefilled += _jump(rules, fleet, r, fleet.running[r, place], steps)
     for place in range(batch):
         slot = fleet.running[r, place]
         it = fleet.slots[slot]
-        before = it.made
-        prefilled += _advance(rules, fleet, r, slot, steps)
+        before = it.made - (steps if steps > 1 else 0)
+        if steps == 1:
+            prefilled += _advance(rules, fleet, r, slot)
         if it.made > before:
             made += it.made - before
             if before == 0:
@@ -71,19 +75,24 @@ def finish(rules: Rules, fleet: Fleet, r: int, records: np.recarray, asked: Arri
     _spread(fleet, r, begin_s, now_s, kv, batch, prefilled, made)
 
 
-def _advance(rules: Rules, fleet: Fleet, r: int, slot: int, steps: int) -> int:
-    """The sequence's part in `steps` iterations; the tokens of its prompt computed in them (after a preemption without
-    a swap, of its answer too)."""
+def _jump(rules: Rules, fleet: Fleet, r: int, slot: int, steps: int) -> int:
+    """The sequence's part in decode steps that are taken in one go; the tokens of its prompt computed in them."""
+    it = fleet.slots[slot]
+    prefill = it.made == 0
+    it.cached += steps
+    it.made += steps
+    short = own_blocks(rules, fleet, r, slot, it.cached) - it.held
+    if short > 0:
+        take(rules, fleet, r, short)
+        it.held += short
+    return 1 if prefill else 0
+
+
+def _advance(rules: Rules, fleet: Fleet, r: int, slot: int) -> int:
+    """The sequence's part in an iteration; the tokens of its prompt computed in it (after a preemption without a swap,
+    of its answer too)."""
     me, it = fleet.replicas[r], fleet.slots[slot]
     prefill = it.made == 0
-    if steps > 1:
-        it.cached += steps
-        it.made += steps
-        short = own_blocks(rules, fleet, r, slot, it.cached) - it.held
-        if short > 0:
-            take(rules, fleet, r, short)
-            it.held += short
-        return 1 if prefill else 0
     if it.chunk == 0:
         return 0
     need = it.prompt + it.made - it.cached

@@ -78,17 +78,20 @@ def _latent(f: Forward, m: Latent, pattern: str) -> tuple[Op, ...]:
             vector("latent_norm", "norm", NORM_FLOP * tokens * m.kv_rank, (latent,), (latent,)),
         )  # fmt: skip
     # Sequences with more than one query: keys and values of each head, of all that they see.
+    long = tokens - lone
     expanded = act("expanded", seen.long_entries * heads * m.expanded)
-    old_long = Tensor("kv_long", max(seen.long_entries - (tokens - lone), 0.0) * m.cached * f.cached, "kv")
-    w_kv = (Tensor("w_q_absorb", heads * m.nope * m.kv_rank * f.weight, "weight"),
-            Tensor("w_v_expand", heads * m.kv_rank * m.value * f.weight, "weight"))  # fmt: skip
-    context = Tensor("context", tokens * heads * m.value * f.narrow, "activation")
+    old_long = Tensor("kv_long", max(seen.long_entries - long, 0.0) * m.cached * f.cached, "kv")
+    new_long = Tensor("kv_new", long * m.cached * f.cached, "activation")
+    # Engines keep the expansion twice: whole, and as the two halves that absorb multiplies by.
+    w_kv_b = Tensor("w_kv_b", heads * m.kv_rank * (m.nope + m.value) * f.weight, "weight")
+    context = Tensor("context", long * heads * m.value * f.narrow, "activation")
     naive = (
         Op("kv_b", "matmul", engine="matrix", dtype=f.precision.arithmetic,
-           flop=2 * seen.long_entries * m.kv_rank * heads * (m.nope + m.value), reads=(*w_kv, old_long, newest),
+           flop=2 * seen.long_entries * m.kv_rank * heads * (m.nope + m.value), reads=(w_kv_b, old_long, new_long),
            writes=(expanded,)),
         Op("attention", "attention", engine="matrix", dtype=f.precision.communication,
-           flop=(2 * m.expanded + SOFTMAX_FLOP) * heads * seen.long_pairs, reads=(expanded, queries),
+           flop=(2 * m.expanded + SOFTMAX_FLOP) * heads * seen.long_pairs,
+           reads=(expanded, act("queries", long * heads * m.query)),
            writes=(context,)),
     )  # fmt: skip
     # Sequences with one query: on the latents themselves. A rank may have a part of the context for more heads.

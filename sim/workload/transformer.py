@@ -37,7 +37,8 @@ def weight_bytes(model: Model, precision: Precision, parallel: Parallel) -> floa
     if model.latent:
         m = model.latent
         queries = d * m.q_rank + m.q_rank * part.heads * m.query if m.q_rank else d * part.heads * m.query
-        attention = queries + d * m.cached + part.heads * (m.kv_rank * (m.nope + m.value) + m.value * d)
+        # The expansion is kept whole, for prefill, and in two halves, for decode.
+        attention = queries + d * m.cached + part.heads * (2 * m.kv_rank * (m.nope + m.value) + m.value * d)
     else:
         attention = d * (2 * part.heads + 2 * part.kv_heads) * model.head_dim
     up = 3 if model.gated else 2
