@@ -127,7 +127,7 @@ def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
 def _machinery(v: Variant, hbm_share: float, new_tokens: int) -> Machinery:
     """The pod and the model of a variant, `hbm_share` of its HBM for them."""
     pod, library, graph = wiring(v)
-    device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given())
+    device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
     model, parallel = catalog.model(v.model), v.parallel.degrees()
     ranks = parallel.ranks
     precision = Precision(**v.precision.model_dump())

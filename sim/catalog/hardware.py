@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim import strict_yaml
 from sim.catalog.files import checked, find
-from sim.hardware.device import Device, Fact
+from sim.hardware.device import OWN_KERNELS, Device, Fact, Kernel
 from sim.network.collectives import AlgorithmName, CollectiveName
 from sim.network.library import Library, Way
 from sim.strict_yaml import Document, nearest
@@ -23,6 +23,9 @@ Dtype = Literal["fp16", "bf16", "fp8", "int8", "int4", "fp4"]
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1, strict=True)]
 Quantity = TypeVar("Quantity")
+
+# A kind of op, or one of several kernels for it: absorb/catlass.
+KernelName = Annotated[str, Field(pattern=rf"^({'|'.join(OWN_KERNELS)})(/[a-z0-9_]+)?$")]
 
 _POSITIVE = Field(gt=0)
 _NOT_NEGATIVE = Field(ge=0)
@@ -56,6 +59,16 @@ Rate = Number[Annotated[BytesPerSecond, _POSITIVE]]
 Time = Number[Annotated[Seconds, _NOT_NEGATIVE]]
 
 
+class KernelFile(BaseModel):
+    """An entry of `kernels:`; the fields are those of `sim.hardware.device.Kernel`."""
+
+    model_config = STRICT
+    overhead_s: Time | None = None
+    matrix_efficiency: Number[Share] | None = None
+    hbm_efficiency: Number[Share] | None = None
+    overlap: Number[Annotated[float, Field(ge=0, le=1, strict=True)]] | None = None
+
+
 class DeviceFile(BaseModel):
     """A file in `sim/catalog/devices`; the fields are those of `sim.hardware.device.Device`."""
 
@@ -76,6 +89,7 @@ class DeviceFile(BaseModel):
     attention_overhead_s: Time | None = None
     attention_matrix_efficiency: Number[Share] | None = None
     attention_tile: Number[Annotated[float, Field(ge=1, strict=True)]] | None = None
+    kernels: dict[KernelName, KernelFile] = {}
     prefetch_bytes_per_s: Rate | None = None
     prefetch_overhead_s: Time | None = None
     power_w: Number[Annotated[Watts, _POSITIVE]] | None = None
@@ -114,11 +128,27 @@ class LibraryFile(BaseModel):
     ways: WaysFile | None = None
 
 
-def device(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Device:
-    """The device of that name in the catalogue, or in a file; `changes` maps fields to values in SI units."""
+def device(
+    name_or_path: str | Path, changes: Mapping[str, Any] | None = None, kernels: Mapping[str, str] | None = None
+) -> Device:
+    """The device of that name in the catalogue, or in a file; `changes` maps fields to values in SI units, and
+    `kernels` kinds of op to the name of the kernel that is to do them."""
     doc = strict_yaml.read(find("devices", name_or_path))
-    given, facts = _numbers(checked(DeviceFile, doc), doc)
-    return changed(Device(**given, facts=facts), changes)
+    file = checked(DeviceFile, doc)
+    given, facts = _numbers(file, doc)
+    own: dict[str, Kernel] = {}
+    for name, entry in file.kernels.items():
+        numbers = {field: number for field, number in entry if number is not None}
+        own[name] = Kernel(**{field: number.value for field, number in numbers.items()})
+        facts |= {f"kernels.{name}.{field}": fact(number, doc.raw(("kernels", name, field, "value")))
+                  for field, number in numbers.items()}  # fmt: skip
+    for kind, chosen in (kernels or {}).items():
+        there = [name.partition("/")[2] for name in own if name.startswith(f"{kind}/")]
+        if chosen not in there:
+            which = f"it has {', '.join(there)}" if there else "it has none to choose from"
+            raise ValueError(f"{given['name']} has no kernel {chosen!r} for {kind}{nearest(chosen, there)}; {which}")
+        own[kind] = own[f"{kind}/{chosen}"]
+    return changed(Device(**given, kernels=own, facts=facts), changes)
 
 
 def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Library:
@@ -146,6 +176,8 @@ def _numbers(file: BaseModel, doc: Document) -> tuple[dict[str, Any], dict[str, 
     facts: dict[str, Fact] = {}
     for key in type(file).model_fields:
         entry = getattr(file, key)
+        if key == "kernels":
+            continue
         if isinstance(entry, dict):
             given[key] = {dtype: number.value for dtype, number in entry.items()}
             facts |= {f"{key}.{dtype}": fact(n, doc.raw((key, dtype, "value"))) for dtype, n in entry.items()}

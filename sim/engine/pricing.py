@@ -146,6 +146,7 @@ class Pricing:
             [line.hbm_bytes for line in context],
             [line.buffer_bytes for line in context],
             [min(hbm_bytes_per_s(device), hbm_limit(device, line.op.kind)) for line in context],
+            [unhidden_share(device, line.op.kind) for line in context],
             device.l2_bytes_per_s, device.l2_bytes,
             self._pattern, self._window, self._stride, *self.sharing,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.hardware.device import Device
+from sim.hardware.device import Device, Kernel
 
 # A format the matrix engine lacks is computed in the next wider one it has.
 _WIDER = {"fp4": ("fp8", "int8", "fp16", "bf16"),
@@ -10,12 +10,26 @@ _WIDER = {"fp4": ("fp8", "int8", "fp16", "bf16"),
           "fp16": ("bf16",), "bf16": ("fp16",), "fp32": ("fp16", "bf16")}  # fmt: skip
 
 
+# Kinds without a kernel of their own on a card are taken to be like these.
+_LIKE = {"absorb": "attention", "naive": "attention", "head_matmul": "matmul", "experts": "matmul"}
+
+
+def kernel_of(device: Device, kind: str) -> Kernel:
+    """What the card says of kernels of `kind`."""
+    if kind in device.kernels:
+        return device.kernels[kind]
+    like = _LIKE.get(kind, kind)
+    if like == "attention":
+        d = device
+        return Kernel(d.attention_overhead_s, d.attention_matrix_efficiency, d.attention_hbm_efficiency)
+    return Kernel(overlap=device.gemm_overlap) if like == "matmul" else Kernel()
+
+
 def matrix_flop_per_s(device: Device, dtype: str, kind: str = "matmul") -> float:
     """Rate that a large kernel of `kind` reaches in `dtype`, or in the nearest format the device multiplies
     natively."""
-    share = device.matrix_efficiency
-    if kind == "attention" and device.attention_matrix_efficiency is not None:
-        share = device.attention_matrix_efficiency
+    own = kernel_of(device, kind).matrix_efficiency
+    share = device.matrix_efficiency if own is None else own
     for name in (dtype, *_WIDER[dtype]):
         if name in device.matrix_flop_per_s:
             return device.matrix_flop_per_s[name] * share
@@ -40,14 +54,16 @@ def overhead_seconds(device: Device, kind: str, engine: str) -> float:
     """Fixed cost of starting one kernel (or prefetch), paid before its first byte moves."""
     if kind == "prefetch":
         return device.prefetch_overhead_s
-    if kind == "attention" and device.attention_overhead_s is not None:
-        return device.attention_overhead_s
+    own = kernel_of(device, kind).overhead_s
+    if own is not None:
+        return own
     return device.kernel_overhead_s if engine == "matrix" else device.vector_overhead_s
 
 
 def unhidden_share(device: Device, kind: str) -> float:
     """Share of the shorter of a kernel's arithmetic and HBM time that the longer does not hide."""
-    return 1.0 - device.gemm_overlap if kind == "matmul" and device.gemm_overlap is not None else 0.0
+    overlap = kernel_of(device, kind).overlap
+    return 0.0 if overlap is None else 1.0 - overlap
 
 
 def hbm_bytes_per_s(device: Device) -> float:
@@ -57,9 +73,8 @@ def hbm_bytes_per_s(device: Device) -> float:
 
 def hbm_limit(device: Device, kind: str) -> float:
     """Ceiling of one kernel's own reads from HBM, in bytes/s; inf: whatever the port gives."""
-    if kind == "attention" and device.attention_hbm_efficiency is not None:
-        return device.hbm_bytes_per_s * device.attention_hbm_efficiency
-    return float("inf")
+    own = kernel_of(device, kind).hbm_efficiency
+    return float("inf") if own is None else device.hbm_bytes_per_s * own
 
 
 def roofline_seconds(

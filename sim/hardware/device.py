@@ -21,6 +21,18 @@ class Fact(NamedTuple):
     residual: str = ""
 
 
+OWN_KERNELS = ("absorb", "naive", "head_matmul", "experts")  # kinds of op that a card may say more of
+
+
+class Kernel(NamedTuple):
+    """What is known of one kind of kernel where it differs from others; None: as they are."""
+
+    overhead_s: float | None = None
+    matrix_efficiency: float | None = None
+    hbm_efficiency: float | None = None  # of its own reads
+    overlap: float | None = None  # share of the shorter of its arithmetic and HBM time that the longer hides
+
+
 @dataclass(frozen=True)
 class Device:
     """One accelerator as seen by a roofline with a launch cost, an HBM and an L2.
@@ -46,6 +58,8 @@ class Device:
     attention_hbm_efficiency: float | None = None  # of a decode attention over its KV-cache
     attention_matrix_efficiency: float | None = None
     attention_tile: float | None = None  # queries computed for a sequence with one, where a pass has longer ones too
+    # By kind of op: absorb, naive, head_matmul, experts. "absorb/catlass" is one of several that a scenario may choose.
+    kernels: Mapping[str, Kernel] = field(default_factory=dict)
     prefetch_bytes_per_s: float = float("inf")  # of the copy engine that fills L2
     prefetch_overhead_s: float = 0.0  # issue cost of one prefetch on its own stream
     power_w: float | None = None

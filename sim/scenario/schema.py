@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, SkipValidation, model_validator
 
+from sim.hardware.device import OWN_KERNELS
 from sim.network.collectives import AlgorithmName
 from sim.scenario.fields import (
     Bytes,
@@ -94,6 +95,9 @@ class Pod(Section):
     device: str | None = None
     library: str | None = None
     change: Change = Change()
+    kernels: dict[Literal[OWN_KERNELS], str] = Field(  # type: ignore[valid-type]
+        default={}, description="which of the kernels that the device's card has is to do a kind of op"
+    )
     stragglers: dict[Annotated[int, Field(ge=0)], Factor] = Field(
         default={}, description="rank -> how many times slower its compute and HBM are; of collectives alone, its steps"
     )

@@ -70,6 +70,7 @@ class StepTime(NamedTuple):
     hbm_bytes: np.ndarray  # [kind, row, feature]
     buffer_bytes: np.ndarray  # [kind, row, feature]: over L2 if they fit into it, else over HBM
     hbm_bytes_per_s: np.ndarray  # [kind, row]
+    unhidden: np.ndarray  # [kind, row] share of the shorter of arithmetic and HBM time that the longer does not hide
     l2_bytes_per_s: np.ndarray  # [kind]
     l2_bytes: np.ndarray  # [kind]
     pattern: np.ndarray  # [kind, pattern], or NONE
@@ -89,7 +90,7 @@ def unpriced(patterns: int, sharing: Sharing = NO_SHARING) -> StepTime:
     none, empty = np.full((1, 1), np.nan), np.zeros((1, 0))
     rows = np.zeros((1, 0, features_of(patterns)))
     return StepTime(
-        none, none, empty.astype(int), empty, rows, rows, rows, empty, np.zeros(1), np.zeros(1),
+        none, none, empty.astype(int), empty, rows, rows, rows, empty, empty, np.zeros(1), np.zeros(1),
         np.zeros((1, patterns), int), np.zeros(1, int), np.ones(1, int),
         np.array([sharing.least]), np.array([sharing.most]),
     )  # fmt: skip
@@ -202,6 +203,13 @@ def steps_seconds(
         a, b, c = _sums_of_longest(
             arithmetic, arithmetic_up, hbm / rate, hbm_up / rate, l2 / price.l2_bytes_per_s[kind], steps
         )
+        if price.unhidden[kind, row] > 0.0:  # the shorter of two is their sum less the longer
+            d, e, _ = _sums_of_longest(arithmetic, arithmetic_up, hbm / rate, hbm_up / rate, 0.0, steps)
+            both = (arithmetic + hbm / rate) * steps + (arithmetic_up + hbm_up / rate) * (steps * (steps - 1) / 2)
+            if d > e:
+                a += price.unhidden[kind, row] * (both - d - e)
+            else:
+                b += price.unhidden[kind, row] * (both - d - e)
         parts[row, ARITHMETIC_S] += times * a
         parts[row, HBM_S] += times * b
         parts[row, L2_S] += times * c
