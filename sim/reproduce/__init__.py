@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.reproduce import network, preserve, serving
+from sim.reproduce import network, preserve, serving, typhoon
 from sim.reproduce.row import Row
 
 __all__ = ["SYSTEMS", "Row"]
@@ -13,4 +13,5 @@ SYSTEMS: dict[str, Callable[..., list[Row]]] = {
     "preserve": preserve.reproduce,
     "network": network.reproduce,
     "serving": serving.reproduce,
+    "typhoon": typhoon.reproduce,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sim.network.library import Library
 from sim.network.network import Network
 from sim.network.topology import Graph
 from sim.reproduce import switching
-from sim.reproduce.row import Row
+from sim.reproduce.row import Row, absent
 
 SHARED = Path("../shared")
 Progress = Callable[[float], None]
@@ -37,13 +38,8 @@ def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: No
     return rows
 
 
-def _row(id_: str, what: str, published: float | str | None, simulated: float | str, tolerance: str, ok: bool | None,
-         fitted: str = "", note: str = "") -> Row:  # fmt: skip
-    return Row("network", id_, what, published, simulated, tolerance, ok, fitted, note)
-
-
-def _absent(id_: str, what: str, file: Path) -> list[Row]:
-    return [_row(id_, what, None, "not run", "", None, note=f"{file} is not there")]
+_row = partial(Row, "network")
+_absent = partial(absent, "network")
 
 
 # N1: flows.

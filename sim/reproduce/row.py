@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -21,3 +22,8 @@ class Row(NamedTuple):
     ok: bool | None
     fitted: str = ""
     note: str = ""
+
+
+def absent(system: str, id_: str, what: str, file: Path) -> list[Row]:
+    """What is said where the data of a row is not beside the checkout."""
+    return [Row(system, id_, what, None, "not run", "", None, note=f"{file} is not there")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from sim.engine.group import Group
 from sim.engine.serving import Host as EngineHost
 from sim.engine.serving import Service, run_service
 from sim.network.network import Network
-from sim.reproduce.row import Row
+from sim.reproduce.row import Row, absent
 from sim.results.metrics import metrics
 from sim.serving.fleet import POLICIES, ROUTERS, Rules, pool_of, replica_of
 from sim.spans import Outcome
@@ -48,13 +49,8 @@ def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: No
     return rows
 
 
-def _row(id_: str, what: str, published: float | str | None, simulated: float | str, tolerance: str, ok: bool | None,
-         fitted: str = "", note: str = "") -> Row:  # fmt: skip
-    return Row("serving", id_, what, published, simulated, tolerance, ok, fitted, note)
-
-
-def _absent(id_: str, what: str, file: Path) -> list[Row]:
-    return [_row(id_, what, None, "not run", "", None, note=f"{file} is not there")]
+_row = partial(Row, "serving")
+_absent = partial(absent, "serving")
 
 
 class Host(NamedTuple):

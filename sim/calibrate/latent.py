@@ -1,0 +1,115 @@
+"""Kernels of latent attention from measured layers: absorb that reads its context for each request, and TyphoonMLA.
+
+A layer takes a fixed time, and then arithmetic and HBM traffic one after the other (`overlap` 0 on the cards), as the
+benchmark of an Ascend 910B2 asks for: linear in the constants, so a fit is a least squares of relative error, its rates
+at most the chip's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+# Of DeepSeek-V3 and Kimi K2: FLOP of a query-key pair and head, bytes in bf16.
+_SOFTMAX = 5
+ABSORB_FLOP, NAIVE_FLOP = 2 * (2 * 512 + 64) + _SOFTMAX, 2 * (192 + 128) + _SOFTMAX
+LATENT_BYTES, EXPANDED_BYTES = 2 * (512 + 64), 2 * (192 + 128)
+HEAD_FLOP = 2 * 2 * 128 * 512  # into the latent space and out of it, of a query and head
+
+
+class Shape(Protocol):
+    """One measured layer."""
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+
+    @property
+    def suffix(self) -> int:
+        """Tokens of each request's own."""
+
+    @property
+    def batch(self) -> int:
+        """Requests."""
+
+    @property
+    def prefix(self) -> int:
+        """Tokens that they share."""
+
+
+class Fit(NamedTuple):
+    """Constants of a layer, in seconds, FLOP/s and bytes/s; inf: no such cost is seen."""
+
+    fixed_s: float
+    absorb_flop_per_s: float
+    absorb_bytes_per_s: float
+    naive_flop_per_s: float = np.inf
+    naive_bytes_per_s: float = np.inf
+    head_flop_per_s: float = np.inf
+
+    def seconds(self, shapes: Sequence[Shape]) -> np.ndarray:
+        """Time of TyphoonMLA's layer."""
+        return _typhoon(shapes) @ _costs(self)
+
+    def absorb_seconds(self, shapes: Sequence[Shape]) -> np.ndarray:
+        """Time of absorb on everything."""
+        return _absorb(shapes) @ _costs(self)[:3]
+
+
+class Peaks(NamedTuple):
+    """Rates that no kernel exceeds."""
+
+    flop_per_s: float
+    bytes_per_s: float
+
+
+def fit_absorb(shapes: Sequence[Shape], seconds: np.ndarray, peaks: Peaks, told: bool = True) -> Fit:
+    """Absorb on everything, which reads the context of each request.
+
+    With one number of heads FLOP and bytes go together and cannot be `told` apart: the HBM rate is then the peak.
+    """
+    return Fit(*_solved(_absorb(shapes), seconds, peaks, told))
+
+
+def fit_typhoon(shapes: Sequence[Shape], seconds: np.ndarray, peaks: Peaks, told: bool = True) -> Fit:
+    """Naive on the prefix, absorb on the suffix; `told` as for `fit_absorb`."""
+    return Fit(*_solved(_typhoon(shapes), seconds, peaks, told))
+
+
+def _absorb(shapes: Sequence[Shape]) -> np.ndarray:
+    pairs = np.array([s.batch * (s.prefix + s.suffix) for s in shapes], float)
+    heads = np.array([s.heads for s in shapes], float)
+    return np.column_stack([np.ones(len(pairs)), pairs * heads * ABSORB_FLOP, pairs * LATENT_BYTES])
+
+
+def _typhoon(shapes: Sequence[Shape]) -> np.ndarray:
+    heads, suffix, batch, prefix = (np.array([getattr(s, name) for s in shapes], float)
+                                    for name in ("heads", "suffix", "batch", "prefix"))  # fmt: skip
+    return np.column_stack([
+        np.ones(len(batch)), batch * suffix * heads * ABSORB_FLOP, batch * suffix * LATENT_BYTES,
+        batch * prefix * heads * NAIVE_FLOP, prefix * heads * EXPANDED_BYTES, batch * heads * HEAD_FLOP,
+    ])  # fmt: skip
+
+
+def _costs(fit: Fit) -> np.ndarray:
+    return np.array([fit.fixed_s, *(1.0 / rate for rate in fit[1:])])
+
+
+def _solved(columns: np.ndarray, seconds: np.ndarray, peaks: Peaks, told: bool) -> list[float]:
+    """Costs of least relative squares, none below what the peaks allow, as rates."""
+    scaled = columns / seconds[:, None]
+    least = np.array([0.0, *[1 / peaks.flop_per_s, 1 / peaks.bytes_per_s] * 3])[: columns.shape[1]]
+    costs, free = least.copy(), [c for c in range(columns.shape[1]) if told or c != 2]
+    while True:
+        fixed = [c for c in range(columns.shape[1]) if c not in free]
+        due = 1.0 - scaled[:, fixed] @ least[fixed]
+        found = np.linalg.lstsq(scaled[:, free], due, rcond=None)[0]
+        short = (least[free] - found) * scaled[:, free].mean(axis=0)  # by how much time each is too small
+        if short.max() <= 0.0:
+            break
+        free.pop(int(short.argmax()))
+    costs[free] = found
+    with np.errstate(divide="ignore"):
+        return [float(costs[0]), *(1.0 / costs[1:]).tolist()]
