@@ -118,7 +118,10 @@ def _techniques() -> list[Row]:
             "name": name,
             "summary": technique.summary,
             "options": {
-                key: {"default": option.get_default(call_default_factory=True), "description": option.description or ""}
+                key: {
+                    **({} if option.is_required() else {"default": option.get_default(call_default_factory=True)}),
+                    "description": option.description or "",
+                }
                 for key, option in technique.options.model_fields.items()
             },
         }

@@ -37,6 +37,14 @@ PARAMETERS = {
     "phi-3-small": 7.39,
     "phi-3-medium": 13.96,
     "smollm2-135m": 0.1345,
+    "deepseek-v3": 671,
+    "deepseek-r1": 671,
+    "deepseek-v2-lite": 15.7,
+    "kimi-k2": 1026,
+    "mixtral-8x7b": 46.7,
+    "qwen3-30b-a3b": 30.5,
+    "qwen3-235b-a22b": 235,
+    "gpt-oss-120b": 116.8,
 }
 
 
@@ -56,7 +64,11 @@ def numbers(card) -> dict[str, float]:
         value = getattr(card, f.name)
         if f.name == "facts" or isinstance(value, (str, tuple)) or value in (None, float("inf")):
             continue
-        found |= {f"{f.name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {f.name: value}
+        for key, part in value.items() if isinstance(value, dict) else ():
+            parts = part._asdict() if hasattr(part, "_asdict") else {"": part}
+            found |= {f"{f.name}.{key}{'.' * bool(k)}{k}": v for k, v in parts.items() if v is not None}
+        if not isinstance(value, dict):
+            found[f.name] = value
     return found
 
 
@@ -231,7 +243,7 @@ def test_config_faults(tmp_path):
 def test_unknown_names():
     with pytest.raises(ValueError, match=r"no device 'ascend_910b', did you mean 'ascend_910b."):
         catalog.device("ascend_910b")
-    with pytest.raises(ValueError, match=r"no model 'llama3_8b', did you mean 'llama3-8b'.*there are llama2-7b"):
+    with pytest.raises(ValueError, match=r"no model 'llama3_8b', did you mean 'llama3-8b'.*there are deepseek-r1"):
         catalog.model("llama3_8b")
     with pytest.raises(ValueError, match="no library 'ncl'"):
         catalog.library("ncl")

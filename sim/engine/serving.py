@@ -22,9 +22,13 @@ from sim.serving.fleet import (
     GAP_BINS,
     GAP_FINEST_S,
     GAP_RATIO,
+    LONE_PAIRS,
     NONE,
+    PATTERN,
+    PER_PATTERN,
     ROUTERS,
     SERIES,
+    SHARED_PAIRS,
     Arrivals,
     Fleet,
     Rules,
@@ -353,8 +357,15 @@ def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int)
         gaps=fleet.gaps.sum(axis=0), gap_ends_s=GAP_FINEST_S * GAP_RATIO ** np.arange(GAP_BINS),
         bin_s=bin_s, series=dict(zip(SERIES, series[:last].T)), slo_s={},
         chip_s=sum(chip_s for _, chip_s in paid), joules=sum(power) if len(power) == len(paid) else None,
-        dollars=sum(price) if len(price) == len(paid) else None, most_on=most_on,
+        dollars=sum(price) if len(price) == len(paid) else None, most_on=most_on, expanded_share=_expanded_share(fleet),
     )  # fmt: skip
+
+
+def _expanded_share(fleet: Fleet) -> float | None:
+    """None where nothing is expanded."""
+    sums = fleet.sums.sum(axis=0)
+    lone = float(sums[PATTERN + LONE_PAIRS :: PER_PATTERN].sum())
+    return float(sums[SHARED_PAIRS]) / lone if sums[SHARED_PAIRS] else None
 
 
 def warnings_of(table: np.recarray, service: Service) -> list[str]:

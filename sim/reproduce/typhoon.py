@@ -226,9 +226,9 @@ def asymptotes() -> list[Row]:
         rows.append(_row("T6", f"largest gain of an attention layer, {what}", published, max(gains), "10 %",
                          abs(max(gains) / published - 1) <= 0.1, "",
                          "prompts A, B, C, suffixes of 128 and 512, batch 64 to 1024" + _ONCE * once))  # fmt: skip
-    once = [gain(machine, Shape(heads, 128, 1024, prefix), machine, ABSORB, True) for machine in (NPU, GPU)
+    read_once = [gain(machine, Shape(heads, 128, 1024, prefix), machine, ABSORB, True) for machine in (NPU, GPU)
             for heads in (64, 128) for prefix in PROMPTS.values()]  # fmt: skip
-    for how, gains in (("if the prefix is read once", once), ("in all of the above", every)):
+    for how, gains in (("if the prefix is read once", read_once), ("in all of the above", every)):
         rows.append(_row("T6", f"no gain passes the ratio of MACs, {how}", 3.4, max(gains), "<= 3.4", max(gains) <= 3.4,
                          "", "with 64 heads, absorb that reads it for each request waits for HBM"))  # fmt: skip
     return rows
@@ -268,7 +268,7 @@ def memory() -> list[Row]:
     share = expanded / (weights + cached)
     note = (
         f"{expanded / 1e9:.2f} GB beside {weights / 1e9:.2f} GB of weights and {cached / 1e9:.2f} GB of cache, all "
-        f"spread over {devices} devices; batch {batch} a device, {suffix} own tokens each; the paper does not say its rule"
+        f"spread over {devices} devices; batch {batch} a device, {suffix} own tokens each; its rule is not known"
     )
     return [_row("T8", "HBM of the expanded prefix, of what is in use", 0.03, share, "2-4 %", 0.02 <= share <= 0.04,
                  "", note)]  # fmt: skip

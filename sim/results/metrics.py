@@ -41,6 +41,7 @@ OF_REQUESTS: dict[str, str] = {
     "prefix_hit_rate": "prompt tokens found in the prefix cache at the first admission / prompt tokens, over finished "
     "requests",
     "prefix_block_hit_rate": "named prefix blocks found in the cache / looked up, at each request's first admission",
+    "expanded_prefix_share": "query-key pairs of decode attention on prefixes that are kept expanded / all of them",
     "acceptance_rate": "speculative tokens accepted / drafted",
     "slo_attainment": "requests that met every limit of `slo` / all requests, rejected ones included; one of a single "
     "token has no tpot to miss",
@@ -121,6 +122,7 @@ _HIGHER = {
     "slo_attainment",
     "prefix_hit_rate",
     "prefix_block_hit_rate",
+    "expanded_prefix_share",
 }
 _COUNTS = {
     "ops",
@@ -246,6 +248,8 @@ def _serving_metrics(outcome: Outcome, serving: Serving, wall_s: float) -> dict[
     if serving.blocks_looked_up:
         found["prefix_hit_rate"] = float(done.hit_tokens.sum() / done.prompt_tokens.sum())
         found["prefix_block_hit_rate"] = serving.blocks_found / serving.blocks_looked_up
+    if serving.expanded_share is not None:
+        found["expanded_prefix_share"] = serving.expanded_share
     if serving.drafted:
         found["acceptance_rate"] = serving.accepted / serving.drafted
     if serving.slo_s:

@@ -34,7 +34,7 @@ class TyphoonOptions(BaseModel):
     threshold: float | None = Field(
         None,
         gt=0,
-        description="sequences of a rank from which a prefix is worth it; default: by the device's peak rates",
+        description="sequences of a rank from which a prefix is worth it; default: B_theta, or fewer",
     )
     branches: Literal["serial", "overlapped"] = Field(
         "serial", description="naive, then absorb, as the authors' NPU code; or both in one kernel, in perfect overlap"
@@ -73,12 +73,19 @@ def threshold(latent: Latent, flop_per_s: float, bytes_per_s: float, element_byt
     return latent.expanded / (2 * latent.kv_rank + latent.rope) * flop_per_s / 2 / (bytes_per_s / element_bytes)
 
 
-def least_sequences(latent: Latent, dtype: str, machine: Machine, options: TyphoonOptions) -> float:
-    """Sequences of a rank from which it takes a prefix to be worth it; `dtype` is what attention computes with."""
+def least_sequences(
+    latent: Latent, heads: float, dtype: str, cache_bytes: float, machine: Machine, options: TyphoonOptions
+) -> float:
+    """Sequences of a rank from which it takes a prefix to be worth it; `dtype` is what attention computes with.
+
+    B_theta supposes that absorb waits for its arithmetic. With few heads on a rank it waits for HBM, since each
+    sequence reads the latent cache; then naive is quicker as soon as the expanded cache is smaller than what they read.
+    """
     if options.threshold is not None:
         return options.threshold
     flop_per_s = machine.matrix_flop_per_s.get(dtype) or max(machine.matrix_flop_per_s.values())
-    return threshold(latent, flop_per_s, machine.hbm_bytes_per_s, BYTES[dtype])
+    by_bytes = heads * latent.expanded * BYTES[dtype] / (latent.cached * cache_bytes)
+    return min(threshold(latent, flop_per_s, machine.hbm_bytes_per_s, BYTES[dtype]), by_bytes)
 
 
 def cut(shared: Iterable[Shared], least: float, most_tokens: float) -> tuple[Shared, ...]:
@@ -110,7 +117,8 @@ def expands(
     """Which prefixes are kept expanded, and what a token of them takes; ValueError if there is nothing to expand."""
     if model.latent is None:
         raise ValueError(f"typhoon_mla: {model.name} has no latent attention (MLA), as DeepSeek-V3 and Kimi K2 have")
-    least = least_sequences(model.latent, precision.communication, machine, options)
+    heads = shard(model, parallel).heads
+    least = least_sequences(model.latent, heads, precision.communication, BYTES[precision.kv], machine, options)
     return Expansion(least * parallel.data, options.expanded_tokens, expanded_bytes(model, precision, parallel))
 
 
@@ -119,7 +127,11 @@ def typhoon_mla(graph: Graph, machine: Machine, options: TyphoonOptions) -> Grap
     most = float("inf") if options.expanded_tokens is None else options.expanded_tokens
 
     def mixed(absorb: Op, work: LatentWork) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-        runs = cut(work.shared, least_sequences(work.latent, absorb.dtype, machine, options), most)
+        runs = cut(
+            work.shared,
+            least_sequences(work.latent, work.heads / work.parts, absorb.dtype, work.cache_bytes, machine, options),
+            most,
+        )
         pairs, entries = sum(run.number * run.tokens for run in runs), sum(run.tokens for run in runs)
         rest, naive = _less(absorb, work, pairs), _naive(absorb, work, pairs, entries)
         queries = work.queries if runs else 0.0

@@ -1,8 +1,9 @@
 """Which experts tokens go to: how popular each is, and what that means for the rank that has most to do.
 
 Popularity is even, drawn by a seed from a power law, or recorded. Ranks wait for each other at every layer, so what
-counts is the rank with the most to do; it is the one simulated. Not modelled: chance within a step (tokens choose by
-popularity, exactly), layers of different popularity, group-limited routing, copies of popular experts.
+counts is the rank with the most to do: the most pairs, and the most experts met, which may not be the same rank's. Not
+modelled: chance within a step (tokens choose by popularity, exactly), layers of different popularity, group-limited
+routing, copies of popular experts.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ EVEN = Routing()
 class Load(NamedTuple):
     """What the busiest of the ranks has of a layer's experts.
 
-    `chance`: by expert on it, that a token goes there. `pairs`: (token, expert) pairs on it for each token in the whole
-    batch. `copies`: ranks that a token is sent to, on average, its own included.
+    `chance` [rank, expert]: that a token goes there. `pairs`: (token, expert) pairs on the rank with the most, for each
+    token in the whole batch. `copies`: ranks that a token is sent to, on average, its own included.
     """
 
     chance: np.ndarray
@@ -41,8 +42,8 @@ class Load(NamedTuple):
     copies: float
 
     def met(self, tokens: float) -> float:
-        """Experts on the rank that at least one of `tokens` goes to, on average."""
-        return float((1.0 - np.power(1.0 - self.chance, tokens)).sum())
+        """Experts that at least one of `tokens` goes to, on average, on the rank with the most of them."""
+        return float((1.0 - np.power(1.0 - self.chance, tokens)).sum(axis=1).max())
 
 
 def recorded(file: str) -> tuple[float, ...]:
@@ -66,11 +67,10 @@ def loads(routed: int, chosen: int, ranks: int, routing: Routing) -> Load:
     ValueError if the recording is of another number of experts.
     """
     chance = chances(routed, chosen, routing).reshape(ranks, routed // ranks)
-    busiest = chance[int(chance.sum(axis=1).argmax())]
     # A rank gets a token once, however many of its experts are to see it: not if none of them was chosen.
     copies = float((1.0 - np.prod(1.0 - chance, axis=1)).sum()) if routing.skew or routing.counts else _distinct(
         routed, chosen, ranks)  # fmt: skip
-    return Load(busiest, float(busiest.sum()), copies)
+    return Load(chance, float(chance.sum(axis=1).max()), copies)
 
 
 def chances(routed: int, chosen: int, routing: Routing) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Kernels as numbers, not as costs: references that say what an attention computes."""

@@ -1,0 +1,1 @@
+"""What needs torch (extra `learn`): nothing else in the package imports it."""
