@@ -55,6 +55,14 @@ def test_shipped_trace_reads_back_as_generated():
     assert trace.requests == generate(AZURE_CONVERSATION, 2000, seed=0)
 
 
+def test_shipped_conversations_are_what_their_command_writes(tmp_path):
+    text = (SHIPPED.parent / "README.md").read_text()
+    line = next(line.strip() for line in text.splitlines() if line.strip().startswith("podscope trace generate"))
+    words = line.replace("traces/shared_prompt.jsonl", str(tmp_path / "again.jsonl")).split()
+    subprocess.run([sys.executable, "-m", "sim.cli", *words[1:]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert (tmp_path / "again.jsonl").read_bytes() == (SHIPPED.parent / "shared_prompt.jsonl").read_bytes()
+
+
 def test_origin_is_written_down():
     text = (SHIPPED.parent / "README.md").read_text()
     assert "python -m sim.workload.generate traces/azure_conv_like.csv" in text

@@ -11,6 +11,8 @@ NEVER = {
     "sim/hardware": {"simpy", "yaml", "sim.workload", "sim.engine", "sim.scenario"},
     "sim/network": {"simpy", "yaml", "sim.engine"},
     "sim/workload": {"simpy", "yaml", "sim.engine", "sim.hardware", "sim.scenario"},
+    "sim/kernels": {"simpy", "yaml", "sim"},
+    "sim/learn": {"simpy", "yaml", "sim"},
     "sim/techniques": {"simpy", "yaml", "sim.hardware", "sim.engine"},
     "sim/serving": {
         "simpy",
