@@ -1,7 +1,7 @@
 """A model from its published Hugging Face `config.json`: sizes only; no code of the model's is run, nothing is fetched.
 
-Left out: experts, latent attention, linear attention and vision towers (refused by name), quantisation and RoPE
-(ignored: they do not change the sizes).
+Left out: linear attention and vision towers (refused by name); quantisation, RoPE, which groups of experts a token may
+choose from, and the layers for multi-token prediction (ignored: they do not change the sizes of a layer).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.strict_yaml import Fault, ScenarioError, nearest
-from sim.workload.model import Model
+from sim.workload.model import Experts, Latent, Model
 
 _MAX_BYTES = 4 * 2**20
 
@@ -24,8 +24,13 @@ class _Family(NamedTuple):
     qkv_bias: bool = False  # where the config has no `attention_bias`
     qk_norm: bool = False
     windowed: bool = False  # heeds `sliding_window` without `use_sliding_window`
+    experts: tuple[str, str, str] | None = None  # keys of: how many there are, how many a token goes to, their width
+    latent: bool = False
+    biased: bool = False  # also the output projection, the router and the experts have biases
+    sinks: bool = False
 
 
+_DEEPSEEK = ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size")
 FAMILIES: dict[str, _Family] = {
     "llama": _Family(),
     "smollm": _Family(),
@@ -33,17 +38,34 @@ FAMILIES: dict[str, _Family] = {
     "qwen2": _Family(qkv_bias=True),
     "qwen3": _Family(qk_norm=True),
     "phi3": _Family(windowed=True),
+    "mixtral": _Family(experts=("num_local_experts", "num_experts_per_tok", "intermediate_size"), windowed=True),
+    "qwen3_moe": _Family(qk_norm=True, experts=("num_experts", "num_experts_per_tok", "moe_intermediate_size")),
+    "deepseek_v2": _Family(experts=_DEEPSEEK, latent=True),
+    "deepseek_v3": _Family(experts=_DEEPSEEK, latent=True),
+    "kimi_k2": _Family(experts=_DEEPSEEK, latent=True),
+    "gpt_oss": _Family(
+        qkv_bias=True,
+        windowed=True,
+        biased=True,
+        sinks=True,
+        experts=("num_local_experts", "num_experts_per_tok", "intermediate_size"),
+    ),
     "phi3small": _Family(ffn="ff_intermediate_size", tied=True, qkv_bias=True),
+}
+_EXPERTS = "a mixture of experts in this family"
+_LATENT = "multi-head latent attention in this family"
+# Keys that a family without them must not have, and what they stand for.
+_FOREIGN = {
+    "num_experts": _EXPERTS,
+    "num_local_experts": _EXPERTS,
+    "n_routed_experts": _EXPERTS,
+    "num_experts_per_tok": _EXPERTS,
+    "moe_intermediate_size": _EXPERTS,
+    "kv_lora_rank": _LATENT,
+    "q_lora_rank": _LATENT,
 }
 # Keys of architectures that have no op graph here, and what they stand for.
 _NOT_MODELLED = {
-    "num_experts": "a mixture of experts",
-    "num_local_experts": "a mixture of experts",
-    "n_routed_experts": "a mixture of experts",
-    "num_experts_per_tok": "a mixture of experts",
-    "moe_intermediate_size": "a mixture of experts",
-    "kv_lora_rank": "multi-head latent attention",
-    "q_lora_rank": "multi-head latent attention",
     "full_attention_interval": "linear attention",
     "linear_num_key_heads": "linear attention",
     "ssm_state_size": "a state-space layer",
@@ -61,6 +83,10 @@ def model(path: Path) -> Model:
     for key, what in _NOT_MODELLED.items():
         if config.data.get(key):
             config.fault(key, f"{what} is not modelled yet")
+    for key, what in _FOREIGN.items():
+        own = family and (family.experts if what == _EXPERTS else family.latent)
+        if config.data.get(key) and not own:
+            config.fault(key, f"{what} is not modelled yet")
     if family is None:
         kind = config.data.get("model_type")
         near = nearest(kind, FAMILIES)
@@ -75,6 +101,9 @@ def model(path: Path) -> Model:
     if heads % max(kv_heads, 1):
         config.fault("num_key_value_heads", f"{heads} heads cannot share {kv_heads} KV heads evenly")
     attention, window, stride = _attention(config, family, layers, max_tokens)
+    latent, experts = _latent(config) if family.latent else None, _experts(config, family, layers)
+    if latent:
+        kv_heads, head_dim = heads, latent.value
     found = Model(
         name=path.resolve().parent.name if path.name == "config.json" else path.stem,
         layers=layers,
@@ -84,10 +113,14 @@ def model(path: Path) -> Model:
         head_dim=head_dim,
         ffn=config.count(family.ffn),
         vocab=config.count("vocab_size"),
+        latent=latent,
+        experts=experts,
         gated=True,
         tied_embeddings=config.flag("tie_word_embeddings", family.tied),
         qkv_bias=family.qkv_bias or config.flag("attention_bias", False),
+        biased=family.biased,
         qk_norm=family.qk_norm,
+        sinks=family.sinks,
         attention=attention,
         window_tokens=window,
         sparse_stride=stride,
@@ -96,6 +129,31 @@ def model(path: Path) -> Model:
     )
     config.stop()
     return found
+
+
+def _latent(config: _Config) -> Latent:
+    sizes = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+    kv_rank, rope, nope, value = (config.count(key) for key in sizes)
+    return Latent(kv_rank, rope, nope, value, config.count("q_lora_rank", 0))
+
+
+def _experts(config: _Config, family: _Family, layers: int) -> Experts | None:
+    if family.experts is None:
+        return None
+    routed, chosen, ffn = (config.count(key) for key in family.experts)
+    if chosen > routed:
+        config.fault(family.experts[1], f"a token cannot be sent to {chosen} of {routed} experts")
+    for key in ("moe_layer_freq", "decoder_sparse_step"):
+        if config.data.get(key) not in (None, 1):
+            config.fault(key, f"only 1, experts in every layer, is modelled yet, not {config.data[key]!r}")
+    if config.data.get("mlp_only_layers"):
+        config.fault("mlp_only_layers", "layers without experts among the others are not modelled yet")
+    shared, first = config.data.get("n_shared_experts") or 0, config.data.get("first_k_dense_replace") or 0
+    for key, value in (("n_shared_experts", shared), ("first_k_dense_replace", first)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            config.fault(key, f"a whole number is due, not {value!r}")
+            return None
+    return Experts(routed, chosen, ffn, shared * ffn, min(first, layers))
 
 
 def _attention(config: _Config, family: _Family, layers: int, max_tokens: int) -> tuple[tuple[str, ...], int, int]:
@@ -121,7 +179,8 @@ def _attention(config: _Config, family: _Family, layers: int, max_tokens: int) -
         config.fault("layer_types", f"only {' and '.join(kinds)} are modelled yet, not {types!r}")
         return ("dense",), 0, 0
     found = tuple(kinds[kind] for kind in types)
-    found = found[:1] if len(set(found)) == 1 else found
+    period = next(n for n in range(1, len(found) + 1) if found == (found[:n] * len(found))[: len(found)])
+    found = found[:period]
     return found, window if "window" in found else 0, 0
 
 

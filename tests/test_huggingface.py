@@ -1,0 +1,169 @@
+"""Models from published `config.json` files: what is read, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from sim import catalog
+from sim.scenario import ScenarioError
+
+LLAMA = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+         "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192,
+         "attention_bias": False, "tie_word_embeddings": False, "rms_norm_eps": 1e-05}  # fmt: skip
+QWEN2 = {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "max_position_embeddings": 32768,
+         "max_window_layers": 28, "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4,
+         "sliding_window": 131072, "use_sliding_window": False, "vocab_size": 152064}  # fmt: skip
+QWEN3 = {"model_type": "qwen3", "attention_bias": False, "head_dim": 128, "hidden_size": 5120,
+         "intermediate_size": 25600, "max_position_embeddings": 40960, "num_attention_heads": 64,
+         "num_hidden_layers": 64, "num_key_value_heads": 8, "sliding_window": None, "use_sliding_window": False,
+         "tie_word_embeddings": False, "vocab_size": 151936}  # fmt: skip
+PHI3 = {"model_type": "phi3", "hidden_size": 5120, "intermediate_size": 17920, "max_position_embeddings": 131072,
+        "num_attention_heads": 40, "num_hidden_layers": 40, "num_key_value_heads": 10, "sliding_window": 131072,
+        "vocab_size": 32064}  # fmt: skip
+PHI3_SMALL = {"model_type": "phi3small", "blocksparse_block_size": 64, "blocksparse_num_local_blocks": 16,
+              "blocksparse_vert_stride": 8, "dense_attention_every_n_layers": 2, "ff_dim_multiplier": None,
+              "ff_intermediate_size": 14336, "hidden_act": "gegelu", "hidden_size": 4096, "num_attention_heads": 32,
+              "max_position_embeddings": 131072, "num_hidden_layers": 32, "num_key_value_heads": 8,
+              "vocab_size": 100352}  # fmt: skip
+SMOLLM = {"model_type": "llama", "head_dim": 64, "hidden_size": 576, "intermediate_size": 1536,
+          "num_attention_heads": 9, "max_position_embeddings": 8192, "num_hidden_layers": 30, "num_key_value_heads": 3,
+          "vocab_size": 49152, "tie_word_embeddings": True}  # fmt: skip
+
+
+DEEPSEEK = {"model_type": "deepseek_v3", "hidden_size": 7168, "intermediate_size": 18432, "kv_lora_rank": 512,
+            "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+            "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8, "moe_intermediate_size": 2048,
+            "moe_layer_freq": 1, "first_k_dense_replace": 3, "n_group": 8, "topk_group": 4, "num_attention_heads": 128,
+            "num_key_value_heads": 128, "num_hidden_layers": 61, "num_nextn_predict_layers": 1, "vocab_size": 129280,
+            "max_position_embeddings": 163840, "rope_scaling": {"type": "yarn"},
+            "quantization_config": {"fmt": "e4m3"}}  # fmt: skip
+KIMI = DEEPSEEK | {
+    "model_type": "kimi_k2",
+    "num_attention_heads": 64,
+    "num_key_value_heads": 64,
+    "vocab_size": 163840,
+    "n_routed_experts": 384,
+    "first_k_dense_replace": 1,
+    "max_position_embeddings": 131072,
+}
+LITE = DEEPSEEK | {
+    "model_type": "deepseek_v2",
+    "hidden_size": 2048,
+    "intermediate_size": 10944,
+    "q_lora_rank": None,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 6,
+    "moe_intermediate_size": 1408,
+    "first_k_dense_replace": 1,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "num_hidden_layers": 27,
+    "vocab_size": 102400,
+}
+MIXTRAL = {"model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "num_hidden_layers": 32, "num_local_experts": 8, "num_experts_per_tok": 2,
+           "vocab_size": 32000, "max_position_embeddings": 32768, "sliding_window": None}  # fmt: skip
+QWEN3_MOE = {"model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144, "num_attention_heads": 32,
+             "num_key_value_heads": 4, "head_dim": 128, "num_hidden_layers": 48, "num_experts": 128,
+             "num_experts_per_tok": 8, "moe_intermediate_size": 768, "decoder_sparse_step": 1, "mlp_only_layers": [],
+             "vocab_size": 151936, "max_position_embeddings": 40960, "use_sliding_window": False}  # fmt: skip
+GPT_OSS = {"model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_attention_heads": 64,
+           "num_key_value_heads": 8, "head_dim": 64, "num_hidden_layers": 36, "num_local_experts": 128,
+           "num_experts_per_tok": 4, "vocab_size": 201088, "max_position_embeddings": 131072, "sliding_window": 128,
+           "attention_bias": True, "layer_types": ["sliding_attention", "full_attention"] * 18}  # fmt: skip
+
+
+def config(tmp_path, data, text=None) -> str:
+    path = tmp_path / "some-model" / "config.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text or json.dumps(data, indent=2))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("llama3-8b", LLAMA), ("qwen2-7b", QWEN2), ("qwen3-32b", QWEN3), ("phi-3-medium", PHI3),
+     ("phi-3-small", PHI3_SMALL), ("smollm2-135m", SMOLLM), ("deepseek-v3", DEEPSEEK),
+     ("kimi-k2", KIMI), ("deepseek-v2-lite", LITE), ("mixtral-8x7b", MIXTRAL), ("qwen3-30b-a3b", QWEN3_MOE),
+     ("gpt-oss-120b", GPT_OSS)],
+)  # fmt: skip
+def test_a_published_config_reads_as_the_catalogue_says(tmp_path, name, data):
+    read = catalog.model(config(tmp_path, data))
+    assert read.name == "some-model"
+    expected = catalog.model(name)
+    assert dataclasses.replace(read, name=expected.name, source=expected.source) == expected
+    assert catalog.model(str(tmp_path / "some-model")) == read  # its folder will do
+
+
+def test_config_defaults(tmp_path):
+    bare = {k: v for k, v in LLAMA.items() if k not in ("num_key_value_heads", "tie_word_embeddings", "attention_bias")}
+    model = catalog.model(config(tmp_path, bare))
+    assert (model.kv_heads, model.head_dim, model.tied_embeddings, model.qkv_bias) == (32, 128, False, False)
+    assert catalog.model(config(tmp_path, LLAMA | {"attention_bias": True})).qkv_bias
+    assert catalog.model(config(tmp_path, LLAMA | {"sliding_window": 100})).attention == ("dense",)  # Llama has none
+
+
+def test_sliding_window_only_where_it_is_used(tmp_path):
+    def attention(data):
+        model = catalog.model(config(tmp_path, data))
+        return model.attention, model.window_tokens
+
+    mistral = LLAMA | {"model_type": "mistral", "max_position_embeddings": 32768}
+    assert attention(mistral | {"sliding_window": 4096}) == (("window",), 4096)
+    assert attention(mistral | {"sliding_window": None}) == (("dense",), 0)
+    assert attention(PHI3 | {"sliding_window": 2047}) == (("window",), 2047)
+    used = QWEN2 | {"use_sliding_window": True, "sliding_window": 4096}
+    assert attention(used) == (("dense",), 0)  # max_window_layers: all layers come first
+    assert attention(used | {"max_window_layers": 26}) == (("dense",) * 26 + ("window",) * 2, 4096)
+    listed = used | {"layer_types": ["full_attention", "sliding_attention"] * 14}
+    assert attention(listed) == (("dense", "window"), 4096)
+
+
+@pytest.mark.parametrize(
+    ("extra", "key"),
+    [({"num_experts": 64}, "num_experts"), ({"num_local_experts": 8}, "num_local_experts"),
+     ({"kv_lora_rank": 512}, "kv_lora_rank"), ({"text_config": {"hidden_size": 1}}, "text_config")],
+)  # fmt: skip
+def test_what_is_not_modelled_is_refused_by_name(tmp_path, extra, key):
+    with pytest.raises(ValueError, match=rf"config\.json:\d+: {key}: .*not modelled yet"):
+        catalog.model(config(tmp_path, LLAMA | extra))
+
+
+def test_config_faults(tmp_path):
+    with pytest.raises(ScenarioError) as caught:
+        catalog.model(config(tmp_path, LLAMA | {"model_type": "lama"}))
+    assert "did you mean 'llama'" in str(caught.value)
+    broken = {k: v for k, v in LLAMA.items() if k != "vocab_size"} | {"hidden_size": "4096", "num_hidden_layers": 0}
+    with pytest.raises(ScenarioError) as caught:
+        catalog.model(config(tmp_path, broken))
+    assert {fault.key for fault in caught.value.faults} == {"vocab_size", "hidden_size", "num_hidden_layers"}
+    for text in ('{"model_type": "llama", "model_type": "llama"}', "{", "[]", '"x"'):
+        with pytest.raises(ScenarioError):
+            catalog.model(config(tmp_path, {}, text))
+    with pytest.raises(ScenarioError, match="cannot be read"):
+        catalog.model(str(tmp_path / "nowhere" / "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "words"),
+    [(DEEPSEEK | {"moe_layer_freq": 2}, "moe_layer_freq", "only 1"),
+     (QWEN3_MOE | {"mlp_only_layers": [3]}, "mlp_only_layers", "not modelled yet"),
+     (QWEN3_MOE | {"kv_lora_rank": 512}, "kv_lora_rank", "not modelled yet"),
+     (DEEPSEEK | {"n_shared_experts": "one"}, "n_shared_experts", "a whole number is due"),
+     (MIXTRAL | {"num_experts_per_tok": 9}, "num_experts_per_tok", "9 of 8 experts")],
+)  # fmt: skip
+def test_faults_of_experts(tmp_path, data, key, words):
+    with pytest.raises(ScenarioError, match=rf"config\.json:\d+: {key}: .*{words}"):
+        catalog.model(config(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("deepseek-v3", 37), ("kimi-k2", 32), ("mixtral-8x7b", 12.9), ("qwen3-30b-a3b", 3.3), ("qwen3-235b-a22b", 22)],
+)
+def test_what_a_token_meets_is_what_is_published(name, published):
+    assert catalog.model(name).active_parameters == pytest.approx(published * 1e9, rel=0.03)
