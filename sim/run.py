@@ -18,7 +18,7 @@ from sim.run_model import ModelPlan, play_model, play_share, prepare_model
 from sim.run_tenants import TenantsPlan, play_tenants, prepare_tenants
 from sim.scenario import MisfitError, Scenario, ScenarioError, Variant
 from sim.scenario.jobs import Collectives
-from sim.scenario.schema import Tenants
+from sim.scenario.workloads import Tenants
 from sim.spans import Outcome
 from sim.version import VERSION
 

@@ -22,8 +22,8 @@ from sim.engine.steps import StaticBatch, run_static
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.scenario import MisfitError, Variant
-from sim.scenario.schema import Decode, Prefill, Requests
-from sim.scenario.schema import Trace as TraceSource
+from sim.scenario.workloads import Decode, Prefill, Requests
+from sim.scenario.workloads import Trace as TraceSource
 from sim.serving.fleet import ORDERS, POLICIES, ROUTERS, Arrivals, Rules, pool_of, replica_of
 from sim.serving.step_time import NO_SHARING, Sharing
 from sim.spans import Outcome, Timeline

@@ -15,9 +15,10 @@ from sim.engine.steps import Progress, Sums, sums_of, totals_of
 from sim.engine.tenants import Shared, Tenant, share_chips
 from sim.run_model import ModelPlan, complete, play_model, prepare_model, service
 from sim.scenario import MisfitError, Variant
-from sim.scenario.schema import Parallel, Served, Tenants
-from sim.scenario.schema import Requests as RequestsSpec
-from sim.scenario.schema import Tenant as TenantSpec
+from sim.scenario.machine import Parallel
+from sim.scenario.workloads import Requests as RequestsSpec
+from sim.scenario.workloads import Served, Tenants
+from sim.scenario.workloads import Tenant as TenantSpec
 from sim.spans import Outcome, Requests, TenantRecord, Timeline
 from sim.strict_yaml import KeyPath
 from sim.units import show

@@ -1,0 +1,141 @@
+"""What a scenario says of the machine and of how a model lies on it: `pod`, `precision`, `parallel`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from sim.hardware.device import OWN_KERNELS
+from sim.network.collectives import AlgorithmName
+from sim.scenario.fields import (
+    Bytes,
+    BytesPerSecond,
+    Count,
+    Dtype,
+    Factor,
+    FlopPerSecond,
+    Index,
+    Seconds,
+    Section,
+    Share,
+    Watts,
+    whole,
+)
+from sim.scenario.jobs import LinkFault
+from sim.workload import parallel, routing
+
+
+def _only_one(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and value != 1:
+        raise ValueError("only 1 is modelled so far; split the model with `tensor`")
+    return value
+
+
+OnlyOne = Annotated[int, Field(ge=1, le=1), BeforeValidator(_only_one), BeforeValidator(whole)]
+
+
+class DeviceChange(Section):
+    """What-if edits of the device; the names are the fields of `sim.hardware.device.Device`."""
+
+    matrix_flop_per_s: dict[Dtype, FlopPerSecond] | None = None
+    vector_flop_per_s: FlopPerSecond | None = None
+    hbm_bytes: Bytes | None = None
+    hbm_bytes_per_s: BytesPerSecond | None = None
+    l2_bytes: Bytes | None = None
+    l2_bytes_per_s: BytesPerSecond | None = None
+    kernel_overhead_s: Seconds | None = None
+    vector_overhead_s: Seconds | None = None
+    matrix_efficiency: Share | None = None
+    hbm_efficiency: Share | None = None
+    attention_hbm_efficiency: Share | None = None
+    attention_matrix_efficiency: Share | None = None
+    attention_overhead_s: Seconds | None = None
+    prefetch_bytes_per_s: BytesPerSecond | None = None
+    prefetch_overhead_s: Seconds | None = None
+    power_w: Watts | None = None
+    price_per_hour: Factor | None = None
+
+
+class LibraryChange(Section):
+    """What-if edits of the collective library; the names are the fields of `sim.network.library.Library`."""
+
+    launch_s: Seconds | None = None
+    step_s: Seconds | None = None
+    link_efficiency: Share | None = None
+
+
+class LinkChange(Section):
+    """What-if edits of every link of the topology."""
+
+    bytes_per_s: BytesPerSecond | None = None
+    latency_s: Seconds | None = None
+
+
+class Change(Section):
+    """What-if edits, one mapping for each part of the pod."""
+
+    device: DeviceChange = DeviceChange()
+    library: LibraryChange = LibraryChange()
+    link: LinkChange = LinkChange()
+
+
+class Pod(Section):
+    """The machine.  Names are the catalogue's, or paths to YAML files; None: the topology's own."""
+
+    topology: str
+    device: str | None = None
+    library: str | None = None
+    change: Change = Change()
+    kernels: dict[Literal[OWN_KERNELS], str] = Field(  # type: ignore[valid-type]
+        default={}, description="which of the kernels that the device's card has is to do a kind of op"
+    )
+    stragglers: dict[Annotated[int, Field(ge=0)], Factor] = Field(
+        default={}, description="rank -> how many times slower its compute and HBM are; of collectives alone, its steps"
+    )
+    collective: Literal["auto", AlgorithmName] = "auto"
+    faults: list[LinkFault] = Field(default=[], description="links that are slow, late, or gone")
+    jitter: Seconds = Field(default=0.0, description="mean of a random (exponential) extra delay of each message")
+
+
+class Precision(Section):
+    """Number formats of what is stored and moved."""
+
+    weights: Dtype = "fp16"
+    activations: Dtype = "fp16"
+    kv: Dtype = "fp16"
+    communication: Dtype = "fp16"
+    experts: Dtype | None = Field(default=None, description="of the experts' weights; default: as `weights`")
+
+
+class Routing(Section):
+    """How tokens choose experts: evenly, by a power law whose order `seed` draws, or as recorded."""
+
+    skew: Annotated[float, Field(ge=0, le=10)] = Field(default=0.0, description="exponent of the power law; 0: even")
+    seed: Index = 0
+    file: str | None = Field(default=None, description="recorded tokens of each expert, one number a line")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Routing:
+        if self.file and self.skew:
+            raise ValueError("skew and file are two ways to tell how popular experts are; give one")
+        return self
+
+    def chances(self) -> routing.Routing:
+        """As the op graph wants it."""
+        return routing.Routing(self.skew, self.seed, routing.recorded(self.file) if self.file else ())
+
+
+class Parallel(Section):
+    """How the model is split over the devices.  Experts meet tokens by `routing`."""
+
+    tensor: Count = Field(default=1, description="ranks that share the heads of an attention, next to each other")
+    data: Count = Field(default=1, description="groups of them with sequences of their own, which meet at the experts")
+    expert: Count = Field(default=1, description="ranks that the experts are spread over")
+    sequence: Count = Field(default=1, description="ranks of a tensor group that share a KV-cache by its tokens")
+    pipeline: OnlyOne = 1
+    routing: Routing = Routing()
+
+    def degrees(self) -> parallel.Parallel:
+        """As the op graph wants them; ValueError if a recording cannot be read."""
+        return parallel.Parallel(self.tensor, self.data, self.expert, self.sequence, routing=self.routing.chances())
