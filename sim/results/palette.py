@@ -12,12 +12,18 @@ from collections.abc import Iterable
 
 KIND_COLOURS = {
     "matmul": "#0072B2",
+    "head_matmul": "#5A8FC8",
+    "experts": "#7B5EA7",
     "attention": "#56B4E9",
+    "absorb": "#2E9E9E",
+    "naive": "#9BD7D0",
     "norm": "#8A8F98",
     "rope": "#B4B8BF",
     "activation": "#6B7280",
     "embedding": "#CC79A7",
     "sampling": "#A05A86",
+    "routing": "#A8937D",
+    "merge": "#D3C4B1",
     "all_reduce": "#D55E00",
     "all_gather": "#E69F00",
     "reduce_scatter": "#B8860B",
