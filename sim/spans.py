@@ -117,7 +117,7 @@ class Serving(NamedTuple):
     joules: float | None  # of those, at rated power
     dollars: float | None
     most_on: int  # replicas that were on at once
-    expanded_share: float | None = None  # of decode attention's query-key pairs, those on prefixes that are kept expanded
+    expanded_share: float | None = None  # of decode attention: pairs on prefixes that are expanded
 
 
 class LinkUse(NamedTuple):
