@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from sim import catalog
-from sim.calibrate import kernels
+from sim.calibrate import kernels, latent
 from sim.calibrate.collectives import Form, fit, leave_one_size_out
 from sim.calibrate.libraries import SOURCES, fitted
 from sim.calibrate.tables import Measured
-from sim.hardware.cost import roofline_seconds
+from sim.hardware.cost import hbm_bytes_per_s, roofline_seconds
 from sim.hardware.device import Device
 from sim.network import topology
 from sim.network.library import Library, Way
 from sim.network.network import Network
+from sim.reproduce.typhoon_rows import BENCH
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHARED = DATA / "collectives"
@@ -115,3 +116,64 @@ def test_the_card_of_the_rtx_pro_6000_holds_the_fit_and_says_how_good_it_is():
     seen = kernels.fit(rows["llama3.1-8b"], card)
     for family, mean_error in said.items():
         assert np.abs(error(family, seen, rows["qwen3-32b"])).mean() < mean_error + 0.03, family
+
+
+NPU = catalog.device("ascend_910b2")
+PEAKS = latent.Peaks(NPU.matrix_flop_per_s["bf16"], hbm_bytes_per_s(NPU))
+ABSORB_S, TYPHOON_S = (
+    np.array([row.batch / getattr(row, name) / 1e3 for row in BENCH]) for name in ("absorb", "typhoon")
+)
+
+
+def test_constants_of_latent_attention_are_found_again():
+    known = latent.Fit(6e-4, 150e12, 1.0e12, 120e12, 0.8e12, 20e12)
+    found = latent.fit_typhoon(BENCH, known.seconds(BENCH), PEAKS)
+    assert found == pytest.approx(known, rel=1e-6)
+    base = latent.fit_absorb(BENCH, known.absorb_seconds(BENCH), PEAKS)
+    assert base[:3] == pytest.approx(known[:3], rel=1e-6)
+    too_quick = known._replace(absorb_bytes_per_s=2 * PEAKS.bytes_per_s)
+    held = latent.fit_typhoon(BENCH, too_quick.seconds(BENCH), PEAKS)
+    assert held.absorb_bytes_per_s == pytest.approx(PEAKS.bytes_per_s), "no kernel exceeds the chip"
+
+
+def test_the_card_of_the_910b2_holds_the_fits_of_latent_attention():
+    base, own = latent.fit_absorb(BENCH, ABSORB_S, PEAKS), latent.fit_typhoon(BENCH, TYPHOON_S, PEAKS)
+    card, flop, nbytes = NPU.kernels, PEAKS.flop_per_s, NPU.hbm_bytes_per_s
+    assert card["absorb/torch_npu"][:2] == pytest.approx((base.fixed_s, base.absorb_flop_per_s / flop), rel=1e-3)
+    assert base.absorb_bytes_per_s == own.absorb_bytes_per_s == PEAKS.bytes_per_s, (
+        "the rate of the GEMMs: not on the card"
+    )
+    assert card["absorb/catlass"].matrix_efficiency == pytest.approx(own.absorb_flop_per_s / flop, rel=1e-3)
+    naive = own.naive_flop_per_s / flop, own.naive_bytes_per_s / nbytes
+    assert card["naive/eager"][1:3] == pytest.approx(naive, rel=1e-3)
+    assert card["head_matmul/eager"].matrix_efficiency == pytest.approx(own.head_flop_per_s / flop, rel=2e-3)
+    fixed_s = card["absorb/catlass"].overhead_s + card["naive/eager"].overhead_s
+    assert fixed_s == pytest.approx(own.fixed_s, rel=1e-3)
+
+
+def test_how_well_latent_attention_is_fitted():
+    """All rows, and those of one number of heads from the other's: what the card says of its residuals."""
+    base, own = latent.fit_absorb(BENCH, ABSORB_S, PEAKS), latent.fit_typhoon(BENCH, TYPHOON_S, PEAKS)
+    assert np.abs(base.absorb_seconds(BENCH) / ABSORB_S - 1).max() == pytest.approx(0.032, abs=0.001)
+    assert np.abs(own.seconds(BENCH) / TYPHOON_S - 1).max() == pytest.approx(0.124, abs=0.001)
+    for heads, absorb, typhoon in ((128, 0.039, 0.173), (64, 0.062, 0.179)):
+        seen = np.array([row.heads == heads for row in BENCH])
+        rows, hidden = ([row for row in BENCH if (row.heads == heads) == mine] for mine in (True, False))
+        base = latent.fit_absorb(rows, ABSORB_S[seen], PEAKS, False)
+        own = latent.fit_typhoon(rows, TYPHOON_S[seen], PEAKS, False)
+        assert np.abs(base.absorb_seconds(hidden) / ABSORB_S[~seen] - 1).max() == pytest.approx(absorb, abs=0.001)
+        assert np.abs(own.seconds(hidden) / TYPHOON_S[~seen] - 1).max() == pytest.approx(typhoon, abs=0.001)
+
+
+def test_an_overlap_of_absorb_cannot_be_told_from_the_benchmark():
+    """Of each number of heads only a slope is seen, of both two: enough for two rates, whatever overlaps."""
+    pairs = np.array([row.batch * (row.prefix + row.suffix) for row in BENCH], float)
+    heads = np.array([row.heads for row in BENCH])
+    errors = []
+    for columns in (
+        [pairs * heads, pairs],  # one after the other
+        [np.where(heads == 64, pairs, 0.0), np.where(heads == 128, pairs, 0.0)],  # bound by HBM, and by arithmetic
+    ):
+        scaled = np.column_stack([np.ones(54), *columns]) / ABSORB_S[:, None]
+        errors.append(scaled @ np.linalg.lstsq(scaled, np.ones(54), rcond=None)[0] - 1)
+    assert errors[0] == pytest.approx(errors[1], abs=1e-9)

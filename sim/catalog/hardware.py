@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
@@ -132,7 +133,7 @@ def device(
     name_or_path: str | Path, changes: Mapping[str, Any] | None = None, kernels: Mapping[str, str] | None = None
 ) -> Device:
     """The device of that name in the catalogue, or in a file; `changes` maps fields to values in SI units, and
-    `kernels` kinds of op to the name of the kernel that is to do them."""
+    `kernels` kinds of op to the name of the kernel that is to do them; without it the card has all there are."""
     doc = strict_yaml.read(find("devices", name_or_path))
     file = checked(DeviceFile, doc)
     given, facts = _numbers(file, doc)
@@ -148,6 +149,14 @@ def device(
             which = f"it has {', '.join(there)}" if there else "it has none to choose from"
             raise ValueError(f"{given['name']} has no kernel {chosen!r} for {kind}{nearest(chosen, there)}; {which}")
         own[kind] = own[f"{kind}/{chosen}"]
+        # Its numbers come with their parents, and none of those that it replaces stays.
+        facts = {key: parent for key, parent in facts.items() if not key.startswith(f"kernels.{kind}.")}
+        stem = f"kernels.{kind}/{chosen}."
+        facts |= {f"kernels.{kind}.{key.removeprefix(stem)}": parent._replace(source=f"{chosen}: {parent.source}")
+                  for key, parent in facts.items() if key.startswith(stem)}  # fmt: skip
+    if kernels is not None:  # chosen: what was not is no part of this machine
+        own = {name: kernel for name, kernel in own.items() if "/" not in name}
+        facts = {key: parent for key, parent in facts.items() if not re.match(r"kernels\.\w+/", key)}
     return changed(Device(**given, kernels=own, facts=facts), changes)
 
 
