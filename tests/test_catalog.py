@@ -44,6 +44,7 @@ PARAMETERS = {
     "qwen3-30b-a3b": 30.5,
     "qwen3-235b-a22b": 235,
     "gpt-oss-120b": 116.8,
+    "gpt-oss-20b": 20.9,
 }
 
 
