@@ -84,6 +84,10 @@ def config(tmp_path, data, text=None) -> str:
     return str(path)
 
 
+def without(data, *keys):
+    return {key: value for key, value in data.items() if key not in keys}
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [("llama3-8b", LLAMA), ("qwen2-7b", QWEN2), ("qwen3-32b", QWEN3), ("phi-3-medium", PHI3),
@@ -154,6 +158,18 @@ def test_config_faults(tmp_path):
      (QWEN3_MOE | {"mlp_only_layers": [3]}, "mlp_only_layers", "not modelled yet"),
      (QWEN3_MOE | {"kv_lora_rank": 512}, "kv_lora_rank", "not modelled yet"),
      (DEEPSEEK | {"n_shared_experts": "one"}, "n_shared_experts", "a whole number is due"),
+     (DEEPSEEK | {"n_shared_experts": -1}, "n_shared_experts", "a whole number is due"),
+     (DEEPSEEK | {"attention_bias": True}, "attention_bias", "only false"),
+     (DEEPSEEK | {"index_topk": 2048}, "index_topk", "sparse attention is not modelled yet"),
+     (QWEN3_MOE | {"decoder_sparse_step": 2}, "decoder_sparse_step", "only 1"),
+     (QWEN3_MOE | {"num_local_experts": 64}, "num_experts", "128 here, but num_local_experts is 64"),
+     (GPT_OSS | {"attention_bias": False}, "attention_bias", "only true"),
+     (GPT_OSS | {"experts_per_token": 8}, "experts_per_token", "8 here, but num_experts_per_tok is 4"),
+     (GPT_OSS | {"layer_types": ["full_attention"] * 35}, "layer_types", "36 layers is due, not 35"),
+     (without(GPT_OSS, "sliding_window"), "sliding_window", "this key is missing"),
+     (without(MIXTRAL, "num_local_experts"), "num_local_experts", "this key is missing"),
+     ({"model_type": "kimi_k25"}, "text_config", "this key is missing"),
+     ({"model_type": "kimi_k25", "text_config": 3}, "text_config", "a mapping is due, not 3"),
      (MIXTRAL | {"num_experts_per_tok": 9}, "num_experts_per_tok", "9 of 8 experts")],
 )  # fmt: skip
 def test_faults_of_experts(tmp_path, data, key, words):
@@ -161,13 +177,43 @@ def test_faults_of_experts(tmp_path, data, key, words):
         catalog.model(config(tmp_path, data))
 
 
+def test_a_number_under_the_name_of_another_family(tmp_path):
+    expected = catalog.model(config(tmp_path, QWEN3_MOE))
+    renamed = without(QWEN3_MOE, "num_experts") | {"num_local_experts": 128}
+    assert catalog.model(config(tmp_path, renamed)) == expected
+    expected = catalog.model(config(tmp_path, GPT_OSS))
+    assert (
+        catalog.model(config(tmp_path, without(GPT_OSS, "num_experts_per_tok") | {"experts_per_token": 4})) == expected
+    )
+
+
+def test_gpt_oss_alternates_where_its_layers_are_not_listed(tmp_path):
+    listed = catalog.model(config(tmp_path, GPT_OSS))
+    assert listed.attention == ("window", "dense")
+    assert catalog.model(config(tmp_path, without(GPT_OSS, "layer_types"))) == listed
+    assert catalog.model(config(tmp_path, GPT_OSS | {"sliding_window": None})).attention == ("dense",)
+
+
+def test_the_text_of_a_multimodal_kimi(tmp_path):
+    outer = {"model_type": "kimi_k25", "num_hidden_layers": 1, "vision_config": {"vt_hidden_size": 1152}}
+    text = KIMI | {"max_position_embeddings": 262144}
+    expected = dataclasses.replace(catalog.model("kimi-k2"), name="some-model", max_tokens=262144)
+    read = catalog.model(config(tmp_path, outer | {"text_config": text}))
+    assert dataclasses.replace(read, source=expected.source) == expected
+    path = config(tmp_path, outer | {"text_config": text | {"num_hidden_layers": 0}})
+    with pytest.raises(ScenarioError) as caught:
+        catalog.model(path)
+    fault = caught.value.faults[0]  # the line of the key within, not of its namesake above
+    assert (tmp_path / "some-model" / "config.json").read_text().splitlines()[fault.line - 1].endswith('layers": 0,')
+
+
 # As published, in 1e9. DeepSeek and OpenAI leave out the embedding, of which a token reads one row.
 ACTIVE = {
-    "deepseek-v3": (36.6, False),  # README_WEIGHTS.md
+    "deepseek-v3": (36.6, False),  # its README_WEIGHTS.md
     "deepseek-r1": (36.6, False),
     "deepseek-v2-lite": (2.4, False),
-    "gpt-oss-120b": (5.13, False),  # model card, arXiv 2508.10925, table 1
-    "gpt-oss-20b": (3.61, False),
+    "gpt-oss-120b": (5.1, False),  # that the embedding is left out is from memory, and the sum says so
+    "gpt-oss-20b": (3.6, False),
     "kimi-k2": (32, True),
     "mixtral-8x7b": (12.9, True),
     "qwen3-30b-a3b": (3.3, True),

@@ -1,7 +1,8 @@
 """A model from its published Hugging Face `config.json`: sizes only; no code of the model's is run, nothing is fetched.
 
-Left out: linear attention and vision towers (refused by name); quantisation, RoPE, which groups of experts a token may
-choose from, and the layers for multi-token prediction (ignored: they do not change the sizes of a layer).
+Left out: linear and sparse attention, and models of images but for the text of Kimi-K2.5 (refused by name);
+quantisation, RoPE, which groups of experts a token may choose from, and the layers for multi-token prediction (ignored:
+they do not change the sizes of a layer).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class _Family(NamedTuple):
     qkv_bias: bool = False  # where the config has no `attention_bias`
     qk_norm: bool = False
     windowed: bool = False  # heeds `sliding_window` without `use_sliding_window`
+    alternating: bool = False  # where the config has no `layer_types`: every second layer has a window, the first too
     experts: tuple[str, str, str] | None = None  # keys of: how many there are, how many a token goes to, their width
     latent: bool = False
     biased: bool = False  # also the output projection, the router and the experts have biases
@@ -46,12 +48,17 @@ FAMILIES: dict[str, _Family] = {
     "gpt_oss": _Family(
         qkv_bias=True,
         windowed=True,
+        alternating=True,
         biased=True,
         sinks=True,
         experts=("num_local_experts", "num_experts_per_tok", "intermediate_size"),
     ),
     "phi3small": _Family(ffn="ff_intermediate_size", tied=True, qkv_bias=True),
 }
+# Model types whose language model is a mapping within the config, and its key; the rest, a vision tower, is left out.
+_WITHIN = {"kimi_k25": "text_config"}
+# One number under the names of several families; newer versions of a library save it under another's.
+_NAMES = (("n_routed_experts", "num_local_experts", "num_experts"), ("num_experts_per_tok", "experts_per_token"))
 _EXPERTS = "a mixture of experts in this family"
 _LATENT = "multi-head latent attention in this family"
 # Keys that a family without them must not have, and what they stand for.
@@ -68,6 +75,8 @@ _FOREIGN = {
 _NOT_MODELLED = {
     "full_attention_interval": "linear attention",
     "linear_num_key_heads": "linear attention",
+    "index_topk": "sparse attention",
+    "shared_expert_intermediate_size": "a shared expert with a gate",
     "ssm_state_size": "a state-space layer",
     "text_config": "a multimodal model",
     "vision_config": "a multimodal model",
@@ -79,6 +88,7 @@ def model(path: Path) -> Model:
     """The model that the config at `path` describes; ScenarioError (a ValueError) with every fault at once."""
     text = _text(path)
     config = _Config(path, text)
+    config.enter(_WITHIN.get(str(config.data.get("model_type")), ""))
     family = FAMILIES.get(str(config.data.get("model_type")))
     for key, what in _NOT_MODELLED.items():
         if config.data.get(key):
@@ -89,8 +99,8 @@ def model(path: Path) -> Model:
             config.fault(key, f"{what} is not modelled yet")
     if family is None:
         kind = config.data.get("model_type")
-        near = nearest(kind, FAMILIES)
-        config.fault("model_type", f"{kind!r} is not modelled yet{near}; there are {', '.join(FAMILIES)}")
+        known = (*FAMILIES, *_WITHIN)
+        config.fault("model_type", f"{kind!r} is not modelled yet{nearest(kind, known)}; there are {', '.join(known)}")
     config.stop()
     assert family is not None
     heads, hidden = config.count("num_attention_heads"), config.count("hidden_size")
@@ -102,8 +112,11 @@ def model(path: Path) -> Model:
         config.fault("num_key_value_heads", f"{heads} heads cannot share {kv_heads} KV heads evenly")
     attention, window, stride = _attention(config, family, layers, max_tokens)
     latent, experts = _latent(config) if family.latent else None, _experts(config, family, layers)
+    bias = config.flag("attention_bias", family.qkv_bias)
     if latent:
         kv_heads, head_dim = heads, latent.value
+    if (family.latent and bias) or (family.biased and not bias):
+        config.fault("attention_bias", f"only {str(not bias).lower()} is modelled yet in this family")
     found = Model(
         name=path.resolve().parent.name if path.name == "config.json" else path.stem,
         layers=layers,
@@ -117,7 +130,7 @@ def model(path: Path) -> Model:
         experts=experts,
         gated=True,
         tied_embeddings=config.flag("tie_word_embeddings", family.tied),
-        qkv_bias=family.qkv_bias or config.flag("attention_bias", False),
+        qkv_bias=family.qkv_bias or bias,
         biased=family.biased,
         qk_norm=family.qk_norm,
         sinks=family.sinks,
@@ -134,13 +147,13 @@ def model(path: Path) -> Model:
 def _latent(config: _Config) -> Latent:
     sizes = ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
     kv_rank, rope, nope, value = (config.count(key) for key in sizes)
-    return Latent(kv_rank, rope, nope, value, config.count("q_lora_rank", 0))
+    return Latent(kv_rank, rope, nope, value, config.count("q_lora_rank", 0, least=0))
 
 
 def _experts(config: _Config, family: _Family, layers: int) -> Experts | None:
     if family.experts is None:
         return None
-    routed, chosen, ffn = (config.count(key) for key in family.experts)
+    routed, chosen, ffn = (config.named(key) for key in family.experts)
     if chosen > routed:
         config.fault(family.experts[1], f"a token cannot be sent to {chosen} of {routed} experts")
     for key in ("moe_layer_freq", "decoder_sparse_step"):
@@ -148,12 +161,8 @@ def _experts(config: _Config, family: _Family, layers: int) -> Experts | None:
             config.fault(key, f"only 1, experts in every layer, is modelled yet, not {config.data[key]!r}")
     if config.data.get("mlp_only_layers"):
         config.fault("mlp_only_layers", "layers without experts among the others are not modelled yet")
-    shared, first = config.data.get("n_shared_experts") or 0, config.data.get("first_k_dense_replace") or 0
-    for key, value in (("n_shared_experts", shared), ("first_k_dense_replace", first)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            config.fault(key, f"a whole number is due, not {value!r}")
-            return None
-    return Experts(routed, chosen, ffn, shared * ffn, min(first, layers))
+    shared = config.count("n_shared_experts", 0, least=0)
+    return Experts(routed, chosen, ffn, shared * ffn, min(config.count("first_k_dense_replace", 0, least=0), layers))
 
 
 def _attention(config: _Config, family: _Family, layers: int, max_tokens: int) -> tuple[tuple[str, ...], int, int]:
@@ -167,17 +176,21 @@ def _attention(config: _Config, family: _Family, layers: int, max_tokens: int) -
         return (pattern, window, stride) if "blocksparse" in pattern else (pattern, 0, 0)
     if not (family.windowed or config.flag("use_sliding_window", False)):
         return ("dense",), 0, 0
-    window = config.count("sliding_window", 0)
+    window = config.count("sliding_window", None if family.alternating and "sliding_window" not in config.data else 0)
     if not window or (max_tokens and window >= max_tokens):  # as wide as the longest context: never felt
         return ("dense",), 0, 0
     kinds = {"full_attention": "dense", "sliding_attention": "window"}
     types = config.data.get("layer_types")
-    if types is None:
+    if types is None and family.alternating:
+        types = [("sliding_attention", "full_attention")[i % 2] for i in range(layers)]
+    elif types is None:
         first = 0 if family.windowed else config.count("max_window_layers", layers)
         types = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(layers - first, 0)
     if not isinstance(types, list) or not types or any(kind not in kinds for kind in types):
         config.fault("layer_types", f"only {' and '.join(kinds)} are modelled yet, not {types!r}")
         return ("dense",), 0, 0
+    if len(types) != layers:
+        config.fault("layer_types", f"one for each of {layers} layers is due, not {len(types)}")
     found = tuple(kinds[kind] for kind in types)
     period = next(n for n in range(1, len(found) + 1) if found == (found[:n] * len(found))[: len(found)])
     found = found[:period]
@@ -188,7 +201,7 @@ class _Config:
     """The file's keys, and the faults found while reading them."""
 
     def __init__(self, path: Path, text: str) -> None:
-        self.path, self.text = path, text
+        self.path, self.text, self.start = path, text, 0
         self.faults: list[Fault] = []
         try:
             self.data = json.loads(text, object_pairs_hook=self._once)
@@ -198,24 +211,43 @@ class _Config:
         if not isinstance(self.data, dict):
             raise ScenarioError([Fault(str(path), 1, "", "a JSON object is due")])
 
+    def enter(self, key: str) -> None:
+        """Read on in the mapping at `key`; stay with no key."""
+        if not key:
+            return
+        if not isinstance(self.data.get(key), dict):
+            given = self.data.get(key)
+            self.fault(key, "this key is missing" if given is None else f"a mapping is due, not {given!r}")
+            self.stop()
+        self.data, self.start = self.data[key], self.text.find(f'"{key}"')
+
     def fault(self, key: str, what: str) -> None:
-        at = self.text.find(f'"{key}"')
+        at = self.text.find(f'"{key}"', self.start)
         self.faults.append(Fault(str(self.path), self.text.count("\n", 0, at) + 1 if at >= 0 else 1, key, what))
 
     def stop(self) -> None:
         if self.faults:
             raise ScenarioError(sorted(set(self.faults), key=lambda fault: fault.line))
 
-    def count(self, key: str, default: int | None = None) -> int:
-        """A positive whole number; `default` where the key is absent or null."""
+    def count(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """A whole number, positive or `least`; `default` where the key is absent or null."""
         value = self.data.get(key)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            due = f"a positive whole number is due, not {value!r}"
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            due = f"a {'positive ' if least else ''}whole number is due, not {value!r}"
             self.fault(key, "this key is missing" if value is None else due)
             return 1
         return value
+
+    def named(self, key: str) -> int:
+        """`count` of `key`, which may have the name of another family."""
+        names = next((names for names in _NAMES if key in names), (key,))
+        given = [name for name in names if self.data.get(name) is not None] or [key]
+        for other in given[1:]:
+            if self.data[other] != self.data[given[0]]:
+                self.fault(other, f"{self.data[other]!r} here, but {given[0]} is {self.data[given[0]]!r}")
+        return self.count(given[0])
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.data.get(key)
