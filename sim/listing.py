@@ -96,7 +96,12 @@ def _models() -> list[Row]:
     from sim import catalog
 
     models = {name: catalog.model(name) for name in catalog.names("models")}
-    return [{**_fields(name, model), "parameters": model.parameters} for name, model in models.items()]
+    return [
+        _fields(name, model)
+        | {"latent": model.latent and model.latent._asdict(), "experts": model.experts and model.experts._asdict()}
+        | {"parameters": model.parameters, "active_parameters": model.active_parameters}
+        for name, model in models.items()
+    ]
 
 
 def _topologies() -> list[Row]:
@@ -214,7 +219,9 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
         ("heads/KV", lambda row: f"{row['heads']}/{row['kv_heads']}", True),
         _count("ffn"),
         _count("vocab"),
+        ("experts", lambda row: "{chosen}/{routed}".format(**row["experts"]) if row["experts"] else "-", True),
         ("parameters", lambda row: f"{row['parameters'] / 1e9:.3g} G", True),
+        ("active", lambda row: f"{row['active_parameters'] / 1e9:.3g} G" if row["experts"] else "-", True),
         _text("source"),
     ],
     "libraries": [

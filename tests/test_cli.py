@@ -229,6 +229,14 @@ def test_list(kind: str, name: str) -> None:
     assert name in [row["name"] for row in rows] and "NaN" not in table.stdout
 
 
+def test_listed_models_name_their_parts() -> None:
+    rows = {row["name"]: row for row in json.loads(podscope("list", "models", "--json").stdout)}
+    assert rows["deepseek-v3"]["latent"]["kv_rank"] == 512 and rows["deepseek-v3"]["experts"]["chosen"] == 8
+    assert rows["llama3-8b"]["experts"] is None
+    assert rows["llama3-8b"]["active_parameters"] == rows["llama3-8b"]["parameters"]
+    assert rows["mixtral-8x7b"]["active_parameters"] == pytest.approx(12.9e9, rel=0.01)
+
+
 class FakeRow(NamedTuple):
     system: str
     id: str
