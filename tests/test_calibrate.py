@@ -13,7 +13,7 @@ from sim.calibrate import kernels, latent
 from sim.calibrate.collectives import Form, fit, leave_one_size_out
 from sim.calibrate.libraries import SOURCES, fitted
 from sim.calibrate.tables import Measured
-from sim.hardware.cost import hbm_bytes_per_s, roofline_seconds
+from sim.hardware.cost import hbm_bytes_per_s, matrix_flop_per_s, roofline_seconds
 from sim.hardware.device import Device
 from sim.network import topology
 from sim.network.library import Library, Way
@@ -127,11 +127,12 @@ ABSORB_S, TYPHOON_S = (
 
 def test_constants_of_latent_attention_are_found_again():
     known = latent.Fit(6e-4, 150e12, 1.0e12, 120e12, 0.8e12, 20e12)
-    found = latent.fit_typhoon(BENCH, known.seconds(BENCH), PEAKS)
-    assert found == pytest.approx(known, rel=1e-6)
+    hidden = known._replace(absorb_flop_per_s=np.inf)
+    found = latent.fit_typhoon(BENCH, hidden.seconds(BENCH), PEAKS)
+    assert found == pytest.approx(hidden, rel=1e-6)
     base = latent.fit_absorb(BENCH, known.absorb_seconds(BENCH), PEAKS)
     assert base[:3] == pytest.approx(known[:3], rel=1e-6)
-    too_quick = known._replace(absorb_bytes_per_s=2 * PEAKS.bytes_per_s)
+    too_quick = hidden._replace(absorb_bytes_per_s=2 * PEAKS.bytes_per_s)
     held = latent.fit_typhoon(BENCH, too_quick.seconds(BENCH), PEAKS)
     assert held.absorb_bytes_per_s == pytest.approx(PEAKS.bytes_per_s), "no kernel exceeds the chip"
 
@@ -140,10 +141,8 @@ def test_the_card_of_the_910b2_holds_the_fits_of_latent_attention():
     base, own = latent.fit_absorb(BENCH, ABSORB_S, PEAKS), latent.fit_typhoon(BENCH, TYPHOON_S, PEAKS)
     card, flop, nbytes = NPU.kernels, PEAKS.flop_per_s, NPU.hbm_bytes_per_s
     assert card["absorb/torch_npu"][:2] == pytest.approx((base.fixed_s, base.absorb_flop_per_s / flop), rel=1e-3)
-    assert base.absorb_bytes_per_s == own.absorb_bytes_per_s == PEAKS.bytes_per_s, (
-        "the rate of the GEMMs: not on the card"
-    )
-    assert card["absorb/catlass"].matrix_efficiency == pytest.approx(own.absorb_flop_per_s / flop, rel=1e-3)
+    assert base.absorb_bytes_per_s == PEAKS.bytes_per_s, "the rate of the GEMMs: not on the card"
+    assert card["absorb/catlass"].hbm_efficiency == pytest.approx(own.absorb_bytes_per_s / nbytes, rel=1e-3)
     naive = own.naive_flop_per_s / flop, own.naive_bytes_per_s / nbytes
     assert card["naive/eager"][1:3] == pytest.approx(naive, rel=1e-3)
     assert card["head_matmul/eager"].matrix_efficiency == pytest.approx(own.head_flop_per_s / flop, rel=2e-3)
@@ -155,14 +154,24 @@ def test_how_well_latent_attention_is_fitted():
     """All rows, and those of one number of heads from the other's: what the card says of its residuals."""
     base, own = latent.fit_absorb(BENCH, ABSORB_S, PEAKS), latent.fit_typhoon(BENCH, TYPHOON_S, PEAKS)
     assert np.abs(base.absorb_seconds(BENCH) / ABSORB_S - 1).max() == pytest.approx(0.032, abs=0.001)
-    assert np.abs(own.seconds(BENCH) / TYPHOON_S - 1).max() == pytest.approx(0.124, abs=0.001)
-    for heads, absorb, typhoon in ((128, 0.039, 0.173), (64, 0.062, 0.179)):
+    assert np.abs(own.seconds(BENCH) / TYPHOON_S - 1).max() == pytest.approx(0.121, abs=0.001)
+    for heads, absorb, typhoon in ((128, 0.039, 0.150), (64, 0.062, 0.212)):
         seen = np.array([row.heads == heads for row in BENCH])
         rows, hidden = ([row for row in BENCH if (row.heads == heads) == mine] for mine in (True, False))
         base = latent.fit_absorb(rows, ABSORB_S[seen], PEAKS, False)
-        own = latent.fit_typhoon(rows, TYPHOON_S[seen], PEAKS, False)
+        own = latent.fit_typhoon(rows, TYPHOON_S[seen], PEAKS)
         assert np.abs(base.absorb_seconds(hidden) / ABSORB_S[~seen] - 1).max() == pytest.approx(absorb, abs=0.001)
         assert np.abs(own.seconds(hidden) / TYPHOON_S[~seen] - 1).max() == pytest.approx(typhoon, abs=0.001)
+
+
+def test_the_absorb_branch_of_typhoon_waits_for_hbm():
+    """As the fit supposes: at the rates of the card, its arithmetic is over before its reads are, with any heads."""
+    kernel = NPU.kernels["absorb/catlass"]
+    for heads in (64, 128):
+        arithmetic_s = (
+            heads * latent.ABSORB_FLOP / matrix_flop_per_s(replace(NPU, kernels={"absorb": kernel}), "bf16", "absorb")
+        )
+        assert arithmetic_s < latent.LATENT_BYTES / (kernel.hbm_efficiency * NPU.hbm_bytes_per_s)
 
 
 def test_an_overlap_of_absorb_cannot_be_told_from_the_benchmark():
