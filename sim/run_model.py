@@ -15,10 +15,11 @@ import simpy
 from sim import catalog
 from sim.engine.chip import Tenancy
 from sim.engine.group import Group
+from sim.engine.pipeline import Stage, run_static
 from sim.engine.scaling import Autoscale, Failure
 from sim.engine.serving import Host, Service, run_service, serve_share
 from sim.engine.shares import Part, Spread
-from sim.engine.steps import StaticBatch, run_static
+from sim.engine.steps import StaticBatch
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.scenario import MisfitError, Variant
@@ -58,20 +59,26 @@ class Machinery(NamedTuple):
     sharing: Sharing
     notes: list[str]
     assumptions: list[Assumption]
+    parts: tuple[Network, ...] = ()  # as each pipeline stage sees it, where there are several
 
-    def group(self, timeline: Timeline | None, tenancy: Tenancy | None = None) -> Group:
-        """Its ranks, idle, in a simulation of their own or on the chips of other tenants."""
-        v = self.variant
+    def group(self, timeline: Timeline | None, tenancy: Tenancy | None = None, stage: int = 0) -> Group:
+        """The ranks of a stage, idle, in a simulation of their own or on the chips of other tenants."""
+        v, ranks = self.variant, self.parallel.ranks
+        slow = {chip - stage * ranks: factor for chip, factor in v.pod.stragglers.items() if chip // ranks == stage}
         return Group(
-            tenancy.env if tenancy else simpy.Environment(), self.device, self.network, self.parallel.ranks,
-            stragglers=v.pod.stragglers, unfold=bool(v.pod.faults), timeline=timeline, max_spans=v.record.max_spans,
-            tenancy=tenancy,
+            tenancy.env if tenancy else simpy.Environment(), self.device, self.network_of(stage), ranks,
+            stragglers=slow, unfold=bool(v.pod.faults), timeline=timeline, max_spans=v.record.max_spans,
+            tenancy=tenancy, name=f"stage {stage}" if self.parts else "",
         )  # fmt: skip
 
-    def graph(self, batch: Batch) -> Graph:
-        """What a pass asks of one rank, techniques applied."""
-        graph = transformer(self.model, self.precision, self.parallel, batch)
+    def graph(self, batch: Batch, stage: int = 0) -> Graph:
+        """What a pass asks of one rank of a stage, techniques applied."""
+        graph = transformer(self.model, self.precision, self.parallel, batch, stage)
         return apply(graph, self.machine, self.variant.techniques)
+
+    def network_of(self, stage: int) -> Network:
+        """The pod as the ranks of a stage see it: theirs come first, then those of the next stage."""
+        return self.parts[stage] if self.parts else self.network
 
     @property
     def machine(self) -> Machine:
@@ -79,9 +86,13 @@ class Machinery(NamedTuple):
         return _machine(self.device, self.parallel)
 
     @property
-    def host(self) -> Host:
-        """As the engine wants it."""
-        return Host(self.group, self.graph, self.device, self.network, self.sharing)
+    def hosts(self) -> list[Host]:
+        """The stages as the engine wants them."""
+        return [
+            Host(partial(self.group, stage=stage), partial(self.graph, stage=stage), self.device,
+                 self.network_of(stage), self.sharing)
+            for stage in range(self.parallel.pipeline)
+        ]  # fmt: skip
 
 
 class ModelPlan(NamedTuple):
@@ -99,7 +110,11 @@ class ModelPlan(NamedTuple):
 def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
     """Build the machine and the model, and see that the one fits the other; ValueError if it does not."""
     if isinstance(work, Decode):
-        here = _machinery(v, 1.0, work.batch)
+        micro = v.parallel.degrees().micro_batches
+        if micro > work.batch:
+            raise MisfitError([(("parallel", "micro_batches"), f"a batch of {work.batch} cannot be cut into {micro} "
+                                f"micro-batches; at most {work.batch}")])  # fmt: skip
+        here = _machinery(v, 1.0, -(-work.batch // micro))
         longest = work.prompt_tokens + work.output_tokens
         require(here.model, here.room, here.precision, here.parallel, _unique_tokens(work, here.parallel))
         if 0 < here.model.max_tokens < longest:
@@ -110,7 +125,7 @@ def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
     trace, warning = _trace(work.trace)
     if work.prefix_caching:
         _require_blocks(trace, work)
-    _require_replicas(work)
+    _require_replicas(work, v.parallel.pipeline)
     prefill = None
     if work.prefill:
         own = v.model_copy(update={
@@ -129,19 +144,27 @@ def _machinery(v: Variant, hbm_share: float, new_tokens: int) -> Machinery:
     pod, library, graph = wiring(v)
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
     model, parallel = catalog.model(v.model), v.parallel.degrees()
-    ranks = parallel.ranks
+    ranks, chips = parallel.ranks, parallel.chips
     precision = Precision(**v.precision.model_dump())
-    network = Network(with_faults(graph, v.pod.faults, [range(ranks)]), library, v.pod.collective)
-    if ranks > 1:
-        network.members(ranks)  # the pod has that many chips
+    network = Network(with_faults(graph, v.pod.faults, [range(chips)]), library, v.pod.collective)
+    if chips > 1:
+        network.members(chips)  # the pod has that many chips
+    for chip in v.pod.stragglers:
+        if chip >= chips:
+            raise ValueError(f"straggler rank {chip} is not in the group: ranks are 0 to {chips - 1}")
+    parts = tuple(
+        network.part(tuple((first + chip) % chips for chip in range(chips))) for first in range(0, chips, ranks)
+    )
     notes = list(shard(model, parallel).notes)
     sharing, kept_bytes, said = _expanded(v, model, precision, parallel, _machine(device, parallel))
     notes += said
     space = room(model, precision, parallel, device.hbm_bytes * hbm_share, new_tokens, kept_bytes)
     rows = assumptions({device.name: device.facts, library.name: library.facts, pod.name: pod.facts})
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
-    found = Machinery(v, device, network, model, precision, parallel, space, sharing, notes, rows)
-    found.graph(decode_batch([1]))  # says now if a technique does not apply
+    found = Machinery(v, device, network, model, precision, parallel, space, sharing, notes, rows,
+                      parts if len(parts) > 1 else ())  # fmt: skip
+    for stage in range(parallel.pipeline):
+        found.graph(decode_batch([1]), stage)  # says now if a technique does not apply
     return found
 
 
@@ -191,12 +214,13 @@ def play_model(
     work = v.workload
     if isinstance(work, Decode):
         static = StaticBatch(work.batch, work.prompt_tokens, work.output_tokens, work.every_step,
-                             shared_runs(work))  # fmt: skip
-        outcome = run_static(here.group, here.graph, static, timeline, progress)
+                             shared_runs(work), here.parallel.micro_batches)  # fmt: skip
+        stages = [Stage(host.group_of, host.graph_of) for host in here.hosts]
+        outcome = run_static(stages, static, timeline, progress)
     else:
         assert plan.trace is not None and isinstance(work, Requests)
         chunks = [gathered(plan.trace)] if work.closed_loop else plan.trace.chunks()
-        hosts = [part.host for part in (plan.prefill, here) if part is not None]
+        hosts = [part.hosts for part in (plan.prefill, here) if part is not None]
         outcome = run_service(chunks, service(plan, work), hosts, here.model, timeline, progress, spread)
         complete(plan, outcome)
     outcome.warnings[:0] = plan.notes
@@ -209,7 +233,7 @@ def play_share(plan: ModelPlan, share: int, shares: int) -> Part:
     work, here = plan.variant.workload, plan.machinery
     assert plan.trace is not None and isinstance(work, Requests)
     recorded = plan.variant.record.enabled
-    return serve_share(plan.trace.chunks(), service(plan, work), [here.host], here.model, recorded, share, shares)
+    return serve_share(plan.trace.chunks(), service(plan, work), [here.hosts], here.model, recorded, share, shares)
 
 
 def complete(plan: ModelPlan, outcome: Outcome) -> None:
@@ -220,7 +244,7 @@ def complete(plan: ModelPlan, outcome: Outcome) -> None:
     outcome.warnings[:0] = plan.trace.warnings
 
 
-def _require_replicas(work: Requests) -> None:
+def _require_replicas(work: Requests, pipeline: int) -> None:
     """MisfitError if replicas are named that are not there, or none would be left."""
     prefills = work.prefill.replicas if work.prefill else 0
     total = work.replicas + prefills
@@ -234,6 +258,8 @@ def _require_replicas(work: Requests) -> None:
     for first, count in ((0, prefills), (prefills, work.replicas)):
         if count and for_good >= set(range(first, first + count)):
             wrong.append((("workload", "failures"), "no replica would be left; give one of them a `duration`"))
+    if work.autoscale and pipeline > 1:
+        wrong.append((("workload", "autoscale"), "not modelled for a model in pipeline stages; take it out"))
     if work.autoscale and work.autoscale.least > work.replicas:
         most = work.replicas
         wrong.append(
@@ -262,8 +288,8 @@ def service(plan: ModelPlan, work: Requests) -> Service:
     pools: list[np.recarray] = []
     tables: list[np.recarray] = []
     for pool, part in enumerate(part for part in (plan.prefill, plan.machinery) if part is not None):
-        own = work.prefill if part is plan.prefill else None
-        first, count = sum(len(table) for table in tables), own.replicas if own else work.replicas
+        own, lanes = work.prefill if part is plan.prefill else None, part.parallel.micro_batches
+        first, count = sum(len(table) for table in tables), (own.replicas if own else work.replicas) * lanes
         each = kv_bytes_per_token(part.model, part.precision, part.parallel)
         pools.append(
             pool_of(first, count, next=1, transfer_s=each / own.link, latency_s=own.latency) if own
@@ -293,20 +319,22 @@ def service(plan: ModelPlan, work: Requests) -> Service:
 def _replica(
     work: Requests, own: Prefill | None, part: Machinery, pool: int, number: int, kv_bytes: float
 ) -> np.recarray:  # fmt: skip
-    """One replica; `own` says what is different in a pool that only prefills."""
-    given = own or work
-    blocks = int((given.kv_tokens or part.room.kv_tokens) // work.block_tokens)
+    """One row of the fleet: a replica, or the lane of one of its micro-batches; `own` says what is different in a pool
+    that only prefills."""
+    given, stages, lanes = own or work, part.parallel.pipeline, part.parallel.micro_batches
+    tokens = (given.kv_tokens or part.room.kv_tokens) / lanes
+    blocks = int(tokens // work.block_tokens)
     if blocks < 1:
-        raise ValueError(
-            f"the KV-cache holds {part.room.kv_tokens:,.0f} tokens, less than a block of {work.block_tokens}"
-        )
+        of = " for each micro-batch" if lanes > 1 else ""
+        raise ValueError(f"the KV-cache holds {tokens:,.0f} tokens{of}, less than a block of {work.block_tokens}")
     drafts = len(work.speculative.acceptance) if work.speculative and own is None else 0
     return replica_of(
         POLICIES[work.policy], given.max_batch or work.max_batch, given.max_batched_tokens or work.max_batched_tokens,
-        work.block_tokens, blocks, pool=pool, kind=pool, reserve=work.kv == "reserve",
+        work.block_tokens, blocks, pool=pool, kind=pool * stages, reserve=work.kv == "reserve",
         swap_s=kv_bytes / work.host_bandwidth if work.kv == "swap" else np.nan, drafts=drafts,
         overhead_s=work.overhead + (drafts * work.speculative.drafting if work.speculative else 0.0),
-        slow=work.slow.get(number, 1.0), longest=part.model.max_tokens or 2**62,
+        slow=work.slow.get(number // lanes, 1.0), longest=part.model.max_tokens or 2**62,
+        stages=stages, lanes=lanes, lane=number % lanes,
     )  # fmt: skip
 
 

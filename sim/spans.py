@@ -174,12 +174,14 @@ class Totals:
     by what limited it, the collectives' time under `link` or `latency` of the communication stream being kept apart
     in `span_s["communication"]`. `seconds` is the wall time; `idle_s` the part of it in which no iteration was
     running, `engine_s` that in which one was but none of its ops: the engine's own time, swapping, a slow replica's
-    delay, work lost in a failure. Of several replicas all sums are over the replicas, wall time too.
+    delay, work lost in a failure; `bubble_s` that in which a pipeline stage waited for others. Of pipeline stages all
+    is the mean over them. Of several replicas all sums are over the replicas, wall time too.
     """
 
     seconds: float = 0.0
     idle_s: float = 0.0
     engine_s: float = 0.0
+    bubble_s: float = 0.0
     steps: float = 0.0
     ops: float = 0.0
     flop: float = 0.0
@@ -204,6 +206,7 @@ class Outcome:
     totals: Totals
     phases: dict[str, float] = field(default_factory=dict)
     tokens: int = 0  # output tokens produced
+    decode_steps: int = 0  # of a static batch
     ranks: int = 1
     replicas: int = 1
     requests: Requests = field(default_factory=lambda: Requests.of([]))

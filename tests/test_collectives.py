@@ -56,6 +56,8 @@ def test_everybody_hears_of_everybody(kind, name, n):
         assert heard[:, 0].all()
     elif kind == "send_receive":
         assert all(heard[(i + 1) % n, i] for i in range(n))
+    elif kind == "send":
+        assert all(heard[i + n // 2, i] for i in range(n // 2))
     else:
         assert heard.all()
 
@@ -68,6 +70,7 @@ SENT = {  # bytes that a rank sends, of a buffer of 1
                    "multi_dimensional": lambda n: 0.5 + (n / 2 - 1) / 2},
     "broadcast": {"in_switch": lambda n: 1 / n},
     "send_receive": {"direct": lambda n: 1.0},
+    "send": {"direct": lambda n: 0.5},
 }  # fmt: skip
 USUAL = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1.0, "broadcast": 1.0}
 
@@ -87,7 +90,7 @@ def test_bytes_are_those_of_the_algorithm(kind, name, n):
     share = SENT[kind].get(name, lambda n: USUAL[kind] * (n - 1) / n)(n)
     assert sent[:n].sum() / n == pytest.approx(share * nbytes, rel=1e-12)
     assert sent.sum() == pytest.approx(received.sum(), rel=1e-12)
-    if kind != "broadcast" and name != "double_binary_tree":
+    if kind not in ("broadcast", "send") and name != "double_binary_tree":
         assert np.ptp(sent[:n]) <= 1e-9 * nbytes and np.ptp(received[:n]) <= 1e-9 * nbytes
 
 

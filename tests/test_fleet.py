@@ -75,7 +75,9 @@ def served(asked, replicas, kind, rules=RULES, *, expected=0.0, pieces=1, pools=
 def played(model, ranks, replicas, *techniques):
     """A kind that has every op of every iteration played."""
     groups = [group(CHIP, ranks=ranks, pod=NETWORK) for _ in range(replicas)]
-    return Kind(None, len(set(model.attention)), player(groups, graph_of(model, ranks, *techniques)))
+    return Kind(
+        None, len(set(model.attention)), player([[each] for each in groups], [graph_of(model, ranks, *techniques)])
+    )
 
 
 @st.composite
@@ -202,7 +204,7 @@ def test_totals_of_priced_iterations_are_those_of_played_ones(machine):
     asked = many(12, 50)
     _, fleet = served(asked, replicas_of(), KINDS[machine])
     some = group(CHIP, ranks=ranks, pod=NETWORK)
-    kind = Kind(None, len(set(model.attention)), player([some], graph_of(model, ranks)))
+    kind = Kind(None, len(set(model.attention)), player([[some]], [graph_of(model, ranks)]))
     served(asked, replicas_of(), kind, RULES._replace(jump=False))
     priced, true = KINDS[machine].pricing.totals(fleet, 0), some.chips[0].totals
     for name in ("steps", "ops", "flop", "matrix_flop", "asked_bytes"):

@@ -26,7 +26,9 @@ def test_static_run_by_hand():
         bytes={"HBM": 5e12, "link": 1e9},
     )
     rates = {"HBM": 1e12, "link": 1e9, "matrix": 2e12}
-    found = metrics(Outcome(totals, phases={"prefill": 2.0, "decode": 8.0}, tokens=80, ranks=4, rates=rates))
+    found = metrics(
+        Outcome(totals, phases={"prefill": 2.0, "decode": 8.0}, tokens=80, decode_steps=4, ranks=4, rates=rates)
+    )
     assert found["makespan_s"] == 10 and found["prefill_s"] == 2 and found["tpot_mean_s"] == 2
     assert found["output_tokens_per_s"] == 8 and found["output_tokens_per_s_per_chip"] == 2
     assert found["compute_busy"] == 0.6 and found["communication_busy"] == 0.35 and found["prefetch_busy"] == 0

@@ -100,7 +100,7 @@ pod:
   stragglers: {3: 0, x: 2}
 model: llama38b
 precision: {weights: int9}
-parallel: {tensor: "8", pipeline: 2}
+parallel: {tensor: "8", pipeline: 0}
 workload:
   kind: decode
   batch: 4
@@ -129,7 +129,7 @@ expect: ["preserve.speedup >= 1.2", "preserv.speedup > 1", "faster please", 3]
         "8 model: no model 'llama38b', did you mean 'llama3-8b'?",
         "9 precision.weights: 'int9' is not allowed here, did you mean 'int8'?",
         "10 parallel.tensor: '8' is text, a whole number is due",
-        "10 parallel.pipeline: only 1 is modelled so far",
+        "10 parallel.pipeline: 0 is out of range, it must be >= 1",
         "11 workload.prompt_tokens: this key is missing",
         "14 workload.prompt_token: unknown key, did you mean 'prompt_tokens'?",
         "15 workload.every_step: true or false is due, not 1",

@@ -52,7 +52,7 @@ def served(asked: list[Request], limits: Limits = ROOMY, *techniques: str, op=Tr
     outcome = run_service(
         [columns],
         service,
-        [Host(lambda timeline: group(ranks=2, timeline=timeline), graph_of, DEVICE, network(2))],
+        [[Host(lambda timeline: group(ranks=2, timeline=timeline), graph_of, DEVICE, network(2))]],
         SMALL,
         None,
     )

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from machines import DEVICE, MODEL, graph, group
 
-from sim.engine.steps import StaticBatch, run_static
+from sim.engine.pipeline import Stage, run_static
+from sim.engine.steps import StaticBatch
 from sim.spans import Outcome, Timeline, Totals
 from sim.workload.model import Model
 
@@ -26,7 +27,7 @@ def static(work: StaticBatch, techniques=(), ranks=8, model: Model = MODEL, devi
         asked.append(batch)
         return graph(batch, *techniques, model=model, ranks=ranks, device=device)
 
-    return run_static(lambda lines: group(device, ranks, lines), graph_of, work, timeline, **more), len(asked)
+    return run_static([Stage(lambda lines: group(device, ranks, lines), graph_of)], work, timeline, **more), len(asked)
 
 
 def entries(totals: Totals) -> dict[tuple[str, ...], float]:

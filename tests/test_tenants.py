@@ -132,7 +132,8 @@ def test_who_is_alone_is_as_quick_as_without_sharing(quantum):
     rows = [(1e-3 * (i % 5), 50 + 17 * i, 5 + i % 9) for i in range(30)]
     one = tenant("one", columns(rows), op=quantum == 0)
     shared = share_chips([one], quantum, None).outcomes[0]
-    plain = run_service([columns(rows)], one.service, [Host(one.group_of, one.graph_of, DEVICE, POD)], SMALL, None)
+    host = Host(one.group_of, one.graph_of, DEVICE, POD)
+    plain = run_service([columns(rows)], one.service, [[host]], SMALL, None)
     assert shared.requests.last_token_s == pytest.approx(plain.requests.last_token_s, rel=1e-12)
     assert shared.totals.bytes["HBM"] == pytest.approx(plain.totals.bytes["HBM"], rel=1e-12)
     assert shared.totals.bytes["link"] == pytest.approx(plain.totals.bytes["link"], rel=1e-12)

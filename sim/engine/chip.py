@@ -153,11 +153,11 @@ class Chip:
             )
         self.env, self.net, self.device, self.rank, self.group = env, net, device, rank, group
         self.timeline, self.max_spans, self.recording = timeline, max_spans, timeline is not None
-        self.hbm = Capacity(f"rank {rank}/HBM", hbm_bytes_per_s(device))
-        self.l2 = Capacity(f"rank {rank}/L2", device.l2_bytes_per_s)
-        self.link = Capacity(f"rank {rank}/link", group.egress_bytes_per_s(rank) if group else 1.0)
+        self.weight, self.label = 1.0, f"{group.name if group else ''} rank {rank}".strip()
+        self.hbm = Capacity(f"{self.label}/HBM", hbm_bytes_per_s(device))
+        self.l2 = Capacity(f"{self.label}/L2", device.l2_bytes_per_s)
+        self.link = Capacity(f"{self.label}/link", group.egress_bytes_per_s(rank) if group else 1.0)
         self.engines: dict[str, Capacity] = {}
-        self.weight, self.label = 1.0, f"rank {rank}"
         if tenancy is not None:
             self._share(tenancy)
         if timeline is not None:

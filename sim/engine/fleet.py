@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from sim.engine.group import Group
+from sim.engine.pipeline import walk
 from sim.engine.pricing import Pricing
 from sim.engine.steps import GraphOf
 from sim.serving.compiled import serve_for
@@ -41,11 +42,15 @@ from sim.workload.batch import Batch, Sequences, Shared
 
 
 class Answer(NamedTuple):
-    """Iterations that were asked for: the first takes `base_s`, each of the `steps` more than the one before."""
+    """Iterations that were asked for: the first takes `base_s`, each of the `steps` more than the one before.
+
+    Of a replica in pipeline stages, `stage_s` is what the one iteration takes on each.
+    """
 
     base_s: float
     slope_s: float = 0.0
     steps: int = 1
+    stage_s: tuple[float, ...] = ()
 
 
 class Player(Protocol):
@@ -56,7 +61,8 @@ class Player(Protocol):
 
 
 class Kind(NamedTuple):
-    """One kind of replica: its closed form, if it has one, and who plays its iterations otherwise."""
+    """One kind of replica, or of the stages of one, which follow one another: its closed form, if it has one, and who
+    plays its iterations otherwise (those of all stages, for the first of them)."""
 
     pricing: Pricing | None
     patterns: int  # attention patterns of the model
@@ -146,7 +152,8 @@ def serve_fleet(
                         assert kind.play is not None, "a kind has a closed form or someone who plays"
                         answer = kind.play(fleet, r)
                     if answer is not None:
-                        set_price(fleet, prices.now, r, *answer)
+                        fleet.stage_s[r, : len(answer.stage_s)] = answer.stage_s
+                        set_price(fleet, prices.now, r, answer.base_s, answer.slope_s, answer.steps)
                 elif why == SLOTS:
                     fleet = with_more_slots(fleet)
                 elif why in (RECORDS, HEAP):
@@ -175,9 +182,10 @@ class _Prices:
     def __init__(self, kinds: Sequence[Kind], replicas: np.recarray) -> None:
         self.kinds = kinds
         self.patterns = max(kind.patterns for kind in kinds)
-        self.tokens = [int(replicas.new_tokens[replicas.kind == k].max()) for k in range(len(kinds))]
         most = replicas.sequences * (1 + replicas.drafts)
-        self.logits = [int(most[replicas.kind == k].max()) for k in range(len(kinds))]
+        own = [(replicas.kind <= k) & (k < replicas.kind + replicas.stages) for k in range(len(kinds))]
+        self.tokens = [int(replicas.new_tokens[mine].max()) for mine in own]
+        self.logits = [int(most[mine].max()) for mine in own]
         self.tables = [self._table(k) for k in range(len(kinds))]
         self.now = stacked(self.tables)
 
@@ -191,14 +199,15 @@ class _Prices:
 
     def reach(self, fleet: Fleet, r: int) -> Fleet:
         """Make the table of a replica's kind, and the sums, go as far as its batch."""
-        k = int(fleet.replicas[r].kind)
+        first = int(fleet.replicas[r].kind)
         tokens, logits = int(fleet.features[r, TOKENS]), int(fleet.features[r, LOGITS])
-        if tokens > self.tokens[k] or logits > self.logits[k]:
-            # To a power of two, so that what is in a table does not depend on who made it grow.
-            self.tokens[k] = 1 << tokens.bit_length() if tokens > self.tokens[k] else self.tokens[k]
-            self.logits[k] = 1 << logits.bit_length() if logits > self.logits[k] else self.logits[k]
-            self.tables[k] = self._table(k)
-            self.now = stacked(self.tables)
+        for k in range(first, first + int(fleet.replicas[r].stages)):
+            if tokens > self.tokens[k] or logits > self.logits[k]:
+                # To a power of two, so that what is in a table does not depend on who made it grow.
+                self.tokens[k] = 1 << tokens.bit_length() if tokens > self.tokens[k] else self.tokens[k]
+                self.logits[k] = 1 << logits.bit_length() if logits > self.logits[k] else self.logits[k]
+                self.tables[k] = self._table(k)
+                self.now = stacked(self.tables)
         return self.room_for_sums(fleet)
 
     def room_for_sums(self, fleet: Fleet) -> Fleet:
@@ -220,17 +229,17 @@ def batch_of(fleet: Fleet, r: int) -> Batch:
     return Batch(groups, int(fleet.features[r, LOGITS]), shared)
 
 
-def player(groups: Sequence[Group], graph_of: GraphOf, first: int = 0) -> Player:
-    """Iterations played op by op, each replica (from number `first` on) on its own group."""
+def player(groups: Sequence[Sequence[Group]], graphs: Sequence[GraphOf], first: int = 0) -> Player:
+    """Iterations played op by op: those of row `first` and on, each replica on groups of its own, one a stage."""
 
     def play(fleet: Fleet, r: int) -> Answer:
-        group = groups[r - first]
-        env, start_s = group.env, float(fleet.replicas[r].now_s)
-        if start_s > env.now:
-            env.run(start_s)
-        before_s = env.now
-        env.run(env.process(group.run(graph_of(batch_of(fleet, r)))))
-        return Answer(env.now - before_s)
+        me, batch = fleet.replicas[r], batch_of(fleet, r)
+        own = groups[(r - first) // int(me.lanes)]
+        if len(own) == 1:
+            return Answer(walk(own, graphs, batch, float(me.now_s), (0.0,))[0])
+        ready_s = float(me.now_s + me.overhead_s + me.delay_s)
+        free_s = fleet.free_s[r - int(me.lane)].tolist()
+        return Answer(0.0, stage_s=tuple(walk(own, graphs, batch, ready_s, free_s, float(me.slow))))
 
     return play
 

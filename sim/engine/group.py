@@ -22,7 +22,8 @@ class Group:
     Symmetric ranks do the same at the same time, so one is simulated and its collectives are folded plans. With
     stragglers (rank -> how many times slower) every rank is simulated: each starts a collective when it comes to it,
     and the plan is played send by send over the pod's links. With a `tenancy` the chips are shared: with those of the
-    group `beside` it, which is in the same simulation, or with those that will be put beside this one.
+    group `beside` it, which is in the same simulation, or with those that will be put beside this one. `name` stands
+    before the ranks on a timeline: a pipeline is a group for each stage.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Group:
         timeline: Timeline | None = None,
         max_spans: int = 20_000,
         tenancy: Tenancy | None = None,
+        name: str = "",
     ) -> None:
         slow = stragglers or {}
         wrong = [rank for rank in slow if not 0 <= rank < ranks]
@@ -44,7 +46,7 @@ class Group:
             raise ValueError(f"straggler rank {wrong[0]} is not in the group: ranks are 0 to {ranks - 1}")
         if ranks < 1:
             raise ValueError(f"a group has at least 1 rank, not {ranks}")
-        self.env, self.network, self.ranks, self.timeline = env, network, ranks, timeline
+        self.env, self.network, self.ranks, self.timeline, self.name = env, network, ranks, timeline, name
         beside = tenancy.beside if tenancy else None
         self.net: Net = beside.net if beside else Net(env)
         self.folded = not slow and not unfold
@@ -161,6 +163,9 @@ class _Meeting:
         ranks = network.members(who).ranks
         self.exchange = Exchange(group.env, group.fabric, network, ranks, plan, way, self._over,
                                  weight=group.weight, known=group.known)  # fmt: skip
+        others = [place for place, rank in enumerate(members) if rank >= group.ranks]
+        if others:  # ranks of the next stage: they are there to receive
+            self.exchange.arrive(np.array(others))
 
     def _over(self, ranks: Ints) -> None:
         for rank in ranks.tolist():

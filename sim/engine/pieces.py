@@ -8,13 +8,20 @@ told without being played. The contexts looked at lie on one grid for all batche
 
 from __future__ import annotations
 
-from sim.engine.fleet import Answer, batch_of
+from collections.abc import Sequence
+
+from sim.engine.fleet import Answer, Player, batch_of
 from sim.engine.group import Group
 from sim.engine.steps import GraphOf, Sums, bends, play, sizes_of
 from sim.serving.fleet import LOGITS, LONE_PAIRS, PATTERN, SHARED_PAIRS, TOKENS, Fleet
 from sim.workload.batch import Batch, decode_batch
 
 _GRID = 1.3  # ratio of neighbouring contexts on the grid
+
+
+def in_stages(stages: Sequence[Pieces]) -> Player:
+    """Answers for a replica in pipeline stages, each known from pieces of its own."""
+    return lambda fleet, r: Answer(0.0, stage_s=tuple(stage(fleet, r).base_s for stage in stages))
 
 
 class Pieces:

@@ -152,8 +152,9 @@ class Pricing:
         )  # fmt: skip
         return StepTime(*(np.array([column]) for column in columns))
 
-    def totals(self, fleet: Fleet, kind: int) -> Totals:
-        """What the priced iterations of a kind of replica did, on one rank: as if each had been played and added up.
+    def totals(self, fleet: Fleet, kind: int, stage: int = 0) -> Totals:
+        """What the priced iterations of a kind of replica did, on one rank of a stage: as if each had been played and
+        added up.
 
         One difference: an op that sees the context counts its fixed time as latency, whatever else bounds it.
         """
@@ -163,7 +164,7 @@ class Pricing:
         totals.steps = float(of_tokens.sum())
         mine = fleet.replicas.kind == kind
         sums = fleet.sums[mine].sum(axis=0)[: len(self.lines[0].flop)]
-        by_row = fleet.row_sums[mine].sum(axis=0)
+        by_row = fleet.row_sums[mine, stage].sum(axis=0)
         row = 0
         for line in self.lines:
             op, times = line.op, line.times

@@ -22,8 +22,9 @@ class Failure(NamedTuple):
     for_s: float
 
 
-def failures(faults: Sequence[Failure]) -> list[Event]:
-    """The events of replicas that fail; the router knows at once.  Outages of one replica that meet are one."""
+def failures(faults: Sequence[Failure], lanes: int = 1) -> list[Event]:
+    """The events of replicas that fail, each with so many lanes; the router knows at once.  Outages of one replica that
+    meet are one."""
     apart: list[Failure] = []
     for fault in sorted(faults):
         last = apart[-1] if apart else None
@@ -31,20 +32,24 @@ def failures(faults: Sequence[Failure]) -> list[Event]:
             apart[-1] = last._replace(for_s=max(last.for_s, fault.at_s + fault.for_s - last.at_s))
         else:
             apart.append(fault)
-    return [event for fault in apart for event in _failing(fault)]
+    return [event for fault in apart for event in _failing(fault, lanes)]
 
 
-def _failing(fault: Failure) -> list[Event]:
+def _failing(fault: Failure, lanes: int) -> list[Event]:
+    rows = range(fault.replica * lanes, (fault.replica + 1) * lanes)
+
     def cut(fleet: Fleet, price: StepTime, now_s: float) -> Iterable[Event]:
-        cut_back(fleet, price, fault.replica, now_s)
+        for r in rows:
+            cut_back(fleet, price, r, now_s)
         return ()
 
     def stop(fleet: Fleet, price: StepTime, now_s: float) -> Iterable[Event]:
-        up = int(fleet.replicas[fault.replica].up)
-        fail(fleet, fault.replica, now_s, now_s + fault.for_s)
+        up = int(fleet.replicas[rows[0]].up)
+        for r in rows:
+            fail(fleet, r, now_s, now_s + fault.for_s)
 
         def back(fleet: Fleet, price: StepTime, now_s: float) -> Iterable[Event]:
-            fleet.replicas[fault.replica].up = up
+            fleet.replicas.up[rows] = up
             return ()
 
         return [Event(now_s + fault.for_s, back)]

@@ -11,8 +11,8 @@ import numpy as np
 
 from sim.engine.fleet import Answer, Kind, Player, Window, player, serve_fleet
 from sim.engine.group import Group
-from sim.engine.pieces import Pieces
-from sim.engine.pricing import pricing
+from sim.engine.pieces import Pieces, in_stages
+from sim.engine.pricing import Pricing, pricing
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
 from sim.engine.shares import Part, Spread, of_share, sums_only, whole
 from sim.engine.steps import GraphOf, GroupOf, Progress, Sums, sums_of, totals_of
@@ -74,17 +74,18 @@ class Service(NamedTuple):
 
 
 def run_service(
-    chunks: Iterable[Columns], service: Service, hosts: Sequence[Host], model: Model, timeline: Timeline | None,
-    progress: Progress = lambda _: None, spread: Spread | None = None,
+    chunks: Iterable[Columns], service: Service, hosts: Sequence[Sequence[Host]], model: Model,
+    timeline: Timeline | None, progress: Progress = lambda _: None, spread: Spread | None = None,
 ) -> Outcome:  # fmt: skip
-    """Serve the requests of `chunks` (by arrival) to the end, pool i on `hosts[i]`; or, interrupted, as far as it got.
+    """Serve the requests of `chunks` (by arrival) to the end, pool i on `hosts[i]` (one a stage); or, interrupted, as
+    far as it got.
 
     At fidelity `step` the ops of the window are played all the same, so that they can be looked at; their times are
     those that a price would have given.
     """
     chunks, expected = counted(chunks, service.expected)
-    served = [Served(host, model, pool, service, timeline if k == 0 else None)
-              for k, (host, pool) in enumerate(zip(hosts, service.pools))]  # fmt: skip
+    served = [Served(stages, model, pool, service, timeline if pool == 0 else None)
+              for pool, stages in enumerate(hosts)]  # fmt: skip
     scaler = Scaler(service.autoscale) if service.autoscale else None
     spreads = spread is not None and expected >= spread.least and _apart(service, served)
     shares = min(spread.shares, len(service.replicas)) if spread and spreads else 1
@@ -98,15 +99,14 @@ def run_service(
     table: np.recarray = records[np.argsort(records["id"], kind="stable")].view(np.recarray)
     del records
     makespan_s = float(np.nanmax(table.last_s, initial=0.0))
-    count = len(service.replicas)
-    totals = together([each.totals(last, k) for k, each in enumerate(served)])
-    totals.seconds = makespan_s * count
-    totals.idle_s = max(totals.seconds - float(last.replicas.busy_s.sum()), 0.0)
-    totals.engine_s = engine_seconds(last.replicas)
+    count = int((service.replicas.lane == 0).sum())
+    table.replica[table.replica != NONE] //= _lanes(service.replicas)
+    totals = together([each.totals(last) for each in served])
+    _use_of_time(totals, last, makespan_s * count)
     return Outcome(
         totals,
         tokens=int(table.output[table.replica >= 0].sum()),
-        ranks=served[0].plain.ranks,
+        ranks=served[0].ranks,
         replicas=count,
         requests=requests_of(table),
         serving=serving_of(last, _paid(served, scaler, makespan_s), _most_on(count, scaler)),
@@ -119,12 +119,12 @@ def run_service(
 
 
 def serve_share(
-    chunks: Iterable[Columns], service: Service, hosts: Sequence[Host], model: Model, recorded: bool, share: int,
-    shares: int,
+    chunks: Iterable[Columns], service: Service, hosts: Sequence[Sequence[Host]], model: Model, recorded: bool,
+    share: int, shares: int,
 ) -> Part:  # fmt: skip
     """One of `shares` parts of `run_service`, for which the replicas know nothing of each other."""
     chunks, expected = counted(chunks, service.expected)
-    served = [Served(hosts[0], model, service.pools[0], service, None)]
+    served = [Served(hosts[0], model, 0, service, None)]
     return _part(chunks, expected, service, served, recorded, None, lambda _: None, share, shares)
 
 
@@ -132,7 +132,8 @@ def _apart(service: Service, served: Sequence[Served]) -> bool:
     """Whether each replica goes its way once requests are routed, and routing does not ask how replicas are."""
     alone = service.rules.router in (ROUTERS["round_robin"], ROUTERS["sticky"]) and not service.rules.coupled
     events = service.failures or service.autoscale
-    return alone and not events and not service.op and len(served) == 1 and served[0].form is not None
+    priced = len(served) == 1 and bool(served[0].forms) and _lanes(service.replicas) == 1
+    return alone and not events and not service.op and priced
 
 
 def _part(
@@ -141,8 +142,9 @@ def _part(
 ) -> Part:  # fmt: skip
     window = None
     if recorded and not service.op:
-        window = Window(*service.window, lambda fleet, r: served[fleet.replicas[r].kind].recorded(fleet, r))
-    replicas, events = service.replicas.copy(), failures(service.failures)
+        by_kind = {each.kind: each for each in served}
+        window = Window(*service.window, lambda fleet, r: by_kind[int(fleet.replicas[r].kind)].recorded(fleet, r))
+    replicas, events = service.replicas.copy(), failures(service.failures, _lanes(service.replicas))
     if scaler is not None:
         events += scaler.begin(replicas)
     asked, pools, first = arrivals_of(chunks, service), service.pools, 0
@@ -158,8 +160,8 @@ def _part(
     done, stopped_s = 0, None
     try:
         for records, fleet in serve_fleet(
-            asked, service.rules, replicas, pools, [each.kind for each in served], events=events, window=window,
-            ranks=service.ranks, acceptance=service.acceptance, expected=expected,
+            asked, service.rules, replicas, pools, [kind for each in served for kind in each.kinds], events=events,
+            window=window, ranks=service.ranks, acceptance=service.acceptance, expected=expected,
         ):  # fmt: skip
             found.append(records)
             last = fleet
@@ -178,59 +180,105 @@ def _part(
 
 
 class Served:
-    """One pool and its host: who prices or plays its iterations, and what they come to."""
+    """One pool and its hosts, one a stage: who prices or plays its iterations, and what they come to."""
 
-    def __init__(self, host: Host, model: Model, pool: np.record, service: Service, timeline: Timeline | None) -> None:
-        self.host, self.first, self.count = host, int(pool.first), int(pool.count)
-        self.plain = host.group_of(None)
-        self.recorded = _Recorded(host, self.first, self.count, timeline)
-        self.form, self.pieces = None, None
+    def __init__(
+        self, stages: Sequence[Host], model: Model, pool: int, service: Service, timeline: Timeline | None
+    ) -> None:
+        self.stages, (self.first, self.count) = stages, service.pools[pool][["first", "count"]].tolist()
+        self.kind = int(service.replicas.kind[self.first])
+        self.plain = [host.group_of(None) for host in stages]
+        self.recorded = _Recorded(stages, self.first, self.count, _lanes(service.replicas), timeline)
+        self.forms: list[Pricing] = []
+        self.pieces: list[Pieces] = []
         patterns = len(set(model.attention))
+        play: Player
         if service.op:
             self.recorded.window = service.window
-            self.kind = Kind(None, patterns, self.recorded, host.sharing)
-            return
-        if self.plain.folded:
-            self.form = pricing(host.graph_of, host.device, host.network, self.plain.ranks, model, host.sharing)
-        if self.form is None:
-            self.pieces = Pieces(self.plain, host.graph_of, set(model.attention) == {"dense"})
-        self.kind = Kind(self.form, patterns, self.pieces, host.sharing)
+            play = self.recorded
+        else:
+            if all(plain.folded for plain in self.plain):
+                forms = [pricing(host.graph_of, host.device, host.network, plain.ranks, model, host.sharing)
+                         for host, plain in zip(stages, self.plain)]  # fmt: skip
+                self.forms = [form for form in forms if form is not None]
+            if len(self.forms) < len(stages):
+                dense = set(model.attention) == {"dense"}
+                self.forms = []
+                self.pieces = [Pieces(plain, host.graph_of, dense) for host, plain in zip(stages, self.plain)]
+            play = self.pieces[0] if len(self.pieces) == 1 else in_stages(self.pieces)
+        self.kinds = [Kind(self.forms[place] if self.forms else None, patterns, play, host.sharing)
+                      for place, host in enumerate(stages)]  # fmt: skip
 
-    def totals(self, fleet: Fleet, kind: int) -> Totals:
-        """Sums over the pool's replicas, one rank of each."""
-        if self.form is not None:
-            return self.form.totals(fleet, kind)
-        if self.pieces is None:
+    @property
+    def ranks(self) -> int:
+        """Chips of one replica."""
+        return sum(plain.ranks for plain in self.plain)
+
+    def totals(self, fleet: Fleet) -> Totals:
+        """Sums over the pool's replicas, one rank of each: of several stages, the mean over them."""
+        if self.forms:
+            return _mean([form.totals(fleet, self.kind, stage) for stage, form in enumerate(self.forms)])
+        if not self.pieces:
             return played_totals(self.recorded.groups)
         for r in range(self.first, self.first + self.count):
-            self.pieces.settle(fleet, r)
-        return together([totals_of(self.pieces.sums), played_totals(self.recorded.groups)])
+            for piece in self.pieces:
+                piece.settle(fleet, r)
+        return together([_mean([totals_of(piece.sums) for piece in self.pieces]), played_totals(self.recorded.groups)])
 
 
-def played_totals(groups: Sequence[Group]) -> Totals:
-    """Sums over what was played on the groups, one rank of each."""
-    for group in groups:
+def played_totals(groups: Sequence[Sequence[Group]]) -> Totals:
+    """Sums over what was played by replicas, one rank of each: of several stages, the mean over them."""
+    for group in (group for stages in groups for group in stages):
         group.close()
-    return together([group.chips[0].totals for group in groups])
+    return together([_mean([group.chips[0].totals for group in stages]) for stages in groups])
 
 
 class _Recorded:
     """Plays iterations on each replica's own ranks; spans are kept of those that begin in the window."""
 
-    def __init__(self, host: Host, first: int, count: int, timeline: Timeline | None) -> None:
-        self.host, self.first, self.count, self.timeline = host, first, count, timeline
-        self.groups: list[Group] = []
+    def __init__(
+        self, stages: Sequence[Host], first: int, count: int, lanes: int, timeline: Timeline | None
+    ) -> None:  # fmt: skip
+        self.stages, self.first, self.count, self.lanes, self.timeline = stages, first, count // lanes, lanes, timeline
+        self.groups: list[list[Group]] = []
         self.window = (0.0, np.inf)
         self._play: Player | None = None
 
     def __call__(self, fleet: Fleet, r: int) -> Answer:
         if self._play is None:
-            self.groups += [self.host.group_of(self.timeline if i == 0 else None) for i in range(self.count)]
-            self._play = player(self.groups, self.host.graph_of, self.first)
+            self.groups += [[host.group_of(self.timeline if i == 0 else None) for host in self.stages]
+                            for i in range(self.count)]  # fmt: skip
+            self._play = player(self.groups, [host.graph_of for host in self.stages], self.first)
         # A timeline shows one replica: the first.
-        shown = r == self.first and self.timeline is not None
-        self.groups[r - self.first].record(shown and self.window[0] <= fleet.replicas[r].now_s < self.window[1])
+        place = (r - self.first) // self.lanes
+        shown = place == 0 and self.timeline is not None
+        for group in self.groups[place]:
+            group.record(shown and self.window[0] <= fleet.replicas[r].now_s < self.window[1])
         return self._play(fleet, r)
+
+
+def _lanes(replicas: np.recarray) -> int:
+    """Rows that each replica has, one for each of its micro-batches."""
+    return int(replicas.lanes.max())
+
+
+def _mean(stages: Sequence[Totals]) -> Totals:
+    """Of the stages of a pipeline."""
+    if len(stages) == 1:
+        return stages[0]
+    return totals_of({key: value / len(stages) for key, value in sums_of(together(stages)).items()})
+
+
+def _use_of_time(totals: Totals, fleet: Fleet, seconds: float) -> None:
+    """Write down how much of so many seconds, over all replicas, something was done in."""
+    me = fleet.replicas
+    totals.seconds, totals.engine_s = seconds, engine_seconds(me)
+    under_way_s = float(me.busy_s.sum())
+    if _lanes(me) > 1 or me.stages.max() > 1:
+        busy_s = fleet.stage_busy_s.sum(axis=1) / me.stages
+        under_way_s, totals.engine_s = float(me.flight_s.sum()), float((busy_s * (1 - 1 / me.slow)).sum())
+        totals.bubble_s = max(under_way_s - float(busy_s.sum()), 0.0)
+    totals.idle_s = max(seconds - under_way_s, 0.0)
 
 
 def together(parts: Sequence[Totals]) -> Totals:
@@ -252,7 +300,7 @@ def engine_seconds(me: np.recarray) -> float:
 def _mean_rates(served: Sequence[Served]) -> dict[str, float]:
     """What a rank's capacities carry at most, the mean over replicas."""
     count = sum(each.count for each in served)
-    rates = [each.plain.rates() for each in served]
+    rates = [each.plain[0].rates() for each in served]
     return {
         name: sum(rate[name] * each.count for rate, each in zip(rates, served)) / count
         for name in rates[0].keys() & rates[-1].keys()
@@ -331,9 +379,9 @@ def _paid(served: Sequence[Served], scaler: Scaler | None, makespan_s: float) ->
     """Chip-seconds that each pool's replicas were on."""
     scaled = scaler.members if scaler else range(0)
     return [
-        (each.host.device, each.plain.ranks * sum(
+        (each.stages[0].device, each.ranks * sum(
             scaler.on_s(r, makespan_s) if scaler and r in scaled else makespan_s
-            for r in range(each.first, each.first + each.count)
+            for r in range(each.first, each.first + each.recorded.count)
         ))
         for each in served
     ]  # fmt: skip
@@ -345,15 +393,17 @@ def _most_on(count: int, scaler: Scaler | None) -> int:
 
 def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int) -> Serving:
     """Sums over all replicas; `paid` are devices and the chip-seconds they were on."""
-    me = fleet.replicas
+    me, lanes = fleet.replicas, _lanes(fleet.replicas)
     bin_s, series = series_of(fleet)
+    series[:, :2] /= lanes  # shares of time and of the KV-cache: a replica's is the mean of its lanes'
     last = int(np.flatnonzero(series[:, 0])[-1]) + 1 if series[:, 0].any() else 0
     power = [chip_s * device.power_w for device, chip_s in paid if device.power_w is not None]
     price = [chip_s / 3600 * device.price_per_hour for device, chip_s in paid if device.price_per_hour is not None]
     return Serving(
-        replicas=len(me), kv_share_s=float(me.kv_s.sum()), kv_peak=float((me.peak_blocks / me.blocks).max()),
-        preemptions=int(me.preemptions.sum()), blocks_looked_up=int(me.looked_up.sum()),
-        blocks_found=int(me.found.sum()), drafted=int(me.drafted.sum()), accepted=int(me.accepted.sum()),
+        replicas=len(me) // lanes, kv_share_s=float(me.kv_s.sum()) / lanes,
+        kv_peak=float((me.peak_blocks / me.blocks).max()), preemptions=int(me.preemptions.sum()),
+        blocks_looked_up=int(me.looked_up.sum()), blocks_found=int(me.found.sum()),
+        drafted=int(me.drafted.sum()), accepted=int(me.accepted.sum()),
         gaps=fleet.gaps.sum(axis=0), gap_ends_s=GAP_FINEST_S * GAP_RATIO ** np.arange(GAP_BINS),
         bin_s=bin_s, series=dict(zip(SERIES, series[:last].T)), slo_s={},
         chip_s=sum(chip_s for _, chip_s in paid), joules=sum(power) if len(power) == len(paid) else None,

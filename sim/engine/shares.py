@@ -14,7 +14,7 @@ import numpy as np
 from sim.serving.draws import draw
 from sim.serving.fleet import ROUTERS, Arrivals, Fleet, Rules
 
-_BY_REPLICA = ("replicas", "sums", "row_sums", "series", "gaps", "bin_s")
+_BY_REPLICA = ("replicas", "sums", "row_sums", "series", "gaps", "bin_s", "stage_busy_s")
 _BY_KIND = ("of_tokens", "of_logits")
 
 

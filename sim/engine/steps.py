@@ -1,4 +1,4 @@
-"""A static batch from prompt to last token: one prefill, then every decode step with its growing context.
+"""A static batch on one group of ranks: one prefill, then every decode step with its growing context.
 
 Steps are played at sampled contexts and summed in closed form between them. That is exact, not an approximation:
 along a run every decision (which op ended first, what bounded it, what was resident, who shared with whom) is noted
@@ -15,8 +15,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
+
 from sim.engine.group import Group
-from sim.spans import Outcome, Timeline, Totals, digest
+from sim.spans import Timeline, Totals
 from sim.workload.batch import Batch, Sequences, Shared, decode_batch
 from sim.workload.graph import STREAMS, Graph
 
@@ -34,58 +36,31 @@ class StaticBatch(NamedTuple):
     output_tokens: int
     every_step: bool = False
     shared: tuple[Shared, ...] = ()  # runs of tokens that prompts have in common
+    micro_batches: int = 1
+
+    def parts(self) -> list[StaticBatch]:
+        """The micro-batches, as equal as they can be; of a shared run, each has its part of the sequences."""
+        each, over = divmod(self.batch, self.micro_batches)
+        sizes = [each + (part < over) for part in range(self.micro_batches)]
+        return [
+            self._replace(
+                batch=size, micro_batches=1,
+                shared=tuple(run._replace(number=run.number * size / self.batch) for run in self.shared),
+            )
+            for size in sizes
+        ]  # fmt: skip
 
     def prefill(self) -> Batch:
         """All prompts; what some share is computed once."""
         past = [0] * self.batch
         for run in self.shared:
-            for place in sorted(range(self.batch), key=lambda place: past[place])[: int(run.number) - 1]:
+            for place in sorted(range(self.batch), key=lambda place: past[place])[: max(int(run.number) - 1, 0)]:
                 past[place] = min(past[place] + int(run.tokens), self.prompt_tokens - 1)
         return Batch(tuple(Sequences(1, self.prompt_tokens - each, each) for each in past), self.batch)
 
     def decode(self, context: int) -> Batch:
         """One step of all of them, with `context` cached tokens each."""
         return decode_batch([context] * self.batch, self.shared)
-
-
-def run_static(
-    group_of: GroupOf,
-    graph_of: GraphOf,
-    work: StaticBatch,
-    timeline: Timeline | None,
-    progress: Progress = lambda _: None,
-) -> Outcome:
-    """Play the whole run.  The prefill makes the first token, each of `output_tokens` - 1 decode steps one more.
-
-    `timeline`, if given, receives two consecutive decode steps in the middle of the run (the prefill, if there is no
-    decode).
-    """
-    group = group_of(None)
-    total, _ = play(group, graph_of(work.prefill()))
-    prefill_s = total["seconds",]
-    notes = [prefill_s]
-    first, last = work.prompt_tokens, work.prompt_tokens + work.output_tokens - 2
-    if work.output_tokens > 1:
-        decode, notes = (_every if work.every_step else _sampled)(group, graph_of, work, first, last, progress)
-        for key, value in decode.items():
-            total[key] = total.get(key, 0.0) + value
-    if timeline is not None:
-        recorder = group_of(timeline)
-        middle = (first + last) // 2
-        shown = [work.decode(middle + i) for i in range(2)] if work.output_tokens > 1 else []
-        for batch in shown or [work.prefill()]:
-            recorder.env.run(recorder.env.process(recorder.run(graph_of(batch))))
-        recorder.close()
-    totals = totals_of(total)
-    return Outcome(
-        totals,
-        phases={"prefill": prefill_s, "decode": totals.seconds - prefill_s},
-        tokens=work.batch * work.output_tokens,
-        ranks=group.ranks,
-        timeline=timeline or Timeline(),
-        rates=group.rates(),
-        fingerprint=digest([prefill_s, *notes, totals.seconds]),
-    )
 
 
 def play(group: Group, graph: Graph) -> tuple[Sums, tuple]:
@@ -99,27 +74,57 @@ def play(group: Group, graph: Graph) -> tuple[Sums, tuple]:
     return {key: value - before.get(key, 0.0) for key, value in after.items()}, trail
 
 
-def _every(
-    group: Group, graph_of: GraphOf, work: StaticBatch, first: int, last: int, progress: Progress
-) -> tuple[Sums, list[float]]:
-    total: Sums = {}
+class Stretch(NamedTuple):
+    """Decode steps on a straight line: the first of `steps` takes `low`, the one after the last would take `high`."""
+
+    steps: int
+    low: Sums
+    high: Sums
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Of each step."""
+        low_s, high_s = self.low["seconds",], self.high["seconds",]
+        return low_s + (high_s - low_s) / self.steps * np.arange(self.steps)
+
+    def total(self) -> Sums:
+        """Over all of them: an arithmetic series."""
+        n, low = self.steps, self.low
+        return {
+            key: n * low.get(key, 0.0) + (n - 1) / 2 * (value - low.get(key, 0.0)) for key, value in self.high.items()
+        }
+
+
+def added(a: Sums, b: Sums) -> Sums:
+    """Both sums as one."""
+    return {key: a.get(key, 0.0) + b.get(key, 0.0) for key in (*a, *(key for key in b if key not in a))}
+
+
+def decode_steps(
+    group: Group, graph_of: GraphOf, work: StaticBatch, progress: Progress = lambda _: None
+) -> list[Stretch]:
+    """All decode steps in their order, after a prefill: the first token was made there."""
+    first, last = work.prompt_tokens, work.prompt_tokens + work.output_tokens - 2
+    if last < first:
+        return []
+    if not work.every_step:
+        return _sampled(group, graph_of, work, first, last, progress)
+    found = []
     for context in range(first, last + 1):
         step, _ = play(group, graph_of(work.decode(context)))
-        for key, value in step.items():
-            total[key] = total.get(key, 0.0) + value
+        found.append(Stretch(1, step, step))
         progress((context - first + 1) / (last - first + 1))
-    return total, [total["seconds",]]
+    return found
 
 
 def _sampled(
     group: Group, graph_of: GraphOf, work: StaticBatch, first: int, last: int, progress: Progress
-) -> tuple[Sums, list[float]]:
-    """The sum over contexts first..last of one step each.  The first one is played for itself: it finds L2 as a
-    prefill left it."""
-    total, _ = play(group, graph_of(work.decode(first)))
-    notes = [total["seconds",]]
+) -> list[Stretch]:
+    """The steps at contexts first..last.  The first one is played for itself: it finds L2 as a prefill left it."""
+    step, _ = play(group, graph_of(work.decode(first)))
+    found = [Stretch(1, step, step)]
     if first == last:
-        return total, notes
+        return found
     first += 1
     played: dict[int, tuple[Sums, tuple]] = {}
 
@@ -136,8 +141,6 @@ def _sampled(
     def sizes(context: int) -> tuple[float, ...]:
         return sizes_of(graph_of(work.decode(context)))
 
-    for key, value in at(last)[0].items():
-        total[key] = total.get(key, 0.0) + value
     todo = [(first, last)]
     while todo:
         a, b = todo.pop()
@@ -148,12 +151,9 @@ def _sampled(
         if b - a > 1 and (low_trail != high_trail or bends(sizes(a), sizes(middle), sizes(b), (middle - a) / (b - a))):
             todo += [(middle, b), (a, middle)]
             continue
-        n = b - a  # contexts a..b-1: n terms of an arithmetic series
-        for key in high:
-            start, end = low.get(key, 0.0), high[key]
-            total[key] = total.get(key, 0.0) + n * start + (n - 1) / 2 * (end - start)
+        found.append(Stretch(b - a, low, high))
         progress((b - first) / (last - first))
-    return total, notes + [played[context][0]["seconds",] for context in sorted(played)]
+    return [*found, Stretch(1, at(last)[0], at(last)[0])]
 
 
 def sizes_of(graph: Graph) -> tuple[float, ...]:

@@ -89,13 +89,18 @@ def share_chips(
     drafting = [tenant.service.acceptance for tenant in tenants if tenant.service.acceptance]
     clock = None if quantum else _Together(tenants, count, timeline)
     pools = np.concatenate([pool_of(mine.start, count) for mine in whose]).view(np.recarray)
+    replicas = _replicas(tenants)
     turns = [] if clock else [
-        Served(Host(tenant.group_of, partial(_named, tenant), tenant.device, tenant.network), tenant.model, pool,
-               tenant.service, timeline)
-        for tenant, pool in zip(tenants, pools)
+        Served([Host(tenant.group_of, partial(_named, tenant), tenant.device, tenant.network)], tenant.model, t,
+               tenant.service._replace(replicas=replicas, pools=pools), timeline)
+        for t, tenant in enumerate(tenants)
     ]  # fmt: skip
     patterns = [len(set(tenant.model.attention)) for tenant in tenants]
-    kinds = [turn.kind for turn in turns] if clock is None else [Kind(None, each, clock) for each in patterns]
+    kinds = (
+        [kind for turn in turns for kind in turn.kinds]
+        if clock is None
+        else [Kind(None, each, clock) for each in patterns]
+    )
     window = None
     if clock is None and timeline is not None and not tenants[0].service.op:
         window = Window(*tenants[0].service.window, lambda fleet, r: turns[r // count].recorded(fleet, r))
@@ -103,7 +108,7 @@ def share_chips(
     found: list[np.recarray] = []
     fleet: Fleet | None = None
     for records, now in serve_fleet(
-        chunks, rules, _replicas(tenants), pools, kinds, window=window, acceptance=drafting[0] if drafting else (),
+        chunks, rules, replicas, pools, kinds, window=window, acceptance=drafting[0] if drafting else (),
         expected=expected, clock=clock,
     ):  # fmt: skip
         found.append(records)
@@ -117,8 +122,8 @@ def share_chips(
         mine = mine[np.argsort(mine.id, kind="stable")].view(np.recarray)
         mine.id &= (1 << _WHOSE) - 1
         mine.replica[mine.replica != NONE] -= whose[t].start
-        totals = played_totals(clock.groups[t]) if clock else turns[t].totals(fleet, t)
-        plain = clock.groups[t][0] if clock else turns[t].plain
+        totals = played_totals([[group] for group in clock.groups[t]]) if clock else turns[t].totals(fleet)
+        plain = clock.groups[t][0] if clock else turns[t].plain[0]
         outcomes.append(_outcome(tenant, mine, _part(fleet, t, whose[t]), totals, plain))
     busy_s = [float(fleet.replicas.busy_s[mine].sum()) for mine in whose]
     return Shared(outcomes, busy_s, clock.in_use_s / count if clock else sum(busy_s) / count)

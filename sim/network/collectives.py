@@ -377,11 +377,22 @@ def direct_send_receive(who: Members, nbytes: float) -> Plan:
     return [_next(who.ring, 0, nbytes, False)]
 
 
+def direct_send(who: Members, nbytes: float) -> Plan:
+    """Each rank of the first half sends S to the one at its place in the second: 1 round."""
+    half = len(who.ranks) // 2
+    return [_round(who.ranks[:half], who.ranks[half:], nbytes)]
+
+
 Needs = Callable[[Members], str]
 
 
 def _nothing(_: Members) -> str:
     return ""
+
+
+def _even(who: Members) -> str:
+    """An even number of ranks."""
+    return "" if len(who.ranks) % 2 == 0 else f"a group of an even number of ranks, not {len(who.ranks)}"
 
 
 def _power_of_two(who: Members) -> str:
@@ -412,10 +423,14 @@ def _hubs(who: Members) -> str:
 
 
 class Algorithm(NamedTuple):
-    """A plan, and what it needs of the group: '' from `needs`, or what is missing."""
+    """A plan, and what it needs of the group: '' from `needs`, or what is missing.
+
+    `senders` is the share of the ranks that have something to send, where the others only receive.
+    """
 
     plan: Callable[[Members, float], Plan]
     needs: Needs = _nothing
+    senders: float = 1.0
 
     @property
     def doc(self) -> str:
@@ -471,8 +486,11 @@ PLANS: dict[str, dict[str, Algorithm]] = {
         "in_switch": Algorithm(in_switch_broadcast, _hub),
     },
     "send_receive": {"direct": Algorithm(direct_send_receive)},
+    "send": {"direct": Algorithm(direct_send, _even, 0.5)},
 }
-CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_receive"]
+CollectiveName = Literal[
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_receive", "send"
+]
 AlgorithmName = Literal[
     "ring", "bidirectional_ring", "one_shot", "two_shot", "recursive_doubling", "halving_doubling",
     "double_binary_tree", "hierarchical", "multi_dimensional", "in_switch", "direct", "recursive_halving", "pairwise",

@@ -159,7 +159,8 @@ class Network:
 
         Exact when they do: every rank has a part in the slowest sends, and nobody sends who sat out the round before.
         """
-        plan = PLANS[kind][name].plan(who, nbytes)
+        how = PLANS[kind][name]
+        plan = how.plan(who, nbytes)
         wait = wire = reduce = sent = 0.0
         exact = True
         seen: dict[tuple[int, ...], _Step] = {}
@@ -179,7 +180,7 @@ class Network:
                 taking_part[sends.source] = taking_part[sends.target] = True
                 exact = before is None or bool(before[sends.source].all())
                 before = taking_part
-        return _Bare(len(plan), wait, wire, reduce, sent / len(who.ranks), exact)
+        return _Bare(len(plan), wait, wire, reduce, sent / (len(who.ranks) * how.senders), exact)
 
     def _step(self, sends: Round) -> _Step:
         """What one round takes on links that nobody else uses."""
@@ -230,8 +231,8 @@ class _Part(Network):
         if isinstance(ranks, int):
             if ranks > len(self.chips):
                 raise ValueError(f"a group of {ranks} ranks does not fit on {len(self.chips)} chips")
-            ranks = self.chips[:ranks]
-        return super()._members(ranks)
+            ranks = tuple(range(ranks))
+        return super()._members(tuple(self.chips[rank] for rank in ranks))
 
 
 class _Step(NamedTuple):

@@ -21,7 +21,8 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group
-from sim.engine.steps import StaticBatch, run_static
+from sim.engine.pipeline import Stage, run_static
+from sim.engine.steps import StaticBatch
 from sim.hardware.device import Device
 from sim.network.library import Library
 from sim.network.network import Network
@@ -70,7 +71,7 @@ def measure(point: Point) -> Measured:
     def group_of(_: object) -> Group:
         return Group(simpy.Environment(), device, network, point.ranks)
 
-    totals = run_static(group_of, graph_of, StaticBatch(point.batch, point.prompt, point.output), None).totals
+    totals = run_static([Stage(group_of, graph_of)], StaticBatch(point.batch, point.prompt, point.output), None).totals
     spent = totals.span_s
     return Measured(
         totals.seconds, spent["communication"].get("all_reduce", 0.0), spent["prefetch"].get("prefetch", 0.0)

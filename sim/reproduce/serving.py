@@ -79,7 +79,7 @@ class Host(NamedTuple):
         service = Service(
             rules._replace(jump=not op), replica, pool_of(0, len(replica)), op, (0.0, 0.0), expected=len(columns)
         )
-        return run_service([columns], service, [EngineHost(group_of, graph_of, device, network)], model, None)
+        return run_service([columns], service, [[EngineHost(group_of, graph_of, device, network)]], model, None)
 
     def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
         """What the KV-cache holds, as an engine derives it."""

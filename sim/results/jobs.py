@@ -19,7 +19,7 @@ OF_JOBS: dict[str, str] = {
     "one played alone",
     "slowdown": "mean_s / idle_s",
     "bus_bandwidth_bytes_per_s": "nccl-tests' bus bandwidth: bytes / mean_s, times 2(n-1)/n for all_reduce, (n-1)/n "
-    "for all_gather, reduce_scatter and all_to_all, 1 for broadcast and send_receive",
+    "for all_gather, reduce_scatter and all_to_all, 1 for broadcast, send_receive and send",
     "collectives": "collectives of the job that ended within the run",
     "ranks": "chips in the job's group",
     "rounds": "rounds of the algorithm",

@@ -20,8 +20,8 @@ _STATISTICS = {
     "p90": "90th percentile over finished requests, linear between ranks",
     "p99": "99th percentile over finished requests, linear between ranks",
 }
-_ONE = "on one rank, mean over the replicas"
-_SUM = "on one rank, summed over the replicas"
+_ONE = "on one rank, mean over the pipeline stages and the replicas"
+_SUM = "on one rank, mean over the pipeline stages, summed over the replicas"
 # Of a workload of requests. "Finished" requests are those not rejected: a run goes on until the last has its answer.
 OF_REQUESTS: dict[str, str] = {
     "requests": "requests finished",
@@ -67,7 +67,7 @@ _OF_ANY: dict[str, str] = {
     "op; of collectives, of the last one that is not in the background",
 }
 _OF_MODELS: dict[str, str] = {
-    "tpot_mean_s": "static run: decode_s / decode steps (steps less one if there was a prefill); request run: mean of "
+    "tpot_mean_s": "static run: decode_s / decode steps of a sequence; request run: mean of "
     "(last - first token) / (output tokens - 1)",
     "output_tokens_per_s": "output tokens of all sequences / makespan_s",
     "output_tokens_per_s_per_chip": "output tokens of all sequences / chip-seconds: ranks x the time each replica was "
@@ -78,8 +78,10 @@ _OF_MODELS: dict[str, str] = {
     "idle": "time in which no iteration was running / makespan_s, mean over the replicas",
     "engine": "time in which an iteration ran and none of its ops / makespan_s, mean over the replicas: `overhead`, "
     "drafting, swapping, a slow replica's delay, work lost in a failure",
-    "exposed_communication": "(makespan_s - idle and engine time - compute stream's busy time) / makespan_s: nothing "
-    f"computes, because a collective or a join is waited for; {_ONE}",
+    "bubbles": "time in which a pipeline stage had nothing to do while an iteration ran / makespan_s, mean over the "
+    "stages and the replicas",
+    "exposed_communication": "(makespan_s - idle, engine and bubble time - compute stream's busy time) / makespan_s: "
+    f"nothing computes, because a collective or a join is waited for; {_ONE}",
     "hbm_utilisation": f"bytes over the HBM port / (HBM rate x makespan_s), {_ONE}",
     "l2_utilisation": f"bytes over the L2 port / (L2 rate x makespan_s), {_ONE}",
     "link_utilisation": f"bytes over the rank's links / (rate of its outgoing links together x makespan_s), {_ONE}",
@@ -157,9 +159,8 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     if outcome.jobs:
         return found | link_metrics(outcome)
     found |= {f"{phase}_s": seconds for phase, seconds in outcome.phases.items()}
-    decode_steps = totals.steps - (1 if outcome.phases.get("prefill") else 0)
-    if not len(outcome.requests) and "decode" in outcome.phases and decode_steps > 0:
-        found["tpot_mean_s"] = outcome.phases["decode"] / decode_steps
+    if outcome.decode_steps:
+        found["tpot_mean_s"] = outcome.phases["decode"] / outcome.decode_steps
     chip_s = outcome.serving.chip_s if outcome.serving else wall_s * outcome.ranks * outcome.replicas
     if len(outcome.requests):
         found |= _request_metrics(outcome.requests.finished())
@@ -190,6 +191,8 @@ def _shares(totals: Totals, rates: dict[str, float]) -> dict[str, float]:
     found["idle"] = totals.idle_s / wall_s
     if totals.engine_s:
         found["engine"] = totals.engine_s / wall_s
+    if totals.bubble_s:
+        found["bubbles"] = totals.bubble_s / wall_s
     found["exposed_communication"] = exposed_s(totals) / wall_s
     for capacity in ("HBM", "L2", "link"):
         if rates.get(capacity):
@@ -206,7 +209,7 @@ def busy_s(totals: Totals, stream: str) -> float:
 
 def exposed_s(totals: Totals) -> float:
     """Seconds in which an iteration ran and nothing computed: time waited for collectives and joins."""
-    left_s = totals.seconds - totals.idle_s - totals.engine_s - busy_s(totals, "compute")
+    left_s = totals.seconds - totals.idle_s - totals.engine_s - totals.bubble_s - busy_s(totals, "compute")
     return 0.0 if abs(left_s) < _NOISE * totals.seconds else left_s
 
 

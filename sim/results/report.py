@@ -14,6 +14,7 @@ from sim.results.metrics import DEFINITIONS, exposed_s, latencies, pretty, secon
 from sim.results.over_time import over_time_section
 from sim.results.palette import (
     BOUND_COLOURS,
+    BUBBLES,
     ENGINE,
     EXPOSED,
     IDLE,
@@ -198,6 +199,7 @@ def _waiting(outcome: Outcome) -> list[tuple[str, str, float]]:
     return [
         ("exposed communication", EXPOSED, max(0.0, exposed_s(outcome.totals))),
         ("engine", ENGINE, outcome.totals.engine_s),
+        ("bubbles", BUBBLES, outcome.totals.bubble_s),
         ("idle", IDLE, outcome.totals.idle_s),
     ]
 

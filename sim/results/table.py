@@ -44,6 +44,7 @@ _BOTH = [
     "compute_busy",
     "exposed_communication",
     "engine",
+    "bubbles",
     "prefetch_busy",
     "hbm_utilisation",
     "l2_utilisation",

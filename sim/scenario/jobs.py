@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SkipValidation, WithJsonSchema, model_validator
 
-from sim.network.collectives import AlgorithmName
+from sim.network.collectives import AlgorithmName, CollectiveName
 from sim.scenario.fields import Bytes, Count, Factor, Seconds, Section, Share
 from sim.strict_yaml import nearest
 
-CollectiveName = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_receive"]
 _RANGE = re.compile(r"(\d{1,12})(?:\s*-\s*(\d{1,12}))?")
 _HOW = "write 'all', '0-7', a list like [0, 1, 4-7], or {every: 8, from: 0, count: 4}"
 _ENDLESS = 10**13

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from sim.hardware.device import OWN_KERNELS
 from sim.network.collectives import AlgorithmName
@@ -20,19 +20,9 @@ from sim.scenario.fields import (
     Section,
     Share,
     Watts,
-    whole,
 )
 from sim.scenario.jobs import LinkFault
 from sim.workload import parallel, routing
-
-
-def _only_one(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool) and value != 1:
-        raise ValueError("only 1 is modelled so far; split the model with `tensor`")
-    return value
-
-
-OnlyOne = Annotated[int, Field(ge=1, le=1), BeforeValidator(_only_one), BeforeValidator(whole)]
 
 
 class DeviceChange(Section):
@@ -133,9 +123,21 @@ class Parallel(Section):
     data: Count = Field(default=1, description="groups of them with sequences of their own, which meet at the experts")
     expert: Count = Field(default=1, description="ranks that the experts are spread over")
     sequence: Count = Field(default=1, description="ranks of a tensor group that share a KV-cache by its tokens")
-    pipeline: OnlyOne = 1
+    pipeline: Count = Field(default=1, description="stages, each with some of the layers, next to each other")
+    micro_batches: Count | None = Field(
+        default=None, description="parts of the batch that are in the pipeline at once; default: as many as stages"
+    )
     routing: Routing = Routing()
+
+    @model_validator(mode="after")
+    def _in_stages(self) -> Parallel:
+        if self.pipeline == 1 and (self.micro_batches or 1) > 1:
+            raise ValueError("micro_batches needs pipeline stages; set pipeline above 1")
+        return self
 
     def degrees(self) -> parallel.Parallel:
         """As the op graph wants them; ValueError if a recording cannot be read."""
-        return parallel.Parallel(self.tensor, self.data, self.expert, self.sequence, routing=self.routing.chances())
+        return parallel.Parallel(
+            self.tensor, self.data, self.expert, self.sequence, self.pipeline, self.micro_batches or self.pipeline,
+            self.routing.chances(),
+        )  # fmt: skip

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from sim.serving import draws, fleet, kv, loop, outcome, pending, router, scheduler, step_time, turns
+from sim.serving import draws, fleet, kv, loop, outcome, pending, router, scheduler, stages, step_time, turns
 from sim.serving.fleet import RECORD, Rules, new_fleet, new_rows, plain_arrivals, pool_of, replica_of
 from sim.serving.step_time import unpriced
 
-_MODULES = (draws, kv, pending, step_time, scheduler, outcome, router, turns, loop)  # in order of imports
+_MODULES = (draws, kv, pending, step_time, scheduler, outcome, router, turns, stages, loop)  # in order of imports
 # Nothing is allocated in there, so no references need be counted: that is six times as fast.
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # Requests: below, the compiled form costs more than it saves; to load what was compiled before, and to compile.

@@ -8,6 +8,7 @@ from sim.serving.fleet import BUSY, IDLE, NONE, PENDING, Fleet
 from sim.serving.loop import seconds_of
 from sim.serving.outcome import gone
 from sim.serving.pending import push
+from sim.serving.stages import stop
 from sim.serving.step_time import StepTime
 
 
@@ -58,6 +59,8 @@ def fail(fleet: Fleet, r: int, now_s: float, back_s: float) -> None:
     me.node_free = me.oldest = me.newest = NONE
     me.free_blocks, me.activity, me.now_s = me.blocks, IDLE, back_s
     me.link_free_s = back_s if np.isfinite(back_s) else now_s
+    if me.stages > 1 and me.lane == 0:
+        stop(fleet, r, now_s, back_s)
 
 
 def _forget(fleet: Fleet, slot: int) -> None:

@@ -116,6 +116,9 @@ REPLICA = np.dtype(
         ("up", "i8"),  # the router may choose it
         ("halted", "i8"),  # begins nothing
         ("chips", "i8"),  # the number of those it runs on, where replicas share chips
+        ("stages", "i8"),  # that an iteration goes through, one after the other (`sim.serving.stages`)
+        ("lanes", "i8"),  # rows next to each other that share the stages; this one's place among them
+        ("lane", "i8"),
         ("priority", "i8"),  # there the highest goes first,
         ("weight", "f8"),  # and of equals, the one that has been busy least for its weight
         # What it does.
@@ -144,6 +147,8 @@ REPLICA = np.dtype(
         ("moved_tokens", "i8"),  # to host memory and back
         ("iterations", "i8"),
         ("busy_s", "f8"),
+        ("flight_s", "f8"),  # of a first lane: in which any lane had an iteration under way,
+        ("flown_s", "f8"),  # up to this time
         ("lost_s", "f8"),  # of that, in iterations that a failure cut short
         ("looked_up", "i8"),  # prefix blocks
         ("found", "i8"),
@@ -213,13 +218,18 @@ class Fleet(NamedTuple):
     of_logits: np.ndarray  # [kind, logits]
     # Sums by replica, so that they do not depend on who else is in the fleet.
     sums: np.ndarray  # [replica, feature] over all iterations
-    row_sums: np.ndarray  # [replica, row of the price, ROW_SUMS] of the ops that see the context
+    row_sums: np.ndarray  # [replica, stage, row of the price, ROW_SUMS] of the ops that see the context
+    stage_busy_s: np.ndarray  # [replica, stage] of lanes
     scratch: np.ndarray  # [row, ROW_SUMS]
     by_number: np.ndarray  # [sequences] tokens that so many sequences share
     series: np.ndarray  # [replica, bin, SERIES]
     gaps: np.ndarray  # [replica, bin] times between tokens of one answer, in geometric bins
     cursor: np.ndarray
     bin_s: np.ndarray  # [replica] width of a bin of the series
+    stage_s: np.ndarray  # [replica, stage] what the iteration under way takes there
+    free_s: (
+        np.ndarray
+    )  # [replica, stage] when the stage is done with all that is on its way, in the row of a first lane
 
 
 # Features of a batch: what an iteration takes depends on them only. LONE: sequences with one query; of what those have
@@ -244,7 +254,7 @@ def new_fleet(
 ) -> Fleet:  # fmt: skip
     """An idle fleet of `replicas` (rows of REPLICA, as `replica_of` makes them) with room for `slots` requests."""
     table = replicas.copy()
-    count, width = len(table), features_of(patterns)
+    count, width, stages = len(table), features_of(patterns), int(table.stages.max())
     nodes = int((table.blocks * table.block_tokens).max() // rules.unit_tokens) if rules.unit_tokens else 0
     buckets = 1 << max(nodes, 1).bit_length()
     return Fleet(
@@ -255,7 +265,8 @@ def new_fleet(
         pending_s=np.zeros(64), pending=np.zeros((64, 3), np.int64), blocks=np.zeros(0, np.int64),
         acceptance=np.array(acceptance, float),
         of_tokens=np.zeros((kinds, 1), np.int64), of_logits=np.zeros((kinds, 1), np.int64),
-        sums=np.zeros((count, width)), row_sums=np.zeros((count, rows, ROW_SUMS)),
+        sums=np.zeros((count, width)), row_sums=np.zeros((count, stages, rows, ROW_SUMS)),
+        stage_busy_s=np.zeros((count, stages)), stage_s=np.zeros((count, stages)), free_s=np.zeros((count, stages)),
         scratch=np.zeros((rows, ROW_SUMS)),
         by_number=np.zeros(int(table.sequences.max()) + 1), series=np.zeros((count, BINS, len(SERIES))),
         gaps=np.zeros((count, GAP_BINS), np.int64), cursor=np.array([0, 0, 0, slots, 0, 0]),
@@ -266,7 +277,7 @@ def new_fleet(
 def replica_of(
     policy: int, sequences: int, new_tokens: int, block_tokens: int, blocks: int, *, pool: int = 0, kind: int = 0,
     reserve: bool = False, swap_s: float = np.nan, drafts: int = 0, overhead_s: float = 0.0, slow: float = 1.0,
-    longest: int = 2**62,
+    longest: int = 2**62, stages: int = 1, lanes: int = 1, lane: int = 0,
 ) -> np.recarray:  # fmt: skip
     """One idle replica that is up, as a table of one row."""
     row = new_rows(REPLICA, 1)
@@ -274,6 +285,7 @@ def replica_of(
     row.block_tokens, row.blocks, row.free_blocks, row.reserve = block_tokens, blocks, blocks, reserve
     row.longest = longest
     row.swap_s, row.drafts, row.overhead_s, row.slow, row.up = swap_s, drafts, overhead_s, slow, 1
+    row.stages, row.lanes, row.lane = stages, lanes, lane
     row.weight = 1.0
     row.node_free = row.oldest = row.newest = NONE
     return row

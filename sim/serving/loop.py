@@ -28,6 +28,7 @@ from sim.serving.outcome import book_features, come, depart, finish, gone
 from sim.serving.pending import next_s, pop
 from sim.serving.router import route
 from sim.serving.scheduler import leave_queue, next_class, plan, queue_up
+from sim.serving.stages import leave, set_off
 from sim.serving.step_time import StepTime, measure, steps_seconds
 from sim.serving.turns import hand_on, may_begin, turn_steps, wanted
 
@@ -69,9 +70,10 @@ def serve(
                 continue
         elif ends or not alone:
             for r in range(count):
-                why = _advance(rules, fleet, price, records, asked, r, at_s, ask)
-                if why != DONE:
-                    return why
+                if fleet.replicas[r].lane == 0:
+                    why = _advance(rules, fleet, price, records, asked, r, at_s, ask)
+                    if why != DONE:
+                        return why
         if ends:
             return DONE
         if fleet.cursor[FREE] == 0:
@@ -111,10 +113,28 @@ def _advance(
     rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int, until_s: float,
     ask: bool,
 ) -> int:  # fmt: skip
-    """Bring replica `r` to `until_s`: what ends by then has ended, and what begins before then has begun.
+    """Bring replica `r`, with all that share its stages, to `until_s`: what ends by then has ended, and what begins
+    before then has begun.
 
     What begins at `until_s` itself waits, for a request may arrive at that instant.
     """
+    lanes = fleet.replicas[r].lanes
+    while lanes > 1:
+        first = r - fleet.replicas[r].lane
+        next = NONE
+        for lane in range(first, first + lanes):
+            why = _begin(rules, fleet, price, records, asked, lane, until_s, ask)
+            if why != DONE:
+                return why
+            if fleet.replicas[lane].activity == BUSY and (
+                next == NONE or fleet.replicas[lane].end_s < fleet.replicas[next].end_s
+            ):
+                next = lane
+        if next == NONE or fleet.replicas[next].end_s > until_s:
+            return DONE
+        why = _end(rules, fleet, price, records, asked, next)
+        if why != DONE:
+            return why
     while True:
         why = _begin(rules, fleet, price, records, asked, r, until_s, ask)
         if why != DONE or fleet.replicas[r].activity == IDLE or fleet.replicas[r].end_s > until_s:
@@ -144,29 +164,50 @@ def _begin(
         me.activity = UNPRICED
     if me.activity == UNPRICED:
         me.played = 0
-        me.base_s = np.nan if ask else steps_seconds(
-            price, me.kind, fleet.features[r], fleet.growth[r], 1, fleet.scratch
-        )  # fmt: skip
-        if np.isnan(me.base_s):
+        if ask or not _priced(fleet, price, r):
             fleet.cursor[ASKS] = r
             return PRICE
-        me.activity = BUSY
-        me.end_s = me.now_s + seconds_of(fleet, price, r, me.steps)
+        _go(fleet, price, r)
     return DONE
+
+
+def _priced(fleet: Fleet, price: StepTime, r: int) -> bool:
+    """Look up what the iteration takes, on each of its stages; whether that is known."""
+    me = fleet.replicas[r]
+    for stage in range(me.stages):
+        fleet.stage_s[r, stage] = steps_seconds(
+            price, me.kind + stage, fleet.features[r], fleet.growth[r], 1, fleet.scratch
+        )
+        if np.isnan(fleet.stage_s[r, stage]):
+            return False
+    me.base_s = fleet.stage_s[r, 0]
+    return True
+
+
+def _go(fleet: Fleet, price: StepTime, r: int) -> None:
+    """The iterations, whose time is known, are under way."""
+    me = fleet.replicas[r]
+    me.activity = BUSY
+    if me.stages > 1:
+        set_off(fleet, r)
+    else:
+        me.end_s = me.now_s + seconds_of(fleet, price, r, me.steps)
 
 
 def set_price(fleet: Fleet, price: StepTime, r: int, base_s: float, slope_s: float, steps: int) -> None:
     """The first of the iterations that replica `r` asked about takes `base_s`, and each of `steps` more by
-    `slope_s`."""
+    `slope_s`; of a lane, what it takes on each stage is in `fleet.stage_s` already."""
     me = fleet.replicas[r]
     me.steps = min(me.steps, steps)
-    me.played, me.base_s, me.slope_s, me.activity = 1, base_s, slope_s, BUSY
-    me.end_s = me.now_s + seconds_of(fleet, price, r, me.steps)
+    me.played, me.base_s, me.slope_s = 1, base_s, slope_s
+    _go(fleet, price, r)
 
 
 def seconds_of(fleet: Fleet, price: StepTime, r: int, steps: int) -> float:
     """What the first `steps` of the iterations under way take."""
     me = fleet.replicas[r]
+    if me.stages > 1:
+        return me.end_s - me.now_s
     if me.played:
         seconds = steps * me.base_s + me.slope_s * (steps * (steps - 1) / 2)
     elif steps == 1:
@@ -186,7 +227,10 @@ def _end(
     if fleet.cursor[PENDING] + me.running_count > len(fleet.pending_s):
         return HEAP
     book_features(fleet, r)
-    steps_seconds(price, me.kind, fleet.features[r], fleet.growth[r], me.steps, fleet.row_sums[r])
+    for stage in range(me.stages):
+        steps_seconds(price, me.kind + stage, fleet.features[r], fleet.growth[r], me.steps, fleet.row_sums[r, stage])
+    if me.stages > 1:
+        leave(fleet, r)
     finish(rules, fleet, r, records, asked, seconds_of(fleet, price, r, 1))
     me.activity = IDLE
     if rules.quantum > 0:

@@ -37,7 +37,7 @@ def plan(rules: Rules, fleet: Fleet, r: int) -> int:
     if me.running_count == 0:
         return 0
     hands_over = fleet.pools[me.pool].next != NONE
-    if preempted or admitted > 0 or me.drafts > 0 or hands_over or not rules.jump:
+    if preempted or admitted > 0 or me.drafts > 0 or hands_over or me.stages > 1 or not rules.jump:
         return 1
     return _equal_steps(rules, fleet, r)
 

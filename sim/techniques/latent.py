@@ -22,7 +22,7 @@ from sim.workload.batch import Shared
 from sim.workload.forward import MERGE_FLOP, SOFTMAX_FLOP
 from sim.workload.graph import Graph, LatentWork, Layer, Op, Tensor
 from sim.workload.model import Latent, Model
-from sim.workload.parallel import Parallel, shard
+from sim.workload.parallel import Parallel, shard, stage_layers
 from sim.workload.precision import BYTES, Precision
 
 
@@ -105,10 +105,10 @@ def cut(shared: Iterable[Shared], least: float, most_tokens: float) -> tuple[Sha
 
 
 def expanded_bytes(model: Model, precision: Precision, parallel: Parallel) -> float:
-    """Bytes that one token of expanded prefix takes on a rank, over its layers."""
+    """Bytes that one token of expanded prefix takes on a rank, over its layers; of pipeline stages, those with most."""
     assert model.latent is not None
     elements = shard(model, parallel).heads * model.latent.expanded
-    return model.layers / parallel.pipeline * elements * BYTES[precision.communication]
+    return max(map(len, stage_layers(model.layers, parallel.pipeline))) * elements * BYTES[precision.communication]
 
 
 def expands(

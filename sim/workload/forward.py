@@ -74,11 +74,18 @@ class Forward:
         )  # fmt: skip
 
     def collective(
-        self, name: str, kind: str, message_bytes: float, reads: Tensor, writes: Tensor, after: str, ranks: int = 0
+        self,
+        name: str,
+        kind: str,
+        message_bytes: float,
+        reads: Tensor,
+        writes: Tensor,
+        after: str | None,
+        ranks: int = 0,
     ) -> Op:
-        """An exchange of `ranks` ranks that follows the op `after`; 0: all of them."""
+        """An exchange of `ranks` ranks that follows the op `after`, if it does; 0: all of them."""
         return Op(name, kind, "communication", dtype=self.precision.communication, reads=(reads,), writes=(writes,),
-                  after=(After(after),), message_bytes=message_bytes,
+                  after=(After(after),) if after else (), message_bytes=message_bytes,
                   ranks=0 if ranks == self.part.parallel.ranks else ranks)  # fmt: skip
 
 

@@ -138,7 +138,7 @@ class Graph:
         return sum(t.nbytes for op in ops for t in op.reads if t.kind == kind)
 
 
-COLLECTIVES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"})
+COLLECTIVES = frozenset({"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send"})
 
 
 def is_collective(op: Op) -> bool:

@@ -70,8 +70,9 @@ def shard(model: Model, parallel: Parallel) -> Shard:
     _require(p.tensor, model.heads, _tensor_fits(model), "tensor", lambda n: _tensor_misfit(model, n))
     _require(p.sequence, p.tensor, lambda n: p.tensor % n == 0, "sequence",
              lambda n: f"the {p.tensor} ranks of a tensor group, which share a KV-cache by its tokens")  # fmt: skip
-    _require(p.pipeline, model.layers, lambda n: n <= model.layers, "pipeline",
-             lambda n: f"the {model.layers} layers")  # fmt: skip
+    if p.pipeline > model.layers:
+        raise ValueError(f"pipeline parallel degree {p.pipeline}: {model.name} has {model.layers} layers, so at most as "
+                         "many stages")  # fmt: skip
     if experts is None:
         if p.data > 1:
             raise ValueError(f"data parallel degree {p.data}: {model.name} has no experts at which the groups would "
@@ -111,6 +112,18 @@ def shard(model: Model, parallel: Parallel) -> Shard:
         heads, kv_heads, heads * p.sequence, model.ffn / p.tensor, model.vocab / p.tensor, p, expert_ffn, spread,
         loads(experts.routed, experts.chosen, p.expert, p.routing) if experts else None, tuple(notes),
     )  # fmt: skip
+
+
+def stage_layers(layers: int, stages: int) -> tuple[range, ...]:
+    """The layers of each pipeline stage.
+
+    What is left over goes to the stages before the last, from the back, since the last has the LM head as well (vLLM,
+    `distributed/utils.py`, `get_pp_indices`).
+    """
+    each, over = divmod(layers, stages)
+    counts = [each + (stages - 1 - over <= stage < stages - 1) for stage in range(stages)]
+    firsts = [sum(counts[:stage]) for stage in range(stages)]
+    return tuple(range(first, first + count) for first, count in zip(firsts, counts))
 
 
 def _require(n: int, most: int, fits: Callable[[int], bool], name: str, what: Callable[[int], str]) -> None:

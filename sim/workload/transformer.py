@@ -13,21 +13,23 @@ from sim.workload.experts import experts, mlp
 from sim.workload.forward import NORM_FLOP, SOFTMAX_FLOP, Forward, vector
 from sim.workload.graph import After, Graph, Layer, Op, Tensor
 from sim.workload.model import Model
-from sim.workload.parallel import Parallel, shard
+from sim.workload.parallel import Parallel, shard, stage_layers
 from sim.workload.precision import BYTES, Precision
 
+_TOKEN_BYTES = 4  # of a token's number
 
-def kv_bytes_per_token(model: Model, precision: Precision, parallel: Parallel) -> float:
-    """Bytes of KV-cache that one token of the whole batch takes on one rank, over the layers of one pipeline stage."""
+
+def kv_bytes_per_token(model: Model, precision: Precision, parallel: Parallel, stage: int = 0) -> float:
+    """Bytes of KV-cache that one token of the whole batch takes on one rank, over the layers of a pipeline stage."""
     part = shard(model, parallel)
     elements = model.latent.cached if model.latent else 2 * part.kv_heads * model.head_dim
-    groups = parallel.data * parallel.sequence * parallel.pipeline
-    return model.layers * elements * BYTES[precision.kv] / groups
+    layers = len(stage_layers(model.layers, parallel.pipeline)[stage])
+    return layers * elements * BYTES[precision.kv] / (parallel.data * parallel.sequence)
 
 
-def weight_bytes(model: Model, precision: Precision, parallel: Parallel) -> float:
-    """Bytes of weights on one rank; embedding, LM head, norms and routers stay in the communication format, as engines
-    keep them.  Of several pipeline stages, the mean one."""
+def weight_bytes(model: Model, precision: Precision, parallel: Parallel, stage: int = 0) -> float:
+    """Bytes of weights on one rank of a pipeline stage; embedding, LM head, norms and routers stay in the communication
+    format, as engines keep them."""
     part, wide, narrow, d = (
         shard(model, parallel),
         BYTES[precision.communication],
@@ -42,32 +44,35 @@ def weight_bytes(model: Model, precision: Precision, parallel: Parallel) -> floa
     else:
         attention = d * (2 * part.heads + 2 * part.kv_heads) * model.head_dim
     up = 3 if model.gated else 2
-    total = model.layers * (attention * narrow + 2 * d * wide) + model.dense_layers * up * d * part.ffn * narrow
+    layers = stage_layers(model.layers, parallel.pipeline)[stage]
+    dense = sum(layer < model.dense_layers for layer in layers)
+    total = len(layers) * (attention * narrow + 2 * d * wide) + dense * up * d * part.ffn * narrow
     if model.experts:
         e = model.experts
         shared = e.shared_ffn if parallel.data > 1 else e.shared_ffn / parallel.tensor
         own = BYTES[precision.experts or precision.weights] * part.experts * part.expert_ffn
         layer = up * d * (own + shared * narrow) + d * e.routed * wide
-        total += (model.layers - model.dense_layers) * layer
-    tables = part.vocab * d * wide + (0 if model.tied_embeddings else model.vocab * d * wide)
-    return (total + tables) / parallel.pipeline
+        total += (len(layers) - dense) * layer
+    head, embedding = part.vocab * d * wide, model.vocab * d * wide
+    if parallel.pipeline == 1:
+        return total + head + (0 if model.tied_embeddings else embedding)
+    return total + (embedding if stage == 0 else head if stage == parallel.pipeline - 1 else 0.0)
 
 
-def transformer(model: Model, precision: Precision, parallel: Parallel, batch: Batch) -> Graph:
-    """The op graph of one forward pass of `batch` on one rank, of the busiest ones.
+def transformer(model: Model, precision: Precision, parallel: Parallel, batch: Batch, stage: int = 0) -> Graph:
+    """The op graph of one forward pass of `batch` on one rank, of the busiest ones, of a pipeline stage.
 
     Shapes (T new tokens, d hidden, h head_dim, N tensor ranks): qkv (T,d)x(d,(H+2K)h/N), attention (H/N heads), o
     (T,Hh/N)x(Hh/N,d), gate_up (T,d)x(d,2f/N), down (T,f/N)x(f/N,d); messages of the all-reduces T*d. The hidden state
     is replicated on every rank of a tensor group; groups that are data parallel have an equal part of the batch each.
+    Between stages each rank sends its N-th part of the hidden state, and the receivers gather them.
     """
     f = Forward(model, precision, shard(model, parallel), batch, batch.part(parallel.data))
-    tokens = f.batch.tokens
-    lookup = Tensor("w_embedding", tokens * model.hidden * f.wide, "weight")
-    embedding = vector("embedding", "embedding", tokens * model.hidden, (lookup,), (f.residual("hidden", tokens),))
-    layers = [Layer("embedding", (embedding,))]
+    own, last_stage = stage_layers(model.layers, parallel.pipeline)[stage], stage == parallel.pipeline - 1
+    layers = [_embedding(f)] if stage == 0 else _received(f)
     made: dict[tuple[str, bool, tuple[After, ...]], Layer] = {}
-    last: tuple[After, ...] = ()  # the exchange that the layer before ends with
-    for index in range(model.layers):
+    last = _end(layers[-1]) if layers else ()  # the exchange that the layer before ends with
+    for index in own:
         pattern, dense = model.attention[index % len(model.attention)], index < model.dense_layers
         key = pattern, dense, last
         if key not in made:
@@ -75,7 +80,35 @@ def transformer(model: Model, precision: Precision, parallel: Parallel, batch: B
             made[key] = Layer("decoder", ops)
         layers.append(made[key])
         last = _end(made[key])
-    return Graph((*layers, _head(f, last)))
+    return Graph((*layers, _head(f, last) if last_stage else _handed_on(f, layers[-1])))
+
+
+def _embedding(f: Forward) -> Layer:
+    tokens = f.batch.tokens
+    lookup = Tensor("w_embedding", tokens * f.model.hidden * f.wide, "weight")
+    embedding = vector("embedding", "embedding", tokens * f.model.hidden, (lookup,), (f.residual("hidden", tokens),))
+    return Layer("embedding", (embedding,))
+
+
+def _received(f: Forward) -> list[Layer]:
+    """What a stage does with the parts of the hidden state that its ranks have got: nothing, if that is all of it."""
+    if f.tensor == 1:
+        return []
+    whole, part = f.residual("hidden", f.batch.tokens), f.residual("hidden_part", f.batch.tokens / f.tensor)
+    return [Layer("received", (
+        f.collective("hidden_all_gather", "all_gather", whole.nbytes, part, whole, None, f.tensor),
+    ))]  # fmt: skip
+
+
+def _handed_on(f: Forward, before: Layer) -> Layer:
+    """Each rank sends its part of the hidden state to the rank at its place in the next stage."""
+    part = f.residual("hidden_part", f.batch.tokens / f.tensor)
+    return Layer("handed on", (_send(f, part, After(before.ops[-1].name, back=1)),))
+
+
+def _send(f: Forward, what: Tensor, after: After) -> Op:
+    return Op("stage_send", "send", "communication", dtype=f.precision.communication, reads=(what,), after=(after,),
+              message_bytes=what.nbytes, ranks=2 * f.part.parallel.ranks)  # fmt: skip
 
 
 def _end(layer: Layer) -> tuple[After, ...]:
@@ -110,4 +143,6 @@ def _head(f: Forward, before: tuple[After, ...]) -> Layer:
         vector("sampling", "sampling", SOFTMAX_FLOP * rows * f.model.vocab, (logits,), (),
                *((After("logits_all_gather"),) if joined else ()))
     )  # fmt: skip
+    if f.part.parallel.pipeline > 1:  # what was sampled goes back to the first stage
+        ops.append(_send(f, Tensor("tokens", rows * _TOKEN_BYTES, "activation"), After("sampling")))
     return Layer("head", tuple(ops))
