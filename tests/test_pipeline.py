@@ -350,7 +350,10 @@ def test_a_scenario_in_stages(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"parallel.pipeline": 33, "workload.batch": 64}, "pipeline parallel degree 33: llama3-8b has 32 layers"),
+        (
+            {"parallel.pipeline": 33, "workload.batch": 64, "pod.topology": "superpod_h100_256"},
+            "pipeline parallel degree 33: llama3-8b has 32 layers",
+        ),
         ({"parallel.pipeline": 5}, "a group of 10 ranks does not fit on 8 chips"),
         ({"parallel.micro_batches": 9}, "a batch of 8 cannot be cut into 9 micro-batches; at most 8"),
         ({"parallel.pipeline": 1, "parallel.micro_batches": 2}, "micro_batches needs pipeline stages"),

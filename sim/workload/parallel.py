@@ -71,8 +71,9 @@ def shard(model: Model, parallel: Parallel) -> Shard:
     _require(p.sequence, p.tensor, lambda n: p.tensor % n == 0, "sequence",
              lambda n: f"the {p.tensor} ranks of a tensor group, which share a KV-cache by its tokens")  # fmt: skip
     if p.pipeline > model.layers:
-        raise ValueError(f"pipeline parallel degree {p.pipeline}: {model.name} has {model.layers} layers, so at most as "
-                         "many stages")  # fmt: skip
+        raise ValueError(
+            f"pipeline parallel degree {p.pipeline}: {model.name} has {model.layers} layers, so at most as many stages"
+        )
     if experts is None:
         if p.data > 1:
             raise ValueError(f"data parallel degree {p.data}: {model.name} has no experts at which the groups would "
