@@ -221,7 +221,8 @@ def _bounds(outcomes: Mapping[str, Outcome]) -> str:
 
 
 def _mean(outcomes: Mapping[str, Outcome]) -> str:
-    return " Mean of the replicas." if any(o.replicas > 1 for o in outcomes.values()) else ""
+    stages = " Mean of the pipeline stages." if any(o.totals.bubble_s for o in outcomes.values()) else ""
+    return stages + (" Mean of the replicas." if any(o.replicas > 1 for o in outcomes.values()) else "")
 
 
 def _latency_curves(outcomes: Mapping[str, Outcome]) -> str:
