@@ -211,7 +211,7 @@ BATCHES = [decode_batch([5]), decode_batch(range(100, 900, 7)), prefill_batch([7
                  (Shared(70, 2048), Shared(60, 100)))]  # fmt: skip
 
 
-@pytest.mark.parametrize("parallel", LAYOUTS[:7], ids=str)
+@pytest.mark.parametrize("parallel", LAYOUTS, ids=str)
 @pytest.mark.parametrize("typhoon", [False, True], ids=["absorb", "typhoon"])
 def test_closed_form_meets_the_play(parallel, typhoon):
     """Also what it adds up to, with experts of unequal popularity, and the sizes of what several sequences share."""

@@ -213,9 +213,13 @@ class _Prices:
     def room_for_sums(self, fleet: Fleet) -> Fleet:
         """The fleet with a place in its sums for every batch of the table."""
         wide = []
-        for sums, size in ((fleet.of_tokens, max(self.tokens)), (fleet.of_logits, max(self.logits))):
-            wide.append(np.pad(sums, [(0, 0), (0, max(size + 1 - sums.shape[1], 0))]))
-        return fleet._replace(of_tokens=wide[0], of_logits=wide[1])
+        for sums, most in (
+            (fleet.of_tokens, self.tokens),
+            (fleet.of_logits, self.logits),
+            (fleet.of_lone, self.logits),
+        ):
+            wide.append(np.pad(sums, [(0, 0), (0, max(max(most) + 1 - sums.shape[1], 0))]))
+        return fleet._replace(of_tokens=wide[0], of_logits=wide[1], of_lone=wide[2])
 
 
 def batch_of(fleet: Fleet, r: int) -> Batch:

@@ -123,20 +123,18 @@ class Pricing:
     ) -> None:
         self.sharing = sharing
         self.lines, self.device, self.network, self.ranks = lines, device, network, ranks
-        context = [line for line in lines if _sees_context(line)]
-        self._of_tokens = [line for line in lines if not _sees_context(line) and not _sees_logits(line)]
-        self._of_logits = [line for line in lines if not _sees_context(line) and _sees_logits(line)]
-        self._context = context
+        self._of = {feature: [line for line in lines if _sees(line) == feature] for feature in _TABLES}
+        self._context = [line for line in lines if _sees(line) is None]
         self._pattern = [PATTERNS[name] for name in dict.fromkeys(model.attention)]
         self._window, self._stride = model.window_tokens, max(model.sparse_stride, 1)
 
     def table(self, tokens: int, logits: int) -> StepTime:
-        """The closed form for batches of up to `tokens` new tokens and `logits` logits."""
+        """The closed form for batches of up to `tokens` new tokens, and `logits` logits and lone queries."""
         context, device = self._context, self.device
         arithmetic = [_arithmetic(device, line) for line in context]
         tables = [
-            self._seconds(lines, feature, np.arange(size + 1.0))
-            for lines, feature, size in ((self._of_tokens, TOKENS, tokens), (self._of_logits, LOGITS, logits))
+            self._seconds(self._of[feature], feature, np.arange(size + 1.0))
+            for feature, size in zip(_TABLES, (tokens, logits, logits))
         ]
         columns = (
             *tables,
@@ -160,15 +158,15 @@ class Pricing:
         """
         totals = Totals(span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0))
         totals.bytes = dict.fromkeys(("HBM", "L2", "link"), 0.0)
-        of_tokens, of_logits = _used(fleet.of_tokens[kind]), _used(fleet.of_logits[kind])
-        totals.steps = float(of_tokens.sum())
+        counts = dict(zip(_TABLES, map(_used, (fleet.of_tokens[kind], fleet.of_logits[kind], fleet.of_lone[kind]))))
+        totals.steps = float(counts[TOKENS].sum())
         mine = fleet.replicas.kind == kind
         sums = fleet.sums[mine].sum(axis=0)[: len(self.lines[0].flop)]
         by_row = fleet.row_sums[mine, stage].sum(axis=0)
         row = 0
         for line in self.lines:
-            op, times = line.op, line.times
-            if _sees_context(line):
+            op, times, feature = line.op, line.times, _sees(line)
+            if feature is None:
                 own = by_row[row]
                 row += 1
                 by_bound = {"compute": own[ARITHMETIC_S], "HBM": own[HBM_S], "L2": own[L2_S], "latency": own[FIXED_S]}
@@ -176,7 +174,7 @@ class Pricing:
                 # What does not depend on the batch is read when there is something to do.
                 asked = line.asked_bytes[0] * played + line.asked_bytes[1:] @ sums[1:]
             else:
-                feature, many = (LOGITS, of_logits) if _sees_logits(line) else (TOKENS, of_tokens)
+                many = counts[feature]
                 values = np.arange(float(len(many)))
                 alone = self._alone(line, feature, values)
                 by_bound = self._by_bound(op, alone, many * times)
@@ -307,9 +305,7 @@ def pricing(
             if len(whole) < len(fitted):
                 return None
             lines.append(OpLine(ops[0], times, bent, *whole))
-    if any(_sees_context(line) and (is_collective(line.op) or _sees_logits(line) or line.bent) for line in lines):
-        return None
-    if any(_sees_logits(line) and any(column[TOKENS] for column in line.sizes) for line in lines):
+    if any(_sees(line) is None and (is_collective(line.op) or _sees_logits(line) or line.bent) for line in lines):
         return None
     return Pricing(lines, device, network, ranks, model, sharing)
 
@@ -407,9 +403,14 @@ def _line(features: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
     return found / scale
 
 
-def _sees_context(line: OpLine) -> bool:
-    """Whether more counts than the number of new tokens and of logits."""
-    return any(column[LONE:].any() for column in line.sizes)
+_TABLES = (TOKENS, LOGITS, LONE)  # features by which what an op takes is looked up, if it sees no other
+
+
+def _sees(line: OpLine) -> int | None:
+    """The one feature of `_TABLES` that counts for the op (TOKENS if none does), or None: others count as well."""
+    seen = {feature for column in line.sizes for feature in np.flatnonzero(column[1:]).tolist()}
+    seen = {feature + 1 for feature in seen} | ({TOKENS} if line.bent else set())
+    return TOKENS if not seen else seen.pop() if len(seen) == 1 and seen <= {*_TABLES} else None
 
 
 def _sees_logits(line: OpLine) -> bool:

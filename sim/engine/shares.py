@@ -15,7 +15,7 @@ from sim.serving.draws import draw
 from sim.serving.fleet import ROUTERS, Arrivals, Fleet, Rules
 
 _BY_REPLICA = ("replicas", "sums", "row_sums", "series", "gaps", "bin_s", "stage_busy_s")
-_BY_KIND = ("of_tokens", "of_logits")
+_BY_KIND = ("of_tokens", "of_logits", "of_lone")
 
 
 class Part(NamedTuple):

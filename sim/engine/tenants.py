@@ -145,8 +145,8 @@ def _part(fleet: Fleet, t: int, mine: slice) -> Fleet:
     kind = slice(t, t + 1)
     return fleet._replace(
         replicas=fleet.replicas[mine].view(np.recarray), of_tokens=fleet.of_tokens[kind],
-        of_logits=fleet.of_logits[kind], sums=fleet.sums[mine], row_sums=fleet.row_sums[mine],
-        series=fleet.series[mine], gaps=fleet.gaps[mine], bin_s=fleet.bin_s[mine],
+        of_logits=fleet.of_logits[kind], of_lone=fleet.of_lone[kind], sums=fleet.sums[mine],
+        row_sums=fleet.row_sums[mine], series=fleet.series[mine], gaps=fleet.gaps[mine], bin_s=fleet.bin_s[mine],
     )  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def _where(base: Outcome, best: Outcome) -> str:
     fetching = 100 * busy_s(best.totals, "prefetch") / seconds
     bubbles, bubbles_now = (100 * totals.bubble_s / totals.seconds for totals in (base.totals, best.totals))
     if max(bubbles, bubbles_now) > max(exposed, 1.0):
-        return f"its pipeline stages waited for each other {bubbles_now:.0f} % of the time, those of the other {bubbles:.0f} %."
+        return f"bubbles in its pipeline were {bubbles:.0f} % of the time, and are {bubbles_now:.0f} % now."
     said = f"{exposed:.0f} % of the time was exposed communication"
     if 0.5 <= fetching <= exposed:
         return f"{said}, of which {fetching:.0f} points now carry prefetches."

@@ -216,6 +216,7 @@ class Fleet(NamedTuple):
     acceptance: np.ndarray  # [i] chance that draft token i is accepted, if those before it were
     of_tokens: np.ndarray  # [kind, tokens] iterations with so many new tokens
     of_logits: np.ndarray  # [kind, logits]
+    of_lone: np.ndarray  # [kind, sequences with one query]
     # Sums by replica, so that they do not depend on who else is in the fleet.
     sums: np.ndarray  # [replica, feature] over all iterations
     row_sums: np.ndarray  # [replica, stage, row of the price, ROW_SUMS] of the ops that see the context
@@ -265,6 +266,7 @@ def new_fleet(
         pending_s=np.zeros(64), pending=np.zeros((64, 3), np.int64), blocks=np.zeros(0, np.int64),
         acceptance=np.array(acceptance, float),
         of_tokens=np.zeros((kinds, 1), np.int64), of_logits=np.zeros((kinds, 1), np.int64),
+        of_lone=np.zeros((kinds, 1), np.int64),
         sums=np.zeros((count, width)), row_sums=np.zeros((count, stages, rows, ROW_SUMS)),
         stage_busy_s=np.zeros((count, stages)), stage_s=np.zeros((count, stages)), free_s=np.zeros((count, stages)),
         scratch=np.zeros((rows, ROW_SUMS)),

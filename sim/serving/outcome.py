@@ -12,6 +12,7 @@ from sim.serving.fleet import (
     GAP_FINEST_S,
     GAP_RATIO,
     LOGITS,
+    LONE,
     NONE,
     TOKENS,
     WRITTEN,
@@ -167,6 +168,7 @@ def book_features(fleet: Fleet, r: int) -> None:
     features, growth, steps = fleet.features[r], fleet.growth[r], me.steps
     fleet.of_tokens[me.kind, int(features[TOKENS])] += steps
     fleet.of_logits[me.kind, int(features[LOGITS])] += steps
+    fleet.of_lone[me.kind, int(features[LONE])] += steps
     for f in range(len(features)):
         fleet.sums[r, f] += steps * features[f] + growth[f] * (steps * (steps - 1) / 2)
 

@@ -1,8 +1,8 @@
-"""What an iteration takes, from sums over its batch: a table where only tokens count, lines where the context does.
+"""What an iteration takes, from sums over its batch: a table where one number counts, lines where the context does.
 
 The numbers come from the op graph and the cost functions (`sim.engine.pricing`). An op takes a fixed time and then
-the longest of its arithmetic, HBM and L2 time, each linear in the features of the batch; ops that see only new tokens
-or only logits are summed into tables beforehand.
+the longest of its arithmetic, HBM and L2 time, each linear in the features of the batch; ops that see only new tokens,
+only logits, or only the number of sequences with one query are summed into tables beforehand.
 """
 
 from __future__ import annotations
@@ -58,12 +58,13 @@ NO_SHARING = Sharing()
 class StepTime(NamedTuple):
     """Seconds of an iteration as a function of its features (`sim.serving.fleet`).
 
-    The first axis is the kind of machine and model. `of_tokens` and `of_logits` are NaN where they are not known yet.
+    The first axis is the kind of machine and model, or a stage of it. The tables are NaN where they are not known yet.
     The rest is by row: an op that sees the context, `times` times in a pass.
     """
 
     of_tokens: np.ndarray  # [kind, tokens] seconds of the ops that see new tokens only
     of_logits: np.ndarray  # [kind, logits]
+    of_lone: np.ndarray  # [kind, sequences with one query]
     times: np.ndarray  # [kind, row]
     fixed_s: np.ndarray  # [kind, row]
     arithmetic_s: np.ndarray  # [kind, row, feature] seconds
@@ -90,7 +91,7 @@ def unpriced(patterns: int, sharing: Sharing = NO_SHARING) -> StepTime:
     none, empty = np.full((1, 1), np.nan), np.zeros((1, 0))
     rows = np.zeros((1, 0, features_of(patterns)))
     return StepTime(
-        none, none, empty.astype(int), empty, rows, rows, rows, empty, empty, np.zeros(1), np.zeros(1),
+        none, none, none, empty.astype(int), empty, rows, rows, rows, empty, empty, np.zeros(1), np.zeros(1),
         np.zeros((1, patterns), int), np.zeros(1, int), np.ones(1, int),
         np.array([sharing.least]), np.array([sharing.most]),
     )  # fmt: skip
@@ -180,10 +181,10 @@ def steps_seconds(
 
     What each row takes and moves is added to `parts` [row, ROW_SUMS]. A row without arithmetic is idle.
     """
-    tokens, logits = np.int64(features[TOKENS]), np.int64(features[LOGITS])
-    if tokens >= price.of_tokens.shape[1] or logits >= price.of_logits.shape[1]:
+    tokens, logits, lone = np.int64(features[TOKENS]), np.int64(features[LOGITS]), np.int64(features[LONE])
+    if tokens >= price.of_tokens.shape[1] or logits >= price.of_logits.shape[1] or lone >= price.of_lone.shape[1]:
         return np.nan
-    total = (price.of_tokens[kind, tokens] + price.of_logits[kind, logits]) * steps
+    total = (price.of_tokens[kind, tokens] + price.of_logits[kind, logits] + price.of_lone[kind, lone]) * steps
     for row in range(price.times.shape[1]):
         times = price.times[kind, row]
         if not times > 0:
