@@ -271,9 +271,7 @@ def test_a_chosen_kernel_brings_the_parents_of_its_numbers():
     assert chosen.kernels["absorb"] == whole.kernels["absorb/catlass"] != whole.kernels["absorb"]
     every_number_has_a_parent(chosen)
     mine = {key: fact for key, fact in chosen.facts.items() if key.startswith("kernels.absorb")}
-    assert {key.rpartition(".")[2] for key in mine} == {"overhead_s", "matrix_efficiency", "overlap"}, (
-        "no other's stays"
-    )
+    assert {key.rpartition(".")[2] for key in mine} == {"overhead_s", "hbm_efficiency"}, "no other's stays"
     assert all(fact.source.startswith("catlass: ") and fact.tag == "FITTED" for fact in mine.values())
     assert not [name for name in chosen.kernels if "/" in name] and "naive" in chosen.kernels
     with pytest.raises(ValueError, match=r"no kernel 'catlas' for absorb, did you mean 'catlass'.*torch_npu, catlass"):
