@@ -248,6 +248,10 @@ def test_changes():
     assert device.matrix_flop_per_s == {**stock.matrix_flop_per_s, "bf16": 5e14}
     assert device.facts["matrix_flop_per_s.bf16"] == ("500 TFLOP/s", "CHANGED", "set by the scenario", "")
     assert device.facts["l2_bytes"].tag == "CHANGED" and stock.facts["l2_bytes"].tag == "READ"
+    kernel = catalog.device("rtx_pro_6000", {"kernels": {"absorb": {"hbm_efficiency": 0.5}}})
+    assert kernel.kernels["absorb"] == kernel.kernels["attention"]._replace(hbm_efficiency=0.5), "it was like attention"
+    assert kernel.facts["kernels.absorb.hbm_efficiency"].tag == "CHANGED"
+    every_number_has_a_parent(kernel, ("kernels.absorb.hbm_efficiency",))
     assert catalog.library("hccl", {"launch_s": 3e-5}).facts["launch_s"].value == "30 us"
     pod = catalog.pod("atlas_800t_a2", {"bytes_per_s": 14e9})
     assert (pod.link_bytes_per_s, pod.link_latency_s) == (14e9, 5e-7)
@@ -259,6 +263,9 @@ def test_changes():
     [({"l2_byte": 1.0}, "did you mean 'l2_bytes'"), ({"name": "x"}, "no number 'name'"),
      ({"hbm_bytes": 0.0}, "too small"), ({"hbm_efficiency": 1.5}, "more than the whole"),
      ({"hbm_bytes": "1 GB"}, "a number is due"),
+     ({"kernels": {"attention": {"tile": 0.5}}}, "kernels.attention.tile: 0.5 is too small"),
+     ({"kernels": {"attention": {"hbm_share": 0.5}}}, "no 'hbm_share'.*hbm_efficiency"),
+     ({"kernels": {"attn": {"tile": 2.0}}}, "'attn' is no kind of kernel"),
      ({"matrix_flop_per_s": 1e15}, "one number for each format"), ({"hbm_bytes": float("nan")}, "a number is due")],
 )  # fmt: skip
 def test_impossible_changes(change, what):

@@ -16,6 +16,7 @@ from sim.scenario.fields import (
     Factor,
     FlopPerSecond,
     Index,
+    Probability,
     Seconds,
     Section,
     Share,
@@ -35,6 +36,16 @@ def _only_one(value: Any) -> Any:
 OnlyOne = Annotated[int, Field(ge=1, le=1), BeforeValidator(_only_one), BeforeValidator(whole)]
 
 
+class KernelChange(Section):
+    """What-if edits of the kernels of one kind; the names are the fields of `sim.hardware.device.Kernel`."""
+
+    overhead_s: Seconds | None = None
+    matrix_efficiency: Share | None = None
+    hbm_efficiency: Share | None = None
+    overlap: Probability | None = None
+    tile: Annotated[Factor, Field(ge=1)] | None = None
+
+
 class DeviceChange(Section):
     """What-if edits of the device; the names are the fields of `sim.hardware.device.Device`."""
 
@@ -48,13 +59,16 @@ class DeviceChange(Section):
     vector_overhead_s: Seconds | None = None
     matrix_efficiency: Share | None = None
     hbm_efficiency: Share | None = None
-    attention_hbm_efficiency: Share | None = None
-    attention_matrix_efficiency: Share | None = None
-    attention_overhead_s: Seconds | None = None
     prefetch_bytes_per_s: BytesPerSecond | None = None
     prefetch_overhead_s: Seconds | None = None
     power_w: Watts | None = None
     price_per_hour: Factor | None = None
+    kernels: dict[Literal[OWN_KERNELS], KernelChange] | None = None  # type: ignore[valid-type]
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the file sets, those of kernels too, by name, in SI units."""
+        kernels = {kind: edit.given() for kind, edit in (self.kernels or {}).items()}
+        return super().given() | ({"kernels": kernels} if kernels else {})
 
 
 class LibraryChange(Section):
