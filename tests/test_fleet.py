@@ -24,7 +24,9 @@ from sim.workload.batch import Batch, Sequences, decode_batch, prefill_batch
 DENSE = replace(MODEL, layers=2)
 SPARSE = replace(MODEL, layers=3, attention=("dense", "blocksparse", "window"), window_tokens=60, sparse_stride=8)
 # With a closed form of its own for every kind of kernel.
-CHIP = replace(DEVICE, kernels={"matmul": Kernel(overlap=0.6), "attention": Kernel(6e-6, 0.5, 0.7, tile=16.0)})
+CHIP = replace(DEVICE, kernels={
+    "matmul": Kernel(overlap=0.6, matrix_efficiency_8bit=0.7), "attention": Kernel(6e-6, 0.5, 0.7, tile=16.0),
+})  # fmt: skip
 NETWORK = network(2)
 RULES = Rules(ROUTERS["round_robin"], 0, 0, True, False, 0, False, True)
 

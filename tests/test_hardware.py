@@ -104,6 +104,9 @@ def test_efficiencies_and_formats():
     device = with_kernel(replace(DEVICE, matrix_efficiency=0.5, hbm_efficiency=0.8), "attention", hbm_efficiency=0.4)
     assert matrix_flop_per_s(device, "int8") == 400e12
     assert matrix_flop_per_s(device, "int4") == 400e12, "computed in the next wider format"
+    narrow = with_kernel(device, "experts", matrix_efficiency_8bit=0.25)
+    assert [matrix_flop_per_s(narrow, dtype, "experts") for dtype in ("int8", "fp16")] == [200e12, 200e12]
+    assert matrix_flop_per_s(narrow, "int8") == 400e12, "of that kind alone"
     assert hbm_bytes_per_s(device) == 0.8e12
     assert roofline_seconds(device, "matrix", "fp16", "matmul", 0, 8e9)[0] == pytest.approx(10e-3 + 4e-6)
     assert roofline_seconds(device, "matrix", "fp16", "attention", 0, 8e9)[0] == pytest.approx(20e-3 + 4e-6)

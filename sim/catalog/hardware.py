@@ -69,6 +69,7 @@ class KernelFile(BaseModel):
     matrix_efficiency: Number[Share] | None = None
     hbm_efficiency: Number[Share] | None = None
     overlap: Number[Annotated[float, Field(ge=0, le=1, strict=True)]] | None = None
+    matrix_efficiency_8bit: Number[Share] | None = None
     tile: Number[Annotated[float, Field(ge=1, strict=True)]] | None = None
 
 
@@ -204,7 +205,7 @@ def fact(entry: Sourced, written: str | None) -> Fact:
 
 _ZERO_ALLOWED = {"overhead_s", "overlap", "kernel_overhead_s", "vector_overhead_s",
                  "prefetch_overhead_s", "l2_bytes", "launch_s", "step_s", "link_latency_s"}  # fmt: skip
-_SHARES = {"matrix_efficiency", "hbm_efficiency", "overlap", "link_efficiency"}
+_SHARES = {"matrix_efficiency", "matrix_efficiency_8bit", "hbm_efficiency", "overlap", "link_efficiency"}
 
 Card = TypeVar("Card", bound=Any)
 

@@ -15,6 +15,7 @@ _WIDER = {"fp4": ("fp8", "int8", "fp16", "bf16"),
 # Kinds without a kernel of their own on a card are taken to be like these.
 _LIKE = {"absorb": "attention", "naive": "attention", "head_matmul": "matmul", "experts": "matmul"}
 _UNKNOWN = Kernel()
+_8BIT = ("fp8", "int8")
 
 
 def told_as(device: Device, kind: str) -> str:
@@ -27,7 +28,7 @@ def kernel_of(device: Device, kind: str) -> Kernel:
     return device.kernels.get(told_as(device, kind), _UNKNOWN)
 
 
-def with_kernel(device: Device, kind: str, **numbers: float) -> Device:
+def with_kernel(device: Device, kind: str, **numbers: float | None) -> Device:
     """`device`, with some numbers of its kernels of `kind` set."""
     own = kernel_of(device, kind)._replace(**numbers)
     return replace(device, kernels={**device.kernels, kind: own})
@@ -36,11 +37,12 @@ def with_kernel(device: Device, kind: str, **numbers: float) -> Device:
 def matrix_flop_per_s(device: Device, dtype: str, kind: str = "matmul") -> float:
     """Rate that a large kernel of `kind` reaches in `dtype`, or in the nearest format the device multiplies
     natively."""
-    own = kernel_of(device, kind).matrix_efficiency
-    share = device.matrix_efficiency if own is None else own
+    own = kernel_of(device, kind)
+    share = device.matrix_efficiency if own.matrix_efficiency is None else own.matrix_efficiency
     for name in (dtype, *_WIDER[dtype]):
         if name in device.matrix_flop_per_s:
-            return device.matrix_flop_per_s[name] * share
+            narrow = own.matrix_efficiency_8bit if name in _8BIT else None
+            return device.matrix_flop_per_s[name] * (share if narrow is None else narrow)
     raise ValueError(f"{device.name} multiplies none of {dtype}, {', '.join(_WIDER[dtype])}")
 
 

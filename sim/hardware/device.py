@@ -31,6 +31,7 @@ class Kernel(NamedTuple):
     matrix_efficiency: float | None = None
     hbm_efficiency: float | None = None  # of its own reads
     overlap: float | None = None  # share of the shorter of its arithmetic and HBM time that the longer hides; None: all
+    matrix_efficiency_8bit: float | None = None  # the same in FP8 and INT8; None: as in other formats
     tile: float | None = None  # queries computed for a sequence with one, where a pass has longer ones too
 
 

@@ -43,6 +43,7 @@ class KernelChange(Section):
     matrix_efficiency: Share | None = None
     hbm_efficiency: Share | None = None
     overlap: Probability | None = None
+    matrix_efficiency_8bit: Share | None = None
     tile: Annotated[Factor, Field(ge=1)] | None = None
 
 
