@@ -15,14 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.hardware.cost import (
-    arithmetic_seconds,
-    hbm_bytes_per_s,
-    hbm_limit,
-    overhead_seconds,
-    unhidden_share,
-    with_kernel,
-)
+from sim.calibrate.work import Work, line, seconds
+from sim.hardware.cost import with_kernel
 from sim.hardware.device import Device
 from sim.workload.batch import Batch, Sequences
 from sim.workload.model import Model
@@ -125,26 +119,15 @@ def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:
 
 
 def _relative(columns: np.ndarray, device: Device, kind: str) -> np.ndarray:
-    """`errors` of kernels of one kind: `sim.hardware.cost.roofline_seconds` on columns (a test holds them together)."""
-    flop, lone_flop, hbm_bytes, buffer_bytes, seconds = columns
-    engine = "vector" if kind == "norm" else "matrix"
-    own_s = arithmetic_seconds(device, engine, "bf16", 1.0, kind)
-    lone_s = arithmetic_seconds(device, engine, "bf16", 1.0, kind, 1.0) - own_s
-    arithmetic = flop * own_s + lone_flop * lone_s
-    fits = buffer_bytes <= device.l2_bytes
-    hbm = (hbm_bytes + np.where(fits, 0.0, buffer_bytes)) / min(hbm_bytes_per_s(device), hbm_limit(device, kind))
-    l2 = np.where(fits, buffer_bytes, 0.0) / device.l2_bytes_per_s
-    unhidden = unhidden_share(device, kind) * np.minimum(arithmetic, hbm)
-    took = overhead_seconds(device, kind, engine) + unhidden + np.max([arithmetic, hbm, l2], axis=0)
-    return took / seconds - 1
+    """`errors` of kernels of one kind."""
+    *sizes, took = columns
+    return seconds(device, Work(kind, "vector" if kind == "norm" else "matrix", "bf16", *sizes)) / took - 1
 
 
 def _line(sizes: Sequence[float], kernels: Sequence[Kernel]) -> tuple[float, float]:
     """(seconds, seconds a byte) of the straight line that meets the kernels best, in relative squares."""
-    seconds = np.array([k.seconds for k in kernels])
-    columns = np.column_stack([np.ones(len(kernels)), sizes]) / seconds[:, None]
-    fixed, slope = np.linalg.lstsq(columns, np.ones(len(kernels)), rcond=None)[0]
-    return float(fixed), float(slope)
+    took = np.array([k.seconds for k in kernels])
+    return line(sizes, took, took)
 
 
 def _best(kernels: Sequence[Kernel], kind: str, choices: Sequence[Device]) -> Device:
