@@ -317,15 +317,24 @@ def test_ascend_overhead_and_bandwidth():
 def test_gpu_gemms(name, table):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     path = recorded(f"kernels/{table}__gemm_perf.parquet")
-    columns = parquet.read_table(path, filters=[("gemm_dtype", "=", "bfloat16")]).to_pydict()
-    m, n, k, ms = (np.array(columns[c], float) for c in ("m", "n", "k", "latency"))
-    seconds, device = ms * 1e-3, catalog.device(name)
+
+    def measured(dtype):
+        columns = parquet.read_table(path, filters=[("gemm_dtype", "=", dtype)]).to_pydict()
+        m, n, k, ms = (np.array(columns[c], float) for c in ("m", "n", "k", "latency"))
+        return m, n, k, ms * 1e-3
+
+    m, n, k, seconds = measured("bfloat16")
+    device = catalog.device(name)
     decode, large = (m <= 64) & (n * k >= 2**25), (m >= 1024) & (n * k >= 2**25)
     overhead_s, bytes_per_s = line(2 * (n * k + m * k + m * n)[decode], seconds[decode])
     assert device.kernel_overhead_s == pytest.approx(overhead_s, rel=0.01)
     assert device.hbm_efficiency == pytest.approx(bytes_per_s / device.hbm_bytes_per_s, rel=0.01)
     reached = np.median((2 * m * n * k / seconds)[large]) / device.matrix_flop_per_s["bf16"]
     assert device.matrix_efficiency == pytest.approx(reached, rel=0.01)
+    if "fp8" in device.matrix_flop_per_s:
+        m, n, k, seconds = measured("fp8")
+        reached = np.median((2 * m * n * k / seconds)[(m >= 1024) & (n * k >= 2**25)]) / device.matrix_flop_per_s["fp8"]
+        assert device.kernels["matmul"].matrix_efficiency_8bit == pytest.approx(reached, rel=0.01)
 
 
 def all_reduces(name: str, **where) -> list[tuple[int, int, float]]:
