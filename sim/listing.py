@@ -83,7 +83,9 @@ def _number(value: Any) -> str:
 def _devices() -> list[Row]:
     from sim import catalog
 
-    return [_with_facts(name, catalog.device(name)) for name in catalog.names("devices")]
+    devices = {name: catalog.device(name) for name in catalog.names("devices")}
+    return [_with_facts(name, device) | {"kernels": {kind: own._asdict() for kind, own in device.kernels.items()}}
+            for name, device in devices.items()]  # fmt: skip
 
 
 def _libraries() -> list[Row]:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from sim import catalog
-from sim.calibrate import kernels, latent
+from sim.calibrate import attention, kernels, latent, moe
 from sim.calibrate.collectives import Form, fit, leave_one_size_out
 from sim.calibrate.libraries import SOURCES, fitted
 from sim.calibrate.tables import Measured
+from sim.calibrate.work import Work, fit_8bit, seconds
 from sim.hardware.cost import hbm_bytes_per_s, matrix_flop_per_s, roofline_seconds
-from sim.hardware.device import Device
+from sim.hardware.device import Device, Kernel
 from sim.network import topology
 from sim.network.library import Library, Way
 from sim.network.network import Network
@@ -59,8 +60,7 @@ def test_the_catalogue_holds_the_fit(name):
 BLANK = Device("blank", {"bf16": 500e12}, 125e12, 96e9, 1.597e12, 128e6, 1e12, 0.0, 0.0)
 MADE = replace(
     BLANK, l2_bytes_per_s=6e12, kernel_overhead_s=3e-6, vector_overhead_s=2e-6, matrix_efficiency=0.8,
-    hbm_efficiency=0.9, gemm_overlap=0.5, attention_overhead_s=1e-5, attention_hbm_efficiency=0.85,
-    attention_matrix_efficiency=0.4, attention_tile=64.0,
+    hbm_efficiency=0.9, kernels={"matmul": Kernel(overlap=0.5), "attention": Kernel(1e-5, 0.4, 0.85, tile=64.0)},
 )  # fmt: skip
 KINDS = {"vector": ("vector", "norm"), "gemm": ("matrix", "matmul"), "decode": ("matrix", "attention"),
          "prefill": ("matrix", "attention"), "mixed": ("matrix", "attention")}  # fmt: skip
@@ -85,8 +85,25 @@ def test_a_devices_constants_are_found_again():
     rows += [made("mixed", n, 1e7 * n + 1e9, 1e9, 1e6 * n, 1e4 * n) for n in (256, 2048)]
     found = kernels.fit(rows, BLANK)
     assert np.abs(kernels.errors(rows, found)).max() < 1e-6, "and so the errors are those of the closed form"
+    assert found.kernels.keys() == MADE.kernels.keys()
     for name in (field for field in vars(MADE) if getattr(MADE, field) != getattr(BLANK, field)):
-        assert getattr(found, name) == pytest.approx(getattr(MADE, name), rel=1e-4), name
+        for number in own_numbers(name):
+            assert value_of(found, number) == pytest.approx(value_of(MADE, number), rel=1e-4), number
+
+
+def own_numbers(field: str) -> list[str]:
+    if field != "kernels":
+        return [field]
+    return [f"kernels.{kind}.{name}" for kind, own in MADE.kernels.items() for name in own._fields
+            if getattr(own, name) is not None]  # fmt: skip
+
+
+def value_of(card: Device, name: str) -> float:
+    """The number that a card's fact called `name` is of."""
+    if not name.startswith("kernels."):
+        return getattr(card, name)
+    _, kind, field = name.split(".")
+    return getattr(card.kernels[kind], field)
 
 
 def test_the_card_of_the_rtx_pro_6000_holds_the_fit_and_says_how_good_it_is():
@@ -104,7 +121,7 @@ def test_the_card_of_the_rtx_pro_6000_holds_the_fit_and_says_how_good_it_is():
     fresh = kernels.fit(both, card)
     for name, fact in card.facts.items():
         if fact.tag == "FITTED":
-            assert getattr(card, name) == pytest.approx(getattr(fresh, name), rel=2e-3), name
+            assert value_of(card, name) == pytest.approx(value_of(fresh, name), rel=2e-3), name
 
     def error(family: str, device: Device, kernels_: list[kernels.Kernel]) -> np.ndarray:
         return kernels.errors([kernel for kernel in kernels_ if kernel.family == family], device)
@@ -186,3 +203,145 @@ def test_an_overlap_of_absorb_cannot_be_told_from_the_benchmark():
         scaled = np.column_stack([np.ones(54), *columns]) / ABSORB_S[:, None]
         errors.append(scaled @ np.linalg.lstsq(scaled, np.ones(54), rcond=None)[0] - 1)
     assert errors[0] == pytest.approx(errors[1], abs=1e-9)
+
+
+# ---- kernels of GPUs, from aiconfigurator's tables
+
+GPU = replace(
+    catalog.device("h100_sxm"),
+    kernels={"experts": Kernel(8e-6, 0.6, 0.7, 0.5, 0.3), "absorb": Kernel(4e-5, 0.5, 0.6, 0.2),
+             "attention": Kernel(1e-5, 0.4, 0.8, 0.7)},
+)  # fmt: skip
+PLAIN, DEEPSEEK, LLAMA = replace(GPU, kernels={}), catalog.model("deepseek-v3"), catalog.model("llama3-8b")
+
+
+def test_columns_cost_what_ops_cost():
+    flop, lone, read, buffers = (np.array(column) for column in ([0.0, 1e9, 1e12], [0.0, 1e8, 0.0], [1e9, 1e7, 1e8],
+                                                                 [1e3, 1e6, 1e9]))  # fmt: skip
+    for kind, engine in (("experts", "matrix"), ("attention", "matrix"), ("norm", "vector")):
+        found = seconds(GPU, Work(kind, engine, "fp8", flop, lone, read, buffers))
+        for i, took in enumerate(found):
+            spills = buffers[i] > GPU.l2_bytes
+            op = roofline_seconds(GPU, engine, "fp8", kind, flop[i], read[i] + buffers[i] * spills,
+                                  buffers[i] * (not spills), lone[i])  # fmt: skip
+            assert took == pytest.approx(op[0], rel=1e-12)
+
+
+def test_constants_of_experts_are_found_again():
+    shapes = [(4096, 1536, 8, 128), (6144, 2048, 8, 256)]
+    rows = [moe.Row(*shape, 1, tokens, 0.0, 0.0) for shape in shapes for tokens in (4, 16, 64, 300, 900, 4000, 16000)]
+    for dtype in moe.PRECISION:
+        took = moe.measured(rows, moe.PRECISION[dtype]).predicted(GPU)
+        rows = [row._replace(seconds=float(s)) for row, s in zip(rows, took)]
+        if dtype == "bfloat16":
+            found = moe.fitted(rows, moe.PRECISION[dtype], PLAIN)
+            assert told(found.kernels["experts"]) == pytest.approx(told(GPU.kernels["experts"]), rel=1e-3)
+        else:
+            found = fit_8bit(moe.measured(rows, moe.PRECISION[dtype]), found)
+            assert found.kernels["experts"].matrix_efficiency_8bit == pytest.approx(0.3)
+
+
+def test_experts_that_are_met():
+    row = moe.Row(4096, 1536, 8, 128, 1, 4, 0.0, 1.0)
+    assert (moe.met(row), moe.met(row._replace(tokens=500))) == (32, 128), "evenly, each token another"
+    few = [moe.met(row._replace(tokens=tokens, skew=1.2)) for tokens in (1, 4, 32, 500)]
+    assert few[0] == 8 and few == sorted(few) and few[2] < 128, "popular ones, again and again"
+    work = moe.measured([row], moe.PRECISION["bfloat16"])
+    assert sum(gemm.hbm_bytes[0] for gemm in work.own) == pytest.approx(32 * 3 * 4096 * 1536 * 2), "each read once"
+
+
+def test_constants_of_attention_are_found_again():
+    rows = [attention.Row(heads, heads, batch, 1, cached, 0.0)
+            for heads in (1, 8, 128) for batch in (1, 32) for cached in (300, 5000, 50000)]  # fmt: skip
+    took = attention.measured(rows, DEEPSEEK, "absorb", attention.DECODE).predicted(GPU)
+    made = [row._replace(seconds=float(s)) for row, s in zip(rows, took)]
+    found = attention.fitted_absorb(made, DEEPSEEK, PLAIN).kernels["absorb"]
+    assert told(found) == pytest.approx(told(GPU.kernels["absorb"]), rel=1e-3)
+    rows = [attention.Row(32, 8, batch, 1, cached, 0.0) for batch in (1, 64) for cached in (300, 9000)]
+    rows += [attention.Row(32, 8, batch, new, 0, 0.0) for batch in (1, 8) for new in (128, 4000)]
+    took = attention.measured(rows, LLAMA, "attention").predicted(GPU)
+    made = [row._replace(seconds=float(s)) for row, s in zip(rows, took)]
+    found = attention.fitted(made, LLAMA, PLAIN).kernels["attention"]
+    assert told(found) == pytest.approx(told(GPU.kernels["attention"]), rel=1e-3)
+
+
+def parquet(name: str) -> Path:
+    pytest.importorskip("pyarrow", reason="the table is a Parquet file")
+    if not (DATA / "kernels" / name).exists():
+        pytest.skip(f"{DATA / 'kernels'} is not there")
+    return DATA / "kernels" / name
+
+
+def told(kernel: Kernel) -> list[float]:
+    """Overhead, matrix and HBM efficiency, overlap; -1 for what is not said."""
+    return [-1.0 if number is None else number for number in kernel[:4]]
+
+
+def mean(errors: np.ndarray) -> float:
+    return float(np.abs(errors).mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "top_k", "said", "others"),
+    [("h100_sxm", "h100_sxm__moe__vllm__0.24.0", True, (0.067, 0.046), (0.066, 0.075)),
+     ("a100_80g", "a100_sxm__moe__vllm__0.14.0", False, (0.162, 0.111), (0.169, 0.282))],
+)  # fmt: skip
+def test_the_cards_hold_the_fits_of_experts_and_say_how_good_they_are(name, table, top_k, said, others):
+    path, card, bf16 = parquet(f"{table}__moe_perf.parquet"), catalog.device(name), moe.PRECISION["bfloat16"]
+    every = moe.aiconfigurator(path, "bfloat16")
+    rows = [row for row in every if not row.skew] or every
+    kernel = moe.fitted(rows, bf16, card, top_k).kernels["experts"]
+    assert told(card.kernels["experts"]) == pytest.approx(told(kernel), rel=2e-3)
+    times = moe.measured(rows, bf16, top_k)
+    errors, counted = times.errors(card), moe.streamed(times, card.l2_bytes)
+    few = counted & (moe.rows_each(rows) <= moe.FEW)
+    assert (mean(errors[counted]), mean(errors[few])) == pytest.approx(said, abs=0.002)
+    shapes = sorted({row.shape for row in rows})
+    for half, due in enumerate(others):  # fitted on every other shape of experts, the others
+        hidden = np.array([shapes.index(row.shape) % 2 != half for row in rows])
+        seen = moe.fitted([row for row, out in zip(rows, hidden) if not out], bf16, card, top_k)
+        assert mean(times.errors(seen)[hidden & counted]) == pytest.approx(due, abs=0.002)
+    if name == "h100_sxm":
+        times = moe.measured([row for row in every if row.skew], bf16)
+        assert mean(times.errors(card)[moe.streamed(times, card.l2_bytes)]) == pytest.approx(0.088, abs=0.002)
+        rows = [row for row in moe.aiconfigurator(path, "fp8_block") if not row.skew]
+        times = moe.measured(rows, moe.PRECISION["fp8_block"])
+        times = times.of(moe.streamed(times, card.l2_bytes))
+        share = fit_8bit(times, card).kernels["experts"].matrix_efficiency_8bit
+        assert card.kernels["experts"].matrix_efficiency_8bit == pytest.approx(share)
+        assert mean(times.errors(card)) == pytest.approx(0.099, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "said"),
+    [("h100_sxm", "h100_sxm__attention__vllm__0.24.0", (0.090, 0.187)),
+     ("a100_80g", "a100_sxm__attention__vllm__0.14.0", (0.122, 0.142))],
+)  # fmt: skip
+def test_the_cards_hold_the_fits_of_attention(name, table, said):
+    card = catalog.device(name)
+    rows = [row for phase in ("generation", "context")
+            for row in attention.grouped(parquet(f"{table}__{phase}_attention_perf.parquet"))]  # fmt: skip
+    found = attention.fitted(rows, LLAMA, card).kernels["attention"]
+    assert told(card.kernels["attention"]) == pytest.approx(told(found), rel=2e-3)
+    errors, decode = attention.measured(rows, LLAMA, "attention").errors(card), np.array([r.new == 1 for r in rows])
+    assert (mean(errors[decode]), mean(errors[~decode])) == pytest.approx(said, abs=0.002)
+
+
+def test_the_card_of_the_h100_holds_the_fit_of_absorb():
+    rows = attention.modules(parquet("h100_sxm__mla__vllm__0.24.0__mla_generation_module_perf.parquet"))
+    card = catalog.device("h100_sxm")
+    found = attention.fitted_absorb(rows, DEEPSEEK, card).kernels["absorb"]
+    assert told(card.kernels["absorb"]) == pytest.approx(told(found), rel=2e-3)
+    times, served = attention.measured(rows, DEEPSEEK, "absorb", attention.DECODE), [row.cached >= 255 for row in rows]
+    errors = times.errors(card)
+    assert (mean(errors), mean(errors[served])) == pytest.approx((0.104, 0.071), abs=0.002)
+    batches = sorted({row.batch for row in rows})
+    for half, due in enumerate((0.102, 0.107)):  # fitted on every other batch, the others
+        hidden = np.array([batches.index(row.batch) % 2 != half for row in rows])
+        seen = attention.fitted_absorb([row for row, out in zip(rows, hidden) if not out], DEEPSEEK, card)
+        assert mean(times.errors(seen)[hidden]) == pytest.approx(due, abs=0.002)
+
+
+def test_the_h200_has_the_kernels_of_the_h100():
+    kernels_of_the_chip = {name: own for name, own in catalog.device("h100_sxm").kernels.items() if "/" not in name}
+    assert catalog.device("h200").kernels == kernels_of_the_chip

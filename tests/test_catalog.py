@@ -248,6 +248,10 @@ def test_changes():
     assert device.matrix_flop_per_s == {**stock.matrix_flop_per_s, "bf16": 5e14}
     assert device.facts["matrix_flop_per_s.bf16"] == ("500 TFLOP/s", "CHANGED", "set by the scenario", "")
     assert device.facts["l2_bytes"].tag == "CHANGED" and stock.facts["l2_bytes"].tag == "READ"
+    kernel = catalog.device("rtx_pro_6000", {"kernels": {"absorb": {"hbm_efficiency": 0.5}}})
+    assert kernel.kernels["absorb"] == kernel.kernels["attention"]._replace(hbm_efficiency=0.5), "it was like attention"
+    assert kernel.facts["kernels.absorb.hbm_efficiency"].tag == "CHANGED"
+    every_number_has_a_parent(kernel, ("kernels.absorb.hbm_efficiency",))
     assert catalog.library("hccl", {"launch_s": 3e-5}).facts["launch_s"].value == "30 us"
     pod = catalog.pod("atlas_800t_a2", {"bytes_per_s": 14e9})
     assert (pod.link_bytes_per_s, pod.link_latency_s) == (14e9, 5e-7)
@@ -259,6 +263,9 @@ def test_changes():
     [({"l2_byte": 1.0}, "did you mean 'l2_bytes'"), ({"name": "x"}, "no number 'name'"),
      ({"hbm_bytes": 0.0}, "too small"), ({"hbm_efficiency": 1.5}, "more than the whole"),
      ({"hbm_bytes": "1 GB"}, "a number is due"),
+     ({"kernels": {"attention": {"tile": 0.5}}}, "kernels.attention.tile: 0.5 is too small"),
+     ({"kernels": {"attention": {"hbm_share": 0.5}}}, "no 'hbm_share'.*hbm_efficiency"),
+     ({"kernels": {"attn": {"tile": 2.0}}}, "'attn' is no kind of kernel"),
      ({"matrix_flop_per_s": 1e15}, "one number for each format"), ({"hbm_bytes": float("nan")}, "a number is due")],
 )  # fmt: skip
 def test_impossible_changes(change, what):
@@ -310,15 +317,24 @@ def test_ascend_overhead_and_bandwidth():
 def test_gpu_gemms(name, table):
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
     path = recorded(f"kernels/{table}__gemm_perf.parquet")
-    columns = parquet.read_table(path, filters=[("gemm_dtype", "=", "bfloat16")]).to_pydict()
-    m, n, k, ms = (np.array(columns[c], float) for c in ("m", "n", "k", "latency"))
-    seconds, device = ms * 1e-3, catalog.device(name)
+
+    def measured(dtype):
+        columns = parquet.read_table(path, filters=[("gemm_dtype", "=", dtype)]).to_pydict()
+        m, n, k, ms = (np.array(columns[c], float) for c in ("m", "n", "k", "latency"))
+        return m, n, k, ms * 1e-3
+
+    m, n, k, seconds = measured("bfloat16")
+    device = catalog.device(name)
     decode, large = (m <= 64) & (n * k >= 2**25), (m >= 1024) & (n * k >= 2**25)
     overhead_s, bytes_per_s = line(2 * (n * k + m * k + m * n)[decode], seconds[decode])
     assert device.kernel_overhead_s == pytest.approx(overhead_s, rel=0.01)
     assert device.hbm_efficiency == pytest.approx(bytes_per_s / device.hbm_bytes_per_s, rel=0.01)
     reached = np.median((2 * m * n * k / seconds)[large]) / device.matrix_flop_per_s["bf16"]
     assert device.matrix_efficiency == pytest.approx(reached, rel=0.01)
+    if "fp8" in device.matrix_flop_per_s:
+        m, n, k, seconds = measured("fp8")
+        reached = np.median((2 * m * n * k / seconds)[(m >= 1024) & (n * k >= 2**25)]) / device.matrix_flop_per_s["fp8"]
+        assert device.kernels["matmul"].matrix_efficiency_8bit == pytest.approx(reached, rel=0.01)
 
 
 def all_reduces(name: str, **where) -> list[tuple[int, int, float]]:

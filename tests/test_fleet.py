@@ -14,6 +14,7 @@ from sim.engine.fleet import Kind, player, serve_fleet
 from sim.engine.pieces import Pieces
 from sim.engine.pricing import features_of_batch, pricing
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
+from sim.hardware.device import Kernel
 from sim.reproduce.serving import md_c_waiting
 from sim.serving import compiled
 from sim.serving.fleet import POLICIES, ROUTERS, ROW_SUMS, Rules, plain_arrivals, pool_of, replica_of
@@ -23,10 +24,9 @@ from sim.workload.batch import Batch, Sequences, decode_batch, prefill_batch
 DENSE = replace(MODEL, layers=2)
 SPARSE = replace(MODEL, layers=3, attention=("dense", "blocksparse", "window"), window_tokens=60, sparse_stride=8)
 # With a closed form of its own for every kind of kernel.
-CHIP = replace(
-    DEVICE, gemm_overlap=0.6, attention_tile=16.0, attention_overhead_s=6e-6, attention_matrix_efficiency=0.5,
-    attention_hbm_efficiency=0.7,
-)  # fmt: skip
+CHIP = replace(DEVICE, kernels={
+    "matmul": Kernel(overlap=0.6, matrix_efficiency_8bit=0.7), "attention": Kernel(6e-6, 0.5, 0.7, tile=16.0),
+})  # fmt: skip
 NETWORK = network(2)
 RULES = Rules(ROUTERS["round_robin"], 0, 0, True, False, 0, False, True)
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import DEVICE, replace
 
-from sim.hardware.cost import hbm_bytes_per_s, matrix_flop_per_s, roofline_seconds
+from sim.hardware.cost import hbm_bytes_per_s, kernel_of, matrix_flop_per_s, roofline_seconds, with_kernel
+from sim.hardware.device import Kernel
 from sim.hardware.residency import Residency
 
 SIZES = [10.0, 25.0, 40.0, 5.0, 60.0, 33.0]  # a tensor's size is its own
@@ -100,9 +101,12 @@ def test_roofline_is_the_largest_of_its_parts_and_a_fixed_cost(flop, hbm, l2):
 
 
 def test_efficiencies_and_formats():
-    device = replace(DEVICE, matrix_efficiency=0.5, hbm_efficiency=0.8, attention_hbm_efficiency=0.4)
+    device = with_kernel(replace(DEVICE, matrix_efficiency=0.5, hbm_efficiency=0.8), "attention", hbm_efficiency=0.4)
     assert matrix_flop_per_s(device, "int8") == 400e12
     assert matrix_flop_per_s(device, "int4") == 400e12, "computed in the next wider format"
+    narrow = with_kernel(device, "experts", matrix_efficiency_8bit=0.25)
+    assert [matrix_flop_per_s(narrow, dtype, "experts") for dtype in ("int8", "fp16")] == [200e12, 200e12]
+    assert matrix_flop_per_s(narrow, "int8") == 400e12, "of that kind alone"
     assert hbm_bytes_per_s(device) == 0.8e12
     assert roofline_seconds(device, "matrix", "fp16", "matmul", 0, 8e9)[0] == pytest.approx(10e-3 + 4e-6)
     assert roofline_seconds(device, "matrix", "fp16", "attention", 0, 8e9)[0] == pytest.approx(20e-3 + 4e-6)
@@ -112,8 +116,7 @@ def test_efficiencies_and_formats():
 
 
 def test_what_a_gemm_does_not_hide_and_what_a_lone_query_costs():
-    device = replace(DEVICE, gemm_overlap=0.75, attention_tile=64.0, attention_matrix_efficiency=0.5,
-                     attention_overhead_s=9e-6)  # fmt: skip
+    device = replace(DEVICE, kernels={"matmul": Kernel(overlap=0.75), "attention": Kernel(9e-6, 0.5, tile=64.0)})
     assert roofline_seconds(device, "matrix", "fp16", "matmul", 400e9, 4e9)[0] == pytest.approx(4e-3 + 0.25e-3 + 4e-6)
     assert roofline_seconds(device, "matrix", "fp16", "matmul", 4e12, 4e9)[0] == pytest.approx(10e-3 + 1e-3 + 4e-6)
     assert roofline_seconds(device, "matrix", "fp16", "attention", 400e9, 1e9)[0] == pytest.approx(2e-3 + 9e-6)
@@ -121,3 +124,13 @@ def test_what_a_gemm_does_not_hide_and_what_a_lone_query_costs():
     assert alone == pytest.approx(1e-3 + 9e-6), "a decode on its own waits for HBM"
     beside = roofline_seconds(device, "matrix", "fp16", "attention", 40e9, 1e9, lone_flop=20e9)[0]
     assert beside == pytest.approx((40e9 + 63 * 20e9) / 200e12 + 9e-6), "beside prefill, each query costs a tile"
+
+
+def test_kinds_without_a_kernel_of_their_own_are_like_others():
+    device = replace(DEVICE, kernels={"matmul": Kernel(overlap=0.75), "attention": Kernel(9e-6), "naive": Kernel()})
+    found = {kind: kernel_of(device, kind) for kind in ("absorb", "naive", "head_matmul", "experts", "norm")}
+    assert found["absorb"] == Kernel(9e-6) and found["naive"] == found["norm"] == Kernel()
+    assert found["head_matmul"] == found["experts"] == Kernel(overlap=0.75)
+    own = with_kernel(device, "experts", hbm_efficiency=0.5)
+    assert kernel_of(own, "experts") == Kernel(overlap=0.75, hbm_efficiency=0.5), "what it was like, it stays"
+    assert kernel_of(own, "matmul") == Kernel(overlap=0.75)

@@ -73,6 +73,7 @@ def test_quantities_become_si(write: Write) -> None:
             "hbm_bytes_per_s": "1 TB/s",
             "hbm_efficiency": 0.8,
             "kernel_overhead_s": "1 us",
+            "kernels": {"attention": {"hbm_efficiency": 0.9, "overhead_s": "9 us"}},
         },
         "library": {"launch_s": "20 us"},
         "link": {"bytes_per_s": "224 Gb/s", "latency_s": None},
@@ -80,6 +81,7 @@ def test_quantities_become_si(write: Write) -> None:
     pod = load(write(pod={**GOOD["pod"], "change": change, "stragglers": {3: 1.3}})).variants["vanilla"].pod
     assert pod.change.device.given() == {
         "l2_bytes": 64 * 2**20, "hbm_bytes_per_s": 1e12, "hbm_efficiency": 0.8, "kernel_overhead_s": 1e-6,
+        "kernels": {"attention": {"overhead_s": 9e-6, "hbm_efficiency": 0.9}},
     }  # fmt: skip
     assert pod.change.library.given() == {"launch_s": 20e-6} and pod.change.link.given() == {"bytes_per_s": 28e9}
     assert pod.stragglers == {3: 1.3}

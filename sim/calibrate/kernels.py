@@ -11,11 +11,12 @@ import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from sim.hardware.cost import arithmetic_seconds, hbm_bytes_per_s, hbm_limit, overhead_seconds, unhidden_share
+from sim.calibrate.work import Work, line, seconds
+from sim.hardware.cost import with_kernel
 from sim.hardware.device import Device
 from sim.workload.batch import Batch, Sequences
 from sim.workload.model import Model
@@ -91,20 +92,20 @@ def fit(kernels: Sequence[Kernel], device: Device) -> Device:
     device = replace(
         device, kernel_overhead_s=overhead, hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s, matrix_efficiency=1.0
     )
-    device = _best(device, some("gemm", least=MEMORY_BOUND + 1), {
-        "matrix_efficiency": np.arange(0.5, 1.0, 0.01), "gemm_overlap": np.arange(0.0, 1.01, 0.05),
-    })  # fmt: skip
+    device = _best(some("gemm", least=MEMORY_BOUND + 1), "matmul", [
+        with_kernel(replace(device, matrix_efficiency=float(share)), "matmul", overlap=float(overlap))
+        for share in np.arange(0.5, 1.0, 0.01) for overlap in np.arange(0.0, 1.01, 0.05)
+    ])  # fmt: skip
     vector = some("vector", most=RESIDENT_TOKENS)
     overhead, per_byte = _line([k.buffer_bytes for k in vector], vector)
     device = replace(device, vector_overhead_s=overhead, l2_bytes_per_s=1 / per_byte)
     decode = some("decode")
     overhead, per_byte = _line([k.hbm_bytes for k in decode], decode)
-    device = replace(
-        device, attention_overhead_s=overhead, attention_hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s
-    )
-    return _best(device, some("prefill", "mixed"), {
-        "attention_matrix_efficiency": np.arange(0.2, 1.0, 0.01), "attention_tile": np.array(_TILES),
-    })  # fmt: skip
+    device = with_kernel(device, "attention", overhead_s=overhead, hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s)
+    return _best(some("prefill", "mixed"), "attention", [
+        with_kernel(device, "attention", matrix_efficiency=float(share), tile=tile)
+        for share in np.arange(0.2, 1.0, 0.01) for tile in _TILES
+    ])  # fmt: skip
 
 
 def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:
@@ -118,36 +119,18 @@ def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:
 
 
 def _relative(columns: np.ndarray, device: Device, kind: str) -> np.ndarray:
-    """`errors` of kernels of one kind: `sim.hardware.cost.roofline_seconds` on columns (a test holds them together)."""
-    flop, lone_flop, hbm_bytes, buffer_bytes, seconds = columns
-    engine = "vector" if kind == "norm" else "matrix"
-    own_s = arithmetic_seconds(device, engine, "bf16", 1.0, kind)
-    lone_s = arithmetic_seconds(device, engine, "bf16", 1.0, kind, 1.0) - own_s
-    arithmetic = flop * own_s + lone_flop * lone_s
-    fits = buffer_bytes <= device.l2_bytes
-    hbm = (hbm_bytes + np.where(fits, 0.0, buffer_bytes)) / min(hbm_bytes_per_s(device), hbm_limit(device, kind))
-    l2 = np.where(fits, buffer_bytes, 0.0) / device.l2_bytes_per_s
-    unhidden = unhidden_share(device, kind) * np.minimum(arithmetic, hbm)
-    took = overhead_seconds(device, kind, engine) + unhidden + np.max([arithmetic, hbm, l2], axis=0)
-    return took / seconds - 1
+    """`errors` of kernels of one kind."""
+    *sizes, took = columns
+    return seconds(device, Work(kind, "vector" if kind == "norm" else "matrix", "bf16", *sizes)) / took - 1
 
 
 def _line(sizes: Sequence[float], kernels: Sequence[Kernel]) -> tuple[float, float]:
     """(seconds, seconds a byte) of the straight line that meets the kernels best, in relative squares."""
-    seconds = np.array([k.seconds for k in kernels])
-    columns = np.column_stack([np.ones(len(kernels)), sizes]) / seconds[:, None]
-    fixed, slope = np.linalg.lstsq(columns, np.ones(len(kernels)), rcond=None)[0]
-    return float(fixed), float(slope)
+    took = np.array([k.seconds for k in kernels])
+    return line(sizes, took, took)
 
 
-def _best(device: Device, kernels: Sequence[Kernel], grid: dict[str, np.ndarray]) -> Device:
-    """Of a grid over two constants, the point of least mean relative error."""
-    (one, ones), (other, others) = grid.items()
-    choices = [replace(device, **_fields({one: a, other: b})) for a in ones for b in others]
-    kind = "attention" if kernels[0].family in _FAMILY else "matmul"
+def _best(kernels: Sequence[Kernel], kind: str, choices: Sequence[Device]) -> Device:
+    """Of several devices, that of least mean relative error."""
     columns = np.array([kernel[2:] for kernel in kernels]).T
     return min(choices, key=lambda choice: float(np.abs(_relative(columns, choice, kind)).mean()))
-
-
-def _fields(values: dict[str, float]) -> dict[str, Any]:
-    return {name: float(value) for name, value in values.items()}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim import strict_yaml
 from sim.catalog.files import checked, find
+from sim.hardware.cost import told_as, with_kernel
 from sim.hardware.device import OWN_KERNELS, Device, Fact, Kernel
 from sim.network.collectives import AlgorithmName, CollectiveName
 from sim.network.library import Library, Way
@@ -68,6 +69,8 @@ class KernelFile(BaseModel):
     matrix_efficiency: Number[Share] | None = None
     hbm_efficiency: Number[Share] | None = None
     overlap: Number[Annotated[float, Field(ge=0, le=1, strict=True)]] | None = None
+    matrix_efficiency_8bit: Number[Share] | None = None
+    tile: Number[Annotated[float, Field(ge=1, strict=True)]] | None = None
 
 
 class DeviceFile(BaseModel):
@@ -85,11 +88,6 @@ class DeviceFile(BaseModel):
     vector_overhead_s: Time
     matrix_efficiency: Number[Share] | None = None
     hbm_efficiency: Number[Share] | None = None
-    attention_hbm_efficiency: Number[Share] | None = None
-    gemm_overlap: Number[Annotated[float, Field(ge=0, le=1, strict=True)]] | None = None
-    attention_overhead_s: Time | None = None
-    attention_matrix_efficiency: Number[Share] | None = None
-    attention_tile: Number[Annotated[float, Field(ge=1, strict=True)]] | None = None
     kernels: dict[KernelName, KernelFile] = {}
     prefetch_bytes_per_s: Rate | None = None
     prefetch_overhead_s: Time | None = None
@@ -157,7 +155,9 @@ def device(
     if kernels is not None:  # chosen: what was not is no part of this machine
         own = {name: kernel for name, kernel in own.items() if "/" not in name}
         facts = {key: parent for key, parent in facts.items() if not re.match(r"kernels\.\w+/", key)}
-    return changed(Device(**given, kernels=own, facts=facts), changes)
+    edits = dict(changes or {})
+    edited = _kernels_changed(Device(**given, kernels=own, facts=facts), edits.pop("kernels", None) or {})
+    return changed(edited, edits)
 
 
 def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Library:
@@ -203,10 +203,9 @@ def fact(entry: Sourced, written: str | None) -> Fact:
     return Fact(written or "", entry.tag, entry.source, entry.residual)
 
 
-_ZERO_ALLOWED = {"attention_overhead_s", "gemm_overlap", "kernel_overhead_s", "vector_overhead_s",
+_ZERO_ALLOWED = {"overhead_s", "overlap", "kernel_overhead_s", "vector_overhead_s",
                  "prefetch_overhead_s", "l2_bytes", "launch_s", "step_s", "link_latency_s"}  # fmt: skip
-_SHARES = {"matrix_efficiency", "hbm_efficiency", "attention_hbm_efficiency", "attention_matrix_efficiency",
-           "gemm_overlap", "link_efficiency"}  # fmt: skip
+_SHARES = {"matrix_efficiency", "matrix_efficiency_8bit", "hbm_efficiency", "overlap", "link_efficiency"}
 
 Card = TypeVar("Card", bound=Any)
 
@@ -232,10 +231,33 @@ def changed(card: Card, changes: Mapping[str, Any] | None) -> Card:
     return dataclasses.replace(card, **edits, facts=facts) if edits else card
 
 
+def _kernels_changed(card: Device, edits: Mapping[str, Mapping[str, float | None]]) -> Device:
+    """A copy with some numbers of its kernels set, by kind and field; what a kind had from the kind it is like, it
+    keeps."""
+    wrong = []
+    for kind, numbers in edits.items():
+        if kind not in OWN_KERNELS:
+            wrong.append(f"{card.name}: {kind!r} is no kind of kernel{nearest(kind, OWN_KERNELS)}")
+            continue
+        like, given = told_as(card, kind), {field: value for field, value in numbers.items() if value is not None}
+        facts = dict(card.facts)
+        facts |= {f"kernels.{kind}.{field}": facts[f"kernels.{like}.{field}"] for field in Kernel._fields
+                  if f"kernels.{like}.{field}" in facts}  # fmt: skip
+        for field, value in given.items():
+            key = f"kernels.{kind}.{field}"
+            wrong += _impossible(key, field, value) if field in Kernel._fields else [f"a kernel has no {field!r}"]
+            facts[key] = Fact(_shown(field, value), "CHANGED", "set by the scenario")
+        if not wrong:
+            card = with_kernel(dataclasses.replace(card, facts=facts), kind, **given)
+    if wrong:
+        raise ValueError(f"{'; '.join(wrong)}; of {', '.join(OWN_KERNELS)}: {', '.join(Kernel._fields)}")
+    return card
+
+
 def _impossible(key: str, field: str, value: object) -> list[str]:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         return [f"{key}: a number is due, not {value!r}"]
-    if value < 0 or (value == 0 and field not in _ZERO_ALLOWED):
+    if value < 0 or (value == 0 and field not in _ZERO_ALLOWED) or (field == "tile" and value < 1):
         return [f"{key}: {value:g} is too small"]
     return [f"{key}: {value:g} is more than the whole"] if field in _SHARES and value > 1 else []
 

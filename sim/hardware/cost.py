@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sim.hardware.device import Device, Kernel
 
 # A format the matrix engine lacks is computed in the next wider one it has.
@@ -12,27 +14,35 @@ _WIDER = {"fp4": ("fp8", "int8", "fp16", "bf16"),
 
 # Kinds without a kernel of their own on a card are taken to be like these.
 _LIKE = {"absorb": "attention", "naive": "attention", "head_matmul": "matmul", "experts": "matmul"}
+_UNKNOWN = Kernel()
+_8BIT = ("fp8", "int8")
+
+
+def told_as(device: Device, kind: str) -> str:
+    """The kind under which the card tells of kernels of `kind`."""
+    return kind if kind in device.kernels else _LIKE.get(kind, kind)
 
 
 def kernel_of(device: Device, kind: str) -> Kernel:
     """What the card says of kernels of `kind`."""
-    if kind in device.kernels:
-        return device.kernels[kind]
-    like = _LIKE.get(kind, kind)
-    if like == "attention":
-        d = device
-        return Kernel(d.attention_overhead_s, d.attention_matrix_efficiency, d.attention_hbm_efficiency)
-    return Kernel(overlap=device.gemm_overlap) if like == "matmul" else Kernel()
+    return device.kernels.get(told_as(device, kind), _UNKNOWN)
+
+
+def with_kernel(device: Device, kind: str, **numbers: float | None) -> Device:
+    """`device`, with some numbers of its kernels of `kind` set."""
+    own = kernel_of(device, kind)._replace(**numbers)
+    return replace(device, kernels={**device.kernels, kind: own})
 
 
 def matrix_flop_per_s(device: Device, dtype: str, kind: str = "matmul") -> float:
     """Rate that a large kernel of `kind` reaches in `dtype`, or in the nearest format the device multiplies
     natively."""
-    own = kernel_of(device, kind).matrix_efficiency
-    share = device.matrix_efficiency if own is None else own
+    own = kernel_of(device, kind)
+    share = device.matrix_efficiency if own.matrix_efficiency is None else own.matrix_efficiency
     for name in (dtype, *_WIDER[dtype]):
         if name in device.matrix_flop_per_s:
-            return device.matrix_flop_per_s[name] * share
+            narrow = own.matrix_efficiency_8bit if name in _8BIT else None
+            return device.matrix_flop_per_s[name] * (share if narrow is None else narrow)
     raise ValueError(f"{device.name} multiplies none of {dtype}, {', '.join(_WIDER[dtype])}")
 
 
@@ -47,7 +57,8 @@ def arithmetic_seconds(
         return 0.0
     if engine != "matrix":
         return flop / device.vector_flop_per_s
-    return (flop + ((device.attention_tile or 1.0) - 1.0) * lone_flop) / matrix_flop_per_s(device, dtype, kind)
+    tile = kernel_of(device, kind).tile or 1.0
+    return (flop + (tile - 1.0) * lone_flop) / matrix_flop_per_s(device, dtype, kind)
 
 
 def overhead_seconds(device: Device, kind: str, engine: str) -> float:

@@ -39,8 +39,9 @@ MODELS = ("llama3-8b", "llama3-70b", "qwen2-7b", "qwen2-72b", "phi-3-small", "ph
 DEGREES = (2, 4, 8)
 PROMPT, OUTPUT = 10_923, 5_461  # two thirds and one third of 16,384
 # What the numbers rest on beside datasheets: constants measured on another chip of the family, or inferred.
-UNCERTAIN = ("library.launch_s", "hbm_efficiency", "kernel_overhead_s", "vector_overhead_s", "attention_hbm_efficiency",
-             "l2_bytes_per_s", "prefetch_bytes_per_s", "prefetch_overhead_s")  # fmt: skip
+UNCERTAIN = ("library.launch_s", "hbm_efficiency", "kernel_overhead_s", "vector_overhead_s",
+             "kernels.attention.hbm_efficiency", "l2_bytes_per_s", "prefetch_bytes_per_s",
+             "prefetch_overhead_s")  # fmt: skip
 
 
 class Point(NamedTuple):
@@ -81,8 +82,10 @@ def measure(point: Point) -> Measured:
 def _parts(point: Point) -> tuple[Device, Network, Callable[[Batch], Graph]]:
     pod = catalog.pod("atlas_800t_a2")
     device, library, model = catalog.device(pod.device), catalog.library(pod.library), catalog.model(point.model)
-    device = catalog.device(pod.device, _scaled(device, {k: f for k, f in point.changes if "." not in k}))
-    library = catalog.library(pod.library, _scaled(library, {k[8:]: f for k, f in point.changes if "." in k}))
+    of_library = {name[8:]: factor for name, factor in point.changes if name.startswith("library.")}
+    of_device = {name: factor for name, factor in point.changes if not name.startswith("library.")}
+    device = catalog.device(pod.device, _scaled(device, of_device))
+    library = catalog.library(pod.library, _scaled(library, of_library))
     wires = pod.graph()
     machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, point.ranks)
     precision = Precision("int8", "int8", "fp16", "fp16")
@@ -94,8 +97,16 @@ def _parts(point: Point) -> tuple[Device, Network, Callable[[Batch], Graph]]:
     return device, Network(wires, library), graph_of
 
 
-def _scaled(card: Device | Library, factors: Mapping[str, float]) -> dict[str, float]:
-    return {name: getattr(card, name) * factor for name, factor in factors.items()}
+def _scaled(card: Device | Library, factors: Mapping[str, float]) -> dict[str, Any]:
+    """Edits of `card`: some of its numbers, or those of a kernel of its, times a factor."""
+    edits: dict[str, Any] = {}
+    for name, factor in factors.items():
+        if isinstance(card, Device) and name.startswith("kernels."):
+            _, kind, field = name.split(".")
+            edits.setdefault("kernels", {})[kind] = {field: getattr(card.kernels[kind], field) * factor}
+        else:
+            edits[name] = getattr(card, name) * factor
+    return edits
 
 
 def reproduce(quick: bool = False, progress: Callable[[float], None] = lambda share: None) -> list[Row]:

@@ -308,7 +308,7 @@ def measured() -> list[Row]:
         off.setdefault(key, []).append(found / (float(row["silicon_tpot_ms"]) / 1e3) - 1)
     found_rows = [
         _row("MoE", f"{model} on {system} x {tensor}, EP {experts}, {backend}: decode step against TPOT, median of "
-             f"{len(errors)} rows", 0.0, float(np.median(errors)), "read beside", None, "", "no kernel fitted")
+             f"{len(errors)} rows", 0.0, float(np.median(errors)), "read beside", None, "", "kernels fitted alone")
         for (model, system, backend, tensor, experts), errors in sorted(off.items())
     ]  # fmt: skip
     if not any(key[0].endswith("DeepSeek-R1") for key in off):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,7 @@ from sim.scenario.fields import (
     Factor,
     FlopPerSecond,
     Index,
+    Probability,
     Seconds,
     Section,
     Share,
@@ -23,6 +24,17 @@ from sim.scenario.fields import (
 )
 from sim.scenario.jobs import LinkFault
 from sim.workload import parallel, routing
+
+
+class KernelChange(Section):
+    """What-if edits of the kernels of one kind; the names are the fields of `sim.hardware.device.Kernel`."""
+
+    overhead_s: Seconds | None = None
+    matrix_efficiency: Share | None = None
+    hbm_efficiency: Share | None = None
+    overlap: Probability | None = None
+    matrix_efficiency_8bit: Share | None = None
+    tile: Annotated[Factor, Field(ge=1)] | None = None
 
 
 class DeviceChange(Section):
@@ -38,13 +50,16 @@ class DeviceChange(Section):
     vector_overhead_s: Seconds | None = None
     matrix_efficiency: Share | None = None
     hbm_efficiency: Share | None = None
-    attention_hbm_efficiency: Share | None = None
-    attention_matrix_efficiency: Share | None = None
-    attention_overhead_s: Seconds | None = None
     prefetch_bytes_per_s: BytesPerSecond | None = None
     prefetch_overhead_s: Seconds | None = None
     power_w: Watts | None = None
     price_per_hour: Factor | None = None
+    kernels: dict[Literal[OWN_KERNELS], KernelChange] | None = None  # type: ignore[valid-type]
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the file sets, those of kernels too, by name, in SI units."""
+        kernels = {kind: edit.given() for kind, edit in (self.kernels or {}).items()}
+        return super().given() | ({"kernels": kernels} if kernels else {})
 
 
 class LibraryChange(Section):
