@@ -17,7 +17,8 @@ from sim.engine.chip import Tenancy
 from sim.engine.group import Group
 from sim.engine.pipeline import Stage, run_static
 from sim.engine.scaling import Autoscale, Failure
-from sim.engine.serving import Host, Service, run_service, serve_share
+from sim.engine.served import Host
+from sim.engine.serving import Service, run_service, serve_share
 from sim.engine.shares import Part, Spread
 from sim.engine.steps import StaticBatch
 from sim.hardware.device import Device

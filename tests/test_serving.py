@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, group, network, replace
 
-from sim.engine.serving import Host, Service, run_service
+from sim.engine.served import Host
+from sim.engine.serving import Service, run_service
 from sim.run import prepare
 from sim.scenario import ScenarioError, load
 from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of

@@ -127,7 +127,8 @@ def test_every_request_is_finished_once(drawn, together):
 
 @pytest.mark.parametrize("quantum", [1, 4, 0], ids=["turns", "turns of 4", "together"])
 def test_who_is_alone_is_as_quick_as_without_sharing(quantum):
-    from sim.engine.serving import Host, run_service
+    from sim.engine.served import Host
+    from sim.engine.serving import run_service
 
     rows = [(1e-3 * (i % 5), 50 + 17 * i, 5 + i % 9) for i in range(30)]
     one = tenant("one", columns(rows), op=quantum == 0)

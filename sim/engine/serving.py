@@ -9,15 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.fleet import Answer, Kind, Player, Window, player, serve_fleet
-from sim.engine.group import Group
-from sim.engine.pieces import Pieces, in_stages
-from sim.engine.pricing import Pricing, pricing
+from sim.engine.fleet import Window, serve_fleet
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
+from sim.engine.served import Host, Served, lanes_of, together
 from sim.engine.shares import Part, Spread, of_share, sums_only, whole
-from sim.engine.steps import GraphOf, GroupOf, Progress, Sums, sums_of, totals_of
+from sim.engine.steps import Progress
 from sim.hardware.device import Device
-from sim.network.network import Network
 from sim.serving.fleet import (
     GAP_BINS,
     GAP_FINEST_S,
@@ -36,20 +33,9 @@ from sim.serving.fleet import (
     pool_of,
     series_of,
 )
-from sim.serving.step_time import NO_SHARING, Sharing
 from sim.spans import Outcome, Requests, Serving, Timeline, Totals
 from sim.workload.columns import Columns
 from sim.workload.model import Model
-
-
-class Host(NamedTuple):
-    """The machine of one pool of replicas: its idle ranks, the graph of a pass on them, and what both are made of."""
-
-    group_of: GroupOf
-    graph_of: GraphOf
-    device: Device
-    network: Network
-    sharing: Sharing = NO_SHARING  # which shared prefixes its techniques make use of
 
 
 class Service(NamedTuple):
@@ -84,8 +70,7 @@ def run_service(
     those that a price would have given.
     """
     chunks, expected = counted(chunks, service.expected)
-    served = [Served(stages, model, pool, service, timeline if pool == 0 else None)
-              for pool, stages in enumerate(hosts)]  # fmt: skip
+    served = [_served(stages, model, service, pool, timeline) for pool, stages in enumerate(hosts)]
     scaler = Scaler(service.autoscale) if service.autoscale else None
     spreads = spread is not None and expected >= spread.least and _apart(service, served)
     shares = min(spread.shares, len(service.replicas)) if spread and spreads else 1
@@ -100,7 +85,7 @@ def run_service(
     del records
     makespan_s = float(np.nanmax(table.last_s, initial=0.0))
     count = int((service.replicas.lane == 0).sum())
-    table.replica[table.replica != NONE] //= _lanes(service.replicas)
+    table.replica[table.replica != NONE] //= lanes_of(service.replicas)
     totals = together([each.totals(last) for each in served])
     _use_of_time(totals, last, makespan_s * count)
     return Outcome(
@@ -124,15 +109,21 @@ def serve_share(
 ) -> Part:  # fmt: skip
     """One of `shares` parts of `run_service`, for which the replicas know nothing of each other."""
     chunks, expected = counted(chunks, service.expected)
-    served = [Served(hosts[0], model, 0, service, None)]
+    served = [_served(hosts[0], model, service, 0, None)]
     return _part(chunks, expected, service, served, recorded, None, lambda _: None, share, shares)
+
+
+def _served(stages: Sequence[Host], model: Model, service: Service, pool: int, timeline: Timeline | None) -> Served:
+    """A pool; a timeline shows the first."""
+    shown = timeline if pool == 0 else None
+    return Served(stages, model, service.replicas, service.pools[pool], service.op, service.window, shown)
 
 
 def _apart(service: Service, served: Sequence[Served]) -> bool:
     """Whether each replica goes its way once requests are routed, and routing does not ask how replicas are."""
     alone = service.rules.router in (ROUTERS["round_robin"], ROUTERS["sticky"]) and not service.rules.coupled
     events = service.failures or service.autoscale
-    priced = len(served) == 1 and bool(served[0].forms) and _lanes(service.replicas) == 1
+    priced = len(served) == 1 and bool(served[0].forms) and lanes_of(service.replicas) == 1
     return alone and not events and not service.op and priced
 
 
@@ -144,7 +135,7 @@ def _part(
     if recorded and not service.op:
         by_kind = {each.kind: each for each in served}
         window = Window(*service.window, lambda fleet, r: by_kind[int(fleet.replicas[r].kind)].recorded(fleet, r))
-    replicas, events = service.replicas.copy(), failures(service.failures, _lanes(service.replicas))
+    replicas, events = service.replicas.copy(), failures(service.failures, lanes_of(service.replicas))
     if scaler is not None:
         events += scaler.begin(replicas)
     asked, pools, first = arrivals_of(chunks, service), service.pools, 0
@@ -179,115 +170,16 @@ def _part(
     return Part(table, sums_only(last), stopped_s)
 
 
-class Served:
-    """One pool and its hosts, one a stage: who prices or plays its iterations, and what they come to."""
-
-    def __init__(
-        self, stages: Sequence[Host], model: Model, pool: int, service: Service, timeline: Timeline | None
-    ) -> None:
-        self.stages, (self.first, self.count) = stages, service.pools[pool][["first", "count"]].tolist()
-        self.kind = int(service.replicas.kind[self.first])
-        self.plain = [host.group_of(None) for host in stages]
-        self.recorded = _Recorded(stages, self.first, self.count, _lanes(service.replicas), timeline)
-        self.forms: list[Pricing] = []
-        self.pieces: list[Pieces] = []
-        patterns = len(set(model.attention))
-        play: Player
-        if service.op:
-            self.recorded.window = service.window
-            play = self.recorded
-        else:
-            if all(plain.folded for plain in self.plain):
-                forms = [pricing(host.graph_of, host.device, host.network, plain.ranks, model, host.sharing)
-                         for host, plain in zip(stages, self.plain)]  # fmt: skip
-                self.forms = [form for form in forms if form is not None]
-            if len(self.forms) < len(stages):
-                dense = set(model.attention) == {"dense"}
-                self.forms = []
-                self.pieces = [Pieces(plain, host.graph_of, dense) for host, plain in zip(stages, self.plain)]
-            play = self.pieces[0] if len(self.pieces) == 1 else in_stages(self.pieces)
-        self.kinds = [Kind(self.forms[place] if self.forms else None, patterns, play, host.sharing)
-                      for place, host in enumerate(stages)]  # fmt: skip
-
-    @property
-    def ranks(self) -> int:
-        """Chips of one replica."""
-        return sum(plain.ranks for plain in self.plain)
-
-    def totals(self, fleet: Fleet) -> Totals:
-        """Sums over the pool's replicas, one rank of each: of several stages, the mean over them."""
-        if self.forms:
-            return _mean([form.totals(fleet, self.kind, stage) for stage, form in enumerate(self.forms)])
-        if not self.pieces:
-            return played_totals(self.recorded.groups)
-        for r in range(self.first, self.first + self.count):
-            for piece in self.pieces:
-                piece.settle(fleet, r)
-        return together([_mean([totals_of(piece.sums) for piece in self.pieces]), played_totals(self.recorded.groups)])
-
-
-def played_totals(groups: Sequence[Sequence[Group]]) -> Totals:
-    """Sums over what was played by replicas, one rank of each: of several stages, the mean over them."""
-    for group in (group for stages in groups for group in stages):
-        group.close()
-    return together([_mean([group.chips[0].totals for group in stages]) for stages in groups])
-
-
-class _Recorded:
-    """Plays iterations on each replica's own ranks; spans are kept of those that begin in the window."""
-
-    def __init__(
-        self, stages: Sequence[Host], first: int, count: int, lanes: int, timeline: Timeline | None
-    ) -> None:  # fmt: skip
-        self.stages, self.first, self.count, self.lanes, self.timeline = stages, first, count // lanes, lanes, timeline
-        self.groups: list[list[Group]] = []
-        self.window = (0.0, np.inf)
-        self._play: Player | None = None
-
-    def __call__(self, fleet: Fleet, r: int) -> Answer:
-        if self._play is None:
-            self.groups += [[host.group_of(self.timeline if i == 0 else None) for host in self.stages]
-                            for i in range(self.count)]  # fmt: skip
-            self._play = player(self.groups, [host.graph_of for host in self.stages], self.first)
-        # A timeline shows one replica: the first.
-        place = (r - self.first) // self.lanes
-        shown = place == 0 and self.timeline is not None
-        for group in self.groups[place]:
-            group.record(shown and self.window[0] <= fleet.replicas[r].now_s < self.window[1])
-        return self._play(fleet, r)
-
-
-def _lanes(replicas: np.recarray) -> int:
-    """Rows that each replica has, one for each of its micro-batches."""
-    return int(replicas.lanes.max())
-
-
-def _mean(stages: Sequence[Totals]) -> Totals:
-    """Of the stages of a pipeline."""
-    if len(stages) == 1:
-        return stages[0]
-    return totals_of({key: value / len(stages) for key, value in sums_of(together(stages)).items()})
-
-
 def _use_of_time(totals: Totals, fleet: Fleet, seconds: float) -> None:
     """Write down how much of so many seconds, over all replicas, something was done in."""
     me = fleet.replicas
     totals.seconds, totals.engine_s = seconds, engine_seconds(me)
     under_way_s = float(me.busy_s.sum())
-    if _lanes(me) > 1 or me.stages.max() > 1:
+    if lanes_of(me) > 1 or me.stages.max() > 1:
         busy_s = fleet.stage_busy_s.sum(axis=1) / me.stages
         under_way_s, totals.engine_s = float(me.flight_s.sum()), float((busy_s * (1 - 1 / me.slow)).sum())
         totals.bubble_s = max(under_way_s - float(busy_s.sum()), 0.0)
     totals.idle_s = max(seconds - under_way_s, 0.0)
-
-
-def together(parts: Sequence[Totals]) -> Totals:
-    """The sums of several parts as one."""
-    sums: Sums = {}
-    for part in parts:
-        for key, value in sums_of(part).items():
-            sums[key] = sums.get(key, 0.0) + value
-    return totals_of(sums)
 
 
 def engine_seconds(me: np.recarray) -> float:
@@ -393,7 +285,7 @@ def _most_on(count: int, scaler: Scaler | None) -> int:
 
 def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int) -> Serving:
     """Sums over all replicas; `paid` are devices and the chip-seconds they were on."""
-    me, lanes = fleet.replicas, _lanes(fleet.replicas)
+    me, lanes = fleet.replicas, lanes_of(fleet.replicas)
     bin_s, series = series_of(fleet)
     series[:, :2] /= lanes  # shares of time and of the KV-cache: a replica's is the mean of its lanes'
     last = int(np.flatnonzero(series[:, 0])[-1]) + 1 if series[:, 0].any() else 0

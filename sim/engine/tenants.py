@@ -18,15 +18,13 @@ import simpy
 from sim.engine.chip import Tenancy
 from sim.engine.fleet import Answer, Kind, Window, batch_of, serve_fleet
 from sim.engine.group import Group
+from sim.engine.served import Host, Served, played_totals
 from sim.engine.serving import (
-    Host,
-    Served,
     Service,
     arrivals_of,
     counted,
     digest_of,
     engine_seconds,
-    played_totals,
     requests_of,
     serving_of,
     warnings_of,
@@ -91,9 +89,9 @@ def share_chips(
     pools = np.concatenate([pool_of(mine.start, count) for mine in whose]).view(np.recarray)
     replicas = _replicas(tenants)
     turns = [] if clock else [
-        Served([Host(tenant.group_of, partial(_named, tenant), tenant.device, tenant.network)], tenant.model, t,
-               tenant.service._replace(replicas=replicas, pools=pools), timeline)
-        for t, tenant in enumerate(tenants)
+        Served([Host(tenant.group_of, partial(_named, tenant), tenant.device, tenant.network)], tenant.model, replicas,
+               pool, tenant.service.op, tenant.service.window, timeline)
+        for tenant, pool in zip(tenants, pools)
     ]  # fmt: skip
     patterns = [len(set(tenant.model.attention)) for tenant in tenants]
     kinds = (

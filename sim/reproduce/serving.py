@@ -13,7 +13,7 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group
-from sim.engine.serving import Host as EngineHost
+from sim.engine.served import Host as EngineHost
 from sim.engine.serving import Service, run_service
 from sim.network.network import Network
 from sim.reproduce.row import Row, absent

@@ -85,15 +85,15 @@ def _where(base: Outcome, best: Outcome) -> str:
         return ""
     exposed = 100 * exposed_s(base.totals) / seconds
     fetching = 100 * busy_s(best.totals, "prefetch") / seconds
-    bubbles, bubbles_now = (100 * totals.bubble_s / totals.seconds for totals in (base.totals, best.totals))
-    if max(bubbles, bubbles_now) > max(exposed, 1.0):
-        return f"bubbles in its pipeline were {bubbles:.0f} % of the time, and are {bubbles_now:.0f} % now."
     said = f"{exposed:.0f} % of the time was exposed communication"
     if 0.5 <= fetching <= exposed:
         return f"{said}, of which {fetching:.0f} points now carry prefetches."
     if fetching > exposed:
         return f"{said}; prefetches now run for {fetching:.0f} points."
     now = 100 * exposed_s(best.totals) / best.totals.seconds
+    bubbles, bubbles_now = (100 * totals.bubble_s / totals.seconds for totals in (base.totals, best.totals))
+    if bubbles - bubbles_now > max(exposed - now, 1.0):
+        return f"stages of the pipeline waited for each other {bubbles:.0f} % of the time, {bubbles_now:.0f} % now."
     if max(exposed, now) < 0.5:
         return ""
     return f"{said}, {now:.0f} % now."

@@ -155,6 +155,8 @@ def _admit(rules: Rules, fleet: Fleet, r: int, budget: int, in_chunks: bool) -> 
         rank = next_class(rules, fleet, r)
         slot = fleet.queues[r, rank, 0]
         it = fleet.slots[slot]
+        if rules.shed and it.deadline_s < me.now_s and np.isnan(it.scheduled_s):
+            break  # it is turned away when the next iteration begins
         need, hit, unused = it.prompt + it.made, 0, 0
         if rules.unit_tokens > 0 and it.block_count > 0 and it.cached == 0:
             most = min(it.block_count, (need - 1) // rules.unit_tokens)
