@@ -184,7 +184,8 @@ def _expanded(
             continue
         found = expands(model, precision, parallel, machine, options)
         if isinstance(work, Decode):
-            runs = cut(shared_runs(work), found.least, found.most_tokens or inf)
+            in_a_pass = (run._replace(number=run.number / parallel.micro_batches) for run in shared_runs(work))
+            runs = cut(in_a_pass, found.least, found.most_tokens or inf)
             tokens = sum(run.tokens for run in runs)
             some = [f"no prefix is shared by the {found.least:,.1f} sequences from which it pays: all of it is absorb"]
             return Sharing(found.least), tokens * found.bytes_per_token, [] if runs else [f"{name}: {some[0]}"]
