@@ -2,11 +2,11 @@
 
     python benchmarks/serving.py
 
-A million requests through 16 replicas of Llama-3-8B on A100s, in chunks of 512 tokens; then the workload on which peers
-were measured. Each run is a process of its own, so that its memory is its own; start-up (imports, loading the compiled
-loop) is what ten requests take. Compile first: run it twice, and quote the second. The limit: a request is at least an
-arrival, a prefill chunk or three, a completion and a stretch of decode between each of those, each of which looks at
-every sequence of its batch once.
+A million requests through 16 replicas of Llama-3-8B on A100s, in chunks of 512 tokens; then two replicas in pipeline
+stages, whose iterations are taken one by one, and the workload on which peers were measured. Each run is a process of
+its own, so that its memory is its own; start-up (imports, loading the compiled loop) is what ten requests take. Compile
+first: run it twice, and quote the second. The limit: a request is at least an arrival, a prefill chunk or three, a
+completion and a stretch of decode between each of those, each of which looks at every sequence of its batch once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 SCENARIO = """question: How fast?
 pod: {{topology: dgx_a100}}
 model: {model}
+parallel: {{pipeline: {stages}}}
 workload:
   kind: requests
   trace: {{file: {file}}}
@@ -61,7 +62,7 @@ def timeouts_per_s(count: int = 200_000) -> float:
     return count / (time.perf_counter() - start_s)
 
 
-def measured(folder: Path, requests: int, rate: float, replicas: int, model: str) -> dict[str, float]:
+def measured(folder: Path, requests: int, rate: float, replicas: int, model: str, stages: int) -> dict[str, float]:
     """Seconds and MiB of one run on a generated trace."""
     from sim.workload.arrivals import poisson
     from sim.workload.synthesis import TraceSpec, generated
@@ -73,7 +74,7 @@ def measured(folder: Path, requests: int, rate: float, replicas: int, model: str
     output = ((0.0, 8), (0.5, 129), (0.9, 450), (0.99, 590), (1.0, 590))
     spec = TraceSpec(poisson(rate), prompt=prompt, output=output)
     write_stream(trace, generated(spec, requests, 0))
-    scenario.write_text(SCENARIO.format(file=trace, replicas=replicas, model=model))
+    scenario.write_text(SCENARIO.format(file=trace, replicas=replicas, model=model, stages=stages))
     command = [sys.executable, __file__, str(scenario), str(folder / "out")]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
@@ -82,13 +83,14 @@ def main() -> None:
     bare = timeouts_per_s()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for label, rate, replicas, model, sizes in (
-            ("16 replicas of Llama-3-8B", 60.0, 16, "llama3-8b", (10, 10_000, 100_000, 1_000_000)),
-            ("one Llama-2-7B", 4.0, 1, "llama2-7b", (10, 10_000)),
+        for label, rate, replicas, model, stages, sizes in (
+            ("16 replicas of Llama-3-8B", 60.0, 16, "llama3-8b", 1, (10, 10_000, 100_000, 1_000_000)),
+            ("two Llama-3-8B in 4 stages", 20.0, 2, "llama3-8b", 4, (10, 10_000, 100_000)),
+            ("one Llama-2-7B", 4.0, 1, "llama2-7b", 1, (10, 10_000)),
         ):
             started_s = 0.0
             for requests in sizes:
-                found = measured(folder, requests, rate, replicas, model)
+                found = measured(folder, requests, rate, replicas, model, stages)
                 started_s = started_s or found["seconds"]
                 each = requests / found["seconds"]
                 later = requests / max(found["seconds"] - started_s, 1e-9) if requests > 10 else 0.0
