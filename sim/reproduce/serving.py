@@ -6,37 +6,24 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import simpy
 
-from sim import catalog
-from sim.engine.group import Group
-from sim.engine.served import Host as EngineHost
-from sim.engine.serving import Service, run_service
-from sim.network.network import Network
+from sim.reproduce.host import RULES, Host, one_replica
 from sim.reproduce.row import Row, absent
 from sim.results.metrics import metrics
-from sim.serving.fleet import POLICIES, ROUTERS, Rules, pool_of, replica_of
-from sim.spans import Outcome
-from sim.techniques import TECHNIQUES, Machine, apply
-from sim.workload.batch import Batch
+from sim.serving.fleet import POLICIES, ROUTERS, Rules, replica_of
 from sim.workload.columns import Columns
-from sim.workload.graph import Graph
-from sim.workload.memory import room
 from sim.workload.parallel import Parallel
 from sim.workload.precision import Precision
 from sim.workload.stream import gathered
 from sim.workload.synthesis import calibrated, generated
 from sim.workload.trace_stream import open_trace
-from sim.workload.transformer import transformer
 
 REQUESTS, RUNS = Path("../shared/data/requests"), Path("../shared/data/end_to_end")
 AZURE = REQUESTS / "AzureLLMInferenceTrace_conv.csv.gz"
 MOONCAKE = REQUESTS / "mooncake_conversation_trace.jsonl.gz"
 Progress = Callable[[float], None]
-_RULES = Rules(router=0, order=0, seed=0, jump=True, coupled=False, unit_tokens=0, shed=False, tail_first=True)
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
@@ -53,43 +40,6 @@ _row = partial(Row, "serving")
 _absent = partial(absent, "serving")
 
 
-class Host(NamedTuple):
-    """A pod, a model on `ranks` of its chips, and its techniques."""
-
-    pod: str
-    model: str
-    ranks: int
-    techniques: tuple[str, ...] = ()
-    precision: Precision = Precision()
-
-    def serve(self, columns: Columns, replica: np.recarray, rules: Rules = _RULES, *, op: bool = False) -> Outcome:
-        """The requests through one replica."""
-        pod, model = catalog.pod(self.pod), catalog.model(self.model)
-        device = catalog.device(pod.device)
-        network = Network(pod.graph(), catalog.library(pod.library))
-        machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, self.ranks)
-        chosen = [(name, TECHNIQUES[name].options()) for name in self.techniques]
-
-        def graph_of(batch: Batch) -> Graph:
-            return apply(transformer(model, self.precision, Parallel(self.ranks), batch), machine, chosen)
-
-        def group_of(_: object) -> Group:
-            return Group(simpy.Environment(), device, network, self.ranks)
-
-        service = Service(
-            rules._replace(jump=not op), replica, pool_of(0, len(replica)), op, (0.0, 0.0), expected=len(columns)
-        )
-        return run_service([columns], service, [[EngineHost(group_of, graph_of, device, network)]], model, None)
-
-    def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
-        """What the KV-cache holds, as an engine derives it."""
-        device = catalog.device(catalog.pod(self.pod).device)
-        space = room(
-            catalog.model(self.model), self.precision, Parallel(self.ranks), device.hbm_bytes * utilisation, new_tokens
-        )
-        return int(space.kv_tokens)
-
-
 # V1: step is op.
 
 
@@ -99,18 +49,18 @@ def fidelities(quick: bool = False) -> list[Row]:
     if not AZURE.exists():
         return _absent("V1", what, AZURE)
     columns = gathered(open_trace(AZURE, limit=30 if quick else 500, max_tokens=8192))
-    tokens = Host("atlas_800t_a2", "llama3-8b", 2).kv_tokens(8192)
+    tokens = Host("atlas_800t_a2", "llama3-8b", Parallel(2)).kv_tokens(8192)
     cases: list[tuple[str, tuple[str, ...], Columns, np.recarray, Rules]] = [
-        ("vanilla", (), columns, _replica("prefill_first", 64, 8192, tokens), _RULES),
-        ("PRESERVE", ("preserve",), columns, _replica("prefill_first", 64, 8192, tokens), _RULES),
-        ("chunked prefill", (), columns, _replica("chunked", 64, 512, tokens), _RULES),
-        ("preemption", (), columns, _replica("chunked", 64, 2048, 6_000), _RULES),
-        ("prefix caching", (), _with_prefixes(columns), _replica("chunked", 64, 2048, 40_000),
-         _RULES._replace(unit_tokens=64)),
+        ("vanilla", (), columns, one_replica("prefill_first", 64, 8192, tokens), RULES),
+        ("PRESERVE", ("preserve",), columns, one_replica("prefill_first", 64, 8192, tokens), RULES),
+        ("chunked prefill", (), columns, one_replica("chunked", 64, 512, tokens), RULES),
+        ("preemption", (), columns, one_replica("chunked", 64, 2048, 6_000), RULES),
+        ("prefix caching", (), _with_prefixes(columns), one_replica("chunked", 64, 2048, 40_000),
+         RULES._replace(unit_tokens=64)),
     ]  # fmt: skip
     rows = []
     for name, techniques, asked, replica, rules in cases:
-        host = Host("atlas_800t_a2", "llama3-8b", 2, techniques)
+        host = Host("atlas_800t_a2", "llama3-8b", Parallel(2), techniques)
         step, op = host.serve(asked, replica, rules), host.serve(asked, replica, rules, op=True)
         worst = 0.0
         for column in ("first_token_s", "last_token_s"):
@@ -121,10 +71,6 @@ def fidelities(quick: bool = False) -> list[Row]:
         )
         rows.append(_row("V1", f"{name}: {what}", 0.0, worst, "1e-6", worst <= 1e-6, note=note))
     return rows
-
-
-def _replica(policy: str, sequences: int, new_tokens: int, kv_tokens: int) -> np.recarray:
-    return replica_of(POLICIES[policy], sequences, new_tokens, 16, kv_tokens // 16)
 
 
 def _most_apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -160,8 +106,8 @@ def peers(quick: bool = False) -> list[Row]:
     prompt = np.minimum(recorded.prompt_tokens, 4095)
     gaps = np.random.default_rng(0).exponential(0.25, len(recorded))
     asked = Columns(np.cumsum(gaps) - gaps[0], prompt, np.minimum(recorded.output_tokens, 4096 - prompt))
-    host = Host("dgx_a100", "llama2-7b", 1)
-    found = metrics(host.serve(asked, _replica("chunked", 128, 512, host.kv_tokens(512))))
+    host = Host("dgx_a100", "llama2-7b")
+    found = metrics(host.serve(asked, one_replica("chunked", 128, 512, host.kv_tokens(512))))
     return [
         _row("V3", f"{what}: {name}, {peer}", value, found[key], "read beside", None,
              note="decode beside prefill chunks, blocks paged, no time for the engine itself")
@@ -189,8 +135,8 @@ def prefix_cache(quick: bool = False) -> list[Row]:
                     block_from=recorded.block_from, blocks=recorded.blocks)  # fmt: skip
     whole = Columns(apart.arrival_s, np.diff(recorded.block_from) * 512 + 1, apart.output_tokens,
                     block_from=apart.block_from, blocks=apart.blocks)  # fmt: skip
-    host, rows = Host("dgx_a100", "smollm2-135m", 1), []
-    rules = _RULES._replace(unit_tokens=512, tail_first=False)
+    host, rows = Host("dgx_a100", "smollm2-135m"), []
+    rules = RULES._replace(unit_tokens=512, tail_first=False)
     for capacity, published in _HITS.items():
         found = _hits(host, whole, capacity, rules)["prefix_block_hit_rate"] * 100
         what = f"block hits, LRU of {capacity:,} blocks, %"
@@ -211,7 +157,7 @@ def _hits(host: Host, columns: Columns, blocks: int, rules: Rules) -> dict[str, 
 
 def queues(quick: bool = False) -> list[Row]:
     """Mean waiting of requests of equal length that are served one at a time, against M/D/1 and M/D/3 queues."""
-    host, rules, rows = Host("dgx_a100", "llama2-7b", 1), _RULES._replace(router=ROUTERS["least_work"]), []
+    host, rules, rows = Host("dgx_a100", "llama2-7b"), RULES._replace(router=ROUTERS["least_work"]), []
     count = 100_000 if quick else 1_000_000
 
     def waits(arrival_s: np.ndarray, servers: int) -> np.ndarray:
@@ -276,9 +222,9 @@ def _statistics(columns: Columns) -> dict[str, float]:
 
 _BF16 = Precision("bf16", "bf16", "bf16", "bf16")
 _ENGINES = (
-    ("Llama-3.1-8B", Host("rtx_pro_6000_x2", "llama3.1-8b", 1, precision=_BF16), True),
-    ("Qwen3-32B", Host("rtx_pro_6000_x2", "qwen3-32b", 2, precision=_BF16), True),
-    ("Qwen3-32B", Host("rtx_pro_6000_p2p", "qwen3-32b", 2, precision=_BF16), False),
+    ("Llama-3.1-8B", Host("rtx_pro_6000_x2", "llama3.1-8b", precision=_BF16), True),
+    ("Qwen3-32B", Host("rtx_pro_6000_x2", "qwen3-32b", Parallel(2), precision=_BF16), True),
+    ("Qwen3-32B", Host("rtx_pro_6000_p2p", "qwen3-32b", Parallel(2), precision=_BF16), False),
 )
 
 
@@ -287,16 +233,16 @@ def engine_runs(quick: bool = False) -> list[Row]:
     rows: list[Row] = []
     for name, host, judged in _ENGINES:
         file, settings = RUNS / f"RTXPRO6000__{name}__vllm__requests.jsonl", RUNS / f"vllm_e2e__RTXPRO6000__{name}__"
-        what = f"vLLM, {name} on {host.ranks} x RTX PRO 6000"
+        what = f"vLLM, {name} on {host.parallel.ranks} x RTX PRO 6000"
         if not file.exists():
             rows += _absent("V7", what, file)
             continue
         engine = json.loads(Path(f"{settings}vllm__meta.json").read_text())["engine_kwargs"]
         memory = json.loads(Path(f"{settings}config.json").read_text())["nodes"][0]["instances"][0]["npu_mem"]
         tokens = engine["max_num_batched_tokens"]
-        replica = _replica("chunked", engine["max_num_seqs"], tokens, host.kv_tokens(tokens, memory["mem_util"]))
+        replica = one_replica("chunked", engine["max_num_seqs"], tokens, host.kv_tokens(tokens, memory["mem_util"]))
         found = metrics(host.serve(gathered(open_trace(file)), replica))
-        link = "" if host.ranks == 1 else "; the link is that of the run's config.json" if judged else (
+        link = "" if host.parallel.ranks == 1 else "; the link is that of the run's config.json" if judged else (
             "; were the GPUs to read each other's memory, as others measured it: no part of the bar"
         )  # fmt: skip
         for key, measured in _stamps(file).items():

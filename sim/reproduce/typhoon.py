@@ -6,14 +6,11 @@ device's card has under the names of the authors' set-up.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise, product
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +22,8 @@ from sim.engine.group import Group
 from sim.hardware.cost import hbm_bytes_per_s
 from sim.hardware.device import Device
 from sim.network.network import Network
-from sim.reproduce.row import Row, absent
+from sim.reproduce.measured import measured
+from sim.reproduce.row import Row
 from sim.reproduce.typhoon_rows import BENCH, BenchRow
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.techniques.latent import expanded_bytes, threshold
@@ -57,7 +55,9 @@ class Shape(NamedTuple):
 
 def reproduce(quick: bool = False, progress: Callable[[float], None] = lambda share: None) -> list[Row]:
     """Rows of the system `typhoon`."""
-    parts = [thresholds, benchmark, breakdown, end_to_end, asymptotes, orders, memory, measured]
+    parts: list[Callable[[], list[Row]]] = [
+        thresholds, benchmark, breakdown, end_to_end, asymptotes, orders, memory, partial(measured, quick),
+    ]  # fmt: skip
     rows: list[Row] = []
     for number, part in enumerate(parts):
         rows += part()
@@ -275,54 +275,3 @@ def memory() -> list[Row]:
     )
     return [_row("T8", "HBM of the expanded prefix, of what is in use", 0.03, share, "2-4 %", 0.02 <= share <= 0.04,
                  "", note)]  # fmt: skip
-
-
-# Measured mixtures of experts.
-
-MEASURED = Path("../shared/data/end_to_end/measured_ttft_tpot.csv.gz")
-_MODELS = {
-    "deepseek-ai/DeepSeek-R1": ("deepseek-r1", Precision("fp8", "fp8", "bf16", "bf16")),
-    "moonshotai/Kimi-K2.5": ("kimi-k2", replace(_BF16, experts="int4")),
-    "Qwen/Qwen3-235B-A22B-FP8": ("qwen3-235b-a22b", Precision("fp8", "fp8", "bf16", "bf16")),
-    "openai/gpt-oss-120b": ("gpt-oss-120b", replace(_BF16, experts="fp4")),
-}
-_PODS = {"h200_sxm": "hgx_h200", "h100_sxm": "dgx_h100"}
-
-
-def measured() -> list[Row]:
-    """Decode steps of mixtures of experts beside the TPOT that engines were measured at on Hopper: for reading, since
-    a TPOT holds prefills of others too; only runs with prompts no longer than the answers are looked at."""
-    what = "DeepSeek-R1 on H200 x 8: TPOT"
-    if not MEASURED.exists():
-        return absent("typhoon", "MoE", what, MEASURED)
-    off: dict[tuple[str, ...], list[float]] = {}
-    with gzip.open(MEASURED, "rt", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["system"] in _PODS and row["mode"] == "agg"]
-    for row in rows:
-        batch, prompt, output, tensor = (int(row[key]) for key in ("batch_size", "isl", "osl", "tp_size"))
-        if row["model_path"] not in _MODELS or prompt > output or int(row["attention_dp_size"] or 1) > 1:
-            continue
-        parallel = Parallel(tensor, 1, int(row["moe_ep_size"] or 1))
-        found = step_seconds(row["model_path"], row["system"], parallel, batch, prompt + output // 2)
-        key = tuple(row[name] for name in ("model_path", "system", "backend", "tp_size", "moe_ep_size"))
-        off.setdefault(key, []).append(found / (float(row["silicon_tpot_ms"]) / 1e3) - 1)
-    found_rows = [
-        _row("MoE", f"{model} on {system} x {tensor}, EP {experts}, {backend}: decode step against TPOT, median of "
-             f"{len(errors)} rows", 0.0, float(np.median(errors)), "read beside", None, "", "kernels fitted alone")
-        for (model, system, backend, tensor, experts), errors in sorted(off.items())
-    ]  # fmt: skip
-    if not any(key[0].endswith("DeepSeek-R1") for key in off):
-        found_rows.append(_row("MoE", what, None, "not run", "20 %", None, "", "the measured set has no such row"))
-    return found_rows
-
-
-@cache
-def step_seconds(model_path: str, system: str, parallel: Parallel, batch: int, context: int) -> float:
-    """One decode step, played."""
-    name, precision = _MODELS[model_path]
-    pod = catalog.pod(_PODS[system])
-    network = Network(pod.graph(), catalog.library(pod.library))
-    group = Group(simpy.Environment(), catalog.device(pod.device), network, parallel.ranks)
-    asked = Batch((Sequences(batch, 1, context),), batch)
-    group.env.run(group.env.process(group.run(transformer(catalog.model(name), precision, parallel, asked))))
-    return float(group.env.now)

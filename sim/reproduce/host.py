@@ -1,0 +1,69 @@
+"""A machine on which a reproduction serves requests, through one replica or several."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import simpy
+
+from sim import catalog
+from sim.engine.group import Group
+from sim.engine.served import Host as EngineHost
+from sim.engine.serving import Service, run_service
+from sim.network.network import Network
+from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
+from sim.spans import Outcome
+from sim.techniques import TECHNIQUES, Machine, apply
+from sim.workload.batch import Batch
+from sim.workload.columns import Columns
+from sim.workload.graph import Graph
+from sim.workload.memory import room
+from sim.workload.parallel import Parallel
+from sim.workload.precision import Precision
+from sim.workload.transformer import transformer
+
+RULES = Rules(router=0, order=0, seed=0, jump=True, coupled=False, unit_tokens=0, shed=False, tail_first=True)
+
+
+class Host(NamedTuple):
+    """A pod, a model laid over some of its chips, and its techniques."""
+
+    pod: str
+    model: str
+    parallel: Parallel = Parallel()
+    techniques: tuple[str, ...] = ()
+    precision: Precision = Precision()
+
+    def serve(
+        self, columns: Columns, replicas: np.recarray, rules: Rules = RULES, *, op: bool = False,
+        closed_loop: bool = False,
+    ) -> Outcome:  # fmt: skip
+        """The requests through a pool of replicas; in a closed loop, a session's next turn waits for the answer."""
+        pod, model = catalog.pod(self.pod), catalog.model(self.model)
+        device, ranks = catalog.device(pod.device), self.parallel.ranks
+        network = Network(pod.graph(), catalog.library(pod.library))
+        machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks)
+        chosen = [(name, TECHNIQUES[name].options()) for name in self.techniques]
+
+        def graph_of(batch: Batch) -> Graph:
+            return apply(transformer(model, self.precision, self.parallel, batch), machine, chosen)
+
+        def group_of(_: object) -> Group:
+            return Group(simpy.Environment(), device, network, ranks)
+
+        service = Service(
+            rules._replace(jump=not op, coupled=rules.coupled or closed_loop), replicas, pool_of(0, len(replicas)), op,
+            (0.0, 0.0), closed_loop=closed_loop, expected=len(columns),
+        )  # fmt: skip
+        return run_service([columns], service, [[EngineHost(group_of, graph_of, device, network)]], model, None)
+
+    def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
+        """What the KV-cache holds, as an engine derives it; ValueError if not even the weights fit."""
+        model, device = catalog.model(self.model), catalog.device(catalog.pod(self.pod).device)
+        return int(room(model, self.precision, self.parallel, device.hbm_bytes * utilisation, new_tokens).kv_tokens)
+
+
+def one_replica(policy: str, sequences: int, new_tokens: int, kv_tokens: int) -> np.recarray:
+    """A replica with blocks of 16 tokens."""
+    return replica_of(POLICIES[policy], sequences, new_tokens, 16, kv_tokens // 16)
