@@ -91,7 +91,9 @@ def _devices() -> list[Row]:
 def _libraries() -> list[Row]:
     from sim import catalog
 
-    return [_with_facts(name, catalog.library(name)) for name in catalog.names("libraries")]
+    libraries = {name: catalog.library(name) for name in catalog.names("libraries")}
+    return [_with_facts(name, library) | {"within_node": library.within_node and library.within_node.name}
+            for name, library in libraries.items()]  # fmt: skip
 
 
 def _models() -> list[Row]:

@@ -62,7 +62,7 @@ def numbers(card) -> dict[str, float]:
     found = {}
     for f in dataclasses.fields(card):
         value = getattr(card, f.name)
-        if f.name == "facts" or isinstance(value, (str, tuple)) or value in (None, float("inf")):
+        if f.name == "facts" or isinstance(value, (str, tuple, Library)) or value in (None, float("inf")):
             continue
         for key, part in value.items() if isinstance(value, dict) else ():
             parts = part._asdict() if hasattr(part, "_asdict") else {"": part}

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from sim import catalog, shipped
 from sim.cli import app
 from sim.network import topology
+from sim.network.network import Network
 from sim.network.topology import SHAPES
 from sim.results.topology_page import MOST_DRAWN, figures, page
 from sim.strict_yaml import ScenarioError
@@ -87,6 +88,28 @@ def test_the_fits_pods_are_those_that_ship():
         for a, b, link in fitted.edges(data=True):
             ours = shipped_pod.edges[a, b]
             assert (link["bytes_per_s"], link["latency_s"]) == (ours["bytes_per_s"], ours["latency_s"]), (name, a, b)
+
+
+@pytest.mark.parametrize(("pair", "node"), [("p5_x2", "dgx_h100"), ("a3mega_x2", "dgx_h100"), ("p4de_x2", "dgx_a100")])
+def test_within_a_node_of_two_it_is_as_on_one(pair, node):
+    """What was measured between two nodes says nothing of a group that stays within one of them."""
+    two, one = (Network(pod.graph(), catalog.library(pod.library)) for pod in map(catalog.pod, (pair, node)))
+    for ranks in (8, tuple(range(8, 16)), (2, 3)):
+        inside = tuple(range(len(ranks))) if isinstance(ranks, tuple) else ranks
+        for nbytes in (16e3, 1e6, 64e6):
+            found, due = two.fold("all_reduce", ranks, nbytes), one.fold("all_reduce", inside, nbytes)
+            assert found.way == due.way and found.seconds == pytest.approx(due.seconds, rel=1e-9)
+    assert two.fold("all_reduce", 16, 1e6).seconds > 2 * one.fold("all_reduce", 8, 1e6).seconds
+
+
+def test_a_library_stands_for_another_within_a_node_only_once(tmp_path):
+    path = tmp_path / "own.yaml"
+    text = "name: own\nwithin_node: {within}\nlaunch_s: {{value: 1 us, tag: INFER, source: none}}\n"
+    path.write_text(text.format(within=path))
+    with pytest.raises(ValueError, match="has one itself"):
+        catalog.library(path)
+    path.write_text(text.format(within="nccl"))
+    assert catalog.library(path, {"launch_s": 1e-3}).within_node.launch_s == 1e-3, "what-if edits reach both"
 
 
 def test_large_pods_are_drawn_in_part():

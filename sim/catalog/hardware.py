@@ -124,6 +124,7 @@ class LibraryFile(BaseModel):
     link_efficiency: Number[Share] | None = None
     reduce_bytes_per_s: Rate | None = None
     algorithms: tuple[AlgorithmName, ...] | None = None
+    within_node: Text | None = None  # the library that stands for this one where a group is within one node
     ways: WaysFile | None = None
 
 
@@ -160,11 +161,19 @@ def device(
     return changed(edited, edits)
 
 
-def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Library:
-    """The collective library of that name in the catalogue, or in a file; `changes` as for `device`."""
+def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None, *, inner: bool = False) -> Library:
+    """The collective library of that name in the catalogue, or in a file; `changes` as for `device`.
+
+    An `inner` one stands for another within a node, and so has none to stand for itself there.
+    """
     doc = strict_yaml.read(find("libraries", name_or_path))
     file = checked(LibraryFile, doc)
     given, facts = _numbers(file, doc)
+    if file.within_node:
+        if inner:
+            raise ValueError(f"{name_or_path}: it is the within_node of another library, and has one itself")
+        within = given["within_node"] = library(file.within_node, changes, inner=True)
+        facts |= {f"within a node: {what}": parent for what, parent in within.facts.items()}
     card = changed(Library(**given, facts=facts), changes)
     if file.ways is None:
         return card

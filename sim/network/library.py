@@ -43,7 +43,13 @@ class Library:
     reduce_bytes_per_s: float = inf  # at which what arrives is added to what is there; inf: as it arrives
     algorithms: tuple[str, ...] = ()  # of `sim.network.collectives.PLANS`
     ways: tuple[Way, ...] = ()
+    within_node: Library | None = None  # that drives groups within one node, where this one was measured across nodes
     facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    @property
+    def best_link_efficiency(self) -> float:
+        """Of all its ways."""
+        return max([self.link_efficiency, *(way.link_efficiency for way in self.ways)])
 
     def way(self, algorithm: str) -> Way:
         """An algorithm without a protocol of its own."""

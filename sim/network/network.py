@@ -84,8 +84,15 @@ class Network:
         """Payload that all of a chip's outgoing links carry together, at the library's best."""
         wires, library = self.wires, self.library
         links = wires.capacity[wires.out_first[chip] : wires.out_first[chip + 1]]
-        best = max([library.link_efficiency, *(way.link_efficiency for way in library.ways)])
+        best = max(some.best_link_efficiency for some in (library, library.within_node) if some)
         return float(wires.bytes_per_s[links].sum()) * best or 1.0
+
+    def _driver(self, who: Members) -> Library:
+        """The library as it is driven within a node, or across."""
+        within, shape = self.library.within_node, self.graph.graph
+        if within is None or shape.get("shape") != "multi_node":
+            return self.library
+        return within if len(np.unique(who.ranks // shape["dims"][1])) == 1 else self.library
 
     def routes(self, sends: Round) -> Routes:
         """The ways of a round's sends; equal rounds of a plan are one object, looked up once by the caller."""
@@ -126,7 +133,8 @@ class Network:
     def _fold(self, kind: str, ranks: Ranks, nbytes: float) -> Fold:
         if kind not in PLANS:
             raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(PLANS)}")
-        who, library = self.members(ranks), self.library
+        who = self.members(ranks)
+        library = self._driver(who)
         serving = [name for name, each in PLANS[kind].items() if not each.needs(who)]
         ways = [
             way
