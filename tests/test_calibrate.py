@@ -230,7 +230,7 @@ def test_columns_cost_what_ops_cost():
 def test_constants_of_experts_are_found_again():
     shapes = [(4096, 1536, 8, 128), (6144, 2048, 8, 256)]
     rows = [moe.Row(*shape, 1, tokens, 0.0, 0.0) for shape in shapes for tokens in (4, 16, 64, 300, 900, 4000, 16000)]
-    for dtype in moe.PRECISION:
+    for dtype in ("bfloat16", "fp8_block"):
         took = moe.measured(rows, moe.PRECISION[dtype]).predicted(GPU)
         rows = [row._replace(seconds=float(s)) for row, s in zip(rows, took)]
         if dtype == "bfloat16":
@@ -310,6 +310,28 @@ def test_the_cards_hold_the_fits_of_experts_and_say_how_good_they_are(name, tabl
         share = fit_8bit(times, card).kernels["experts"].matrix_efficiency_8bit
         assert card.kernels["experts"].matrix_efficiency_8bit == pytest.approx(share)
         assert mean(times.errors(card)) == pytest.approx(0.099, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kernels", "tile", "kind", "said", "others"),
+    [("int4_wo", moe.MARLIN, moe.TILE, "experts@int4", (0.101, 0.082), (0.085, 0.115)),
+     ("w4a16_mxfp4", moe.OPENAI, 90, "experts@fp4", (0.052, 0.036), (0.070, 0.073))],
+)  # fmt: skip
+def test_the_card_of_the_h100_holds_the_fits_of_experts_of_four_bits(dtype, kernels, tile, kind, said, others):
+    path, card = parquet("h100_sxm__moe__vllm__0.24.0__moe_perf.parquet"), catalog.device("h100_sxm")
+    rows = [row for row in moe.aiconfigurator(path, dtype, kernels, tile) if not row.skew]
+    assert told(card.kernels[kind]) == pytest.approx(
+        told(moe.fitted(rows, moe.PRECISION[dtype], card).kernels[kind]), rel=2e-3
+    )
+    times = moe.measured(rows, moe.PRECISION[dtype])
+    errors, counted = times.errors(card), moe.streamed(times, card.l2_bytes)
+    few = counted & (moe.rows_each(rows) <= moe.FEW)
+    assert (mean(errors[counted]), mean(errors[few])) == pytest.approx(said, abs=0.002)
+    degrees = sorted({row.tensor for row in rows})
+    for half, due in enumerate(others):  # fitted on every other degree, the others
+        hidden = np.array([degrees.index(row.tensor) % 2 != half for row in rows])
+        seen = moe.fitted([row for row, out in zip(rows, hidden) if not out], moe.PRECISION[dtype], card)
+        assert mean(times.errors(seen)[hidden & counted]) == pytest.approx(due, abs=0.002)
 
 
 @pytest.mark.parametrize(

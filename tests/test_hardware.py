@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import DEVICE, replace
+from machines import DEVICE, MODEL, replace
 
 from sim.hardware.cost import hbm_bytes_per_s, kernel_of, matrix_flop_per_s, roofline_seconds, with_kernel
 from sim.hardware.device import Kernel
 from sim.hardware.residency import Residency
+from sim.workload.batch import decode_batch
+from sim.workload.parallel import Parallel
+from sim.workload.precision import Precision
+from sim.workload.transformer import transformer
 
 SIZES = [10.0, 25.0, 40.0, 5.0, 60.0, 33.0]  # a tensor's size is its own
 READS = st.lists(st.integers(0, len(SIZES) - 1), max_size=60)
@@ -134,3 +138,15 @@ def test_kinds_without_a_kernel_of_their_own_are_like_others():
     own = with_kernel(device, "experts", hbm_efficiency=0.5)
     assert kernel_of(own, "experts") == Kernel(overlap=0.75, hbm_efficiency=0.5), "what it was like, it stays"
     assert kernel_of(own, "matmul") == Kernel(overlap=0.75)
+
+
+def test_weights_that_are_unpacked_first_may_have_a_kernel_of_their_own():
+    chip = with_kernel(with_kernel(DEVICE, "experts", overhead_s=1e-6), "experts@int4", overhead_s=9e-6)
+    assert kernel_of(chip, "experts@int4").overhead_s == 9e-6
+    assert kernel_of(chip, "experts@fp8") == kernel_of(chip, "experts"), "those that the card does not tell of"
+    assert kernel_of(chip, "matmul@int4") == kernel_of(chip, "matmul")
+    packed = Precision("int4", "bf16", "bf16", "bf16")
+    layer = transformer(MODEL, packed, Parallel(), decode_batch([10])).layers[1]
+    assert layer.op("qkv").kernel == "matmul@int4" and layer.op("attention").kernel == "attention"
+    plain = transformer(MODEL, replace(packed, weights="bf16"), Parallel(), decode_batch([10])).layers[1]
+    assert plain.op("qkv").kernel == "matmul"

@@ -112,6 +112,15 @@ def test_a_library_stands_for_another_within_a_node_only_once(tmp_path):
     assert catalog.library(path, {"launch_s": 1e-3}).within_node.launch_s == 1e-3, "what-if edits reach both"
 
 
+def test_vllm_drives_a_node_by_its_own_kernels_and_by_nccl():
+    pod = catalog.pod("dgx_h100")
+    own, nccl = (Network(pod.graph(), catalog.library(name)) for name in ("vllm_nvlink", "nccl"))
+    small, large = own.fold("all_reduce", 8, 16e3), own.fold("all_reduce", 8, 512e6)
+    assert small.way.protocol == "custom" and small.seconds < 0.5 * nccl.fold("all_reduce", 8, 16e3).seconds
+    assert large == nccl.fold("all_reduce", 8, 512e6)
+    assert own.fold("all_gather", 8, 1e6) == nccl.fold("all_gather", 8, 1e6)
+
+
 def test_large_pods_are_drawn_in_part():
     graph = topology.build("torus", dims=(64, 64), bytes_per_s=1e9, latency_s=0)
     html = page("large", graph, {})

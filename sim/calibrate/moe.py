@@ -27,8 +27,13 @@ from sim.workload.precision import Precision
 from sim.workload.routing import EVEN, loads
 from sim.workload.transformer import transformer
 
-PRECISION = {"bfloat16": Precision(*["bf16"] * 4), "fp8_block": Precision("fp8", "fp8", "bf16", "bf16")}
+_BF16 = Precision(*["bf16"] * 4)
+PRECISION = {
+    "bfloat16": _BF16, "fp8_block": Precision("fp8", "fp8", "bf16", "bf16"),
+    "int4_wo": replace(_BF16, experts="int4"), "w4a16_mxfp4": replace(_BF16, experts="fp4"),
+}  # fmt: skip
 TRITON = ("triton_tritonexperts", "vllm_fused_moe")
+MARLIN, OPENAI = ("marlin_marlinexperts",), ("oaitritonmxfp4expertsmonolithic",)  # which take weights of 4 bits
 FEW = 16  # rows an expert: below, the GEMMs wait for HBM
 TILE = 128  # columns of a GEMM's tile
 DRAWS = 5  # of popularities, over which the collector takes the mean
@@ -54,8 +59,9 @@ class Row(NamedTuple):
         return self[:4]
 
 
-def aiconfigurator(path: Path, dtype: str) -> list[Row]:
-    """Rows of a `moe_perf` table (Parquet; needs pyarrow) that our graph has the ops of."""
+def aiconfigurator(path: Path, dtype: str, kernels: tuple[str, ...] = TRITON, tile: int = TILE) -> list[Row]:
+    """Rows of a `moe_perf` table (Parquet; needs pyarrow) that our graph has the ops of, done by one of `kernels`, with
+    a width on a rank of whole tiles."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
@@ -68,8 +74,8 @@ def aiconfigurator(path: Path, dtype: str) -> list[Row]:
             int(row["hidden_size"]), int(row["inter_size"]), int(row["topk"]), int(row["num_experts"]),
             int(row["moe_tp_size"]), int(row["num_tokens"]), skew, row["latency"] * 1e-3,
         )  # fmt: skip
-        whole = each.ffn % (TILE * each.tensor) == 0 and each.routed % each.chosen == 0
-        if row["kernel_source"].endswith(TRITON) and each.shape not in _OTHERWISE and whole:
+        whole = each.ffn % (tile * each.tensor) == 0 and each.routed % each.chosen == 0
+        if row["kernel_source"].endswith(kernels) and each.shape not in _OTHERWISE and whole:
             found.append(each)
     return sorted(set(found))
 

@@ -37,7 +37,7 @@ def work_of(ops: Sequence[Op]) -> Work:
     read = [sum(t.nbytes for t in op.reads if t.kind != "activation") for op in ops]
     buffers = [sum(t.nbytes for t in (*op.reads, *op.writes) if t.kind == "activation") for op in ops]
     columns = [op.flop for op in ops], [op.lone_flop for op in ops], read, buffers
-    return Work(one.kind, one.engine, one.dtype, *(np.array(column, float) for column in columns))
+    return Work(one.kernel, one.engine, one.dtype, *(np.array(column, float) for column in columns))
 
 
 class Parts(NamedTuple):

@@ -26,8 +26,9 @@ Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1, strict=True)]
 Quantity = TypeVar("Quantity")
 
-# A kind of op, or one of several kernels for it: absorb/catlass.
-KernelName = Annotated[str, Field(pattern=rf"^({'|'.join(OWN_KERNELS)})(/[a-z0-9_]+)?$")]
+# A kind of op, what it is with weights that are unpacked first (experts@int4), or one of several kernels for it:
+# absorb/catlass.
+KernelName = Annotated[str, Field(pattern=rf"^({'|'.join(OWN_KERNELS)})(@(fp8|int8|fp4|int4))?(/[a-z0-9_]+)?$")]
 
 _POSITIVE = Field(gt=0)
 _NOT_NEGATIVE = Field(ge=0)
@@ -125,6 +126,7 @@ class LibraryFile(BaseModel):
     reduce_bytes_per_s: Rate | None = None
     algorithms: tuple[AlgorithmName, ...] | None = None
     within_node: Text | None = None  # the library that stands for this one where a group is within one node
+    also: Text | None = None  # a library whose ways it has beside its own
     ways: WaysFile | None = None
 
 
@@ -174,6 +176,9 @@ def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None, 
             raise ValueError(f"{name_or_path}: it is the within_node of another library, and has one itself")
         within = given["within_node"] = library(file.within_node, changes, inner=True)
         facts |= {f"within a node: {what}": parent for what, parent in within.facts.items()}
+    beside = library(given.pop("also"), changes) if file.also else None
+    if beside:
+        facts |= {f"{beside.name}: {what}": parent for what, parent in beside.facts.items()}
     card = changed(Library(**given, facts=facts), changes)
     if file.ways is None:
         return card
@@ -185,6 +190,7 @@ def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None, 
         for way in file.ways.table
     )
     parent = Fact(f"{len(ways)} ways", file.ways.tag, file.ways.source, file.ways.residual)
+    ways += beside.ways if beside else ()
     return dataclasses.replace(card, ways=ways, facts={**card.facts, "ways": parent})
 
 

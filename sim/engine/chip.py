@@ -47,8 +47,8 @@ class LoweredOp:
 
     def __init__(self, op: Op, slot: int, device: Device, tensor_id: Callable[[str], int]) -> None:
         self.op, self.slot, self.collective, self.idle = op, slot, is_collective(op), op.idle
-        self.fixed_s = overhead_seconds(device, op.kind, op.engine) if op.launch and not self.collective else 0.0
-        self.arithmetic_s = arithmetic_seconds(device, op.engine, op.dtype, op.flop, op.kind, op.lone_flop)
+        self.fixed_s = overhead_seconds(device, op.kernel, op.engine) if op.launch and not self.collective else 0.0
+        self.arithmetic_s = arithmetic_seconds(device, op.engine, op.dtype, op.flop, op.kernel, op.lone_flop)
         self.reads = [
             (tensor.ahead * _WIDTH + tensor_id(tensor.name), tensor.nbytes)
             for tensor in op.reads
@@ -61,12 +61,12 @@ class LoweredOp:
         self.buffer_hit = buffers if fits else 0.0
         self.buffer_miss = 0.0 if fits else buffers
         self.message_bytes = op.message_bytes
-        self.hbm_limit = hbm_limit(device, op.kind)
+        self.hbm_limit = hbm_limit(device, op.kernel)
         # With the port to itself and nothing in L2: what a kernel cannot overlap is decided by how it is written.
         alone_s = (sum(nbytes for _, nbytes in self.reads) + self.buffer_miss) / min(
             hbm_bytes_per_s(device), self.hbm_limit
         )
-        self.unhidden_s = unhidden_share(device, op.kind) * min(self.arithmetic_s, alone_s)
+        self.unhidden_s = unhidden_share(device, op.kernel) * min(self.arithmetic_s, alone_s)
         self.deps: tuple[int, ...] = ()
         self.clear()
 

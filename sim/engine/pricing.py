@@ -139,12 +139,12 @@ class Pricing:
         columns = (
             *tables,
             [line.times for line in context],
-            [overhead_seconds(device, line.op.kind, line.op.engine) * line.op.launch for line in context],
+            [overhead_seconds(device, line.op.kernel, line.op.engine) * line.op.launch for line in context],
             arithmetic,
             [line.hbm_bytes for line in context],
             [line.buffer_bytes for line in context],
-            [min(hbm_bytes_per_s(device), hbm_limit(device, line.op.kind)) for line in context],
-            [unhidden_share(device, line.op.kind) for line in context],
+            [min(hbm_bytes_per_s(device), hbm_limit(device, line.op.kernel)) for line in context],
+            [unhidden_share(device, line.op.kernel) for line in context],
             device.l2_bytes_per_s, device.l2_bytes,
             self._pattern, self._window, self._stride, *self.sharing,
         )  # fmt: skip
@@ -229,8 +229,9 @@ class Pricing:
             fixed, arithmetic, link_bytes = self._folded(op, message)
             rate, unhidden = hbm_bytes_per_s(device), 0.0
         else:
-            fixed = np.full(len(values), overhead_seconds(device, op.kind, op.engine) * op.launch)
-            rate, unhidden = min(hbm_bytes_per_s(device), hbm_limit(device, op.kind)), unhidden_share(device, op.kind)
+            fixed = np.full(len(values), overhead_seconds(device, op.kernel, op.engine) * op.launch)
+            rate = min(hbm_bytes_per_s(device), hbm_limit(device, op.kernel))
+            unhidden = unhidden_share(device, op.kernel)
         active = np.where((arithmetic > 0.0) | (op.engine == "none") | (not op.writes), 1.0, 0.0)
         longest = np.array([arithmetic, hbm / rate, l2 / device.l2_bytes_per_s]) * active
         return Alone(fixed * active, unhidden * longest[:2].min(axis=0), longest, hbm * active, l2 * active,
@@ -424,7 +425,7 @@ def _used(counts: np.ndarray) -> np.ndarray:
 
 def _arithmetic(device: Device, line: OpLine) -> np.ndarray:
     """Seconds of arithmetic, as coefficients of the features."""
-    engine, dtype, kind = line.op.engine, line.op.dtype, line.op.kind
+    engine, dtype, kind = line.op.engine, line.op.dtype, line.op.kernel
     own_s = arithmetic_seconds(device, engine, dtype, 1.0, kind)
     lone_s = arithmetic_seconds(device, engine, dtype, 1.0, kind, 1.0) - own_s
     return line.flop * own_s + line.lone_flop * lone_s

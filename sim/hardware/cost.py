@@ -19,8 +19,12 @@ _8BIT = ("fp8", "int8")
 
 
 def told_as(device: Device, kind: str) -> str:
-    """The kind under which the card tells of kernels of `kind`."""
-    return kind if kind in device.kernels else _LIKE.get(kind, kind)
+    """The kind under which the card tells of kernels of `kind`, which may say how weights are stored:
+    experts@int4."""
+    plain, packed, _ = kind.partition("@")
+    if kind in device.kernels or not packed:
+        return kind if kind in device.kernels else _LIKE.get(kind, kind)
+    return told_as(device, plain)
 
 
 def kernel_of(device: Device, kind: str) -> Kernel:

@@ -34,6 +34,7 @@ class Host(NamedTuple):
     parallel: Parallel = Parallel()
     techniques: tuple[str, ...] = ()
     precision: Precision = Precision()
+    library: str | None = None  # of collectives; None: the pod's own
 
     def serve(
         self, columns: Columns, replicas: np.recarray, rules: Rules = RULES, *, op: bool = False,
@@ -42,7 +43,7 @@ class Host(NamedTuple):
         """The requests through a pool of replicas; in a closed loop, a session's next turn waits for the answer."""
         pod, model = catalog.pod(self.pod), catalog.model(self.model)
         device, ranks = catalog.device(pod.device), self.parallel.ranks
-        network = Network(pod.graph(), catalog.library(pod.library))
+        network = Network(pod.graph(), catalog.library(self.library or pod.library))
         machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks)
         chosen = [(name, TECHNIQUES[name].options()) for name in self.techniques]
 

@@ -6,6 +6,9 @@ draws them (`--random-range-ratio 0.8` of its `benchmark_serving.py`): with equa
 lock-step.  Whether the other measured runs drew theirs is not known.  The measurements are for validation: nothing is
 fitted to them.
 
+All-reduces are vLLM's own kernels and NCCL's, whichever is quicker (`vllm_nvlink`); that the other engines have kernels
+like them is RECALLED.
+
 Not modelled: the engine's own time, tokenising, HTTP and the client; the schedulers of SGLang and TensorRT-LLM, for
 which vLLM's stands.
 """
@@ -70,7 +73,8 @@ class Setup(NamedTuple):
     def host(self) -> Host:
         """The machine that stands for it."""
         model, precision = _MODELS[self.model]
-        return Host(_PODS[self.system], model, Parallel(self.tensor, 1, self.expert), precision=precision)
+        parallel = Parallel(self.tensor, 1, self.expert)
+        return Host(_PODS[self.system], model, parallel, precision=precision, library="vllm_nvlink")
 
     def __str__(self) -> str:
         name = self.model.rpartition("/")[2]

@@ -98,7 +98,7 @@ def _gate(f: Forward, rows: float) -> tuple[Op, ...]:
     router = f.matmul("router", rows, f.model.hidden, routed, f.normed(rows), scores)
     weight = Tensor("w_router", f.model.hidden * routed * f.wide, "weight")  # never quantised
     return (
-        replace(router, dtype=f.precision.communication, reads=(weight, *router.reads[1:])),
+        replace(router, dtype=f.precision.communication, stored="", reads=(weight, *router.reads[1:])),
         vector("top_k", "routing", SOFTMAX_FLOP * rows * routed, (scores, f.normed(rows)), (scores,)),
     )
 
@@ -109,16 +109,16 @@ def _grouped(f: Forward) -> tuple[Op, Op, Op]:
     assert part.load is not None
     up = 2 if f.model.gated else 1
     met = part.load.met(f.whole.tokens)
-    weight, dtype = BYTES[f.precision.experts or f.precision.weights], f.precision.expert_arithmetic
+    stored, dtype = f.precision.experts or f.precision.weights, f.precision.expert_arithmetic
     tokens = Tensor("expert_tokens", pairs * d * f.narrow, "activation")
     inner = Tensor("expert_up", pairs * up * part.expert_ffn * f.wide, "activation")
     acted = Tensor("expert_inner", pairs * part.expert_ffn * f.narrow, "activation")
     result = Tensor("expert_result", pairs * d * f.wide, "activation")
 
     def gemm(name: str, rows: float, columns: float, source: Tensor, target: Tensor) -> Op:
-        weights = Tensor(f"w_{name}", met * rows * columns * weight, "weight")
+        weights = Tensor(f"w_{name}", met * rows * columns * BYTES[stored], "weight")
         return Op(name, "experts", engine="matrix", dtype=dtype, flop=2 * pairs * rows * columns,
-                  reads=(weights, source), writes=(target,))  # fmt: skip
+                  reads=(weights, source), writes=(target,), stored=f.precision.packed(stored))  # fmt: skip
 
     return (
         gemm("experts_up", d, up * part.expert_ffn, tokens, inner),

@@ -71,6 +71,7 @@ class Forward:
         return Op(
             name, "matmul", engine="matrix", dtype=self.precision.arithmetic, flop=2 * rows * inner * columns,
             reads=(weights, source), writes=(result,), after=after,
+            stored=self.precision.packed(self.precision.weights),
         )  # fmt: skip
 
     def collective(

@@ -91,6 +91,12 @@ class Op:
     lone_flop: float = 0.0
     ranks: int = 0
     latent: LatentWork | None = None
+    stored: str = ""  # format of its weights, where that is narrower than that of the arithmetic
+
+    @property
+    def kernel(self) -> str:
+        """What a device card calls the kernels that do it: its kind, and how they have to unpack their weights."""
+        return f"{self.kind}@{self.stored}" if self.stored else self.kind
 
     @property
     def idle(self) -> bool:

@@ -18,6 +18,10 @@ class Precision:
     communication: str = "fp16"
     experts: str | None = None
 
+    def packed(self, stored: str) -> str:
+        """`stored`, where a GEMM has to unpack it, else nothing."""
+        return stored if BYTES[stored] < BYTES[self.activations] else ""
+
     @property
     def arithmetic(self) -> str:
         """Format in which a GEMM multiplies: the wider of weights and activations (int4 weights are expanded)."""
