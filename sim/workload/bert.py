@@ -56,10 +56,11 @@ def bert(size: str = "base", length: int = 128, batch: int = 1, *, exact: bool =
 
 
 def _encoder(name: str, before: tuple[str, ...], width: int, length: int, batch: int, exact: bool) -> list[GemmLayer]:
+    """K, Q and V of the first encoder read the same X from memory: it comes with the first of them."""
     tokens = batch * length
     seen, sequences = (tokens, 1) if exact else (length, batch)
     layers = [
-        GemmLayer(f"{name}_{part}", tokens, width, width, after=before, raw_input=not before)
+        GemmLayer(f"{name}_{part}", tokens, width, width, after=before, raw_input=not before and part == "k")
         for part in ("k", "q", "v")
     ]
     scores: list[GemmLayer] = []
