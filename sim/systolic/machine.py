@@ -34,12 +34,12 @@ class Machine:
     sram_joules_per_byte: float = SRAM_JOULES_PER_BYTE[256 << 10]  # the authors keep it where they enlarge the banks
     clock_hz: float = 1e9
     dram_bytes_per_s: float = 1200 * 2.0**30  # the artifact's "1200 GB/s"
-    prefetch_rounds: int = 100  # loads run ahead of the round by fewer than this
+    prefetch_rounds: int = 100  # loads are for a round and those behind it, so many in all
 
     def __post_init__(self) -> None:
-        for name in ("rows", "cols", "pods", "bank_bytes", "prefetch_rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} of a pod array is at least 1, not {getattr(self, name)}")
+        for name, least in (("rows", 1), ("cols", 1), ("pods", 1), ("bank_bytes", 1), ("prefetch_rounds", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} of a pod array is at least {least}, not {getattr(self, name)}")
         for name in ("sram_joules_per_byte", "clock_hz", "dram_bytes_per_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} of a pod array is positive, not {getattr(self, name)}")
