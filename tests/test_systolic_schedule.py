@@ -122,6 +122,7 @@ def test_schedules_are_free_of_conflicts_and_lose_nothing(net: Dnn, other: Dnn, 
                 ends[plan.tiling.layer.name] = plan.last_round
     rounds = rounds_of(made)
     assert rounds.macs.sum() == net.macs + other.macs == made.macs
+    assert rounds.w_bytes.sum() == sum(layer.n * layer.k for layer in (*net.layers, *other.layers))
     assert rounds.tile_ops.max() <= machine.pods
     assert rounds.tile_ops.sum() == made.tile_ops
 
