@@ -72,7 +72,6 @@ def bank_of(plan: LayerPlan, operand: int) -> int:
 
 def check_conflicts(made: Schedule) -> None:
     """A bank sends or stores one tile in a round, a pod takes one, and a link carries one bank's data."""
-    hops = made.network.hops
     tiles: dict[tuple[str, int, int], object] = {}
     takers: set[tuple[str, int, int]] = set()
     links: dict[tuple[str, int, int], int] = {}
@@ -81,7 +80,7 @@ def check_conflicts(made: Schedule) -> None:
             assert tiles.setdefault((name, t, bank), what) == what
             assert (name, t, to) not in takers
             takers.add((name, t, to))
-            for link in hops[bank, to].tolist():
+            for link in made.network.route(bank, to):
                 assert links.setdefault((name, t, link), bank) == bank
 
 

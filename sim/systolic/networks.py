@@ -25,6 +25,10 @@ class Network:
     writers: int  # pods that can store in one round, at most
     hops: np.ndarray = field(repr=False)  # [bank, pod, stage] of int32: links of the route; no stages, no conflicts
 
+    def route(self, bank: int, pod: int) -> tuple[int, ...]:
+        """The links from a bank to a pod, in order."""
+        return tuple(self.hops[bank, pod].tolist())
+
 
 def butterfly(ports: int, expansion: int = 2, *, exact: bool = False) -> Network:
     """A banyan of expansion x ports, rounded up to a power of two, of which `ports` sources and targets are used.

@@ -152,11 +152,10 @@ class _Space:
         self.window = Window(*map(join, self.window, fresh))
 
     def forget_before(self, round: int) -> None:
-        """Drops rounds that nobody will use, if that is at least half of them: a copy is then paid for."""
+        """Drops rounds that nobody will use, if they are most of those here: lists are copied for it."""
         gone = round - self.base
         if 2 * gone > len(self.window.count):
-            kept = [field[gone * width :] for field, width in zip(self.window, self._widths)]
-            self.window = Window(*(np.ascontiguousarray(field) if self.compiled else field for field in kept))
+            self.window = Window(*(field[gone * width :] for field, width in zip(self.window, self._widths)))
             self.base = round
 
 
