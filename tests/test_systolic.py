@@ -115,13 +115,11 @@ AT_400_W = {  # TOPS, and the harmonic mean
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "pods"), AT_400_W)
 def test_throughput_at_400_w_is_that_of_the_main_figure(size: int, pods: int) -> None:
-    """All but Inception on 64 x 64 to the last printed digit; there the figure has 294.2, and this 294.4."""
+    """To the last printed digit.  Inception on 64 x 64 waits 27 cycles for partial sums that had left their bank."""
     machine = square(size, pods)
     tops = np.array([exact(name, machine)[1] for name in TEN])
     scaled = [at_power(float(x), machine) for x in (*tops, harmonic_mean(tops))]
-    assert scaled == pytest.approx(AT_400_W[size, pods], abs=0.25)
-    off = [name for name, x, y in zip(TEN, scaled, AT_400_W[size, pods]) if round(x, 1) != y]
-    assert off == (["inception_v3"] if size == 64 else [])
+    assert [round(x, 1) for x in scaled] == list(AT_400_W[size, pods])
 
 
 @pytest.mark.slow
@@ -133,10 +131,9 @@ def test_pods_are_as_busy_as_published() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("partition", "hmean"), [(48, 167.6), (128, 85.7)])
-def test_partitions_longer_than_the_rows_lose_what_the_figure_shows(partition: int, hmean: float) -> None:
-    tops = [exact(name, partition=partition)[1] for name in TEN]
-    assert round(float(harmonic_mean(np.array(tops))), 1) == hmean
+def test_a_partition_longer_than_the_rows_loses_what_the_figure_shows() -> None:
+    tops = [exact(name, partition=48)[1] for name in TEN]
+    assert round(float(harmonic_mean(np.array(tops))), 1) == 167.6
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The loops of `sim.systolic.placement` as machine code, where numba is installed (extra `fast`); same answers."""
+"""The loops of `sim.systolic` as machine code, where numba is installed (extra `fast`); the answers are the same."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from inspect import isfunction
-from types import FunctionType
-from typing import Any, NamedTuple
+from types import FunctionType, ModuleType, SimpleNamespace
+from typing import Any
 
-from sim.systolic import placement
+from sim.systolic import memory, placement
 
 COMPILED_FROM = 20_000  # tile ops: below, loading the compiled form costs more than it saves
 
 
-class Loops(NamedTuple):
-    """The loops, and whether they are compiled, hence want arrays and not lists."""
+def loops_for(tile_ops: int) -> SimpleNamespace:
+    """The loops of `placement`: plain Python, or compiled if that pays for so many tile ops and can be had.
 
-    place_tiles: Callable[..., int]
-    chain: Callable[..., int]
-    place_adds: Callable[..., int]
-    compiled: bool
+    Compiled ones want arrays where plain ones want lists.
+    """
+    return _loops(placement, tile_ops >= COMPILED_FROM)
 
 
-def loops_for(tile_ops: int) -> Loops:
-    """The loops as plain Python, or compiled if that pays for so many tile ops and can be had."""
-    if tile_ops < COMPILED_FROM or not find_spec("numba"):
-        return Loops(placement.place_tiles, placement.chain, placement.place_adds, False)
-    return _compiled()
+def memory_for(tile_ops: int) -> SimpleNamespace:
+    """The loops of `memory`, likewise."""
+    return _loops(memory, tile_ops >= COMPILED_FROM)
 
 
 @cache
-def _compiled() -> Loops:
-    """Copies of the functions that call each other's compiled form; the originals stay what they are."""
+def _loops(module: ModuleType, compiled: bool) -> SimpleNamespace:
+    """The functions of a module; compiled, they are copies that call each other's compiled form."""
+    own = {n: f for n, f in vars(module).items() if isfunction(f) and f.__module__ == module.__name__}
+    if not (compiled and find_spec("numba")):
+        return SimpleNamespace(compiled=False, **own)
     from numba import njit
 
-    space: dict[str, Any] = dict(vars(placement))
-    for name, function in vars(placement).items():
-        if isfunction(function) and function.__module__ == placement.__name__:
-            copy = FunctionType(function.__code__, space, name, function.__defaults__)
-            copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
-            space[name] = njit(cache=True, error_model="numpy")(copy)
-    return Loops(space["place_tiles"], space["chain"], space["place_adds"], True)
+    space: dict[str, Any] = dict(vars(module))
+    for name, function in own.items():
+        copy: Callable[..., Any] = FunctionType(function.__code__, space, name, function.__defaults__)
+        copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
+        space[name] = njit(cache=True, error_model="numpy")(copy)
+    return SimpleNamespace(compiled=True, **{name: space[name] for name in own})

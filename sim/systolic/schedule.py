@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from sim.systolic.compiled import Loops, loops_for
+from sim.systolic.compiled import loops_for
 from sim.systolic.machine import Machine
 from sim.systolic.networks import Network, network
 from sim.systolic.placement import Adds, Grid, Net, Placed, Window
@@ -47,14 +48,18 @@ class LayerPlan:
         return of_ops.reshape(j, i, k)
 
     @property
-    def add_rows(self) -> np.ndarray:
-        """Rows of the sums that each addition makes.  [addition]"""
+    def add_group(self) -> np.ndarray:
+        """Which P[i, k] each addition is for, as i x the number of k + k.  [addition]"""
         i, _, k = self.tiling.shape
-        operand = self.add_left.copy()
-        ops = self.tiling.tile_ops
+        operand, ops = self.add_left.copy(), self.tiling.tile_ops
         while np.any(deep := operand >= ops):
             operand[deep] = self.add_left[operand[deep] - ops]
-        return self.tiling.x_rows[operand // k % i]
+        return operand % (i * k)
+
+    @property
+    def add_rows(self) -> np.ndarray:
+        """Rows of the sum that each addition makes.  [addition]"""
+        return self.tiling.x_rows[self.add_group // self.tiling.shape[2]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def schedule(dnns: Sequence[Dnn], machine: Machine, *, partition: int | None = N
     """Places all layers of all networks; those of a later network fill what earlier ones leave, from round 0 on.
 
     `exact` makes every addition twice, as the artifact does: two post-processors, operands swapped, the same target.
-    Not modelled: a bank's capacity over time, only that of one tile (see `tile`).
+    Banks are large enough here, if a tile fits (see `tile`): that partial sums outgrow them is a matter of time.
     """
     if not dnns:
         raise ValueError("nothing to schedule: no network was given")
@@ -159,7 +164,7 @@ class _Space:
             self.base = round
 
 
-def _place_layer(dnn: int, tiling: Tiling, first: int, space: _Space, loops: Loops, copies: int) -> LayerPlan:
+def _place_layer(dnn: int, tiling: Tiling, first: int, space: _Space, loops: SimpleNamespace, copies: int) -> LayerPlan:
     i, j, k = tiling.shape
     ops, most = tiling.tile_ops, i * k * (j - 1)
     while first - space.base >= len(space.window.count):

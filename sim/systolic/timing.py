@@ -3,7 +3,8 @@
 All pods step from round to round together. A round is as long as its longest tile op, addition or load of the next
 round's weights, and at least the way to a bank and back. Tiles come from memory in the order of rounds, W before X, at
 its bandwidth, running ahead of the round by `prefetch_rounds`; a round starts when all its tiles are there. X comes
-from memory for the network's input only: activations stay in the banks. Source: arXiv 2203.11540 and its artifact.
+from memory for the network's input only: activations stay in the banks. Partial sums may outgrow theirs: see
+`sim.systolic.memory`. Source: arXiv 2203.11540 and its artifact.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from math import ceil
 
 import numpy as np
 
-from sim.systolic.machine import Machine
+from sim.systolic.compiled import memory_for
+from sim.systolic.memory import Banks, Stream, Sums, play
+from sim.systolic.partial_sums import banks_hold, sums_of
 from sim.systolic.rounds import Rounds, repeated, rounds_of
 from sim.systolic.schedule import Schedule
 
@@ -30,7 +33,7 @@ class Timing:
     last_main_round: int  # with a tile op
     last_add_round: int  # with an addition; 0 if there is none
     tile_ops: int
-    dram_bytes: int
+    dram_bytes: int  # to the chip: W, X, and partial sums that had left their banks
     starts: np.ndarray  # [round], cycle in which it begins
     lengths: np.ndarray  # [round], cycles without stalls
     busy_pods: np.ndarray  # [round], tile ops
@@ -41,7 +44,7 @@ def simulate(schedule: Schedule) -> Timing:
 
     Exact schedules keep three habits of the artifact: the last round costs nothing; repeated copies are a round apart
     from the first, and load all of X from memory. Otherwise the last round counts, and the skew with which a pod's last
-    rows arrive and its last sums leave is charged once. Not modelled: the capacity of the banks, writing results to
+    rows arrive and its last sums leave is charged once. Not modelled: the capacity of banks of X and W, writing to
     memory, skew between rounds, which the next round hides.
     """
     machine, latency = schedule.machine, schedule.network.latency_cycles
@@ -54,42 +57,64 @@ def simulate(schedule: Schedule) -> Timing:
     )
     if schedule.exact:
         lengths[-1] = 0
-    warm_up, first_stall, starts, stalls = _play(lengths, rounds, machine)
+    per_cycle = machine.dram_bytes_per_s / machine.clock_hz
+    warm_up = ceil(int(rounds.w_bytes[0]) / per_cycle) + int(rounds.w_rows[0]) + 1
+    first, back, starts, stalls = _play(lengths, rounds, schedule, warm_up)
     skew = 0 if schedule.exact else ceil(machine.rows / ROWS_AT_ONCE) + ceil(machine.cols / ROWS_AT_ONCE) - 2
     return Timing(
         cycles=int(starts[-1] + lengths[-1]) + latency + 1 + skew,
         warm_up_cycles=warm_up,
-        stall_cycles=first_stall + int(stalls.sum()),
+        stall_cycles=first - warm_up + int(stalls.sum()),
         last_main_round=int(last[0]) + shift,
         last_add_round=int(last[1]) + shift if len(last) > 1 else 0,
         tile_ops=int(rounds.tile_ops.sum()),
-        dram_bytes=int(rounds.w_bytes.sum() + rounds.raw_bytes.sum()),
+        dram_bytes=int(rounds.w_bytes.sum() + rounds.raw_bytes.sum() + round(back)),
         starts=starts,
         lengths=lengths,
         busy_pods=rounds.tile_ops,
     )
 
 
-def _play(lengths: np.ndarray, rounds: Rounds, machine: Machine) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """Warm-up and stall before round 0; by round, when it starts and how long the next one waits for memory."""
+def _play(
+    lengths: np.ndarray, rounds: Rounds, schedule: Schedule, warm_up: int
+) -> tuple[int, float, np.ndarray, np.ndarray]:
+    """Cycles before round 0, bytes of sums brought back; by round, its start and how long the next one waits."""
+    machine, count = schedule.machine, len(lengths)
+    due = np.cumsum(rounds.w_bytes + rounds.raw_bytes).astype(float)
+    within = due[np.minimum(np.arange(count) + machine.prefetch_rounds - 1, count - 1)]
     per_cycle = machine.dram_bytes_per_s / machine.clock_hz
-    needed = np.cumsum(rounds.w_bytes + rounds.raw_bytes)  # up to and with a round
-    within = needed[np.minimum(np.arange(len(needed)) + machine.prefetch_rounds - 1, len(needed) - 1)].tolist()
-    due = needed.tolist()
-    warm_up = ceil(int(rounds.w_bytes[0]) / per_cycle) + int(rounds.w_rows[0]) + 1
-    fetched = min(warm_up * per_cycle, within[0])
-    first_stall = max(ceil((due[0] - fetched) / per_cycle), 0)
-    fetched = min(fetched + first_stall * per_cycle, within[0])
-    now = warm_up + first_stall
-    starts, stalls = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
-    for t, length in enumerate(lengths.tolist()):
-        starts[t] = now
-        fetched = min(fetched + length * per_cycle, within[t])
-        if t + 1 < len(due) and due[t + 1] > fetched:
-            stalls[t] = ceil((due[t + 1] - fetched) / per_cycle)
-            fetched = min(fetched + int(stalls[t]) * per_cycle, within[t])
-        now += length + int(stalls[t])
-    return warm_up, first_stall, starts, stalls
+    starts, stalls = np.zeros((2, count), np.int64)
+    sums = sums_of(schedule, count)
+    if banks_hold(sums, machine.bank_bytes):
+        stream = Stream(due.tolist(), within.tolist(), per_cycle)
+        return play(lengths.tolist(), stream, warm_up, starts, stalls), 0.0, starts, stalls
+    loops = memory_for(schedule.tile_ops)
+    flat = (lambda array: array) if loops.compiled else (lambda array: array.tolist())
+    of_bank, of_sum = (np.full(size, -1, np.int64) for size in (machine.pods, len(sums.nbytes)))
+    first, back = loops.play_full(
+        flat(lengths),
+        Stream(flat(due), flat(within), per_cycle),
+        warm_up,
+        Sums(*map(flat, sums)),
+        Banks(
+            used=flat(0 * of_bank),
+            first=flat(of_bank),
+            last=flat(of_bank.copy()),
+            before=flat(of_sum),
+            behind=flat(of_sum.copy()),
+            until=flat(of_sum.copy()),
+            come=flat(np.zeros(len(of_sum))),
+            here=flat(0 * of_sum),
+        ),
+        machine.bank_bytes,
+        starts,
+        stalls,
+    )
+    if first < 0:
+        raise ValueError(
+            f"banks of {machine.bank_bytes} bytes hold too few partial sums for round {-first - 1} to start"
+        )
+    return first, back, starts, stalls
 
 
 def ops_per_s(schedule: Schedule, timing: Timing) -> float:
