@@ -1,0 +1,1 @@
+"""Pods of systolic arrays: machine, networks, tiling, schedule and timing, without a clock."""

@@ -1,0 +1,212 @@
+"""Rounds that wait for memory, cycle by cycle only where they wait; plain Python that a compiler may take.
+
+Tiles of W and X come in the order of rounds, so that what has come is a level: bytes from the start. Partial sums that
+had to leave their bank come before them, as soon as a round misses them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sim.systolic.placement import Ints
+
+
+class Sums(NamedTuple):
+    """Every partial sum, of a tile op or an addition, and by round those that are made and those that must be there.
+
+    Lists by round are flat: round t has `made[made_from[t] : made_from[t + 1]]`.
+    """
+
+    nbytes: Ints  # [sum]
+    bank: Ints  # [sum]
+    made_from: Ints  # [round + 1]
+    made: Ints  # of tile ops, then of additions
+    started_from: Ints
+    started: Ints  # those that tile ops start from, by pod
+    added_from: Ints
+    added: Ints  # left operands, right operands, targets of additions, each by post-processor
+
+
+class Banks(NamedTuple):
+    """The banks of partial sums, each a queue from the sum it will give up first; -1 is none."""
+
+    used: Ints  # [bank], bytes
+    first: Ints  # [bank], sum
+    last: Ints  # [bank]
+    before: Ints  # [sum], its neighbours in the queue
+    behind: Ints  # [sum]
+    until: Ints  # [sum], the last round that it is known to be for; -1 if it is in no queue
+    come: Ints  # [sum], bytes of it that came back so far
+    here: Ints  # [sum], 1 if all of it is there
+
+
+class Stream(NamedTuple):
+    """What comes from memory: by round, bytes due when it starts, and bytes that may have come while it runs."""
+
+    due: Ints
+    within: Ints
+    per_cycle: float
+
+
+def play(lengths: Ints, stream: Stream, warm_up: int, starts: Ints, stalls: Ints) -> int:
+    """When rounds start, and how many cycles each waits at its end for the next; cycles before round 0.
+
+    All sums stay in their banks: then a wait is one division.
+    """
+    fetched = min(warm_up * stream.per_cycle, stream.within[0])
+    now = warm_up
+    if stream.due[0] > fetched:
+        waited = _cycles(stream.due[0] - fetched, stream.per_cycle)
+        fetched = min(fetched + waited * stream.per_cycle, stream.within[0])
+        now += waited
+    first = now
+    for t in range(len(lengths)):
+        starts[t] = now
+        fetched = min(fetched + lengths[t] * stream.per_cycle, stream.within[t])
+        if t + 1 < len(lengths) and stream.due[t + 1] > fetched:
+            stalls[t] = _cycles(stream.due[t + 1] - fetched, stream.per_cycle)
+            fetched = min(fetched + stalls[t] * stream.per_cycle, stream.within[t])
+        now += lengths[t] + stalls[t]
+    return first
+
+
+def play_full(
+    lengths: Ints, stream: Stream, warm_up: int, sums: Sums, banks: Banks, bank_bytes: int, starts: Ints, stalls: Ints
+) -> tuple[int, float]:
+    """The same where sums may have to leave their banks; also the bytes of sums brought back.
+
+    -1 - t cycles before round 0 if round t can never start, its banks being too small. Before a round all that it makes
+    gets room, pushing out the oldest; what it reads must be there. In a cycle the first sum that tile ops miss is
+    asked for, and all that additions miss; what was asked for last comes first.
+    """
+    first, back = 0, 0.0
+    asked, asked_for = [0], [0]  # a stack of sums and rounds
+    asked.pop()
+    asked_for.pop()
+    now = warm_up
+    fetched = min(warm_up * stream.per_cycle, stream.within[0])
+    for t in range(-1, len(lengths) - 1):
+        left = 0
+        if t >= 0:
+            starts[t] = now
+            left = lengths[t]
+            now += left
+        r = max(t, 0)
+        waited = 0
+        made = sums.made_from[t + 1]
+        while True:
+            while left > 0 and len(asked) > 0:
+                rest, moved = _bring(stream.per_cycle, r, asked, asked_for, sums, banks, bank_bytes)
+                back += moved
+                fetched = min(fetched + rest, stream.within[r])
+                left -= 1
+            fetched = min(fetched + left * stream.per_cycle, stream.within[r])
+            left = 0
+            known = made
+            while made < sums.made_from[t + 2] and _give_room(sums.made[made], t + 1, t + 1, sums, banks, bank_bytes):
+                banks.here[sums.made[made]] = 1
+                made += 1
+            missing = _ask(t + 1, asked, asked_for, sums, banks)
+            if not missing and made == sums.made_from[t + 2] and stream.due[t + 1] <= fetched:
+                break
+            rest, moved = _bring(stream.per_cycle, r, asked, asked_for, sums, banks, bank_bytes)
+            if made == known and moved == 0.0 and (rest == 0.0 or stream.within[r] <= fetched):
+                return -t - 2, back
+            back += moved
+            fetched = min(fetched + rest, stream.within[r])
+            waited += 1
+            now += 1
+        if t >= 0:
+            stalls[t] = waited
+        else:
+            first = now
+    starts[len(lengths) - 1] = now
+    return first, back
+
+
+def _ask(t: int, asked: list[int], asked_for: list[int], sums: Sums, banks: Banks) -> bool:
+    """Asks for what round t misses; whether it misses any."""
+    missing = False
+    for at in range(sums.started_from[t], sums.started_from[t + 1]):
+        if banks.here[sums.started[at]] == 0:
+            asked.append(sums.started[at])
+            asked_for.append(t)
+            missing = True
+            break
+    for at in range(sums.added_from[t], sums.added_from[t + 1]):
+        if banks.here[sums.added[at]] == 0:
+            asked.append(sums.added[at])
+            asked_for.append(t)
+            missing = True
+    return missing
+
+
+def _bring(
+    nbytes: float, r: int, asked: list[int], asked_for: list[int], sums: Sums, banks: Banks, bank_bytes: int
+) -> tuple[float, float]:
+    """A cycle of memory in round r: bytes left for W and X, and bytes of sums that came."""
+    moved = 0.0
+    while nbytes > 0.0 and len(asked) > 0:
+        what = asked[-1]
+        if banks.here[what] != 0:
+            _queue(what, max(asked_for[-1], banks.until[what]), sums, banks)
+            asked.pop()
+            asked_for.pop()
+            continue
+        if banks.come[what] == 0.0 and not _give_room(what, asked_for[-1], r, sums, banks, bank_bytes):
+            return 0.0, moved
+        part = min(nbytes, sums.nbytes[what] - banks.come[what])
+        nbytes -= part
+        moved += part
+        banks.come[what] += part
+        if banks.come[what] >= sums.nbytes[what]:
+            banks.come[what] = 0.0
+            banks.here[what] = 1
+    return nbytes, moved
+
+
+def _give_room(what: int, until: int, r: int, sums: Sums, banks: Banks, bank_bytes: int) -> bool:
+    """Makes room for a sum in its bank, if those in front of the queue are not for round r or later."""
+    bank = sums.bank[what]
+    while banks.used[bank] + sums.nbytes[what] > bank_bytes:
+        oldest = banks.first[bank]
+        if oldest < 0 or banks.until[oldest] >= r:
+            return False
+        _leave(oldest, bank, banks)
+        banks.used[bank] -= sums.nbytes[oldest]
+        banks.here[oldest] = 0
+        banks.until[oldest] = -1
+    banks.used[bank] += sums.nbytes[what]
+    _queue(what, until, sums, banks)
+    return True
+
+
+def _queue(what: int, until: int, sums: Sums, banks: Banks) -> None:
+    """Puts a sum at the end of its bank's queue."""
+    bank = sums.bank[what]
+    if banks.until[what] >= 0:
+        _leave(what, bank, banks)
+    banks.until[what] = until
+    banks.before[what] = banks.last[bank]
+    banks.behind[what] = -1
+    if banks.last[bank] >= 0:
+        banks.behind[banks.last[bank]] = what
+    else:
+        banks.first[bank] = what
+    banks.last[bank] = what
+
+
+def _leave(what: int, bank: int, banks: Banks) -> None:
+    before, behind = banks.before[what], banks.behind[what]
+    if before >= 0:
+        banks.behind[before] = behind
+    else:
+        banks.first[bank] = behind
+    if behind >= 0:
+        banks.before[behind] = before
+    else:
+        banks.last[bank] = before
+
+
+def _cycles(nbytes: float, per_cycle: float) -> int:
+    return int(-(-nbytes // per_cycle))

@@ -1,0 +1,278 @@
+"""Where and when tile ops run: the inner loops of the scheduler, in plain Python that a compiler may take.
+
+First fit: an op goes into the first round, to the first pod, that has its ports and routes free. Everything is flat and
+of whole numbers. The same code runs on lists, where there is no compiler, and on arrays, where there is
+(`sim.systolic.compiled`): the answers are the same. 0 is "free" throughout, so names of tiles and sources count from 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+Ints = Any  # a list of int or an array of integers
+
+
+class Net(NamedTuple):
+    """A network as the loops want it: link `s` from bank b to pod p is hops[(b * ports + p) * stages + s]."""
+
+    ports: int
+    stages: int
+    links: int
+    writers: int  # pods that can store in one round, at most
+    hops: Ints
+
+
+class Window(NamedTuple):
+    """What is taken in the rounds looked at, by round and pod, bank or link.
+
+    Pods: busy, and how many are; tiles that banks of X and W send; banks of P written and read; links by source. Then
+    the same of the post-processors, which have two inputs and one output.
+    """
+
+    count: Ints  # [round]
+    pod: Ints  # [round, pod]
+    x_tile: Ints  # [round, bank]
+    w_tile: Ints
+    written: Ints
+    read: Ints
+    x_links: Ints  # [round, link]
+    w_links: Ints
+    out_links: Ints
+    in_links: Ints
+    adder: Ints  # [round, post-processor]
+    left_read: Ints  # [round, bank]
+    right_read: Ints
+    sum_written: Ints
+    left_links: Ints  # [round, link]
+    right_links: Ints
+    sum_links: Ints
+
+
+class Placed(NamedTuple):
+    """Tile ops of a layer, in the order j, i, k: their round in the window, pod, bank of P, and whose sum they take."""
+
+    round: Ints
+    pod: Ints
+    bank: Ints
+    source: Ints  # another op of the layer, or -1
+
+
+class Adds(NamedTuple):
+    """Additions that are left, by `copies` each: operands (an op, or the number of ops and an addition), and where."""
+
+    left: Ints  # [add]
+    right: Ints
+    bank: Ints  # of the sum
+    round: Ints  # [add, copy]
+    adder: Ints
+
+
+class Grid(NamedTuple):
+    """A layer's numbers of tiles, its first round in the window, and the names of its first tiles."""
+
+    i: int
+    j: int
+    k: int
+    first_round: int
+    first_x: int
+    first_w: int
+
+
+def place_tiles(start: int, grid: Grid, net: Net, window: Window, placed: Placed) -> int:
+    """Places the ops from `start` on; the first that finds no round in the window, or the number of ops.
+
+    Tiles of X and W are dealt to the banks in turn, j outside.
+    """
+    rounds = len(window.count)
+    ops = grid.i * grid.j * grid.k
+    first_round = grid.first_round
+    for op in range(start, ops):
+        j = op // (grid.i * grid.k)
+        x = j * grid.i + op // grid.k % grid.i
+        w = j * grid.k + op % grid.k
+        while first_round < rounds and window.count[first_round] == net.writers:
+            first_round += 1
+        t = first_round
+        at = -1
+        while t < rounds:
+            if window.count[t] < net.writers:
+                at = _place(t, x % net.ports, grid.first_x + x, w % net.ports, grid.first_w + w, net, window)
+                if at >= 0:
+                    break
+            t += 1
+        if at < 0:
+            return op
+        placed.round[op] = t
+        placed.pod[op] = at // net.ports
+        placed.bank[op] = at % net.ports
+        placed.source[op] = -1
+    return ops
+
+
+def _place(t: int, x_bank: int, x_name: int, w_bank: int, w_name: int, net: Net, window: Window) -> int:
+    """Puts an op into round t: its pod and bank of P, as pod x ports + bank, or -1 if it does not fit."""
+    ports, stages, hops = net.ports, net.stages, net.hops
+    at, links = t * ports, t * net.links
+    if window.x_tile[at + x_bank] != 0 and window.x_tile[at + x_bank] != x_name:
+        return -1
+    if window.w_tile[at + w_bank] != 0 and window.w_tile[at + w_bank] != w_name:
+        return -1
+    for pod in range(ports):
+        if window.pod[at + pod] != 0:
+            continue
+        x_path = (x_bank * ports + pod) * stages
+        if not _free(window.x_links, links, hops, x_path, stages, x_bank + 1):
+            continue
+        w_path = (w_bank * ports + pod) * stages
+        if not _free(window.w_links, links, hops, w_path, stages, w_bank + 1):
+            continue
+        for bank in range(ports):
+            if window.written[at + bank] != 0:
+                continue
+            path = (bank * ports + pod) * stages
+            if _free(window.out_links, links, hops, path, stages, bank + 1):
+                window.count[t] += 1
+                window.pod[at + pod] = 1
+                window.x_tile[at + x_bank] = x_name
+                window.w_tile[at + w_bank] = w_name
+                window.written[at + bank] = 1
+                _take(window.x_links, links, hops, x_path, stages, x_bank + 1)
+                _take(window.w_links, links, hops, w_path, stages, w_bank + 1)
+                _take(window.out_links, links, hops, path, stages, bank + 1)
+                return pod * ports + bank
+    return -1
+
+
+def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds) -> int:
+    """Lets ops start from the sums of earlier ones, at no cost; lists the additions that are left, and counts them.
+
+    For each P[i, k] in turn: every op, by ascending j, hands its sum to the first op of a later round that has none yet
+    and whose round can still read it. What nobody takes is added in pairs, oldest first, sums behind.
+    """
+    ports, stages = net.ports, net.stages
+    total, count = grid.i * grid.j * grid.k, 0
+    step = grid.i * grid.k
+    waiting = [0] * (2 * grid.j)
+    for group in range(step):
+        free = 0  # ops before this j have a sum to start from
+        tail = 0
+        for j in range(grid.j):
+            op = j * step + group
+            while free < grid.j and placed.source[free * step + group] >= 0:
+                free += 1
+            taken = False
+            for later in range(free, grid.j):
+                to = later * step + group
+                t = placed.round[to]
+                if placed.source[to] >= 0 or t <= placed.round[op]:
+                    continue
+                bank = placed.bank[op]
+                if window.read[t * ports + bank] != 0:
+                    continue
+                path = (bank * ports + placed.pod[to]) * stages
+                if _free(window.in_links, t * net.links, net.hops, path, stages, bank + 1):
+                    _take(window.in_links, t * net.links, net.hops, path, stages, bank + 1)
+                    window.read[t * ports + bank] = 1
+                    placed.source[to] = op
+                    taken = True
+                    break
+            if not taken:
+                waiting[tail] = op
+                tail += 1
+        head = 0
+        while tail - head > 1:
+            adds.left[count] = waiting[head]
+            adds.right[count] = waiting[head + 1]
+            head += 2
+            waiting[tail] = total + count
+            tail += 1
+            count += 1
+    return count
+
+
+def place_adds(start: int, count: int, copies: int, net: Net, window: Window, placed: Placed, adds: Adds) -> int:
+    """Places additions from `start` on (addition x copies + copy); the first that finds no round, or their number.
+
+    The copies of an addition read its operands with sides swapped and write the same bank. An addition comes after
+    both operands, and after all copies of them.
+    """
+    ops, rounds = len(placed.round), len(window.count)
+    for index in range(start, count * copies):
+        add, flip = index // copies, index % copies
+        left = adds.right[add] if flip else adds.left[add]
+        right = adds.left[add] if flip else adds.right[add]
+        t = max(_ready(left, ops, copies, placed, adds), _ready(right, ops, copies, placed, adds)) + 1
+        left_bank = placed.bank[left] if left < ops else adds.bank[left - ops]
+        right_bank = placed.bank[right] if right < ops else adds.bank[right - ops]
+        bank = adds.bank[add] if flip else -1
+        at = -1
+        while t < rounds:
+            at = _place_add(t, left_bank, right_bank, bank, net, window)
+            if at >= 0:
+                break
+            t += 1
+        if at < 0:
+            return index
+        adds.round[index] = t
+        adds.adder[index] = at // net.ports
+        adds.bank[add] = at % net.ports
+    return count * copies
+
+
+def _ready(operand: int, ops: int, copies: int, placed: Placed, adds: Adds) -> int:
+    """The last round in which an operand is computed."""
+    if operand < ops:
+        return placed.round[operand]
+    last = adds.round[(operand - ops) * copies]
+    if copies > 1:
+        last = max(last, adds.round[(operand - ops) * copies + 1])
+    return last
+
+
+def _place_add(t: int, left: int, right: int, target: int, net: Net, window: Window) -> int:
+    """Puts an addition into round t, to the bank `target` or, if -1, to any: adder x ports + bank, or -1."""
+    ports, stages, hops = net.ports, net.stages, net.hops
+    at, links = t * ports, t * net.links
+    if window.left_read[at + left] != 0 or window.right_read[at + right] != 0:
+        return -1
+    if target >= 0 and window.sum_written[at + target] != 0:
+        return -1
+    first = target if target >= 0 else 0
+    end = target + 1 if target >= 0 else ports
+    for adder in range(ports):
+        if window.adder[at + adder] != 0:
+            continue
+        left_path = (left * ports + adder) * stages
+        if not _free(window.left_links, links, hops, left_path, stages, left + 1):
+            continue
+        right_path = (right * ports + adder) * stages
+        if not _free(window.right_links, links, hops, right_path, stages, right + 1):
+            continue
+        for bank in range(first, end):
+            if window.sum_written[at + bank] != 0:
+                continue
+            path = (bank * ports + adder) * stages
+            if _free(window.sum_links, links, hops, path, stages, bank + 1):
+                window.adder[at + adder] = 1
+                window.left_read[at + left] = 1
+                window.right_read[at + right] = 1
+                window.sum_written[at + bank] = 1
+                _take(window.left_links, links, hops, left_path, stages, left + 1)
+                _take(window.right_links, links, hops, right_path, stages, right + 1)
+                _take(window.sum_links, links, hops, path, stages, bank + 1)
+                return adder * ports + bank
+    return -1
+
+
+def _free(owner: Ints, first: int, hops: Ints, path: int, stages: int, source: int) -> bool:
+    """Whether every link of a route is free or has this source."""
+    for s in range(path, path + stages):
+        now = owner[first + hops[s]]
+        if now != 0 and now != source:
+            return False
+    return True
+
+
+def _take(owner: Ints, first: int, hops: Ints, path: int, stages: int, source: int) -> None:
+    for s in range(path, path + stages):
+        owner[first + hops[s]] = source

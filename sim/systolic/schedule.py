@@ -1,0 +1,200 @@
+"""The static schedule of one or several networks on an array of pods: rounds of tile ops, without conflicts.
+
+In a round a pod takes one tile op, a bank sends one tile (to any number of pods) or stores one, and the links of seven
+networks carry one source each: X, W, partial sums in and out of the pods, two inputs and one output of the
+post-processors. Layers are placed one after the other, each behind the layers it reads: a barrier, so that only layers
+that do not depend on each other share a round. Source: arXiv 2203.11540 and its artifact; the loops are in
+`sim.systolic.placement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from sim.systolic.compiled import loops_for
+from sim.systolic.machine import Machine
+from sim.systolic.networks import Network, network
+from sim.systolic.placement import Adds, Grid, Net, Placed, Window
+from sim.systolic.tiling import Tiling, tile
+from sim.workload.gemms import Dnn
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Where one layer's tile ops and additions run.  Tile ops in the order j, i, k (k changes fastest)."""
+
+    dnn: int  # which of the networks
+    tiling: Tiling
+    first_round: int  # it may start here: its barrier
+    last_round: int  # of a tile op or addition
+    round: np.ndarray  # [tile op]
+    pod: np.ndarray  # [tile op]
+    bank: np.ndarray  # [tile op], of P
+    source: np.ndarray  # [tile op], the op whose sum it starts from, or -1
+    add_left: np.ndarray  # [addition], a tile op, or the number of tile ops + an addition
+    add_right: np.ndarray  # [addition]
+    add_bank: np.ndarray  # [addition]
+    add_round: np.ndarray  # [addition, copy]
+    adder: np.ndarray  # [addition, copy]
+
+    def cube(self, of_ops: np.ndarray) -> np.ndarray:
+        """An array by tile op as [j, i, k]."""
+        i, j, k = self.tiling.shape
+        return of_ops.reshape(j, i, k)
+
+    @property
+    def add_group(self) -> np.ndarray:
+        """Which P[i, k] each addition is for, as i x the number of k + k.  [addition]"""
+        i, _, k = self.tiling.shape
+        operand, ops = self.add_left.copy(), self.tiling.tile_ops
+        while np.any(deep := operand >= ops):
+            operand[deep] = self.add_left[operand[deep] - ops]
+        return operand % (i * k)
+
+    @property
+    def add_rows(self) -> np.ndarray:
+        """Rows of the sum that each addition makes.  [addition]"""
+        return self.tiling.x_rows[self.add_group // self.tiling.shape[2]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The plan of all layers, in the order in which they were placed."""
+
+    machine: Machine
+    network: Network
+    dnns: tuple[Dnn, ...]
+    layers: tuple[LayerPlan, ...]
+    exact: bool
+
+    @property
+    def repeats(self) -> int:
+        """How often the whole is run."""
+        return self.dnns[0].repeats
+
+    @property
+    def tile_ops(self) -> int:
+        """Tile products of all repeats."""
+        return self.repeats * sum(plan.tiling.tile_ops for plan in self.layers)
+
+    @property
+    def ops(self) -> int:
+        """Operations asked for, two a MAC."""
+        return sum(dnn.ops for dnn in self.dnns)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates that the tile ops do."""
+        return self.repeats * sum(plan.tiling.macs for plan in self.layers)
+
+
+def schedule(dnns: Sequence[Dnn], machine: Machine, *, partition: int | None = None, exact: bool = False) -> Schedule:
+    """Places all layers of all networks; those of a later network fill what earlier ones leave, from round 0 on.
+
+    `exact` makes every addition twice, as the artifact does: two post-processors, operands swapped, the same target.
+    Banks are large enough here, if a tile fits (see `tile`): that partial sums outgrow them is a matter of time.
+    """
+    if not dnns:
+        raise ValueError("nothing to schedule: no network was given")
+    if len(dnns) > 1 and any(dnn.repeats > 1 for dnn in dnns):
+        raise ValueError("networks that run together are placed whole: none may be one part, repeated")
+    net = network(machine.network, machine.pods, exact=exact)
+    tilings = [[tile(layer, machine, partition) for layer in dnn.layers] for dnn in dnns]
+    loops = loops_for(sum(tiling.tile_ops for each in tilings for tiling in each))
+    space = _Space(net, loops.compiled)
+    plans: list[LayerPlan] = []
+    for index, dnn in enumerate(dnns):
+        ends: dict[str, int] = {}
+        for at, tiling in enumerate(tilings[index]):
+            if index == len(dnns) - 1:
+                space.forget_before(_earliest(dnn, at, ends))
+            first = max((ends[name] for name in tiling.layer.after), default=-1) + 1
+            plan = _place_layer(index, tiling, first, space, loops, 2 if exact else 1)
+            ends[tiling.layer.name] = plan.last_round
+            plans.append(plan)
+    return Schedule(machine, net, tuple(dnns), tuple(plans), exact)
+
+
+def _earliest(dnn: Dnn, start: int, ends: dict[str, int]) -> int:
+    """The first round that any layer from `start` on may still use."""
+    bound = dict(ends)  # of layers to come, a round before which they cannot end
+    firsts = []
+    for layer in dnn.layers[start:]:
+        firsts.append(max((bound[name] for name in layer.after), default=-1) + 1)
+        bound[layer.name] = firsts[-1]
+    return min(firsts)
+
+
+class _Space:
+    """The rounds looked at, as the loops want them: from `base` on, growing at the end, forgotten at the start."""
+
+    def __init__(self, network: Network, compiled: bool) -> None:
+        self.compiled, self.base = compiled, 0
+        stages = network.hops.shape[2]
+        hops = network.hops.ravel()
+        self.net = Net(network.ports, stages, network.links, network.writers, hops if compiled else hops.tolist())
+        self.names = 1, 1  # of the next tiles of X and W
+        wide = {"links": network.links, "count": 1}
+        self._widths = [wide.get(name.split("_")[-1], network.ports) for name in Window._fields]
+        self._types = [np.int16 if name.endswith("links") else np.int32 for name in Window._fields]
+        self.window = Window(*(self.vector(0, kind) for kind in self._types))
+        self.grow()
+
+    def vector(self, size: int, kind: Any = np.int32) -> Any:
+        """So many zeros."""
+        return np.zeros(size, kind) if self.compiled else [0] * size
+
+    def grow(self) -> None:
+        """As many rounds again."""
+        more = max(len(self.window.count), 32)
+        fresh = [self.vector(more * width, kind) for width, kind in zip(self._widths, self._types)]
+        join = (lambda a, b: np.concatenate((a, b))) if self.compiled else (lambda a, b: a + b)
+        self.window = Window(*map(join, self.window, fresh))
+
+    def forget_before(self, round: int) -> None:
+        """Drops rounds that nobody will use, if they are most of those here: lists are copied for it."""
+        gone = round - self.base
+        if 2 * gone > len(self.window.count):
+            self.window = Window(*(field[gone * width :] for field, width in zip(self.window, self._widths)))
+            self.base = round
+
+
+def _place_layer(dnn: int, tiling: Tiling, first: int, space: _Space, loops: SimpleNamespace, copies: int) -> LayerPlan:
+    i, j, k = tiling.shape
+    ops, most = tiling.tile_ops, i * k * (j - 1)
+    while first - space.base >= len(space.window.count):
+        space.grow()
+    grid = Grid(i, j, k, first - space.base, *space.names)
+    space.names = space.names[0] + i * j, space.names[1] + j * k
+    placed = Placed(*(space.vector(ops) for _ in Placed._fields))
+    done = 0
+    while (done := loops.place_tiles(done, grid, space.net, space.window, placed)) < ops:
+        space.grow()
+    adds = Adds(*(space.vector(most * (copies if name in ("round", "adder") else 1)) for name in Adds._fields))
+    count = loops.chain(grid, space.net, space.window, placed, adds)
+    done = 0
+    while (done := loops.place_adds(done, count, copies, space.net, space.window, placed, adds)) < count * copies:
+        space.grow()
+    made = count * copies
+    rounds = np.asarray(placed.round) + space.base
+    add_rounds = np.asarray(adds.round[:made], int).reshape(count, copies) + space.base
+    return LayerPlan(
+        dnn=dnn,
+        tiling=tiling,
+        first_round=first,
+        last_round=int(max(rounds.max(), add_rounds.max(initial=-1))),
+        round=rounds,
+        pod=np.asarray(placed.pod),
+        bank=np.asarray(placed.bank),
+        source=np.asarray(placed.source),
+        add_left=np.asarray(adds.left[:count], int),
+        add_right=np.asarray(adds.right[:count], int),
+        add_bank=np.asarray(adds.bank[:count], int),
+        add_round=add_rounds,
+        adder=np.asarray(adds.adder[:made], int).reshape(count, copies),
+    )

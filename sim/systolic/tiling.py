@@ -1,0 +1,79 @@
+"""A matrix product cut into tiles that a pod takes in one piece.
+
+X[m, n] W[n, k] becomes tiles of partition x rows (X), rows x cols (W) and partition x cols (P); tile op (i, j, k) adds
+X[i, j] W[j, k] to P[i, k]. Tiles at the edge keep their true size. The paper's point (arXiv 2203.11540) is that
+partition = rows: a tile then takes as long as the next weights take to load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.systolic.machine import Machine
+from sim.workload.gemms import GemmLayer
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Sizes of the tiles of one layer: rows of X by i, rows of W by j, columns of W by k."""
+
+    layer: GemmLayer
+    x_rows: np.ndarray  # [i]
+    w_rows: np.ndarray  # [j]
+    w_cols: np.ndarray  # [k]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """How many tiles there are along i, j, k."""
+        return len(self.x_rows), len(self.w_rows), len(self.w_cols)
+
+    @property
+    def tile_ops(self) -> int:
+        """How many tile products."""
+        return len(self.x_rows) * len(self.w_rows) * len(self.w_cols)
+
+    @property
+    def x_bytes(self) -> np.ndarray:
+        """[i, j]. Of a convolution the image, not its im2col, is kept: each element stands for the kernel's area."""
+        return np.outer(self.x_rows, self.w_rows) // self.layer.kernel_area
+
+    @property
+    def w_bytes(self) -> np.ndarray:
+        """[j, k]"""
+        return np.outer(self.w_rows, self.w_cols)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all tile ops."""
+        return int(self.x_rows.sum() * self.w_rows.sum() * self.w_cols.sum())
+
+
+def tile(layer: GemmLayer, machine: Machine, partition: int | None = None) -> Tiling:
+    """The tiles of a layer; `partition` rows of X to a tile, by default as many as the array has rows.
+
+    ValueError if a tile is larger than a bank.
+    """
+    partition = machine.rows if partition is None else partition
+    if partition < 1:
+        raise ValueError(f"a tile has at least 1 row of X, not {partition}")
+    tiling = Tiling(layer, _cut(layer.m, partition), _cut(layer.n, machine.rows), _cut(layer.k, machine.cols))
+    sizes = {
+        "X": int(tiling.x_bytes.max()),
+        "W": int(tiling.w_bytes.max()),
+        "P": int(2 * tiling.x_rows.max() * tiling.w_cols.max()),
+    }
+    for operand, nbytes in sizes.items():
+        if nbytes > machine.bank_bytes:
+            raise ValueError(
+                f"a tile of {operand} of layer {layer.name} has {nbytes} bytes, a bank {machine.bank_bytes}; "
+                f"take a smaller partition than {partition}"
+            )
+    return tiling
+
+
+def _cut(size: int, part: int) -> np.ndarray:
+    sizes = np.full(-(-size // part), part, np.int64)
+    sizes[-1] = size - part * (len(sizes) - 1)
+    return sizes

@@ -1,0 +1,165 @@
+"""Networks, power and the size of arrays, against arXiv 2203.11540 and its artifact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.systolic.granularity import mean_of_means
+from sim.systolic.machine import Machine, at_power, harmonic_mean, most_pods, peak_ops_per_s, peak_power, power_of
+from sim.systolic.networks import NETWORKS, butterfly, network
+from sim.workload.bert import bert
+from sim.workload.dnn import dnn
+
+
+def walk(bank: int, pod: int, bits: int, extra: int) -> list[tuple[int, int]]:
+    """The published rule, step by step: a perfect shuffle, switches steered by the target, butterflies between them."""
+    ports, target = 1 << bits, pod << extra
+    at = (bank << 1 | bank >> bits - 1) & ports - 1
+    links = []
+    for stage in range(bits):
+        at = at & ~1 | target >> bits - 1 - stage & 1
+        links.append((stage, at))
+        high = bits - 1 - stage  # the butterfly after this stage swaps the lowest bit with this one
+        low, top = at & 1, at >> high & 1
+        at = at & ~(1 | 1 << high) | top | low << high
+    assert at == target
+    return links
+
+
+@pytest.mark.parametrize(("ports", "expansion"), [(2, 1), (8, 1), (8, 2), (16, 4), (8, 8), (6, 2)])
+def test_links_of_a_butterfly_are_those_of_the_published_walk(ports: int, expansion: int) -> None:
+    net = butterfly(ports, expansion)
+    extra = expansion.bit_length() - 1
+    bits = (ports - 1).bit_length() + extra
+    name: dict[tuple[int, int], int] = {}
+    for bank in range(ports):
+        for pod in range(ports):
+            for walked, link in zip(walk(bank, pod, bits, extra), net.route(bank, pod), strict=True):
+                assert name.setdefault(walked, link) == link
+    assert len(set(name.values())) == len(name)
+    assert max(name.values()) < net.links
+
+
+@given(bits=st.integers(1, 5), extra=st.integers(0, 3), data=st.data())
+def test_a_butterfly_reaches_every_pod_and_multicasts(bits: int, extra: int, data: st.DataObject) -> None:
+    """Routes of one bank share links from the first stage on, and meet those of another at the same link or never."""
+    net = butterfly(1 << bits, 1 << extra)
+    bank = data.draw(st.integers(0, net.ports - 1))
+    hops = net.hops[bank]
+    for a in range(net.ports):
+        for b in range(net.ports):
+            same = hops[a] == hops[b]
+            assert not np.any(same[1:] & ~same[:-1])
+    assert len({tuple(route) for route in hops.tolist()}) == net.ports
+
+
+@pytest.mark.parametrize(
+    ("kind", "latencies"),
+    [
+        ("butterfly_1", (8, 8)),
+        ("butterfly_2", (10, 9)),
+        ("butterfly_4", (12, 10)),
+        ("butterfly_8", (14, 11)),
+        ("crossbar", (1, 1)),
+        ("benes_copy", (31, 31)),
+        ("bus", (1, 1)),
+    ],
+)
+def test_latencies_at_256_pods(kind: str, latencies: tuple[int, int]) -> None:
+    assert tuple(network(kind, 256, exact=exact).latency_cycles for exact in (True, False)) == latencies
+
+
+TABLE = {  # rows = cols, pods: SRAM, MAC, network, total W; peak TOPS, at 400 W
+    (16, 512): (132.7, 52.4, 25.4, 210.6, 262, 498),
+    (32, 256): (132.7, 104.9, 22.6, 260.2, 524, 806),
+    (64, 128): (132.7, 209.7, 19.8, 362.2, 1049, 1158),
+    (128, 32): (66.4, 209.7, 7.1, 283.1, 1049, 1481),
+    (256, 8): (33.2, 209.7, 2.1, 245.0, 1049, 1712),
+    (512, 1): (8.3, 104.9, 0.0, 113.2, 524, 1853),
+}
+
+
+@pytest.mark.parametrize(("size", "pods"), TABLE)
+def test_power_and_peak_are_those_of_the_paper(size: int, pods: int) -> None:
+    machine = Machine(size, size, pods)
+    power, peak = power_of(machine), peak_ops_per_s(machine)
+    watts = [round(float(w), 1) for w in (power.sram_w, power.mac_w, power.network_w, power.total_w)]
+    assert (*watts, round(peak / 1e12), round(at_power(peak, machine) / 1e12)) == TABLE[size, pods]
+
+
+@pytest.mark.parametrize(
+    ("kind", "watts"),
+    [
+        ("butterfly_1", (30.6, 61.5, 123.7, 248.9)),
+        ("butterfly_2", (31.5, 63.6, 128.7, 260.2)),
+        ("butterfly_4", (33.2, 67.9, 138.6, 282.8)),
+        ("butterfly_8", (36.8, 76.4, 158.4, 328.0)),
+        ("crossbar", (35.4, 82.0, 209.2, 599.3)),
+        ("benes_copy", (33.2, 67.9, 138.6, 282.8)),
+        ("bus", (29.7, 59.4, 118.8, None)),
+    ],
+)
+def test_power_of_networks_is_that_of_the_paper(kind: str, watts: tuple[float | None, ...]) -> None:
+    for pods, published in zip((32, 64, 128, 256), watts, strict=True):
+        if published is not None:
+            assert abs(power_of(Machine(pods=pods, network=kind)).total_w - published) < 0.06
+
+
+def test_most_pods_fill_the_power() -> None:
+    rows, cols = np.array([8, 32, 20, 512, 2000]), np.array([8, 32, 32, 512, 2000])
+    assert most_pods(rows, cols).tolist() == [2153, 390, 479, 3, 1]
+    pods = most_pods(rows, cols)[:4]
+    assert np.all(peak_power(rows[:4], cols[:4], pods).total_w <= 400)
+    assert np.all(peak_power(rows[:4], cols[:4], pods + 1).total_w > 400)
+
+
+def test_design_space_has_the_published_optima() -> None:
+    """Effective TOPS a watt at 400 W over arrays of even sizes up to 256."""
+    nets = ("inception_v3", "resnet50", "resnet101", "resnet152", "densenet121", "densenet169", "densenet201")
+    lengths = (10, 20, 40, 60, 80, 100, 200, 300, 400, 500)
+    sizes = np.arange(2.0, 257.0, 2.0)
+    rows, cols = sizes[:, None], sizes[None, :]
+    cnn = mean_of_means([[dnn(name, image=image) for image in (224, 256, 299)] for name in nets], rows, cols) / 1e12
+    berts = [[bert(size, length) for length in lengths] for size in ("medium", "base", "large")]
+    language = mean_of_means(berts, rows, cols) / 1e12
+    mix = harmonic_mean(np.array([cnn, language]))
+    best = {(66, 32): (cnn, 1.706), (20, 128): (language, 0.963), (20, 32): (mix, 1.100)}
+    for optimum, (space, value) in best.items():
+        at = np.unravel_index(space.argmax(), space.shape)
+        assert (sizes[at[0]], sizes[at[1]]) == optimum
+        assert space[at] == pytest.approx(value, rel=1e-3)
+    diagonal = [int(size) // 2 - 1 for size in (8, 16, 32, 64, 128, 256)]
+    published = {
+        "mix": (mix, [0.622, 0.939, 1.052, 0.795, 0.474, 0.249]),
+        "cnn": (cnn, [0.670, 1.138, 1.623, 1.600, 1.098, 0.585]),
+        "bert": (language, [0.580, 0.799, 0.779, 0.529, 0.302, 0.158]),
+    }
+    for space, values in published.values():
+        assert space[diagonal, diagonal] == pytest.approx(values, rel=3e-3)
+    assert cnn[9, 15] == pytest.approx(1.341, rel=1e-3)
+    assert language[9, 15] == pytest.approx(0.932, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("facts", "fault"),
+    [
+        ({"pods": 0}, "pods of a pod array is at least 1, not 0"),
+        ({"network": "torus"}, "no network 'torus' here; choose one of butterfly_1"),
+        ({"dram_bytes_per_s": 0.0}, "dram_bytes_per_s of a pod array is positive"),
+    ],
+)
+def test_impossible_machines_are_refused(facts: dict, fault: str) -> None:
+    with pytest.raises(ValueError) as error:
+        Machine(**facts)
+    assert fault in str(error.value)
+
+
+def test_impossible_networks_are_refused() -> None:
+    with pytest.raises(ValueError, match="a power of 2, not 3"):
+        butterfly(8, 3)
+    with pytest.raises(ValueError, match="at least 1 port"):
+        network("crossbar", 0)
+    assert "benes" not in NETWORKS
