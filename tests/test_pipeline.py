@@ -184,12 +184,14 @@ def test_every_rank_on_its_own_takes_as_long(stage):
     parallel, pod = Parallel(2, pipeline=2), network(4, "switch")
     part = pod.part(tuple((2 * stage + chip) % 4 for chip in range(4)))
     passed = transformer(MODEL, INT8, parallel, decode_batch([500] * 4), stage)
-    times = []
+    times, sent = [], []
     for unfold in (False, True):
         some = Group(simpy.Environment(), DEVICE, part, 2, unfold=unfold)
         some.env.run(some.env.process(some.run(passed)))
         times.append(some.env.now)
+        sent.append([chip.totals.bytes["link"] for chip in some.chips])
     assert times[1] == pytest.approx(times[0], rel=1e-9)
+    assert sent[0][0] > 0 and np.mean(sent[1]) == pytest.approx(sent[0][0], rel=1e-9)
 
 
 # Serving.

@@ -324,6 +324,13 @@ class Chip:
                  work.hbm_bytes, work.l2_bytes, link, op.op.flop, bound, work.note if op.collective else "")
         )  # fmt: skip
 
+    def sent(self, nbytes: float) -> None:
+        """Bytes have left over the pod's links, and not over the port that stands for them where ranks are folded."""
+        if self.engines:
+            self.moved["link"] += nbytes
+        else:
+            self.link.moved += nbytes
+
     def _tally(self, op: LoweredOp, work: Work) -> None:
         self.moved["HBM"] += work.hbm_bytes
         self.moved["L2"] += work.l2_bytes

@@ -146,6 +146,7 @@ class Group:
         work.end_s = self._memory(self.net, work, hbm, l2, begins_s, begins_s)
         work.event = env.timeout(work.end_s - env.now)
         yield meeting.done[chip.rank - first]
+        chip.sent(float(meeting.exchange.sent_bytes[chip.rank - first]))
         if all(event.triggered for event in meeting.done):
             self._meetings.pop((number, first), None)
         while work.end_s > env.now:  # re-timed while the rounds ran, perhaps
