@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_systolic_schedule import machines, networks_of_gemms
 
+from sim.reproduce.sosa_rows import AT_400_W, ROUTED, RUNS, SQUARES, TENANTS
+from sim.reproduce.sosa_rows import NETWORKS_OF_THE_MAIN_TABLE as TEN
 from sim.systolic.machine import Machine, at_power, harmonic_mean
 from sim.systolic.rounds import rounds_of
 from sim.systolic.schedule import Schedule, schedule
@@ -30,64 +32,16 @@ def exact(name: str, machine: Machine = WHOLE, partition: int | None = None) -> 
     return timing, ops_per_s(made, timing) / 1e12, busy_share(made, timing)
 
 
-# Cycles, last main round, last post round, stalls, tile ops; the first three are the artifact's own runs, the others
-# a re-implementation's that agrees with its figures.
-SOSA = {
-    "resnet50": (35442, 1019, 1025, 1637, 241472),
-    "bert_medium": (30120, 936, 944, 204, 112768),
-    "bert_base": (87185, 2378, 2388, 10798, 375840),
-    "bert_large": (300763, 6998, 7008, 73639, 1327872),
-    "densenet121": (65034, 1967, 1973, 0, 156376),
-    "densenet169": (96197, 2920, 2929, 0, 186696),
-    "densenet201": (119803, 3629, 3638, 0, 238248),
-    "resnet101": (68541, 2022, 2028, 1637, 463424),
-    "resnet152": (101112, 3009, 3015, 1637, 683200),
-}
-
-
-@pytest.mark.parametrize("name", SOSA)
+@pytest.mark.parametrize("name", RUNS)
 def test_exact_runs_are_those_of_the_artifact(name: str) -> None:
     t, _, _ = exact(name)
-    assert (t.cycles, t.last_main_round, t.last_add_round, t.stall_cycles, t.tile_ops) == SOSA[name]
+    assert (t.cycles, t.last_main_round, t.last_add_round, t.stall_cycles, t.tile_ops) == RUNS[name]
 
 
-NETWORKS = {  # BERT-medium on pods of 32 x 32: cycles, last main round
-    (32, "butterfly_1"): (121999, 3744),
-    (32, "butterfly_2"): (122229, 3736),
-    (32, "butterfly_4"): (122555, 3736),
-    (32, "butterfly_8"): (122881, 3736),
-    (32, "crossbar"): (121251, 3736),
-    (32, "benes_copy"): (149826, 3736),
-    (64, "butterfly_1"): (65794, 2040),
-    (64, "butterfly_2"): (66712, 2056),
-    (64, "butterfly_4"): (67102, 2056),
-    (64, "butterfly_8"): (67492, 2056),
-    (64, "crossbar"): (65347, 2056),
-    (64, "benes_copy"): (99142, 2056),
-    (128, "butterfly_1"): (39994, 1256),
-    (128, "butterfly_2"): (40944, 1272),
-    (128, "butterfly_4"): (41366, 1272),
-    (256, "butterfly_1"): (28818, 904),
-    (256, "butterfly_4"): (31022, 952),
-}
-
-
-@pytest.mark.parametrize(("pods", "kind"), NETWORKS)
+@pytest.mark.parametrize(("pods", "kind"), ROUTED)
 def test_exact_networks_are_those_of_the_artifact(pods: int, kind: str) -> None:
     t, _, _ = exact("bert_medium", Machine(pods=pods, network=kind))
-    assert (t.cycles, t.last_main_round) == NETWORKS[pods, kind]
-
-
-ARRAYS = {  # cycles, last main round
-    (64, 128, "bert_medium"): (35926, 578),
-    (128, 32, "bert_medium"): (44728, 452),
-    (256, 8, "bert_medium"): (44038, 310),
-    (512, 1, "bert_medium"): (74701, 248),
-    (64, 128, "resnet50"): (29181, 436),
-    (128, 32, "resnet50"): (43402, 347),
-    (256, 8, "resnet50"): (58960, 248),
-    (512, 1, "resnet50"): (185812, 369),
-}
+    assert (t.cycles, t.last_main_round) == ROUTED[pods, kind]
 
 
 def square(size: int, pods: int) -> Machine:
@@ -95,31 +49,20 @@ def square(size: int, pods: int) -> Machine:
     return Machine(size, size, pods, bank_bytes=(256 << 10) * max(128 // pods, 1))
 
 
-@pytest.mark.parametrize(("size", "pods", "name"), ARRAYS)
+@pytest.mark.parametrize(("size", "pods", "name"), SQUARES)
 def test_exact_arrays_are_those_of_the_artifact(size: int, pods: int, name: str) -> None:
     t, _, _ = exact(name, square(size, pods))
-    assert (t.cycles, t.last_main_round) == ARRAYS[size, pods, name]
-
-
-TEN = ("bert_medium", "bert_base", "bert_large", "densenet121", "densenet169", "densenet201",
-       "inception_v3", "resnet50", "resnet101", "resnet152")  # fmt: skip
-AT_400_W = {  # TOPS, and the harmonic mean
-    (32, 256): (286.9, 331.3, 339.7, 233.5, 185.6, 188.5, 430.8, 625.7, 630.3, 635.2, 317.4),
-    (64, 128): (172.8, 236.6, 243.9, 131.7, 105.9, 108.6, 294.2, 545.9, 480.8, 474.1, 200.9),
-    (128, 32): (177.5, 268.6, 312.0, 135.9, 111.3, 110.1, 287.6, 469.5, 389.8, 381.3, 205.0),
-    (256, 8): (208.4, 262.3, 360.7, 108.2, 93.0, 91.2, 222.3, 399.4, 376.2, 376.0, 183.0),
-    (512, 1): (266.0, 238.2, 296.7, 109.8, 106.6, 117.4, 184.3, 274.4, 387.1, 433.3, 191.3),
-}
+    assert (t.cycles, t.last_main_round) == SQUARES[size, pods, name]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "pods"), AT_400_W)
+@pytest.mark.parametrize(("size", "pods"), [(32, 256), (64, 128), (128, 32), (256, 8), (512, 1)])
 def test_throughput_at_400_w_is_that_of_the_main_figure(size: int, pods: int) -> None:
     """To the last printed digit.  Inception on 64 x 64 waits 27 cycles for partial sums that had left their bank."""
     machine = square(size, pods)
     tops = np.array([exact(name, machine)[1] for name in TEN])
     scaled = [at_power(float(x), machine) for x in (*tops, harmonic_mean(tops))]
-    assert [round(x, 1) for x in scaled] == list(AT_400_W[size, pods])
+    assert [round(x, 1) for x in scaled] == list(AT_400_W[size, size, pods])
 
 
 @pytest.mark.slow
@@ -146,7 +89,7 @@ def test_tenants_are_those_of_the_artifact() -> None:
         timing = simulate(made)
         runs.append((timing, ops_per_s(made, timing) / 1e12))
     counted = [(t.cycles, t.last_main_round, t.last_add_round, t.stall_cycles) for t, _ in runs]
-    assert counted == [(25478, 760, 768, 204), (101112, 3009, 3015, 1637), (118525, 3529, 3535, 1841)]
+    assert counted == [TENANTS[names] for names in (("bert_medium",), ("resnet152",), ("bert_medium", "resnet152"))]
     tops = [tops for _, tops in runs]
     assert [round(x, 2) for x in tops] == [206.06, 413.14, 396.73]
     assert round(tops[2] / float(harmonic_mean(np.array(tops[:2]))), 3) == 1.443

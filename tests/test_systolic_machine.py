@@ -7,6 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.reproduce.sosa_rows import (
+    AT_20_X_32,
+    IMAGES,
+    INTERCONNECTS,
+    LENGTHS,
+    OPTIMA,
+    POD_COUNTS,
+    SQUARE_SIZES,
+    SQUARE_VALUES,
+)
 from sim.systolic.granularity import mean_of_means
 from sim.systolic.machine import Machine, at_power, harmonic_mean, most_pods, peak_ops_per_s, peak_power, power_of
 from sim.systolic.networks import NETWORKS, butterfly, network
@@ -90,22 +100,10 @@ def test_power_and_peak_are_those_of_the_paper(size: int, pods: int) -> None:
     assert (*watts, round(peak / 1e12), round(at_power(peak, machine) / 1e12)) == TABLE[size, pods]
 
 
-@pytest.mark.parametrize(
-    ("kind", "watts"),
-    [
-        ("butterfly_1", (30.6, 61.5, 123.7, 248.9)),
-        ("butterfly_2", (31.5, 63.6, 128.7, 260.2)),
-        ("butterfly_4", (33.2, 67.9, 138.6, 282.8)),
-        ("butterfly_8", (36.8, 76.4, 158.4, 328.0)),
-        ("crossbar", (35.4, 82.0, 209.2, 599.3)),
-        ("benes_copy", (33.2, 67.9, 138.6, 282.8)),
-        ("bus", (29.7, 59.4, 118.8, None)),
-    ],
-)
-def test_power_of_networks_is_that_of_the_paper(kind: str, watts: tuple[float | None, ...]) -> None:
-    for pods, published in zip((32, 64, 128, 256), watts, strict=True):
-        if published is not None:
-            assert abs(power_of(Machine(pods=pods, network=kind)).total_w - published) < 0.06
+@pytest.mark.parametrize("kind", INTERCONNECTS)
+def test_power_of_networks_is_that_of_the_paper(kind: str) -> None:
+    for pods, published in zip(POD_COUNTS, INTERCONNECTS[kind][1]):
+        assert abs(power_of(Machine(pods=pods, network=kind)).total_w - published) < 0.06
 
 
 def test_most_pods_fill_the_power() -> None:
@@ -119,28 +117,22 @@ def test_most_pods_fill_the_power() -> None:
 def test_design_space_has_the_published_optima() -> None:
     """Effective TOPS a watt at 400 W over arrays of even sizes up to 256."""
     nets = ("inception_v3", "resnet50", "resnet101", "resnet152", "densenet121", "densenet169", "densenet201")
-    lengths = (10, 20, 40, 60, 80, 100, 200, 300, 400, 500)
     sizes = np.arange(2.0, 257.0, 2.0)
     rows, cols = sizes[:, None], sizes[None, :]
-    cnn = mean_of_means([[dnn(name, image=image) for image in (224, 256, 299)] for name in nets], rows, cols) / 1e12
-    berts = [[bert(size, length) for length in lengths] for size in ("medium", "base", "large")]
+    cnn = mean_of_means([[dnn(name, image=image) for image in IMAGES] for name in nets], rows, cols) / 1e12
+    berts = [[bert(size, length) for length in LENGTHS] for size in ("medium", "base", "large")]
     language = mean_of_means(berts, rows, cols) / 1e12
     mix = harmonic_mean(np.array([cnn, language]))
-    best = {(66, 32): (cnn, 1.706), (20, 128): (language, 0.963), (20, 32): (mix, 1.100)}
-    for optimum, (space, value) in best.items():
+    spaces = {"CNN": cnn, "BERT": language, "Mix": mix}
+    diagonal = [int(size) // 2 - 1 for size in SQUARE_SIZES]
+    for name, space in spaces.items():
+        best_rows, best_cols, value, _ = OPTIMA[name]
         at = np.unravel_index(space.argmax(), space.shape)
-        assert (sizes[at[0]], sizes[at[1]]) == optimum
+        assert (sizes[at[0]], sizes[at[1]]) == (best_rows, best_cols)
         assert space[at] == pytest.approx(value, rel=1e-3)
-    diagonal = [int(size) // 2 - 1 for size in (8, 16, 32, 64, 128, 256)]
-    published = {
-        "mix": (mix, [0.622, 0.939, 1.052, 0.795, 0.474, 0.249]),
-        "cnn": (cnn, [0.670, 1.138, 1.623, 1.600, 1.098, 0.585]),
-        "bert": (language, [0.580, 0.799, 0.779, 0.529, 0.302, 0.158]),
-    }
-    for space, values in published.values():
-        assert space[diagonal, diagonal] == pytest.approx(values, rel=3e-3)
-    assert cnn[9, 15] == pytest.approx(1.341, rel=1e-3)
-    assert language[9, 15] == pytest.approx(0.932, rel=1e-3)
+        assert space[diagonal, diagonal] == pytest.approx(SQUARE_VALUES[name], rel=3e-3)
+    for name, value in AT_20_X_32.items():
+        assert spaces[name][9, 15] == pytest.approx(value, rel=1e-3)
 
 
 @pytest.mark.parametrize(
