@@ -97,6 +97,12 @@ def test_arrivals_have_the_rate_and_variation_asked_for(cv):
     assert measured_cv == pytest.approx(cv, rel=0.03, abs=1e-5)
 
 
+def test_a_vanishing_cv_is_a_metronome():
+    for cv in (1e-300, 1e-161, 1e-9):
+        requests = generate(statistics(interarrival_cv=cv), 50, seed=0)
+        assert requests == generate(statistics(interarrival_cv=0.0), 50, seed=0)
+
+
 def test_lognormal_lengths():
     lengths = np.log([request.output_tokens for request in generate(statistics(), 100_000, seed=4)])
     assert np.exp(np.median(lengths)) == pytest.approx(100, rel=0.02)

@@ -60,7 +60,7 @@ def generate(statistics: TraceStatistics, count: int, seed: int) -> list[Request
 
 def _gaps_s(statistics: TraceStatistics, count: int, dice: np.random.Generator) -> np.ndarray:
     mean_s, variance = 1 / statistics.rate_per_s, statistics.interarrival_cv**2  # of gaps in units of their mean
-    if variance == 0:
+    if variance < 1e-14:  # no more than rounding; as a law, its numbers would leave the range of floats
         return np.full(count, mean_s)
     return dice.gamma(1 / variance, mean_s * variance, count)
 
