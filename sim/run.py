@@ -13,18 +13,21 @@ from typing import Any
 from sim import scenario
 from sim.engine.shares import Part, Spread
 from sim.results import Result, build
+from sim.run_arrays import ArrayPlan, play_array, prepare_array
+from sim.run_granularity import GridPlan, play_grid, prepare_grid
 from sim.run_jobs import JobsPlan, play_jobs_plan, prepare_jobs
 from sim.run_model import ModelPlan, play_model, play_share, prepare_model
 from sim.run_tenants import TenantsPlan, play_tenants, prepare_tenants
 from sim.scenario import MisfitError, Scenario, ScenarioError, Variant
 from sim.scenario.jobs import Collectives
+from sim.scenario.networks import Granularity, Networks
 from sim.scenario.workloads import Tenants
 from sim.spans import Outcome
 from sim.version import VERSION
 
 Progress = Callable[[float, str], None]
 _SPREAD_FROM = 100_000  # requests: below, another process costs more than it saves
-Plan = ModelPlan | JobsPlan | TenantsPlan
+Plan = ModelPlan | JobsPlan | TenantsPlan | ArrayPlan | GridPlan
 
 
 def run(
@@ -102,6 +105,10 @@ def _prepared(v: Variant, seed: int) -> Plan:
     work = v.workload
     if isinstance(work, Collectives):
         return prepare_jobs(v, work, seed)
+    if isinstance(work, Networks):
+        return prepare_array(v, work)
+    if isinstance(work, Granularity):
+        return prepare_grid(v, work)
     return prepare_tenants(v, work, seed) if isinstance(work, Tenants) else prepare_model(v, work, seed)
 
 
@@ -111,6 +118,10 @@ def play(
     """Simulate one variant; `spread` are processes that may serve some of its replicas."""
     if isinstance(plan, JobsPlan):
         return play_jobs_plan(plan, progress)
+    if isinstance(plan, ArrayPlan):
+        return play_array(plan, progress)
+    if isinstance(plan, GridPlan):
+        return play_grid(plan)
     return play_tenants(plan, progress) if isinstance(plan, TenantsPlan) else play_model(plan, progress, spread)
 
 

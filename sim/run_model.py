@@ -123,7 +123,7 @@ def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
             here.notes.append(f"{here.model.name} was made for {most:,} tokens; this run goes to {longest:,}")
         return ModelPlan(v, here, None, None, here.notes, here.assumptions, seed)
     here = _machinery(v, work.hbm_utilisation, work.max_batched_tokens)
-    trace, warning = _trace(work.trace)
+    trace, warning = trace_of(work.trace)
     if work.prefix_caching:
         _require_blocks(trace, work)
     _require_replicas(work, v.parallel.pipeline)
@@ -353,7 +353,7 @@ def _classed(work: Requests, seed: int, asked: Arrivals) -> Arrivals:
     return asked._replace(rank=rank.astype(np.int64), patience_s=limits[rank])
 
 
-def _trace(t: TraceSource) -> tuple[TraceStream, list[str]]:
+def trace_of(t: TraceSource) -> tuple[TraceStream, list[str]]:
     """The recorded trace, or the fallback with a warning that says so."""
     file, warning = t.file, []
     if not Path(file).exists() and t.fallback:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -203,13 +203,12 @@ def _whole(
     totals.seconds = max(part.totals.seconds / part.replicas for part in parts)
     in_use_s = sum(each.busy_s * each.outcome.ranks / plan.chips for each in records)
     totals.idle_s = max(totals.seconds - (in_use_s if apart else shared[tuple(plan.plans)].in_use_s), 0.0)
-    columns = [np.concatenate([getattr(p.requests, f.name) for p in parts]) for f in fields(Requests)]
     prints = " ".join(f"{record.name} {record.outcome.fingerprint}" for record in records)
     return Outcome(
         totals,
         tokens=sum(part.tokens for part in parts),
         ranks=plan.chips,
-        requests=Requests(*columns),
+        requests=Requests.joined([part.requests for part in parts]),
         timeline=(_side_by_side(records) if apart else timeline) or Timeline(),
         rates=parts[0].rates,
         tenants=records,

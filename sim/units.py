@@ -20,13 +20,15 @@ _PREFIX: dict[str, Fraction] = {
     "u": Fraction(1, 10**6),
     "µ": Fraction(1, 10**6),
     "n": Fraction(1, 10**9),
+    "p": Fraction(1, 10**12),
     "Ki": Fraction(2**10),
     "Mi": Fraction(2**20),
     "Gi": Fraction(2**30),
     "Ti": Fraction(2**40),
 }
 _QUANTITY = re.compile(
-    r"([+-]?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,2})?)\s*([KMGT]i|[kMGTPmuµn]?)(FLOP/s|FLOPS|OPS|B/s|b/s|bps|B|b|s|W|J|Hz)"
+    r"([+-]?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,2})?)\s*([KMGT]i|[kMGTPmuµnp]?)"
+    r"(FLOP/s|FLOPS|OPS|B/s|b/s|bps|B|b|s|W|J/B|J|Hz)"
 )
 _SAME = {"b": "B", "b/s": "B/s", "bps": "B/s", "FLOPS": "FLOP/s", "OPS": "FLOP/s"}
 _EXAMPLE = {
@@ -36,12 +38,13 @@ _EXAMPLE = {
     "FLOP/s": "376 TFLOP/s",
     "W": "700 W",
     "J": "3 J",
+    "J/B": "2.7 pJ/B",
     "Hz": "1 GHz",
 }
 
 
 def parse(text: object, unit: str) -> float:
-    """Value of `text` in `unit` ("B", "B/s", "s", "FLOP/s", "W", "J", "Hz"), as a float; ValueError if it is not one.
+    """Value of `text` in `unit` ("B", "B/s", "s", "FLOP/s", "W", "J", "J/B", "Hz"); ValueError if it is not one.
 
     >>> parse("400 Gb/s", "B/s"), parse("80 GiB", "B"), parse("5 us", "s")
     (50000000000.0, 85899345920.0, 5e-06)
@@ -85,3 +88,5 @@ BytesPerSecond = Annotated[float, *_quantity("B/s")]
 Seconds = Annotated[float, *_quantity("s")]
 FlopPerSecond = Annotated[float, *_quantity("FLOP/s")]
 Watts = Annotated[float, *_quantity("W")]
+JoulesPerByte = Annotated[float, *_quantity("J/B")]
+Hertz = Annotated[float, *_quantity("Hz")]

@@ -10,6 +10,7 @@ import numpy as np
 from sim.results.palette import escaped
 
 _WIDTH, _LABEL, _BAR, _STEP = 860, 150, 26, 40
+_MOST_LETTERS = 34  # of a bar's name
 _PLOT = 420  # width of a figure with two axes
 # Of a curve of many values: one for each third of a percent, and the tail down to a millionth.
 _SHARES = np.unique(np.concatenate([np.linspace(0, 1, 301)[1:], 1 - np.geomspace(1e-2, 1e-6, 60)]))
@@ -23,12 +24,16 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
     `text` describes the figure to those who cannot see it; `seconds_text` is written after each bar.
     """
     longest = max((sum(part[2] for part in parts) for parts in bars.values()), default=0.0) or 1.0
+    letters = min(max(map(len, bars), default=0), _MOST_LETTERS)
+    label = max(_LABEL, 18 + 7 * letters)
     room = max(90.0, 18 + 6.6 * max(map(len, seconds_text.values()), default=0))
-    scale = (_WIDTH - _LABEL - room) / longest
+    scale = (_WIDTH - label - room) / longest
     out = []
     for row, (name, parts) in enumerate(bars.items()):
-        y, x = 4 + row * _STEP, float(_LABEL)
-        out.append(f'<text class="name" x="{_LABEL - 10}" y="{y + 18}" text-anchor="end">{_cut(name, 20)}</text>')
+        y, x = 4 + row * _STEP, float(label)
+        out.append(
+            f'<text class="name" x="{label - 10}" y="{y + 18}" text-anchor="end">{_cut(name, _MOST_LETTERS)}</text>'
+        )
         total = sum(part[2] for part in parts) or 1.0
         for part, colour, seconds in parts:
             wide = seconds * scale

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from sim.results.arrays import OF_GRID, OF_NETWORKS
 from sim.results.jobs import OF_JOBS
-from sim.results.metrics import DEFINITIONS, OF_KIND
+from sim.results.metrics import DEFINITIONS, OF_INFERENCES, OF_KIND
 from sim.results.tenants import OF_TENANTS
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -77,7 +78,12 @@ def unknown_metric(metric: str, kind: str, *, of_job: bool = False) -> str:
     """What is wrong with the name of a metric of a workload of `kind`, before anything has run; '' if nothing is."""
     known: Mapping[str, str] = OF_KIND[kind]
     if of_job:
-        known = OF_TENANTS | OF_KIND["requests"] if kind == "tenants" else OF_JOBS
+        of_parts = {
+            "tenants": OF_TENANTS | OF_KIND["requests"],
+            "networks": OF_NETWORKS | OF_INFERENCES,
+            "granularity": OF_GRID,
+        }
+        known = of_parts.get(kind, OF_JOBS)
         metric = re.sub(r"^slowdown_beside_\w+$", "slowdown", metric)
     if metric in known or (metric.removesuffix("_ratio") in known and metric not in ("speedup_ratio",)):
         return ""
@@ -132,7 +138,11 @@ def _found(
         known |= {"speedup": ratios["speedup"]} if "speedup" in ratios else {}
         known |= {f"{name}_ratio": ratio for name, ratio in ratios.items() if name != "speedup"}
     if metric not in known:
-        why = "has no value in this run" if metric in DEFINITIONS | OF_JOBS | OF_TENANTS else "is not a metric"
+        why = (
+            "has no value in this run"
+            if metric in DEFINITIONS | OF_JOBS | OF_TENANTS | OF_NETWORKS
+            else "is not a metric"
+        )
         raise ValueError(f"expect: {metric!r} of {owner!r} {why}{_nearest(metric, known)}")
     return known[metric]
 

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.results.arrays import OF_ARRAY, OF_GRID, array_metrics, grid_metrics
 from sim.results.jobs import OF_LINKS, link_metrics
-from sim.spans import Outcome, Requests, Serving, Totals
+from sim.results.statistics import LATENCIES, STATISTICS, request_metrics
+from sim.spans import Outcome, Serving, Totals
 from sim.units import show
 
-_LATENCIES = {
-    "ttft": "time to first token: first token minus arrival",
-    "tpot": "time per output token after the first: (last - first token) / (output tokens - 1); not for one token",
-    "e2e": "end-to-end latency: last token minus arrival",
-    "queue": "waiting: start of the first iteration that works on the request minus its arrival",
-}
-_STATISTICS = {
-    "mean": "mean over finished requests",
-    "p50": "median over finished requests, linear between ranks",
-    "p90": "90th percentile over finished requests, linear between ranks",
-    "p99": "99th percentile over finished requests, linear between ranks",
-}
 _ONE = "on one rank, mean over the pipeline stages and the replicas"
 _SUM = "on one rank, mean over the pipeline stages, summed over the replicas"
 # Of a workload of requests. "Finished" requests are those not rejected: a run goes on until the last has its answer.
@@ -53,8 +43,8 @@ OF_REQUESTS: dict[str, str] = {
     "output_tokens_per_s_per_replica": "output tokens of all requests / makespan_s / replicas, where there are several",
     **{
         f"{latency}_{statistic}_s": f"{what}; {how}"
-        for latency, what in _LATENCIES.items()
-        for statistic, how in _STATISTICS.items()
+        for latency, what in LATENCIES.items()
+        for statistic, how in STATISTICS.items()
         if (latency, statistic) != ("tpot", "mean")
     },
 }
@@ -105,14 +95,23 @@ _OF_COMPARISON: dict[str, str] = {
     "above 1 is faster; in the comparison only",
 }
 DEFINITIONS: dict[str, str] = {
-    **_OF_ANY, **_OF_STATIC, **OF_REQUESTS, **_OF_MODELS, **_OF_TENANTS, **OF_LINKS, **_OF_COMPARISON,
+    **_OF_ANY, **_OF_STATIC, **OF_REQUESTS, **_OF_MODELS, **_OF_TENANTS, **OF_LINKS, **OF_ARRAY, **OF_GRID,
+    **_OF_COMPARISON,
 }  # fmt: skip
+# Of requests that are inferences of a network, and make no tokens.
+OF_INFERENCES = {
+    name: text
+    for name, text in OF_REQUESTS.items()
+    if name in ("requests", "requests_per_s") or name.startswith(("e2e_", "queue_"))
+}
 # By kind of workload: what it may have a value for.
 OF_KIND: dict[str, dict[str, str]] = {
     "decode": _OF_ANY | _OF_STATIC | _OF_MODELS | _OF_COMPARISON,
     "requests": _OF_ANY | OF_REQUESTS | _OF_MODELS | _OF_COMPARISON,
     "tenants": _OF_ANY | OF_REQUESTS | _OF_MODELS | _OF_TENANTS | _OF_COMPARISON,
     "collectives": _OF_ANY | OF_LINKS | _OF_COMPARISON,
+    "networks": _OF_ANY | OF_ARRAY | OF_INFERENCES | _OF_TENANTS | _OF_COMPARISON,
+    "granularity": OF_GRID,
 }
 
 _NOISE = 1e-12  # a difference of sums below this share of them is rounding
@@ -125,6 +124,13 @@ _HIGHER = {
     "prefix_hit_rate",
     "prefix_block_hit_rate",
     "expanded_prefix_share",
+    "effective_ops_per_s_at_power",
+    "ops_per_joule",
+    "best_ops_per_joule",
+    "share_of_best",
+    "array_utilisation",
+    "busy_pods",
+    "sharing_gain",
 }
 _COUNTS = {
     "ops",
@@ -136,8 +142,15 @@ _COUNTS = {
     "most_replicas_on",
     "links_used",
     "most_flows_on_a_link",
+    "rounds",
+    "tile_ops",
+    "pods",
+    "best_rows",
+    "best_cols",
+    "best_pods",
 }
 _LOWER = {
+    "memory_stalls",
     "slowdown_max",
     "unused_prefetch_bytes",
     "rejected",
@@ -156,6 +169,10 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     """
     totals, wall_s = outcome.totals, outcome.totals.seconds / outcome.replicas
     found: dict[str, float] = {"makespan_s": wall_s}
+    if outcome.grid:
+        return grid_metrics(outcome.grid)
+    if outcome.array:
+        return found | array_metrics(outcome, outcome.array)
     if outcome.jobs:
         return found | link_metrics(outcome)
     found |= {f"{phase}_s": seconds for phase, seconds in outcome.phases.items()}
@@ -163,7 +180,7 @@ def metrics(outcome: Outcome) -> dict[str, float]:
         found["tpot_mean_s"] = outcome.phases["decode"] / outcome.decode_steps
     chip_s = outcome.serving.chip_s if outcome.serving else wall_s * outcome.ranks * outcome.replicas
     if len(outcome.requests):
-        found |= _request_metrics(outcome.requests.finished())
+        found |= request_metrics(outcome.requests.finished())
         found["rejected"] = len(outcome.requests) - found["requests"]
     if outcome.serving:
         found |= _serving_metrics(outcome, outcome.serving, wall_s)
@@ -211,31 +228,6 @@ def exposed_s(totals: Totals) -> float:
     """Seconds in which an iteration ran and nothing computed: time waited for collectives and joins."""
     left_s = totals.seconds - totals.idle_s - totals.engine_s - totals.bubble_s - busy_s(totals, "compute")
     return 0.0 if abs(left_s) < _NOISE * totals.seconds else left_s
-
-
-def latencies(requests: Requests) -> dict[str, np.ndarray]:
-    """Seconds of each request by latency ("ttft", "tpot", "e2e", "queue"), in the order of `requests`.
-
-    Only for finished ones; those of one token have no "tpot" and are left out of it.
-    """
-    more = requests.output_tokens > 1
-    decode_s = requests.last_token_s[more] - requests.first_token_s[more]
-    return {
-        "ttft": requests.first_token_s - requests.arrival_s,
-        "e2e": requests.last_token_s - requests.arrival_s,
-        "queue": requests.scheduled_s - requests.arrival_s,
-        "tpot": decode_s / (requests.output_tokens[more] - 1),
-    }
-
-
-def _request_metrics(requests: Requests) -> dict[str, float]:
-    found: dict[str, float] = {"requests": len(requests)}
-    for name, seconds in latencies(requests).items():
-        if len(seconds):
-            found[f"{name}_mean_s"] = float(np.mean(seconds))
-            p50, p90, p99 = np.percentile(seconds, (50, 90, 99))
-            found |= {f"{name}_p50_s": float(p50), f"{name}_p90_s": float(p90), f"{name}_p99_s": float(p99)}
-    return found
 
 
 def _serving_metrics(outcome: Outcome, serving: Serving, wall_s: float) -> dict[str, float]:
@@ -287,8 +279,14 @@ def pretty(name: str, value: float) -> str:
     >>> pretty("ttft_p99_s", 0.0123), pretty("mfu", 0.4567), pretty("hbm_bytes", 3.2e9), pretty("speedup", 1.27)
     ('12.3 ms', '45.7 %', '3.2 GB', '1.27x')
     """
-    if name == "speedup" or name.startswith("slowdown"):
+    if name in ("speedup", "sharing_gain") or name.startswith("slowdown"):
         return f"{value:.2f}x"
+    if "ops_per_s" in name:
+        return f"{value / 1e12:,.4g} TOPS"
+    if name.endswith("ops_per_joule"):
+        return f"{value / 1e12:,.4g} TOPS/W"
+    if name.endswith("_power_w"):
+        return f"{value:,.4g} W"
     if name.endswith(("_per_s", "_per_s_per_chip", "_per_s_per_replica")):
         return f"{value:,.0f}/s" if abs(value) >= 100 else f"{value:.3g}/s"
     if name.endswith("_bytes"):

@@ -1,4 +1,4 @@
-"""Colours and escapes that the timeline, the report and the traces share.
+"""Colours, escapes and encodings that the timeline, the report and the traces share.
 
 Op kinds keep their colour from run to run. The hues are Okabe and Ito's, which people with any common colour blindness
 can tell apart; small vector ops are greys, so that what takes the time stands out.
@@ -6,9 +6,13 @@ can tell apart; small vector ops are greys, so that what takes the time stands o
 
 from __future__ import annotations
 
+import base64
 import html
 import zlib
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 KIND_COLOURS = {
     "matmul": "#0072B2",
@@ -48,6 +52,17 @@ def kind_colour(kind: str) -> str:
     return KIND_COLOURS.get(kind) or _SPARE[zlib.crc32(kind.encode()) % len(_SPARE)]
 
 
+def kind_colours(kinds: Iterable[str]) -> dict[str, str]:
+    """The same of all kinds on a page, unlike for those nobody thought of, while there are enough."""
+    found: dict[str, str] = {}
+    for kind in kinds:
+        first = _SPARE.index(kind_colour(kind)) if kind not in KIND_COLOURS else 0
+        spare = [*_SPARE[first:], *_SPARE[:first], *VARIANT_COLOURS]
+        free = [colour for colour in spare if colour not in found.values()]
+        found[kind] = KIND_COLOURS.get(kind) or next(iter(free), spare[0])
+    return found
+
+
 def kind_order(kind: str) -> tuple[int, str]:
     """Sort key: the kinds we know in their order, then the others by name."""
     known = list(KIND_COLOURS)
@@ -57,6 +72,17 @@ def kind_order(kind: str) -> tuple[int, str]:
 def escaped(text: str) -> str:
     """`text` safe inside HTML and inside Plotly's labels, which read a subset of HTML."""
     return html.escape(str(text), quote=True)
+
+
+def inside_script(text: str) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
+
+
+def packed(values: np.ndarray) -> dict[str, Any]:
+    """An array as Plotly takes it from JSON, in base64."""
+    found: dict[str, Any] = {"dtype": values.dtype.str[1:], "bdata": base64.b64encode(values.tobytes()).decode("ascii")}
+    return found | ({"shape": ", ".join(map(str, values.shape))} if values.ndim > 1 else {})
 
 
 def words(name: str) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from sim.results import charts
+from sim.results.arrays import OF_NETWORKS
+from sim.results.arrays_page import grid_section, networks_section
 from sim.results.jobs import OF_JOBS
 from sim.results.jobs_page import jobs_section, links_section
-from sim.results.metrics import DEFINITIONS, exposed_s, latencies, pretty, seconds_text
+from sim.results.metrics import DEFINITIONS, exposed_s, pretty, seconds_text
 from sim.results.over_time import over_time_section
 from sim.results.palette import (
     BOUND_COLOURS,
@@ -24,8 +26,9 @@ from sim.results.palette import (
     variant_colours,
     words,
 )
+from sim.results.statistics import latencies
 from sim.results.table import best, label, ratio_text, rows
-from sim.results.tenants import OF_TENANTS, by_tenant
+from sim.results.tenants import OF_TENANTS, by_tenant, requests_by_tenant
 from sim.results.tenants_page import tenants_section
 from sim.spans import BOUNDS, Outcome
 
@@ -106,17 +109,19 @@ def report(
         f'<p class="lead">{escaped(verdict)}</p>',
         f'<p class="soft">{escaped(scenario)}, podscope {escaped(version)}, seed {seed}, '
         f"fingerprint {escaped(fingerprint)}."
-        ' <a class="screen" href="timeline.html">Open the timeline</a></p>',
+        f"{_links(outcomes)}</p>",
         _warnings(warnings),
         _expectations(expect),
         _comparison(metrics, comparison),
         tenants_section(outcomes),
+        networks_section(outcomes),
+        grid_section(outcomes),
         _where_time_goes(each),
         jobs_section(outcomes),
         links_section(outcomes),
         _bounds(each),
         over_time_section(each),
-        _latency_curves(each),
+        _latency_curves(outcomes),
         _assumptions(outcomes),
         _definitions(metrics, comparison),
     ]
@@ -128,6 +133,12 @@ def report(
         + "\n".join(part for part in body if part)
         + "\n</main></body></html>\n"
     )
+
+
+def _links(outcomes: Mapping[str, Outcome]) -> str:
+    pages = {"timeline": "timeline.html"} if any(o.timeline.spans or not o.grid for o in outcomes.values()) else {}
+    pages |= {"figures": "figures.html"} if any(o.array or o.grid for o in outcomes.values()) else {}
+    return "".join(f' <a class="screen" href="{page}">Open the {what}</a>' for what, page in pages.items())
 
 
 def _warnings(warnings: Sequence[str]) -> str:
@@ -175,7 +186,7 @@ def _cells(
 
 def _where_time_goes(outcomes: Mapping[str, Outcome]) -> str:
     bars, texts = {}, {}
-    if any(outcome.jobs for outcome in outcomes.values()):
+    if any(outcome.jobs or outcome.array or outcome.grid for outcome in outcomes.values()):
         return ""
     for name, outcome in outcomes.items():
         kinds = outcome.totals.span_s.get("compute", {})
@@ -226,24 +237,29 @@ def _mean(outcomes: Mapping[str, Outcome]) -> str:
 
 
 def _latency_curves(outcomes: Mapping[str, Outcome]) -> str:
-    found = {name: latencies(o.requests.finished()) for name, o in outcomes.items() if len(o.requests)}
+    asked = {
+        f"{variant} · {tenant}" if tenant else variant: latencies(requests.finished())
+        for variant, outcome in outcomes.items()
+        for tenant, requests in requests_by_tenant(outcome).items()
+    }
+    found = {name: mine for name, mine in asked.items() if len(mine["e2e"])}
     if not found:
         return ""
-    colours = variant_colours(outcomes)
+    colours = variant_colours(asked)
     figures = []
     for key, title in _CURVES.items():
-        points = {name: charts.quantiles(mine[key]) for name, mine in found.items() if len(mine[key])}
-        figures.append(_curves(points, colours, title, "requests"))
+        points = {name: charts.quantiles(mine[key]) for name, mine in found.items() if len(mine.get(key, ()))}
+        figures.append(_curves(points, colours, title, "requests") if points else "")
     gaps = {
         name: charts.histogram_quantiles(o.serving.gap_ends_s, o.serving.gaps)
-        for name, o in outcomes.items()
+        for name, o in by_tenant(outcomes).items()
         if o.serving and o.serving.gaps.any()
     }
-    figures.append(_curves(gaps, colours, "Inter-token latency", "gaps between tokens"))
+    figures.append(_curves(gaps, colours, "Inter-token latency", "gaps between tokens") if gaps else "")
     names = charts.legend([(name, colours[name]) for name in found])
+    tokens = "; of the inter-token latency, share of the times between two tokens of an answer" if gaps else ""
     return (
-        '<h2>Latency of the requests</h2><p class="soft">Share of finished requests that took no longer; of the '
-        "inter-token latency, share of the times between two tokens of an answer.</p>"
+        f'<h2>Latency of the requests</h2><p class="soft">Share of finished requests that took no longer{tokens}.</p>'
         f'{names}<div class="pair">{"".join(figures)}</div>'
     )
 
@@ -252,7 +268,7 @@ def _curves(
     points: Mapping[str, tuple[np.ndarray, np.ndarray]], colours: Mapping[str, str], title: str, what: str
 ) -> str:
     slowest = max((float(values[-1]) for values, _ in points.values()), default=0.0)
-    unit, scale = ("s", 1.0) if slowest >= 2 else ("ms", 1e3)
+    unit, scale = ("s", 1.0) if slowest >= 2 else ("ms", 1e3) if slowest >= 2e-3 else ("µs", 1e6)
     return charts.cdf({n: charts.Line(colours[n], *line) for n, line in points.items()}, title, unit, scale, what)
 
 
@@ -280,7 +296,8 @@ def _assumptions(outcomes: Mapping[str, Outcome]) -> str:
 
 def _defined(used: set[str]) -> dict[str, str]:
     """The definitions of the metrics used, and of those of jobs or tenants where there are any."""
-    more = OF_JOBS if "busiest_link_utilisation" in used else OF_TENANTS if "fairness" in used else {}
+    of_parts = {"busiest_link_utilisation": OF_JOBS, "rounds": OF_NETWORKS, "fairness": OF_TENANTS}
+    more = next((texts for name, texts in of_parts.items() if name in used), {})
     return {name: text for name, text in DEFINITIONS.items() if name in used} | more
 
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from sim.results.tenants import requests_by_tenant
 from sim.spans import Outcome, Requests
 
 _FACTS = tuple(field.name for field in fields(Requests))
@@ -23,14 +24,15 @@ def requests_file(outcomes: Mapping[str, Outcome]) -> tuple[str, bytes] | None:
 
     Times are empty for a request that was turned away, `tpot_s` also for one of a single output token.
     """
-    if not any(len(outcome.requests) for outcome in outcomes.values()):
+    if not any(len(each) for outcome in outcomes.values() for each in requests_by_tenant(outcome).values()):
         return None
     return ("requests.parquet", _parquet(outcomes)) if find_spec("pyarrow") else ("requests.csv", _csv(outcomes))
 
 
 def _names(outcomes: Mapping[str, Outcome]) -> list[str]:
     """What names a row: its variant, and its tenant where a pod is shared."""
-    return ["variant", "tenant"] if any(outcome.tenants for outcome in outcomes.values()) else ["variant"]
+    shared = any("" not in requests_by_tenant(outcome) for outcome in outcomes.values())
+    return ["variant", "tenant"] if shared else ["variant"]
 
 
 def _pieces(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[tuple[str, ...], dict[str, np.ndarray]]]:
@@ -39,7 +41,7 @@ def _pieces(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[tuple[str, ...], 
     owners = [
         ((variant, tenant)[:width], requests)
         for variant, outcome in outcomes.items()
-        for tenant, requests in [(t.name, t.outcome.requests) for t in outcome.tenants] or [("", outcome.requests)]
+        for tenant, requests in requests_by_tenant(outcome).items()
     ]
     for name, requests in owners:
         for first in range(0, len(requests), _ROWS):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.results.array_figures import figures_page
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
 from sim.results.jobs import links_csv
@@ -35,7 +36,7 @@ class Result:
     """Every variant of one scenario, compared.  The first variant is the baseline.
 
     `variants[name]["metrics"]` maps a metric to its value (units in the names, definitions in `DEFINITIONS`),
-    `variants[name]["tenants"]` a job or a tenant to its own (`OF_JOBS`, `OF_TENANTS`),
+    `variants[name]["tenants"]` a job or a tenant to its own (`OF_JOBS`, `OF_TENANTS`, `OF_NETWORKS`),
     `comparison[name]` a metric to its ratio to the baseline and `speedup`, `expect` has a row {"text", "value", "ok"}
     for each claim of the scenario. `outcomes` are the facts that all of it is derived from.
     """
@@ -120,6 +121,8 @@ class Result:
             "log.txt": log + self._log(),
         }
         found = {name: text.encode() for name, text in texts.items()}
+        if any(outcome.array or outcome.grid for outcome in self.outcomes.values()):
+            found["figures.html"] = figures_page(self.outcomes, self.question or self.scenario).encode()
         found["trace.json.gz"] = trace_gz(self.outcomes)
         links = links_csv(self.outcomes)
         found |= {"links.csv": links} if links else {}

@@ -58,7 +58,45 @@ _LINKS = [
     "makespan_s", "busiest_link_utilisation", "mean_link_utilisation", "links_used", "link_bytes",
     "most_flows_on_a_link",
 ]  # fmt: skip
+_ARRAY = [
+    "makespan_s",
+    "effective_ops_per_s_at_power",
+    "effective_ops_per_s",
+    "peak_ops_per_s",
+    "peak_power_w",
+    "ops_per_joule",
+    "sharing_gain",
+    "requests",
+    "requests_per_s",
+    *(f"e2e_{s}_s" for s in ("mean", "p50", "p90", "p99")),
+    "queue_p99_s",
+    "fairness",
+    "slowdown_max",
+    "array_utilisation",
+    "busy_pods",
+    "memory_stalls",
+    "array_idle",
+    "rounds",
+    "tile_ops",
+    "dram_bytes",
+]
+_GRID = ["best_ops_per_joule", "best_rows", "best_cols", "best_pods", "ops_per_joule", "share_of_best"]
 LABELS = {
+    "effective_ops_per_s": "throughput",
+    "effective_ops_per_s_at_power": "throughput at equal power",
+    "peak_ops_per_s": "peak throughput",
+    "peak_power_w": "peak power",
+    "ops_per_joule": "throughput per watt",
+    "sharing_gain": "gain by sharing",
+    "busy_pods": "pods with a tile",
+    "memory_stalls": "waiting for memory",
+    "tile_ops": "tile operations",
+    "dram_bytes": "from memory",
+    "array_idle": "array idle",
+    "best_ops_per_joule": "best throughput per watt",
+    "share_of_best": "of the best",
+    "inference_s": "time",
+    "alone_s": "alone",
     "makespan_s": "wall time",
     "prefill_s": "prefill",
     "decode_s": "decode",
@@ -110,7 +148,10 @@ def label(name: str) -> str:
 def rows(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The metrics worth a row: those of this kind of run that some variant has and that are not zero everywhere."""
     base = metrics[next(iter(metrics))]
-    wanted = (_REQUESTS if "requests" in base else _STATIC if "steps" in base else _LINKS) + _BOTH
+    if "ops_per_joule" in base:
+        wanted = _GRID if "best_rows" in base else _ARRAY
+    else:
+        wanted = (_REQUESTS if "requests" in base else _STATIC if "steps" in base else _LINKS) + _BOTH
     return [name for name in wanted if any(mine.get(name) for mine in metrics.values())]
 
 
@@ -166,9 +207,10 @@ def table(
             if variant != base:
                 cells.append(Text(ratio_text(comparison[variant].get(name))))
         grid.add_row(*cells)
-    from sim.results.tenants_page import tenants_lines  # here, because it puts labels on metrics too
+    from sim.results.arrays_page import networks_lines  # here, because these put labels on metrics too
+    from sim.results.tenants_page import tenants_lines
 
-    return Group(grid, *tenants_lines(outcomes), *closing(verdict, expect))
+    return Group(grid, *tenants_lines(outcomes), *networks_lines(outcomes), *closing(verdict, expect))
 
 
 def closing(verdict: str, expect: Sequence[Mapping[str, Any]]) -> list[RenderableType]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
+from sim.results.arrays import grid_metrics, network_metrics
 from sim.results.metrics import metrics
-from sim.spans import Outcome, TenantRecord
+from sim.results.statistics import jain
+from sim.spans import Outcome, Requests, TenantRecord
 
 OF_TENANTS: dict[str, str] = {
     "slowdown": "mean over the tenant's requests of end-to-end latency / the same with its chips to itself (no others' "
@@ -24,7 +26,14 @@ _OF_ONE_PROGRAM = ("compute_busy", "communication_busy", "prefetch_busy", "expos
 
 
 def tenants(outcome: Outcome) -> dict[str, dict[str, float]]:
-    """The numbers of each tenant, by name: those of its requests, and what the others cost it."""
+    """The numbers of each tenant, by name: those of its requests, and what the others cost it.
+
+    Networks on an array are its tenants, also where each is by itself; families of networks likewise.
+    """
+    if outcome.array:
+        return network_metrics(outcome, outcome.array)
+    if outcome.grid:
+        return {family: grid_metrics(outcome.grid, family) for family in outcome.grid.families}
     apart = outcome.sharing == "partitioned"
     busy_s = {record.name: record.busy_s * record.outcome.ranks for record in outcome.tenants}
     found = {}
@@ -72,16 +81,6 @@ def shared_metrics(outcome: Outcome) -> dict[str, float]:
     return found
 
 
-def jain(values: Iterable[float]) -> float:
-    """Jain's fairness index (Jain, Chiu, Hawe 1984, DEC-TR-301).
-
-    >>> jain([2.0, 2.0, 2.0]), jain([1.0, 0.0])
-    (1.0, 0.5)
-    """
-    x = np.array([*values])
-    return float(x.sum() ** 2 / (len(x) * (x**2).sum()))
-
-
 def e2e_s(record: TenantRecord) -> np.ndarray:
     """End-to-end latency of each request; NaN of one turned away."""
     return record.outcome.requests.last_token_s - record.outcome.requests.arrival_s
@@ -93,6 +92,13 @@ def by_tenant(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
     for variant, outcome in outcomes.items():
         found |= {f"{variant} · {record.name}": record.outcome for record in outcome.tenants} or {variant: outcome}
     return found
+
+
+def requests_by_tenant(outcome: Outcome) -> dict[str, Requests]:
+    """The requests of each tenant; those of a pod that nobody shares under ""."""
+    if outcome.array:
+        return {each.name: each.requests for each in outcome.array.networks if each.requests}
+    return {record.name: record.outcome.requests for record in outcome.tenants} or {"": outcome.requests}
 
 
 def _ratios(shared_s: np.ndarray, alone_s: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.results.metrics import seconds_text
-from sim.results.palette import escaped, words
+from sim.results.palette import escaped, inside_script, words
 from sim.results.panels import Area, Panel, Track, axis_unit, detail, kinds_of, panel_of, recorded
 from sim.results.timeline_layout import skeleton
 from sim.results.utilisation import binned
@@ -85,7 +85,7 @@ def timeline_page(outcomes: Mapping[str, Outcome], title: str = "Timeline") -> s
         .read_text("utf-8")
         .replace("{{title}}", escaped(title))
         .replace("{{summary}}", escaped(f"{ops:,} ops {_when(first_s, last_s)}.{note}"))
-        .replace("{{data}}", _inside_script(json.dumps(data, ensure_ascii=False, allow_nan=False)))
+        .replace("{{data}}", inside_script(json.dumps(data, ensure_ascii=False, allow_nan=False)))
         .replace("{{script}}", (here / "timeline.js").read_text("utf-8"))
         .replace("{{plotly}}", get_plotlyjs())
     )
@@ -93,11 +93,6 @@ def timeline_page(outcomes: Mapping[str, Outcome], title: str = "Timeline") -> s
 
 def _when(first_s: float, last_s: float) -> str:
     return f"from {first_s:.6g} s to {last_s:.6g} s" if first_s else f"in {seconds_text(last_s)}"
-
-
-def _inside_script(text: str) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
 
 
 def _hover(span: Span, start: float, duration: float, unit: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sim.results.palette import escaped, kind_colour, words
+from sim.results.palette import escaped, kind_colours, words
 from sim.results.panels import Area, Panel
 
 _ROW_PX, _AREA_PX, _GAP_PX, _HEAD_PX = 34, 46, 12, 44
@@ -37,6 +37,7 @@ def skeleton(
         "shapes": [],
     }
     bars, areas, top_px, axes = [], [], 0.0, 0
+    colours = kind_colours(kinds)
     spots: list[tuple[str, float, float]] = []  # axis, top and bottom in pixels from the top
     seen: set[str] = set()
     for panel in panels:
@@ -58,7 +59,7 @@ def skeleton(
         }
         for kind in kinds:
             here = any(s.kind == kind for t in panel.tracks for s in t.spans)
-            bars.append(_bar(kind, bar_axis, show_legend=here and kind not in seen))
+            bars.append(_bar(kind, colours[kind], bar_axis, show_legend=here and kind not in seen))
             seen |= {kind} if here else set()
         for area in panel.areas:
             axes += 1
@@ -136,7 +137,7 @@ def _area_name(text: str, axis: str) -> dict[str, Any]:
     }
 
 
-def _bar(kind: str, axis: str, *, show_legend: bool) -> dict[str, Any]:
+def _bar(kind: str, colour: str, axis: str, *, show_legend: bool) -> dict[str, Any]:
     return {
         "type": "bar",
         "orientation": "h",
@@ -156,7 +157,7 @@ def _bar(kind: str, axis: str, *, show_legend: bool) -> dict[str, Any]:
         "textfont": {"size": 11},
         "cliponaxis": True,
         "hovertemplate": "%{customdata}<extra></extra>",
-        "marker": {"color": kind_colour(kind), "opacity": [], "line": {"color": "rgba(255,255,255,0.9)", "width": []}},
+        "marker": {"color": colour, "opacity": [], "line": {"color": "rgba(255,255,255,0.9)", "width": []}},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sim.results.arrays import grid_metrics
 from sim.results.jobs import busiest
 from sim.results.metrics import busy_s, exposed_s, pretty
 from sim.results.tenants import tenants
@@ -20,6 +21,10 @@ def verdict(
     base = names[0]
     if any(outcome.jobs for outcome in outcomes.values()):
         return _of_jobs(outcomes, metrics)
+    if all(outcome.grid for outcome in outcomes.values()):
+        return _of_grids(outcomes)
+    if all(outcome.array for outcome in outcomes.values()):
+        return _of_arrays(outcomes, metrics)
     if all(outcome.tenants for outcome in outcomes.values()):
         return _of_tenants(outcomes)
     speed = {name: comparison[name]["speedup"] for name in names[1:] if "speedup" in comparison[name]}
@@ -75,6 +80,49 @@ def _of_tenants(outcomes: Mapping[str, Outcome]) -> str:
         else:
             each = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in slow.items())
             said.append(f"{variant} makes {each} as slow as with its chips to itself")
+    return f"{'; '.join(said)}."
+
+
+def _of_grids(outcomes: Mapping[str, Outcome]) -> str:
+    """Which size is the best, of each variant."""
+    said = []
+    for variant, outcome in outcomes.items():
+        assert outcome.grid is not None
+        mine, (rows, cols) = grid_metrics(outcome.grid), outcome.grid.here
+        said.append(
+            f"{variant}: {mine['best_rows']:.0f} x {mine['best_cols']:.0f} does most a joule, "
+            f"{pretty('ops_per_joule', mine['best_ops_per_joule'])} with {mine['best_pods']:,.0f} pods in "
+            f"{outcome.grid.power_w:,.4g} W; {rows} x {cols} has {100 * mine['share_of_best']:.1f} % of that"
+        )
+    return f"{'; '.join(said)}."
+
+
+def _of_arrays(outcomes: Mapping[str, Outcome], metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Which array does most for the same power, or what sharing one buys and whom it slows down."""
+    alone = [name for name, outcome in outcomes.items() if outcome.sharing == "alone"]
+    said = []
+    if alone:
+        speed = {name: metrics[name]["effective_ops_per_s_at_power"] for name in alone}
+        best, base = max(speed, key=lambda name: speed[name]), alone[0]
+        power = outcomes[best].array
+        assert power is not None
+        text = f"{best} does {pretty('effective_ops_per_s', speed[best])} scaled to {power.power_w:,.4g} W"
+        share = f"{100 * metrics[best]['array_utilisation']:.0f} % of its peak"
+        worst = min(speed, key=lambda name: speed[name])
+        other = base if best != base else worst
+        said.append(f"{text}, {share}" + (f", {speed[best] / speed[other]:.2f}x as much as {other}"
+                                         if other != best else ""))  # fmt: skip
+    for variant, outcome in outcomes.items():
+        if variant in alone:
+            continue
+        each = {name: mine["slowdown"] for name, mine in tenants(outcome).items()}
+        slow = " and ".join(f"{name} {ratio:.2f}x" for name, ratio in each.items())
+        if len(each) > 3:
+            worst = max(each, key=lambda name: each[name])
+            slow = f"{worst}, the worst off, {each[worst]:.2f}x"
+        gain = metrics[variant].get("sharing_gain")
+        done = "" if gain is None else f"all done {gain:.2f}x as soon as one after the other, "
+        said.append(f"{variant}: {done}{slow} as slow as alone")
     return f"{'; '.join(said)}."
 
 

@@ -56,6 +56,8 @@ BytesPerSecond = Annotated[units.BytesPerSecond, Field(gt=0), BeforeValidator(_s
 FlopPerSecond = Annotated[units.FlopPerSecond, Field(gt=0), BeforeValidator(_sane)]
 Seconds = Annotated[units.Seconds, Field(ge=0), BeforeValidator(_sane)]
 Watts = Annotated[units.Watts, Field(gt=0), BeforeValidator(_sane)]
+JoulesPerByte = Annotated[units.JoulesPerByte, Field(gt=0), BeforeValidator(_sane)]
+Hertz = Annotated[units.Hertz, Field(gt=0), BeforeValidator(_sane)]
 
 
 class Section(BaseModel):

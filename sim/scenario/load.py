@@ -14,6 +14,7 @@ from sim import strict_yaml
 from sim.scenario import places, wording
 from sim.scenario.fields import absurd
 from sim.scenario.layers import OVERRIDES, Node, merge, nearest_node, plain, tree
+from sim.scenario.machine import Pod
 from sim.scenario.schema import SECTIONS, File, Head, Technique, Variant
 from sim.strict_yaml import Fault, KeyPath, ScenarioError, nearest
 
@@ -270,30 +271,53 @@ def _techniques(section: Node) -> tuple[tuple[Technique, ...], list[Fault]]:
 
 def _out_of_place(merged: Node) -> Iterator[Fault]:
     """What a workload needs and has not, or has and cannot use."""
-    kind, rest = nearest_node(merged, ("workload", "kind"))
-    alone, tenants = (not rest and kind.value == name for name in ("collectives", "tenants"))
-    if not (alone or tenants) and ("model" not in merged.value or merged.value["model"].value is None):
+    node, rest = nearest_node(merged, ("workload", "kind"))
+    kind = "" if rest else str(node.value)
+    on_array = kind in ("networks", "granularity")
+    if kind in ("decode", "requests") and _lacks(merged, ("model",)):
         yield merged.fault("this key is missing", ("model",))
-    unused = _OF_MODELS if alone else _OF_COLLECTIVES + (_OF_ONE_MODEL if tenants else ())
-    for path, what in unused:
+    if kind and not _lacks(merged, ("pod",)) and _lacks(merged, ("pod", "array" if on_array else "topology")):
+        at, below = nearest_node(merged, ("pod",))
+        hint = "; {} is that of the paper" if on_array else ""
+        yield at.fault(f"this key is missing: a workload of {kind} needs it{hint}",
+                       (*below, "array" if on_array else "topology"))  # fmt: skip
+    for path, what in _UNUSED.get(kind, _OF_COLLECTIVES):
         node, rest = nearest_node(merged, path)
         if not rest and node.value not in (None, {}, []):
             yield node.fault(what)
 
 
+def _lacks(merged: Node, path: KeyPath) -> bool:
+    node, rest = nearest_node(merged, path)
+    return bool(rest) or node.value is None
+
+
 _NO_MODEL = "a workload of collectives has no model; take this out, or set it to null"
+_NO_CHIPS = "the machine is an array, which has no part for this; take it out, or set it to null"
+_NO_ARRAY = "only workloads of networks and granularity run on an array; take this out, or set it to null"
 _OF_MODELS: tuple[tuple[KeyPath, str], ...] = (
     *(((key,), _NO_MODEL) for key in ("model", "precision", "parallel", "techniques")),
     (("pod", "device"), "the device has no part in a workload of collectives; take this out, or set it to null"),
     (("pod", "change", "device"), "the device has no part in a workload of collectives; take this out"),
+    (("pod", "array"), _NO_ARRAY),
 )
 _OF_COLLECTIVES: tuple[tuple[KeyPath, str], ...] = (
     (("pod", "jitter"), "only a workload of collectives has jitter so far; take this out, or set it to null"),
+    (("pod", "array"), _NO_ARRAY),
 )
 _OF_ONE_MODEL: tuple[tuple[KeyPath, str], ...] = (
     (("model",), "each tenant has a `model` of its own; take this out, or set it to null"),
     (("parallel",), "each tenant says `tensor` itself; take this out, or set it to null"),
 )
+_OF_CHIPS: tuple[tuple[KeyPath, str], ...] = (
+    *(((key,), _NO_CHIPS) for key in ("model", "precision", "parallel", "techniques")),
+    *((("pod", key), _NO_CHIPS) for key in Pod.model_fields if key != "array"),
+)
+# By kind of workload, others as decode: what has no part in it.
+_UNUSED = {
+    "collectives": _OF_MODELS, "tenants": _OF_COLLECTIVES + _OF_ONE_MODEL, "networks": _OF_CHIPS,
+    "granularity": _OF_CHIPS,
+}  # fmt: skip
 
 
 def _expectations(root: Node, names: list[str], specs: Mapping[str, Variant]) -> Iterator[Fault]:
@@ -316,12 +340,17 @@ def _expectations(root: Node, names: list[str], specs: Mapping[str, Variant]) ->
                 yield claim_node.fault(f"no variant {variant!r}{nearest(variant, names)} in this file")
             elif job and variant in specs:
                 work = specs[variant].workload
-                noun = "tenants" if hasattr(work, "tenants") else "jobs"
+                noun = _PARTS.get(work.kind, "jobs")
                 jobs = getattr(work, noun, {})
                 if job not in jobs:
-                    yield claim_node.fault(f"no {noun[:-1]} {job!r}{nearest(job, jobs)} in variant {variant!r}")
+                    yield claim_node.fault(f"no {_ONE[noun]} {job!r}{nearest(job, jobs)} in variant {variant!r}")
             if variant in specs and (wrong := unknown_metric(metric, specs[variant].workload.kind, of_job=bool(job))):
                 yield claim_node.fault(wrong)
+
+
+# What a workload is made of that has metrics of its own, by kind, and what one of it is called.
+_PARTS = {"tenants": "tenants", "networks": "networks", "granularity": "families"}
+_ONE = {"jobs": "job", "tenants": "tenant", "networks": "network", "families": "family"}
 
 
 def _resolved(head: Head, common: Node, variants: dict[str, Node]) -> str:

@@ -15,7 +15,9 @@ from sim.scenario.fields import (
     Dtype,
     Factor,
     FlopPerSecond,
+    Hertz,
     Index,
+    JoulesPerByte,
     Probability,
     Seconds,
     Section,
@@ -23,6 +25,7 @@ from sim.scenario.fields import (
     Watts,
 )
 from sim.scenario.jobs import LinkFault
+from sim.systolic.networks import NETWORKS
 from sim.workload import parallel, routing
 
 
@@ -85,10 +88,36 @@ class Change(Section):
     link: LinkChange = LinkChange()
 
 
-class Pod(Section):
-    """The machine.  Names are the catalogue's, or paths to YAML files; None: the topology's own."""
+class Array(Section):
+    """Systolic arrays, the pods of SOSA (arXiv 2203.11540), and the networks between them and their memory banks.
 
-    topology: str
+    The defaults are its main configuration.
+    """
+
+    rows: Count = Field(default=32, description="of one systolic array: the reduction")
+    cols: Count = Field(default=32, description="of one systolic array: output channels")
+    pods: Annotated[Count, Field(le=2048)] = Field(default=256, description="systolic arrays")
+    network: Literal[tuple(NETWORKS)] = "butterfly_2"  # type: ignore[valid-type]
+    dataflow: Literal["weight_stationary", "output_stationary", "input_stationary"] = Field(
+        default="weight_stationary",
+        description="what stays in the cells; the paper's, or one of two extensions of ours",
+    )
+    bank: Bytes = Field(default=256 * 1024, description="each of three memory banks a pod")
+    sram_energy: JoulesPerByte | None = Field(default=None, description="default: by the size of a bank")
+    clock: Hertz = 1e9
+    memory: BytesPerSecond = Field(default=1200 * 2.0**30, description="of DRAM; default: the artifact's 1200 GB/s")
+    prefetch_rounds: Annotated[Count, Field(ge=2)] = Field(default=100, description="how far ahead loads run")
+    power: Watts = Field(default=400.0, description="that throughput is scaled to, linearly, beside what it is")
+
+
+class Pod(Section):
+    """The machine: chips joined by a topology, or an array of systolic arrays.
+
+    Names are the catalogue's, or paths to YAML files; None: the topology's own.
+    """
+
+    topology: str = Field(default="", description="none where the machine is an `array`, needed elsewhere")
+    array: Array | None = Field(default=None, description="systolic arrays, in place of all else")
     device: str | None = None
     library: str | None = None
     change: Change = Change()

@@ -62,8 +62,7 @@ def settle(section: Node, scenario_folder: Path) -> tuple[Node, list[Fault]]:
     Names of the catalogue stay names. A name that leads nowhere is a fault, except a trace's file, which may be absent.
     """
     faults: list[Fault] = []
-    tenants = _tenants(section)
-    models: list[KeyPath] = [(*tenant, "model") for tenant in tenants]
+    models: list[KeyPath] = [(*owner, "model") for owner in [*_tenants(section), *_networks(section)]]
     for path, (noun, kind, suffixes) in [*_NAMED.items(), *((path, _NAMED["model",]) for path in models)]:
         for node in _text_at(section, path):
             names = known(kind)
@@ -74,12 +73,13 @@ def settle(section: Node, scenario_folder: Path) -> tuple[Node, list[Fault]]:
                 faults.append(node.fault(_unknown(node.value, noun, names)))
             else:
                 section = replaced(section, path, str(found))
-    for node in _text_at(section, _ROUTING):
-        found = file_at(node.value, around(node, scenario_folder), ("",))
-        if found is None:
-            faults.append(node.fault(_NO_FILE.format(node.value)))
-        else:
-            section = replaced(section, _ROUTING, str(found))
+    for path in [_ROUTING, *((*network, "file") for network in _networks(section))]:
+        for node in _text_at(section, path):
+            found = file_at(node.value, around(node, scenario_folder), ("",))
+            if found is None:
+                faults.append(node.fault(_NO_FILE.format(node.value)))
+            else:
+                section = replaced(section, path, str(found))
     for trace in _traces(section):
         for key in ("file", "fallback"):
             for node in _text_at(section, (*trace, key)):
@@ -93,13 +93,23 @@ def settle(section: Node, scenario_folder: Path) -> tuple[Node, list[Fault]]:
 
 def _tenants(section: Node) -> list[KeyPath]:
     """Where each tenant of the workload is."""
-    node, rest = nearest_node(section, ("workload", "tenants"))
-    return [] if rest or not isinstance(node.value, dict) else [("workload", "tenants", name) for name in node.value]
+    return _below(section, ("workload", "tenants"))
+
+
+def _networks(section: Node) -> list[KeyPath]:
+    """Where each network of the workload is, also those of families."""
+    owners: list[KeyPath] = [("workload",), *_below(section, ("workload", "families"))]
+    return [network for owner in owners for network in _below(section, (*owner, "networks"))]
+
+
+def _below(section: Node, path: KeyPath) -> list[KeyPath]:
+    node, rest = nearest_node(section, path)
+    return [] if rest or not isinstance(node.value, dict) else [(*path, name) for name in node.value]
 
 
 def _traces(section: Node) -> list[KeyPath]:
     """Where a trace may be named."""
-    return [_TRACE, *((*tenant, "trace") for tenant in _tenants(section))]
+    return [_TRACE, *((*owner, "trace") for owner in [*_tenants(section), *_networks(section)])]
 
 
 def absent_trace(variant: Node) -> Iterator[Fault]:

@@ -10,16 +10,13 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, SkipValidation, model_validator
 
-from sim.scenario.fields import (
-    Index,
-    Seconds,
-    Section,
-)
+from sim.scenario.fields import Index, Seconds, Section
 from sim.scenario.jobs import Collectives
 from sim.scenario.machine import Parallel, Pod, Precision
+from sim.scenario.networks import Granularity, Networks
 from sim.scenario.workloads import Decode, Requests, Tenants
 
-Workload = Annotated[Decode | Requests | Collectives | Tenants, Field(discriminator="kind")]
+Workload = Annotated[Decode | Requests | Collectives | Tenants | Networks | Granularity, Field(discriminator="kind")]
 
 
 class Record(Section):
@@ -49,12 +46,12 @@ class Technique(NamedTuple):
 class Variant(Section):
     """One machine, one model, one workload, and the techniques to apply, in order.
 
-    A workload of collectives alone has no model, of tenants each has its own; every other has one (`sim.scenario.load`
-    sees to it).
+    A workload of collectives alone has no model, of tenants or of networks on an array each has its own; every other
+    has one (`sim.scenario.load` sees to it).
     """
 
     pod: Pod
-    model: str = Field(default="", description="none in a workload of collectives or tenants, needed elsewhere")
+    model: str = Field(default="", description="of a workload of decode or requests; elsewhere there is none")
     precision: Precision = Precision()
     parallel: Parallel = Parallel()
     workload: Workload

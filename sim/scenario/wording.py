@@ -71,7 +71,7 @@ def _sentence(error: ErrorDetails, owner: list[type[BaseModel]], node: Node) -> 
     if kind == "missing":
         return "this key is missing"
     if kind == "union_tag_not_found":
-        return "the key 'kind' is missing; it is one of decode, requests, collectives, tenants"
+        return "the key 'kind' is missing; it is one of decode, requests, collectives, tenants, networks, granularity"
     if kind in ("literal_error", "union_tag_invalid"):
         allowed = context.get("expected") or context.get("expected_tags", "")
         choices = [part.strip(" '") for part in str(allowed).replace(" or ", ", ").split(",")]

@@ -47,6 +47,19 @@ class Machine:
             raise ValueError(f"no network {self.network!r} here; choose one of {', '.join(NETWORKS)}")
 
 
+def sram_joules_per_byte(bank_bytes: float) -> float:
+    """Energy of a byte from a bank of any size: the authors' four sizes, between them a power law, beyond the nearest.
+
+    >>> sram_joules_per_byte(256 << 10), sram_joules_per_byte(1 << 20)
+    (2.7e-12, 4.1e-12)
+    """
+    if bank_bytes in SRAM_JOULES_PER_BYTE:
+        return SRAM_JOULES_PER_BYTE[int(bank_bytes)]
+    sizes, joules = (np.log([*values]) for values in (SRAM_JOULES_PER_BYTE, SRAM_JOULES_PER_BYTE.values()))
+    ends = [*SRAM_JOULES_PER_BYTE.values()]
+    return float(np.clip(np.exp(np.interp(np.log(bank_bytes), sizes, joules)), ends[0], ends[-1]))
+
+
 @dataclass(frozen=True, slots=True)
 class Power:
     """Peak power, W: all ports and all cells busy."""
@@ -97,13 +110,20 @@ def at_power(ops_per_s: float, machine: Machine, power_w: float = 400.0) -> floa
     return float(ops_per_s * power_w / power_of(machine).total_w)
 
 
-def most_pods(rows: Numbers, cols: Numbers, power_w: float = 400.0, network: str = "butterfly_2") -> np.ndarray:
+def most_pods(
+    rows: Numbers,
+    cols: Numbers,
+    power_w: float = 400.0,
+    network: str = "butterfly_2",
+    sram_joules_per_byte: float = SRAM_JOULES_PER_BYTE[256 << 10],
+    clock_hz: float = 1e9,
+) -> np.ndarray:
     """The most pods whose peak power is within a budget, at least 1; not only powers of two.  [shape of rows x cols]"""
     shape = np.broadcast_shapes(np.shape(rows), np.shape(cols))
     few, many = np.ones(shape), np.full(shape, 2.0**24)
     while np.any(many - few > 1):
         middle = np.floor((few + many) / 2)
-        fits = peak_power(rows, cols, middle, network).total_w <= power_w
+        fits = peak_power(rows, cols, middle, network, sram_joules_per_byte, clock_hz).total_w <= power_w
         few, many = np.where(fits, middle, few), np.where(fits, many, middle)
     return few
 

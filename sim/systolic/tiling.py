@@ -45,6 +45,11 @@ class Tiling:
         return np.outer(self.w_rows, self.w_cols)
 
     @property
+    def pod_cycles(self) -> int:
+        """Cycles in which a pod streams rows of X, over all tile ops."""
+        return int(self.x_rows.sum()) * len(self.w_rows) * len(self.w_cols)
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of all tile ops."""
         return int(self.x_rows.sum() * self.w_rows.sum() * self.w_cols.sum())

@@ -1,0 +1,298 @@
+"""Networks on an array of pods, from specs to Outcome: each alone, or tenants of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sim import catalog
+from sim.array_machine import array_assumptions, machine_of
+from sim.array_spans import drawn, turns_drawn
+from sim.run_model import trace_of
+from sim.scenario import MisfitError, Variant
+from sim.scenario.networks import KNOWN, Networks
+from sim.scenario.networks import Network as NetworkSpec
+from sim.spans import ArrayRecord, ArrayRun, NetworkRecord, Outcome, Requests, Tiles, Timeline, Totals, digest
+from sim.strict_yaml import KeyPath, nearest
+from sim.systolic import tenancy
+from sim.systolic.losses import ends, losses, occupancy
+from sim.systolic.machine import Machine, peak_ops_per_s, power_of
+from sim.systolic.networks import network
+from sim.systolic.schedule import schedule
+from sim.systolic.tiling import tile
+from sim.systolic.timing import simulate
+from sim.wiring import Assumption
+from sim.workload.bert import bert
+from sim.workload.dnn import BERTS, CONVNETS, dnn
+from sim.workload.gemms import Dnn
+from sim.workload.stream import gathered
+
+MOST_GANGS = 8  # networks that interleave by a trace: each set of them that meets is a schedule of its own
+MOST_CELLS = 20_000_000  # pods x rounds of a run whose tiles are kept to be drawn
+_AT: KeyPath = ("workload", "networks")
+
+
+class ArrayPlan(NamedTuple):
+    """A variant made ready: every network built and found to fit, nothing scheduled yet."""
+
+    variant: Variant
+    work: Networks
+    machine: Machine
+    dnns: dict[str, Dnn]
+    what: dict[str, str]  # each network, in words
+    pods: dict[str, int]
+    arrivals: dict[str, np.ndarray]  # of networks with a trace, s
+    notes: list[str]
+    assumptions: list[Assumption]
+
+
+class _Played(NamedTuple):
+    """A schedule that was timed."""
+
+    run: ArrayRun
+    ends_s: tuple[float, ...]
+    resume_s: float  # what it costs to go on after others ran: weights have to come again
+
+
+def prepare_array(v: Variant, work: Networks) -> ArrayPlan:
+    """Build array and networks, and see that the ones fit the other; MisfitError with everything that does not."""
+    machine = machine_of(v)
+    pods = _pods(work, machine)
+    wrong: list[tuple[KeyPath, str]] = []
+    dnns: dict[str, Dnn] = {}
+    what: dict[str, str] = {}
+    arrivals: dict[str, np.ndarray] = {}
+    notes: list[str] = []
+    for name, spec in work.networks.items():
+        at = (*_AT, name)
+        try:
+            dnns[name], what[name], said = network_of(name, spec, work)
+            notes += [f"{name}: {each}" for each in said]
+            part = tenancy.part(machine, pods[name])
+            network(part.network, part.pods)
+            for layer in dnns[name].layers:
+                tile(layer, part, _partition(work, [dnns[name]]))
+            if spec.trace:
+                stream, warning = trace_of(spec.trace)
+                arrivals[name] = gathered(stream).arrival_s
+                notes += [f"{name}: {each}" for each in [*warning, *stream.warnings]]
+                if not len(arrivals[name]):
+                    wrong.append(((*at, "trace"), f"{name} has no work: the trace has no requests"))
+        except MisfitError as error:
+            wrong += error.wrong
+        except (ValueError, OSError) as error:
+            wrong.append((at, str(error)))
+    if work.sharing == "interleaved" and arrivals and len(work.networks) > MOST_GANGS:
+        wrong.append((_AT, f"{len(work.networks)} networks meet in too many ways to schedule each; at most "
+                      f"{MOST_GANGS} interleave by traces, or take time_sliced or partitioned"))  # fmt: skip
+    if wrong:
+        raise MisfitError(wrong)
+    return ArrayPlan(v, work, machine, dnns, what, pods, arrivals, notes, array_assumptions(v, machine, work))
+
+
+def network_of(name: str, spec: NetworkSpec, work: Networks) -> tuple[Dnn, str, Sequence[str]]:
+    """The layers of a network, what it is in words, and what the user should know of it; ValueError, MisfitError."""
+    batch = spec.batch or work.batch
+    if spec.file is not None:
+        return _from_file(Path(spec.file), spec, batch)
+    if spec.model is not None:
+        from sim.workload.decoder import decoder
+
+        model = catalog.model(spec.model)
+        found = decoder(model, phase=spec.phase, tokens=spec.tokens, batch=batch, layers=spec.layers)
+        some = f", the first {spec.layers} layers" if spec.layers else ""
+        return found, f"{model.name}, {spec.phase}, {spec.tokens} tokens, batch {batch}{some}", ()
+    known = spec.network or name
+    if known not in KNOWN:
+        hint = nearest(known, KNOWN) or f"; choose one of {', '.join(KNOWN)}, or give a `file` or a `model`"
+        raise ValueError(f"no network {known!r}{hint}")
+    convolutional = known in CONVNETS
+    stray = "length" if convolutional else "image"
+    if stray in spec.model_fields_set:
+        other = "an image, not a length" if convolutional else "a length, not an image"
+        raise MisfitError([((*_AT, name, stray), f"{known} takes {other}")])
+    image, length = spec.image or work.image, spec.length or work.length
+    if convolutional:
+        return dnn(known, image=image, batch=batch), f"{known}, {image} x {image}, batch {batch}", ()
+    what = f"{known}, {length} tokens, batch {batch}"
+    if work.exact and work.sharing == "alone":
+        return BERTS[known](length=length, batch=batch, exact=True, repeated=True), what, ()
+    return bert(known.removeprefix("bert_"), length, batch, exact=work.exact), what, ()
+
+
+def _from_file(path: Path, spec: NetworkSpec, batch: int) -> tuple[Dnn, str, Sequence[str]]:
+    from sim.workload.gemm_file import read_gemms
+    from sim.workload.onnx_file import read_onnx
+
+    if path.suffix == ".csv" and spec.sizes:
+        raise ValueError("sizes are for ONNX files; take them out")
+    if path.suffix not in (".csv", ".onnx"):
+        raise ValueError(f"{path.name} is neither .csv nor .onnx, so it is no network that can be read")
+    try:
+        found, notes = (
+            read_gemms(path, batch=batch) if path.suffix == ".csv" else read_onnx(path, batch=batch, sizes=spec.sizes)
+        )
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    return found, f"{path.name}, batch {batch}", notes
+
+
+def play_array(plan: ArrayPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
+    """Simulate one variant: schedule what runs together, and play it once or by the traces."""
+    play = _Play(plan, progress)
+    outcome = (_by_traces if plan.arrivals else _once)(plan, play)
+    spec = plan.variant.pod.array
+    assert spec is not None and outcome.array is not None
+    outcome.warnings[:0] = plan.notes
+    outcome.assumptions = plan.assumptions
+    outcome.sharing = plan.work.sharing
+    outcome.fingerprint = digest(
+        [s for run in outcome.array.runs for s in (run.start_s, run.seconds, *run.parts_s.values())]
+        + [each.seconds for each in outcome.array.networks]
+    )
+    return outcome
+
+
+class _Play:
+    """Schedules of a variant, each made once."""
+
+    def __init__(self, plan: ArrayPlan, progress: Callable[[float], None]) -> None:
+        self.plan, self.progress = plan, progress
+        self.known: dict[tuple[tuple[str, ...], int], _Played] = {}
+        self.notes: list[str] = []
+
+    def __call__(self, names: Sequence[str], pods: int | None = None) -> _Played:
+        """These networks together on so many pods; by default all."""
+        plan = self.plan
+        key = tuple(names), pods or plan.machine.pods
+        if key not in self.known:
+            self.known[key] = self._played(*key)
+            self.progress(min(len(self.known) / (2 * len(plan.dnns) + 1), 1.0))
+        return self.known[key]
+
+    def _played(self, names: tuple[str, ...], pods: int) -> _Played:
+        plan = self.plan
+        machine, dnns = tenancy.part(plan.machine, pods), [plan.dnns[name] for name in names]
+        made = schedule(dnns, machine, partition=_partition(plan.work, dnns), exact=plan.work.exact)
+        timing = simulate(made)
+        hz = machine.clock_hz
+        tiles = None
+        if plan.variant.record.enabled and len(timing.starts) * pods <= MOST_CELLS:
+            seen = occupancy(made, timing)
+            tiles = Tiles(seen.layers, seen.starts / hz, seen.ends / hz, seen.layer)
+        elif plan.variant.record.enabled:
+            self.notes.append(f"{' and '.join(names)}: {len(timing.starts):,} rounds are too many to draw")
+        run = ArrayRun(
+            names, 0, pods, 0.0, timing.cycles / hz, 0, float(made.ops), len(timing.starts),
+            timing.last_add_round + 1 if any(len(p.add_left) for p in made.layers) else 0,
+            timing.tile_ops, timing.dram_bytes,
+            {part: cycles / hz for part, cycles in losses(made, timing)._asdict().items()}, tiles,
+        )  # fmt: skip
+        return _Played(run, tuple(end / hz for end in ends(made, timing)), timing.warm_up_cycles / hz)
+
+
+def _once(plan: ArrayPlan, play: _Play) -> Outcome:
+    """One inference of each network."""
+    names, sharing = list(plan.dnns), plan.work.sharing
+    runs: list[ArrayRun] = []
+    ends_s: dict[str, float] = {}
+    if sharing == "interleaved":
+        all_of_them = play(names)
+        runs.append(all_of_them.run._replace(times=1))
+        ends_s = dict(zip(names, all_of_them.ends_s))
+    else:
+        now, first = 0.0, 0
+        for name in names:
+            run = play([name], plan.pods[name]).run
+            runs.append(run._replace(first_pod=first, start_s=now, times=1))
+            ends_s[name] = now + run.seconds if sharing != "alone" else run.seconds
+            if sharing == "partitioned":
+                first += run.pods
+            else:
+                now += run.seconds
+    none = np.empty(0)
+    networks = [
+        NetworkRecord(name, plan.what[name], float(plan.dnns[name].ops), plan.pods[name], ends_s[name],
+                      play([name]).run.seconds, None, none) for name in names
+    ]  # fmt: skip
+    seconds = max(run.start_s + run.seconds for run in runs)
+    totals = Totals(seconds=seconds, ops=sum(run.tile_ops for run in runs))
+    return Outcome(totals, timeline=drawn(plan.variant.record, runs), array=_record(plan, networks, runs),
+                   warnings=play.notes)  # fmt: skip
+
+
+def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
+    """Inferences as they are asked for, and the same with each network alone on the array."""
+    names, work, record = list(plan.dnns), plan.work, plan.variant.record
+    asked = [plan.arrivals[name] for name in names]
+    keep = record.max_spans if record.enabled else 0
+    if work.sharing == "interleaved":
+        served = tenancy.in_gangs(asked, lambda who: play([names[i] for i in who]).ends_s, keep)
+    else:
+        each = [play([name], plan.pods[name]) for name in names]
+        seconds = [one.run.seconds for one in each]
+        if work.sharing == "partitioned":
+            served = tenancy.apart(asked, seconds, keep)
+        else:
+            served = tenancy.in_turns(asked, seconds, work.quantum, [one.resume_s for one in each], keep)
+    firsts = dict(zip(names, np.cumsum([0, *plan.pods.values()]).tolist()))
+    networks, runs = [], []
+    for who, times in sorted(served.gangs.items()):
+        together = [names[i] for i in who]
+        apart = work.sharing == "partitioned"
+        run = play(together, plan.pods[together[0]] if apart else None).run
+        runs.append(run._replace(times=times, first_pod=firsts[together[0]] if apart else 0))
+    for name, arrival_s, start_s, end_s in zip(names, asked, served.start_s, served.end_s):
+        alone_s = play([name]).run.seconds
+        alone = tenancy.apart([arrival_s], [alone_s])
+        networks.append(
+            NetworkRecord(name, plan.what[name], float(plan.dnns[name].ops), plan.pods[name],
+                          float((end_s - start_s).mean()), alone_s, _requests(arrival_s, start_s, end_s),
+                          alone.end_s[0] - arrival_s)
+        )  # fmt: skip
+    last_s = max(float(each.max()) for each in served.end_s)
+    totals = Totals(seconds=last_s, idle_s=last_s - served.in_use_s,
+                    ops=sum(run.tile_ops * run.times for run in runs))  # fmt: skip
+    timeline = turns_drawn(record, names, served.turns, [plan.pods[name] for name in names])
+    return Outcome(totals, timeline=timeline or Timeline(), array=_record(plan, networks, runs), warnings=play.notes)
+
+
+def _requests(arrival_s: np.ndarray, start_s: np.ndarray, end_s: np.ndarray) -> Requests:
+    """Inferences as requests that make no tokens."""
+    none = np.zeros(len(arrival_s), np.int64)
+    return Requests(np.arange(len(arrival_s)), arrival_s, none, none, start_s, end_s, end_s, *[none] * 5)
+
+
+def _record(plan: ArrayPlan, networks: list[NetworkRecord], runs: list[ArrayRun]) -> ArrayRecord:
+    m, spec = plan.machine, plan.variant.pod.array
+    assert spec is not None
+    settings: dict[str, float | str] = {
+        "rows": m.rows, "cols": m.cols, "pods": m.pods, "network": m.network, "bank": m.bank_bytes / 1024,
+        "memory": m.dram_bytes_per_s / 1e9, "partition": _partition(plan.work, plan.dnns.values()) or m.rows,
+        "batch": plan.work.batch,
+    }  # fmt: skip
+    return ArrayRecord(m.rows, m.cols, m.pods, peak_ops_per_s(m), float(power_of(m).total_w), spec.power, settings,
+                       networks, runs)  # fmt: skip
+
+
+def _partition(work: Networks, dnns: Iterable[Dnn]) -> int | None:
+    """Rows of X in a tile, as the schedule wants them."""
+    if work.partition == "none":
+        return max(layer.m for each in dnns for layer in each.layers)
+    return work.partition
+
+
+def _pods(work: Networks, machine: Machine) -> dict[str, int]:
+    """How many pods each network may use; MisfitError if there are too few."""
+    if work.sharing != "partitioned":
+        return dict.fromkeys(work.networks, machine.pods)
+    given = {name: spec.pods for name, spec in work.networks.items() if spec.pods is not None}
+    others = len(work.networks) - len(given)
+    left = machine.pods - sum(given.values())
+    if left < others:
+        need = f"{sum(given.values())} pods" + (f" and one for each of {others} others" if others else "")
+        raise MisfitError([(_AT, f"the networks are given {need}; the array has {machine.pods}")])
+    return {name: spec.pods or left // others for name, spec in work.networks.items()}
