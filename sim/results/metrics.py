@@ -282,9 +282,9 @@ def pretty(name: str, value: float) -> str:
     if name in ("speedup", "sharing_gain") or name.startswith("slowdown"):
         return f"{value:.2f}x"
     if "ops_per_s" in name:
-        return f"{value / 1e12:,.4g} TOPS"
+        return f"{f'{value / 1e12:#,.4g}'.rstrip('.')} TOPS"
     if name.endswith("ops_per_joule"):
-        return f"{value / 1e12:,.4g} TOPS/W"
+        return f"{f'{value / 1e12:#,.4g}'.rstrip('.')} TOPS/W"
     if name.endswith("_power_w"):
         return f"{value:,.4g} W"
     if name.endswith(("_per_s", "_per_s_per_chip", "_per_s_per_replica")):
