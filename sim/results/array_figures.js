@@ -72,5 +72,6 @@ if (data.runs.length) {
     which.append(option);
   });
   which.addEventListener("change", () => draw(data.runs[which.value]));
-  draw(data.runs[0]);
+  which.value = Math.max(data.runs.findIndex((run) => run.networks.length > 1), 0);
+  draw(data.runs[which.value]);
 }

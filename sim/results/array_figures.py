@@ -44,6 +44,7 @@ def figures_page(outcomes: Mapping[str, Outcome], title: str) -> str:
         (here / "array_figures.html")
         .read_text("utf-8")
         .replace("{{title}}", escaped(title))
+        .replace("{{timeline}}", ' · <a href="timeline.html">Timeline</a>' if on_arrays else "")
         .replace("{{data}}", inside_script(json.dumps(data, ensure_ascii=False, allow_nan=False)))
         .replace("{{script}}", (here / "array_figures.js").read_text("utf-8"))
         .replace("{{plotly}}", get_plotlyjs())
@@ -153,13 +154,14 @@ def _pareto(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
             "color": "#8A8F98", "shape": "hv"}, "x": [x for x, _, _ in front], "y": [y for _, y, _ in front],
             "hoverinfo": "skip",
         },
-        {
-            "type": "scatter", "mode": "markers+text", "textposition": "top center", "showlegend": False,
-            "x": [x for x, _, _ in spots], "y": [y for _, y, _ in spots],
-            "text": [escaped(variant) for _, _, variant in spots],
-            "marker": {"size": 11, "color": [colours[variant] for _, _, variant in spots]},
-            "hovertemplate": "%{text}<br>%{y:.1f} TOPS at %{x:,.0f} W<extra></extra>",
-        },
+        *(
+            {
+                "type": "scatter", "mode": "markers", "name": escaped(variant), "x": [watts], "y": [speed],
+                "marker": {"size": 12, "color": colours[variant]},
+                "hovertemplate": "%{y:.1f} TOPS at %{x:,.0f} W<extra>%{fullData.name}</extra>",
+            }
+            for watts, speed, variant in spots
+        ),
     ]  # fmt: skip
     layout = {
         "xaxis": {"title": {"text": "peak power (W)"}, "rangemode": "tozero"}, "legend": {"orientation": "h", "y": 1.1},
