@@ -13,13 +13,21 @@ Ints = Any  # a list of int or an array of integers
 
 
 class Net(NamedTuple):
-    """A network as the loops want it: link `s` from bank b to pod p is hops[(b * ports + p) * stages + s]."""
+    """A network as the loops want it: a route from bank b to pod p is heads[b, way] and hops[way, p], all flattened.
+
+    Where there is one way the bank is its number, and a route is hops[b, p]; else a bank tries ways by its `order`.
+    """
 
     ports: int
-    stages: int
+    stages: int  # of `hops`
     links: int
     writers: int  # pods that can store in one round, at most
     hops: Ints
+    ways: int
+    tries: int  # of them; 1: there is but one way
+    head_stages: int
+    heads: Ints
+    order: Ints  # [bank, try]
 
 
 class Window(NamedTuple):
@@ -111,7 +119,7 @@ def place_tiles(start: int, grid: Grid, net: Net, window: Window, placed: Placed
 
 def _place(t: int, x_bank: int, x_name: int, w_bank: int, w_name: int, net: Net, window: Window) -> int:
     """Puts an op into round t: its pod and bank of P, as pod x ports + bank, or -1 if it does not fit."""
-    ports, stages, hops = net.ports, net.stages, net.hops
+    ports = net.ports
     at, links = t * ports, t * net.links
     if window.x_tile[at + x_bank] != 0 and window.x_tile[at + x_bank] != x_name:
         return -1
@@ -120,25 +128,25 @@ def _place(t: int, x_bank: int, x_name: int, w_bank: int, w_name: int, net: Net,
     for pod in range(ports):
         if window.pod[at + pod] != 0:
             continue
-        x_path = (x_bank * ports + pod) * stages
-        if not _free(window.x_links, links, hops, x_path, stages, x_bank + 1):
+        x_way = _way(window.x_links, links, net, x_bank, pod)
+        if x_way < 0:
             continue
-        w_path = (w_bank * ports + pod) * stages
-        if not _free(window.w_links, links, hops, w_path, stages, w_bank + 1):
+        w_way = _way(window.w_links, links, net, w_bank, pod)
+        if w_way < 0:
             continue
         for bank in range(ports):
             if window.written[at + bank] != 0:
                 continue
-            path = (bank * ports + pod) * stages
-            if _free(window.out_links, links, hops, path, stages, bank + 1):
+            way = _way(window.out_links, links, net, bank, pod)
+            if way >= 0:
                 window.count[t] += 1
                 window.pod[at + pod] = 1
                 window.x_tile[at + x_bank] = x_name
                 window.w_tile[at + w_bank] = w_name
                 window.written[at + bank] = 1
-                _take(window.x_links, links, hops, x_path, stages, x_bank + 1)
-                _take(window.w_links, links, hops, w_path, stages, w_bank + 1)
-                _take(window.out_links, links, hops, path, stages, bank + 1)
+                _take(window.x_links, links, net, x_way, x_bank, pod)
+                _take(window.w_links, links, net, w_way, w_bank, pod)
+                _take(window.out_links, links, net, way, bank, pod)
                 return pod * ports + bank
     return -1
 
@@ -149,7 +157,7 @@ def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds) -> i
     For each P[i, k] in turn: every op, by ascending j, hands its sum to the first op of a later round that has none yet
     and whose round can still read it. What nobody takes is added in pairs, oldest first, sums behind.
     """
-    ports, stages = net.ports, net.stages
+    ports = net.ports
     total, count = grid.i * grid.j * grid.k, 0
     step = grid.i * grid.k
     waiting = [0] * (2 * grid.j)
@@ -169,9 +177,9 @@ def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds) -> i
                 bank = placed.bank[op]
                 if window.read[t * ports + bank] != 0:
                     continue
-                path = (bank * ports + placed.pod[to]) * stages
-                if _free(window.in_links, t * net.links, net.hops, path, stages, bank + 1):
-                    _take(window.in_links, t * net.links, net.hops, path, stages, bank + 1)
+                way = _way(window.in_links, t * net.links, net, bank, placed.pod[to])
+                if way >= 0:
+                    _take(window.in_links, t * net.links, net, way, bank, placed.pod[to])
                     window.read[t * ports + bank] = 1
                     placed.source[to] = op
                     taken = True
@@ -231,7 +239,7 @@ def _ready(operand: int, ops: int, copies: int, placed: Placed, adds: Adds) -> i
 
 def _place_add(t: int, left: int, right: int, target: int, net: Net, window: Window) -> int:
     """Puts an addition into round t, to the bank `target` or, if -1, to any: adder x ports + bank, or -1."""
-    ports, stages, hops = net.ports, net.stages, net.hops
+    ports = net.ports
     at, links = t * ports, t * net.links
     if window.left_read[at + left] != 0 or window.right_read[at + right] != 0:
         return -1
@@ -242,37 +250,59 @@ def _place_add(t: int, left: int, right: int, target: int, net: Net, window: Win
     for adder in range(ports):
         if window.adder[at + adder] != 0:
             continue
-        left_path = (left * ports + adder) * stages
-        if not _free(window.left_links, links, hops, left_path, stages, left + 1):
+        left_way = _way(window.left_links, links, net, left, adder)
+        if left_way < 0:
             continue
-        right_path = (right * ports + adder) * stages
-        if not _free(window.right_links, links, hops, right_path, stages, right + 1):
+        right_way = _way(window.right_links, links, net, right, adder)
+        if right_way < 0:
             continue
         for bank in range(first, end):
             if window.sum_written[at + bank] != 0:
                 continue
-            path = (bank * ports + adder) * stages
-            if _free(window.sum_links, links, hops, path, stages, bank + 1):
+            way = _way(window.sum_links, links, net, bank, adder)
+            if way >= 0:
                 window.adder[at + adder] = 1
                 window.left_read[at + left] = 1
                 window.right_read[at + right] = 1
                 window.sum_written[at + bank] = 1
-                _take(window.left_links, links, hops, left_path, stages, left + 1)
-                _take(window.right_links, links, hops, right_path, stages, right + 1)
-                _take(window.sum_links, links, hops, path, stages, bank + 1)
+                _take(window.left_links, links, net, left_way, left, adder)
+                _take(window.right_links, links, net, right_way, right, adder)
+                _take(window.sum_links, links, net, way, bank, adder)
                 return adder * ports + bank
     return -1
 
 
+def _way(owner: Ints, first: int, net: Net, bank: int, pod: int) -> int:
+    """The first way from a bank to a pod whose links are free or carry this bank's data, or -1."""
+    if net.tries == 1:
+        return (
+            bank if _free(owner, first, net.hops, (bank * net.ports + pod) * net.stages, net.stages, bank + 1) else -1
+        )
+    for turn in range(bank * net.tries, (bank + 1) * net.tries):
+        way = net.order[turn]
+        head, tail = (bank * net.ways + way) * net.head_stages, (way * net.ports + pod) * net.stages
+        if _free(owner, first, net.hops, tail, net.stages, bank + 1) and _free(
+            owner, first, net.heads, head, net.head_stages, bank + 1
+        ):
+            return way
+    return -1
+
+
+def _take(owner: Ints, first: int, net: Net, way: int, bank: int, pod: int) -> None:
+    """Marks the links of a way as the bank's."""
+    tail = (way * net.ports + pod) * net.stages
+    for s in range(tail, tail + net.stages):
+        owner[first + net.hops[s]] = bank + 1
+    if net.tries > 1:
+        head = (bank * net.ways + way) * net.head_stages
+        for s in range(head, head + net.head_stages):
+            owner[first + net.heads[s]] = bank + 1
+
+
 def _free(owner: Ints, first: int, hops: Ints, path: int, stages: int, source: int) -> bool:
-    """Whether every link of a route is free or has this source."""
+    """Whether every link of a part of a route is free or has this source."""
     for s in range(path, path + stages):
         now = owner[first + hops[s]]
         if now != 0 and now != source:
             return False
     return True
-
-
-def _take(owner: Ints, first: int, hops: Ints, path: int, stages: int, source: int) -> None:
-    for s in range(path, path + stages):
-        owner[first + hops[s]] = source

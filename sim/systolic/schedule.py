@@ -135,9 +135,12 @@ class _Space:
 
     def __init__(self, network: Network, compiled: bool) -> None:
         self.compiled, self.base = compiled, 0
-        stages = network.hops.shape[2]
-        hops = network.hops.ravel()
-        self.net = Net(network.ports, stages, network.links, network.writers, hops if compiled else hops.tolist())
+        flat = (lambda array: array.ravel()) if compiled else (lambda array: array.ravel().tolist())
+        _, ways, head_stages = network.heads.shape
+        self.net = Net(
+            network.ports, network.hops.shape[2], network.links, network.writers, flat(network.hops), ways,
+            network.order.shape[1], head_stages, flat(network.heads), flat(network.order),
+        )  # fmt: skip
         self.names = 1, 1  # of the next tiles of X and W
         wide = {"links": network.links, "count": 1}
         self._widths = [wide.get(name.split("_")[-1], network.ports) for name in Window._fields]
