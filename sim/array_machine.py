@@ -14,11 +14,12 @@ from sim.systolic.machine import (
     Machine,
     sram_joules_per_byte,
 )
-from sim.systolic.networks import network
+from sim.systolic.networks import EXTENSIONS, TRIES, network
 from sim.units import show
 from sim.wiring import Assumption
 
 _PAPER = "SOSA, arXiv 2203.11540"
+_OURS = "an extension of podscope"
 
 
 def machine_of(v: Variant) -> Machine:
@@ -29,7 +30,7 @@ def machine_of(v: Variant) -> Machine:
     try:
         machine = Machine(
             spec.rows, spec.cols, spec.pods, spec.network, int(spec.bank), energy, spec.clock, spec.memory,
-            spec.prefetch_rounds,
+            spec.prefetch_rounds, spec.dataflow,
         )  # fmt: skip
         network(machine.network, machine.pods)
     except ValueError as error:
@@ -63,12 +64,17 @@ def _assumed(spec: Array, machine: Machine, work: Networks | None) -> Iterator[A
         return
     rules = "first fit into rounds without conflicts" + (", with the authors' habits" if work.exact else "")
     yield "array: schedule", rules, "CHECKED", f"{_PAPER}: equal to its artifact to the cycle where `exact`"
-    if "INFER" in (network(spec.network, spec.pods).__doc__ or ""):
-        yield "", "", "", ""
+    if spec.network in EXTENSIONS:
+        yield f"array: {spec.network}", "routes by textbook rules, power by crosspoints", "INFER", _OURS
+    if spec.network == "benes":
+        yield "array: benes", f"up to {TRIES} ways tried for each route", "INFER", f"{_PAPER} draws {TRIES} settings"
+    if spec.dataflow != "weight_stationary":
+        rule = "tiles, chains and rounds of weight-stationary arrays, another operand in the cells; the same peak power"
+        yield f"array: {spec.dataflow.replace('_', '-')}", rule, "INFER", _OURS
     tenants = {
         "partitioned": "a network of its own for the pods of each, and as much of the memory's bandwidth",
         "time_sliced": "a schedule is not stopped but at the end of a turn; who goes on loads its weights again",
         "interleaved": "one schedule for all that wait when the array gets free; the next begins when it has ended",
     }
     if work.sharing in tenants and (work.sharing != "interleaved" or any(n.trace for n in work.networks.values())):
-        yield f"array: {work.sharing.replace('_', ' ')}", tenants[work.sharing], "INFER", "an extension of podscope"
+        yield f"array: {work.sharing.replace('_', ' ')}", tenants[work.sharing], "INFER", _OURS

@@ -19,15 +19,18 @@ from sim.spans import ArrayRecord, ArrayRun, NetworkRecord, Outcome, Requests, T
 from sim.strict_yaml import KeyPath, nearest
 from sim.systolic import tenancy
 from sim.systolic.losses import ends, losses, occupancy
-from sim.systolic.machine import Machine, peak_ops_per_s, power_of
+from sim.systolic.machine import DATAFLOWS, Machine, peak_ops_per_s, power_of
 from sim.systolic.networks import network
 from sim.systolic.schedule import schedule
 from sim.systolic.tiling import tile
 from sim.systolic.timing import simulate
 from sim.wiring import Assumption
 from sim.workload.bert import bert
+from sim.workload.decoder import decoder
 from sim.workload.dnn import BERTS, CONVNETS, dnn
+from sim.workload.gemm_file import read_gemms
 from sim.workload.gemms import Dnn
+from sim.workload.onnx_file import read_onnx
 from sim.workload.stream import gathered
 
 MOST_GANGS = 8  # networks that interleave by a trace: each set of them that meets is a schedule of its own
@@ -74,7 +77,7 @@ def prepare_array(v: Variant, work: Networks) -> ArrayPlan:
             part = tenancy.part(machine, pods[name])
             network(part.network, part.pods)
             for layer in dnns[name].layers:
-                tile(layer, part, _partition(work, [dnns[name]]))
+                tile(layer, part, _partition(work, part, [dnns[name]]))
             if spec.trace:
                 stream, warning = trace_of(spec.trace)
                 arrivals[name] = gathered(stream).arrival_s
@@ -84,7 +87,7 @@ def prepare_array(v: Variant, work: Networks) -> ArrayPlan:
         except MisfitError as error:
             wrong += error.wrong
         except (ValueError, OSError) as error:
-            wrong.append((at, str(error)))
+            wrong += [(at, line) for line in str(error).splitlines()]
     if work.sharing == "interleaved" and arrivals and len(work.networks) > MOST_GANGS:
         wrong.append((_AT, f"{len(work.networks)} networks meet in too many ways to schedule each; at most "
                       f"{MOST_GANGS} interleave by traces, or take time_sliced or partitioned"))  # fmt: skip
@@ -99,8 +102,6 @@ def network_of(name: str, spec: NetworkSpec, work: Networks) -> tuple[Dnn, str, 
     if spec.file is not None:
         return _from_file(Path(spec.file), spec, batch)
     if spec.model is not None:
-        from sim.workload.decoder import decoder
-
         model = catalog.model(spec.model)
         found = decoder(model, phase=spec.phase, tokens=spec.tokens, batch=batch, layers=spec.layers)
         some = f", the first {spec.layers} layers" if spec.layers else ""
@@ -124,9 +125,6 @@ def network_of(name: str, spec: NetworkSpec, work: Networks) -> tuple[Dnn, str, 
 
 
 def _from_file(path: Path, spec: NetworkSpec, batch: int) -> tuple[Dnn, str, Sequence[str]]:
-    from sim.workload.gemm_file import read_gemms
-    from sim.workload.onnx_file import read_onnx
-
     if path.suffix == ".csv" and spec.sizes:
         raise ValueError("sizes are for ONNX files; take them out")
     if path.suffix not in (".csv", ".onnx"):
@@ -136,7 +134,7 @@ def _from_file(path: Path, spec: NetworkSpec, batch: int) -> tuple[Dnn, str, Seq
             read_gemms(path, batch=batch) if path.suffix == ".csv" else read_onnx(path, batch=batch, sizes=spec.sizes)
         )
     except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from None
+        raise ValueError("\n".join(f"{path.name}: {line}" for line in str(error).splitlines())) from None
     return found, f"{path.name}, batch {batch}", notes
 
 
@@ -176,7 +174,7 @@ class _Play:
     def _played(self, names: tuple[str, ...], pods: int) -> _Played:
         plan = self.plan
         machine, dnns = tenancy.part(plan.machine, pods), [plan.dnns[name] for name in names]
-        made = schedule(dnns, machine, partition=_partition(plan.work, dnns), exact=plan.work.exact)
+        made = schedule(dnns, machine, partition=_partition(plan.work, machine, dnns), exact=plan.work.exact)
         timing = simulate(made)
         hz = machine.clock_hz
         tiles = None
@@ -270,18 +268,20 @@ def _record(plan: ArrayPlan, networks: list[NetworkRecord], runs: list[ArrayRun]
     m, spec = plan.machine, plan.variant.pod.array
     assert spec is not None
     settings: dict[str, float | str] = {
-        "rows": m.rows, "cols": m.cols, "pods": m.pods, "network": m.network, "bank": m.bank_bytes / 1024,
-        "memory": m.dram_bytes_per_s / 1e9, "partition": _partition(plan.work, plan.dnns.values()) or m.rows,
+        "rows": m.rows, "cols": m.cols, "pods": m.pods, "network": m.network, "dataflow": m.dataflow,
+        "bank": m.bank_bytes / 1024, "memory": m.dram_bytes_per_s / 1e9,
+        "partition": _partition(plan.work, m, plan.dnns.values()) or m.rows,
         "batch": plan.work.batch,
     }  # fmt: skip
     return ArrayRecord(m.rows, m.cols, m.pods, peak_ops_per_s(m), float(power_of(m).total_w), spec.power, settings,
                        networks, runs)  # fmt: skip
 
 
-def _partition(work: Networks, dnns: Iterable[Dnn]) -> int | None:
-    """Rows of X in a tile, as the schedule wants them."""
+def _partition(work: Networks, machine: Machine, dnns: Iterable[Dnn]) -> int | None:
+    """How much of what passes by a tile takes, as the schedule wants it."""
     if work.partition == "none":
-        return max(layer.m for each in dnns for layer in each.layers)
+        axis = DATAFLOWS[machine.dataflow].streamed
+        return max((layer.m, layer.n, layer.k)[axis] for each in dnns for layer in each.layers)
     return work.partition
 
 

@@ -152,12 +152,12 @@ def cycle_by_cycle(made: Schedule) -> tuple[int, int]:
 
     while fetched < weights:
         load(0)
-    for _ in range(once.w_rows[0] + 1):
+    for _ in range(once.loaded[0] + 1):
         load(0)
     stalls = 0
-    for t in range(-1, len(once.x_rows) - 1):
+    for t in range(-1, len(once.streamed) - 1):
         if t >= 0:
-            rows = max(once.x_rows[t], once.w_rows[t + 1], once.add_rows[t], 2 * latency + 1)
+            rows = max(once.streamed[t], once.loaded[t + 1], once.add_rows[t], 2 * latency + 1)
             for _ in range(1 + rows):
                 load(t)
         while queue and queue[0][0] <= t + 1:

@@ -130,11 +130,11 @@ class Clock:
 def by_the_clock(made: Schedule) -> tuple[int, int, int]:
     """Cycles, stalls, and bytes of sums that came back; the last round is free."""
     clock, once, latency = Clock(made), rounds_of(made), made.network.latency_cycles
-    for _ in range(ceil(int(once.w_bytes[0]) / clock.rate) + int(once.w_rows[0]) + 1):
+    for _ in range(ceil(int(once.w_bytes[0]) / clock.rate) + int(once.loaded[0]) + 1):
         clock.cycle(0)
-    for t in range(-1, len(once.x_rows) - 1):
+    for t in range(-1, len(once.streamed) - 1):
         if t >= 0:
-            rows = max(once.x_rows[t], once.w_rows[t + 1], once.add_rows[t], 2 * latency + 1)
+            rows = max(once.streamed[t], once.loaded[t + 1], once.add_rows[t], 2 * latency + 1)
             for _ in range(1 + rows):
                 clock.cycle(t)
         while not clock.ready(t + 1):

@@ -19,7 +19,7 @@ from sim.reproduce.sosa_rows import (
 )
 from sim.systolic.granularity import mean_of_means
 from sim.systolic.machine import Machine, at_power, harmonic_mean, most_pods, peak_ops_per_s, peak_power, power_of
-from sim.systolic.networks import NETWORKS, butterfly, network
+from sim.systolic.networks import butterfly, network
 from sim.workload.bert import bert
 from sim.workload.dnn import dnn
 
@@ -154,4 +154,39 @@ def test_impossible_networks_are_refused() -> None:
         butterfly(8, 3)
     with pytest.raises(ValueError, match="at least 1 port"):
         network("crossbar", 0)
-    assert "benes" not in NETWORKS
+    for kind in ("benes", "fat_tree", "h_tree"):
+        with pytest.raises(ValueError, match=f"a {kind} joins a power of 2 of pods: 4 or 8, not 6"):
+            network(kind, 6)
+
+
+@pytest.mark.parametrize("ports", [4, 8, 32])
+def test_a_benes_network_gives_any_permutation_its_links(ports: int) -> None:
+    """By every way a route begins at its bank's switch, ends at its pod, and takes a link of each stage."""
+    net = network("benes", ports)
+    stages = 2 * (ports.bit_length() - 1) - 1
+    for bank in range(ports):
+        for pod in range(0, ports, 3):
+            for way in range(ports // 2):
+                route = net.route(bank, pod, way)
+                assert [link // ports for link in route] == list(range(stages))
+                assert route[-1] == (stages - 1) * ports + pod
+    first = {(net.route(bank, 0, way)[0]) for bank in range(ports) for way in range(ports // 2)}
+    assert first == set(range(ports))  # two links out of each switch of two banks
+
+
+@pytest.mark.parametrize(("kind", "longest"), [("mesh", 7), ("h_tree", 8)])
+def test_routes_of_extensions_are_as_long_as_their_distance(kind: str, longest: int) -> None:
+    net = network(kind, 16)
+    lengths = {(bank, pod): len(set(net.route(bank, pod)) - {bank}) for bank in range(16) for pod in range(16)}
+    if kind == "mesh":
+        far = {(b, p): abs(b % 4 - p % 4) + abs(b // 4 - p // 4) for b, p in lengths}
+    else:
+        far = {(b, p): 2 * (b ^ p).bit_length() for b, p in lengths}
+    assert lengths == far
+    assert net.latency_cycles == longest
+
+
+def test_a_fat_tree_carries_all_to_one_neighbour_at_once() -> None:
+    net = network("fat_tree", 16)
+    taken = [link for bank in range(16) for link in set(net.route(bank, bank ^ 8)) if link >= 16]
+    assert len(taken) == len(set(taken)) == 16 * 4

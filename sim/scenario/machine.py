@@ -25,6 +25,7 @@ from sim.scenario.fields import (
     Watts,
 )
 from sim.scenario.jobs import LinkFault
+from sim.systolic.machine import DATAFLOWS
 from sim.systolic.networks import NETWORKS
 from sim.workload import parallel, routing
 
@@ -98,7 +99,7 @@ class Array(Section):
     cols: Count = Field(default=32, description="of one systolic array: output channels")
     pods: Annotated[Count, Field(le=2048)] = Field(default=256, description="systolic arrays")
     network: Literal[tuple(NETWORKS)] = "butterfly_2"  # type: ignore[valid-type]
-    dataflow: Literal["weight_stationary", "output_stationary", "input_stationary"] = Field(
+    dataflow: Literal[tuple(DATAFLOWS)] = Field(  # type: ignore[valid-type]
         default="weight_stationary",
         description="what stays in the cells; the paper's, or one of two extensions of ours",
     )

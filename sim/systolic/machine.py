@@ -6,6 +6,7 @@ Source: arXiv 2203.11540 and its artifact. Energies are those of its plotting sc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,12 +19,30 @@ SWITCH_WATTS_PER_BYTE = 2.875e-5  # of port width, for each 2 x 2 unit, at 1 GHz
 Numbers = np.ndarray | float
 
 
+class Dataflow(NamedTuple):
+    """What each dimension of a product is cut by: "rows", "cols" of the array, or the "partition"; and by axis (0 is i,
+    1 is j, 2 is k) what passes by in a tile op, and what its load takes a cycle each for."""
+
+    m: str
+    n: str
+    k: str
+    streamed: int
+    loaded: int
+
+
+DATAFLOWS = {
+    "weight_stationary": Dataflow("partition", "rows", "cols", streamed=0, loaded=1),
+    "output_stationary": Dataflow("rows", "partition", "cols", streamed=1, loaded=0),
+    "input_stationary": Dataflow("cols", "rows", "partition", streamed=2, loaded=1),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`pods` weight-stationary arrays of rows x cols, each with a post-processor and a bank for X, W and P.
+    """`pods` systolic arrays of rows x cols, each with a post-processor and a bank for X, W and P.
 
-    Rows are the reduction, columns the output channels; X and W are bytes, partial sums two bytes. Weights of the next
-    tile load while one is computed.
+    Weight-stationary, rows are the reduction, columns the output channels; X and W are bytes, partial sums two bytes.
+    Weights of the next tile load while one is computed.
     """
 
     rows: int = 32
@@ -35,6 +54,7 @@ class Machine:
     clock_hz: float = 1e9
     dram_bytes_per_s: float = 1200 * 2.0**30  # the artifact's "1200 GB/s"
     prefetch_rounds: int = 100  # loads are for a round and those behind it, so many in all
+    dataflow: str = "weight_stationary"  # see `sim.systolic.tiling`
 
     def __post_init__(self) -> None:
         for name, least in (("rows", 1), ("cols", 1), ("pods", 1), ("bank_bytes", 1), ("prefetch_rounds", 2)):
@@ -43,6 +63,8 @@ class Machine:
         for name in ("sram_joules_per_byte", "clock_hz", "dram_bytes_per_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} of a pod array is positive, not {getattr(self, name)}")
+        if self.dataflow not in DATAFLOWS:
+            raise ValueError(f"no dataflow {self.dataflow!r} here; choose one of {', '.join(DATAFLOWS)}")
         if self.network not in NETWORKS:
             raise ValueError(f"no network {self.network!r} here; choose one of {', '.join(NETWORKS)}")
 

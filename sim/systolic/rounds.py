@@ -10,10 +10,10 @@ from sim.systolic.schedule import Schedule
 
 
 class Rounds(NamedTuple):
-    """By round of the schedule: rows of the largest tile of each kind, tile ops and their MACs, bytes."""
+    """By round of the schedule: cycles of the longest tile op, load and addition, tile ops and their MACs, bytes."""
 
-    x_rows: np.ndarray
-    w_rows: np.ndarray
+    streamed: np.ndarray
+    loaded: np.ndarray  # by the round that they are for
     add_rows: np.ndarray
     tile_ops: np.ndarray
     w_bytes: np.ndarray  # of tiles used for the first time
@@ -30,8 +30,8 @@ def rounds_of(schedule: Schedule) -> Rounds:
         tiling = plan.tiling
         at = plan.cube(plan.round)  # [j, i, k]
         x, w, cols = tiling.x_rows[None, :, None], tiling.w_rows[:, None, None], tiling.w_cols[None, None, :]
-        np.maximum.at(total.x_rows, at, np.broadcast_to(x, at.shape))
-        np.maximum.at(total.w_rows, at, np.broadcast_to(w, at.shape))
+        np.maximum.at(total.streamed, at, np.broadcast_to(tiling.streamed, at.shape))
+        np.maximum.at(total.loaded, at, np.broadcast_to(tiling.loaded, at.shape))
         np.maximum.at(total.add_rows, plan.add_round, plan.add_rows[:, None])
         np.add.at(total.tile_ops, at, 1)
         np.add.at(total.macs, at, x * w * cols)

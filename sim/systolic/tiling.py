@@ -3,6 +3,10 @@
 X[m, n] W[n, k] becomes tiles of partition x rows (X), rows x cols (W) and partition x cols (P); tile op (i, j, k) adds
 X[i, j] W[j, k] to P[i, k]. Tiles at the edge keep their true size. The paper's point (arXiv 2203.11540) is that
 partition = rows: a tile then takes as long as the next weights take to load.
+
+Two more dataflows are ours (INFER), by the same rule: one operand stays in the cells, rows x cols of it, loaded while
+the tile before is computed; what passes by is cut into parts of `partition`. Sums that stay are loaded as well, with
+what they start from, while those before them leave.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.systolic.machine import Machine
+from sim.systolic.machine import DATAFLOWS, Dataflow, Machine
 from sim.workload.gemms import GemmLayer
 
 
@@ -20,6 +24,7 @@ class Tiling:
     """Sizes of the tiles of one layer: rows of X by i, rows of W by j, columns of W by k."""
 
     layer: GemmLayer
+    dataflow: Dataflow
     x_rows: np.ndarray  # [i]
     w_rows: np.ndarray  # [j]
     w_cols: np.ndarray  # [k]
@@ -45,9 +50,24 @@ class Tiling:
         return np.outer(self.w_rows, self.w_cols)
 
     @property
+    def streamed(self) -> np.ndarray:
+        """Cycles in which a tile op takes what passes by.  [j, i, k], of size 1 where it does not depend"""
+        return self._sizes(self.dataflow.streamed)
+
+    @property
+    def loaded(self) -> np.ndarray:
+        """Cycles in which a pod loads what stays during a tile op.  [j, i, k], likewise"""
+        return self._sizes(self.dataflow.loaded)
+
+    def _sizes(self, axis: int) -> np.ndarray:
+        sizes = (self.x_rows, self.w_rows, self.w_cols)[axis]
+        return sizes.reshape([-1 if each == axis else 1 for each in (1, 0, 2)])
+
+    @property
     def pod_cycles(self) -> int:
-        """Cycles in which a pod streams rows of X, over all tile ops."""
-        return int(self.x_rows.sum()) * len(self.w_rows) * len(self.w_cols)
+        """Cycles in which pods take what passes by, over all tile ops."""
+        streamed = self.streamed
+        return int(streamed.sum()) * (self.tile_ops // streamed.size)
 
     @property
     def macs(self) -> int:
@@ -56,14 +76,19 @@ class Tiling:
 
 
 def tile(layer: GemmLayer, machine: Machine, partition: int | None = None) -> Tiling:
-    """The tiles of a layer; `partition` rows of X to a tile, by default as many as the array has rows.
+    """The tiles of a layer; a tile takes `partition` of what passes by (rows of X), by default as many as the array has
+    rows.
 
     ValueError if a tile is larger than a bank.
     """
     partition = machine.rows if partition is None else partition
     if partition < 1:
         raise ValueError(f"a tile has at least 1 row of X, not {partition}")
-    tiling = Tiling(layer, _cut(layer.m, partition), _cut(layer.n, machine.rows), _cut(layer.k, machine.cols))
+    flow = DATAFLOWS[machine.dataflow]
+    parts = {"rows": machine.rows, "cols": machine.cols, "partition": partition}
+    tiling = Tiling(
+        layer, flow, _cut(layer.m, parts[flow.m]), _cut(layer.n, parts[flow.n]), _cut(layer.k, parts[flow.k])
+    )
     sizes = {
         "X": int(tiling.x_bytes.max()),
         "W": int(tiling.w_bytes.max()),

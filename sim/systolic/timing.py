@@ -53,12 +53,17 @@ def simulate(schedule: Schedule) -> Timing:
     rounds = repeated(once, schedule.repeats, schedule.exact)
     shift = len(rounds.tile_ops) - len(once.tile_ops)
     lengths = 1 + np.maximum.reduce(
-        [rounds.x_rows, np.append(rounds.w_rows[1:], 0), rounds.add_rows, np.full_like(rounds.x_rows, 2 * latency + 1)]
+        [
+            rounds.streamed,
+            np.append(rounds.loaded[1:], 0),
+            rounds.add_rows,
+            np.full_like(rounds.streamed, 2 * latency + 1),
+        ]
     )
     if schedule.exact:
         lengths[-1] = 0
     per_cycle = machine.dram_bytes_per_s / machine.clock_hz
-    warm_up = ceil(int(rounds.w_bytes[0]) / per_cycle) + int(rounds.w_rows[0]) + 1
+    warm_up = ceil(int(rounds.w_bytes[0]) / per_cycle) + int(rounds.loaded[0]) + 1
     first, back, starts, stalls = _play(lengths, rounds, schedule, warm_up)
     skew = 0 if schedule.exact else ceil(machine.rows / ROWS_AT_ONCE) + ceil(machine.cols / ROWS_AT_ONCE) - 2
     return Timing(
