@@ -187,6 +187,7 @@ class Kind(StrEnum):
 
     devices = "devices"
     models = "models"
+    networks = "networks"
     libraries = "libraries"
     topologies = "topologies"
     collectives = "collectives"

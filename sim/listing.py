@@ -108,6 +108,21 @@ def _models() -> list[Row]:
     ]
 
 
+def _networks() -> list[Row]:
+    from sim.workload.dnn import known
+
+    return [
+        {
+            "name": name,
+            "input": what,
+            "products": len(dnn.layers),
+            "macs": dnn.macs,
+            "layers": [[layer.name, layer.m, layer.n, layer.k] for layer in dnn.layers],
+        }
+        for name, (dnn, what) in known().items()
+    ]
+
+
 def _topologies() -> list[Row]:
     from sim import catalog, shipped
     from sim.results.topology_page import figures
@@ -169,6 +184,7 @@ def _with_facts(name: str, thing: Any) -> Row:
 _ROWS: dict[str, Callable[[], list[Row]]] = {
     "devices": _devices,
     "models": _models,
+    "networks": _networks,
     "libraries": _libraries,
     "topologies": _topologies,
     "collectives": _collectives,
@@ -227,6 +243,12 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
         ("parameters", lambda row: f"{row['parameters'] / 1e9:.3g} G", True),
         ("active", lambda row: f"{row['active_parameters'] / 1e9:.3g} G" if row["experts"] else "-", True),
         _text("source"),
+    ],
+    "networks": [
+        _text("name"),
+        _text("input"),
+        _count("products", "matrix products"),
+        ("MACs", lambda row: f"{row['macs'] / 1e9:.4g} G", True),
     ],
     "libraries": [
         _text("name"),

@@ -218,7 +218,8 @@ def test_schema() -> None:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        ("devices", "ascend_910b2"), ("models", "llama3-8b"), ("libraries", "hccl"), ("topologies", "atlas_800t_a2"),
+        ("devices", "ascend_910b2"), ("models", "llama3-8b"), ("networks", "resnet50"), ("libraries", "hccl"),
+        ("topologies", "atlas_800t_a2"),
         ("techniques", "preserve"), ("scenarios", "preserve"),
     ],
 )  # fmt: skip

@@ -19,6 +19,12 @@ CONVNETS: dict[str, Callable[..., Dnn]] = {
 BERTS: dict[str, Callable[..., Dnn]] = {f"bert_{size}": partial(bert, size) for size in SIZES}
 
 
+def known() -> dict[str, tuple[Dnn, str]]:
+    """Every network known by name as it is by default, and what its input is then."""
+    images = {name: (dnn(name), "224 x 224 pixels") for name in CONVNETS}
+    return images | {name: (dnn(name), "128 tokens") for name in BERTS}
+
+
 def dnn(name: str, *, image: int = 224, length: int = 128, batch: int = 1, exact: bool = False) -> Dnn:
     """The network `name` at an image size, or sequence length, and batch.
 
