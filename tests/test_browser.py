@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from sim.results.timeline import timeline_page
+from sim.run import run
 from tests.synthetic import outcome
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -111,3 +112,40 @@ def test_fifty_thousand_spans_are_drawn_and_leave_the_console_clean(tmp_path):
     assert said["legend"] == 7, "one entry a kind of op, over all variants"
     assert 500 < said["all"] < 4000, "the whole run is drawn in a bounded number of boxes"
     assert 40 < said["few"] < 200 and {"all-reduce", "gate_up", "attention"} <= set(said["names"])
+
+
+# Names the layer under a point of the pods, then takes another schedule.
+OF_PODS = """<script>
+window.problems = [];
+addEventListener("error", (e) => problems.push(String(e.message)));
+(function wait() {
+  const pods = document.getElementById("pods");
+  if (!pods || !pods.querySelector(".heatmaplayer image")) return setTimeout(wait, 20);
+  setTimeout(() => {
+    Plotly.Fx.hover(pods, [{ curveNumber: 0, pointNumber: [0, 3] }]);
+    const which = document.getElementById("which"), seen = document.getElementById("seen").textContent;
+    which.value = 1;
+    which.dispatchEvent(new Event("change"));
+    setTimeout(() => fetch("/done", { method: "POST", body: JSON.stringify({ seen, problems,
+      hacked: window.hacked === 1, legend: document.getElementById("legend").textContent,
+      figures: document.querySelectorAll("#figures .main-svg").length, schedules: which.options.length }) }), 300);
+  }, 300);
+})();
+</script></head>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_pods_tell_their_layers_and_leave_the_console_clean(tmp_path):
+    (tmp_path / "x.csv").write_text("m,n,k,name\n900,64,64,<img src=x onerror=window.hacked=1>\n", "utf-8")
+    (tmp_path / "s.yaml").write_text(
+        "question: q\npod: {array: {rows: 16, cols: 16, pods: 8}}\n"
+        "workload: {kind: networks, networks: {x: {file: x.csv}, bert_tiny: {length: 20}}}\n"
+        "variants: {alone: {}, both: {workload: {sharing: interleaved}}}\n",
+        "utf-8",
+    )
+    page = run(tmp_path / "s.yaml").files()["figures.html"].decode().replace("</head>", OF_PODS, 1)
+    said, log = opened(page, str(tmp_path))
+    console = [line for line in log.splitlines() if "CONSOLE" in line]
+    assert not console and not said["problems"] and not said["hacked"], (console, said["problems"])
+    assert said["seen"].startswith("pod 0, ") and "<img src=x onerror=window.hacked=1> of x" in said["seen"], said
+    assert said["legend"] == "bert_tiny" and said["schedules"] == 3 and said["figures"] >= 1
