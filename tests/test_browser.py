@@ -122,13 +122,18 @@ addEventListener("error", (e) => problems.push(String(e.message)));
   const pods = document.getElementById("pods");
   if (!pods || !pods.querySelector(".heatmaplayer image")) return setTimeout(wait, 20);
   setTimeout(() => {
-    Plotly.Fx.hover(pods, [{ curveNumber: 0, pointNumber: [0, 3] }]);
-    const which = document.getElementById("which"), seen = document.getElementById("seen").textContent;
-    which.value = 1;
-    which.dispatchEvent(new Event("change"));
-    setTimeout(() => fetch("/done", { method: "POST", body: JSON.stringify({ seen, problems,
-      hacked: window.hacked === 1, legend: document.getElementById("legend").textContent,
-      figures: document.querySelectorAll("#figures .main-svg").length, schedules: which.options.length }) }), 300);
+    const layer = pods.querySelector(".nsewdrag"), box = layer.getBoundingClientRect();
+    const at = { clientX: box.left + 20, clientY: box.top + 20, bubbles: true, view: window };
+    layer.dispatchEvent(new MouseEvent("mouseover", at));
+    layer.dispatchEvent(new MouseEvent("mousemove", at));
+    setTimeout(() => {
+      const which = document.getElementById("which"), seen = document.getElementById("seen").textContent;
+      which.value = 1;
+      which.dispatchEvent(new Event("change"));
+      setTimeout(() => fetch("/done", { method: "POST", body: JSON.stringify({ seen, problems,
+        hacked: window.hacked === 1, legend: document.getElementById("legend").textContent,
+        figures: document.querySelectorAll("#figures .main-svg").length, schedules: which.options.length }) }), 300);
+    }, 300);
   }, 300);
 })();
 </script></head>"""
