@@ -12,7 +12,7 @@ from sim.scenario import MisfitError, Variant
 from sim.scenario.networks import Family, Granularity, Networks
 from sim.spans import GridRecord, Outcome, Totals, digest
 from sim.strict_yaml import KeyPath
-from sim.systolic.granularity import mean_of_means
+from sim.systolic.granularity import Budget, mean_of_means
 from sim.systolic.machine import Machine, harmonic_mean, most_pods
 from sim.wiring import Assumption
 from sim.workload.gemms import Dnn
@@ -68,16 +68,16 @@ def play_grid(plan: GridPlan) -> Outcome:
     assert spec is not None
     rows, cols = (np.array(steps.numbers(), float) for steps in (plan.work.rows, plan.work.cols))
     r, c = rows[:, None], cols[None, :]
-    given = (spec.power, spec.network, machine.sram_joules_per_byte, machine.clock_hz)
-    grids = {name: mean_of_means(each, r, c, *given) for name, each in plan.families.items()}
+    budget = Budget(spec.power, spec.network, machine.sram_joules_per_byte, machine.clock_hz)
+    grids = {name: mean_of_means(each, r, c, budget) for name, each in plan.families.items()}
     here = {
-        name: float(mean_of_means(each, float(machine.rows), float(machine.cols), *given))
+        name: float(mean_of_means(each, float(machine.rows), float(machine.cols), budget))
         for name, each in plan.families.items()
     }
     whole = harmonic_mean(np.array([*grids.values()]))
     here[""] = float(harmonic_mean(np.array([*here.values()])))
     record = GridRecord(
-        rows.astype(int), cols.astype(int), most_pods(r, c, *given).astype(int), whole, grids,
+        rows.astype(int), cols.astype(int), most_pods(r, c, *budget).astype(int), whole, grids,
         (machine.rows, machine.cols), here, spec.power,
     )  # fmt: skip
     return Outcome(Totals(), grid=record, assumptions=plan.assumptions, fingerprint=digest(whole.ravel().tolist()))

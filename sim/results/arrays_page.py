@@ -10,6 +10,7 @@ from sim.results.metrics import pretty, seconds_text
 from sim.results.palette import escaped
 from sim.results.table import label
 from sim.results.tenants import tenants
+from sim.results.tenants_page import part_lines
 from sim.spans import ArrayRun, Outcome
 
 if TYPE_CHECKING:
@@ -35,24 +36,8 @@ _MOST_BARS = 40
 
 def networks_lines(outcomes: Mapping[str, Outcome]) -> list[RenderableType]:
     """A rich table with a row for each variant and network, or family; nothing where there is no array."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    found = _found(outcomes)
-    if not found:
-        return []
-    shown = _columns(found, (*_ON_TERMINAL, *_OF_GRID))
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    grid.add_column("")
-    grid.add_column("family" if "best_rows" in shown else "network")
-    for name in shown:
-        grid.add_column(label(name), justify="right")
-    for variant, each in found.items():
-        for number, (network, mine) in enumerate(each.items()):
-            cells = [pretty(name, mine[name]) if name in mine else "" for name in shown]
-            grid.add_row(Text("" if number else variant), Text(network), *map(Text, cells))
-    return [grid]
+    noun = "family" if any(outcome.grid for outcome in outcomes.values()) else "network"
+    return part_lines(_found(outcomes), noun, (*_ON_TERMINAL, *_OF_GRID))
 
 
 def networks_section(outcomes: Mapping[str, Outcome]) -> str:

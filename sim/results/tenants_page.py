@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sim.results.metrics import pretty
@@ -24,23 +24,29 @@ _HOT = 3.0  # a slowdown from which on a cell is as dark as it gets
 
 def tenants_lines(outcomes: Mapping[str, Outcome]) -> list[RenderableType]:
     """A rich table with a row for each variant and tenant; nothing where no pod is shared."""
+    return part_lines({v: tenants(o) for v, o in outcomes.items() if o.tenants}, "tenant", _ON_TERMINAL)
+
+
+def part_lines(
+    found: Mapping[str, Mapping[str, Mapping[str, float]]], noun: str, wanted: Sequence[str]
+) -> list[RenderableType]:
+    """The same of whatever variants are made of: those of the wanted metrics that any part has."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    if not any(outcome.tenants for outcome in outcomes.values()):
+    if not found:
         return []
-    found = {variant: tenants(outcome) for variant, outcome in outcomes.items()}
-    shown = [name for name in _ON_TERMINAL if any(name in mine for each in found.values() for mine in each.values())]
+    shown = [name for name in wanted if any(name in mine for each in found.values() for mine in each.values())]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     grid.add_column("")
-    grid.add_column("tenant")
+    grid.add_column(noun)
     for name in shown:
         grid.add_column(label(name), justify="right")
     for variant, each in found.items():
-        for number, (tenant, mine) in enumerate(each.items()):
+        for number, (part, mine) in enumerate(each.items()):
             cells = [pretty(name, mine[name]) if name in mine else "" for name in shown]
-            grid.add_row(Text("" if number else variant), Text(tenant), *map(Text, cells))
+            grid.add_row(Text("" if number else variant), Text(part), *map(Text, cells))
     return [grid]
 
 
