@@ -1,11 +1,13 @@
-"""Engine cost: simulated ops per second at `op` fidelity as a ratio to bare SimPy timeouts in the same process.
+"""Engine cost: simulated ops per second at `op` fidelity as a ratio to bare SimPy timeouts in the
+same process.
 
     python benchmarks/engine.py
 
-Each round times the two in turn, so that a machine that slows down slows both; the median ratio is what to quote. The
-limit: an op is at least one timeout and one resume of its stream, so a ratio of 1 is out of reach, and the waits
-between streams (four events in a layer of eleven ops) put it at about 0.7 before a line of podscope runs. Memory: the
-peak over 200 steps less the peak over 20, which must not grow.
+Each round times the two in turn, so that a machine that slows down slows both; the median ratio is
+what to quote. The limit: an op is at least one timeout and one resume of its stream, so a ratio of
+1 is out of reach, and the waits between streams (four events in a layer of eleven ops) put it at
+about 0.7 before a line of podscope runs. Memory: the peak over 200 steps less the peak over 20,
+which must not grow.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group
+from sim.graph.batch import decode_batch
+from sim.graph.parallel import Parallel
+from sim.graph.precision import Precision
+from sim.graph.transformer import transformer
 from sim.network.network import Network
 from sim.reproduce.cost import engine_cost
-from sim.workload.batch import decode_batch
-from sim.workload.parallel import Parallel
-from sim.workload.precision import Precision
-from sim.workload.transformer import transformer
 
 
 def memory_growth() -> int:
@@ -45,7 +47,8 @@ def main() -> None:
     for technique in ("", "preserve", "fused_collective"):
         cost = engine_cost(technique)
         print(
-            f"{technique or 'vanilla':18} {cost.ops_per_s:10,.0f} ops/s  {cost.timeouts_per_s:12,.0f} timeouts/s  "
+            f"{technique or 'vanilla':18} {cost.ops_per_s:10,.0f} ops/s  "
+            f"{cost.timeouts_per_s:12,.0f} timeouts/s  "
             f"ratio {cost.ratio:.3f}  ({cost.ops:,} ops a round)"
         )
     print(f"peak memory over 200 steps less over 20: {memory_growth():,} bytes")

@@ -2,9 +2,10 @@
 
     python benchmarks/mla_kernel.py [--quick]
 
-fp16; a buffer of 256 MB is zeroed before each run so that L2 is cold; 25 runs to warm up, 100 timed by events, the
-median. Both are `sim.learn.mla`, compiled. Without torch or a GPU it says so. The published speed-ups are of another
-machine (an Ascend 910B2), and stand beside for their shape, not to be met.
+fp16; a buffer of 256 MB is zeroed before each run so that L2 is cold; 25 runs to warm up, 100 timed
+by events, the median. Both are `sim.learn.mla`, compiled. Without torch or a GPU it says so. The
+published speed-ups are of another machine (an Ascend 910B2), and stand beside for their shape, not
+to be met.
 """
 
 from __future__ import annotations
@@ -39,8 +40,11 @@ def main() -> None:
         except torch.cuda.OutOfMemoryError:
             print(f"{row.heads:5} {row.batch:5} {row.prefix:6} {row.suffix:6}   does not fit")
             continue
-        print(f"{row.heads:5} {row.batch:5} {row.prefix:6} {row.suffix:6} {absorb_ms:8.3f} {mixed_ms:8.3f} "
-              f"{absorb_ms / mixed_ms:9.2f} {row.typhoon / row.absorb:8.2f}")  # fmt: skip
+        print(
+            f"{row.heads:5} {row.batch:5} {row.prefix:6} {row.suffix:6} {absorb_ms:8.3f} "
+            f"{mixed_ms:8.3f} "
+            f"{absorb_ms / mixed_ms:9.2f} {row.typhoon / row.absorb:8.2f}"
+        )
 
 
 def measured(heads: int, batch: int, prefix: int, suffix: int) -> tuple[float, float]:
@@ -55,7 +59,9 @@ def measured(heads: int, batch: int, prefix: int, suffix: int) -> tuple[float, f
     q, w_k, w_v = normal(batch, heads, D_N + D_R), normal(heads, D_N, D_L), normal(heads, D_L, D_V)
     keys, values = normal(prefix, heads, D_N + D_R), normal(prefix, heads, D_V)
     latent, rope = normal(batch, prefix + suffix, D_L), normal(batch, prefix + suffix, D_R)
-    own, whole = (torch.full((batch,), tokens, device="cuda") for tokens in (suffix, prefix + suffix))
+    own, whole = (
+        torch.full((batch,), tokens, device="cuda") for tokens in (suffix, prefix + suffix)
+    )
     tail, tail_rope = latent[:, prefix:].contiguous(), rope[:, prefix:].contiguous()
     scale = (D_N + D_R) ** -0.5
     absorb, mixed = torch.compile(mla.absorb), torch.compile(mla.mixed)

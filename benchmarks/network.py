@@ -1,12 +1,14 @@
-"""Network cost: messages and flows per second, each as a ratio to a baseline timed in the same process.
+"""Network cost: messages and flows per second, each as a ratio to a baseline timed in the same
+process.
 
     python benchmarks/network.py
 
-Baselines: for collectives, SimPy as a first program would use it (a process for each message and a resource for each
-link, 130,560 sends of a 256-chip ring); for random flows, the same sharing on lists (`sim.engine.flows`), 200 flows.
-Beside them the CPU time that ASTRA-sim's analytical C++ took for the same collectives on a machine of this class (given
-with the reference data), and SimGrid's flow rate. Every case runs in a process of its own, so that its peak memory is
-its own. The limit: a round of n sends is about thirty passes over arrays of n numbers, some 50 ns a message.
+Baselines: for collectives, SimPy as a first program would use it (a process for each message and a
+resource for each link, 130,560 sends of a 256-chip ring); for random flows, the same sharing on
+lists (`sim.engine.flows`), 200 flows. Beside them the CPU time that ASTRA-sim's analytical C++ took
+for the same collectives on a machine of this class (given with the reference data), and SimGrid's
+flow rate. Every case runs in a process of its own, so that its peak memory is its own. The limit: a
+round of n sends is about thirty passes over arrays of n numbers, some 50 ns a message.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ PAIRS = {"nic": LINK, "spine": {"bytes_per_s": 400e9, "latency_s": 1e-6}}
 
 
 class Case(NamedTuple):
-    """A collective on a topology, with the most seconds it may take and what the peer's C++ took."""
+    """A collective on a topology, with the most seconds it may take and what the peer's C++
+    took."""
 
     what: str
     shape: str
@@ -47,8 +50,24 @@ class Case(NamedTuple):
 
 CASES = [
     Case("ring all-reduce, 1,024 chips", "ring", {"devices": 1024}, "ring", 4.0, 0.1, 3.4),
-    Case("2-D torus all-reduce, 4,096 chips", "torus", {"dims": (64, 64)}, "multi_dimensional", 4.0, 0.1, 3.9),
-    Case("2-D torus all-reduce, 16,384 chips", "torus", {"dims": (128, 128)}, "multi_dimensional", 40.0, 0.1, 38.6),
+    Case(
+        "2-D torus all-reduce, 4,096 chips",
+        "torus",
+        {"dims": (64, 64)},
+        "multi_dimensional",
+        4.0,
+        0.1,
+        3.9,
+    ),
+    Case(
+        "2-D torus all-reduce, 16,384 chips",
+        "torus",
+        {"dims": (128, 128)},
+        "multi_dimensional",
+        40.0,
+        0.1,
+        38.6,
+    ),
     Case(
         "hierarchical, 65,536 chips",
         "multi_node",
@@ -107,9 +126,12 @@ def collective(case: Case) -> str:
         messages = float(result.sent_bytes.sum()) / _message_bytes(network, chips)
         apart = abs(result.seconds / fold.seconds - 1)
         line += (
-            f"\n{'':36} played {cpu:5.2f} CPU s (<= {case.play_s:g}: {_verdict(cpu <= case.play_s)}), "
-            f"{messages / 1e6:.1f} M messages, {messages / cpu / 1e6:.2f} M/s = {messages / cpu / naive:.0f} x SimPy "
-            f"resources ({naive / 1e3:.0f} k/s); the peer's C++: {case.peer_s} CPU s; played / folded - 1 = {apart:.0e}"
+            f"\n{'':36} played {cpu:5.2f} CPU s (<= {case.play_s:g}: "
+            f"{_verdict(cpu <= case.play_s)}), "
+            f"{messages / 1e6:.1f} M messages, {messages / cpu / 1e6:.2f} M/s = "
+            f"{messages / cpu / naive:.0f} x SimPy "
+            f"resources ({naive / 1e3:.0f} k/s); the peer's C++: {case.peer_s} CPU s; played / "
+            f"folded - 1 = {apart:.0e}"
         )
     return f"{line}; peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB"
 
@@ -128,7 +150,9 @@ def random_flows(flows: int, together: bool) -> str:
     routes = [dice.choice(64, 6, replace=False).tolist() for _ in range(flows)]
     nbytes = dice.uniform(1e6, 1e9, flows)
     start_s = np.zeros(flows) if together else dice.uniform(0.0, flows / 3000, flows)
-    finish_times(capacities, routes[:99], start_s[:99], np.zeros(99), nbytes[:99])  # loads the compiled part
+    finish_times(
+        capacities, routes[:99], start_s[:99], np.zeros(99), nbytes[:99]
+    )  # loads the compiled part
     cpu = process_time()
     finish_times(capacities, routes, start_s, np.zeros(flows), nbytes)
     rate = flows / (process_time() - cpu)

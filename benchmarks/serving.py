@@ -1,12 +1,14 @@
-"""Serving speed, end to end: read, simulate, metrics, write; and the loop as a ratio to bare SimPy timeouts.
+"""Serving speed, end to end: read, simulate, metrics, write; and the loop as a ratio to bare SimPy
+timeouts.
 
     python benchmarks/serving.py
 
-A million requests through 16 replicas of Llama-3-8B on A100s, in chunks of 512 tokens; then two replicas in pipeline
-stages, whose iterations are taken one by one, and the workload on which peers were measured. Each run is a process of
-its own, so that its memory is its own; start-up (imports, loading the compiled loop) is what ten requests take. Compile
-first: run it twice, and quote the second. The limit: a request is at least an arrival, a prefill chunk or three, a
-completion and a stretch of decode between each of those, each of which looks at every sequence of its batch once.
+A million requests through 16 replicas of Llama-3-8B on A100s, in chunks of 512 tokens; then two
+replicas in pipeline stages, whose iterations are taken one by one, and the workload on which peers
+were measured. Each run is a process of its own, so that its memory is its own; start-up (imports,
+loading the compiled loop) is what ten requests take. Compile first: run it twice, and quote the
+second. The limit: a request is at least an arrival, a prefill chunk or three, a completion and a
+stretch of decode between each of those, each of which looks at every sequence of its batch once.
 """
 
 from __future__ import annotations
@@ -43,7 +45,11 @@ def one(scenario: str, folder: str) -> None:
     start_s = time.perf_counter()
     run(scenario).save(folder)
     seconds = time.perf_counter() - start_s
-    print(json.dumps({"seconds": seconds, "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(
+        json.dumps(
+            {"seconds": seconds, "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        )
+    )
 
 
 def timeouts_per_s(count: int = 200_000) -> float:
@@ -62,11 +68,13 @@ def timeouts_per_s(count: int = 200_000) -> float:
     return count / (time.perf_counter() - start_s)
 
 
-def measured(folder: Path, requests: int, rate: float, replicas: int, model: str, stages: int) -> dict[str, float]:
+def measured(
+    folder: Path, requests: int, rate: float, replicas: int, model: str, stages: int
+) -> dict[str, float]:
     """Seconds and MiB of one run on a generated trace."""
-    from sim.workload.arrivals import poisson
-    from sim.workload.synthesis import TraceSpec, generated
-    from sim.workload.trace_write import write_stream
+    from sim.traces.arrivals import poisson
+    from sim.traces.synthesis import TraceSpec, generated
+    from sim.traces.writing import write_stream
 
     trace, scenario = folder / f"{requests}.csv", folder / f"{requests}.yaml"
     # Quantiles of the Azure conversation trace of 2023, capped so that Llama-2 can hold them.
@@ -76,7 +84,9 @@ def measured(folder: Path, requests: int, rate: float, replicas: int, model: str
     write_stream(trace, generated(spec, requests, 0))
     scenario.write_text(SCENARIO.format(file=trace, replicas=replicas, model=model, stages=stages))
     command = [sys.executable, __file__, str(scenario), str(folder / "out")]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    )
 
 
 def main() -> None:
@@ -84,7 +94,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for label, rate, replicas, model, stages, sizes in (
-            ("16 replicas of Llama-3-8B", 60.0, 16, "llama3-8b", 1, (10, 10_000, 100_000, 1_000_000)),
+            (
+                "16 replicas of Llama-3-8B",
+                60.0,
+                16,
+                "llama3-8b",
+                1,
+                (10, 10_000, 100_000, 1_000_000),
+            ),
             ("two Llama-3-8B in 4 stages", 20.0, 2, "llama3-8b", 4, (10, 10_000, 100_000)),
             ("one Llama-2-7B", 4.0, 1, "llama2-7b", 1, (10, 10_000)),
         ):
@@ -95,8 +112,10 @@ def main() -> None:
                 each = requests / found["seconds"]
                 later = requests / max(found["seconds"] - started_s, 1e-9) if requests > 10 else 0.0
                 print(
-                    f"{label}: {requests:9,} requests {found['seconds']:7.2f} s  {each:9,.0f}/s  after start-up "
-                    f"{later:9,.0f}/s  {found['MiB']:5.0f} MiB  {bare / each:6.1f} bare timeouts a request",
+                    f"{label}: {requests:9,} requests {found['seconds']:7.2f} s  "
+                    f"{each:9,.0f}/s  after start-up "
+                    f"{later:9,.0f}/s  {found['MiB']:5.0f} MiB  {bare / each:6.1f} bare "
+                    "timeouts a request",
                     flush=True,
                 )
 

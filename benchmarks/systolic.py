@@ -1,10 +1,12 @@
-"""Scheduling of pod arrays: tile ops per second, compiled and in plain Python, timed in the same process.
+"""Scheduling of pod arrays: tile ops per second, compiled and in plain Python, timed in the same
+process.
 
     python benchmarks/systolic.py
 
-256 pods of 32 x 32 on a butterfly-2; convolutional networks at 299 pixels, BERT at 100 tokens. Tile ops are those that
-are placed: of a stack of equal encoders, one. The limits: ResNet-50 in 10 s, the ten networks of the published main
-table in 4 minutes, on one core. Beside them what the authors' C++ is reported to take: 5 minutes for ResNet-50.
+256 pods of 32 x 32 on a butterfly-2; convolutional networks at 299 pixels, BERT at 100 tokens. Tile
+ops are those that are placed: of a stack of equal encoders, one. The limits: ResNet-50 in 10 s, the
+ten networks of the published main table in 4 minutes, on one core. Beside them what the authors'
+C++ is reported to take: 5 minutes for ResNet-50.
 """
 
 from __future__ import annotations
@@ -12,14 +14,24 @@ from __future__ import annotations
 import resource
 from time import perf_counter
 
+from sim.dnn.known import dnn
 from sim.systolic import compiled
 from sim.systolic.machine import Machine
 from sim.systolic.schedule import schedule
 from sim.systolic.timing import simulate
-from sim.workload.dnn import dnn
 
-TEN = ("resnet50", "resnet101", "resnet152", "densenet121", "densenet169", "densenet201", "inception_v3",
-       "bert_medium", "bert_base", "bert_large")  # fmt: skip
+TEN = (
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "densenet121",
+    "densenet169",
+    "densenet201",
+    "inception_v3",
+    "bert_medium",
+    "bert_base",
+    "bert_large",
+)
 PLAIN = ("resnet50", "bert_medium")
 NEVER = 10**12
 
@@ -34,7 +46,11 @@ def timed(name: str, machine: Machine) -> tuple[int, float]:
 
 
 def report(what: str, tile_ops: int, seconds: float) -> None:
-    print(f"{what:32} {tile_ops:10,} tile ops {seconds:8.2f} s {tile_ops / seconds:12,.0f} tile ops/s", flush=True)
+    print(
+        f"{what:32} {tile_ops:10,} tile ops {seconds:8.2f} s {tile_ops / seconds:12,.0f} tile "
+        "ops/s",
+        flush=True,
+    )
 
 
 def main() -> None:

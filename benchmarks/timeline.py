@@ -1,9 +1,10 @@
-"""How long a timeline of 50,000 spans takes to open in a fresh headless Chromium, beside a page with Plotly alone.
+"""How long a timeline of 50,000 spans takes to open in a fresh headless Chromium, beside a page
+with Plotly alone.
 
     python benchmarks/timeline.py
 
-Both pages are opened in turn, each in a browser that has cached nothing. The limit is the second page: reading and
-running plotly.js, which every Plotly page pays.
+Both pages are opened in turn, each in a browser that has cached nothing. The limit is the second
+page: reading and running plotly.js, which every Plotly page pays.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from statistics import median
 
 from plotly.offline import get_plotlyjs
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent.parent / "tests")]
+sys.path[:0] = [
+    str(Path(__file__).resolve().parent.parent),
+    str(Path(__file__).resolve().parent.parent / "tests"),
+]
 
 from tests.test_browser import CHROMIUM, PROBE, fifty_thousand_spans, opened  # noqa: E402
 
@@ -40,7 +44,9 @@ def main(rounds: int = 5) -> None:
                 times[name].append(opened(page, folder)[0]["opened"])
     for name, taken in times.items():
         print(f"{name}: median {median(taken):,.0f} ms, {min(taken):,.0f} to {max(taken):,.0f}")
-    print(f"ratio of the medians: {median(times['50,000 spans']) / median(times['Plotly alone']):.2f}")
+    print(
+        f"ratio of the medians: {median(times['50,000 spans']) / median(times['Plotly alone']):.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ result.timeline().show()
 
 from __future__ import annotations
 
+from sim.facts.version import VERSION as __version__  # noqa: N811
 from sim.results import Result
 from sim.run import run
 from sim.scenario import Scenario, ScenarioError, load
-from sim.version import VERSION as __version__  # noqa: N811
 
 __all__ = ["Result", "Scenario", "ScenarioError", "__version__", "load", "run"]

@@ -1,4 +1,5 @@
-"""What an array of pods did as spans: layers on pods of one schedule, or whole inferences where they come by traces."""
+"""What an array of pods did as spans: layers on pods of one schedule, or whole inferences where
+they come by traces."""
 
 from __future__ import annotations
 
@@ -7,16 +8,19 @@ from math import inf
 
 import numpy as np
 
+from sim.facts.array import ArrayRun
+from sim.facts.span import Span, Use
+from sim.facts.timeline import Timeline
 from sim.scenario.schema import Record
-from sim.spans import ArrayRun, Span, Timeline, Use
 from sim.systolic.tenancy import Turn
 
 DRAWN_PODS = 8  # of a schedule
 
 
 def drawn(record: Record, runs: Sequence[ArrayRun]) -> Timeline:
-    """Some pods of each schedule, evenly spaced, with a span for each stretch of rounds at one layer; and the share of
-    all pods that are busy.  Every pod of every round is in the `tiles` of the runs."""
+    """Some pods of each schedule, evenly spaced, with a span for each stretch of rounds at one
+    layer; and the share of all pods that are busy.  Every pod of every round is in the `tiles` of
+    the runs."""
     kept = Timeline()
     if not record.enabled:
         return kept
@@ -28,7 +32,9 @@ def drawn(record: Record, runs: Sequence[ArrayRun]) -> Timeline:
     inside = [s for s in spans if s.end_s > record.from_s and s.start_s < (record.until_s or inf)]
     inside.sort(key=lambda s: (s.start_s, s.track))
     kept.spans, kept.truncated = inside[: record.max_spans], max(len(inside) - record.max_spans, 0)
-    kept.capacities = {"pods": float(max(run.first_pod + run.pods for run in runs))} if kept.uses else {}
+    kept.capacities = (
+        {"pods": float(max(run.first_pod + run.pods for run in runs))} if kept.uses else {}
+    )
     return kept
 
 
@@ -76,7 +82,9 @@ def _busy(run: ArrayRun, record: Record) -> list[Use]:
     ]
 
 
-def turns_drawn(record: Record, names: Sequence[str], turns: Sequence[Turn], pods: Sequence[int]) -> Timeline:
+def turns_drawn(
+    record: Record, names: Sequence[str], turns: Sequence[Turn], pods: Sequence[int]
+) -> Timeline:
     """A track for each network, with a span for each inference, or turn of one."""
     kept = Timeline()
     for turn in turns:
@@ -89,6 +97,14 @@ def turns_drawn(record: Record, names: Sequence[str], turns: Sequence[Turn], pod
             beside = [names[other] for other in turn.who if other != i]
             note = f"with {' and '.join(beside)}" if beside else f"on {pods[i]} pods"
             kept.spans.append(
-                Span(names[i], f"inference {request}", names[i], turn.start_s, turn.end_s, bound="compute", note=note)
+                Span(
+                    names[i],
+                    f"inference {request}",
+                    names[i],
+                    turn.start_s,
+                    turn.end_s,
+                    bound="compute",
+                    note=note,
+                )
             )
     return kept

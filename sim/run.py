@@ -12,6 +12,8 @@ from typing import Any
 
 from sim import scenario
 from sim.engine.shares import Part, Spread
+from sim.facts.outcome import Outcome
+from sim.facts.version import VERSION
 from sim.results import Result, build
 from sim.run_arrays import ArrayPlan, play_array, prepare_array
 from sim.run_granularity import GridPlan, play_grid, prepare_grid
@@ -22,8 +24,6 @@ from sim.scenario import MisfitError, Scenario, ScenarioError, Variant
 from sim.scenario.jobs import Collectives
 from sim.scenario.networks import Granularity, Networks
 from sim.scenario.workloads import Tenants
-from sim.spans import Outcome
-from sim.version import VERSION
 
 Progress = Callable[[float, str], None]
 _SPREAD_FROM = 100_000  # requests: below, another process costs more than it saves
@@ -40,10 +40,11 @@ def run(
 ) -> Result:
     """Run every variant of the scenario in file `path` (or the shipped one of that name).
 
-    `overrides` are "key=value" texts, or a mapping from dotted key to value. `workers` processes share the variants,
-    or the replicas of the only one; with `cluster`, the address of a Dask scheduler, its workers do, where the same
-    podscope and the same files are. The result does not depend on their number. Raises ScenarioError, listing every
-    fault, if anything in the scenario is wrong.
+    `overrides` are "key=value" texts, or a mapping from dotted key to value. `workers` processes
+    share the variants, or the replicas of the only one; with `cluster`, the address of a Dask
+    scheduler, its workers do, where the same podscope and the same files are. The result does not
+    depend on their number. Raises ScenarioError, listing every fault, if anything in the scenario
+    is wrong.
     """
     s = scenario.load(path, overrides)
     plans = prepare(s)
@@ -53,7 +54,9 @@ def run(
     except KeyboardInterrupt:
         if not outcomes:
             raise
-        raise Interrupted(_result(s, {name: outcomes[name] for name in plans if name in outcomes}, [*plans])) from None
+        raise Interrupted(
+            _result(s, {name: outcomes[name] for name in plans if name in outcomes}, [*plans])
+        ) from None
     return _result(s, {name: outcomes[name] for name in plans}, [])
 
 
@@ -78,13 +81,21 @@ def _result(s: Scenario, outcomes: dict[str, Outcome], wanted: list[str]) -> Res
         if name not in outcomes or outcomes[name].stopped_s is not None
     ]
     return build(
-        scenario=s.name, question=s.question, version=VERSION, seed=s.seed, outcomes=outcomes,
-        expect=[] if wanted else s.expect, resolved=s.resolved, warnings=warnings, partial=bool(wanted),
-    )  # fmt: skip
+        scenario=s.name,
+        question=s.question,
+        version=VERSION,
+        seed=s.seed,
+        outcomes=outcomes,
+        expect=[] if wanted else s.expect,
+        resolved=s.resolved,
+        warnings=warnings,
+        partial=bool(wanted),
+    )
 
 
 def prepare(s: Scenario) -> dict[str, Plan]:
-    """Build the parts of every variant; ScenarioError with every fault that only shows when they are put together."""
+    """Build the parts of every variant; ScenarioError with every fault that only shows when they
+    are put together."""
     plans: dict[str, Plan] = {}
     faults = []
     for name, variant in s.variants.items():
@@ -97,7 +108,9 @@ def prepare(s: Scenario) -> dict[str, Plan]:
         except (ValueError, OSError) as error:
             faults.append(s.fault(name, str(error)))
     if faults:
-        raise ScenarioError(sorted(dict.fromkeys(faults), key=lambda fault: (fault.file, fault.line)))
+        raise ScenarioError(
+            sorted(dict.fromkeys(faults), key=lambda fault: (fault.file, fault.line))
+        )
     return plans
 
 
@@ -109,12 +122,16 @@ def _prepared(v: Variant, seed: int) -> Plan:
         return prepare_array(v, work)
     if isinstance(work, Granularity):
         return prepare_grid(v, work)
-    return prepare_tenants(v, work, seed) if isinstance(work, Tenants) else prepare_model(v, work, seed)
+    return (
+        prepare_tenants(v, work, seed)
+        if isinstance(work, Tenants)
+        else prepare_model(v, work, seed)
+    )
 
 
 def play(
     plan: Plan, progress: Callable[[float], None] = lambda share: None, spread: Spread | None = None
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Simulate one variant; `spread` are processes that may serve some of its replicas."""
     if isinstance(plan, JobsPlan):
         return play_jobs_plan(plan, progress)
@@ -122,15 +139,25 @@ def play(
         return play_array(plan, progress)
     if isinstance(plan, GridPlan):
         return play_grid(plan)
-    return play_tenants(plan, progress) if isinstance(plan, TenantsPlan) else play_model(plan, progress, spread)
+    return (
+        play_tenants(plan, progress)
+        if isinstance(plan, TenantsPlan)
+        else play_model(plan, progress, spread)
+    )
 
 
 def _spread(
-    path: str | Path, overrides: scenario.Overrides, plans: dict[str, Plan], workers: int, progress: Progress,
-    cluster: str | None, outcomes: dict[str, Outcome],
-) -> None:  # fmt: skip
-    """Play the variants into `outcomes`; the last (with one worker, all of them) in this process, which can tell how
-    far it is, and if it is the only one, its replicas where they can be apart."""
+    path: str | Path,
+    overrides: scenario.Overrides,
+    plans: dict[str, Plan],
+    workers: int,
+    progress: Progress,
+    cluster: str | None,
+    outcomes: dict[str, Outcome],
+) -> None:
+    """Play the variants into `outcomes`; the last (with one worker, all of them) in this process,
+    which can tell how far it is, and if it is the only one, its replicas where they can be
+    apart."""
     names = list(plans)
     with _elsewhere(workers, cluster) as (submit, others):
         away = names[:-1] if others else []
@@ -157,7 +184,8 @@ def _spread(
 
 @contextmanager
 def _elsewhere(workers: int, cluster: str | None) -> Iterator[tuple[Callable[..., Any], int]]:
-    """How to have something done by other processes, here or on a Dask cluster, and how many there are."""
+    """How to have something done by other processes, here or on a Dask cluster, and how many there
+    are."""
     with ExitStack() as stack:
         if cluster is not None:
             client = stack.enter_context(_client(cluster))
@@ -166,9 +194,12 @@ def _elsewhere(workers: int, cluster: str | None) -> Iterator[tuple[Callable[...
 
         @cache
         def pool() -> Executor:
-            # Fresh processes, not forks: a caller may have threads. Each reads the scenario again, quicker than to ship
-            # it. Made when first needed, for a pool alone takes a quarter of a second.
-            return stack.enter_context(ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn")))
+            # Fresh processes, not forks: a caller may have threads. Each reads the scenario again,
+            # quicker than to ship it. Made when first needed, for a pool alone takes a quarter of a
+            # second.
+            return stack.enter_context(
+                ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn"))
+            )
 
         yield lambda *work: pool().submit(*work), workers - 1
 
@@ -182,7 +213,9 @@ def _client(address: str) -> Any:
     try:
         return Client(address, timeout=10)
     except (OSError, TimeoutError, ValueError) as error:
-        raise ValueError(f"no Dask scheduler answers at {address!r}: {error or 'timed out'}") from None
+        raise ValueError(
+            f"no Dask scheduler answers at {address!r}: {error or 'timed out'}"
+        ) from None
 
 
 def play_named(path: str | Path, overrides: scenario.Overrides, name: str) -> Outcome:
@@ -191,7 +224,9 @@ def play_named(path: str | Path, overrides: scenario.Overrides, name: str) -> Ou
     return play(_prepared(s.variants[name], s.seed))
 
 
-def play_named_share(path: str | Path, overrides: scenario.Overrides, name: str, share: int, shares: int) -> Part:
+def play_named_share(
+    path: str | Path, overrides: scenario.Overrides, name: str, share: int, shares: int
+) -> Part:
     """Serve a share of the replicas of a variant: the same, for a part of one."""
     s = scenario.load(path, overrides)
     plan = _prepared(s.variants[name], s.seed)

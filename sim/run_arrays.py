@@ -9,31 +9,38 @@ from typing import NamedTuple
 import numpy as np
 
 from sim import catalog
-from sim.array_machine import array_assumptions, machine_of
 from sim.array_spans import drawn, turns_drawn
+from sim.dnn.bert import bert
+from sim.dnn.decoder import decoder
+from sim.dnn.gemm_file import read_gemms
+from sim.dnn.gemms import Dnn
+from sim.dnn.known import BERTS, CONVNETS, dnn
+from sim.dnn.onnx_file import read_onnx
+from sim.facts.array import ArrayRecord, ArrayRun, NetworkRecord, Tiles
+from sim.facts.outcome import Outcome
+from sim.facts.requests import Requests
+from sim.facts.span import digest
+from sim.facts.timeline import Timeline
+from sim.facts.totals import Totals
+from sim.machine.array import array_assumptions, machine_of
+from sim.machine.wiring import Assumption
 from sim.run_model import trace_of
 from sim.scenario import MisfitError, Variant
 from sim.scenario.networks import KNOWN, Networks
 from sim.scenario.networks import Network as NetworkSpec
-from sim.spans import ArrayRecord, ArrayRun, NetworkRecord, Outcome, Requests, Tiles, Timeline, Totals, digest
-from sim.strict_yaml import KeyPath, nearest
 from sim.systolic import tenancy
+from sim.systolic.interconnect import network
 from sim.systolic.losses import ends, losses, occupancy
 from sim.systolic.machine import DATAFLOWS, Machine, peak_ops_per_s, power_of
-from sim.systolic.networks import network
 from sim.systolic.schedule import schedule
 from sim.systolic.tiling import tile
 from sim.systolic.timing import simulate
-from sim.wiring import Assumption
-from sim.workload.bert import bert
-from sim.workload.decoder import decoder
-from sim.workload.dnn import BERTS, CONVNETS, dnn
-from sim.workload.gemm_file import read_gemms
-from sim.workload.gemms import Dnn
-from sim.workload.onnx_file import read_onnx
-from sim.workload.stream import gathered
+from sim.text.strict_yaml import KeyPath, nearest
+from sim.traces.stream import gathered
 
-MOST_GANGS = 8  # networks that interleave by a trace: each set of them that meets is a schedule of its own
+MOST_GANGS = (
+    8  # networks that interleave by a trace: each set of them that meets is a schedule of its own
+)
 MOST_CELLS = 20_000_000  # pods x rounds of a run whose tiles are kept to be drawn
 _AT: KeyPath = ("workload", "networks")
 
@@ -61,7 +68,8 @@ class _Played(NamedTuple):
 
 
 def prepare_array(v: Variant, work: Networks) -> ArrayPlan:
-    """Build array and networks, and see that the ones fit the other; MisfitError with everything that does not."""
+    """Build array and networks, and see that the ones fit the other; MisfitError with everything
+    that does not."""
     machine = machine_of(v)
     pods = _pods(work, machine)
     wrong: list[tuple[KeyPath, str]] = []
@@ -89,26 +97,39 @@ def prepare_array(v: Variant, work: Networks) -> ArrayPlan:
         except (ValueError, OSError) as error:
             wrong += [(at, line) for line in str(error).splitlines()]
     if work.sharing == "interleaved" and arrivals and len(work.networks) > MOST_GANGS:
-        wrong.append((_AT, f"{len(work.networks)} networks meet in too many ways to schedule each; at most "
-                      f"{MOST_GANGS} interleave by traces, or take time_sliced or partitioned"))  # fmt: skip
+        wrong.append(
+            (
+                _AT,
+                f"{len(work.networks)} networks meet in too many ways to schedule each; at most "
+                f"{MOST_GANGS} interleave by traces, or take time_sliced or partitioned",
+            )
+        )
     if wrong:
         raise MisfitError(wrong)
-    return ArrayPlan(v, work, machine, dnns, what, pods, arrivals, notes, array_assumptions(v, machine, work))
+    return ArrayPlan(
+        v, work, machine, dnns, what, pods, arrivals, notes, array_assumptions(v, machine, work)
+    )
 
 
 def network_of(name: str, spec: NetworkSpec, work: Networks) -> tuple[Dnn, str, Sequence[str]]:
-    """The layers of a network, what it is in words, and what the user should know of it; ValueError, MisfitError."""
+    """The layers of a network, what it is in words, and what the user should know of it;
+    ValueError, MisfitError."""
     batch = spec.batch or work.batch
     if spec.file is not None:
         return _from_file(Path(spec.file), spec, batch)
     if spec.model is not None:
         model = catalog.model(spec.model)
-        found = decoder(model, phase=spec.phase, tokens=spec.tokens, batch=batch, layers=spec.layers)
+        found = decoder(
+            model, phase=spec.phase, tokens=spec.tokens, batch=batch, layers=spec.layers
+        )
         some = f", the first {spec.layers} layers" if spec.layers else ""
         return found, f"{model.name}, {spec.phase}, {spec.tokens} tokens, batch {batch}{some}", ()
     known = spec.network or name
     if known not in KNOWN:
-        hint = nearest(known, KNOWN) or f"; choose one of {', '.join(KNOWN)}, or give a `file` or a `model`"
+        hint = (
+            nearest(known, KNOWN)
+            or f"; choose one of {', '.join(KNOWN)}, or give a `file` or a `model`"
+        )
         raise ValueError(f"no network {known!r}{hint}")
     convolutional = known in CONVNETS
     stray = "length" if convolutional else "image"
@@ -117,7 +138,11 @@ def network_of(name: str, spec: NetworkSpec, work: Networks) -> tuple[Dnn, str, 
         raise MisfitError([((*_AT, name, stray), f"{known} takes {other}")])
     image, length = spec.image or work.image, spec.length or work.length
     if convolutional:
-        return dnn(known, image=image, batch=batch), f"{known}, {image} x {image}, batch {batch}", ()
+        return (
+            dnn(known, image=image, batch=batch),
+            f"{known}, {image} x {image}, batch {batch}",
+            (),
+        )
     what = f"{known}, {length} tokens, batch {batch}"
     if work.exact and work.sharing == "alone":
         return BERTS[known](length=length, batch=batch, exact=True, repeated=True), what, ()
@@ -128,13 +153,19 @@ def _from_file(path: Path, spec: NetworkSpec, batch: int) -> tuple[Dnn, str, Seq
     if path.suffix == ".csv" and spec.sizes:
         raise ValueError("sizes are for ONNX files; take them out")
     if path.suffix not in (".csv", ".onnx"):
-        raise ValueError(f"{path.name} is neither .csv nor .onnx, so it is no network that can be read")
+        raise ValueError(
+            f"{path.name} is neither .csv nor .onnx, so it is no network that can be read"
+        )
     try:
         found, notes = (
-            read_gemms(path, batch=batch) if path.suffix == ".csv" else read_onnx(path, batch=batch, sizes=spec.sizes)
+            read_gemms(path, batch=batch)
+            if path.suffix == ".csv"
+            else read_onnx(path, batch=batch, sizes=spec.sizes)
         )
     except ValueError as error:
-        raise ValueError("\n".join(f"{path.name}: {line}" for line in str(error).splitlines())) from None
+        raise ValueError(
+            "\n".join(f"{path.name}: {line}" for line in str(error).splitlines())
+        ) from None
     return found, f"{path.name}, batch {batch}", notes
 
 
@@ -174,7 +205,9 @@ class _Play:
     def _played(self, names: tuple[str, ...], pods: int) -> _Played:
         plan = self.plan
         machine, dnns = tenancy.part(plan.machine, pods), [plan.dnns[name] for name in names]
-        made = schedule(dnns, machine, partition=_partition(plan.work, machine, dnns), exact=plan.work.exact)
+        made = schedule(
+            dnns, machine, partition=_partition(plan.work, machine, dnns), exact=plan.work.exact
+        )
         timing = simulate(made)
         hz = machine.clock_hz
         tiles = None
@@ -182,14 +215,27 @@ class _Play:
             seen = occupancy(made, timing)
             tiles = Tiles(seen.layers, seen.starts / hz, seen.ends / hz, seen.layer)
         elif plan.variant.record.enabled:
-            self.notes.append(f"{' and '.join(names)}: {len(timing.starts):,} rounds are too many to draw")
+            self.notes.append(
+                f"{' and '.join(names)}: {len(timing.starts):,} rounds are too many to draw"
+            )
         run = ArrayRun(
-            names, 0, pods, 0.0, timing.cycles / hz, 0, float(made.ops), len(timing.starts),
+            names,
+            0,
+            pods,
+            0.0,
+            timing.cycles / hz,
+            0,
+            float(made.ops),
+            len(timing.starts),
             timing.last_add_round + 1 if any(len(p.add_left) for p in made.layers) else 0,
-            timing.tile_ops, timing.dram_bytes,
-            {part: cycles / hz for part, cycles in losses(made, timing)._asdict().items()}, tiles,
-        )  # fmt: skip
-        return _Played(run, tuple(end / hz for end in ends(made, timing)), timing.warm_up_cycles / hz)
+            timing.tile_ops,
+            timing.dram_bytes,
+            {part: cycles / hz for part, cycles in losses(made, timing)._asdict().items()},
+            tiles,
+        )
+        return _Played(
+            run, tuple(end / hz for end in ends(made, timing)), timing.warm_up_cycles / hz
+        )
 
 
 def _once(plan: ArrayPlan, play: _Play) -> Outcome:
@@ -213,13 +259,26 @@ def _once(plan: ArrayPlan, play: _Play) -> Outcome:
                 now += run.seconds
     none = np.empty(0)
     networks = [
-        NetworkRecord(name, plan.what[name], float(plan.dnns[name].ops), plan.pods[name], ends_s[name],
-                      play([name]).run.seconds, None, none) for name in names
-    ]  # fmt: skip
+        NetworkRecord(
+            name,
+            plan.what[name],
+            float(plan.dnns[name].ops),
+            plan.pods[name],
+            ends_s[name],
+            play([name]).run.seconds,
+            None,
+            none,
+        )
+        for name in names
+    ]
     seconds = max(run.start_s + run.seconds for run in runs)
     totals = Totals(seconds=seconds, ops=sum(run.tile_ops for run in runs))
-    return Outcome(totals, timeline=drawn(plan.variant.record, runs), array=_record(plan, networks, runs),
-                   warnings=play.notes)  # fmt: skip
+    return Outcome(
+        totals,
+        timeline=drawn(plan.variant.record, runs),
+        array=_record(plan, networks, runs),
+        warnings=play.notes,
+    )
 
 
 def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
@@ -235,7 +294,9 @@ def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
         if work.sharing == "partitioned":
             served = tenancy.apart(asked, seconds, keep)
         else:
-            served = tenancy.in_turns(asked, seconds, work.quantum, [one.resume_s for one in each], keep)
+            served = tenancy.in_turns(
+                asked, seconds, work.quantum, [one.resume_s for one in each], keep
+            )
     firsts = dict(zip(names, np.cumsum([0, *plan.pods.values()]).tolist()))
     networks, runs = [], []
     for who, times in sorted(served.gangs.items()):
@@ -247,34 +308,65 @@ def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
         alone_s = play([name]).run.seconds
         alone = tenancy.apart([arrival_s], [alone_s])
         networks.append(
-            NetworkRecord(name, plan.what[name], float(plan.dnns[name].ops), plan.pods[name],
-                          float((end_s - start_s).mean()), alone_s, _requests(arrival_s, start_s, end_s),
-                          alone.end_s[0] - arrival_s)
-        )  # fmt: skip
+            NetworkRecord(
+                name,
+                plan.what[name],
+                float(plan.dnns[name].ops),
+                plan.pods[name],
+                float((end_s - start_s).mean()),
+                alone_s,
+                _requests(arrival_s, start_s, end_s),
+                alone.end_s[0] - arrival_s,
+            )
+        )
     last_s = max(float(each.max()) for each in served.end_s)
-    totals = Totals(seconds=last_s, idle_s=last_s - served.in_use_s,
-                    ops=sum(run.tile_ops * run.times for run in runs))  # fmt: skip
+    totals = Totals(
+        seconds=last_s,
+        idle_s=last_s - served.in_use_s,
+        ops=sum(run.tile_ops * run.times for run in runs),
+    )
     timeline = turns_drawn(record, names, served.turns, [plan.pods[name] for name in names])
-    return Outcome(totals, timeline=timeline or Timeline(), array=_record(plan, networks, runs), warnings=play.notes)
+    return Outcome(
+        totals,
+        timeline=timeline or Timeline(),
+        array=_record(plan, networks, runs),
+        warnings=play.notes,
+    )
 
 
 def _requests(arrival_s: np.ndarray, start_s: np.ndarray, end_s: np.ndarray) -> Requests:
     """Inferences as requests that make no tokens."""
     none = np.zeros(len(arrival_s), np.int64)
-    return Requests(np.arange(len(arrival_s)), arrival_s, none, none, start_s, end_s, end_s, *[none] * 5)
+    return Requests(
+        np.arange(len(arrival_s)), arrival_s, none, none, start_s, end_s, end_s, *[none] * 5
+    )
 
 
 def _record(plan: ArrayPlan, networks: list[NetworkRecord], runs: list[ArrayRun]) -> ArrayRecord:
     m, spec = plan.machine, plan.variant.pod.array
     assert spec is not None
     settings: dict[str, float | str] = {
-        "rows": m.rows, "cols": m.cols, "pods": m.pods, "network": m.network, "dataflow": m.dataflow,
-        "bank": m.bank_bytes / 1024, "memory": m.dram_bytes_per_s / 1e9,
+        "rows": m.rows,
+        "cols": m.cols,
+        "pods": m.pods,
+        "network": m.network,
+        "dataflow": m.dataflow,
+        "bank": m.bank_bytes / 1024,
+        "memory": m.dram_bytes_per_s / 1e9,
         "partition": _partition(plan.work, m, plan.dnns.values()) or m.rows,
         "batch": plan.work.batch,
-    }  # fmt: skip
-    return ArrayRecord(m.rows, m.cols, m.pods, peak_ops_per_s(m), float(power_of(m).total_w), spec.power, settings,
-                       networks, runs)  # fmt: skip
+    }
+    return ArrayRecord(
+        m.rows,
+        m.cols,
+        m.pods,
+        peak_ops_per_s(m),
+        float(power_of(m).total_w),
+        spec.power,
+        settings,
+        networks,
+        runs,
+    )
 
 
 def _partition(work: Networks, machine: Machine, dnns: Iterable[Dnn]) -> int | None:
@@ -293,6 +385,8 @@ def _pods(work: Networks, machine: Machine) -> dict[str, int]:
     others = len(work.networks) - len(given)
     left = machine.pods - sum(given.values())
     if left < others:
-        need = f"{sum(given.values())} pods" + (f" and one for each of {others} others" if others else "")
+        need = f"{sum(given.values())} pods" + (
+            f" and one for each of {others} others" if others else ""
+        )
         raise MisfitError([(_AT, f"the networks are given {need}; the array has {machine.pods}")])
     return {name: spec.pods or left // others for name, spec in work.networks.items()}

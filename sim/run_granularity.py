@@ -6,16 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.array_machine import array_assumptions, machine_of
+from sim.dnn.gemms import Dnn
+from sim.facts.array import GridRecord
+from sim.facts.outcome import Outcome
+from sim.facts.span import digest
+from sim.facts.totals import Totals
+from sim.machine.array import array_assumptions, machine_of
+from sim.machine.wiring import Assumption
 from sim.run_arrays import network_of
 from sim.scenario import MisfitError, Variant
 from sim.scenario.networks import Family, Granularity, Networks
-from sim.spans import GridRecord, Outcome, Totals, digest
-from sim.strict_yaml import KeyPath
 from sim.systolic.granularity import Budget, mean_of_means
 from sim.systolic.machine import Machine, harmonic_mean, most_pods
-from sim.wiring import Assumption
-from sim.workload.gemms import Dnn
+from sim.text.strict_yaml import KeyPath
 
 
 class GridPlan(NamedTuple):
@@ -48,7 +51,8 @@ def prepare_grid(v: Variant, work: Granularity) -> GridPlan:
 
 
 def _sizes(name: str, family: Family) -> list[Dnn]:
-    """A network at each image size or length of its family; one size is enough where it is not known by name."""
+    """A network at each image size or length of its family; one size is enough where it is not
+    known by name."""
     spec = family.networks[name]
     found: list[Dnn] = []
     for image in family.images or [224]:
@@ -77,7 +81,18 @@ def play_grid(plan: GridPlan) -> Outcome:
     whole = harmonic_mean(np.array([*grids.values()]))
     here[""] = float(harmonic_mean(np.array([*here.values()])))
     record = GridRecord(
-        rows.astype(int), cols.astype(int), most_pods(r, c, *budget).astype(int), whole, grids,
-        (machine.rows, machine.cols), here, spec.power,
-    )  # fmt: skip
-    return Outcome(Totals(), grid=record, assumptions=plan.assumptions, fingerprint=digest(whole.ravel().tolist()))
+        rows.astype(int),
+        cols.astype(int),
+        most_pods(r, c, *budget).astype(int),
+        whole,
+        grids,
+        (machine.rows, machine.cols),
+        here,
+        spec.power,
+    )
+    return Outcome(
+        Totals(),
+        grid=record,
+        assumptions=plan.assumptions,
+        fingerprint=digest(whole.ravel().tolist()),
+    )

@@ -1,4 +1,5 @@
-"""A workload of collectives alone, from specs to Outcome: what `sim.run` does for models, for jobs."""
+"""A workload of collectives alone, from specs to Outcome: what `sim.run` does for models, for
+jobs."""
 
 from __future__ import annotations
 
@@ -6,16 +7,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sim.engine.jobs import Job, Recording, Trouble, play_jobs
+from sim.facts.outcome import Outcome
+from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
 from sim.network.collectives import PLANS, algorithm
 from sim.network.network import Network
 from sim.scenario import MisfitError, Variant
 from sim.scenario.jobs import Collectives
 from sim.scenario.jobs import Job as JobSpec
-from sim.spans import Outcome
-from sim.strict_yaml import KeyPath
-from sim.wiring import Assumption, assumptions, wiring, with_faults
+from sim.text.strict_yaml import KeyPath
 
-MOST_PAIRS = 200_000_000  # sends of one collective in which everybody sends to everybody: some GB of host memory
+# sends of one collective in which everybody sends to everybody: some GB of host memory
+MOST_PAIRS = 200_000_000
 _EVERYBODY = ("direct", "one_shot", "two_shot", "pairwise")
 
 
@@ -31,7 +33,8 @@ class JobsPlan(NamedTuple):
 
 
 def prepare_jobs(v: Variant, work: Collectives, seed: int) -> JobsPlan:
-    """Build the pod and find each job's chips and algorithm on it; MisfitError with everything that does not fit."""
+    """Build the pod and find each job's chips and algorithm on it; MisfitError with everything that
+    does not fit."""
     wires = wiring(v)
     chips = sum(isinstance(node, int) for node in wires.graph)
     wrong: list[tuple[KeyPath, str]] = []
@@ -46,7 +49,10 @@ def prepare_jobs(v: Variant, work: Collectives, seed: int) -> JobsPlan:
     for chip in v.pod.stragglers:
         if chip >= chips:
             wrong.append(
-                (("pod", "stragglers", chip), f"chip {chip} is not in the pod: its chips are 0 to {chips - 1}")
+                (
+                    ("pod", "stragglers", chip),
+                    f"chip {chip} is not in the pod: its chips are 0 to {chips - 1}",
+                )
             )
     if wrong:
         raise MisfitError(wrong)
@@ -60,15 +66,25 @@ def prepare_jobs(v: Variant, work: Collectives, seed: int) -> JobsPlan:
     if wrong:
         raise MisfitError(wrong)
     busy = {chip for group in groups.values() for chip in group}
-    notes = [f"straggler chip {chip} takes part in no job" for chip in v.pod.stragglers if chip not in busy]
+    notes = [
+        f"straggler chip {chip} takes part in no job"
+        for chip in v.pod.stragglers
+        if chip not in busy
+    ]
     rows = assumptions({wires.library.name: wires.library.facts, wires.pod.name: wires.pod.facts})
     return JobsPlan(v, network, jobs, Trouble(v.pod.stragglers, v.pod.jitter, seed), notes, rows)
 
 
-def play_jobs_plan(plan: JobsPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
+def play_jobs_plan(
+    plan: JobsPlan, progress: Callable[[float], None] = lambda share: None
+) -> Outcome:
     """Simulate one variant."""
     record = plan.variant.record
-    keep = Recording(record.from_s, record.until_s or float("inf"), record.max_spans) if record.enabled else None
+    keep = (
+        Recording(record.from_s, record.until_s or float("inf"), record.max_spans)
+        if record.enabled
+        else None
+    )
     outcome = play_jobs(plan.network, plan.jobs, plan.trouble, keep, progress)
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
@@ -77,10 +93,15 @@ def play_jobs_plan(plan: JobsPlan, progress: Callable[[float], None] = lambda sh
 
 def _unfit(spec: JobSpec, network: Network, group: tuple[int, ...]) -> str:
     """Why the job's algorithm does not serve its group; '' where it does."""
-    chosen = spec.algorithm or (network.algorithm if network.algorithm in PLANS[spec.collective] else "auto")
+    chosen = spec.algorithm or (
+        network.algorithm if network.algorithm in PLANS[spec.collective] else "auto"
+    )
     everybody = chosen in _EVERYBODY or spec.collective == "all_to_all"
     if everybody and len(group) ** 2 > MOST_PAIRS:
-        return f"among {len(group):,} chips everybody sends to everybody, which takes too much memory to play"
+        return (
+            f"among {len(group):,} chips everybody sends to everybody, which takes too much "
+            "memory to play"
+        )
     try:
         if chosen != "auto":
             algorithm(spec.collective, chosen, network.members(group))
@@ -89,12 +110,23 @@ def _unfit(spec: JobSpec, network: Network, group: tuple[int, ...]) -> str:
     return ""
 
 
-def _job(name: str, spec: JobSpec, group: tuple[int, ...], network: Network, healthy: Network) -> Job:
+def _job(
+    name: str, spec: JobSpec, group: tuple[int, ...], network: Network, healthy: Network
+) -> Job:
     def using(pod: Network) -> Network:
         return pod if spec.algorithm in (None, pod.algorithm) else pod.using(spec.algorithm)
 
     own = using(healthy)
     return Job(
-        name, spec.collective, spec.bytes, group, own if network is healthy else using(network), own,
-        spec.start, spec.repeat, spec.gap, spec.background, spec.weight,
-    )  # fmt: skip
+        name,
+        spec.collective,
+        spec.bytes,
+        group,
+        own if network is healthy else using(network),
+        own,
+        spec.start,
+        spec.repeat,
+        spec.gap,
+        spec.background,
+        spec.weight,
+    )

@@ -21,28 +21,29 @@ from sim.engine.served import Host
 from sim.engine.serving import Service, run_service, serve_share
 from sim.engine.shares import Part, Spread
 from sim.engine.steps import StaticBatch
+from sim.facts.outcome import Outcome
+from sim.facts.timeline import Timeline
+from sim.graph.batch import Batch, Shared, decode_batch
+from sim.graph.footprint import Room, require, room
+from sim.graph.graph import Graph
+from sim.graph.model import Model
+from sim.graph.parallel import Parallel, shard
+from sim.graph.precision import Precision
+from sim.graph.transformer import kv_bytes_per_token, transformer
 from sim.hardware.device import Device
+from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
 from sim.network.network import Network
 from sim.scenario import MisfitError, Variant
 from sim.scenario.workloads import Decode, Prefill, Requests
 from sim.scenario.workloads import Trace as TraceSource
 from sim.serving.fleet import ORDERS, POLICIES, ROUTERS, Arrivals, Rules, pool_of, replica_of
 from sim.serving.step_time import NO_SHARING, Sharing
-from sim.spans import Outcome, Timeline
-from sim.strict_yaml import KeyPath
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.techniques.latent import cut
-from sim.units import show
-from sim.wiring import Assumption, assumptions, wiring, with_faults
-from sim.workload.batch import Batch, Shared, decode_batch
-from sim.workload.graph import Graph
-from sim.workload.memory import Room, require, room
-from sim.workload.model import Model
-from sim.workload.parallel import Parallel, shard
-from sim.workload.precision import Precision
-from sim.workload.stream import TraceStream, gathered
-from sim.workload.trace_stream import open_trace
-from sim.workload.transformer import kv_bytes_per_token, transformer
+from sim.text.strict_yaml import KeyPath
+from sim.text.units import show
+from sim.traces.reading import open_trace
+from sim.traces.stream import TraceStream, gathered
 
 _TRACE_TOKENS = 2048  # of expanded prefixes, if the scenario does not say
 
@@ -62,15 +63,29 @@ class Machinery(NamedTuple):
     assumptions: list[Assumption]
     parts: tuple[Network, ...] = ()  # as each pipeline stage sees it, where there are several
 
-    def group(self, timeline: Timeline | None, tenancy: Tenancy | None = None, stage: int = 0) -> Group:
-        """The ranks of a stage, idle, in a simulation of their own or on the chips of other tenants."""
+    def group(
+        self, timeline: Timeline | None, tenancy: Tenancy | None = None, stage: int = 0
+    ) -> Group:
+        """The ranks of a stage, idle, in a simulation of their own or on the chips of other
+        tenants."""
         v, ranks = self.variant, self.parallel.ranks
-        slow = {chip - stage * ranks: factor for chip, factor in v.pod.stragglers.items() if chip // ranks == stage}
+        slow = {
+            chip - stage * ranks: factor
+            for chip, factor in v.pod.stragglers.items()
+            if chip // ranks == stage
+        }
         return Group(
-            tenancy.env if tenancy else simpy.Environment(), self.device, self.network_of(stage), ranks,
-            stragglers=slow, unfold=bool(v.pod.faults), timeline=timeline, max_spans=v.record.max_spans,
-            tenancy=tenancy, name=f"stage {stage}" if self.parts else "",
-        )  # fmt: skip
+            tenancy.env if tenancy else simpy.Environment(),
+            self.device,
+            self.network_of(stage),
+            ranks,
+            stragglers=slow,
+            unfold=bool(v.pod.faults),
+            timeline=timeline,
+            max_spans=v.record.max_spans,
+            tenancy=tenancy,
+            name=f"stage {stage}" if self.parts else "",
+        )
 
     def graph(self, batch: Batch, stage: int = 0) -> Graph:
         """What a pass asks of one rank of a stage, techniques applied."""
@@ -78,7 +93,8 @@ class Machinery(NamedTuple):
         return apply(graph, self.machine, self.variant.techniques)
 
     def network_of(self, stage: int) -> Network:
-        """The pod as the ranks of a stage see it: theirs come first, then those of the next stage."""
+        """The pod as the ranks of a stage see it: theirs come first, then those of the next
+        stage."""
         return self.parts[stage] if self.parts else self.network
 
     @property
@@ -90,10 +106,15 @@ class Machinery(NamedTuple):
     def hosts(self) -> list[Host]:
         """The stages as the engine wants them."""
         return [
-            Host(partial(self.group, stage=stage), partial(self.graph, stage=stage), self.device,
-                 self.network_of(stage), self.sharing)
+            Host(
+                partial(self.group, stage=stage),
+                partial(self.graph, stage=stage),
+                self.device,
+                self.network_of(stage),
+                self.sharing,
+            )
             for stage in range(self.parallel.pipeline)
-        ]  # fmt: skip
+        ]
 
 
 class ModelPlan(NamedTuple):
@@ -109,18 +130,34 @@ class ModelPlan(NamedTuple):
 
 
 def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
-    """Build the machine and the model, and see that the one fits the other; ValueError if it does not."""
+    """Build the machine and the model, and see that the one fits the other; ValueError if it does
+    not."""
     if isinstance(work, Decode):
         micro = v.parallel.degrees().micro_batches
         if micro > work.batch:
-            raise MisfitError([(("parallel", "micro_batches"), f"a batch of {work.batch} cannot be cut into {micro} "
-                                f"micro-batches; at most {work.batch}")])  # fmt: skip
+            raise MisfitError(
+                [
+                    (
+                        ("parallel", "micro_batches"),
+                        f"a batch of {work.batch} cannot be cut into {micro} "
+                        f"micro-batches; at most {work.batch}",
+                    )
+                ]
+            )
         here = _machinery(v, 1.0, -(-work.batch // micro))
         longest = work.prompt_tokens + work.output_tokens
-        require(here.model, here.room, here.precision, here.parallel, _unique_tokens(work, here.parallel))
+        require(
+            here.model,
+            here.room,
+            here.precision,
+            here.parallel,
+            _unique_tokens(work, here.parallel),
+        )
         if 0 < here.model.max_tokens < longest:
             most = here.model.max_tokens
-            here.notes.append(f"{here.model.name} was made for {most:,} tokens; this run goes to {longest:,}")
+            here.notes.append(
+                f"{here.model.name} was made for {most:,} tokens; this run goes to {longest:,}"
+            )
         return ModelPlan(v, here, None, None, here.notes, here.assumptions, seed)
     here = _machinery(v, work.hbm_utilisation, work.max_batched_tokens)
     trace, warning = trace_of(work.trace)
@@ -129,11 +166,17 @@ def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
     _require_replicas(work, v.parallel.pipeline)
     prefill = None
     if work.prefill:
-        own = v.model_copy(update={
-            "pod": work.prefill.pod or v.pod,
-            "parallel": v.parallel.model_copy(update={"tensor": work.prefill.tensor or v.parallel.tensor}),
-        })  # fmt: skip
-        prefill = _machinery(own, work.hbm_utilisation, work.prefill.max_batched_tokens or work.max_batched_tokens)
+        own = v.model_copy(
+            update={
+                "pod": work.prefill.pod or v.pod,
+                "parallel": v.parallel.model_copy(
+                    update={"tensor": work.prefill.tensor or v.parallel.tensor}
+                ),
+            }
+        )
+        prefill = _machinery(
+            own, work.hbm_utilisation, work.prefill.max_batched_tokens or work.max_batched_tokens
+        )
     parts = [here, *([prefill] if prefill else [])]
     notes = dict.fromkeys(note for part in parts for note in part.notes)
     rows = dict.fromkeys(row for part in parts for row in part.assumptions)
@@ -152,31 +195,50 @@ def _machinery(v: Variant, hbm_share: float, new_tokens: int) -> Machinery:
         network.members(chips)  # the pod has that many chips
     for chip in v.pod.stragglers:
         if chip >= chips:
-            raise ValueError(f"straggler rank {chip} is not in the group: ranks are 0 to {chips - 1}")
+            raise ValueError(
+                f"straggler rank {chip} is not in the group: ranks are 0 to {chips - 1}"
+            )
     parts = tuple(
-        network.part(tuple((first + chip) % chips for chip in range(chips))) for first in range(0, chips, ranks)
+        network.part(tuple((first + chip) % chips for chip in range(chips)))
+        for first in range(0, chips, ranks)
     )
     notes = list(shard(model, parallel).notes)
     sharing, kept_bytes, said = _expanded(v, model, precision, parallel, _machine(device, parallel))
     notes += said
     space = room(model, precision, parallel, device.hbm_bytes * hbm_share, new_tokens, kept_bytes)
-    rows = assumptions({device.name: device.facts, library.name: library.facts, pod.name: pod.facts})
+    rows = assumptions(
+        {device.name: device.facts, library.name: library.facts, pod.name: pod.facts}
+    )
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
-    found = Machinery(v, device, network, model, precision, parallel, space, sharing, notes, rows,
-                      parts if len(parts) > 1 else ())  # fmt: skip
+    found = Machinery(
+        v,
+        device,
+        network,
+        model,
+        precision,
+        parallel,
+        space,
+        sharing,
+        notes,
+        rows,
+        parts if len(parts) > 1 else (),
+    )
     for stage in range(parallel.pipeline):
         found.graph(decode_batch([1]), stage)  # says now if a technique does not apply
     return found
 
 
 def _machine(device: Device, parallel: Parallel) -> Machine:
-    return Machine(device.l2_bytes, device.hbm_bytes_per_s, parallel.ranks, device.matrix_flop_per_s)
+    return Machine(
+        device.l2_bytes, device.hbm_bytes_per_s, parallel.ranks, device.matrix_flop_per_s
+    )
 
 
 def _expanded(
     v: Variant, model: Model, precision: Precision, parallel: Parallel, machine: Machine
 ) -> tuple[Sharing, float, list[str]]:
-    """Which shared prefixes the techniques keep expanded, the bytes that takes on a rank, and what to say of it."""
+    """Which shared prefixes the techniques keep expanded, the bytes that takes on a rank, and what
+    to say of it."""
     work = v.workload
     for name, options in v.techniques:
         expands = TECHNIQUES[name].expands
@@ -184,15 +246,32 @@ def _expanded(
             continue
         found = expands(model, precision, parallel, machine, options)
         if isinstance(work, Decode):
-            in_a_pass = (run._replace(number=run.number / parallel.micro_batches) for run in shared_runs(work))
+            in_a_pass = (
+                run._replace(number=run.number / parallel.micro_batches)
+                for run in shared_runs(work)
+            )
             runs = cut(in_a_pass, found.least, found.most_tokens or inf)
             tokens = sum(run.tokens for run in runs)
-            some = [f"no prefix is shared by the {found.least:,.1f} sequences from which it pays: all of it is absorb"]
-            return Sharing(found.least), tokens * found.bytes_per_token, [] if runs else [f"{name}: {some[0]}"]
+            some = [
+                f"no prefix is shared by the {found.least:,.1f} sequences from which it pays: "
+                "all of it is absorb"
+            ]
+            return (
+                Sharing(found.least),
+                tokens * found.bytes_per_token,
+                [] if runs else [f"{name}: {some[0]}"],
+            )
         tokens = found.most_tokens or _TRACE_TOKENS
         nbytes = tokens * found.bytes_per_token
-        said = f"{name}: {show(nbytes, 'B')} a device are kept for {tokens:,.0f} tokens of expanded prefixes"
-        return Sharing(found.least, tokens), nbytes, [] if found.most_tokens else [f"{said} (expanded_tokens)"]
+        said = (
+            f"{name}: {show(nbytes, 'B')} a device are kept for {tokens:,.0f} tokens of "
+            "expanded prefixes"
+        )
+        return (
+            Sharing(found.least, tokens),
+            nbytes,
+            [] if found.most_tokens else [f"{said} (expanded_tokens)"],
+        )
     return NO_SHARING, 0.0, []
 
 
@@ -202,28 +281,39 @@ def shared_runs(work: Decode) -> tuple[Shared, ...]:
 
 
 def _unique_tokens(work: Decode, parallel: Parallel) -> int:
-    """Tokens that the KV-caches hold at the end: what sequences share stands once in each data-parallel group."""
+    """Tokens that the KV-caches hold at the end: what sequences share stands once in each
+    data-parallel group."""
     again = sum(max(run.number - parallel.data, 0) * run.tokens for run in shared_runs(work))
     return work.batch * (work.prompt_tokens + work.output_tokens) - int(again)
 
 
 def play_model(
-    plan: ModelPlan, progress: Callable[[float], None] = lambda share: None, spread: Spread | None = None
+    plan: ModelPlan,
+    progress: Callable[[float], None] = lambda share: None,
+    spread: Spread | None = None,
 ) -> Outcome:
     """Simulate one variant; `spread` are processes that may serve some of its replicas."""
     v, here = plan.variant, plan.machinery
     timeline = Timeline() if v.record.enabled else None
     work = v.workload
     if isinstance(work, Decode):
-        static = StaticBatch(work.batch, work.prompt_tokens, work.output_tokens, work.every_step,
-                             shared_runs(work), here.parallel.micro_batches)  # fmt: skip
+        static = StaticBatch(
+            work.batch,
+            work.prompt_tokens,
+            work.output_tokens,
+            work.every_step,
+            shared_runs(work),
+            here.parallel.micro_batches,
+        )
         stages = [Stage(host.group_of, host.graph_of) for host in here.hosts]
         outcome = run_static(stages, static, timeline, progress)
     else:
         assert plan.trace is not None and isinstance(work, Requests)
         chunks = [gathered(plan.trace)] if work.closed_loop else plan.trace.chunks()
         hosts = [part.hosts for part in (plan.prefill, here) if part is not None]
-        outcome = run_service(chunks, service(plan, work), hosts, here.model, timeline, progress, spread)
+        outcome = run_service(
+            chunks, service(plan, work), hosts, here.model, timeline, progress, spread
+        )
         complete(plan, outcome)
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
@@ -231,18 +321,23 @@ def play_model(
 
 
 def play_share(plan: ModelPlan, share: int, shares: int) -> Part:
-    """Serve some of the replicas of a workload of requests: what a process is asked to do for another."""
+    """Serve some of the replicas of a workload of requests: what a process is asked to do for
+    another."""
     work, here = plan.variant.workload, plan.machinery
     assert plan.trace is not None and isinstance(work, Requests)
     recorded = plan.variant.record.enabled
-    return serve_share(plan.trace.chunks(), service(plan, work), [here.hosts], here.model, recorded, share, shares)
+    return serve_share(
+        plan.trace.chunks(), service(plan, work), [here.hosts], here.model, recorded, share, shares
+    )
 
 
 def complete(plan: ModelPlan, outcome: Outcome) -> None:
     """Add to what was served what the scenario knows of it."""
     work, serving = plan.variant.workload, outcome.serving
     assert isinstance(work, Requests) and serving is not None and plan.trace is not None
-    outcome.serving = serving._replace(slo_s={name: limit for name, limit in work.slo if limit is not None})
+    outcome.serving = serving._replace(
+        slo_s={name: limit for name, limit in work.slo if limit is not None}
+    )
     outcome.warnings[:0] = plan.trace.warnings
 
 
@@ -251,24 +346,44 @@ def _require_replicas(work: Requests, pipeline: int) -> None:
     prefills = work.prefill.replicas if work.prefill else 0
     total = work.replicas + prefills
     which = f"they are 0 to {total - 1}" + (", those that prefill first" if prefills else "")
-    named: list[tuple[KeyPath, int]] = [(("workload", "slow", replica), replica) for replica in work.slow]
-    named += [(("workload", "failures", i, "replica"), fault.replica) for i, fault in enumerate(work.failures)]
+    named: list[tuple[KeyPath, int]] = [
+        (("workload", "slow", replica), replica) for replica in work.slow
+    ]
+    named += [
+        (("workload", "failures", i, "replica"), fault.replica)
+        for i, fault in enumerate(work.failures)
+    ]
     wrong: list[tuple[KeyPath, str]] = [
         (at, f"no replica {replica}; {which}") for at, replica in named if replica >= total
     ]
     for_good = {fault.replica for fault in work.failures if fault.duration is None}
     for first, count in ((0, prefills), (prefills, work.replicas)):
         if count and for_good >= set(range(first, first + count)):
-            wrong.append((("workload", "failures"), "no replica would be left; give one of them a `duration`"))
+            wrong.append(
+                (
+                    ("workload", "failures"),
+                    "no replica would be left; give one of them a `duration`",
+                )
+            )
     if work.autoscale and pipeline > 1:
-        wrong.append((("workload", "autoscale"), "not modelled for a model in pipeline stages; take it out"))
+        wrong.append(
+            (("workload", "autoscale"), "not modelled for a model in pipeline stages; take it out")
+        )
     if work.autoscale and work.autoscale.least > work.replicas:
         most = work.replicas
         wrong.append(
-            (("workload", "autoscale", "least"), f"{work.autoscale.least} is more than there are; at most {most}")
+            (
+                ("workload", "autoscale", "least"),
+                f"{work.autoscale.least} is more than there are; at most {most}",
+            )
         )
     if work.admission.shed and not work.admission.ttft and work.slo.ttft is None:
-        wrong.append((("workload", "admission", "shed"), "this needs a deadline; give admission.ttft or slo.ttft"))
+        wrong.append(
+            (
+                ("workload", "admission", "shed"),
+                "this needs a deadline; give admission.ttft or slo.ttft",
+            )
+        )
     if wrong:
         raise MisfitError(wrong)
 
@@ -276,10 +391,13 @@ def _require_replicas(work: Requests, pipeline: int) -> None:
 def _require_blocks(trace: TraceStream, work: Requests) -> None:
     """ValueError if the prefix cache has nothing to go by."""
     if not trace.block_tokens:
-        raise ValueError(f"prefix_caching: the trace {trace.name} does not say which prefixes are equal")
+        raise ValueError(
+            f"prefix_caching: the trace {trace.name} does not say which prefixes are equal"
+        )
     if trace.block_tokens % work.block_tokens:
         raise ValueError(
-            f"prefix_caching: the trace names blocks of {trace.block_tokens} tokens, which block_tokens "
+            f"prefix_caching: the trace names blocks of {trace.block_tokens} tokens, which "
+            "block_tokens "
             f"({work.block_tokens}) must divide"
         )
 
@@ -289,55 +407,99 @@ def service(plan: ModelPlan, work: Requests) -> Service:
     unit = plan.trace.block_tokens or 0 if plan.trace and work.prefix_caching else 0
     pools: list[np.recarray] = []
     tables: list[np.recarray] = []
-    for pool, part in enumerate(part for part in (plan.prefill, plan.machinery) if part is not None):
+    for pool, part in enumerate(
+        part for part in (plan.prefill, plan.machinery) if part is not None
+    ):
         own, lanes = work.prefill if part is plan.prefill else None, part.parallel.micro_batches
-        first, count = sum(len(table) for table in tables), (own.replicas if own else work.replicas) * lanes
+        first, count = (
+            sum(len(table) for table in tables),
+            (own.replicas if own else work.replicas) * lanes,
+        )
         each = kv_bytes_per_token(part.model, part.precision, part.parallel)
         pools.append(
-            pool_of(first, count, next=1, transfer_s=each / own.link, latency_s=own.latency) if own
+            pool_of(first, count, next=1, transfer_s=each / own.link, latency_s=own.latency)
+            if own
             else pool_of(first, count)
-        )  # fmt: skip
+        )
         rows = [_replica(work, own, part, pool, first + i, each) for i in range(count)]
         tables.append(np.concatenate(rows).view(np.recarray))
     admission = work.admission
     coupled = work.closed_loop or work.prefill is not None
-    rules = Rules(ROUTERS[work.router], ORDERS[admission.order], plan.seed, work.fidelity == "step", coupled, unit,
-                  admission.shed, work.prefix_eviction == "tail_first")  # fmt: skip
+    rules = Rules(
+        ROUTERS[work.router],
+        ORDERS[admission.order],
+        plan.seed,
+        work.fidelity == "step",
+        coupled,
+        unit,
+        admission.shed,
+        work.prefix_eviction == "tail_first",
+    )
     record = plan.variant.record
     end_s = record.from_s + 0.1 if work.fidelity == "step" else np.inf
     scale = work.autoscale
     return Service(
-        rules, np.concatenate(tables).view(np.recarray), np.concatenate(pools).view(np.recarray),
-        work.fidelity == "op", (record.from_s, end_s if record.until_s is None else record.until_s),
-        tuple(work.speculative.acceptance) if work.speculative else (), work.closed_loop, work.trace.limit or np.inf,
-        tuple(Failure(fault.replica, fault.at, np.inf if fault.duration is None else fault.duration)
-              for fault in work.failures),
-        Autoscale(int(pools[-1][0]["first"]), work.replicas, scale.least, scale.requests, scale.every, scale.start_up,
-                  scale.cool_down) if scale else None,
-        admission.classes, partial(_classed, work, plan.seed),
-    )  # fmt: skip
+        rules,
+        np.concatenate(tables).view(np.recarray),
+        np.concatenate(pools).view(np.recarray),
+        work.fidelity == "op",
+        (record.from_s, end_s if record.until_s is None else record.until_s),
+        tuple(work.speculative.acceptance) if work.speculative else (),
+        work.closed_loop,
+        work.trace.limit or np.inf,
+        tuple(
+            Failure(fault.replica, fault.at, np.inf if fault.duration is None else fault.duration)
+            for fault in work.failures
+        ),
+        Autoscale(
+            int(pools[-1][0]["first"]),
+            work.replicas,
+            scale.least,
+            scale.requests,
+            scale.every,
+            scale.start_up,
+            scale.cool_down,
+        )
+        if scale
+        else None,
+        admission.classes,
+        partial(_classed, work, plan.seed),
+    )
 
 
 def _replica(
     work: Requests, own: Prefill | None, part: Machinery, pool: int, number: int, kv_bytes: float
-) -> np.recarray:  # fmt: skip
-    """One row of the fleet: a replica, or the lane of one of its micro-batches; `own` says what is different in a pool
-    that only prefills."""
+) -> np.recarray:
+    """One row of the fleet: a replica, or the lane of one of its micro-batches; `own` says what is
+    different in a pool that only prefills."""
     given, stages, lanes = own or work, part.parallel.pipeline, part.parallel.micro_batches
     tokens = (given.kv_tokens or part.room.kv_tokens) / lanes
     blocks = int(tokens // work.block_tokens)
     if blocks < 1:
         of = " for each micro-batch" if lanes > 1 else ""
-        raise ValueError(f"the KV-cache holds {tokens:,.0f} tokens{of}, less than a block of {work.block_tokens}")
+        raise ValueError(
+            f"the KV-cache holds {tokens:,.0f} tokens{of}, less than a block of {work.block_tokens}"
+        )
     drafts = len(work.speculative.acceptance) if work.speculative and own is None else 0
     return replica_of(
-        POLICIES[work.policy], given.max_batch or work.max_batch, given.max_batched_tokens or work.max_batched_tokens,
-        work.block_tokens, blocks, pool=pool, kind=pool * stages, reserve=work.kv == "reserve",
-        swap_s=kv_bytes / work.host_bandwidth if work.kv == "swap" else np.nan, drafts=drafts,
-        overhead_s=work.overhead + (drafts * work.speculative.drafting if work.speculative else 0.0),
-        slow=work.slow.get(number // lanes, 1.0), longest=part.model.max_tokens or 2**62,
-        stages=stages, lanes=lanes, lane=number % lanes,
-    )  # fmt: skip
+        POLICIES[work.policy],
+        given.max_batch or work.max_batch,
+        given.max_batched_tokens or work.max_batched_tokens,
+        work.block_tokens,
+        blocks,
+        pool=pool,
+        kind=pool * stages,
+        reserve=work.kv == "reserve",
+        swap_s=kv_bytes / work.host_bandwidth if work.kv == "swap" else np.nan,
+        drafts=drafts,
+        overhead_s=work.overhead
+        + (drafts * work.speculative.drafting if work.speculative else 0.0),
+        slow=work.slow.get(number // lanes, 1.0),
+        longest=part.model.max_tokens or 2**62,
+        stages=stages,
+        lanes=lanes,
+        lane=number % lanes,
+    )
 
 
 def _classed(work: Requests, seed: int, asked: Arrivals) -> Arrivals:
@@ -346,10 +508,15 @@ def _classed(work: Requests, seed: int, asked: Arrivals) -> Arrivals:
     rank = asked.rank
     if admission.shares:
         chances = np.random.default_rng((seed, *asked.id[:1])).random(len(asked.id))
-        rank = np.minimum(np.searchsorted(np.cumsum(admission.shares), chances, side="right"), admission.classes - 1)
+        rank = np.minimum(
+            np.searchsorted(np.cumsum(admission.shares), chances, side="right"),
+            admission.classes - 1,
+        )
     elif admission.prompt_tokens:
         rank = np.searchsorted(admission.prompt_tokens, asked.prompt)
-    limits = np.array(admission.ttft or [np.inf if work.slo.ttft is None else work.slo.ttft] * admission.classes)
+    limits = np.array(
+        admission.ttft or [np.inf if work.slo.ttft is None else work.slo.ttft] * admission.classes
+    )
     return asked._replace(rank=rank.astype(np.int64), patience_s=limits[rank])
 
 
@@ -359,11 +526,14 @@ def trace_of(t: TraceSource) -> tuple[TraceStream, list[str]]:
     if not Path(file).exists() and t.fallback:
         file, warning = (
             t.fallback,
-            [f"{t.file} is not there; replaying the generated trace {Path(t.fallback).name} instead"],
+            [
+                f"{t.file} is not there; replaying the generated trace {Path(t.fallback).name} "
+                "instead"
+            ],
         )
     stream = open_trace(
         file, format=t.format, first=t.first, limit=t.limit, speed=t.speed, bad_rows=t.bad_rows
-    )  # fmt: skip
+    )
     for _ in itertools.islice(stream.chunks(), 1):
         pass  # what is wrong with the beginning is told before anything runs
     return stream, warning

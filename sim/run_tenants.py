@@ -1,5 +1,5 @@
-"""A workload of tenants, from specs to Outcome: each is a workload of requests, on its part of the pod or on shared
-chips."""
+"""A workload of tenants, from specs to Outcome: each is a workload of requests, on its part of the
+pod or on shared chips."""
 
 from __future__ import annotations
 
@@ -13,29 +13,49 @@ import numpy as np
 
 from sim.engine.steps import Progress, Sums, sums_of, totals_of
 from sim.engine.tenants import Shared, Tenant, share_chips
+from sim.facts.outcome import Outcome, TenantRecord
+from sim.facts.requests import Requests
+from sim.facts.timeline import Timeline
+from sim.graph.transformer import kv_bytes_per_token
+from sim.machine.wiring import Assumption, wiring, with_faults
 from sim.run_model import ModelPlan, complete, play_model, prepare_model, service
 from sim.scenario import MisfitError, Variant
 from sim.scenario.machine import Parallel
 from sim.scenario.workloads import Requests as RequestsSpec
 from sim.scenario.workloads import Served, Tenants
 from sim.scenario.workloads import Tenant as TenantSpec
-from sim.spans import Outcome, Requests, TenantRecord, Timeline
-from sim.strict_yaml import KeyPath
-from sim.units import show
-from sim.wiring import Assumption, wiring, with_faults
-from sim.workload.transformer import kv_bytes_per_token
+from sim.text.strict_yaml import KeyPath
+from sim.text.units import show
 
 # Keys of a tenant in which those on the same chips must agree, for one loop serves them all.
 _ALIKE = ("tensor", "replicas", "router", "hbm_utilisation")
 # Keys that mean something where chips are shared.
 _SHARED = {
-    *_ALIKE, "model", "precision", "weight", "priority", "trace", "policy", "max_batch", "max_batched_tokens", "kv",
-    "block_tokens", "kv_tokens", "host_bandwidth", "prefix_caching", "prefix_eviction", "closed_loop", "overhead",
-    "slow", "speculative", "slo",
-}  # fmt: skip
+    *_ALIKE,
+    "model",
+    "precision",
+    "weight",
+    "priority",
+    "trace",
+    "policy",
+    "max_batch",
+    "max_batched_tokens",
+    "kv",
+    "block_tokens",
+    "kv_tokens",
+    "host_bandwidth",
+    "prefix_caching",
+    "prefix_eviction",
+    "closed_loop",
+    "overhead",
+    "slow",
+    "speculative",
+    "slo",
+}
 
 
-_SHOWN_S = 0.1  # of co-residents, where the scenario does not say how much to record: every op of all is played
+# of co-residents, where the scenario does not say how much to record: every op of all is played
+_SHOWN_S = 0.1
 
 
 class TenantsPlan(NamedTuple):
@@ -50,13 +70,17 @@ class TenantsPlan(NamedTuple):
 
 
 def prepare_tenants(v: Variant, work: Tenants, seed: int) -> TenantsPlan:
-    """Find each tenant's chips on the pod and see that all fit; MisfitError with everything that does not."""
+    """Find each tenant's chips on the pod and see that all fit; MisfitError with everything that
+    does not."""
     apart = work.sharing == "partitioned"
     wires = wiring(v)
     chips = sum(isinstance(node, int) for node in wires.graph)
     wrong = [*_unlike(work)] if not apart else []
     wrong += [
-        (("pod", "stragglers", chip), f"chip {chip} is not in the pod: its chips are 0 to {chips - 1}")
+        (
+            ("pod", "stragglers", chip),
+            f"chip {chip} is not in the pod: its chips are 0 to {chips - 1}",
+        )
         for chip in v.pod.stragglers
         if chip >= chips
     ]
@@ -64,8 +88,16 @@ def prepare_tenants(v: Variant, work: Tenants, seed: int) -> TenantsPlan:
     used = sum(need.values()) if apart else max(need.values())
     if used > chips:
         each = ", ".join(f"{name} {count}" for name, count in need.items())
-        what = f"the tenants need {used} chips ({each})" if apart else f"the tenants share {used} chips"
-        hint = ": 'time_sliced' and 'co_resident' tenants share chips" if apart and max(need.values()) <= chips else ""
+        what = (
+            f"the tenants need {used} chips ({each})"
+            if apart
+            else f"the tenants share {used} chips"
+        )
+        hint = (
+            ": 'time_sliced' and 'co_resident' tenants share chips"
+            if apart and max(need.values()) <= chips
+            else ""
+        )
         wrong.append((("workload", "tenants"), f"{what}, the pod has {chips}{hint}"))
     if wrong:
         raise MisfitError(wrong)
@@ -77,27 +109,43 @@ def prepare_tenants(v: Variant, work: Tenants, seed: int) -> TenantsPlan:
         try:
             plan = prepare_model(_alone(v, work, spec, mine[name]), _requests(work, spec), seed)
             here = plan.machinery
-            plans[name] = plan._replace(machinery=here._replace(network=here.network.part(tuple(mine[name]))))
+            plans[name] = plan._replace(
+                machinery=here._replace(network=here.network.part(tuple(mine[name])))
+            )
         except MisfitError as error:
             own = ("workload", "tenants", name)
-            wrong += [((*own, *at[1:]) if at[0] == "workload" else at, what) for at, what in error.wrong]
+            wrong += [
+                ((*own, *at[1:]) if at[0] == "workload" else at, what) for at, what in error.wrong
+            ]
         except ValueError as error:
             wrong.append((("workload", "tenants", name), str(error)))
     if wrong:
         raise MisfitError(wrong)
     notes = [f"{name}: {note}" for name, plan in plans.items() for note in plan.notes]
     busy = {chip for name, spec in work.tenants.items() for chip in mine[name][: spec.tensor]}
-    notes += [f"straggler chip {chip} is not among those of a first replica" for chip in v.pod.stragglers
-              if chip not in busy]  # fmt: skip
+    notes += [
+        f"straggler chip {chip} is not among those of a first replica"
+        for chip in v.pod.stragglers
+        if chip not in busy
+    ]
     if apart:
         _see_that_they_serve(work, plans)
     else:
         units = {
-            plan.trace.block_tokens for name, plan in plans.items() if plan.trace and work.tenants[name].prefix_caching
+            plan.trace.block_tokens
+            for name, plan in plans.items()
+            if plan.trace and work.tenants[name].prefix_caching
         }
         if len(units) > 1:
-            raise MisfitError([(("workload", "tenants"), "prefix_caching: the traces name blocks of unlike sizes, "
-                                f"{' and '.join(map(str, sorted(filter(None, units))))} tokens")])  # fmt: skip
+            raise MisfitError(
+                [
+                    (
+                        ("workload", "tenants"),
+                        "prefix_caching: the traces name blocks of unlike sizes, "
+                        f"{' and '.join(map(str, sorted(filter(None, units))))} tokens",
+                    )
+                ]
+            )
         for some in _runs(plans):
             _divided(work, {name: plans[name] for name in some})
     if work.sharing != "time_sliced":
@@ -113,8 +161,11 @@ def prepare_tenants(v: Variant, work: Tenants, seed: int) -> TenantsPlan:
     return TenantsPlan(v, work, plans, used, notes, rows)
 
 
-def play_tenants(plan: TenantsPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
-    """Simulate one variant: all tenants together, and where they share chips, each alone and each two of them."""
+def play_tenants(
+    plan: TenantsPlan, progress: Callable[[float], None] = lambda share: None
+) -> Outcome:
+    """Simulate one variant: all tenants together, and where they share chips, each alone and each
+    two of them."""
     apart = plan.work.sharing == "partitioned"
     timeline = Timeline() if plan.variant.record.enabled else None
     runs = [(name,) for name in plan.plans] if apart else _runs(plan.plans, plan.work.interference)
@@ -139,7 +190,9 @@ def _runs(names: Iterable[str], pairs: bool = True) -> list[tuple[str, ...]]:
     return list(dict.fromkeys([everybody, *((name,) for name in everybody), *two]))
 
 
-def _together(plan: TenantsPlan, names: Sequence[str], timeline: Timeline | None, progress: Progress) -> Shared:
+def _together(
+    plan: TenantsPlan, names: Sequence[str], timeline: Timeline | None, progress: Progress
+) -> Shared:
     """Play these tenants on the chips that all of them have."""
     work = plan.work
     tenants = []
@@ -150,9 +203,19 @@ def _together(plan: TenantsPlan, names: Sequence[str], timeline: Timeline | None
         if work.sharing == "co_resident" and plan.variant.record.until_s is None:
             serving = serving._replace(window=(serving.window[0], serving.window[0] + _SHOWN_S))
         tenants.append(
-            Tenant(name, trace.chunks(), serving, here.group, here.graph, here.device, here.network, here.model,
-                   spec.weight, spec.priority)
-        )  # fmt: skip
+            Tenant(
+                name,
+                trace.chunks(),
+                serving,
+                here.group,
+                here.graph,
+                here.device,
+                here.network,
+                here.model,
+                spec.weight,
+                spec.priority,
+            )
+        )
     quantum = work.quantum if work.sharing == "time_sliced" else 0
     shared = share_chips(tenants, quantum, timeline, progress)
     for name, outcome in zip(names, shared.outcomes):
@@ -182,16 +245,28 @@ def _records(plan: TenantsPlan, shared: Mapping[tuple[str, ...], Shared]) -> lis
             if name in pair and other != name and (apart or pair in shared)
         }
         records.append(
-            TenantRecord(name, spec.weight, spec.priority, spec.tensor * spec.replicas,
-                         shared[mine].busy_s[mine.index(name)], outcome(name, mine), e2e_s(name, (name,)), beside)
-        )  # fmt: skip
+            TenantRecord(
+                name,
+                spec.weight,
+                spec.priority,
+                spec.tensor * spec.replicas,
+                shared[mine].busy_s[mine.index(name)],
+                outcome(name, mine),
+                e2e_s(name, (name,)),
+                beside,
+            )
+        )
     return records
 
 
 def _whole(
-    plan: TenantsPlan, records: list[TenantRecord], shared: Mapping[tuple[str, ...], Shared], timeline: Timeline | None
+    plan: TenantsPlan,
+    records: list[TenantRecord],
+    shared: Mapping[tuple[str, ...], Shared],
+    timeline: Timeline | None,
 ) -> Outcome:
-    """The pod as one: what adds up over tenants is a mean over the chips, requests stand tenant by tenant."""
+    """The pod as one: what adds up over tenants is a mean over the chips, requests stand tenant by
+    tenant."""
     apart = plan.work.sharing == "partitioned"
     parts = [record.outcome for record in records]
     sums: Sums = {}
@@ -202,7 +277,9 @@ def _whole(
     totals = totals_of(sums)
     totals.seconds = max(part.totals.seconds / part.replicas for part in parts)
     in_use_s = sum(each.busy_s * each.outcome.ranks / plan.chips for each in records)
-    totals.idle_s = max(totals.seconds - (in_use_s if apart else shared[tuple(plan.plans)].in_use_s), 0.0)
+    totals.idle_s = max(
+        totals.seconds - (in_use_s if apart else shared[tuple(plan.plans)].in_use_s), 0.0
+    )
     prints = " ".join(f"{record.name} {record.outcome.fingerprint}" for record in records)
     return Outcome(
         totals,
@@ -237,19 +314,36 @@ def _unlike(work: Tenants) -> Iterator[tuple[KeyPath, str]]:
     for name, spec in others:
         for key in _ALIKE:
             if getattr(spec, key) != getattr(base, key) and (key != "router" or spec.replicas > 1):
-                what = f"{work.sharing} tenants have the same chips, so {key} is the same for all: {first} has "
-                yield ("workload", "tenants", name, key), f"{what}{getattr(base, key)}, not {getattr(spec, key)}"
-    for what, key in (("tokens are accepted", "speculative"), ("prefix blocks are given up", "prefix_eviction")):
-        chosen = {name: getattr(spec, key) for name, spec in work.tenants.items() if _has(spec, key)}
+                what = (
+                    f"{work.sharing} tenants have the same chips, so {key} is the same for "
+                    f"all: {first} has "
+                )
+                yield (
+                    ("workload", "tenants", name, key),
+                    f"{what}{getattr(base, key)}, not {getattr(spec, key)}",
+                )
+    for what, key in (
+        ("tokens are accepted", "speculative"),
+        ("prefix blocks are given up", "prefix_eviction"),
+    ):
+        chosen = {
+            name: getattr(spec, key) for name, spec in work.tenants.items() if _has(spec, key)
+        }
         for name, value in list(chosen.items())[1:]:
             if value != next(iter(chosen.values())):
                 yield (
                     ("workload", "tenants", name, key),
-                    (f"{work.sharing} tenants agree in how {what}: {key} of {next(iter(chosen))} is another"),
+                    (
+                        f"{work.sharing} tenants agree in how {what}: {key} of "
+                        f"{next(iter(chosen))} is another"
+                    ),
                 )
     for name, spec in work.tenants.items():
         for key in sorted(spec.model_fields_set - _SHARED):
-            yield ("workload", "tenants", name, key), f"{key} is not modelled where tenants share chips; take it out"
+            yield (
+                ("workload", "tenants", name, key),
+                f"{key} is not modelled where tenants share chips; take it out",
+            )
 
 
 def _has(spec: TenantSpec, key: str) -> bool:
@@ -258,7 +352,11 @@ def _has(spec: TenantSpec, key: str) -> bool:
 
 def _alone(v: Variant, work: Tenants, spec: TenantSpec, chips: range) -> Variant:
     """The variant in which a tenant is all there is."""
-    slow = {chip - chips[0]: factor for chip, factor in v.pod.stragglers.items() if chip in chips[: spec.tensor]}
+    slow = {
+        chip - chips[0]: factor
+        for chip, factor in v.pod.stragglers.items()
+        if chip in chips[: spec.tensor]
+    }
     pod = v.pod.model_copy(update={"stragglers": slow})
     change = {"pod": pod, "model": spec.model, "parallel": Parallel(tensor=spec.tensor)}
     change |= {"workload": _requests(work, spec), "precision": spec.precision or v.precision}
@@ -272,8 +370,8 @@ def _requests(work: Tenants, spec: TenantSpec) -> RequestsSpec:
 
 
 def _divided(work: Tenants, plans: Mapping[str, ModelPlan]) -> dict[str, ModelPlan]:
-    """The plans of tenants that share chips: HBM holds the weights and activations of all, and what is left is split
-    by weight; of co-residents L2 too.
+    """The plans of tenants that share chips: HBM holds the weights and activations of all, and what
+    is left is split by weight; of co-residents L2 too.
 
     Who says `kv_tokens` has just that, and the others split the rest.
     """
@@ -293,9 +391,16 @@ def _divided(work: Tenants, plans: Mapping[str, ModelPlan]) -> dict[str, ModelPl
     if left < 0 or (left == 0 and weight):
         parts = ", ".join(f"{name} {show(each, 'B')}" for name, each in used.items())
         kv = f", and {show(given, 'B')} of KV-cache" if given else ""
-        raise MisfitError([(("workload", "tenants"), f"the tenants do not fit into HBM together: weights and "
-                            f"activations of {parts}{kv} need {show(held + given, 'B')} of "
-                            f"{show(whole, 'B')} a chip")])  # fmt: skip
+        raise MisfitError(
+            [
+                (
+                    ("workload", "tenants"),
+                    f"the tenants do not fit into HBM together: weights and "
+                    f"activations of {parts}{kv} need {show(held + given, 'B')} of "
+                    f"{show(whole, 'B')} a chip",
+                )
+            ]
+        )
     total = sum(work.tenants[name].weight for name in plans)
     found = {}
     for name, plan in plans.items():

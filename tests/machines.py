@@ -7,34 +7,50 @@ from dataclasses import replace
 import simpy
 
 from sim.engine.group import Group
+from sim.facts.timeline import Timeline
+from sim.graph.model import Model
+from sim.graph.parallel import Parallel
+from sim.graph.precision import Precision
+from sim.graph.transformer import transformer
 from sim.hardware.device import Device
 from sim.network import topology
 from sim.network.library import Library
 from sim.network.network import Network
-from sim.spans import Timeline
 from sim.techniques import TECHNIQUES, Machine, apply
-from sim.workload.model import Model
-from sim.workload.parallel import Parallel
-from sim.workload.precision import Precision
-from sim.workload.transformer import transformer
 
 DEVICE = Device(
-    name="test chip", matrix_flop_per_s={"fp16": 400e12, "int8": 800e12}, vector_flop_per_s=10e12, hbm_bytes=64e9,
-    hbm_bytes_per_s=1e12, l2_bytes=200e6, l2_bytes_per_s=5e12, kernel_overhead_s=4e-6, vector_overhead_s=5e-6,
+    name="test chip",
+    matrix_flop_per_s={"fp16": 400e12, "int8": 800e12},
+    vector_flop_per_s=10e12,
+    hbm_bytes=64e9,
+    hbm_bytes_per_s=1e12,
+    l2_bytes=200e6,
+    l2_bytes_per_s=5e12,
+    kernel_overhead_s=4e-6,
+    vector_overhead_s=5e-6,
     prefetch_overhead_s=1e-6,
-)  # fmt: skip
+)
 INT8 = Precision("int8", "int8", "fp16")
-MODEL = Model("test model", layers=4, hidden=4096, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=32000)
+MODEL = Model(
+    "test model", layers=4, hidden=4096, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=32000
+)
 LIBRARY = Library("test library", launch_s=30e-6, step_s=0.5e-6)
 
 
-def network(ranks=8, shape="full_mesh", bytes_per_s=25e9, latency_s=1e-6, library=LIBRARY, algorithm="auto"):
+def network(
+    ranks=8, shape="full_mesh", bytes_per_s=25e9, latency_s=1e-6, library=LIBRARY, algorithm="auto"
+):
     return Network(topology.build(shape, ranks, bytes_per_s, latency_s), library, algorithm)
 
 
 def group(device=DEVICE, ranks=8, timeline=None, pod=None, library=LIBRARY, **more) -> Group:
     return Group(
-        simpy.Environment(), device, pod or network(max(ranks, 2), library=library), ranks, timeline=timeline, **more
+        simpy.Environment(),
+        device,
+        pod or network(max(ranks, 2), library=library),
+        ranks,
+        timeline=timeline,
+        **more,
     )
 
 
@@ -44,7 +60,12 @@ def graph(batch, *techniques, model=MODEL, ranks=8, device=DEVICE, precision=INT
     for technique in techniques:
         name, options = (technique, {}) if isinstance(technique, str) else technique
         chosen.append(
-            (name, TECHNIQUES[name].options.model_construct(**{**TECHNIQUES[name].options().model_dump(), **options}))
+            (
+                name,
+                TECHNIQUES[name].options.model_construct(
+                    **{**TECHNIQUES[name].options().model_dump(), **options}
+                ),
+            )
         )
     return apply(
         transformer(model, precision, Parallel(ranks), batch),
@@ -71,4 +92,14 @@ def recorded(some_graph, device=DEVICE, ranks=8, **more) -> tuple[Timeline, Grou
     return timeline, some
 
 
-__all__ = ["DEVICE", "LIBRARY", "MODEL", "graph", "group", "network", "recorded", "replace", "seconds"]
+__all__ = [
+    "DEVICE",
+    "LIBRARY",
+    "MODEL",
+    "graph",
+    "group",
+    "network",
+    "recorded",
+    "replace",
+    "seconds",
+]

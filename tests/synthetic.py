@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from sim.spans import Outcome, RequestRecord, Requests, Span, Timeline, Totals, Use, fingerprint
+from sim.facts.outcome import Outcome
+from sim.facts.requests import RequestRecord, Requests
+from sim.facts.span import Span, Use, fingerprint
+from sim.facts.timeline import Timeline
+from sim.facts.totals import Totals
 
 HBM, L2, LINK, MATRIX = 1.0e12, 4.0e12, 1.4e11, 3.0e14
 # name, kind, microseconds, HBM share while it runs, bound
@@ -22,8 +26,11 @@ COMPUTE = [
 FETCHED = {"attn_all_reduce": ("gate_up",), "mlp_all_reduce": ("qkv", "attention")}
 
 
-def outcome(*, steps: int = 2, layers: int = 4, prefetch: bool = False, requests: int = 0, prefix: str = "") -> Outcome:
-    """A decode run on one rank that looks like a tensor-parallel transformer; `prefetch` hides reads in all-reduces.
+def outcome(
+    *, steps: int = 2, layers: int = 4, prefetch: bool = False, requests: int = 0, prefix: str = ""
+) -> Outcome:
+    """A decode run on one rank that looks like a tensor-parallel transformer; `prefetch` hides
+    reads in all-reduces.
 
     `prefix` stands before every op's name, to try names that would break HTML.
     """
@@ -36,7 +43,11 @@ def outcome(*, steps: int = 2, layers: int = 4, prefetch: bool = False, requests
         for layer in range(layers):
             for name, kind, us, share, bound in COMPUTE:
                 hit = name in held
-                us = us * (0.35 + 0.01 * ((layer + step) % 3)) if hit else us + 0.1 * ((layer * 7 + step) % 5)
+                us = (
+                    us * (0.35 + 0.01 * ((layer + step) % 3))
+                    if hit
+                    else us + 0.1 * ((layer * 7 + step) % 5)
+                )
                 stream = "communication" if kind == "all_reduce" else "compute"
                 start_s, end_s = now_us * 1e-6, (now_us + us) * 1e-6
                 nbytes = share * HBM * us * 1e-6
@@ -46,7 +57,21 @@ def outcome(*, steps: int = 2, layers: int = 4, prefetch: bool = False, requests
                 note = "read from L2" if hit else ""
                 full = f"{prefix}layer {layer}.{name}"
                 bound_now = "L2" if hit else bound
-                spans.append(Span(f"rank 0/{stream}", full, kind, start_s, end_s, hbm, l2, link, flop, bound_now, note))
+                spans.append(
+                    Span(
+                        f"rank 0/{stream}",
+                        full,
+                        kind,
+                        start_s,
+                        end_s,
+                        hbm,
+                        l2,
+                        link,
+                        flop,
+                        bound_now,
+                        note,
+                    )
+                )
                 uses += [Use("rank 0/HBM", start_s, end_s, hbm / (end_s - start_s))] if hbm else []
                 uses += [Use("rank 0/L2", start_s, end_s, l2 / (end_s - start_s))] if l2 else []
                 uses += [Use("rank 0/link", start_s, end_s, 0.6 * LINK)] if link else []
@@ -57,7 +82,11 @@ def outcome(*, steps: int = 2, layers: int = 4, prefetch: bool = False, requests
                         nbytes = 0.8 * HBM * take_us * 1e-6
                         who = f"{prefix}layer {layer}.prefetch {target}"
                         at_s, to_s = at_us * 1e-6, (at_us + take_us) * 1e-6
-                        spans.append(Span("rank 0/prefetch", who, "prefetch", at_s, to_s, nbytes, bound="HBM"))
+                        spans.append(
+                            Span(
+                                "rank 0/prefetch", who, "prefetch", at_s, to_s, nbytes, bound="HBM"
+                            )
+                        )
                         uses.append(Use("rank 0/HBM", at_s, to_s, 0.8 * HBM))
                         totals.prefetched_bytes += nbytes
                         at_us += take_us
@@ -65,7 +94,10 @@ def outcome(*, steps: int = 2, layers: int = 4, prefetch: bool = False, requests
                 held.discard(name) if hit else None
                 now_us += us
     _sum(totals, spans, now_us * 1e-6)
-    records = [_request(i, totals.seconds / max(requests, 1), 0.5 if prefetch else 1.0) for i in range(requests)]
+    records = [
+        _request(i, totals.seconds / max(requests, 1), 0.5 if prefetch else 1.0)
+        for i in range(requests)
+    ]
     tokens = sum(r.output_tokens for r in records) or steps * 4
     return Outcome(
         totals=totals,
@@ -77,8 +109,18 @@ def outcome(*, steps: int = 2, layers: int = 4, prefetch: bool = False, requests
         rates={"HBM": HBM, "L2": L2, "link": LINK, "matrix": MATRIX},
         assumptions=[
             ("HBM bandwidth", "1.6 TB/s", "READ", "datasheet, table 2"),
-            ("all-reduce launch latency", "28 µs", "FITTED", "so that the largest speed-up is 1.61; residual 0.3 %"),
-            ("L2 bandwidth", "4 TB/s", "INFER", "four times HBM, by analogy with the previous generation"),
+            (
+                "all-reduce launch latency",
+                "28 µs",
+                "FITTED",
+                "so that the largest speed-up is 1.61; residual 0.3 %",
+            ),
+            (
+                "L2 bandwidth",
+                "4 TB/s",
+                "INFER",
+                "four times HBM, by analogy with the previous generation",
+            ),
             ("KV heads", "8", "RECALLED", "model card"),
         ],
         fingerprint=fingerprint(spans),
@@ -104,4 +146,6 @@ def _request(i: int, gap_s: float, scale: float) -> RequestRecord:
     scheduled_s = arrival_s + scale * 0.01 * (i % 7)
     first_s = scheduled_s + scale * (0.05 + 0.002 * (i % 11))
     output = 1 + i % 5 * 20
-    return RequestRecord(i, arrival_s, 100 + i, output, scheduled_s, first_s, first_s + scale * 0.01 * (output - 1))
+    return RequestRecord(
+        i, arrival_s, 100 + i, output, scheduled_s, first_s, first_s + scale * 0.01 * (output - 1)
+    )

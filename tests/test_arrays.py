@@ -1,4 +1,5 @@
-"""Networks on an array of pods, from YAML to the page: what sharing costs whom, and that nothing is lost on the way."""
+"""Networks on an array of pods, from YAML to the page: what sharing costs whom, and that nothing is
+lost on the way."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_systolic_schedule import machines, networks_of_gemms
 
+from sim.dnn.gemms import Dnn, GemmLayer
+from sim.dnn.known import dnn
 from sim.results import Result
 from sim.run import run
 from sim.scenario import ScenarioError
@@ -21,22 +24,27 @@ from sim.systolic.losses import ends, losses, occupancy
 from sim.systolic.machine import Machine, sram_joules_per_byte
 from sim.systolic.schedule import schedule
 from sim.systolic.timing import simulate
-from sim.workload.dnn import dnn
-from sim.workload.gemms import Dnn, GemmLayer
 
 ARRAY = "pod: {array: {rows: 16, cols: 16, pods: 16}}\n"
 TWO = "networks: {bert_tiny: {length: 40}, resnet18: {image: 64}}"
 TRACES = (
-    "networks: {texts: {network: bert_tiny, length: 40, trace: {file: azure_conv_like, limit: 40, speed: 20000}}, "
-    "images: {network: resnet18, image: 64, trace: {file: azure_conv_like, first: 900, limit: 30, speed: 20000}}}"
+    "networks: {texts: {network: bert_tiny, length: 40, trace: {file: azure_conv_like, limit: "
+    "40, speed: 20000}}, "
+    "images: {network: resnet18, image: 64, trace: {file: azure_conv_like, first: 900, limit: "
+    "30, speed: 20000}}}"
 )
 SHARINGS = ("interleaved", "partitioned", "time_sliced")
 
 
-def played(folder: Path, workload: str, *variants: str, array: str = ARRAY, more: str = "") -> Result:
+def played(
+    folder: Path, workload: str, *variants: str, array: str = ARRAY, more: str = ""
+) -> Result:
     file = folder / "s.yaml"
     lines = "".join(f"  {line}\n" for line in variants or ("a: {}",))
-    file.write_text(f"question: q\n{array}workload: {{kind: networks, {workload}}}\nvariants:\n{lines}{more}", "utf-8")
+    file.write_text(
+        f"question: q\n{array}workload: {{kind: networks, {workload}}}\nvariants:\n{lines}{more}",
+        "utf-8",
+    )
     return run(file)
 
 
@@ -67,7 +75,9 @@ def test_parts_of_time_add_up_and_tiles_are_all_there(name: str, exact: bool) ->
 
 
 def test_energy_of_banks_is_the_papers_and_between_them_in_order() -> None:
-    found = [sram_joules_per_byte(size << 10) for size in (16, 64, 100, 128, 200, 256, 400, 512, 4096)]
+    found = [
+        sram_joules_per_byte(size << 10) for size in (16, 64, 100, 128, 200, 256, 400, 512, 4096)
+    ]
     assert found == sorted(found)
     assert (found[1], found[3], found[5], found[7]) == (1.1e-12, 1.6e-12, 2.7e-12, 4.1e-12)
     assert (found[0], found[-1]) == (1.1e-12, 4.1e-12)
@@ -75,22 +85,32 @@ def test_energy_of_banks_is_the_papers_and_between_them_in_order() -> None:
 
 # Who comes when.
 
-times = st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=12).map(sorted).map(np.array)
+times = (
+    st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=12).map(sorted).map(np.array)
+)
 services = st.floats(0.5, 9)
 
 
 @settings(max_examples=150, deadline=None)
-@given(arrivals=st.tuples(times, times, times), seconds=st.tuples(services, services, services), data=st.data())
+@given(
+    arrivals=st.tuples(times, times, times),
+    seconds=st.tuples(services, services, services),
+    data=st.data(),
+)
 def test_alone_is_never_slower_than_together(
     arrivals: tuple[np.ndarray, ...], seconds: tuple[float, ...], data: st.DataObject
 ) -> None:
-    """Each request, in each way of sharing; nothing begins before it comes, and the array is never twice in use."""
+    """Each request, in each way of sharing; nothing begins before it comes, and the array is never
+    twice in use."""
     quantum = data.draw(st.none() | st.floats(0.3, 4))
     resume = [data.draw(st.floats(0, 1)) for _ in seconds]
     alone = [tenancy.apart([each], [service]).end_s[0] for each, service in zip(arrivals, seconds)]
 
     def gang(who: tuple[int, ...]) -> list[float]:  # later ones fill what earlier ones leave
-        return [max(seconds[i], 0.7 * sum(seconds[j] for j in who[: place + 1])) for place, i in enumerate(who)]
+        return [
+            max(seconds[i], 0.7 * sum(seconds[j] for j in who[: place + 1]))
+            for place, i in enumerate(who)
+        ]
 
     ways = {
         "gangs": tenancy.in_gangs(arrivals, gang, keep=100),
@@ -104,8 +124,12 @@ def test_alone_is_never_slower_than_together(
             assert np.all(np.diff(start) >= 0), way
         turns = sorted(served.turns)
         if way != "apart":
-            assert all(a.end_s <= b.start_s * (1 + 1e-12) for a, b in itertools.pairwise(turns)), way
-            assert served.in_use_s == pytest.approx(sum(turn.end_s - turn.start_s for turn in turns)), way
+            assert all(a.end_s <= b.start_s * (1 + 1e-12) for a, b in itertools.pairwise(turns)), (
+                way
+            )
+            assert served.in_use_s == pytest.approx(
+                sum(turn.end_s - turn.start_s for turn in turns)
+            ), way
     whole = tenancy.in_turns(arrivals, seconds)
     assert whole.in_use_s == pytest.approx(sum(len(a) * s for a, s in zip(arrivals, seconds)))
 
@@ -115,8 +139,12 @@ def test_turns_by_hand() -> None:
     now = np.zeros(1)
     served = tenancy.in_turns([now, now], [3.0, 2.0], 1.0, [0.5, 0.5], keep=9)
     assert [(t.who[0], t.start_s, t.end_s) for t in served.turns] == [
-        (0, 0.0, 1.0), (1, 1.0, 2.0), (0, 2.0, 3.5), (1, 3.5, 5.0), (0, 5.0, 6.5),
-    ]  # fmt: skip
+        (0, 0.0, 1.0),
+        (1, 1.0, 2.0),
+        (0, 2.0, 3.5),
+        (1, 3.5, 5.0),
+        (0, 5.0, 6.5),
+    ]
     assert (served.end_s[0][0], served.end_s[1][0]) == (6.5, 5.0)
     alone = tenancy.in_turns([now], [3.0], 1.0, [0.5])
     assert alone.end_s[0][0] == 3.0  # nobody ran in between
@@ -130,7 +158,9 @@ def test_apart_is_a_queue_each_and_the_array_in_use_while_either_is() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(one=networks_of_gemms(), other=networks_of_gemms(), machine=machines)
-def test_the_first_of_a_schedule_ends_no_sooner_than_alone(one: Dnn, other: Dnn, machine: Machine) -> None:
+def test_the_first_of_a_schedule_ends_no_sooner_than_alone(
+    one: Dnn, other: Dnn, machine: Machine
+) -> None:
     made = schedule([one, other], machine)
     together = ends(made, simulate(made))
     assert together[0] >= simulate(schedule([one], machine)).cycles
@@ -138,8 +168,12 @@ def test_the_first_of_a_schedule_ends_no_sooner_than_alone(one: Dnn, other: Dnn,
 
 
 def test_a_later_one_may_gain_by_being_pushed_back() -> None:
-    """An anomaly of first fit: two tile ops in one round leave an addition, in two rounds they are a chain."""
-    one, other = (Dnn(name, (GemmLayer("g", 1, n, 1, raw_input=True),)) for name, n in (("one", 1), ("other", 5)))
+    """An anomaly of first fit: two tile ops in one round leave an addition, in two rounds they are
+    a chain."""
+    one, other = (
+        Dnn(name, (GemmLayer("g", 1, n, 1, raw_input=True),))
+        for name, n in (("one", 1), ("other", 5))
+    )
     machine = Machine(4, 2, 2, "butterfly_1")
     made, alone = schedule([one, other], machine), schedule([other], machine)
     assert (len(alone.layers[0].add_left), len(made.layers[1].add_left)) == (1, 0)
@@ -157,9 +191,13 @@ def test_networks_alone(tmp_path: Path) -> None:
     speeds = [one["effective_ops_per_s"] for one in each.values()]
     assert metrics["effective_ops_per_s"] == pytest.approx(2 / sum(1 / speed for speed in speeds))
     assert metrics["peak_ops_per_s"] == 2 * 16**3 * 1e9
-    assert metrics["ops_per_joule"] * metrics["peak_power_w"] == pytest.approx(metrics["effective_ops_per_s"])
+    assert metrics["ops_per_joule"] * metrics["peak_power_w"] == pytest.approx(
+        metrics["effective_ops_per_s"]
+    )
     assert metrics["effective_ops_per_s_at_power"] == pytest.approx(400 * metrics["ops_per_joule"])
-    assert all("slowdown" not in one and one["inference_s"] == one["alone_s"] for one in each.values())
+    assert all(
+        "slowdown" not in one and one["inference_s"] == one["alone_s"] for one in each.values()
+    )
     net = dnn("bert_tiny", length=40)
     timing = simulate(schedule([net], Machine(16, 16, 16)))
     assert each["bert_tiny"]["inference_s"] == timing.cycles / 1e9
@@ -199,12 +237,18 @@ def test_requests_of_traces(tmp_path: Path) -> None:
 
 def test_a_quantum_makes_more_turns_and_keeps_the_work(tmp_path: Path) -> None:
     result = played(
-        tmp_path, f"sharing: time_sliced, {TRACES}", "whole: {}", "sliced: {workload: {quantum: 1 us}}"
-    )  # fmt: skip
+        tmp_path,
+        f"sharing: time_sliced, {TRACES}",
+        "whole: {}",
+        "sliced: {workload: {quantum: 1 us}}",
+    )
     whole, sliced = (outcome.timeline.spans for outcome in result.outcomes.values())
     assert len(sliced) > 2 * len(whole)
     assert {span.name for span in sliced} == {span.name for span in whole}
-    assert result.variants["sliced"]["metrics"]["makespan_s"] >= result.variants["whole"]["metrics"]["makespan_s"]
+    assert (
+        result.variants["sliced"]["metrics"]["makespan_s"]
+        >= result.variants["whole"]["metrics"]["makespan_s"]
+    )
 
 
 def test_equal_runs_give_equal_bytes_on_any_number_of_workers(tmp_path: Path) -> None:
@@ -218,10 +262,18 @@ def test_equal_runs_give_equal_bytes_on_any_number_of_workers(tmp_path: Path) ->
 
 def test_exact_and_partition_reach_the_schedule(tmp_path: Path) -> None:
     result = played(
-        tmp_path, "networks: {bert_medium: {length: 100}}", "clean: {}", "exact: {workload: {exact: true}}",
-        "whole: {workload: {partition: none}}", array="pod: {array: {}}\n", more="record: {enabled: false}\n",
-    )  # fmt: skip
-    times = {name: each["tenants"]["bert_medium"]["inference_s"] for name, each in result.variants.items()}
+        tmp_path,
+        "networks: {bert_medium: {length: 100}}",
+        "clean: {}",
+        "exact: {workload: {exact: true}}",
+        "whole: {workload: {partition: none}}",
+        array="pod: {array: {}}\n",
+        more="record: {enabled: false}\n",
+    )
+    times = {
+        name: each["tenants"]["bert_medium"]["inference_s"]
+        for name, each in result.variants.items()
+    }
     assert times["exact"] == 30120e-9  # the artifact's
     assert times["clean"] < times["exact"] < times["whole"]
 
@@ -239,7 +291,9 @@ def test_networks_from_files_and_the_catalogue(tmp_path: Path) -> None:
     assert "smollm2-135m, decode, 50 tokens, batch 1, the first 2 layers" in result.report()
 
 
-@pytest.mark.parametrize("extension", ["network: mesh", "dataflow: output_stationary", "bank: 200 KiB"])
+@pytest.mark.parametrize(
+    "extension", ["network: mesh", "dataflow: output_stationary", "bank: 200 KiB"]
+)
 def test_what_is_ours_says_so(extension: str, tmp_path: Path) -> None:
     array = f"pod: {{array: {{rows: 16, cols: 16, pods: 16, {extension}}}}}\n"
     result = played(tmp_path, "networks: {bert_tiny: {length: 10}}", array=array)
@@ -258,18 +312,27 @@ def test_names_are_escaped_in_every_page(tmp_path: Path) -> None:
 
 def figures(result: Result) -> dict[str, Any]:
     page = result.files()["figures.html"].decode()
-    return json.loads(page.split('<script id="data" type="application/json">')[1].split("</script>")[0])
+    return json.loads(
+        page.split('<script id="data" type="application/json">')[1].split("</script>")[0]
+    )
 
 
 def test_figures_of_a_study_and_of_pods(tmp_path: Path) -> None:
     variants = [f"p{pods}: {{pod: {{array: {{pods: {pods}}}}}}}" for pods in (4, 8, 16)]
     data = figures(played(tmp_path, TWO, *variants))
-    assert [figure["heading"] for figure in data["figures"]] == ["Throughput by pods", "Throughput at 400 W"]
+    assert [figure["heading"] for figure in data["figures"]] == [
+        "Throughput by pods",
+        "Throughput at 400 W",
+    ]
     line = data["figures"][0]["traces"][0]
     assert (line["name"], line["x"]) == ("harmonic mean", [4, 8, 16])
     assert len(data["runs"]) == 6
     kinds = ["crossbar", "butterfly_1", "bus"]
-    data = figures(played(tmp_path, TWO, *(f"{kind}: {{pod: {{array: {{network: {kind}}}}}}}" for kind in kinds)))
+    data = figures(
+        played(
+            tmp_path, TWO, *(f"{kind}: {{pod: {{array: {{network: {kind}}}}}}}" for kind in kinds)
+        )
+    )
     assert data["figures"][0]["heading"] == "Throughput against power"
 
 
@@ -294,20 +357,56 @@ def test_sums_of_pages_are_those_of_the_run(tmp_path: Path) -> None:
         ("network: buss", TWO, "did you mean 'bus'"),
         ("", "networks: {resnet51: }", "no network 'resnet51', did you mean 'resnet50'"),
         ("", "networks: {}", "at least one entry"),
-        ("", "networks: {resnet50: {length: 5}}", "resnet50.length: resnet50 takes an image, not a length"),
-        ("", "networks: {a: {network: resnet50, model: llama3-8b}}", "network and model are two ways"),
+        (
+            "",
+            "networks: {resnet50: {length: 5}}",
+            "resnet50.length: resnet50 takes an image, not a length",
+        ),
+        (
+            "",
+            "networks: {a: {network: resnet50, model: llama3-8b}}",
+            "network and model are two ways",
+        ),
         ("", "networks: {a: {file: none.csv}}", "no such file 'none.csv'"),
         ("", "networks: {a: {file: s.yaml}}", "neither .csv nor .onnx"),
-        ("", "quantum: 1 us, networks: {resnet50: }", "quantum is for time_sliced networks that have traces"),
-        ("", "networks: {resnet50: {trace: {file: azure_conv_like}}}", "a network that is `alone` is run once"),
-        ("", "networks: {resnet50: {pods: 3}}", "has pods of its own, which only partitioned networks have"),
-        ("", "sharing: partitioned, networks: {resnet50: {pods: 200}, vgg16: {pods: 100}}", "are given 300 pods"),
-        ("pods: 1", f"sharing: partitioned, {TWO}", "are given 0 pods and one for each of 2 others"),
-        ("", "sharing: partitioned, networks: {resnet50: {trace: {file: azure_conv_like}}, vgg16: }",
-         "resnet50 has a trace and vgg16 has none"),
-        ("", "sharing: time_sliced, networks: {resnet50: {trace: {file: azure_conv_like, limit: 0}}}", "limit"),
+        (
+            "",
+            "quantum: 1 us, networks: {resnet50: }",
+            "quantum is for time_sliced networks that have traces",
+        ),
+        (
+            "",
+            "networks: {resnet50: {trace: {file: azure_conv_like}}}",
+            "a network that is `alone` is run once",
+        ),
+        (
+            "",
+            "networks: {resnet50: {pods: 3}}",
+            "has pods of its own, which only partitioned networks have",
+        ),
+        (
+            "",
+            "sharing: partitioned, networks: {resnet50: {pods: 200}, vgg16: {pods: 100}}",
+            "are given 300 pods",
+        ),
+        (
+            "pods: 1",
+            f"sharing: partitioned, {TWO}",
+            "are given 0 pods and one for each of 2 others",
+        ),
+        (
+            "",
+            "sharing: partitioned, networks: {resnet50: {trace: {file: azure_conv_like}}, vgg16: }",
+            "resnet50 has a trace and vgg16 has none",
+        ),
+        (
+            "",
+            "sharing: time_sliced, networks: {resnet50: {trace: {file: azure_conv_like, limit: "
+            "0}}}",
+            "limit",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input(tmp_path: Path, array: str, workload: str, said: str) -> None:
     with pytest.raises(ScenarioError, match=said):
         played(tmp_path, workload, array=f"pod: {{array: {{{array}}}}}\n")
@@ -328,7 +427,8 @@ def test_a_workload_has_the_machine_it_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["granularity", "interconnects", "partition", "pods", "tenants", "tenants_traces", "llm"]
+    "name",
+    ["granularity", "interconnects", "partition", "pods", "tenants", "tenants_traces", "llm"],
 )
 def test_scenarios_hold_what_they_claim(name: str) -> None:
     result = run(f"array_{name}")

@@ -18,7 +18,9 @@ from sim.results.timeline import timeline_page
 from sim.run import run
 from tests.synthetic import outcome
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -54,7 +56,8 @@ addEventListener("error", (e) => problems.push(String(e.message)));
 
 
 def opened(page: str, folder: str) -> tuple[dict, str]:
-    """What the page says of itself, and the browser's log.  A fresh browser each time: nothing is cached."""
+    """What the page says of itself, and the browser's log.  A fresh browser each time: nothing is
+    cached."""
     answer: list[dict] = []
     done = threading.Event()
 
@@ -82,7 +85,9 @@ def opened(page: str, folder: str) -> tuple[dict, str]:
     with open(log_path, "w") as log:
         where = f"http://127.0.0.1:{server.server_port}/"
         flags = [*FLAGS, f"--user-data-dir={folder}/profile", "--remote-debugging-port=0"]
-        browser = subprocess.Popen([CHROMIUM, *flags, where], stdout=log, stderr=log, start_new_session=True)
+        browser = subprocess.Popen(
+            [CHROMIUM, *flags, where], stdout=log, stderr=log, start_new_session=True
+        )
         try:
             done.wait(60)
         finally:
@@ -99,7 +104,10 @@ def opened(page: str, folder: str) -> tuple[dict, str]:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def fifty_thousand_spans(evil: str = "") -> str:
-    outcomes = {"vanilla": outcome(steps=25, layers=80), f"preserve{evil}": outcome(steps=25, layers=80, prefetch=True)}
+    outcomes = {
+        "vanilla": outcome(steps=25, layers=80),
+        f"preserve{evil}": outcome(steps=25, layers=80, prefetch=True),
+    }
     assert sum(len(o.timeline.spans) for o in outcomes.values()) >= 50_000
     return timeline_page(outcomes, "Does prefetching help?").replace("</head>", PROBE, 1)
 
@@ -141,7 +149,9 @@ addEventListener("error", (e) => problems.push(String(e.message)));
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_pods_tell_their_layers_and_leave_the_console_clean(tmp_path):
-    (tmp_path / "x.csv").write_text("m,n,k,name\n900,64,64,<img src=x onerror=window.hacked=1>\n", "utf-8")
+    (tmp_path / "x.csv").write_text(
+        "m,n,k,name\n900,64,64,<img src=x onerror=window.hacked=1>\n", "utf-8"
+    )
     (tmp_path / "s.yaml").write_text(
         "question: q\npod: {array: {rows: 16, cols: 16, pods: 8}}\n"
         "workload: {kind: networks, networks: {x: {file: x.csv}, bert_tiny: {length: 20}}}\n"
@@ -152,5 +162,8 @@ def test_pods_tell_their_layers_and_leave_the_console_clean(tmp_path):
     said, log = opened(page, str(tmp_path))
     console = [line for line in log.splitlines() if "CONSOLE" in line]
     assert not console and not said["problems"] and not said["hacked"], (console, said["problems"])
-    assert said["seen"].startswith("pod 0, ") and "<img src=x onerror=window.hacked=1> of x" in said["seen"], said
+    assert (
+        said["seen"].startswith("pod 0, ")
+        and "<img src=x onerror=window.hacked=1> of x" in said["seen"]
+    ), said
     assert said["legend"] == "bert_tiny" and said["schedules"] == 3 and said["figures"] >= 1

@@ -1,4 +1,5 @@
-"""The catalogue: every file loads, every number has a parent, faults are told with their line, fits can be redone."""
+"""The catalogue: every file loads, every number has a parent, faults are told with their line, fits
+can be redone."""
 
 from __future__ import annotations
 
@@ -10,18 +11,30 @@ import numpy as np
 import pytest
 
 import sim
-from sim import catalog, shipped
+from sim import catalog
+from sim.catalog import shipped
+from sim.graph.model import Model
 from sim.hardware.device import Device
 from sim.network import topology
 from sim.network.library import Library
 from sim.network.network import Network
-from sim.strict_yaml import ScenarioError
-from sim.workload.model import Model
+from sim.text.strict_yaml import ScenarioError
 
 TAGS = {"READ", "CHECKED", "INFER", "RECALLED", "FITTED"}
 SHARED = Path(sim.__file__).parents[2] / "shared" / "data"
-PODS = ["atlas_800t_a2", "atlas_900_a3_node", "dgx_a100", "dgx_h100", "hgx_b200", "hgx_h20", "hgx_h200",
-        "mi300x_platform", "single", "tpu_v4_ring", "tpu_v5e_ring"]  # fmt: skip
+PODS = [
+    "atlas_800t_a2",
+    "atlas_900_a3_node",
+    "dgx_a100",
+    "dgx_h100",
+    "hgx_b200",
+    "hgx_h20",
+    "hgx_h200",
+    "mi300x_platform",
+    "single",
+    "tpu_v4_ring",
+    "tpu_v5e_ring",
+]
 # As published on the model cards, in 1e9.
 PARAMETERS = {
     "llama2-7b": 6.74,
@@ -62,11 +75,17 @@ def numbers(card) -> dict[str, float]:
     found = {}
     for f in dataclasses.fields(card):
         value = getattr(card, f.name)
-        if f.name == "facts" or isinstance(value, (str, tuple, Library)) or value in (None, float("inf")):
+        if (
+            f.name == "facts"
+            or isinstance(value, (str, tuple, Library))
+            or value in (None, float("inf"))
+        ):
             continue
         for key, part in value.items() if isinstance(value, dict) else ():
             parts = part._asdict() if hasattr(part, "_asdict") else {"": part}
-            found |= {f"{f.name}.{key}{'.' * bool(k)}{k}": v for k, v in parts.items() if v is not None}
+            found |= {
+                f"{f.name}.{key}{'.' * bool(k)}{k}": v for k, v in parts.items() if v is not None
+            }
         if not isinstance(value, dict):
             found[f.name] = value
     return found
@@ -86,7 +105,9 @@ def test_device(name):
     assert "bf16" in device.matrix_flop_per_s
     # HBM < L2, and what prefetch fills is what HBM delivers.
     assert device.hbm_bytes_per_s < device.l2_bytes_per_s
-    assert device.prefetch_bytes_per_s == pytest.approx(device.hbm_bytes_per_s * device.hbm_efficiency, rel=2e-3)
+    assert device.prefetch_bytes_per_s == pytest.approx(
+        device.hbm_bytes_per_s * device.hbm_efficiency, rel=2e-3
+    )
     assert 1e12 < device.vector_flop_per_s < max(device.matrix_flop_per_s.values()) < 1e16
     assert 1e9 < device.hbm_bytes < 1e12 and 1e11 < device.hbm_bytes_per_s < 1e13
 
@@ -104,13 +125,27 @@ def test_files_have_the_fields_of_what_they_describe():
 
     for file, card in ((DeviceFile, Device), (LibraryFile, Library), (ModelFile, Model)):
         fields = {f.name for f in dataclasses.fields(card)} - {"facts"}
-        of_files = {Model: {"tag", "residual"}, Library: {"also"}}  # whose ways a library takes over
+        of_files = {
+            Model: {"tag", "residual"},
+            Library: {"also"},
+        }  # whose ways a library takes over
         assert fields == file.model_fields.keys() - of_files.get(card, set())
 
 
 def test_there_is_what_the_project_promises():
-    assert set(catalog.names("devices")) >= {"ascend_910b2", "ascend_910b4", "ascend_910c", "h100_sxm", "h200", "h20",
-                                             "a100_80g", "mi300x", "b200", "tpu_v4", "tpu_v5e"}  # fmt: skip
+    assert set(catalog.names("devices")) >= {
+        "ascend_910b2",
+        "ascend_910b4",
+        "ascend_910c",
+        "h100_sxm",
+        "h200",
+        "h20",
+        "a100_80g",
+        "mi300x",
+        "b200",
+        "tpu_v4",
+        "tpu_v5e",
+    }
     assert set(catalog.names("libraries")) >= {"hccl", "nccl", "rccl", "one_shot"}
     assert set(shipped.names("topologies")) >= set(PODS)
 
@@ -119,7 +154,9 @@ def test_there_is_what_the_project_promises():
 def test_pod(name):
     pod = catalog.pod(name)
     assert pod.name == name
-    every_number_has_a_parent(pod, exempt=("devices", *(f"parameters.{key}" for key in pod.parameters)))
+    every_number_has_a_parent(
+        pod, exempt=("devices", *(f"parameters.{key}" for key in pod.parameters))
+    )
     library = catalog.library(pod.library)
     assert catalog.device(pod.device)
     graph = pod.graph()
@@ -128,7 +165,9 @@ def test_pod(name):
 
 
 def test_pod_shapes_are_those_of_the_network():
-    assert set(topology.SHAPES) | {"edges"} == set(catalog.pods.PodFile.model_fields["shape"].annotation.__args__)
+    assert set(topology.SHAPES) | {"edges"} == set(
+        catalog.pods.PodFile.model_fields["shape"].annotation.__args__
+    )
 
 
 @pytest.mark.parametrize("name", catalog.names("models"))
@@ -150,7 +189,9 @@ def test_phi_3_small_alternates_sparse_and_dense():
 def test_unknown_names():
     with pytest.raises(ValueError, match=r"no device 'ascend_910b', did you mean 'ascend_910b."):
         catalog.device("ascend_910b")
-    with pytest.raises(ValueError, match=r"no model 'llama3_8b', did you mean 'llama3-8b'.*there are deepseek-r1"):
+    with pytest.raises(
+        ValueError, match=r"no model 'llama3_8b', did you mean 'llama3-8b'.*there are deepseek-r1"
+    ):
         catalog.model("llama3_8b")
     with pytest.raises(ValueError, match="no library 'ncl'"):
         catalog.library("ncl")
@@ -199,9 +240,19 @@ def test_a_file_of_ones_own(tmp_path):
         ("value: 0.877", "value: yes", "hbm_efficiency.value", "number"),
         ("hbm_bytes:", "hbm_byte:", "hbm_byte", "did you mean 'hbm_bytes'"),
         ("  bf16:", "  bf17:", "matrix_flop_per_s.bf17", "'bf16'"),
-        ("tag: READ\n  source: ../shared", "tag: SEEN\n  source: ../shared", "hbm_bytes.tag", "'READ'"),
+        (
+            "tag: READ\n  source: ../shared",
+            "tag: SEEN\n  source: ../shared",
+            "hbm_bytes.tag",
+            "'READ'",
+        ),
         ("tag: READ\n  source: ../shared", "source: ../shared", "hbm_bytes.tag", "missing"),
-        ("tag: READ\n  source: ../shared", "tag: FITTED\n  source: ../shared", "hbm_bytes", "residual"),
+        (
+            "tag: READ\n  source: ../shared",
+            "tag: FITTED\n  source: ../shared",
+            "hbm_bytes",
+            "residual",
+        ),
         ("name: NVIDIA H100 SXM\n", "name: NVIDIA H100 SXM\nname: again\n", "name", "twice"),
         ("value: 80 GiB\n", "value: 80 GiB\n  vale: 3\n", "hbm_bytes.vale", "did you mean 'value'"),
     ],
@@ -230,12 +281,19 @@ def test_model_and_pod_faults(tmp_path):
 
     assert model_faults(("layers: 32", "layers: 0"))[0][0] == "layers"
     assert model_faults(("layers: 32", "layers: '32'"))[0][0] == "layers"
-    assert "missing" in model_faults(("source:", "sauce:"))[0][1] + model_faults(("source:", "sauce:"))[1][1]
+    assert (
+        "missing"
+        in model_faults(("source:", "sauce:"))[0][1] + model_faults(("source:", "sauce:"))[1][1]
+    )
     assert "sparse_stride" in model_faults(("sparse_stride: 8", "sparse_stride: 0"))[0][1]
     assert "evenly" in model_faults(("kv_heads: 8", "kv_heads: 7"))[0][1]
     pod = tmp_path / "pod.yaml"
     text = (shipped.folder("topologies") / "dgx_h100.yaml").read_text()
-    pod.write_text(text.replace("shape: switch", "shape: moebius").replace("bytes_per_s: 450 GB/s", "bytes_per_s: 450"))
+    pod.write_text(
+        text.replace("shape: switch", "shape: moebius").replace(
+            "bytes_per_s: 450 GB/s", "bytes_per_s: 450"
+        )
+    )
     assert [key for key, _ in faults(catalog.pod, str(pod))] == ["shape", "link.bytes_per_s"]
 
 
@@ -243,14 +301,23 @@ def test_model_and_pod_faults(tmp_path):
 
 
 def test_changes():
-    device = catalog.device("h100_sxm", {"l2_bytes": 0.0, "matrix_flop_per_s": {"bf16": 5e14}, "power_w": None})
+    device = catalog.device(
+        "h100_sxm", {"l2_bytes": 0.0, "matrix_flop_per_s": {"bf16": 5e14}, "power_w": None}
+    )
     stock = catalog.device("h100_sxm")
     assert device.l2_bytes == 0 and device.power_w == stock.power_w
     assert device.matrix_flop_per_s == {**stock.matrix_flop_per_s, "bf16": 5e14}
-    assert device.facts["matrix_flop_per_s.bf16"] == ("500 TFLOP/s", "CHANGED", "set by the scenario", "")
+    assert device.facts["matrix_flop_per_s.bf16"] == (
+        "500 TFLOP/s",
+        "CHANGED",
+        "set by the scenario",
+        "",
+    )
     assert device.facts["l2_bytes"].tag == "CHANGED" and stock.facts["l2_bytes"].tag == "READ"
     kernel = catalog.device("rtx_pro_6000", {"kernels": {"absorb": {"hbm_efficiency": 0.5}}})
-    assert kernel.kernels["absorb"] == kernel.kernels["attention"]._replace(hbm_efficiency=0.5), "it was like attention"
+    assert kernel.kernels["absorb"] == kernel.kernels["attention"]._replace(hbm_efficiency=0.5), (
+        "it was like attention"
+    )
     assert kernel.facts["kernels.absorb.hbm_efficiency"].tag == "CHANGED"
     every_number_has_a_parent(kernel, ("kernels.absorb.hbm_efficiency",))
     assert catalog.library("hccl", {"launch_s": 3e-5}).facts["launch_s"].value == "30 us"
@@ -261,28 +328,43 @@ def test_changes():
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [({"l2_byte": 1.0}, "did you mean 'l2_bytes'"), ({"name": "x"}, "no number 'name'"),
-     ({"hbm_bytes": 0.0}, "too small"), ({"hbm_efficiency": 1.5}, "more than the whole"),
-     ({"hbm_bytes": "1 GB"}, "a number is due"),
-     ({"kernels": {"attention": {"tile": 0.5}}}, "kernels.attention.tile: 0.5 is too small"),
-     ({"kernels": {"attention": {"hbm_share": 0.5}}}, "no 'hbm_share'.*hbm_efficiency"),
-     ({"kernels": {"attn": {"tile": 2.0}}}, "'attn' is no kind of kernel"),
-     ({"matrix_flop_per_s": 1e15}, "one number for each format"), ({"hbm_bytes": float("nan")}, "a number is due")],
-)  # fmt: skip
+    [
+        ({"l2_byte": 1.0}, "did you mean 'l2_bytes'"),
+        ({"name": "x"}, "no number 'name'"),
+        ({"hbm_bytes": 0.0}, "too small"),
+        ({"hbm_efficiency": 1.5}, "more than the whole"),
+        ({"hbm_bytes": "1 GB"}, "a number is due"),
+        ({"kernels": {"attention": {"tile": 0.5}}}, "kernels.attention.tile: 0.5 is too small"),
+        ({"kernels": {"attention": {"hbm_share": 0.5}}}, "no 'hbm_share'.*hbm_efficiency"),
+        ({"kernels": {"attn": {"tile": 2.0}}}, "'attn' is no kind of kernel"),
+        ({"matrix_flop_per_s": 1e15}, "one number for each format"),
+        ({"hbm_bytes": float("nan")}, "a number is due"),
+    ],
+)
 def test_impossible_changes(change, what):
     with pytest.raises(ValueError, match=what):
         catalog.device("h100_sxm", change)
 
 
 def test_a_chosen_kernel_brings_the_parents_of_its_numbers():
-    whole, chosen = catalog.device("ascend_910b2"), catalog.device("ascend_910b2", kernels={"absorb": "catlass"})
+    whole, chosen = (
+        catalog.device("ascend_910b2"),
+        catalog.device("ascend_910b2", kernels={"absorb": "catlass"}),
+    )
     assert chosen.kernels["absorb"] == whole.kernels["absorb/catlass"] != whole.kernels["absorb"]
     every_number_has_a_parent(chosen)
     mine = {key: fact for key, fact in chosen.facts.items() if key.startswith("kernels.absorb")}
-    assert {key.rpartition(".")[2] for key in mine} == {"overhead_s", "hbm_efficiency"}, "no other's stays"
-    assert all(fact.source.startswith("catlass: ") and fact.tag == "FITTED" for fact in mine.values())
+    assert {key.rpartition(".")[2] for key in mine} == {"overhead_s", "hbm_efficiency"}, (
+        "no other's stays"
+    )
+    assert all(
+        fact.source.startswith("catlass: ") and fact.tag == "FITTED" for fact in mine.values()
+    )
     assert not [name for name in chosen.kernels if "/" in name] and "naive" in chosen.kernels
-    with pytest.raises(ValueError, match=r"no kernel 'catlas' for absorb, did you mean 'catlass'.*torch_npu, catlass"):
+    with pytest.raises(
+        ValueError,
+        match=r"no kernel 'catlas' for absorb, did you mean 'catlass'.*torch_npu, catlass",
+    ):
         catalog.device("ascend_910b2", kernels={"absorb": "catlas"})
 
 
@@ -290,16 +372,21 @@ def test_a_chosen_kernel_brings_the_parents_of_its_numbers():
 
 
 def line(nbytes, seconds) -> tuple[float, float]:
-    """(overhead, bytes per second) of seconds = overhead + nbytes / rate, by least squares of the relative error."""
+    """(overhead, bytes per second) of seconds = overhead + nbytes / rate, by least squares of the
+    relative error."""
     nbytes, seconds = np.asarray(nbytes, float), np.asarray(seconds, float)
-    overhead, slope = np.linalg.lstsq(np.c_[1 / seconds, nbytes / seconds], np.ones(len(seconds)), rcond=None)[0]
+    overhead, slope = np.linalg.lstsq(
+        np.c_[1 / seconds, nbytes / seconds], np.ones(len(seconds)), rcond=None
+    )[0]
     return float(overhead), float(1 / slope)
 
 
 def test_ascend_overhead_and_bandwidth():
     path = recorded("recorded_ops/a3_qwen3-32b_tp16_decode_b16_kernels.csv")
     rows = [row for row in csv.DictReader(path.open()) if row["op"] == "MatMulV2"]
-    weights = [2 * np.prod([int(n) for n in row["input_shapes"].split(";")[1].split(",")]) for row in rows]
+    weights = [
+        2 * np.prod([int(n) for n in row["input_shapes"].split(";")[1].split(",")]) for row in rows
+    ]
     times = [float(row["mean_us"]) * 1e-6 for row in rows]
     overhead_s, bytes_per_s = line(weights, times)
     for name in ("ascend_910c", "ascend_910b2"):
@@ -334,7 +421,10 @@ def test_gpu_gemms(name, table):
     assert device.matrix_efficiency == pytest.approx(reached, rel=0.01)
     if "fp8" in device.matrix_flop_per_s:
         m, n, k, seconds = measured("fp8")
-        reached = np.median((2 * m * n * k / seconds)[(m >= 1024) & (n * k >= 2**25)]) / device.matrix_flop_per_s["fp8"]
+        reached = (
+            np.median((2 * m * n * k / seconds)[(m >= 1024) & (n * k >= 2**25)])
+            / device.matrix_flop_per_s["fp8"]
+        )
         assert device.kernels["matmul"].matrix_efficiency_8bit == pytest.approx(reached, rel=0.01)
 
 
@@ -351,18 +441,29 @@ def relative_errors(pod_name, library, algorithm, rows):
     pod = catalog.pod(pod_name)
     graph = pod.graph()
     network = Network(graph, catalog.library(library), algorithm)
-    return np.array([network.fold("all_reduce", n, nbytes).seconds / seconds - 1 for n, nbytes, seconds in rows])
+    return np.array(
+        [network.fold("all_reduce", n, nbytes).seconds / seconds - 1 for n, nbytes, seconds in rows]
+    )
 
 
 @pytest.mark.parametrize(
     ("pod", "library", "table"),
-    [("dgx_h100", "nccl", "h100_sxm__comm__nccl__2.29.2"), ("dgx_a100", "nccl_a100", "a100_sxm__comm__nccl__2.27.3")],
+    [
+        ("dgx_h100", "nccl", "h100_sxm__comm__nccl__2.29.2"),
+        ("dgx_a100", "nccl_a100", "a100_sxm__comm__nccl__2.27.3"),
+    ],
 )
 def test_nccl(pod, library, table):
-    rows = [row for row in all_reduces(f"{table}__nccl_perf.parquet", nccl_dtype="half") if row[1] >= 8192]
+    rows = [
+        row
+        for row in all_reduces(f"{table}__nccl_perf.parquet", nccl_dtype="half")
+        if row[1] >= 8192
+    ]
     eight = relative_errors(pod, library, "auto", [row for row in rows if row[0] == 8])
     assert abs(eight).mean() < 0.06 and abs(eight).max() < 0.12
-    four = relative_errors(pod, library, "auto", [row for row in rows if row[0] == 4])  # not in the fit
+    four = relative_errors(
+        pod, library, "auto", [row for row in rows if row[0] == 4]
+    )  # not in the fit
     assert abs(four).mean() < 0.05 and abs(four).max() < 0.15
 
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from sim import shipped
-from sim.cli import app
+from sim.catalog import shipped
+from sim.cli.app import app
+from sim.facts.version import VERSION
 from sim.scenario import load
-from sim.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 BAD = "question: What?\npod: {topology: atlas_800t_a2, devise: x}\nmodel: llama3-8b\nmodel: x\n"
@@ -32,7 +32,9 @@ def podscope(*args: str | Path) -> Any:
 def podscope_process(*args: str, cwd: Path, code: str = "from sim.cli import main; main()") -> Any:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     command = [sys.executable, "-c", code, *args]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 class FakeResult:
@@ -63,20 +65,26 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     def replace(ok: bool = True, error: BaseException | None = None) -> list[Any]:
         calls: list[Any] = []
 
-        def run(path: str, overrides: list[str], progress: Callable[[float, str], None], **more: Any) -> FakeResult:
+        def run(
+            path: str, overrides: list[str], progress: Callable[[float, str], None], **more: Any
+        ) -> FakeResult:
             calls.append((path, overrides))
             progress(0.5, "vanilla")
             if error is not None:
                 raise error
             return FakeResult(ok)
 
-        monkeypatch.setitem(sys.modules, "sim.run", SimpleNamespace(Interrupted=GeneratorExit, run=run))
+        monkeypatch.setitem(
+            sys.modules, "sim.run", SimpleNamespace(Interrupted=GeneratorExit, run=run)
+        )
         return calls
 
     return replace
 
 
-def test_run_prints_the_table_and_writes_the_folder(here: Path, simulated: Callable[..., list[Any]]) -> None:
+def test_run_prints_the_table_and_writes_the_folder(
+    here: Path, simulated: Callable[..., list[Any]]
+) -> None:
     calls = simulated()
     result = podscope("run", "preserve", "--set", "workload.batch=2", "--set", "seed=1")
     assert result.exit_code == 0, result.output
@@ -84,7 +92,10 @@ def test_run_prints_the_table_and_writes_the_folder(here: Path, simulated: Calla
     assert "the table" in result.stdout and "runs/preserve" in result.stdout
     assert "[bold] rows were skipped" in result.stderr and "skipped" not in result.stdout
     assert (here / "runs/preserve/result.json").exists()
-    assert podscope("run", "preserve", "--out", "mine").exit_code == 0 and (here / "mine/result.json").exists()
+    assert (
+        podscope("run", "preserve", "--out", "mine").exit_code == 0
+        and (here / "mine/result.json").exists()
+    )
 
 
 def test_run_of_several_scenarios(here: Path, simulated: Callable[..., list[Any]]) -> None:
@@ -95,12 +106,21 @@ def test_run_of_several_scenarios(here: Path, simulated: Callable[..., list[Any]
     assert twice.exit_code == 2 and "share a run folder" in twice.stderr
 
 
-def test_record_and_fidelity_are_short_for_overrides(here: Path, simulated: Callable[..., list[Any]]) -> None:
+def test_record_and_fidelity_are_short_for_overrides(
+    here: Path, simulated: Callable[..., list[Any]]
+) -> None:
     calls = simulated()
     for window, ends in (("10s..10.2s", ("10s", "10.2s")), ("900 ms..", ("900 ms", "null"))):
-        done = podscope("run", "azure_llama3-8b", "--set", "seed=1", "--record", window, "--fidelity", "op")
+        done = podscope(
+            "run", "azure_llama3-8b", "--set", "seed=1", "--record", window, "--fidelity", "op"
+        )
         assert done.exit_code == 0, done.output
-        want = ["seed=1", f"record.from_s={ends[0]}", f"record.until_s={ends[1]}", "workload.fidelity=op"]
+        want = [
+            "seed=1",
+            f"record.from_s={ends[0]}",
+            f"record.until_s={ends[1]}",
+            "workload.fidelity=op",
+        ]
         assert calls.pop() == ("azure_llama3-8b", want)
         variants = load("azure_llama3-8b", want).variants.values()
         assert {v.workload.fidelity for v in variants} == {"op"}
@@ -111,20 +131,43 @@ def test_record_and_fidelity_are_short_for_overrides(here: Path, simulated: Call
 
 
 @pytest.mark.parametrize(
-    "window", ["", "10", "10s", "10..11", "..", "..1s", "1s..2s..3s", "2s..1s", "1s..1s", "-1s..1s", "1s..2m"]
+    "window",
+    [
+        "",
+        "10",
+        "10s",
+        "10..11",
+        "..",
+        "..1s",
+        "1s..2s..3s",
+        "2s..1s",
+        "1s..1s",
+        "-1s..1s",
+        "1s..2m",
+    ],
 )
-def test_a_window_that_is_none_exits_2(here: Path, simulated: Callable[..., list[Any]], window: str) -> None:
+def test_a_window_that_is_none_exits_2(
+    here: Path, simulated: Callable[..., list[Any]], window: str
+) -> None:
     calls = simulated()
     result = podscope("run", "azure_llama3-8b", f"--record={window}")
     assert result.exit_code == 2 and not calls and result.stderr.count("\n") == 1
-    assert result.stderr.startswith("podscope: --record: ") and "write it like 10s..10.2s, or 10s.." in result.stderr
+    assert (
+        result.stderr.startswith("podscope: --record: ")
+        and "write it like 10s..10.2s, or 10s.." in result.stderr
+    )
 
 
-def test_record_and_fidelity_where_they_mean_nothing(here: Path, simulated: Callable[..., list[Any]]) -> None:
+def test_record_and_fidelity_where_they_mean_nothing(
+    here: Path, simulated: Callable[..., list[Any]]
+) -> None:
     calls = simulated()
     for args, what in (
         (["preserve", "--record", "1s..2s"], "vanilla is a static batch"),
-        (["preserve", "--fidelity", "op"], "vanilla is a workload of decode; only requests have one"),
+        (
+            ["preserve", "--fidelity", "op"],
+            "vanilla is a workload of decode; only requests have one",
+        ),
         (["network_two_jobs", "--fidelity", "step"], "is a workload of collectives; only requests"),
         (["azure_llama3-8b", "--fidelity", "layer"], "step"),
     ):
@@ -133,7 +176,9 @@ def test_record_and_fidelity_where_they_mean_nothing(here: Path, simulated: Call
     assert not calls
 
 
-def test_a_failed_expectation_exits_3_and_still_writes(here: Path, simulated: Callable[..., list[Any]]) -> None:
+def test_a_failed_expectation_exits_3_and_still_writes(
+    here: Path, simulated: Callable[..., list[Any]]
+) -> None:
     simulated(ok=False)
     assert podscope("run", "preserve").exit_code == 3
     assert (here / "runs/preserve/result.json").exists()
@@ -142,14 +187,22 @@ def test_a_failed_expectation_exits_3_and_still_writes(here: Path, simulated: Ca
 def test_an_interrupt_exits_130(here: Path, simulated: Callable[..., list[Any]]) -> None:
     simulated(error=KeyboardInterrupt())
     result = podscope("run", "preserve")
-    assert result.exit_code == 130 and "interrupted" in result.stderr and not (here / "runs").exists()
+    assert (
+        result.exit_code == 130 and "interrupted" in result.stderr and not (here / "runs").exists()
+    )
 
 
 @pytest.mark.parametrize("error", [ValueError("does not fit"), OSError("disk full")])
-def test_the_users_mistakes_exit_2(here: Path, simulated: Callable[..., list[Any]], error: Exception) -> None:
+def test_the_users_mistakes_exit_2(
+    here: Path, simulated: Callable[..., list[Any]], error: Exception
+) -> None:
     simulated(error=error)
     result = podscope("run", "preserve")
-    assert result.exit_code == 2 and result.stderr == f"podscope: {error}\n" and "Traceback" not in result.output
+    assert (
+        result.exit_code == 2
+        and result.stderr == f"podscope: {error}\n"
+        and "Traceback" not in result.output
+    )
 
 
 def test_our_mistakes_keep_their_traceback(here: Path, simulated: Callable[..., list[Any]]) -> None:
@@ -172,13 +225,17 @@ def test_nothing_but_a_run_is_replaced(here: Path, simulated: Callable[..., list
 
 def test_check(here: Path) -> None:
     good = podscope("check", "preserve", "--set", "workload.batch=2")
-    assert good.exit_code == 0 and good.stdout.startswith("preserve: ok, 3 variant(s) (vanilla, fused, preserve)")
+    assert good.exit_code == 0 and good.stdout.startswith(
+        "preserve: ok, 3 variant(s) (vanilla, fused, preserve)"
+    )
     (here / "bad.yaml").write_text(BAD)
     (here / "worse.yaml").write_text("")
     bad = podscope("check", "preserve", "bad.yaml", "worse.yaml", "preserv")
     lines = bad.stderr.splitlines()
     assert bad.exit_code == 2 and bad.stdout == ""
-    assert lines[0].startswith("bad.yaml:4: model: this key is given twice") and lines[1].startswith("worse.yaml:1: ")
+    assert lines[0].startswith("bad.yaml:4: model: this key is given twice") and lines[
+        1
+    ].startswith("worse.yaml:1: ")
     assert "did you mean 'preserve'?" in lines[2]
 
 
@@ -186,8 +243,17 @@ def test_faults_in_a_process_have_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(BAD)
     for command in ("check", "run"):
         done = podscope_process(command, "bad.yaml", cwd=tmp_path)
-        assert done.returncode == 2 and done.stderr.startswith("bad.yaml:4: ") and "Traceback" not in done.stderr
-    assert podscope_process("run", "preserve", "--set", "expect=[preserve.speedup > 99]", cwd=tmp_path).returncode == 3
+        assert (
+            done.returncode == 2
+            and done.stderr.startswith("bad.yaml:4: ")
+            and "Traceback" not in done.stderr
+        )
+    assert (
+        podscope_process(
+            "run", "preserve", "--set", "expect=[preserve.speedup > 99]", cwd=tmp_path
+        ).returncode
+        == 3
+    )
     assert (tmp_path / "runs/preserve/result.json").exists()
 
 
@@ -207,7 +273,12 @@ def test_usage() -> None:
     for command in ("run", "check", "schema", "list", "reproduce"):
         assert command in podscope("--help").stdout
         assert podscope(command, "--help").exit_code == 0
-    assert podscope("run").exit_code == podscope("list", "nonsense").exit_code == podscope("nonsense").exit_code == 2
+    assert (
+        podscope("run").exit_code
+        == podscope("list", "nonsense").exit_code
+        == podscope("nonsense").exit_code
+        == 2
+    )
 
 
 def test_schema() -> None:
@@ -218,11 +289,15 @@ def test_schema() -> None:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        ("devices", "ascend_910b2"), ("models", "llama3-8b"), ("networks", "resnet50"), ("libraries", "hccl"),
+        ("devices", "ascend_910b2"),
+        ("models", "llama3-8b"),
+        ("networks", "resnet50"),
+        ("libraries", "hccl"),
         ("topologies", "atlas_800t_a2"),
-        ("techniques", "preserve"), ("scenarios", "preserve"),
+        ("techniques", "preserve"),
+        ("scenarios", "preserve"),
     ],
-)  # fmt: skip
+)
 def test_list(kind: str, name: str) -> None:
     table = podscope("list", kind)
     assert table.exit_code == 0 and name in table.stdout
@@ -232,7 +307,10 @@ def test_list(kind: str, name: str) -> None:
 
 def test_listed_models_name_their_parts() -> None:
     rows = {row["name"]: row for row in json.loads(podscope("list", "models", "--json").stdout)}
-    assert rows["deepseek-v3"]["latent"]["kv_rank"] == 512 and rows["deepseek-v3"]["experts"]["chosen"] == 8
+    assert (
+        rows["deepseek-v3"]["latent"]["kv_rank"] == 512
+        and rows["deepseek-v3"]["experts"]["chosen"] == 8
+    )
     assert rows["llama3-8b"]["experts"] is None
     assert rows["llama3-8b"]["active_parameters"] == rows["llama3-8b"]["parameters"]
     assert rows["mixtral-8x7b"]["active_parameters"] == pytest.approx(12.9e9, rel=0.01)
@@ -259,13 +337,17 @@ def systems(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         quick_calls.append(quick)
         return [
             FakeRow("preserve", "P1", "largest speed-up", 1.61, 1.6, 0.1, True, True),
-            FakeRow("preserve", "P2", "smallest [speed-up]", None, float("nan"), None, False, note="n/a"),
+            FakeRow(
+                "preserve", "P2", "smallest [speed-up]", None, float("nan"), None, False, note="n/a"
+            ),
         ]
 
     def broken(quick: bool = False, progress: Callable[[float], None] = print) -> list[FakeRow]:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("sim.reproduce.SYSTEMS", {"preserve": preserve, "broken": broken}, raising=False)
+    monkeypatch.setattr(
+        "sim.reproduce.SYSTEMS", {"preserve": preserve, "broken": broken}, raising=False
+    )
     return quick_calls
 
 
@@ -284,7 +366,9 @@ def test_reproduce_gone_wrong(here: Path, systems: list[bool]) -> None:
     unknown = podscope("reproduce", "preserv")
     assert unknown.exit_code == 2 and "did you mean 'preserve'?" in unknown.stderr
     (here / "rows.json").write_text("old")
-    assert isinstance(podscope("reproduce", "broken", "--json", "rows.json").exception, RuntimeError)
+    assert isinstance(
+        podscope("reproduce", "broken", "--json", "rows.json").exception, RuntimeError
+    )
     assert (here / "rows.json").read_text() == "old"
     assert podscope("reproduce", "preserve", "--json", str(here)).exit_code == 2 and systems == []
 
@@ -305,13 +389,16 @@ def test_ctrl_c_leaves_what_there_is_marked_partial(here):
 
     def interrupted() -> Any:
         code = (
-            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from sim.cli import main; main()"
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from "
+            "sim.cli import main; main()"
         )
         command = [sys.executable, "-c", code, "run", "slow.yaml", "--out", "out", "--workers", "1"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(here / "empty")}
         # Interpreted, this takes minutes: without numba nothing is compiled.
         environment["PYTHONPATH"] = f"{here / 'without'}{os.pathsep}{ROOT}"
-        started = subprocess.Popen(command, cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started = subprocess.Popen(
+            command, cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         time.sleep(6)
         started.send_signal(signal.SIGINT)
         started.communicate(timeout=60)

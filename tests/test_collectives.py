@@ -1,4 +1,5 @@
-"""Collectives: plans that lose no byte, closed forms that the played plan meets, and the choice between algorithms."""
+"""Collectives: plans that lose no byte, closed forms that the played plan meets, and the choice
+between algorithms."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ SHAPES = {
 
 
 def members(n: int, dims: tuple[int, ...] = ()) -> Members:
-    """A group with everything that an algorithm may need: two nodes of n/2, each with a switch (nodes n and n + 1)."""
+    """A group with everything that an algorithm may need: two nodes of n/2, each with a switch
+    (nodes n and n + 1)."""
     ranks = np.arange(n)
     return Members(ranks, ranks, dims, (n, n + 1) if len(dims) == 2 and dims[0] == 2 else (n,))
 
@@ -39,7 +41,9 @@ def contributions(plan, n, kind):
         new = has.copy()
         np.logical_or.at(new, sends.target, has[sends.source])
         has = new
-        for source, target in zip(sends.source, sends.target):  # a switch passes on within the round
+        for source, target in zip(
+            sends.source, sends.target
+        ):  # a switch passes on within the round
             if source >= n:
                 has[target] |= has[source]
     return has[:n, :n]
@@ -63,16 +67,29 @@ def test_everybody_hears_of_everybody(kind, name, n):
 
 
 SENT = {  # bytes that a rank sends, of a buffer of 1
-    "all_reduce": {"one_shot": lambda n: n - 1, "recursive_doubling": np.log2, "in_switch": lambda n: 1 + 1 / n},
+    "all_reduce": {
+        "one_shot": lambda n: n - 1,
+        "recursive_doubling": np.log2,
+        "in_switch": lambda n: 1 + 1 / n,
+    },
     "all_gather": {"in_switch": lambda n: 1 / n},
     "reduce_scatter": {"in_switch": lambda n: 1.0},
-    "all_to_all": {"ring": lambda n: (n - 1) / 2, "hierarchical": lambda n: 1 - 2 / n + 1 / 2,
-                   "multi_dimensional": lambda n: 0.5 + (n / 2 - 1) / 2},
+    "all_to_all": {
+        "ring": lambda n: (n - 1) / 2,
+        "hierarchical": lambda n: 1 - 2 / n + 1 / 2,
+        "multi_dimensional": lambda n: 0.5 + (n / 2 - 1) / 2,
+    },
     "broadcast": {"in_switch": lambda n: 1 / n},
     "send_receive": {"direct": lambda n: 1.0},
     "send": {"direct": lambda n: 0.5},
-}  # fmt: skip
-USUAL = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1.0, "broadcast": 1.0}
+}
+USUAL = {
+    "all_reduce": 2.0,
+    "all_gather": 1.0,
+    "reduce_scatter": 1.0,
+    "all_to_all": 1.0,
+    "broadcast": 1.0,
+}
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
@@ -105,7 +122,9 @@ def test_played_meets_the_fold(shape, kind, name):
         fold, result = pod.fold(kind, 8, nbytes), played(pod, kind, 8, nbytes)
         if fold.exact:
             assert result.seconds == pytest.approx(fold.seconds, rel=1e-9)
-        assert fold.exact or name not in ("ring", "halving_doubling", "pairwise") or shape == "nodes"
+        assert (
+            fold.exact or name not in ("ring", "halving_doubling", "pairwise") or shape == "nodes"
+        )
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 8, 48])
@@ -130,7 +149,8 @@ def test_a_torus_reduces_dimension_by_dimension():
 def test_reduction_is_paid_where_data_arrives():
     slow = replace(BARE, reduce_bytes_per_s=100e9)
     quick, paid = (
-        played(network(4, "ring", library=lib, algorithm="ring"), "all_reduce", 4, 8e6) for lib in (BARE, slow)
+        played(network(4, "ring", library=lib, algorithm="ring"), "all_reduce", 4, 8e6)
+        for lib in (BARE, slow)
     )
     assert paid.seconds - quick.seconds == pytest.approx(3 * 2e6 / 100e9, rel=1e-9)
 
@@ -140,21 +160,32 @@ def test_a_late_rank_holds_up_only_who_waits_for_it():
     late = np.zeros(8)
     late[3] = 500e-6
     result, idle = (played(pod, "all_gather", 8, 8e6, each) for each in (late, None))
-    assert result.seconds == pytest.approx(idle.seconds + 500e-6, rel=1e-9)  # everybody needs what it has
+    assert result.seconds == pytest.approx(
+        idle.seconds + 500e-6, rel=1e-9
+    )  # everybody needs what it has
     chain = network(8, "ring", library=BARE, algorithm="chain")
     result, idle = (played(chain, "broadcast", 8, 8e6, each) for each in (late, None))
-    assert result.end_s[:3] == pytest.approx(idle.end_s[:3], rel=1e-9)  # those before it in the chain
+    assert result.end_s[:3] == pytest.approx(
+        idle.end_s[:3], rel=1e-9
+    )  # those before it in the chain
     assert (result.end_s[4:] > idle.end_s[4:] + 20e-6).all()
 
 
-@given(st.integers(2, 12), st.sampled_from(sorted(PLANS["all_reduce"])), st.floats(1.0, 1e9), st.floats(1.1, 8.0))
+@given(
+    st.integers(2, 12),
+    st.sampled_from(sorted(PLANS["all_reduce"])),
+    st.floats(1.0, 1e9),
+    st.floats(1.1, 8.0),
+)
 @settings(max_examples=60, deadline=None)
 def test_more_bandwidth_is_never_slower(n, name, nbytes, factor):
     slow = network(n, "switch", library=BARE, algorithm=name)
     if PLANS["all_reduce"][name].needs(slow.members(n)):
         return
     fast = network(n, "switch", bytes_per_s=25e9 * factor, library=BARE, algorithm=name)
-    assert played(fast, "all_reduce", n, nbytes).seconds <= played(slow, "all_reduce", n, nbytes).seconds * (1 + 1e-12)
+    assert played(fast, "all_reduce", n, nbytes).seconds <= played(
+        slow, "all_reduce", n, nbytes
+    ).seconds * (1 + 1e-12)
 
 
 def test_auto_takes_the_quickest_and_says_which():
@@ -166,9 +197,14 @@ def test_auto_takes_the_quickest_and_says_which():
 
 def test_auto_does_not_try_what_has_a_send_for_every_pair():
     pod = network(2000, "ring")
-    assert pod.fold("all_reduce", 2000, 1e6).algorithm in ("ring", "bidirectional_ring", "double_binary_tree")
+    assert pod.fold("all_reduce", 2000, 1e6).algorithm in (
+        "ring",
+        "bidirectional_ring",
+        "double_binary_tree",
+    )
     with pytest.raises(
-        ValueError, match=r"all_to_all among 2,000 ranks is too much for auto.*name one of direct, pairwise"
+        ValueError,
+        match=r"all_to_all among 2,000 ranks is too much for auto.*name one of direct, pairwise",
     ):
         pod.fold("all_to_all", 2000, 1e6)
 
@@ -181,7 +217,9 @@ def test_measured_ways_are_chosen_by_time():
     pod = Network(topology.build("switch", 8, **LINK), Library("two ways", 1e-6, ways=ways))
     assert pod.fold("all_reduce", 8, 1e3).note == "ring LL, 14 rounds"
     assert pod.fold("all_reduce", 8, 1e9).note == "ring Simple, 14 rounds"
-    assert pod.fold("all_gather", 8, 1e3).way.protocol == ""  # no way was measured: the library's own numbers
+    assert (
+        pod.fold("all_gather", 8, 1e3).way.protocol == ""
+    )  # no way was measured: the library's own numbers
     for nbytes in (1e3, 1e6, 1e9):
         assert played(pod, "all_reduce", 8, nbytes).seconds == pytest.approx(
             pod.fold("all_reduce", 8, nbytes).seconds, rel=1e-9
@@ -189,9 +227,12 @@ def test_measured_ways_are_chosen_by_time():
 
 
 def test_two_ranks_of_a_mesh_have_one_wire():
-    """Two chips of an 8-chip mesh own one of its wires: their all-reduce is slower than eight chips'."""
+    """Two chips of an 8-chip mesh own one of its wires: their all-reduce is slower than eight
+    chips'."""
     pod = network(8, "full_mesh", library=BARE, algorithm="two_shot")
-    assert pod.fold("all_reduce", 2, 1e9).seconds == pytest.approx(4 * pod.fold("all_reduce", 8, 1e9).seconds, rel=1e-3)
+    assert pod.fold("all_reduce", 2, 1e9).seconds == pytest.approx(
+        4 * pod.fold("all_reduce", 8, 1e9).seconds, rel=1e-3
+    )
 
 
 def test_groups_are_any_chips():
@@ -210,7 +251,11 @@ def test_groups_are_any_chips():
         (1, "auto", "a group of one has nobody to talk to"),
         ((0, 9), "auto", "chip 9 of the group is not in the pod"),
         ((0, 1, 1), "auto", "chip 1 is twice in the group"),
-        (6, "halving_doubling", "a power of two ranks, not 6; those that serve this group: ring, .*one_shot"),
+        (
+            6,
+            "halving_doubling",
+            "a power of two ranks, not 6; those that serve this group: ring, .*one_shot",
+        ),
         (8, "hierarchical", "several nodes; those that serve"),
     ],
 )

@@ -1,4 +1,5 @@
-"""Columns of requests: cutting and joining lose nothing; numbers read many at a time are those read one by one."""
+"""Columns of requests: cutting and joining lose nothing; numbers read many at a time are those read
+one by one."""
 
 from __future__ import annotations
 
@@ -9,18 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.workload.columns import Columns, joined, rechunked, same, taken
-from sim.workload.digits import PAD, date, decimal, padded, whole
-from sim.workload.sessions import Numbering
-from sim.workload.trace_values import date_ns
+from sim.traces.columns import Columns, joined, rechunked, same, taken
+from sim.traces.digits import PAD, date, decimal, padded, whole
+from sim.traces.sessions import Numbering
+from sim.traces.values import date_ns
 
 
 @st.composite
 def columns(draw, most=12):
     count = draw(st.integers(0, most))
-    tokens = st.lists(st.integers(1, 10**6), min_size=count, max_size=count).map(lambda each: np.array(each, np.int64))
+    tokens = st.lists(st.integers(1, 10**6), min_size=count, max_size=count).map(
+        lambda each: np.array(each, np.int64)
+    )
     arrival_s = np.sort(np.array(draw(st.lists(st.floats(0, 1e6), min_size=count, max_size=count))))
-    blocks = draw(st.lists(st.lists(st.integers(0, 50), max_size=4), min_size=count, max_size=count))
+    blocks = draw(
+        st.lists(st.lists(st.integers(0, 50), max_size=4), min_size=count, max_size=count)
+    )
     return Columns(
         arrival_s,
         draw(tokens),
@@ -48,7 +53,11 @@ def test_parts_make_the_whole(each, cut, rows):
 def test_what_one_part_does_not_say_is_marked_so():
     one = Columns(np.zeros(2), np.ones(2, np.int64), np.ones(2, np.int64))
     other = Columns(
-        np.ones(1), *[np.ones(1, np.int64)] * 3, np.ones(1), block_from=np.array([0, 2]), blocks=np.array([7, 8])
+        np.ones(1),
+        *[np.ones(1, np.int64)] * 3,
+        np.ones(1),
+        block_from=np.array([0, 2]),
+        blocks=np.array([7, 8]),
     )
     both = joined([one, other])
     assert both.session.tolist() == [-1, -1, 1]
@@ -60,7 +69,22 @@ number = st.one_of(
     st.integers(0, 10**20).map(str),
     st.floats(0, 1e17).map(repr),
     st.decimals(0, 10**9, places=9).map(str),
-    st.sampled_from(["", ".", ".5", "5.", "1e3", "-1", "+1", " 1", "1 ", "00012", "0.1234567890123456789", "1.2.3"]),
+    st.sampled_from(
+        [
+            "",
+            ".",
+            ".5",
+            "5.",
+            "1e3",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "00012",
+            "0.1234567890123456789",
+            "1.2.3",
+        ]
+    ),
     st.text("0123456789.", max_size=24),
 )
 
@@ -77,8 +101,12 @@ def test_numbers_are_those_of_python(fields):
         else:  # nothing common is left to the slow way
             assert not (field.isdigit() and len(field) < 16)
     values, sound = whole(text, start, end)
-    assert sound.tolist() == [0 < len(field) < 16 and field.isdigit() and field.isascii() for field in fields]
-    assert [v for v, right in zip(values.tolist(), sound) if right] == [int(f) for f, r in zip(fields, sound) if r]
+    assert sound.tolist() == [
+        0 < len(field) < 16 and field.isdigit() and field.isascii() for field in fields
+    ]
+    assert [v for v, right in zip(values.tolist(), sound) if right] == [
+        int(f) for f, r in zip(fields, sound) if r
+    ]
 
 
 @settings(max_examples=300, deadline=None)
@@ -122,14 +150,20 @@ def _laid(fields):
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.lists(st.one_of(st.integers(0, 9), st.integers(-3, 300), st.sampled_from([2**40, 2**70, "a", "7"]))),
+        st.lists(
+            st.one_of(
+                st.integers(0, 9), st.integers(-3, 300), st.sampled_from([2**40, 2**70, "a", "7"])
+            )
+        ),
         max_size=5,
     )
 )
 def test_ids_are_numbered_in_order_of_appearance(parts):
     numbering, known = Numbering(), {}
     for ids in parts:
-        assert numbering.numbers(ids).tolist() == [known.setdefault(each, len(known)) for each in ids]
+        assert numbering.numbers(ids).tolist() == [
+            known.setdefault(each, len(known)) for each in ids
+        ]
 
 
 @pytest.mark.parametrize("ids", [[0, 1, 0, 2], [5, 3, 5], ["x", 0, "x"], [2**40, 1]])

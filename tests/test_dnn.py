@@ -1,13 +1,14 @@
-"""Networks as matrix products, against the operation counts that arXiv 2203.11540's artifact computes from Keras."""
+"""Networks as matrix products, against the operation counts that arXiv 2203.11540's artifact
+computes from Keras."""
 
 from __future__ import annotations
 
 import pytest
 
-from sim.workload.bert import bert
-from sim.workload.convnets import densenet, resnet
-from sim.workload.dnn import BERTS, CONVNETS, dnn
-from sim.workload.gemms import Dnn, GemmLayer
+from sim.dnn.bert import bert
+from sim.dnn.convnets import densenet, resnet
+from sim.dnn.gemms import Dnn, GemmLayer
+from sim.dnn.known import BERTS, CONVNETS, dnn
 
 # GOps at 299 and at 224 pixels, products.
 KERAS = {
@@ -29,13 +30,18 @@ def test_convnets_have_the_operations_of_keras(name: str) -> None:
     assert len(dnn(name).layers) == layers
 
 
-@pytest.mark.parametrize(("name", "gmacs"), [("vgg16", 15.470), ("resnet18", 1.814), ("mobilenet", 0.551)])
+@pytest.mark.parametrize(
+    ("name", "gmacs"), [("vgg16", 15.470), ("resnet18", 1.814), ("mobilenet", 0.551)]
+)
 def test_other_convnets_have_the_operations_of_their_papers(name: str, gmacs: float) -> None:
-    """VGG-16 and ResNet-18 as torchvision counts them; MobileNet's 569 M less 17.6 M of depthwise convolutions."""
+    """VGG-16 and ResNet-18 as torchvision counts them; MobileNet's 569 M less 17.6 M of depthwise
+    convolutions."""
     assert round(dnn(name).macs / 1e9, 3) == gmacs
 
 
-@pytest.mark.parametrize(("size", "gops"), [("medium", 5.2500), ("base", 17.4747), ("large", 61.5928)])
+@pytest.mark.parametrize(
+    ("size", "gops"), [("medium", 5.2500), ("base", 17.4747), ("large", 61.5928)]
+)
 def test_bert_has_the_operations_of_keras(size: str, gops: float) -> None:
     assert round(bert(size, 100).ops / 1e9, 4) == gops
     assert bert(size, 100).ops == bert(size, 100, exact=True).ops
@@ -51,21 +57,28 @@ def test_repeated_bert_repeats_its_heads() -> None:
 def test_a_batch_attends_within_its_sequences_unless_exact() -> None:
     one = bert("medium", 100).macs
     assert bert("medium", 100, batch=4).macs == 4 * one
-    assert bert("medium", 100, batch=4, exact=True).macs == 4 * one + 8 * (4 * 4 - 4) * 2 * 100 * 100 * 512
+    assert (
+        bert("medium", 100, batch=4, exact=True).macs
+        == 4 * one + 8 * (4 * 4 - 4) * 2 * 100 * 100 * 512
+    )
 
 
 @pytest.mark.parametrize("name", [*CONVNETS, *BERTS])
 def test_layers_are_fed_by_what_they_read(name: str) -> None:
     """Only the first product reads what comes from memory; BERT's first Q and V share it."""
     network = dnn(name)
-    assert [layer.raw_input for layer in network.layers] == [True] + [False] * (len(network.layers) - 1)
+    assert [layer.raw_input for layer in network.layers] == [True] + [False] * (
+        len(network.layers) - 1
+    )
     assert sum(not layer.after for layer in network.layers) == (3 if name in BERTS else 1)
     last = network.layers[-1].name
     assert not any(last in layer.after for layer in network.layers)
 
 
 def test_a_batch_multiplies_rows_only() -> None:
-    for one, four in zip(dnn("densenet121").layers, dnn("densenet121", batch=4).layers, strict=True):
+    for one, four in zip(
+        dnn("densenet121").layers, dnn("densenet121", batch=4).layers, strict=True
+    ):
         assert (four.m, four.n, four.k) == (4 * one.m, one.n, one.k)
 
 

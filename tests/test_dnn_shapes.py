@@ -1,4 +1,5 @@
-"""Layers of the convolutional networks, one by one, against torchvision's own modules and their export to ONNX."""
+"""Layers of the convolutional networks, one by one, against torchvision's own modules and their
+export to ONNX."""
 
 from __future__ import annotations
 
@@ -9,14 +10,21 @@ from typing import Any
 
 import pytest
 
-from sim.workload.dnn import dnn
-from sim.workload.gemms import Dnn
-from sim.workload.onnx_file import read_onnx
+from sim.dnn.gemms import Dnn
+from sim.dnn.known import dnn
+from sim.dnn.onnx_file import read_onnx
 
 torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
 torch = pytest.importorskip("torch", reason="torch is not installed (extra learn)")
 
-SIZES = {"resnet18": 224, "densenet121": 224, "densenet169": 224, "densenet201": 224, "vgg16": 224, "inception_v3": 299}
+SIZES = {
+    "resnet18": 224,
+    "densenet121": 224,
+    "densenet169": 224,
+    "densenet201": 224,
+    "vgg16": 224,
+    "inception_v3": 299,
+}
 BOTTLENECKS = {"resnet50": 224, "resnet101": 224, "resnet152": 224}
 Shapes = Counter[tuple[int, int, int]]
 
@@ -54,7 +62,8 @@ def test_layers_are_those_of_torchvision(name: str, image: int) -> None:
 
 @pytest.mark.parametrize(("name", "image"), BOTTLENECKS.items())
 def test_bottlenecks_stride_in_their_first_convolution(name: str, image: int) -> None:
-    """Keras, as the paper; torchvision's second convolution strides, so that its first has four times the rows."""
+    """Keras, as the paper; torchvision's second convolution strides, so that its first has four
+    times the rows."""
     ours, theirs = _ours(dnn(name, image=image)), _theirs(name, image)
     more, less = theirs - ours, ours - theirs
     assert sum(more.values()) == 3
@@ -65,8 +74,15 @@ def test_bottlenecks_stride_in_their_first_convolution(name: str, image: int) ->
 def test_the_export_to_onnx_has_the_same_products(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="onnx is not installed (extra onnx)")
     image, path = SIZES[name], tmp_path / f"{name}.onnx"
-    torch.onnx.export(_model(name), (torch.zeros(1, 3, image, image),), str(path), dynamo=False, verbose=False,
-                      input_names=["image"], dynamic_axes={"image": {0: "batch"}})  # fmt: skip
+    torch.onnx.export(
+        _model(name),
+        (torch.zeros(1, 3, image, image),),
+        str(path),
+        dynamo=False,
+        verbose=False,
+        input_names=["image"],
+        dynamic_axes={"image": {0: "batch"}},
+    )
     network, notes = read_onnx(path, batch=2)
     assert _ours(network) == _ours(dnn(name, image=image, batch=2))
     assert not notes

@@ -12,14 +12,21 @@ from hypothesis import strategies as st
 from machines import DEVICE, LIBRARY, MODEL, graph, group, network, recorded, seconds
 
 from sim.engine.flows import Capacity, Flow, Net, Work
+from sim.facts.span import fingerprint
+from sim.facts.timeline import Timeline
+from sim.graph.batch import decode_batch, prefill_batch
+from sim.graph.graph import After, Graph, Layer, Op, Tensor
 from sim.hardware.cost import roofline_seconds
 from sim.network.sharing import max_min
-from sim.spans import Timeline, fingerprint
-from sim.workload.batch import decode_batch, prefill_batch
-from sim.workload.graph import After, Graph, Layer, Op, Tensor
 
 TECHNIQUES = st.sampled_from(
-    [(), ("preserve",), ("fused_collective",), (("preserve", {"join": True}),), ("fused_collective", "preserve")]
+    [
+        (),
+        ("preserve",),
+        ("fused_collective",),
+        (("preserve", {"join": True}),),
+        ("fused_collective", "preserve"),
+    ]
 )
 RANKS = st.sampled_from([2, 4, 8])
 BATCHES = st.one_of(
@@ -34,7 +41,8 @@ def test_laws_of_any_run(batch, techniques, ranks):
     asked = graph(batch, *techniques, ranks=ranks)
     timeline, some = recorded(asked, ranks=ranks)
     chip = some.chips[0]
-    # Kernels and collectives read what the graph asks for, from L2 or from HBM, and nothing else moves.
+    # Kernels and collectives read what the graph asks for, from L2 or from HBM, and nothing else
+    # moves.
     reads = sum(t.nbytes for _, op in asked.ops() if op.stream != "prefetch" for t in op.reads)
     writes = sum(t.nbytes for _, op in asked.ops() for t in op.writes)
     assert chip.totals.asked_bytes == pytest.approx(reads, rel=1e-12)
@@ -43,11 +51,15 @@ def test_laws_of_any_run(batch, techniques, ranks):
     # What crossed a capacity is what its recorded uses add up to, never above its rate.
     for capacity in (chip.hbm, chip.l2, chip.link):
         uses = [use for use in timeline.uses if use.capacity == capacity.name]
-        assert sum((u.end_s - u.start_s) * u.bytes_per_s for u in uses) == pytest.approx(capacity.moved, rel=1e-6)
+        assert sum((u.end_s - u.start_s) * u.bytes_per_s for u in uses) == pytest.approx(
+            capacity.moved, rel=1e-6
+        )
         assert capacity.moved <= capacity.bytes_per_s * some.env.now * (1 + 1e-9)
     for stream in ("compute", "communication", "prefetch"):
         spans = [span for span in timeline.spans if span.track == f"rank 0/{stream}"]
-        assert all(a.end_s <= b.start_s + 1e-12 for a, b in pairwise(spans)), "a stream overlaps itself"
+        assert all(a.end_s <= b.start_s + 1e-12 for a, b in pairwise(spans)), (
+            "a stream overlaps itself"
+        )
         assert sum(span.end_s - span.start_s for span in spans) <= some.env.now * (1 + 1e-9)
     again, _ = recorded(asked, ranks=ranks)
     assert fingerprint(timeline.spans) == fingerprint(again.spans)
@@ -56,17 +68,23 @@ def test_laws_of_any_run(batch, techniques, ranks):
 @settings(max_examples=40, deadline=None)
 @given(
     BATCHES,
-    st.sampled_from(["hbm_bytes_per_s", "l2_bytes_per_s", "l2_bytes", "vector_flop_per_s", "matrix"]),
+    st.sampled_from(
+        ["hbm_bytes_per_s", "l2_bytes_per_s", "l2_bytes", "vector_flop_per_s", "matrix"]
+    ),
     st.floats(1.0, 8.0),
     st.integers(1, 3),
 )
 def test_a_better_chip_is_never_slower_without_prefetch(batch, what, factor, passes):
     if what == "matrix":
-        better = replace(DEVICE, matrix_flop_per_s={k: v * factor for k, v in DEVICE.matrix_flop_per_s.items()})
+        better = replace(
+            DEVICE, matrix_flop_per_s={k: v * factor for k, v in DEVICE.matrix_flop_per_s.items()}
+        )
     else:
         better = replace(DEVICE, **{what: getattr(DEVICE, what) * factor})
     asked = graph(batch)
-    assert seconds(asked, better, passes=passes) <= seconds(asked, DEVICE, passes=passes) * (1 + 1e-12)
+    assert seconds(asked, better, passes=passes) <= seconds(asked, DEVICE, passes=passes) * (
+        1 + 1e-12
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -74,11 +92,15 @@ def test_a_better_chip_is_never_slower_without_prefetch(batch, what, factor, pas
 def test_doubling_every_rate_halves_the_time(batch, techniques):
     asked = graph(batch, *techniques)
     twice = replace(
-        DEVICE, matrix_flop_per_s={k: 2 * v for k, v in DEVICE.matrix_flop_per_s.items()},
-        vector_flop_per_s=2 * DEVICE.vector_flop_per_s, hbm_bytes_per_s=2 * DEVICE.hbm_bytes_per_s,
-        l2_bytes_per_s=2 * DEVICE.l2_bytes_per_s, kernel_overhead_s=DEVICE.kernel_overhead_s / 2,
-        vector_overhead_s=DEVICE.vector_overhead_s / 2, prefetch_overhead_s=DEVICE.prefetch_overhead_s / 2,
-    )  # fmt: skip
+        DEVICE,
+        matrix_flop_per_s={k: 2 * v for k, v in DEVICE.matrix_flop_per_s.items()},
+        vector_flop_per_s=2 * DEVICE.vector_flop_per_s,
+        hbm_bytes_per_s=2 * DEVICE.hbm_bytes_per_s,
+        l2_bytes_per_s=2 * DEVICE.l2_bytes_per_s,
+        kernel_overhead_s=DEVICE.kernel_overhead_s / 2,
+        vector_overhead_s=DEVICE.vector_overhead_s / 2,
+        prefetch_overhead_s=DEVICE.prefetch_overhead_s / 2,
+    )
     library = replace(LIBRARY, launch_s=LIBRARY.launch_s / 2, step_s=LIBRARY.step_s / 2)
     quick = network(bytes_per_s=50e9, latency_s=0.5e-6, library=library)
     assert seconds(asked, twice, pod=quick) == pytest.approx(seconds(asked) / 2, rel=1e-9)
@@ -97,7 +119,9 @@ def test_an_uncontended_graph_takes_the_sum_of_its_rooflines():
                 hbm += tensor.nbytes
             resident.add(key)
         expected += roofline_seconds(DEVICE, op.engine, op.dtype, op.kind, op.flop, hbm, l2)[0]
-    assert seconds(asked, replace(DEVICE, l2_bytes=1e15), ranks=1) == pytest.approx(expected, rel=1e-9)
+    assert seconds(asked, replace(DEVICE, l2_bytes=1e15), ranks=1) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_a_collective_takes_its_closed_form():
@@ -113,7 +137,9 @@ def test_unfolded_ranks_agree_with_the_folded_one(shape, algorithm):
     asked = graph(decode_batch([4000] * 4))
     pod = network(shape=shape, algorithm=algorithm)
     folded, unfolded = seconds(asked, pod=pod), seconds(asked, pod=pod, unfold=True)
-    if shape == "ring" and algorithm == "direct":  # sends of a round differ in length: the fold is an upper bound
+    if (
+        shape == "ring" and algorithm == "direct"
+    ):  # sends of a round differ in length: the fold is an upper bound
         assert unfolded <= folded * (1 + 1e-9)
     else:
         assert unfolded == pytest.approx(folded, rel=1e-9)
@@ -121,17 +147,23 @@ def test_unfolded_ranks_agree_with_the_folded_one(shape, algorithm):
 
 def test_a_straggler_holds_everybody_up():
     asked = graph(decode_batch([4000] * 4))
-    even, one, two = (seconds(asked, stragglers=slow, unfold=True) for slow in ({}, {3: 1.5}, {3: 1.5, 5: 1.5}))
+    even, one, two = (
+        seconds(asked, stragglers=slow, unfold=True) for slow in ({}, {3: 1.5}, {3: 1.5, 5: 1.5})
+    )
     assert even * 1.05 < one < even * 1.5
     assert two == pytest.approx(one, rel=1e-9)
-    assert seconds(asked, stragglers={3: 0.5}) == pytest.approx(even, rel=1e-9), "a fast rank waits for the rest"
+    assert seconds(asked, stragglers={3: 0.5}) == pytest.approx(even, rel=1e-9), (
+        "a fast rank waits for the rest"
+    )
     with pytest.raises(ValueError, match="straggler rank 9"):
         group(stragglers={9: 2.0})
 
 
 def test_shared_layers_are_only_an_economy():
     asked = graph(decode_batch([4000] * 4), "preserve")
-    copies = Graph(tuple(Layer(layer.name, tuple(replace(op) for op in layer.ops)) for layer in asked.layers))
+    copies = Graph(
+        tuple(Layer(layer.name, tuple(replace(op) for op in layer.ops)) for layer in asked.layers)
+    )
     assert len(set(copies.layers)) > len(set(asked.layers))
     assert seconds(copies) == seconds(asked)
 
@@ -169,7 +201,11 @@ def test_two_flows_share_a_port_and_the_limit_of_one_frees_the_other():
     st.lists(st.floats(0.5, 50), min_size=4, max_size=4),
 )
 def test_max_min_fills_and_is_fair(flows, capacities):
-    routes, weights, limits = [sorted(f[0]) for f in flows], [f[1] for f in flows], [f[2] for f in flows]
+    routes, weights, limits = (
+        [sorted(f[0]) for f in flows],
+        [f[1] for f in flows],
+        [f[2] for f in flows],
+    )
     rates = max_min(routes, capacities, weights, limits)
     load = [sum(rate for rate, route in zip(rates, routes) if c in route) for c in range(4)]
     assert all(used <= have * (1 + 1e-9) for used, have in zip(load, capacities))
@@ -180,7 +216,9 @@ def test_max_min_fills_and_is_fair(flows, capacities):
         assert any(
             load[c] >= capacities[c] * (1 - 1e-9)
             and all(
-                rates[g] / weights[g] <= rate / weights[f] * (1 + 1e-9) for g in range(len(flows)) if c in routes[g]
+                rates[g] / weights[g] <= rate / weights[f] * (1 + 1e-9)
+                for g in range(len(flows))
+                if c in routes[g]
             )
             for c in routes[f]
         )
@@ -189,7 +227,9 @@ def test_max_min_fills_and_is_fair(flows, capacities):
 def test_an_overtaken_prefetch_moves_no_byte_twice():
     weight = Tensor("w", 100e6, "weight")
     fetch = Op("fetch", "prefetch", "prefetch", reads=(weight,))
-    wait = Op("wait", "norm", engine="vector", flop=10e12 * 20e-6)  # 25 us with its launch, a quarter of the fetch
+    wait = Op(
+        "wait", "norm", engine="vector", flop=10e12 * 20e-6
+    )  # 25 us with its launch, a quarter of the fetch
     use = Op("use", "matmul", engine="matrix", reads=(weight,))
     timeline, some = recorded(Graph((Layer("l", (fetch, wait, use)),)), ranks=1)
     assert some.chips[0].hbm.moved == pytest.approx(100e6)
@@ -204,7 +244,9 @@ def test_dependencies_hold_across_streams_and_layers():
     for index, op in ops.ops():
         me = at.get(f"{ops.layers[index].name} {index}: {op.name}")
         for after in op.after:
-            before = at.get(f"{ops.layers[index - after.back].name} {index - after.back}: {after.name}")
+            before = at.get(
+                f"{ops.layers[index - after.back].name} {index - after.back}: {after.name}"
+            )
             if me and before:
                 assert before.end_s <= me.start_s + 1e-12
     assert After("x") == After("x", back=0)

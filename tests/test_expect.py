@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from sim.results.expect import Expect, check, parse
 from sim.scenario import ScenarioError, load
 
-METRICS = {"vanilla": {"makespan_s": 2.0, "mfu": 0.3}, "v1.5-kv": {"makespan_s": 1.0, "mfu": 0.3, "ttft_p99_s": 0.1}}
+METRICS = {
+    "vanilla": {"makespan_s": 2.0, "mfu": 0.3},
+    "v1.5-kv": {"makespan_s": 1.0, "mfu": 0.3, "ttft_p99_s": 0.1},
+}
 COMPARISON = {"vanilla": {"speedup": 1.0}, "v1.5-kv": {"speedup": 2.0, "makespan_s": 0.5}}
 
 
@@ -32,9 +35,22 @@ def test_grammar(text, want):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "speedup >= 1", "p.speedup", "p.speedup => 1", "p.speedup >= 10 us", "p.speedup >= nan", "p.speedup = 1",
-     "p.speedup >= 1 ± 0.1", "p.speedup == 1 ± -1", "p.speedup == 1e999", "p.speedup != 2", None, 3],
-)  # fmt: skip
+    [
+        "",
+        "speedup >= 1",
+        "p.speedup",
+        "p.speedup => 1",
+        "p.speedup >= 10 us",
+        "p.speedup >= nan",
+        "p.speedup = 1",
+        "p.speedup >= 1 ± 0.1",
+        "p.speedup == 1 ± -1",
+        "p.speedup == 1e999",
+        "p.speedup != 2",
+        None,
+        3,
+    ],
+)
 def test_bad_syntax_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match=r"preserve\.speedup >= 1\.2"):
         parse(text)
@@ -83,7 +99,10 @@ def test_a_claim_made_in_code_prints_itself():
     [
         ("vanilla.tpot_p99_sec < 1", "'tpot_p99_sec' is not a metric; nearest is 'tpot_p99_s'"),
         ("preserve.spedup > 1", "nearest is 'speedup'"),
-        ("preserve.e2e_mean_s < 2 * vanilla.e2e_means", "'e2e_means' is not a metric; nearest is 'e2e_mean_s'"),
+        (
+            "preserve.e2e_mean_s < 2 * vanilla.e2e_means",
+            "'e2e_means' is not a metric; nearest is 'e2e_mean_s'",
+        ),
         ("vanilla.decode_s > 1", "'decode_s' has no value in a workload of requests"),
     ],
 )

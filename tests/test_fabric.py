@@ -1,4 +1,5 @@
-"""Flows on a fabric: the law of sharing, whoever begins and ends when; and one answer however it is computed."""
+"""Flows on a fabric: the law of sharing, whoever begins and ends when; and one answer however it is
+computed."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def one_event_at_a_time(rates, routes, start, nbytes, weight):
     now, left, end = 0.0, list(nbytes), [None] * len(routes)
     while None in end:
         going = [f for f, over in enumerate(end) if over is None and start[f] <= now + 1e-15]
-        speed = max_min([routes[f] for f in going], rates, [weight[f] for f in going], [INF] * len(going))
+        speed = max_min(
+            [routes[f] for f in going], rates, [weight[f] for f in going], [INF] * len(going)
+        )
         coming = [s for s in start if s > now + 1e-15]
         until = min(coming + [now + left[f] / rate for f, rate in zip(going, speed)])
         for f, rate in zip(going, speed):
@@ -41,7 +44,10 @@ def networks(draw):
     number = st.sampled_from([1.0, 2.0, 3.0, 5.0, 7.5])
     return (
         [draw(number) for _ in range(links)],
-        [draw(st.lists(st.integers(0, links - 1), min_size=1, max_size=links, unique=True)) for _ in range(flows)],
+        [
+            draw(st.lists(st.integers(0, links - 1), min_size=1, max_size=links, unique=True))
+            for _ in range(flows)
+        ],
         [draw(st.sampled_from([0.0, 0.5, 1.0, 2.0])) for _ in range(flows)],
         [draw(number) for _ in range(flows)],
         [draw(st.sampled_from([1.0, 1.0, 3.0])) for _ in range(flows)],
@@ -53,9 +59,16 @@ def networks(draw):
 def test_flows_end_when_they_should(some):
     rates, routes, start, nbytes, weight = some
     ours = finish_times(
-        np.array(rates), routes, np.array(start), np.zeros(len(routes)), np.array(nbytes), np.array(weight)
+        np.array(rates),
+        routes,
+        np.array(start),
+        np.zeros(len(routes)),
+        np.array(nbytes),
+        np.array(weight),
     )
-    assert ours == pytest.approx(one_event_at_a_time(rates, routes, start, nbytes, weight), rel=1e-9)
+    assert ours == pytest.approx(
+        one_event_at_a_time(rates, routes, start, nbytes, weight), rel=1e-9
+    )
 
 
 @given(networks())
@@ -80,7 +93,9 @@ def test_the_fabric_and_a_chips_flows_agree(some):
     for f in range(len(routes)):
         env.process(send(f))
     env.run()
-    ours = finish_times(np.array(rates), routes, np.array(start), np.zeros(len(routes)), np.array(nbytes))
+    ours = finish_times(
+        np.array(rates), routes, np.array(start), np.zeros(len(routes)), np.array(nbytes)
+    )
     assert ours == pytest.approx([ends[f] for f in range(len(routes))], rel=1e-9)
 
 
@@ -98,7 +113,9 @@ def test_filling_on_arrays_is_filling_on_lists(some, compiled):
         ours = fill(table, np.array(rates), np.array(weight))
     finally:
         sharing.COMPILED_FROM = before
-    assert ours.tolist() == pytest.approx(max_min(routes, rates, weight, [INF] * len(routes)), rel=1e-9)
+    assert ours.tolist() == pytest.approx(
+        max_min(routes, rates, weight, [INF] * len(routes)), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("flows", [50, 500])
@@ -107,7 +124,11 @@ def test_compiled_and_interpreted_filling_agree_to_the_bit(flows, monkeypatch):
     dice = np.random.default_rng(flows)
     first = np.arange(flows + 1) * 5
     crossed = np.concatenate([dice.choice(40, 5, replace=False) for _ in range(flows)])
-    share, rates, weight = np.ones(len(crossed)), dice.uniform(1e9, 1e11, 40), dice.uniform(1, 3, flows)
+    share, rates, weight = (
+        np.ones(len(crossed)),
+        dice.uniform(1e9, 1e11, 40),
+        dice.uniform(1, 3, flows),
+    )
     answers = []
     for least in (0, 10**9):
         monkeypatch.setattr(sharing, "COMPILED_FROM", least)
@@ -116,8 +137,11 @@ def test_compiled_and_interpreted_filling_agree_to_the_bit(flows, monkeypatch):
 
 
 def test_a_split_flow_uses_its_part_of_each_way():
-    """A flow sprayed over two links of 1 goes at 2, and beside a flow that holds one of them, at what is left."""
-    paths = Paths(np.array([0, 2]), np.array([0, 1]), np.array([0.5, 0.5]), np.zeros(1), np.ones(1, dtype=int))
+    """A flow sprayed over two links of 1 goes at 2, and beside a flow that holds one of them, at
+    what is left."""
+    paths = Paths(
+        np.array([0, 2]), np.array([0, 1]), np.array([0.5, 0.5]), np.zeros(1), np.ones(1, dtype=int)
+    )
     env = simpy.Environment()
     fabric = Fabric(env, np.array([1.0, 1.0]))
     ends = []
@@ -127,7 +151,9 @@ def test_a_split_flow_uses_its_part_of_each_way():
             ends.append(env.now)
 
     row = np.array([fabric.add_paths(paths)])
-    fabric.send(fabric.add_sender(Listener()), np.array([0]), row, row, np.array([8.0]), np.zeros(1))
+    fabric.send(
+        fabric.add_sender(Listener()), np.array([0]), row, row, np.array([8.0]), np.zeros(1)
+    )
     env.run()
     assert ends == [pytest.approx(4.0)]
     assert [use.moved_bytes for use in fabric.uses()] == [4.0, 4.0]
@@ -145,12 +171,22 @@ def test_links_report_what_they_carried():
 
     first = np.cumsum([0, *map(len, routes)])
     crossed = np.array([link for route in routes for link in route])
-    rows = fabric.add_paths(Paths(first, crossed, np.ones(5), np.zeros(4), np.diff(first))) + np.arange(4)
-    fabric.send(fabric.add_sender(Listener()), np.arange(4), rows, rows, np.full(4, 8.0), np.zeros(4))
+    rows = fabric.add_paths(
+        Paths(first, crossed, np.ones(5), np.zeros(4), np.diff(first))
+    ) + np.arange(4)
+    fabric.send(
+        fabric.add_sender(Listener()), np.arange(4), rows, rows, np.full(4, 8.0), np.zeros(4)
+    )
     env.run()
     links = {use.name: use for use in fabric.uses()}
-    assert {name: use.moved_bytes for name, use in links.items()} == {"link 0": 16.0, "link 1": 16.0, "link 2": 8.0}
+    assert {name: use.moved_bytes for name, use in links.items()} == {
+        "link 0": 16.0,
+        "link 1": 16.0,
+        "link 2": 8.0,
+    }
     assert links["link 1"].busy_s == pytest.approx(4.0) and links["link 1"].most_flows == 2
     for name, use in links.items():  # the recorded stretches add up to the same bytes
-        moved = sum((each.end_s - each.start_s) * each.bytes_per_s for each in uses if each.capacity == name)
+        moved = sum(
+            (each.end_s - each.start_s) * each.bytes_per_s for each in uses if each.capacity == name
+        )
         assert moved == pytest.approx(use.moved_bytes)

@@ -1,4 +1,5 @@
-"""Serving at fleet scale: laws of any replay, both fidelities held to each other, and a queue of textbooks."""
+"""Serving at fleet scale: laws of any replay, both fidelities held to each other, and a queue of
+textbooks."""
 
 from __future__ import annotations
 
@@ -14,19 +15,33 @@ from sim.engine.fleet import Kind, player, serve_fleet
 from sim.engine.pieces import Pieces
 from sim.engine.pricing import features_of_batch, pricing
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
+from sim.graph.batch import Batch, Sequences, decode_batch, prefill_batch
 from sim.hardware.device import Kernel
 from sim.reproduce.serving import md_c_waiting
 from sim.serving import compiled
-from sim.serving.fleet import POLICIES, ROUTERS, ROW_SUMS, Rules, plain_arrivals, pool_of, replica_of
+from sim.serving.fleet import (
+    POLICIES,
+    ROUTERS,
+    ROW_SUMS,
+    Rules,
+    plain_arrivals,
+    pool_of,
+    replica_of,
+)
 from sim.serving.step_time import steps_seconds
-from sim.workload.batch import Batch, Sequences, decode_batch, prefill_batch
 
 DENSE = replace(MODEL, layers=2)
-SPARSE = replace(MODEL, layers=3, attention=("dense", "blocksparse", "window"), window_tokens=60, sparse_stride=8)
+SPARSE = replace(
+    MODEL, layers=3, attention=("dense", "blocksparse", "window"), window_tokens=60, sparse_stride=8
+)
 # With a closed form of its own for every kind of kernel.
-CHIP = replace(DEVICE, kernels={
-    "matmul": Kernel(overlap=0.6, matrix_efficiency_8bit=0.7), "attention": Kernel(6e-6, 0.5, 0.7, tile=16.0),
-})  # fmt: skip
+CHIP = replace(
+    DEVICE,
+    kernels={
+        "matmul": Kernel(overlap=0.6, matrix_efficiency_8bit=0.7),
+        "attention": Kernel(6e-6, 0.5, 0.7, tile=16.0),
+    },
+)
 NETWORK = network(2)
 RULES = Rules(ROUTERS["round_robin"], 0, 0, True, False, 0, False, True)
 
@@ -45,7 +60,9 @@ KINDS = {(model, ranks): priced(model, ranks) for model in (DENSE, SPARSE) for r
 PRICES = {machine: kind.pricing.table(4096, 64) for machine, kind in KINDS.items()}
 
 
-def replicas_of(count=1, policy="chunked", sequences=16, new_tokens=512, block_tokens=16, blocks=10_000, **more):
+def replicas_of(
+    count=1, policy="chunked", sequences=16, new_tokens=512, block_tokens=16, blocks=10_000, **more
+):
     row = replica_of(POLICIES[policy], sequences, new_tokens, block_tokens, blocks, **more)
     return np.concatenate([row] * count).view(np.recarray)
 
@@ -55,19 +72,27 @@ def trace(rows):
     return plain_arrivals(np.cumsum(gaps) - gaps[0], prompt, output)
 
 
-def served(asked, replicas, kind, rules=RULES, *, expected=0.0, pieces=1, pools=None, rows=1, **more):
+def served(
+    asked, replicas, kind, rules=RULES, *, expected=0.0, pieces=1, pools=None, rows=1, **more
+):
     """Every record by id, and the fleet at the end."""
     edges = np.linspace(0, len(asked.id), pieces + 1).astype(int)
     parts = [
         asked._replace(
-            **{name: getattr(asked, name)[a:b] for name in asked._fields if name not in ("blocks", "block_from")},
+            **{
+                name: getattr(asked, name)[a:b]
+                for name in asked._fields
+                if name not in ("blocks", "block_from")
+            },
             block_from=asked.block_from[a : b + 1],
         )
         for a, b in itertools.pairwise(edges)
     ]
     pools = pool_of(0, len(replicas)) if pools is None else pools
     kinds = kind if isinstance(kind, list) else [kind]
-    found = list(serve_fleet(parts, rules, replicas, pools, kinds, expected=expected, rows=rows, **more))
+    found = list(
+        serve_fleet(parts, rules, replicas, pools, kinds, expected=expected, rows=rows, **more)
+    )
     records = np.concatenate([records for records, _ in found]).view(np.recarray)
     return records[np.argsort(records.id, kind="stable")], found[-1][1]
 
@@ -76,7 +101,9 @@ def played(model, ranks, replicas, *techniques):
     """A kind that has every op of every iteration played."""
     groups = [group(CHIP, ranks=ranks, pod=NETWORK) for _ in range(replicas)]
     return Kind(
-        None, len(set(model.attention)), player([[each] for each in groups], [graph_of(model, ranks, *techniques)])
+        None,
+        len(set(model.attention)),
+        player([[each] for each in groups], [graph_of(model, ranks, *techniques)]),
     )
 
 
@@ -87,18 +114,29 @@ def worlds(draw):
     asked = trace(
         draw(
             st.lists(
-                st.tuples(st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 1.0]), st.integers(1, 300), st.integers(1, 40)),
-                min_size=count, max_size=count,
+                st.tuples(
+                    st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 1.0]),
+                    st.integers(1, 300),
+                    st.integers(1, 40),
+                ),
+                min_size=count,
+                max_size=count,
             )
         )
-    )  # fmt: skip
+    )
     unit = draw(st.sampled_from([0, 16, 32]))
     if unit:  # prefixes of a few families, and of the answer as much as is known
         names, edges = [], [0]
         for prompt, output in zip(asked.prompt, asked.output):
-            family, known = draw(st.integers(0, 2)), draw(st.integers(0, (int(prompt) + int(output)) // unit))
+            family, known = (
+                draw(st.integers(0, 2)),
+                draw(st.integers(0, (int(prompt) + int(output)) // unit)),
+            )
             fork = draw(st.integers(0, 4))
-            names += [1000 * family + i if i < fork else 1000 * (family + 3 + fork) + i for i in range(known)]
+            names += [
+                1000 * family + i if i < fork else 1000 * (family + 3 + fork) + i
+                for i in range(known)
+            ]
             edges.append(len(names))
         asked = asked._replace(block_from=np.array(edges), blocks=np.array(names, np.int64))
     asked = asked._replace(
@@ -111,36 +149,56 @@ def worlds(draw):
         turns = asked.next.copy()
         turns[: count - first] = np.arange(first, count)
         asked = asked._replace(
-            next=turns, arrival_s=np.where(np.arange(count) < first, asked.arrival_s, np.inf),
+            next=turns,
+            arrival_s=np.where(np.arange(count) < first, asked.arrival_s, np.inf),
             think_s=np.full(count, draw(st.sampled_from([0.0, 0.01, 1.0]))),
-        )  # fmt: skip
+        )
     split = draw(st.booleans())
     size = draw(st.sampled_from([1, 4, 16]))
     one = replicas_of(
-        draw(st.integers(1, 2)), draw(st.sampled_from([*POLICIES])), draw(st.integers(1, 6)), draw(st.integers(6, 600)),
-        size, -(-draw(st.integers(340, 1000)) // size), reserve=draw(st.booleans()),
-        swap_s=draw(st.sampled_from([np.nan, 1e-6])), overhead_s=draw(st.sampled_from([0.0, 1e-4])),
+        draw(st.integers(1, 2)),
+        draw(st.sampled_from([*POLICIES])),
+        draw(st.integers(1, 6)),
+        draw(st.integers(6, 600)),
+        size,
+        -(-draw(st.integers(340, 1000)) // size),
+        reserve=draw(st.booleans()),
+        swap_s=draw(st.sampled_from([np.nan, 1e-6])),
+        overhead_s=draw(st.sampled_from([0.0, 1e-4])),
         drafts=draw(st.sampled_from([0, 0, 3])),
-    )  # fmt: skip
+    )
     pools = pool_of(0, len(one))
     if split:
         other = one.copy()
         other.pool = 1
         pools = np.concatenate(
-            [pool_of(0, len(one), next=1, transfer_s=1e-6, latency_s=1e-5), pool_of(len(one), len(one))]
+            [
+                pool_of(0, len(one), next=1, transfer_s=1e-6, latency_s=1e-5),
+                pool_of(len(one), len(one)),
+            ]
         )
         one = np.concatenate([one, other])
     rules = Rules(
-        draw(st.sampled_from([*ROUTERS.values()])), draw(st.sampled_from([0, 1, 2])), draw(st.integers(0, 9)), True,
-        closed or split, unit, False, draw(st.booleans()),
-    )  # fmt: skip
+        draw(st.sampled_from([*ROUTERS.values()])),
+        draw(st.sampled_from([0, 1, 2])),
+        draw(st.integers(0, 9)),
+        True,
+        closed or split,
+        unit,
+        False,
+        draw(st.booleans()),
+    )
     return asked, rules, one.view(np.recarray), pools.view(np.recarray)
 
 
 def outages():
     """Some replicas that fail, most of them while there is work."""
-    one = st.builds(Failure, st.integers(0, 3), st.sampled_from([0.0, 1e-3, 5e-3, 0.02, 0.1, 1.0]),
-                    st.sampled_from([0.0, 1e-3, 0.01, 2.0, np.inf]))  # fmt: skip
+    one = st.builds(
+        Failure,
+        st.integers(0, 3),
+        st.sampled_from([0.0, 1e-3, 5e-3, 0.02, 0.1, 1.0]),
+        st.sampled_from([0.0, 1e-3, 0.01, 2.0, np.inf]),
+    )
     return st.lists(one, max_size=4)
 
 
@@ -150,23 +208,39 @@ def test_laws_of_any_replay(world, machine, pieces):
     asked, rules, replicas, pools = world
     pieces = 1 if rules.coupled else pieces
     records, fleet = served(
-        asked, replicas, KINDS[machine], rules, pools=pools, pieces=pieces, ranks=3, acceptance=(0.8, 0.5, 0.1)
+        asked,
+        replicas,
+        KINDS[machine],
+        rules,
+        pools=pools,
+        pieces=pieces,
+        ranks=3,
+        acceptance=(0.8, 0.5, 0.1),
     )
     me = fleet.replicas
     assert records.id.tolist() == list(range(len(asked.id)))  # none lost, none twice
     assert (records.prompt == asked.prompt).all() and (records.output == asked.output).all()
-    assert (records.arrival_s <= records.scheduled_s).all() and (records.scheduled_s < records.first_s).all()
+    assert (records.arrival_s <= records.scheduled_s).all() and (
+        records.scheduled_s < records.first_s
+    ).all()
     assert ((records.first_s < records.last_s) <= (records.output > 1)).all()
     unit = (rules.unit_tokens or 1) // me.block_tokens if rules.unit_tokens else 0
     assert (me.free_blocks + unit * me.unused == me.blocks).all()  # every block came back
     assert not fleet.nodes.users.any() and (me.peak_blocks <= me.blocks).all()
-    assert not me.running_count.any() and not me.waiting_count.any() and not me.work.any() and not me.present.any()
+    assert (
+        not me.running_count.any()
+        and not me.waiting_count.any()
+        and not me.work.any()
+        and not me.present.any()
+    )
     assert not me[me.reserve == 1].preemptions.any()
     # Little's law: the area under the number of requests is the time that each spent here.
     spent_s = (records.last_s - records.arrival_s).sum()
     if len(pools) == 1:
         assert me.present_s.sum() == pytest.approx(spent_s, rel=1e-9)
-    assert (fleet.of_tokens * np.arange(fleet.of_tokens.shape[1])).sum() == pytest.approx(fleet.sums[:, 1].sum())
+    assert (fleet.of_tokens * np.arange(fleet.of_tokens.shape[1])).sum() == pytest.approx(
+        fleet.sums[:, 1].sum()
+    )
     assert fleet.series[..., 4].sum() == pytest.approx(records.output.sum())
     if not me.preemptions.any():
         assert fleet.series[..., 3].sum() == pytest.approx((records.prompt - records.hit).sum())
@@ -175,7 +249,8 @@ def test_laws_of_any_replay(world, machine, pieces):
 
 
 def tied(records, rules):
-    """Whether replicas end at one instant but for rounding, where who comes then goes by how they are."""
+    """Whether replicas end at one instant but for rounding, where who comes then goes by how they
+    are."""
     ends = np.concatenate([records.first_s, records.last_s])
     whose = np.tile(records.replica, 2)
     order = np.argsort(ends)
@@ -190,7 +265,9 @@ def test_step_is_op(world, machine):
     asked, rules, replicas, pools = world
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
     jumped, _ = served(asked, replicas, KINDS[machine], rules, **more)
-    every, _ = served(asked, replicas, played(*machine, len(replicas)), rules._replace(jump=False), **more)
+    every, _ = served(
+        asked, replicas, played(*machine, len(replicas)), rules._replace(jump=False), **more
+    )
     assume(not tied(every, rules))
     for column in ("arrival_s", "scheduled_s", "first_s", "last_s"):
         assert getattr(jumped, column) == pytest.approx(getattr(every, column), rel=1e-9, abs=1e-12)
@@ -198,7 +275,9 @@ def test_step_is_op(world, machine):
         assert (getattr(jumped, column) == getattr(every, column)).all()
 
 
-@pytest.mark.parametrize("machine", [*KINDS], ids=lambda machine: f"{len(machine[0].attention)} patterns, {machine[1]}")
+@pytest.mark.parametrize(
+    "machine", [*KINDS], ids=lambda machine: f"{len(machine[0].attention)} patterns, {machine[1]}"
+)
 def test_totals_of_priced_iterations_are_those_of_played_ones(machine):
     model, ranks = machine
     asked = many(12, 50)
@@ -224,26 +303,43 @@ def test_nothing_is_lost_when_replicas_fail(world, machine, faults):
     sides = {tuple(range(pool.first, pool.first + pool.count)) for pool in pools}
     for side in sides:  # one of each pool comes back
         faults = [
-            fault._replace(for_s=1.0) if fault.replica == side[0] and np.isinf(fault.for_s) else fault
+            fault._replace(for_s=1.0)
+            if fault.replica == side[0] and np.isinf(fault.for_s)
+            else fault
             for fault in faults
         ]
     records, fleet = served(
-        asked, replicas, KINDS[machine], rules, pools=pools, ranks=3, acceptance=(0.8, 0.5, 0.1),
+        asked,
+        replicas,
+        KINDS[machine],
+        rules,
+        pools=pools,
+        ranks=3,
+        acceptance=(0.8, 0.5, 0.1),
         events=failures(faults),
-    )  # fmt: skip
+    )
     me = fleet.replicas
     assert records.id.tolist() == list(range(len(asked.id)))
     done = records[records.replica >= 0]
     assert (done.prompt + done.output <= int((me.blocks * me.block_tokens).max())).all()
     assert (done.arrival_s <= done.scheduled_s).all() and (done.scheduled_s < done.first_s).all()
     assert (done.first_s <= done.last_s).all()
-    assert not me.running_count.any() and not me.waiting_count.any() and not me.present.any() and not me.work.any()
+    assert (
+        not me.running_count.any()
+        and not me.waiting_count.any()
+        and not me.present.any()
+        and not me.work.any()
+    )
     cached = me.unused * (rules.unit_tokens // me.block_tokens)
     assert (me.free_blocks + cached == me.blocks).all(), "no block leaks"
     assert (me.peak_blocks <= me.blocks).all()
     assert me.present_s.sum() <= (np.nan_to_num(done.last_s - done.arrival_s)).sum() + 1e-9
     for fault in faults:
-        down = (done.replica == fault.replica) & (done.last_s > fault.at_s) & (done.last_s < fault.at_s + fault.for_s)
+        down = (
+            (done.replica == fault.replica)
+            & (done.last_s > fault.at_s)
+            & (done.last_s < fault.at_s + fault.for_s)
+        )
         assert not down.any(), "nobody is answered by a replica that is down"
 
 
@@ -251,10 +347,16 @@ def test_nothing_is_lost_when_replicas_fail(world, machine, faults):
 @given(worlds(), outages())
 def test_step_is_op_when_replicas_fail(world, faults):
     asked, rules, replicas, pools = world
-    faults = [fault._replace(for_s=min(fault.for_s, 1.0)) for fault in faults if fault.replica < len(replicas)]
+    faults = [
+        fault._replace(for_s=min(fault.for_s, 1.0))
+        for fault in faults
+        if fault.replica < len(replicas)
+    ]
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1), "events": failures(faults)}
     told, _ = served(asked, replicas, KINDS[DENSE, 1], rules, **more)
-    every, _ = served(asked, replicas, played(DENSE, 1, len(replicas)), rules._replace(jump=False), **more)
+    every, _ = served(
+        asked, replicas, played(DENSE, 1, len(replicas)), rules._replace(jump=False), **more
+    )
     assume(not tied(every, rules))
     for column in ("arrival_s", "scheduled_s", "first_s", "last_s", "retried"):
         assert getattr(told, column) == pytest.approx(getattr(every, column), rel=1e-9, abs=1e-12)
@@ -264,7 +366,9 @@ def test_a_failed_replicas_requests_go_on_elsewhere():
     asked = trace([(0.0, 200, 30)] * 4)
     healthy, _ = served(asked, replicas_of(2), KINDS[DENSE, 1])
     at_s = float(healthy.first_s.max() + 1e-3)
-    hurt, fleet = served(asked, replicas_of(2), KINDS[DENSE, 1], events=failures([Failure(0, at_s, np.inf)]))
+    hurt, fleet = served(
+        asked, replicas_of(2), KINDS[DENSE, 1], events=failures([Failure(0, at_s, np.inf)])
+    )
     assert hurt.retried.tolist() == [1, 0, 1, 0] and set(hurt.replica) == {1}
     assert hurt.first_s.tolist() == healthy.first_s.tolist(), "what has been answered stands"
     assert (hurt.last_s > healthy.last_s).all(), "the others have to share"
@@ -273,7 +377,9 @@ def test_a_failed_replicas_requests_go_on_elsewhere():
 
 def test_a_fleet_follows_its_load():
     rng = np.random.default_rng(0)
-    gaps = np.concatenate([rng.exponential(0.05, 100), rng.exponential(0.002, 1000), rng.exponential(0.05, 200)])
+    gaps = np.concatenate(
+        [rng.exponential(0.05, 100), rng.exponential(0.002, 1000), rng.exponential(0.05, 200)]
+    )
     asked = plain_arrivals(np.cumsum(gaps), np.full(1300, 300), np.full(1300, 20))
     rule = Autoscale(0, 4, 1, 4.0, 0.1, 0.3, 0.5)
     scaler, replicas = Scaler(rule), replicas_of(4, sequences=4)
@@ -287,7 +393,9 @@ def test_a_fleet_follows_its_load():
     on_s = [scaler.on_s(r, end_s) for r in range(4)]
     assert scaler.most == 4 and end_s == on_s[0] > on_s[1] >= on_s[2] >= on_s[3] > 0
     crowd_s = asked.arrival_s[100]
-    assert records.scheduled_s[records.replica > 0].min() >= crowd_s + 0.3, "not before it has started"
+    assert records.scheduled_s[records.replica > 0].min() >= crowd_s + 0.3, (
+        "not before it has started"
+    )
     for r in range(4):
         assert fleet.replicas[r].busy_s <= on_s[r] + 1e-9
 
@@ -298,7 +406,13 @@ def test_who_waits_too_long_is_turned_away(world, machine, patience_s):
     asked, rules, replicas, pools = world
     asked = asked._replace(patience_s=np.full(len(asked.id), patience_s))
     records, fleet = served(
-        asked, replicas, KINDS[machine], rules._replace(shed=True), pools=pools, ranks=3, acceptance=(0.8, 0.5, 0.1)
+        asked,
+        replicas,
+        KINDS[machine],
+        rules._replace(shed=True),
+        pools=pools,
+        ranks=3,
+        acceptance=(0.8, 0.5, 0.1),
     )
     assert records.id.tolist() == list(range(len(asked.id)))
     done = records[records.replica >= 0]
@@ -318,27 +432,35 @@ def seconds(price, first, growth, steps):
     return steps_seconds(price, 0, first, growth, steps, np.zeros((price.times.shape[1], ROW_SUMS)))
 
 
-@pytest.mark.parametrize("machine", [*PRICES], ids=lambda machine: f"{len(machine[0].attention)} pattern")
+@pytest.mark.parametrize(
+    "machine", [*PRICES], ids=lambda machine: f"{len(machine[0].attention)} pattern"
+)
 def test_a_jump_is_the_sum_of_its_steps(machine):
     model, _ = machine
     price = PRICES[machine]
     first, second = (
-        np.array(features_of_batch(model, decode_batch([c + i, 3 * c + i]))) for i in (0, 1) for c in (90,)
+        np.array(features_of_batch(model, decode_batch([c + i, 3 * c + i])))
+        for i in (0, 1)
+        for c in (90,)
     )
     for steps in (1, 2, 7, 1000, 30_000):
         each = sum(seconds(price, first + i * (second - first), 0 * first, 1) for i in range(steps))
         assert seconds(price, first, second - first, steps) == pytest.approx(each, rel=1e-11)
 
 
-@pytest.mark.parametrize("machine", [*PRICES], ids=lambda machine: f"{len(machine[0].attention)} pattern")
+@pytest.mark.parametrize(
+    "machine", [*PRICES], ids=lambda machine: f"{len(machine[0].attention)} pattern"
+)
 @pytest.mark.parametrize(
     "batch",
     [
-        decode_batch([5]), decode_batch(range(40)), prefill_batch([700, 3]),
+        decode_batch([5]),
+        decode_batch(range(40)),
+        prefill_batch([700, 3]),
         Batch((Sequences(1, 256, 512), Sequences(9, 1, 80)), 9),
     ],
     ids=["one", "decode", "prefill", "mixed"],
-)  # fmt: skip
+)
 def test_closed_form_meets_the_play(machine, batch):
     model, ranks = machine
     some = group(CHIP, ranks=ranks, pod=NETWORK)
@@ -350,7 +472,8 @@ def test_closed_form_meets_the_play(machine, batch):
 @settings(max_examples=12, deadline=None)
 @given(worlds(), st.sampled_from(["preserve", "fused_collective"]))
 def test_step_is_op_with_overlap(world, technique):
-    """What has no closed form is played at some contexts and told at others; every op played is the judge."""
+    """What has no closed form is played at some contexts and told at others; every op played is the
+    judge."""
     asked, rules, replicas, pools = world
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
     pieces = Pieces(group(CHIP, ranks=2, pod=NETWORK), graph_of(DENSE, 2, technique), True)
@@ -400,7 +523,8 @@ def test_compiled_is_interpreted(replicas, router):
 @pytest.mark.parametrize("servers", [1, 3])
 @pytest.mark.parametrize("load", [0.3, 0.7])
 def test_waiting_of_deterministic_servers(load, servers):
-    """M/D/c, one request at a time on each, all of equal length, each to the server that is free first."""
+    """M/D/c, one request at a time on each, all of equal length, each to the server that is free
+    first."""
     count = 1_000_000 if compiled.serve_for(1e9) is not compiled.serve_for(0) else 30_000
     replicas = replicas_of(servers, "prefill_first", sequences=1)
     rules = RULES._replace(router=ROUTERS["least_work"])
@@ -408,9 +532,13 @@ def test_waiting_of_deterministic_servers(load, servers):
     service_s = float(one.last_s[0])
     gaps = np.random.default_rng(3).exponential(service_s / load / servers, count)
     asked = plain_arrivals(np.cumsum(gaps), np.full(count, 100), np.ones(count))
-    records, _ = served(asked, replicas, KINDS[DENSE, 1], rules, expected=count, pieces=20, rows=65_536)
+    records, _ = served(
+        asked, replicas, KINDS[DENSE, 1], rules, expected=count, pieces=20, rows=65_536
+    )
     waited_s = (records.scheduled_s - records.arrival_s).mean()
     expected_s = md_c_waiting(load, servers, service_s)
     if servers == 1:
-        assert expected_s == pytest.approx(load * service_s / (2 * (1 - load)), rel=1e-6)  # Pollaczek and Khinchine
+        assert expected_s == pytest.approx(
+            load * service_s / (2 * (1 - load)), rel=1e-6
+        )  # Pollaczek and Khinchine
     assert waited_s == pytest.approx(expected_s, rel=0.02 if count > 100_000 else 0.15)

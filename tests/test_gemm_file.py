@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sim.workload.gemm_file import read_gemms
-from sim.workload.gemms import Dnn
+from sim.dnn.gemm_file import read_gemms
+from sim.dnn.gemms import Dnn
 
 
 def _read(folder: Path, text: str | bytes, batch: int = 1) -> Dnn:
@@ -19,7 +19,9 @@ def _read(folder: Path, text: str | bytes, batch: int = 1) -> Dnn:
 
 def test_three_columns_are_a_chain(tmp_path: Path) -> None:
     dnn = _read(tmp_path, "m,n,k\n4,5,6\n7,8,9\n")
-    assert [(each.name, each.m, each.n, each.k, each.after, each.raw_input) for each in dnn.layers] == [
+    assert [
+        (each.name, each.m, each.n, each.k, each.after, each.raw_input) for each in dnn.layers
+    ] == [
         ("gemm1", 4, 5, 6, (), True),
         ("gemm2", 7, 8, 9, ("gemm1",), False),
     ]
@@ -31,7 +33,8 @@ def test_three_columns_are_a_chain(tmp_path: Path) -> None:
 def test_every_column(tmp_path: Path) -> None:
     dnn = _read(
         tmp_path,
-        'k,n,m,name,after,kernel_area,raw_input\r\n64,27,9,conv,,9,true\r\n\r\n8,64,9,"a, b",conv,1,\r\n'
+        'k,n,m,name,after,kernel_area,raw_input\r\n64,27,9,conv,,9,true\r\n\r\n8,64,9,"a, '
+        'b",conv,1,\r\n'
         "8,64,9,c,conv,1,no\r\n2,8,1,end,c  conv,1,false\r\n",
         batch=3,
     )
@@ -59,16 +62,24 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
         ("m,n,k\n1,2,3\n1,0,3\n", "line 3: n is 0; a layer has a size of at least 1"),
         ("m,n,k\n1,2,-3\n", "line 2: k is '-3', not a whole number"),
         ("m,n,k\n1,2,3.5\n", "line 2: k is '3.5', not a whole number"),
-        ("m,n,k\n1,2,99999999999999\n", "line 2: k is 99999999999999; a size is at most 1,099,511,627,776"),
+        (
+            "m,n,k\n1,2,99999999999999\n",
+            "line 2: k is 99999999999999; a size is at most 1,099,511,627,776",
+        ),
         ("m,n,k,name\n1,2,3,a\n1,2,3,a\n", "line 3: the name 'a' is that of line 2"),
-        ("m,n,k,name,after\n1,2,3,conv1,\n1,2,3,b,conv2\n", "line 3: no product 'conv2' above this line; nearest is "
-         "'conv1'"),
+        (
+            "m,n,k,name,after\n1,2,3,conv1,\n1,2,3,b,conv2\n",
+            "line 3: no product 'conv2' above this line; nearest is 'conv1'",
+        ),
         ("m,n,k,name,after\n1,2,3,a,b\n1,2,3,b,a\n", "line 2: no product 'b' above this line"),
         ("m,n,k,raw_input\n1,2,3,perhaps\n", "line 2: raw_input is 'perhaps'"),
-        ("m,n,k,kernel_area\n1,2,3,9\n", "line 2: a kernel of 9 elements is more than n, which is 2"),
+        (
+            "m,n,k,kernel_area\n1,2,3,9\n",
+            "line 2: a kernel of 9 elements is more than n, which is 2",
+        ),
         ('m,n,k\n1,2,"3\n', "unexpected end of data"),
     ],
-)  # fmt: skip
+)
 def test_faults(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         _read(tmp_path, text)

@@ -1,4 +1,5 @@
-"""Generated traces: the same seed gives the same bytes, and a large sample has the statistics it was made from."""
+"""Generated traces: the same seed gives the same bytes, and a large sample has the statistics it
+was made from."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.workload.generate import AZURE_CONVERSATION, Lognormal, TraceStatistics, generate
-from sim.workload.requests import read_trace
+from sim.traces.generate import AZURE_CONVERSATION, Lognormal, TraceStatistics, generate
+from sim.traces.requests import read_trace
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "traces" / "azure_conv_like.csv"
@@ -39,12 +40,17 @@ def large():
 
 
 def statistics(**changed):
-    parts = {"prompt": ((0, 1), (1, 100)), "output": Lognormal(100, 0.5), "rate_per_s": 2.0, "interarrival_cv": 1.0}
+    parts = {
+        "prompt": ((0, 1), (1, 100)),
+        "output": Lognormal(100, 0.5),
+        "rate_per_s": 2.0,
+        "interarrival_cv": 1.0,
+    }
     return TraceStatistics(name="made up", source="made up", **(parts | changed))
 
 
 def test_shipped_trace_is_what_its_command_writes(tmp_path):
-    command = [sys.executable, "-m", "sim.workload.generate", str(tmp_path / "again.csv")]
+    command = [sys.executable, "-m", "sim.traces.generate", str(tmp_path / "again.csv")]
     subprocess.run(command, cwd=ROOT, check=True)
     assert (tmp_path / "again.csv").read_bytes() == SHIPPED.read_bytes()
 
@@ -57,15 +63,26 @@ def test_shipped_trace_reads_back_as_generated():
 
 def test_shipped_conversations_are_what_their_command_writes(tmp_path):
     text = (SHIPPED.parent / "README.md").read_text()
-    line = next(line.strip() for line in text.splitlines() if line.strip().startswith("podscope trace generate"))
+    line = next(
+        line.strip()
+        for line in text.splitlines()
+        if line.strip().startswith("podscope trace generate")
+    )
     words = line.replace("traces/shared_prompt.jsonl", str(tmp_path / "again.jsonl")).split()
-    subprocess.run([sys.executable, "-m", "sim.cli", *words[1:]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    assert (tmp_path / "again.jsonl").read_bytes() == (SHIPPED.parent / "shared_prompt.jsonl").read_bytes()
+    subprocess.run(
+        [sys.executable, "-m", "sim.cli", *words[1:]],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    assert (tmp_path / "again.jsonl").read_bytes() == (
+        SHIPPED.parent / "shared_prompt.jsonl"
+    ).read_bytes()
 
 
 def test_origin_is_written_down():
     text = (SHIPPED.parent / "README.md").read_text()
-    assert "python -m sim.workload.generate traces/azure_conv_like.csv" in text
+    assert "python -m sim.traces.generate traces/azure_conv_like.csv" in text
     for file in SHIPPED.parent.iterdir():
         assert file.name == "README.md" or file.name in text
 
@@ -78,7 +95,9 @@ def test_large_sample_meets_the_published_statistics(large):
         assert described(large, column) == pytest.approx(published, rel=0.05)
 
 
-@pytest.mark.skipif(not AZURE.exists(), reason="the recorded trace is not beside the checkout (../shared)")
+@pytest.mark.skipif(
+    not AZURE.exists(), reason="the recorded trace is not beside the checkout (../shared)"
+)
 def test_large_sample_meets_the_recording(large):
     recorded = read_trace(AZURE).requests
     assert rate_and_cv(large) == pytest.approx(rate_and_cv(recorded), rel=0.05)
@@ -86,7 +105,10 @@ def test_large_sample_meets_the_recording(large):
         assert described(large, column) == pytest.approx(described(recorded, column), rel=0.05)
         law = getattr(AZURE_CONVERSATION, column.removesuffix("_tokens"))
         lengths = [getattr(request, column) for request in recorded]
-        for probability, tokens in law:  # every point of the quantile function is one of the recording
+        for (
+            probability,
+            tokens,
+        ) in law:  # every point of the quantile function is one of the recording
             assert tokens == pytest.approx(np.quantile(lengths, probability), abs=0.6)
 
 
@@ -110,7 +132,10 @@ def test_lognormal_lengths():
 
 
 def test_quantile_lengths_are_log_linear_between_points():
-    prompts = [request.prompt_tokens for request in generate(statistics(prompt=((0, 10), (1, 1000))), 100_000, seed=5)]
+    prompts = [
+        request.prompt_tokens
+        for request in generate(statistics(prompt=((0, 10), (1, 1000))), 100_000, seed=5)
+    ]
     assert np.quantile(prompts, [0.0, 0.25, 0.5, 0.75, 1.0]) == pytest.approx(
         [10, 10**1.5, 100, 10**2.5, 1000], rel=0.03
     )
@@ -133,7 +158,9 @@ def test_any_statistics_give_a_valid_trace(count, seed, cv, rate, sigma):
     assert times[0] == 0
     assert times == sorted(times)
     assert all(type(time) is float for time in times)
-    assert all(1 <= request.prompt_tokens <= 100 and request.output_tokens >= 1 for request in requests)
+    assert all(
+        1 <= request.prompt_tokens <= 100 and request.output_tokens >= 1 for request in requests
+    )
 
 
 def test_seeds_differ():
@@ -165,7 +192,7 @@ def test_wrong_arguments(tmp_path):
         generate(AZURE_CONVERSATION, 0, seed=0)
     with pytest.raises(ValueError, match="seed"):
         generate(AZURE_CONVERSATION, 1, seed=-1)
-    command = [sys.executable, "-m", "sim.workload.generate", str(tmp_path / "no" / "folder.csv")]
+    command = [sys.executable, "-m", "sim.traces.generate", str(tmp_path / "no" / "folder.csv")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -1,4 +1,5 @@
-"""Jobs on one pod: alone they take their closed form, together they share links, and nothing is lost or invented."""
+"""Jobs on one pod: alone they take their closed form, together they share links, and nothing is
+lost or invented."""
 
 from __future__ import annotations
 
@@ -36,22 +37,35 @@ def job(network, ranks=(0, 1, 2, 3), collective="all_reduce", nbytes=4e6, name="
 
 
 def times(outcome, name="a") -> list[float]:
-    return [each.end_s - each.start_s for job in outcome.jobs if job.name == name for each in job.instances]
+    return [
+        each.end_s - each.start_s
+        for job in outcome.jobs
+        if job.name == name
+        for each in job.instances
+    ]
 
 
-@pytest.mark.parametrize("collective", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"])
+@pytest.mark.parametrize(
+    "collective", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"]
+)
 @pytest.mark.parametrize("shape", ["ring", "full_mesh", "switch"])
 def test_a_job_alone_takes_its_closed_form_each_time(shape, collective):
     network = pod(shape)
     fold = network.fold(collective, (0, 1, 2, 3), 4e6)
-    outcome = play_jobs(network, [job(network, collective=collective, start_s=1e-3, repeat=3, gap_s=1e-4)])
+    outcome = play_jobs(
+        network, [job(network, collective=collective, start_s=1e-3, repeat=3, gap_s=1e-4)]
+    )
     [record] = outcome.jobs
     if fold.exact:
         assert times(outcome) == pytest.approx([fold.seconds] * 3, rel=1e-9)
         assert outcome.totals.seconds == pytest.approx(1e-3 + 3 * fold.seconds + 2e-4, rel=1e-9)
     else:
         assert times(outcome) == pytest.approx([record.idle_s] * 3, rel=1e-9)
-    assert record.exact == fold.exact and record.rounds == fold.rounds and record.algorithm.endswith(" (auto)")
+    assert (
+        record.exact == fold.exact
+        and record.rounds == fold.rounds
+        and record.algorithm.endswith(" (auto)")
+    )
 
 
 def test_two_jobs_share_the_link_between_them():
@@ -69,18 +83,31 @@ def test_two_jobs_share_the_link_between_them():
     assert middle.moved_bytes == pytest.approx(8e6)
     weighted = play_jobs(network, [pair[0]._replace(weight=3.0), pair[1]])
     assert times(weighted) == pytest.approx([fixed_s + wire_s * 4 / 3], rel=1e-9)
-    assert times(weighted, "b") == pytest.approx([fixed_s + 2 * wire_s], rel=1e-9), "no capacity is wasted"
+    assert times(weighted, "b") == pytest.approx([fixed_s + 2 * wire_s], rel=1e-9), (
+        "no capacity is wasted"
+    )
 
 
 def test_jobs_apart_do_not_meet():
     network = dumbbell()
     alone = times(play_jobs(network, [job(network, (0, 1))]))
-    assert times(play_jobs(network, [job(network, (0, 1)), job(network, (2, 3), name="b")])) == alone
+    assert (
+        times(play_jobs(network, [job(network, (0, 1)), job(network, (2, 3), name="b")])) == alone
+    )
 
 
 def test_the_background_goes_on_until_the_others_are_done():
     network = dumbbell()
-    noise = job(network, (1, 3), "send_receive", 1e6, "noise", background=True, gap_s=1e-5, algorithm="direct")
+    noise = job(
+        network,
+        (1, 3),
+        "send_receive",
+        1e6,
+        "noise",
+        background=True,
+        gap_s=1e-5,
+        algorithm="direct",
+    )
     main = job(network, (0, 2), "send_receive", 10e6, repeat=2, algorithm="direct")
     outcome = play_jobs(network, [main, noise], recording=Recording())
     wall_s = outcome.totals.seconds
@@ -89,7 +116,9 @@ def test_the_background_goes_on_until_the_others_are_done():
     assert max(link.moved_bytes / link.bytes_per_s for link in outcome.links) <= wall_s * (1 + 1e-9)
     assert all(link.busy_s <= wall_s * (1 + 1e-9) for link in outcome.links)
     last = [span for span in outcome.timeline.spans if "cut off" in span.note]
-    assert [span.track for span in last] == ["noise/rank 1", "noise/rank 3"] and last[0].end_s == wall_s
+    assert [span.track for span in last] == ["noise/rank 1", "noise/rank 3"] and last[
+        0
+    ].end_s == wall_s
 
 
 def test_a_late_background_has_no_times():
@@ -109,21 +138,29 @@ def test_a_straggler_pays_more_for_its_own_steps():
 
 def test_jitter_follows_the_seed():
     network = pod("full_mesh", 4)
-    runs = [play_jobs(network, [job(network, repeat=4)], Trouble(jitter_s=1e-5, seed=seed)) for seed in (1, 1, 2)]
+    runs = [
+        play_jobs(network, [job(network, repeat=4)], Trouble(jitter_s=1e-5, seed=seed))
+        for seed in (1, 1, 2)
+    ]
     assert times(runs[0]) == times(runs[1]) != times(runs[2])
     assert runs[0].fingerprint == runs[1].fingerprint != runs[2].fingerprint
     assert len(set(times(runs[0]))) == 4 and min(times(runs[0])) > runs[0].jobs[0].idle_s
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault(0, 1, share=0.5), Fault(0, 1, extra_latency_s=1e-3), Fault(0, 1, failed=True)], ids=str
+    "fault",
+    [Fault(0, 1, share=0.5), Fault(0, 1, extra_latency_s=1e-3), Fault(0, 1, failed=True)],
+    ids=str,
 )
 def test_a_faulty_link_slows_a_ring(fault):
     healthy = pod("ring", 5)
     faulty = Network(topology.degraded(healthy.graph, [fault]), LIBRARY)
     sick = job(faulty, range(5), algorithm="ring", healthy=healthy.using("ring"))
     outcome = play_jobs(faulty, [sick])
-    assert outcome.jobs[0].idle_s == healthy.using("ring").fold("all_reduce", tuple(range(5)), 4e6).seconds
+    assert (
+        outcome.jobs[0].idle_s
+        == healthy.using("ring").fold("all_reduce", tuple(range(5)), 4e6).seconds
+    )
     detour = fault.failed  # the other way round is free, only longer
     assert times(outcome)[0] > (1.001 if detour else 1.2) * outcome.jobs[0].idle_s
 
@@ -147,7 +184,9 @@ def test_bytes_over_links_are_what_the_ranks_sent():
     one = job(network, range(6), repeat=2, nbytes=6e6, algorithm="ring")
     outcome = play_jobs(network, [one], recording=Recording())
     assert sum(link.moved_bytes for link in outcome.links) == pytest.approx(2 * 6 * 2 * 5 * 1e6)
-    assert sum(span.link_bytes for span in outcome.timeline.spans) == pytest.approx(2 * 6 * 2 * 5 * 1e6)
+    assert sum(span.link_bytes for span in outcome.timeline.spans) == pytest.approx(
+        2 * 6 * 2 * 5 * 1e6
+    )
     carried = dict.fromkeys(outcome.timeline.capacities, 0.0)
     for use in outcome.timeline.uses:
         carried[use.capacity] += (use.end_s - use.start_s) * use.bytes_per_s
@@ -192,7 +231,10 @@ def test_progress_rises_to_one():
 )
 def test_no_link_carries_more_than_it_can_and_nobody_gains_from_company(specs, shape):
     network = pod(shape, 8)
-    jobs = [job(network, sorted(ranks), kind, size, str(i), repeat=r) for i, (kind, ranks, size, r) in enumerate(specs)]
+    jobs = [
+        job(network, sorted(ranks), kind, size, str(i), repeat=r)
+        for i, (kind, ranks, size, r) in enumerate(specs)
+    ]
     outcome = play_jobs(network, jobs, recording=Recording())
     for record in outcome.jobs:
         assert min(times(outcome, record.name)) >= record.idle_s * (1 - 1e-6)
@@ -200,7 +242,9 @@ def test_no_link_carries_more_than_it_can_and_nobody_gains_from_company(specs, s
         assert link.moved_bytes <= link.bytes_per_s * outcome.totals.seconds * (1 + 1e-9)
     for name, rate in outcome.timeline.capacities.items():
         assert utilisation(outcome.timeline.uses, name, rate)[1].max(initial=0.0) <= 1 + 1e-9
-    assert outcome.totals.seconds == pytest.approx(max(each.instances[-1].end_s for each in outcome.jobs))
+    assert outcome.totals.seconds == pytest.approx(
+        max(each.instances[-1].end_s for each in outcome.jobs)
+    )
 
 
 def test_too_many_uses_leave_those_of_the_fullest_links():

@@ -8,11 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NEVER = {
-    "sim/hardware": {"simpy", "yaml", "sim.workload", "sim.engine", "sim.scenario"},
-    "sim/network": {"simpy", "yaml", "sim.engine"},
-    "sim/workload": {"simpy", "yaml", "sim.engine", "sim.hardware", "sim.scenario"},
-    "sim/kernels": {"simpy", "yaml", "sim"},
-    "sim/learn": {"simpy", "yaml", "sim"},
+    "sim/text": {"simpy", "plotly", "sim.facts", "sim.scenario", "sim.catalog", "sim.network"},
+    "sim/facts": {"simpy", "yaml", "plotly", "sim.engine", "sim.scenario", "sim.results"},
+    "sim/hardware": {"simpy", "yaml", "sim.graph", "sim.engine", "sim.scenario"},
+    "sim/network": {"simpy", "yaml", "sim.engine", "sim.scenario"},
+    "sim/graph": {"simpy", "yaml", "sim.engine", "sim.hardware", "sim.scenario"},
+    "sim/dnn": {"simpy", "yaml", "sim.engine", "sim.hardware", "sim.scenario"},
+    "sim/traces": {"simpy", "yaml", "sim.engine", "sim.hardware", "sim.scenario", "sim.graph"},
+    "sim/learn": {"simpy", "yaml", "sim.engine", "sim.scenario", "sim.results", "sim.catalog"},
     "sim/techniques": {"simpy", "yaml", "sim.hardware", "sim.engine"},
     "sim/serving": {
         "simpy",
@@ -22,7 +25,8 @@ NEVER = {
         "sim.hardware",
         "sim.scenario",
         "sim.results",
-        "sim.workload",
+        "sim.graph",
+        "sim.traces",
     },
     "sim/systolic": {
         "simpy",
@@ -42,11 +46,15 @@ NEVER = {
     "sim": {"pandas"},
 }
 # Only these may import the module; everywhere else in sim it is banned.
-ONLY_IN = {"torch": ("sim/learn/",), "yaml": ("sim/strict_yaml.py", "sim/scenario/", "sim/catalog/")}
+ONLY_IN = {
+    "torch": ("sim/learn/",),
+    "yaml": ("sim/text/strict_yaml.py", "sim/scenario/", "sim/catalog/"),
+}
 
 
 def imports(source: str) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of everything imported, at the top or within functions; relative imports start with a dot."""
+    """(line, dotted name) of everything imported, at the top or within functions; relative imports
+    start with a dot."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -58,7 +66,12 @@ def imports(source: str) -> Iterator[tuple[int, str]]:
 def broken_layers(root: Path) -> Iterator[str]:
     for file in sorted(root.glob("sim/**/*.py")):
         place = file.relative_to(root).as_posix()
-        banned = {name for folder, names in NEVER.items() if place.startswith(f"{folder}/") for name in names}
+        banned = {
+            name
+            for folder, names in NEVER.items()
+            if place.startswith(f"{folder}/")
+            for name in names
+        }
         banned |= {name for name, homes in ONLY_IN.items() if not place.startswith(homes)}
         for line, name in imports(file.read_text(encoding="utf-8")):
             if name.startswith(".") or any(f"{name}.".startswith(f"{ban}.") for ban in banned):
@@ -72,7 +85,10 @@ def test_layers() -> None:
 def test_a_broken_layer_is_seen(tmp_path: Path) -> None:
     folder = tmp_path / "sim" / "engine"
     folder.mkdir(parents=True)
-    source = "from sim import scenario\nimport torch.nn\nfrom . import flows\ndef f():\n    import yaml, pandas\n"
+    source = (
+        "from sim import scenario\nimport torch.nn\nfrom . import flows\ndef f():\n    "
+        "import yaml, pandas\n"
+    )
     (folder / "chip.py").write_text(source)
     found = [line.split("imports ")[1] for line in broken_layers(tmp_path)]
     assert sorted(found) == sorted(["sim.scenario", "torch.nn", "..flows", "yaml", "pandas"])

@@ -11,7 +11,7 @@ import pytest
 from sim.reproduce import measured
 from sim.reproduce.host import one_replica
 from sim.reproduce.measured import Load, Seen, Setup, recorded, under_load
-from sim.workload.columns import Columns
+from sim.traces.columns import Columns
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 KIMI = Setup("moonshotai/Kimi-K2.5", "h200_sxm", "vllm", 8, 1)
@@ -25,7 +25,9 @@ def test_tpot_under_load_is_never_below_a_decode_step_of_all_clients_at_the_shor
     for load, seen in found.items():
         same = np.full(load.clients, int(0.8 * load.prompt))
         replica = one_replica("prefill_first", load.clients, same.sum(), 16 * same.sum())
-        alone = setup.host.serve(Columns(np.zeros(load.clients), same, np.full(load.clients, 2)), replica).requests
+        alone = setup.host.serve(
+            Columns(np.zeros(load.clients), same, np.full(load.clients, 2)), replica
+        ).requests
         assert seen.tpot_s >= (alone.last_token_s - alone.first_token_s).max()
     tpots = [found[load].tpot_s for load in LOADS]
     assert tpots == sorted(tpots), "more clients, or longer prompts of theirs, are never quicker"
@@ -47,11 +49,13 @@ def test_recorded_takes_the_median_of_repeats_and_leaves_out_data_parallel_atten
     lines = [
         "model_path,system,backend,mode,tp_size,pp_size,moe_tp_size,moe_ep_size,batch_size,isl,osl,silicon_tpot_ms,"
         "silicon_ttft_ms",
-        *(f"{KIMI.model},h200_sxm,vllm,agg,8,1,8,1,16,1024,8192,{tpot},{ttft}"
-          for tpot, ttft in ((63.98, 884), (16.0, 196), (16.004, 195))),
+        *(
+            f"{KIMI.model},h200_sxm,vllm,agg,8,1,8,1,16,1024,8192,{tpot},{ttft}"
+            for tpot, ttft in ((63.98, 884), (16.0, 196), (16.004, 195))
+        ),
         f"{KIMI.model},h200_sxm,vllm,agg,1,1,8,1,16,1024,8192,20,200",
         f"{KIMI.model},b200_sxm,vllm,agg,8,1,8,1,16,1024,8192,20,200",
-    ]  # fmt: skip
+    ]
     file.write_bytes(gzip.compress("\n".join(lines).encode()))
     ((setup, loads),) = recorded(file).items()
     assert setup == KIMI

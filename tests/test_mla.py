@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.kernels.mla import Partial, absorb, expand, merge, merge_gradient, mixed, naive, rounded
+from sim.learn.mla_numpy import (
+    Partial,
+    absorb,
+    expand,
+    merge,
+    merge_gradient,
+    mixed,
+    naive,
+    rounded,
+)
 
 D_L, D_R, D_N, D_V = 512, 64, 128, 128
 
@@ -27,7 +36,9 @@ class Case:
     def cast(self, to):
         new = object.__new__(Case)
         new.begin, new.q = self.begin, to(self.q)
-        new.prefix, new.suffix, new.w = (tuple(map(to, pair)) for pair in (self.prefix, self.suffix, self.w))
+        new.prefix, new.suffix, new.w = (
+            tuple(map(to, pair)) for pair in (self.prefix, self.suffix, self.w)
+        )
         return new
 
     def whole(self, b):
@@ -36,7 +47,10 @@ class Case:
 
     def naive(self):
         return np.concatenate(
-            [naive(self.q[b : b + 1], *expand(*self.whole(b), *self.w)).out for b in range(len(self.q))]
+            [
+                naive(self.q[b : b + 1], *expand(*self.whole(b), *self.w)).out
+                for b in range(len(self.q))
+            ]
         )
 
     def absorb(self):
@@ -54,15 +68,26 @@ def apart(a, b):
     return float(np.abs(a.astype(float) - b.astype(float)).max() / np.abs(b.astype(float)).max())
 
 
-# (heads, prefix, suffixes): prefixes of 0, 1, 127, 128 and 4096 tokens, suffixes of 0 to 512, batches of 1 to 512.
+# (heads, prefix, suffixes): prefixes of 0, 1, 127, 128 and 4096 tokens, suffixes of 0 to 512,
+# batches of 1 to 512.
 CASES = [
-    (3, 0, [1]), (2, 0, [512, 1, 77]), (4, 1, [0, 1, 5, 512]), (2, 127, [0]), (3, 127, [0, 128, 511, 3, 64]),
-    (2, 128, [512, 0, 1]), (1, 128, [*range(0, 512, 2), 512]), (1, 4096, [0, 512]), (2, 4096, [17]),
-    (1, 1, [i % 7 for i in range(512)]), (1, 127, [(i * 37) % 90 for i in range(512)]),
-]  # fmt: skip
+    (3, 0, [1]),
+    (2, 0, [512, 1, 77]),
+    (4, 1, [0, 1, 5, 512]),
+    (2, 127, [0]),
+    (3, 127, [0, 128, 511, 3, 64]),
+    (2, 128, [512, 0, 1]),
+    (1, 128, [*range(0, 512, 2), 512]),
+    (1, 4096, [0, 512]),
+    (2, 4096, [17]),
+    (1, 1, [i % 7 for i in range(512)]),
+    (1, 127, [(i * 37) % 90 for i in range(512)]),
+]
 
 
-@pytest.mark.parametrize("heads, prefix, suffixes", CASES, ids=[f"{c[1]}+{max(c[2])}x{len(c[2])}" for c in CASES])
+@pytest.mark.parametrize(
+    "heads, prefix, suffixes", CASES, ids=[f"{c[1]}+{max(c[2])}x{len(c[2])}" for c in CASES]
+)
 def test_the_three_forms_are_one(heads, prefix, suffixes):
     case = Case(heads, prefix, suffixes)
     due = case.naive()
@@ -74,8 +99,8 @@ def test_the_three_forms_are_one(heads, prefix, suffixes):
 @pytest.mark.parametrize("heads, prefix, suffixes", [c for c in CASES if len(c[2]) < 100], ids=str)
 @pytest.mark.parametrize("to", [lambda a: a.astype(np.float16), rounded], ids=["fp16", "bf16"])
 def test_in_halves_the_forms_agree_with_the_exact_one(heads, prefix, suffixes, to):
-    """Inputs are halves, sums float32; what one kernel hands on to the next is fp16, or float32 after bf16.
-    Differences are of the largest value."""
+    """Inputs are halves, sums float32; what one kernel hands on to the next is fp16, or float32
+    after bf16. Differences are of the largest value."""
     case = Case(heads, prefix, suffixes).cast(to)
     due = case.cast(lambda a: a.astype(float)).naive()
     for found in (case.naive(), case.absorb(), case.mixed()):
@@ -83,7 +108,10 @@ def test_in_halves_the_forms_agree_with_the_exact_one(heads, prefix, suffixes, t
 
 
 def partials(dice, parts, shape=(3, 2, 5), size=1.0):
-    return [Partial(dice.standard_normal(shape), size * dice.standard_normal(shape[:2])) for _ in range(parts)]
+    return [
+        Partial(dice.standard_normal(shape), size * dice.standard_normal(shape[:2]))
+        for _ in range(parts)
+    ]
 
 
 @settings(max_examples=50, deadline=None)
@@ -102,7 +130,10 @@ def test_a_merge_does_not_depend_on_how_it_is_done(seed, size):
 def test_extreme_logits_stay_finite():
     dice = np.random.default_rng(1)
     for signs in ((1, -1), (1, 1), (-1, -1)):
-        parts = [p._replace(lse=np.full_like(p.lse, sign * 1e4)) for p, sign in zip(partials(dice, 2), signs)]
+        parts = [
+            p._replace(lse=np.full_like(p.lse, sign * 1e4))
+            for p, sign in zip(partials(dice, 2), signs)
+        ]
         whole = merge(parts)
         assert np.isfinite(whole.out).all() and np.isfinite(whole.lse).all()
         for gradient in merge_gradient(parts, np.ones_like(whole.out)):
@@ -123,7 +154,9 @@ def test_gradients_are_those_of_small_steps():
                     moved[at] += sign * step
                     changed = [*parts[:i], part._replace(**{field: moved}), *parts[i + 1 :]]
                     ends.append((merge(changed).out * weight).sum())
-                assert getattr(found[i], field)[at] == pytest.approx((ends[0] - ends[1]) / 2 / step, abs=1e-7)
+                assert getattr(found[i], field)[at] == pytest.approx(
+                    (ends[0] - ends[1]) / 2 / step, abs=1e-7
+                )
 
 
 def test_torch_computes_the_same():
@@ -139,8 +172,13 @@ def test_torch_computes_the_same():
     arrays = (case.q, *expand(*case.prefix, *case.w), *padded, lengths, *case.w)
     found = learned.mixed(*map(torch.tensor, arrays), (D_N + D_R) ** -0.5)
     assert apart(found.numpy(), case.naive()) <= 1e-10
-    parts = [(torch.randn(2, 3, 4, requires_grad=True), torch.full((2, 3), sign * 1e4, requires_grad=True))
-             for sign in (1, -1)]  # fmt: skip
+    parts = [
+        (
+            torch.randn(2, 3, 4, requires_grad=True),
+            torch.full((2, 3), sign * 1e4, requires_grad=True),
+        )
+        for sign in (1, -1)
+    ]
     learned.merge(parts)[0].sum().backward()
     assert all(torch.isfinite(each.grad).all() for part in parts for each in part)
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.workload.gemms import Dnn
-from sim.workload.onnx_file import read_onnx
+from sim.dnn.gemms import Dnn
+from sim.dnn.onnx_file import read_onnx
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (extra onnx)")
 FLOAT, INT = 1, 7
@@ -26,13 +26,20 @@ def _numbers(name: str, *values: int) -> Any:
 
 
 def _save(
-    folder: Path, nodes: list[Any], inputs: dict[str, Dims], weights: list[Any] = (), output: str = "y",  # type: ignore[assignment]
-) -> Path:  # fmt: skip
+    folder: Path,
+    nodes: list[Any],
+    inputs: dict[str, Dims],
+    weights: list[Any] = (),
+    output: str = "y",  # type: ignore[assignment]
+) -> Path:
     info = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
-        nodes, "net", [info(name, FLOAT, dims) for name, dims in inputs.items()], [info(output, FLOAT, None)],
+        nodes,
+        "net",
+        [info(name, FLOAT, dims) for name, dims in inputs.items()],
+        [info(output, FLOAT, None)],
         list(weights),
-    )  # fmt: skip
+    )
     opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.example", 1)]
     path = folder / "net.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), str(path))
@@ -40,7 +47,10 @@ def _save(
 
 
 def _facts(dnn: Dnn) -> list[tuple[object, ...]]:
-    return [(each.name, each.m, each.n, each.k, each.kernel_area, each.after, each.raw_input) for each in dnn.layers]
+    return [
+        (each.name, each.m, each.n, each.k, each.kernel_area, each.after, each.raw_input)
+        for each in dnn.layers
+    ]
 
 
 node = onnx.helper.make_node
@@ -60,7 +70,12 @@ def _convnet(folder: Path, image: Dims) -> Path:
             node("Gemm", ["g", "w4"], ["y"], "head", transB=1),
         ],
         {"x": image},
-        [_weight("w1", 8, 3, 3, 3), _weight("w2", 8, 4, 3, 3), _weight("w3", 8, 1, 3, 3), _weight("w4", 10, 8)],
+        [
+            _weight("w1", 8, 3, 3, 3),
+            _weight("w2", 8, 4, 3, 3),
+            _weight("w3", 8, 1, 3, 3),
+            _weight("w4", 10, 8),
+        ],
     )
 
 
@@ -73,7 +88,9 @@ def test_convolutions_groups_and_what_is_left_out(tmp_path: Path) -> None:
         *left,
         ("head", 2, 8, 10, 1, ("left:0", "left:1", "conv1"), False),
     ]
-    assert notes == ("1 depthwise convolutions (0.03686 M MACs) are no matrix products and take no time here",)
+    assert notes == (
+        "1 depthwise convolutions (0.03686 M MACs) are no matrix products and take no time here",
+    )
 
 
 def test_attention_is_a_product_for_each_head_and_sequence(tmp_path: Path) -> None:
@@ -93,7 +110,12 @@ def test_attention_is_a_product_for_each_head_and_sequence(tmp_path: Path) -> No
             node("MatMul", ["q3", "k3"], ["y"], "scores"),
         ],
         {"x": ["batch", "sequence", 64]},
-        [_weight("wq", 64, 64), _weight("wk", 64, 64), _numbers("first", 0), _numbers("heads", -1, 4, 16)],
+        [
+            _weight("wq", 64, 64),
+            _weight("wk", 64, 64),
+            _numbers("first", 0),
+            _numbers("heads", -1, 4, 16),
+        ],
     )
     dnn, notes = read_onnx(path, batch=2, sizes={"sequence": 10})
     assert _facts(dnn)[:2] == [("q", 20, 64, 64, 1, (), True), ("k", 20, 64, 64, 1, (), True)]
@@ -132,26 +154,83 @@ def test_names_are_made_unlike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("nodes", "inputs", "weights", "given", "said"),
     [
-        ([node("LSTM", ["x", "w", "w"], ["a"]), node("LSTM", ["x", "w", "w"], ["b"]), node("Einsum", ["a"], ["y"])],
-         {"x": [1, 4]}, [_weight("w", 4, 4)], {}, r"not supported: Einsum \(1\), LSTM \(2\)"),
-        ([node("Fancy", ["x"], ["y"], domain="com.example")], {"x": [1, 4]}, [], {}, r"com\.example\.Fancy \(1\)"),
+        (
+            [
+                node("LSTM", ["x", "w", "w"], ["a"]),
+                node("LSTM", ["x", "w", "w"], ["b"]),
+                node("Einsum", ["a"], ["y"]),
+            ],
+            {"x": [1, 4]},
+            [_weight("w", 4, 4)],
+            {},
+            r"not supported: Einsum \(1\), LSTM \(2\)",
+        ),
+        (
+            [node("Fancy", ["x"], ["y"], domain="com.example")],
+            {"x": [1, 4]},
+            [],
+            {},
+            r"com\.example\.Fancy \(1\)",
+        ),
         ([node("Relu", ["x"], ["y"])], {"x": [1, 4]}, [], {}, "no matrix product"),
-        ([node("MatMul", ["x", "w"], ["y"])], {"x": [1, "length"]}, [_weight("w", 4, 4)], {},
-         "leaves the size of 'length' of input 'x' free; give it in `sizes`"),
-        ([node("MatMul", ["x", "w"], ["y"])], {"x": [1, None]}, [_weight("w", 4, 4)], {}, r"'x\[1\]' of input 'x'"),
-        ([node("MatMul", ["x", "w"], ["y"])], {"x": [1, "length"]}, [_weight("w", 4, 4)],
-         {"sizes": {"lenght": 4}}, "no free dimension 'lenght'; nearest is 'length'"),
-        ([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 4]}, [_weight("w", 4, 4)], {"batch": 8},
-         "fixes its batch as 1, so it cannot be 8"),
-        ([node("MatMul", ["x", "w"], ["y"], "odd")], {"x": [1, 4]}, [_weight("w", 5, 4)], {},
-         "MatMul 'odd' multiplies 1 x 4 by 5 x 4"),
-        ([node("MatMul", ["x", "w"], ["y"], "nil")], {"x": [3, 4]}, [_weight("w", 4, 0)], {}, "nil .* a size of zero"),
-        ([node("Reshape", ["x", "free"], ["a"]), node("MatMul", ["a", "w"], ["y"], "lost")],
-         {"x": [2, 4], "free": [2]}, [_weight("w", 4, 4)], {}, "shape of 'a', at MatMul 'lost', cannot be found out"),
+        (
+            [node("MatMul", ["x", "w"], ["y"])],
+            {"x": [1, "length"]},
+            [_weight("w", 4, 4)],
+            {},
+            "leaves the size of 'length' of input 'x' free; give it in `sizes`",
+        ),
+        (
+            [node("MatMul", ["x", "w"], ["y"])],
+            {"x": [1, None]},
+            [_weight("w", 4, 4)],
+            {},
+            r"'x\[1\]' of input 'x'",
+        ),
+        (
+            [node("MatMul", ["x", "w"], ["y"])],
+            {"x": [1, "length"]},
+            [_weight("w", 4, 4)],
+            {"sizes": {"lenght": 4}},
+            "no free dimension 'lenght'; nearest is 'length'",
+        ),
+        (
+            [node("MatMul", ["x", "w"], ["y"])],
+            {"x": [1, 4]},
+            [_weight("w", 4, 4)],
+            {"batch": 8},
+            "fixes its batch as 1, so it cannot be 8",
+        ),
+        (
+            [node("MatMul", ["x", "w"], ["y"], "odd")],
+            {"x": [1, 4]},
+            [_weight("w", 5, 4)],
+            {},
+            "MatMul 'odd' multiplies 1 x 4 by 5 x 4",
+        ),
+        (
+            [node("MatMul", ["x", "w"], ["y"], "nil")],
+            {"x": [3, 4]},
+            [_weight("w", 4, 0)],
+            {},
+            "nil .* a size of zero",
+        ),
+        (
+            [node("Reshape", ["x", "free"], ["a"]), node("MatMul", ["a", "w"], ["y"], "lost")],
+            {"x": [2, 4], "free": [2]},
+            [_weight("w", 4, 4)],
+            {},
+            "shape of 'a', at MatMul 'lost', cannot be found out",
+        ),
     ],
-)  # fmt: skip
+)
 def test_faults(
-    tmp_path: Path, nodes: list[Any], inputs: dict[str, Dims], weights: list[Any], given: dict[str, Any], said: str
+    tmp_path: Path,
+    nodes: list[Any],
+    inputs: dict[str, Dims],
+    weights: list[Any],
+    given: dict[str, Any],
+    said: str,
 ) -> None:
     with pytest.raises(ValueError, match=said):
         read_onnx(_save(tmp_path, nodes, inputs, weights), **given)
@@ -169,6 +248,8 @@ def test_weights_outside_the_file_need_not_be_there(tmp_path: Path) -> None:
     path = _convnet(tmp_path, ["batch", 3, 32, 32])
     whole = read_onnx(path)[0]
     model = onnx.load(str(path))
-    onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    onnx.save(
+        model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
     (tmp_path / "weights.bin").unlink()
     assert read_onnx(path)[0].layers == whole.layers

@@ -1,4 +1,5 @@
-"""Time series and latency curves of the report: laws of what is summed, and pages that stay small and quick."""
+"""Time series and latency curves of the report: laws of what is summed, and pages that stay small
+and quick."""
 
 from __future__ import annotations
 
@@ -14,10 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from sim.facts.outcome import Outcome
+from sim.facts.requests import RequestRecord, Requests
+from sim.facts.serving import Serving
+from sim.facts.totals import Totals
 from sim.results import Result, build, charts, metrics
 from sim.results.over_time import MOST_BINS, over_time, waiting_s
 from sim.serving.fleet import SERIES
-from sim.spans import Outcome, RequestRecord, Requests, Serving, Totals
 
 GAP_ENDS_S = 1e-6 * 1.005 ** np.arange(4608)
 
@@ -28,10 +32,24 @@ def serving(bins: int = 500, bin_s: float = 0.01, replicas: int = 2, **more) -> 
     gaps = np.zeros(len(GAP_ENDS_S), np.int64)
     gaps[1700:2600] = dice.integers(0, 9000, 900)
     fields = {
-        "replicas": replicas, "kv_share_s": 1.0, "kv_peak": 0.5, "preemptions": 3, "blocks_looked_up": 0,
-        "blocks_found": 0, "drafted": 0, "accepted": 0, "gaps": gaps, "gap_ends_s": GAP_ENDS_S, "bin_s": bin_s,
-        "series": series, "slo_s": {}, "chip_s": 1.0, "joules": None, "dollars": None, "most_on": replicas,
-    }  # fmt: skip
+        "replicas": replicas,
+        "kv_share_s": 1.0,
+        "kv_peak": 0.5,
+        "preemptions": 3,
+        "blocks_looked_up": 0,
+        "blocks_found": 0,
+        "drafted": 0,
+        "accepted": 0,
+        "gaps": gaps,
+        "gap_ends_s": GAP_ENDS_S,
+        "bin_s": bin_s,
+        "series": series,
+        "slo_s": {},
+        "chip_s": 1.0,
+        "joules": None,
+        "dollars": None,
+        "most_on": replicas,
+    }
     return Serving(**{**fields, **more})
 
 
@@ -43,19 +61,24 @@ def requests(count: int, makespan_s: float, seed: int = 0) -> Requests:
     tokens, none = dice.integers(2, 900, count), np.zeros(count, np.int64)
     return Requests(
         np.arange(count), arrival_s, tokens, tokens, scheduled_s, first_s, last_s, *[none] * 5
-    )  # fmt: skip
+    )
 
 
 def outcome(count: int, bins: int = 500, bin_s: float = 0.01, seed: int = 0) -> Outcome:
     makespan_s = (bins - 0.3) * bin_s
     return Outcome(
-        Totals(seconds=2 * makespan_s, steps=9), tokens=9 * count, replicas=2,
-        requests=requests(count, makespan_s, seed), serving=serving(bins, bin_s),
-    )  # fmt: skip
+        Totals(seconds=2 * makespan_s, steps=9),
+        tokens=9 * count,
+        replicas=2,
+        requests=requests(count, makespan_s, seed),
+        serving=serving(bins, bin_s),
+    )
 
 
 def result_of(outcomes: dict[str, Outcome]) -> Result:
-    return build(scenario="s", question="Q?", version="0", seed=0, outcomes=outcomes, expect=[], resolved="")
+    return build(
+        scenario="s", question="Q?", version="0", seed=0, outcomes=outcomes, expect=[], resolved=""
+    )
 
 
 @given(st.integers(1, 512), st.sampled_from([0.01, 0.64, 81.92]), st.floats(0.001, 1.0))
@@ -76,7 +99,9 @@ TIMES = st.lists(st.tuples(st.integers(0, 70), st.integers(0, 30)), max_size=30)
 
 @given(TIMES, st.integers(0, 3))
 def test_waiting_requests_meet_brute_force(rows, turned_away):
-    records = [RequestRecord(i, a / 7, 1, 1, (a + w) / 7, 20.0, 20.0) for i, (a, w) in enumerate(rows)]
+    records = [
+        RequestRecord(i, a / 7, 1, 1, (a + w) / 7, 20.0, 20.0) for i, (a, w) in enumerate(rows)
+    ]
     asked = Requests.of(records)
     asked.replica[:turned_away] = -1
     edges = np.array([0.0, 1.0, 2.0, 3.0, 7.5, 15.0])
@@ -102,10 +127,22 @@ def test_quantiles_of_a_histogram():
 def test_a_line_for_each_variant_in_each_figure():
     evil = "<img src=x>"
     page = result_of({"calm": outcome(300), evil: outcome(200, bins=90, bin_s=0.02)}).report()
-    for title in ("Running requests", "Waiting requests", "Output tokens", "KV-cache in use", "Inter-token latency",
-                  "Queueing", "Time per output token", "End-to-end latency"):  # fmt: skip
+    for title in (
+        "Running requests",
+        "Waiting requests",
+        "Output tokens",
+        "KV-cache in use",
+        "Inter-token latency",
+        "Queueing",
+        "Time per output token",
+        "End-to-end latency",
+    ):
         assert title in page
-    assert page.count("<title>calm</title></path>") == 11 == page.count("<title>&lt;img src=x&gt;</title></path>")
+    assert (
+        page.count("<title>calm</title></path>")
+        == 11
+        == page.count("<title>&lt;img src=x&gt;</title></path>")
+    )
     assert "<script" not in page and "<img" not in page and not re.search(r"[^a-z]nan[^a-z]", page)
     assert all(float(x) <= 420 for x in re.findall(r"H([\d.]+)", page))
 
@@ -114,7 +151,9 @@ def test_turned_away_all_or_alone():
     away = Requests.of([RequestRecord(0, 0.0, 9, 9, np.nan, np.nan, np.nan)])
     away.replica[:] = -1
     idle = serving(0, gaps=np.zeros(4608, np.int64))
-    page = result_of({"a": Outcome(Totals(), requests=away, serving=idle), "b": outcome(5, bins=1)}).report()
+    page = result_of(
+        {"a": Outcome(Totals(), requests=away, serving=idle), "b": outcome(5, bins=1)}
+    ).report()
     assert page.count("<title>b</title></path>") == 11 and "<title>a</title></path>" not in page
 
 
@@ -123,7 +162,9 @@ def test_a_million_requests_make_a_small_page_quickly():
     result = result_of({"a": many})
     started_s = time.perf_counter()
     page = result.report()
-    assert time.perf_counter() - started_s < 3.0  # half a second, on a machine that does nothing else
+    assert (
+        time.perf_counter() - started_s < 3.0
+    )  # half a second, on a machine that does nothing else
     assert len(page) < 200_000
     few = {str(i): replace(many, requests=requests(500, 5000.0, i)) for i in range(8)}
     assert len(result_of(few).report()) < 1_000_000
@@ -140,7 +181,10 @@ def test_overload_rejections_and_preemptions_are_in_the_table_and_the_page():
     assert found["rejected"] == 7 and found["requests"] == 293 and found["preemptions"] == 3
     assert found["requests_per_s_per_replica"] == found["requests_per_s"] / 2
     assert found["output_tokens_per_s_per_replica"] == found["output_tokens_per_s"] / 2
-    assert result.warnings == ["busy: overload: 12 waited"] and "busy: overload: 12 waited" in result.report()
+    assert (
+        result.warnings == ["busy: overload: 12 waited"]
+        and "busy: overload: 12 waited" in result.report()
+    )
     console = Console(width=160, file=io.StringIO(), force_terminal=False)
     console.print(result.table())
     for text in (console.file.getvalue(), result.report()):

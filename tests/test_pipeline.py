@@ -1,4 +1,5 @@
-"""Models in pipeline stages: the stages are the model, bubbles meet their closed form, both fidelities agree."""
+"""Models in pipeline stages: the stages are the model, bubbles meet their closed form, both
+fidelities agree."""
 
 from __future__ import annotations
 
@@ -20,19 +21,19 @@ from sim.engine.pipeline import Stage, run_static
 from sim.engine.pricing import pricing
 from sim.engine.scaling import Failure, failures
 from sim.engine.steps import StaticBatch
+from sim.facts.timeline import Timeline
+from sim.graph.batch import decode_batch
+from sim.graph.footprint import room
+from sim.graph.model import Experts
+from sim.graph.parallel import Parallel, shard, stage_layers
+from sim.graph.transformer import kv_bytes_per_token, transformer, weight_bytes
 from sim.network import topology
 from sim.network.network import Network
 from sim.scenario import ScenarioError
 from sim.serving import compiled
 from sim.serving.fleet import POLICIES, ROUTERS, Rules, plain_arrivals, pool_of, replica_of
 from sim.serving.stages import passed_through
-from sim.spans import Timeline
 from sim.techniques import TECHNIQUES, Machine, apply
-from sim.workload.batch import decode_batch
-from sim.workload.memory import room
-from sim.workload.model import Experts
-from sim.workload.parallel import Parallel, shard, stage_layers
-from sim.workload.transformer import kv_bytes_per_token, transformer, weight_bytes
 
 MOE = replace(MODEL, experts=Experts(routed=8, chosen=2, ffn=1024, first_dense=1))
 
@@ -53,16 +54,26 @@ def test_what_is_left_over_is_not_with_the_head():
 @pytest.mark.parametrize("model", [MODEL, MOE], ids=["dense", "experts"])
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_stages_do_the_work_of_the_model_between_them(model, tensor):
-    batch, whole, cut = decode_batch([300] * 8), Parallel(tensor), Parallel(tensor, pipeline=3, micro_batches=3)
+    batch, whole, cut = (
+        decode_batch([300] * 8),
+        Parallel(tensor),
+        Parallel(tensor, pipeline=3, micro_batches=3),
+    )
     one = transformer(model, INT8, whole, batch)
     parts = [transformer(model, INT8, cut, batch, stage) for stage in range(3)]
     assert sum(part.flop for part in parts) == pytest.approx(one.flop, rel=1e-12)
     for kind in ("weight", "kv"):
-        assert sum(part.read_bytes(kind) for part in parts) == pytest.approx(one.read_bytes(kind), rel=1e-12)
+        assert sum(part.read_bytes(kind) for part in parts) == pytest.approx(
+            one.read_bytes(kind), rel=1e-12
+        )
     for size in (weight_bytes, kv_bytes_per_token):
-        assert sum(size(model, INT8, cut, stage) for stage in range(3)) == pytest.approx(size(model, INT8, whole))
+        assert sum(size(model, INT8, cut, stage) for stage in range(3)) == pytest.approx(
+            size(model, INT8, whole)
+        )
     sends = [[op for _, op in part.ops() if op.kind == "send"] for part in parts]
-    assert [op.message_bytes for (op,) in sends] == [8 * model.hidden * 2 / tensor] * 2 + [8 * 4], "fp16, and tokens"
+    assert [op.message_bytes for (op,) in sends] == [8 * model.hidden * 2 / tensor] * 2 + [8 * 4], (
+        "fp16, and tokens"
+    )
 
 
 def test_a_shared_embedding_stands_at_both_ends():
@@ -76,8 +87,11 @@ def test_a_shared_embedding_stands_at_both_ends():
 def test_the_fullest_stage_decides():
     cut = Parallel(pipeline=2)
     uneven = replace(MODEL, vocab=400_000)
-    stages = [(8e9 - weight_bytes(uneven, INT8, cut, stage)) / kv_bytes_per_token(uneven, INT8, cut, stage)
-              for stage in range(2)]  # fmt: skip
+    stages = [
+        (8e9 - weight_bytes(uneven, INT8, cut, stage))
+        / kv_bytes_per_token(uneven, INT8, cut, stage)
+        for stage in range(2)
+    ]
     found = room(uneven, INT8, cut, 8e9, 0)
     assert found.kv_tokens == pytest.approx(min(stages))
     with pytest.raises(ValueError, match=r"on 2 devices \(pipeline 2\) each of stage 0 needs"):
@@ -95,7 +109,8 @@ def test_the_fullest_stage_decides():
 @pytest.mark.parametrize("stages", [1, 2, 4, 7])
 @pytest.mark.parametrize("micro", [1, 2, 4, 16])
 def test_the_bubble_of_equal_stages(stages, micro):
-    """Fill and drain: (M + P - 1) t (Huang et al., GPipe, arXiv 1811.06965); decode goes round in max(M, P) t."""
+    """Fill and drain: (M + P - 1) t (Huang et al., GPipe, arXiv 1811.06965); decode goes round in
+    max(M, P) t."""
     free_s = [0.0] * stages
     ready_s = [passed_through(0.0, free_s, [1.0] * stages, stages, 1.0) for _ in range(micro)]
     assert ready_s[-1] == micro + stages - 1
@@ -109,12 +124,16 @@ def static(stages, work, *, same=True, **more):
     parallel = Parallel(pipeline=len(stages), micro_batches=work.micro_batches)
 
     def graph_of(stage):
-        return lambda batch: graph(batch, ranks=1) if same else transformer(MODEL, INT8, parallel, batch, stage)
+        return lambda batch: (
+            graph(batch, ranks=1) if same else transformer(MODEL, INT8, parallel, batch, stage)
+        )
 
     def group_of(stage):
         return lambda lines: group(ranks=1, timeline=lines, pod=network(2), name=f"stage {stage}")
 
-    return run_static([Stage(group_of(stage), graph_of(stage)) for stage in stages], work, None, **more)
+    return run_static(
+        [Stage(group_of(stage), graph_of(stage)) for stage in stages], work, None, **more
+    )
 
 
 @pytest.mark.parametrize("stages", [1, 3])
@@ -130,21 +149,29 @@ def test_a_prefill_in_micro_batches(stages, micro):
 @pytest.mark.parametrize("batch, micro", [(6, 3), (7, 3), (5, 2), (2, 1)])
 def test_sampled_steps_are_every_step(batch, micro):
     work = StaticBatch(batch, 900, 60, micro_batches=micro)
-    sampled, every = (static(range(3), work._replace(every_step=each), same=False) for each in (False, True))
+    sampled, every = (
+        static(range(3), work._replace(every_step=each), same=False) for each in (False, True)
+    )
     assert sampled.totals.seconds == pytest.approx(every.totals.seconds, rel=1e-9)
     assert sampled.phases == pytest.approx(every.phases, rel=1e-9)
     for name in ("flop", "bubble_s", "ops", "steps"):
-        assert getattr(sampled.totals, name) == pytest.approx(getattr(every.totals, name), rel=1e-9), name
+        assert getattr(sampled.totals, name) == pytest.approx(
+            getattr(every.totals, name), rel=1e-9
+        ), name
     assert sampled.totals.steps == pytest.approx(60 * micro), "forward passes, on each stage"
 
 
 def test_the_timeline_shows_every_stage_at_work_at_once():
     lines = Timeline()
     stages = [
-        Stage(lambda shown, s=s: group(ranks=1, timeline=shown, pod=network(2), name=f"stage {s}"),
-              lambda batch, s=s: transformer(MODEL, INT8, Parallel(pipeline=2, micro_batches=2), batch, s))
+        Stage(
+            lambda shown, s=s: group(ranks=1, timeline=shown, pod=network(2), name=f"stage {s}"),
+            lambda batch, s=s: transformer(
+                MODEL, INT8, Parallel(pipeline=2, micro_batches=2), batch, s
+            ),
+        )
         for s in range(2)
-    ]  # fmt: skip
+    ]
     outcome = run_static(stages, StaticBatch(4, 300, 10, micro_batches=2), lines)
     tracks = {}
     for span in lines.spans:
@@ -163,12 +190,16 @@ def test_the_timeline_shows_every_stage_at_work_at_once():
 
 def test_a_send_goes_to_the_place_in_the_next_stage():
     nic, spine = {"bytes_per_s": 10e9, "latency_s": 5e-6}, {"bytes_per_s": 1e12, "latency_s": 0.0}
-    nodes = topology.build("multi_node", nodes=2, chips=4, bytes_per_s=100e9, latency_s=1e-6, nic=nic, spine=spine)
+    nodes = topology.build(
+        "multi_node", nodes=2, chips=4, bytes_per_s=100e9, latency_s=1e-6, nic=nic, spine=spine
+    )
     pod = Network(nodes, LIBRARY)
     stages = [pod.part(tuple((first + chip) % 8 for chip in range(8))) for first in (0, 2, 4, 6)]
     seconds = [stage.fold("send", 4, 1e6).seconds for stage in stages]
     within, across = seconds[0], seconds[1]
-    assert seconds == pytest.approx([within, across, within, across]), "1 to 2 and 3 to 0 change nodes"
+    assert seconds == pytest.approx([within, across, within, across]), (
+        "1 to 2 and 3 to 0 change nodes"
+    )
     assert across > 2 * within
     for stage in stages:
         fold = stage.fold("send", 4, 1e6)
@@ -205,15 +236,22 @@ NETWORK = network(8)
 def kinds(stages, how, techniques=(), lanes_groups=1):
     """The stages of one pipeline as kinds: priced, in pieces, or played."""
     parallel = Parallel(2, pipeline=stages)
-    parts = [NETWORK.part(tuple((2 * stage + chip) % 8 for chip in range(8))) for stage in range(stages)]
+    parts = [
+        NETWORK.part(tuple((2 * stage + chip) % 8 for chip in range(8))) for stage in range(stages)
+    ]
     options = [(name, TECHNIQUES[name].options()) for name in techniques]
 
     def graph_of(stage):
         machine = Machine(CHIP.l2_bytes, CHIP.hbm_bytes_per_s, 2)
-        return lambda batch: apply(transformer(DENSE, INT8, parallel, batch, stage), machine, options)
+        return lambda batch: apply(
+            transformer(DENSE, INT8, parallel, batch, stage), machine, options
+        )
 
     def groups():
-        return [Group(simpy.Environment(), CHIP, part, 2, name=f"stage {s}") for s, part in enumerate(parts)]
+        return [
+            Group(simpy.Environment(), CHIP, part, 2, name=f"stage {s}")
+            for s, part in enumerate(parts)
+        ]
 
     graphs = [graph_of(stage) for stage in range(stages)]
     if how == "priced":
@@ -229,7 +267,9 @@ def kinds(stages, how, techniques=(), lanes_groups=1):
 
 def lanes_of(stages, lanes, replicas=1, policy="chunked", blocks=4_000, **more):
     rows = [
-        replica_of(POLICIES[policy], 4, 256, 16, blocks, stages=stages, lanes=lanes, lane=lane, **more)
+        replica_of(
+            POLICIES[policy], 4, 256, 16, blocks, stages=stages, lanes=lanes, lane=lane, **more
+        )
         for _ in range(replicas)
         for lane in range(lanes)
     ]
@@ -238,27 +278,42 @@ def lanes_of(stages, lanes, replicas=1, policy="chunked", blocks=4_000, **more):
 
 def served(asked, rows, some_kinds, rules=RULES, expected=0.0, **more):
     pools = more.pop("pools", pool_of(0, len(rows)))
-    found = list(serve_fleet([asked], rules, rows, pools, some_kinds, expected=expected, rows=1, **more))
+    found = list(
+        serve_fleet([asked], rules, rows, pools, some_kinds, expected=expected, rows=1, **more)
+    )
     records = np.concatenate([records for records, _ in found]).view(np.recarray)
     return records[np.argsort(records.id, kind="stable")], found[-1][1]
 
 
 def requests_of(draw):
     count = draw(st.integers(1, 10))
-    one = st.tuples(st.sampled_from([0.0, 1e-4, 1e-3, 1e-2]), st.integers(1, 600), st.integers(1, 12))
+    one = st.tuples(
+        st.sampled_from([0.0, 1e-4, 1e-3, 1e-2]), st.integers(1, 600), st.integers(1, 12)
+    )
     gaps, prompt, output = zip(*draw(st.lists(one, min_size=count, max_size=count)))
     return plain_arrivals(np.cumsum(gaps), np.array(prompt), np.array(output))
 
 
 @st.composite
 def worlds(draw):
-    stages, lanes, replicas = draw(st.sampled_from([2, 4])), draw(st.integers(1, 4)), draw(st.integers(1, 2))
+    stages, lanes, replicas = (
+        draw(st.sampled_from([2, 4])),
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 2)),
+    )
     rows = lanes_of(
-        stages, lanes, replicas, draw(st.sampled_from([*POLICIES])), draw(st.sampled_from([45, 4_000])),
-        reserve=draw(st.booleans()), overhead_s=draw(st.sampled_from([0.0, 1e-4])),
+        stages,
+        lanes,
+        replicas,
+        draw(st.sampled_from([*POLICIES])),
+        draw(st.sampled_from([45, 4_000])),
+        reserve=draw(st.booleans()),
+        overhead_s=draw(st.sampled_from([0.0, 1e-4])),
         slow=draw(st.sampled_from([1.0, 1.5])),
-    )  # fmt: skip
-    rules = RULES._replace(router=draw(st.sampled_from([*ROUTERS.values()])), coupled=draw(st.booleans()))
+    )
+    rules = RULES._replace(
+        router=draw(st.sampled_from([*ROUTERS.values()])), coupled=draw(st.booleans())
+    )
     return requests_of(draw), rows, rules, draw(st.sampled_from([(), ("preserve",)]))
 
 
@@ -287,7 +342,9 @@ def test_both_fidelities_agree(world):
 
 def test_compiled_and_plain_are_the_same_bits():
     rng = np.random.default_rng(3)
-    asked = plain_arrivals(np.cumsum(rng.exponential(2e-3, 400)), rng.integers(1, 500, 400), rng.integers(1, 30, 400))
+    asked = plain_arrivals(
+        np.cumsum(rng.exponential(2e-3, 400)), rng.integers(1, 500, 400), rng.integers(1, 30, 400)
+    )
     rows, some = lanes_of(4, 4, 2), kinds(4, "priced")
     plain, _ = served(asked, rows, some)
     if compiled.serve_for(1e9) is compiled.loop.serve:
@@ -297,7 +354,8 @@ def test_compiled_and_plain_are_the_same_bits():
 
 
 def test_more_micro_batches_fill_the_stages():
-    """Many equal requests: with as many micro-batches as stages, the slowest stage hardly ever waits."""
+    """Many equal requests: with as many micro-batches as stages, the slowest stage hardly ever
+    waits."""
     asked = plain_arrivals(np.zeros(64), np.full(64, 100), np.full(64, 40))
     mean, most = {}, {}
     for lanes in (1, 2, 4):
@@ -312,7 +370,9 @@ def test_more_micro_batches_fill_the_stages():
 def test_a_pipeline_fails_as_a_whole(at_s):
     asked = plain_arrivals(np.linspace(0, 0.02, 24), np.full(24, 200), np.full(24, 10))
     rows = lanes_of(2, 2, 2)
-    records, fleet = served(asked, rows, kinds(2, "priced"), events=failures([Failure(0, at_s, 0.05)], 2))
+    records, fleet = served(
+        asked, rows, kinds(2, "priced"), events=failures([Failure(0, at_s, 0.05)], 2)
+    )
     assert (records.replica >= 0).all() and (records.output == 10).all()
     assert (records.retried <= 1).all(), "none goes from one lane of a broken pipeline to another"
     assert (fleet.replicas.free_blocks == fleet.replicas.blocks).all() and fleet.replicas.up.all()
@@ -357,8 +417,14 @@ def test_a_scenario_in_stages(tmp_path):
             "pipeline parallel degree 33: llama3-8b has 32 layers",
         ),
         ({"parallel.pipeline": 5}, "a group of 10 ranks does not fit on 8 chips"),
-        ({"parallel.micro_batches": 9}, "a batch of 8 cannot be cut into 9 micro-batches; at most 8"),
-        ({"parallel.pipeline": 1, "parallel.micro_batches": 2}, "micro_batches needs pipeline stages"),
+        (
+            {"parallel.micro_batches": 9},
+            "a batch of 8 cannot be cut into 9 micro-batches; at most 8",
+        ),
+        (
+            {"parallel.pipeline": 1, "parallel.micro_batches": 2},
+            "micro_batches needs pipeline stages",
+        ),
     ],
 )
 def test_what_cannot_be_is_told(tmp_path, given, said):

@@ -1,4 +1,5 @@
-"""PRESERVE's published range at its two ends, and the claims on latency and fusion; all of it: `podscope reproduce`."""
+"""PRESERVE's published range at its two ends, and the claims on latency and fusion; all of it:
+`podscope reproduce`."""
 
 from __future__ import annotations
 
@@ -37,16 +38,26 @@ def test_p5_the_gain_peaks_where_latencies_match():
 
 def test_p6_preserve_beats_fusion_at_batch_1():
     plain = Point("llama3-8b", 8, batch=1)
-    fused, preserve = (measure(plain._replace(technique=name)).seconds for name in ("fused_collective", "preserve"))
+    fused, preserve = (
+        measure(plain._replace(technique=name)).seconds for name in ("fused_collective", "preserve")
+    )
     assert preserve <= fused
 
 
 @pytest.mark.parametrize(
     "part",
-    [typhoon.thresholds, typhoon.benchmark, typhoon.breakdown, typhoon.end_to_end, typhoon.orders, typhoon.memory],
+    [
+        typhoon.thresholds,
+        typhoon.benchmark,
+        typhoon.breakdown,
+        typhoon.end_to_end,
+        typhoon.orders,
+        typhoon.memory,
+    ],
 )
 def test_typhoon(part):
-    """No row falls short; that 64 heads on a 910B2 gain more than is published (T6) is left to the reproduction."""
+    """No row falls short; that 64 heads on a 910B2 gain more than is published (T6) is left to the
+    reproduction."""
     rows = part()
     assert rows and not [row for row in rows if row.ok is False]
 
@@ -57,7 +68,8 @@ def test_typhoon_gains_no_more_than_the_ratio_of_macs_if_the_prefix_is_read_once
 
 
 def test_engine_cost_counts_what_it_plays():
-    """The ratio itself is for `benchmarks/`; here only that both sides do the same number of things."""
+    """The ratio itself is for `benchmarks/`; here only that both sides do the same number of
+    things."""
     cost = engine_cost(rounds=1, steps=1)
     assert cost.ops == 885
     assert cost.ratio == pytest.approx(cost.ops_per_s / cost.timeouts_per_s)

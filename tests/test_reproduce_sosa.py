@@ -1,4 +1,5 @@
-"""SOSA's published tables: no row but those of the model without its simulator's habits falls short."""
+"""SOSA's published tables: no row but those of the model without its simulator's habits falls
+short."""
 
 from __future__ import annotations
 
@@ -10,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.reproduce import SYSTEMS, sosa
-from sim.systolic.single import DATAFLOWS, input_stationary, output_stationary, steady_utilisation, weight_stationary
+from sim.systolic.single import (
+    DATAFLOWS,
+    input_stationary,
+    output_stationary,
+    steady_utilisation,
+    weight_stationary,
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -43,10 +50,21 @@ def test_quick_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few pods, and networks that are soon placed."""
     known = sosa.published
-    monkeypatch.setattr(known, "RUNS", {name: known.RUNS[name] for name in ("bert_medium", "resnet50")})
-    monkeypatch.setattr(known, "ROUTED", {at: counts for at, counts in known.ROUTED.items() if at[0] == 256})
+    monkeypatch.setattr(
+        known, "RUNS", {name: known.RUNS[name] for name in ("bert_medium", "resnet50")}
+    )
+    monkeypatch.setattr(
+        known, "ROUTED", {at: counts for at, counts in known.ROUTED.items() if at[0] == 256}
+    )
     monkeypatch.setattr(known, "TENANTS", {("bert_medium",): known.TENANTS["bert_medium",]})
-    check([*sosa.integers(), *sosa.main_table((256, 256, 8)), *sosa.main_table((512, 512, 1)), *sosa.design_space()])
+    check(
+        [
+            *sosa.integers(),
+            *sosa.main_table((256, 256, 8)),
+            *sosa.main_table((512, 512, 1)),
+            *sosa.design_space(),
+        ]
+    )
 
 
 def test_the_model_without_habits_is_faster_and_says_so() -> None:

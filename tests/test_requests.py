@@ -1,4 +1,5 @@
-"""Request traces: what a file says is what is read, and what a file gets wrong is said with its row."""
+"""Request traces: what a file says is what is read, and what a file gets wrong is said with its
+row."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.workload.requests import Request, Trace, TraceError, read_trace, write_trace
-from sim.workload.trace_formats import FORMATS
-from sim.workload.trace_lines import MAX_LINE_BYTES
+from sim.traces.formats import FORMATS
+from sim.traces.lines import MAX_LINE_BYTES
+from sim.traces.requests import Request, Trace, TraceError, read_trace, write_trace
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "requests"
 AZURE = RECORDED / "AzureLLMInferenceTrace_conv.csv.gz"
@@ -59,11 +60,19 @@ def arrivals(trace: Trace) -> list[float]:
 
 def test_plain(save):
     trace = read_trace(save(GOOD))
-    assert trace == ([Request(0, 0.0, 10, 1), Request(1, 0.5, 20, 2), Request(2, 1.5, 30, 3)], "trace.csv", "plain", [])
+    assert trace == (
+        [Request(0, 0.0, 10, 1), Request(1, 0.5, 20, 2), Request(2, 1.5, 30, 3)],
+        "trace.csv",
+        "plain",
+        [],
+    )
 
 
 def test_plain_columns_come_in_any_order_among_others(save):
-    text = '\ufeffnote, output_tokens ,arrival_s,prompt_tokens\n"a, b",1,0,10\n,2.0,5e-1, 20 \n\n"",3,1.5,30.0\n'
+    text = (
+        '\ufeffnote, output_tokens ,arrival_s,prompt_tokens\n"a, b",1,0,10\n,2.0,5e-1, 20 '
+        '\n\n"",3,1.5,30.0\n'
+    )
     assert read_trace(save(text)).requests == read_trace(save(GOOD, "good.csv")).requests
 
 
@@ -91,7 +100,9 @@ def test_mooncake_ticks_are_spread(save):
     assert arrivals(trace) == pytest.approx(
         [0, 2.999 / 3, 2 * 2.999 / 3, 2.999, 4.499, 9, 9.75, 10.5, 11.25], abs=1e-12
     )
-    assert trace.warnings == ["arrivals were recorded in ticks of 3 s; those of one tick are spread evenly over it"]
+    assert trace.warnings == [
+        "arrivals were recorded in ticks of 3 s; those of one tick are spread evenly over it"
+    ]
 
 
 def test_mooncake_ticks_can_be_kept(save):
@@ -104,12 +115,16 @@ def test_equal_arrivals_of_other_formats_stay_equal(save):
     assert arrivals(read_trace(save(HEADER + "3,1,1\n3,1,1\n"))) == [0, 0]
 
 
-@pytest.mark.parametrize(("name", "text"), [("plain", GOOD), ("azure", AZURE_TEXT), ("mooncake", MOONCAKE_TEXT)])
+@pytest.mark.parametrize(
+    ("name", "text"), [("plain", GOOD), ("azure", AZURE_TEXT), ("mooncake", MOONCAKE_TEXT)]
+)
 def test_format_named_or_found_gzipped_or_not(save, name, text):
     plain = read_trace(save(text))
     assert plain.format == name
     assert read_trace(save(text), format=name) == plain
-    assert read_trace(save(gzip.compress(text.encode()))) == plain  # by content: the name still ends in .csv
+    assert (
+        read_trace(save(gzip.compress(text.encode()))) == plain
+    )  # by content: the name still ends in .csv
     halves = gzip.compress(text[:50].encode()) + gzip.compress(text[50:].encode())
     assert read_trace(save(halves)) == plain
 
@@ -134,7 +149,9 @@ def test_a_slice_is_a_part_of_the_whole(save, text):
             expected = whole[first : first + limit]
             assert [r.id for r in part] == list(range(len(expected)))
             assert [r[2:] for r in part] == [r[2:] for r in expected]
-            assert [r.arrival_s for r in part] == pytest.approx([r.arrival_s - expected[0].arrival_s for r in expected])
+            assert [r.arrival_s for r in part] == pytest.approx(
+                [r.arrival_s - expected[0].arrival_s for r in expected]
+            )
 
 
 def test_rows_outside_the_slice_are_not_judged(save):
@@ -187,15 +204,28 @@ BAD_FILES = {
     "not zstd after its mark": (b"\x28\xb5\x2f\xfd rest", ["zstd"]),
     "missing column": (
         "arrival_s,prompt_token,output_tokens\n0,1,1\n",
-        ["row 1", "missing column 'prompt_tokens', nearest 'prompt_token'", "arrival_s,prompt_tokens,output_tokens"],
+        [
+            "row 1",
+            "missing column 'prompt_tokens', nearest 'prompt_token'",
+            "arrival_s,prompt_tokens,output_tokens",
+        ],
     ),
     "missing column, other case": (
         "timestamp,ContextTokens,GeneratedTokens\n",
         ["row 1", "missing column 'TIMESTAMP', nearest 'timestamp'"],
     ),
-    "column twice": ("arrival_s,prompt_tokens,output_tokens,arrival_s\n", ["row 1", "'arrival_s' is there twice"]),
-    "header below blank lines": ("\n\narrival_s,prompt_tokens\n", ["row 3", "missing column 'output_tokens'"]),
-    "endless line": (HEADER.encode() + b"1" * (MAX_LINE_BYTES + 2), ["row 2 is longer than 16 MiB"]),
+    "column twice": (
+        "arrival_s,prompt_tokens,output_tokens,arrival_s\n",
+        ["row 1", "'arrival_s' is there twice"],
+    ),
+    "header below blank lines": (
+        "\n\narrival_s,prompt_tokens\n",
+        ["row 3", "missing column 'output_tokens'"],
+    ),
+    "endless line": (
+        HEADER.encode() + b"1" * (MAX_LINE_BYTES + 2),
+        ["row 2 is longer than 16 MiB"],
+    ),
     "gzip in name of magic only": (b"\x1f\x8b", ["gzip data end early, after row 0"]),
     "gzip of another method": (b"\x1f\x8b\x07" + bytes(30), ["corrupt gzip data after row 0"]),
 }
@@ -231,19 +261,27 @@ BAD_ROWS = {  # the fourth line of a plain file, and what is said of it
     "fraction": ("1.5,30.5,3\n", "prompt_tokens is not a whole number (30.5)"),
     "too few fields": ("1.5,30\n", "has 2 fields, not 3"),
     "too many fields": ("1.5,30,3,4\n", "has 4 fields, not 3"),
-    "ten times too large": ("1.5,1310720,3\n", "prompt_tokens is 1310720, above the limit of 131072"),
+    "ten times too large": (
+        "1.5,1310720,3\n",
+        "prompt_tokens is 1310720, above the limit of 131072",
+    ),
     "output too large": ("1.5,30,131073\n", "output_tokens is 131073, above the limit of 131072"),
     "far too large": ("1.5," + "9" * 5000 + ",3\n", "prompt_tokens is not finite"),
     "not UTF-8": (b"1.5,3\xff,3\n", "prompt_tokens is not a number ('3\ufffd')"),
     "NUL": ("1.5,30\0,3\n", "prompt_tokens is not a number"),
-    "truncated": ("1.5,3", "has 2 fields, not 3; the row has no line end: was the file cut off here?"),
+    "truncated": (
+        "1.5,3",
+        "has 2 fields, not 3; the row has no line end: was the file cut off here?",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", BAD_ROWS)
 def test_bad_row(save, case):
     row, says = BAD_ROWS[case]
-    content = (HEADER + "0,10,1\n0.5,20,2\n").encode() + (row if isinstance(row, bytes) else row.encode())
+    content = (HEADER + "0,10,1\n0.5,20,2\n").encode() + (
+        row if isinstance(row, bytes) else row.encode()
+    )
     path = save(content)
     with pytest.raises(TraceError) as error:
         read_trace(path, max_tokens=131072)
@@ -261,13 +299,34 @@ def test_bad_row(save, case):
         ('{"timestamp": 1, "input_length": 5', "is not a JSON object"),
         ("[1, 2, 3]", "is not a JSON object"),
         ("[" * 100_000, "is not a JSON object"),
-        ('{"timestamp": 1, "input_len": 5, "output_length": 5}', "missing key 'input_length', nearest 'input_len'"),
-        ('{"timestamp": 1, "input_length": -5, "output_length": 5}', "input_length is negative (-5)"),
-        ('{"timestamp": 1, "input_length": true, "output_length": 5}', "input_length is not a number"),
-        ('{"timestamp": 1, "input_length": null, "output_length": 5}', "input_length is not a number"),
-        ('{"timestamp": 1, "input_length": 5.5, "output_length": 5}', "input_length is not a whole number (5.5)"),
-        ('{"timestamp": NaN, "input_length": 5, "output_length": 5}', "timestamp is not finite (nan)"),
-        ('{"timestamp": 1' + "0" * 400 + ', "input_length": 5, "output_length": 5}', "timestamp is not finite"),
+        (
+            '{"timestamp": 1, "input_len": 5, "output_length": 5}',
+            "missing key 'input_length', nearest 'input_len'",
+        ),
+        (
+            '{"timestamp": 1, "input_length": -5, "output_length": 5}',
+            "input_length is negative (-5)",
+        ),
+        (
+            '{"timestamp": 1, "input_length": true, "output_length": 5}',
+            "input_length is not a number",
+        ),
+        (
+            '{"timestamp": 1, "input_length": null, "output_length": 5}',
+            "input_length is not a number",
+        ),
+        (
+            '{"timestamp": 1, "input_length": 5.5, "output_length": 5}',
+            "input_length is not a whole number (5.5)",
+        ),
+        (
+            '{"timestamp": NaN, "input_length": 5, "output_length": 5}',
+            "timestamp is not finite (nan)",
+        ),
+        (
+            '{"timestamp": 1' + "0" * 400 + ', "input_length": 5, "output_length": 5}',
+            "timestamp is not finite",
+        ),
         ('{"timestamp": [1], "input_length": 5, "output_length": 5}', "timestamp is not a number"),
     ],
 )
@@ -276,15 +335,27 @@ def test_bad_mooncake_row(save, row, says):
     with pytest.raises(TraceError) as error:
         read_trace(path)
     assert f"row 10: {says}" in str(error.value)
-    assert str(error.value).endswith('a right row: {"timestamp": 3000, "input_length": 6758, "output_length": 500}')
+    assert str(error.value).endswith(
+        'a right row: {"timestamp": 3000, "input_length": 6758, "output_length": 500}'
+    )
     assert len(read_trace(path, bad_rows="skip").requests) == 9
 
 
 @pytest.mark.parametrize(
-    "time", ["2023-11-16", "2023-02-30 10:00:00", "0001-01-01 25:00:00", "1700000000", "", "16/11/2023 18:15:46"]
+    "time",
+    [
+        "2023-11-16",
+        "2023-02-30 10:00:00",
+        "0001-01-01 25:00:00",
+        "1700000000",
+        "",
+        "16/11/2023 18:15:46",
+    ],
 )
 def test_bad_azure_time(save, time):
-    with pytest.raises(TraceError, match=r"row 5: TIMESTAMP is no.*a right row: 2023-11-16 18:15:46.6805900,374,44"):
+    with pytest.raises(
+        TraceError, match=r"row 5: TIMESTAMP is no.*a right row: 2023-11-16 18:15:46.6805900,374,44"
+    ):
         read_trace(save(f"{AZURE_TEXT}\n{time},1,1\n"))
 
 
@@ -298,22 +369,29 @@ def test_many_bad_rows_are_counted_and_the_first_three_shown(save):
     trace = read_trace(save(HEADER + rows), bad_rows="skip")
     assert [r.arrival_s for r in trace.requests] == [0, 2, 4, 6, 8]
     assert trace.warnings == [
-        "5 rows skipped: row 3: prompt_tokens is negative (-1); row 5: prompt_tokens is negative (-3); "
+        "5 rows skipped: row 3: prompt_tokens is negative (-1); row 5: prompt_tokens is "
+        "negative (-3); "
         "row 7: prompt_tokens is negative (-5) and 2 more"
     ]
 
 
 @pytest.mark.parametrize("bad_rows", ["error", "skip"])
 def test_failed_requests_are_always_skipped_and_counted(save, bad_rows):
-    trace = read_trace(save(HEADER + "0,10,0\n1,10,1\n2,10,0\n3,10,0\n4,0,0\n5,10,1\n"), bad_rows=bad_rows)
+    trace = read_trace(
+        save(HEADER + "0,10,0\n1,10,1\n2,10,0\n3,10,0\n4,0,0\n5,10,1\n"), bad_rows=bad_rows
+    )
     assert trace.requests == [Request(0, 0.0, 10, 1), Request(1, 4.0, 10, 1)]
-    assert trace.warnings == ["4 rows skipped, failed requests without output to serve: rows 2, 4, 5 and 1 more"]
+    assert trace.warnings == [
+        "4 rows skipped, failed requests without output to serve: rows 2, 4, 5 and 1 more"
+    ]
 
 
 def test_nothing_to_serve(save):
     with pytest.raises(TraceError, match=r"no row can be served: 1 row skipped, failed requests"):
         read_trace(save(HEADER + "0,10,0\n"))
-    with pytest.raises(TraceError, match=r"no row can be served: 1 row skipped: row 2: prompt_tokens is zero"):
+    with pytest.raises(
+        TraceError, match=r"no row can be served: 1 row skipped: row 2: prompt_tokens is zero"
+    ):
         read_trace(save(HEADER + "0,0,1\n"), bad_rows="skip")
     with pytest.raises(TraceError, match=r"has 3 rows of data, so none from first=3 on"):
         read_trace(save(GOOD), first=3)
@@ -321,7 +399,9 @@ def test_nothing_to_serve(save):
 
 def test_out_of_order_is_an_error_or_a_counted_sort(save):
     path = save(HEADER + "5,10,1\n4,20,1\n6,30,1\n4,40,1\n")
-    with pytest.raises(TraceError, match=r"row 3: arrival_s is before that of the row above; .*a right row"):
+    with pytest.raises(
+        TraceError, match=r"row 3: arrival_s is before that of the row above; .*a right row"
+    ):
         read_trace(path)
     trace = read_trace(path, bad_rows="skip")
     assert [(r.id, r.arrival_s, r.prompt_tokens) for r in trace.requests] == [
@@ -330,7 +410,9 @@ def test_out_of_order_is_an_error_or_a_counted_sort(save):
         (2, 1, 10),
         (3, 2, 30),
     ]
-    assert trace.warnings == ["sorted by arrival: 2 rows arrived before one above, the first is row 3"]
+    assert trace.warnings == [
+        "sorted by arrival: 2 rows arrived before one above, the first is row 3"
+    ]
 
 
 def _packed(rows=20_000):
@@ -341,11 +423,15 @@ def _packed(rows=20_000):
 def test_truncated_gzip(save):
     packed = _packed()
     path = save(packed[: len(packed) // 2])
-    with pytest.raises(TraceError, match=r"the gzip data end early, after row \d+; the file was cut off"):
+    with pytest.raises(
+        TraceError, match=r"the gzip data end early, after row \d+; the file was cut off"
+    ):
         read_trace(path)
     trace = read_trace(path, bad_rows="skip")
     assert 1000 < len(trace.requests) < 20_000
-    assert trace.requests == read_trace(save(packed, "whole.csv"), limit=len(trace.requests)).requests
+    assert (
+        trace.requests == read_trace(save(packed, "whole.csv"), limit=len(trace.requests)).requests
+    )
     assert len(trace.warnings) == 1
     assert f"after row {len(trace.requests) + 1}" in trace.warnings[0]
 
@@ -405,17 +491,33 @@ field = st.one_of(
     st.integers(-3, 2000).map(str),
     st.floats().map(str),
     st.sampled_from(
-        ["", '"', '"1"', " 1 ", "1.0", "1e3", "9" * 30, "NaN", "2023-11-16 18:15:46.68", '{"timestamp": 1}', "\0"]
+        [
+            "",
+            '"',
+            '"1"',
+            " 1 ",
+            "1.0",
+            "1e3",
+            "9" * 30,
+            "NaN",
+            "2023-11-16 18:15:46.68",
+            '{"timestamp": 1}',
+            "\0",
+        ]
     ),
     st.text(max_size=5),
 )
 line = st.one_of(
     st.lists(field, min_size=1, max_size=4).map(",".join),
-    st.builds('{{"timestamp": {}, "input_length": {}, "output_length": {}}}'.format, field, field, field),
+    st.builds(
+        '{{"timestamp": {}, "input_length": {}, "output_length": {}}}'.format, field, field, field
+    ),
 )
 some_text = st.builds(
     lambda head, lines, end: (head + end.join(lines)).encode(),
-    st.sampled_from([HEADER, AZURE_TEXT, MOONCAKE_TEXT, "TIMESTAMP,ContextTokens,GeneratedTokens\n", ""]),
+    st.sampled_from(
+        [HEADER, AZURE_TEXT, MOONCAKE_TEXT, "TIMESTAMP,ContextTokens,GeneratedTokens\n", ""]
+    ),
     st.lists(line, max_size=8),
     st.sampled_from(["\n", "\r\n", "\r"]),
 )
@@ -442,11 +544,19 @@ def scratch(tmp_path_factory):
     limit=st.sampled_from([None, 1, 2, 50]),
     spread=st.booleans(),
 )
-def test_any_bytes_give_a_trace_or_a_trace_error(scratch, content, format, bad_rows, first, limit, spread):
+def test_any_bytes_give_a_trace_or_a_trace_error(
+    scratch, content, format, bad_rows, first, limit, spread
+):
     scratch.write_bytes(content)
     try:
         trace = read_trace(
-            scratch, format=format, bad_rows=bad_rows, first=first, limit=limit, max_tokens=5000, spread_ticks=spread
+            scratch,
+            format=format,
+            bad_rows=bad_rows,
+            first=first,
+            limit=limit,
+            max_tokens=5000,
+            spread_ticks=spread,
         )
     except TraceError as error:
         assert str(error).startswith(f"{scratch}: ")
@@ -464,7 +574,9 @@ def test_any_bytes_give_a_trace_or_a_trace_error(scratch, content, format, bad_r
 
 
 requests_from_zero = st.lists(
-    st.tuples(st.floats(0, 1e9), st.integers(1, 10**6), st.integers(1, 10**6)), min_size=1, max_size=30
+    st.tuples(st.floats(0, 1e9), st.integers(1, 10**6), st.integers(1, 10**6)),
+    min_size=1,
+    max_size=30,
 ).map(
     lambda rows: [
         Request(i, arrival_s if i else 0.0, prompt, output)
@@ -478,7 +590,9 @@ requests_from_zero = st.lists(
 def test_written_reads_back_equal(scratch, requests):
     write_trace(scratch, requests)
     assert read_trace(scratch) == Trace(requests, "trace", "plain", [])
-    assert [file.name for file in scratch.parent.iterdir()] == ["trace"]  # nothing half-written stays
+    assert [file.name for file in scratch.parent.iterdir()] == [
+        "trace"
+    ]  # nothing half-written stays
 
 
 def test_reading_imports_only_the_standard_library_and_numpy():
@@ -489,10 +603,12 @@ def test_reading_imports_only_the_standard_library_and_numpy():
             names = [node.module] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             todo += [
-                name.removeprefix("sim.workload.") for name in names if name.startswith("sim.") and name not in seen
+                name.removeprefix("sim.graph.")
+                for name in names
+                if name.startswith("sim.") and name not in seen
             ]
             seen.update(names)
-    assert all(name.startswith("sim.workload.") for name in seen if name.startswith("sim."))
+    assert all(name.startswith("sim.graph.") for name in seen if name.startswith("sim."))
     outside = {name.split(".")[0] for name in seen if not name.startswith("sim.")}
     assert outside - {"numpy"} <= sys.stdlib_module_names
 
@@ -511,7 +627,9 @@ def test_recorded_azure():
     part = read_trace(AZURE, first=1000, limit=200).requests
     assert len(part) == 200
     start_s = trace.requests[1000].arrival_s
-    assert [r.arrival_s for r in part] == pytest.approx([r.arrival_s - start_s for r in trace.requests[1000:1200]])
+    assert [r.arrival_s for r in part] == pytest.approx(
+        [r.arrival_s - start_s for r in trace.requests[1000:1200]]
+    )
 
 
 @needs_recordings

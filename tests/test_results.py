@@ -1,4 +1,5 @@
-"""The Result and its run folder: the contract's keys, equal bytes, atomic saves, and names that try to be HTML."""
+"""The Result and its run folder: the contract's keys, equal bytes, atomic saves, and names that try
+to be HTML."""
 
 from __future__ import annotations
 
@@ -12,16 +13,20 @@ import sys
 
 import pytest
 
+from sim.facts.outcome import Outcome
+from sim.facts.timeline import Timeline
+from sim.facts.totals import Totals
 from sim.results import build, folder, requests
 from sim.results.perfetto import trace_events
 from sim.results.timeline import timeline_page
-from sim.spans import Outcome, Timeline, Totals
 from tests.synthetic import outcome
 
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
 
 
-def a_result(*, requests=0, expect=("preserve.speedup > 1.1",), names=("vanilla", "preserve"), **more):
+def a_result(
+    *, requests=0, expect=("preserve.speedup > 1.1",), names=("vanilla", "preserve"), **more
+):
     variants = [outcome(requests=requests), outcome(requests=requests, prefetch=True)]
     facts = {
         "scenario": "preserve",
@@ -36,15 +41,27 @@ def a_result(*, requests=0, expect=("preserve.speedup > 1.1",), names=("vanilla"
 def test_result_json_has_the_keys_of_the_contract():
     data = json.loads(a_result().to_json())
     assert set(data) == {
-        "scenario", "version", "seed", "fingerprint", "partial", "variants", "comparison", "expect", "warnings",
-    }  # fmt: skip
+        "scenario",
+        "version",
+        "seed",
+        "fingerprint",
+        "partial",
+        "variants",
+        "comparison",
+        "expect",
+        "warnings",
+    }
     assert list(data["variants"]) == ["vanilla", "preserve"]
     assert set(data["variants"]["preserve"]) == {"metrics", "tenants"}
     assert data["comparison"]["vanilla"]["speedup"] == 1
-    makespans = [data["variants"][name]["metrics"]["makespan_s"] for name in ("vanilla", "preserve")]
+    makespans = [
+        data["variants"][name]["metrics"]["makespan_s"] for name in ("vanilla", "preserve")
+    ]
     assert data["comparison"]["preserve"]["speedup"] == makespans[0] / makespans[1]
     assert data["comparison"]["preserve"]["makespan_s"] == makespans[1] / makespans[0]
-    assert data["expect"] == [{"text": "preserve.speedup > 1.1", "value": makespans[0] / makespans[1], "ok": True}]
+    assert data["expect"] == [
+        {"text": "preserve.speedup > 1.1", "value": makespans[0] / makespans[1], "ok": True}
+    ]
 
 
 def test_a_zero_baseline_has_no_ratio():
@@ -67,10 +84,16 @@ def test_equal_bytes_in_another_process():
     code = "import hashlib, tests.test_results as t; f = t.a_result(requests=5).files()\n"
     code += "print(hashlib.sha256(b''.join(f[n] for n in sorted(f))).hexdigest())"
     shas = {
-        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True,
-                       text=True, check=True, cwd=os.path.dirname(os.path.dirname(__file__))).stdout
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=os.path.dirname(os.path.dirname(__file__)),
+        ).stdout
         for seed in ("1", "2")
-    }  # fmt: skip
+    }
     assert len(shas) == 1
 
 
@@ -78,15 +101,25 @@ def test_warnings_say_whose_they_are():
     first, second = outcome(), outcome(prefetch=True)
     first.warnings, second.warnings = ["heads are padded"], ["heads are padded", "late", "late"]
     result = build(
-        scenario="s", question="", version="0", seed=0, outcomes={"a": first, "b": second}, expect=[], resolved="",
+        scenario="s",
+        question="",
+        version="0",
+        seed=0,
+        outcomes={"a": first, "b": second},
+        expect=[],
+        resolved="",
         warnings=["from the loader"],
-    )  # fmt: skip
+    )
     assert result.warnings == ["from the loader", "heads are padded", "b: late"]
 
 
 def test_failed_expectation_is_said_everywhere():
     result = a_result(expect=["preserve.speedup > 9"])
-    assert not result.ok and "FAILED" in result.report() and "FAILED" in result.files()["log.txt"].decode()
+    assert (
+        not result.ok
+        and "FAILED" in result.report()
+        and "FAILED" in result.files()["log.txt"].decode()
+    )
     with pytest.raises(ValueError, match="nearest is 'speedup'"):
         a_result(expect=["preserve.spedup > 9"])
     with pytest.raises(ValueError, match="at least one variant"):
@@ -105,7 +138,14 @@ def test_table_and_verdict():
 
 
 def a_result_of_swapped():
-    facts = {"scenario": "s", "question": "", "version": "0", "seed": 0, "resolved": "", "expect": []}
+    facts = {
+        "scenario": "s",
+        "question": "",
+        "version": "0",
+        "seed": 0,
+        "resolved": "",
+        "expect": [],
+    }
     return build(outcomes={"preserve": outcome(prefetch=True), "vanilla": outcome()}, **facts)
 
 
@@ -115,7 +155,14 @@ def a_result_of_swapped():
 def test_save_writes_the_whole_folder_and_replaces_an_earlier_one(tmp_path):
     target = tmp_path / "deep" / "run"
     a_result(requests=5).save(target)
-    names = {"result.json", "timeline.html", "report.html", "scenario.yaml", "log.txt", "trace.json.gz"}
+    names = {
+        "result.json",
+        "timeline.html",
+        "report.html",
+        "scenario.yaml",
+        "log.txt",
+        "trace.json.gz",
+    }
     table = {p.name for p in target.iterdir()} - names
     assert len(table) == 1 and table <= {"requests.csv", "requests.parquet"}
     a_result().save(target, log="loaded\n")
@@ -162,7 +209,9 @@ def test_killed_at_any_file_the_folder_is_the_old_one_or_the_new_one(tmp_path):
     )
     root = os.path.dirname(os.path.dirname(__file__))
     for writes in (0, 1, 2):
-        subprocess.run([sys.executable, "-c", code, str(target), str(writes)], cwd=root, check=False)
+        subprocess.run(
+            [sys.executable, "-c", code, str(target), str(writes)], cwd=root, check=False
+        )
         assert {p.read_bytes() for p in target.iterdir()} == {b"new" if writes == 2 else b"old"}
         assert len(list(target.iterdir())) == 2
 
@@ -173,7 +222,12 @@ def test_requests_as_csv_and_parquet_agree(monkeypatch):
     name, content = requests.requests_file(outcomes)
     rows = list(csv.DictReader(io.StringIO(content.decode())))
     asked = outcomes["a,b"].requests
-    assert name == "requests.csv" and len(rows) == 12 and rows[0]["variant"] == "a,b" and rows[0]["tpot_s"] == ""
+    assert (
+        name == "requests.csv"
+        and len(rows) == 12
+        and rows[0]["variant"] == "a,b"
+        and rows[0]["tpot_s"] == ""
+    )
     assert float(rows[1]["e2e_s"]) == (asked.last_token_s - asked.arrival_s)[1]
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.undo()
@@ -191,7 +245,9 @@ def test_names_cannot_break_out_of_the_pages():
     evil.assumptions = [(EVIL, EVIL, EVIL, EVIL)]
     evil.warnings = [EVIL]
     evil.timeline.capacities[f"rank 0/{EVIL}"] = 1.0
-    evil.timeline.spans[0] = evil.timeline.spans[0]._replace(kind=EVIL, note=EVIL, track=f"rank 0/{EVIL}", bound=EVIL)
+    evil.timeline.spans[0] = evil.timeline.spans[0]._replace(
+        kind=EVIL, note=EVIL, track=f"rank 0/{EVIL}", bound=EVIL
+    )
     for requests_too in (evil.requests, plain.requests):
         evil.requests = requests_too
         result = build(
@@ -213,18 +269,27 @@ def test_pages_need_no_network():
     result = a_result(requests=3)
     assert "http" not in result.report()
     page = timeline_page(result.outcomes)
-    assert "plotly.js v" in page and 'src="http' not in page and '<link rel="stylesheet"' not in page
+    assert (
+        "plotly.js v" in page and 'src="http' not in page and '<link rel="stylesheet"' not in page
+    )
 
 
 def test_report_says_what_it_rests_on():
     page = a_result(requests=20).report()
-    assert page.count('class="tag careful"') == 3 and "FITTED" in page and "<svg" in page and "timeline.html" in page
+    assert (
+        page.count('class="tag careful"') == 3
+        and "FITTED" in page
+        and "<svg" in page
+        and "timeline.html" in page
+    )
     assert "Time to first token" in page and "Definitions" in page
 
 
 def test_figure_shows_all_boxes_of_a_window():
     result = a_result()
-    spans = [s for s in result.outcomes["preserve"].timeline.spans if s.end_s > 1e-4 and s.start_s < 3e-4]
+    spans = [
+        s for s in result.outcomes["preserve"].timeline.spans if s.end_s > 1e-4 and s.start_s < 3e-4
+    ]
     figure = result.timeline("preserve", start_s=1e-4, end_s=3e-4)
     assert sum(len(t.x) for t in figure.data if t.type == "bar") == len(spans)
     assert [t.name for t in figure.data if t.type == "scatter"] == ["HBM", "L2", "link"]
@@ -236,10 +301,14 @@ def test_the_axis_begins_with_the_recorded_window():
     from sim.results.panels import axis_unit, recorded
 
     late = outcome()
-    late.timeline.spans[:] = [s._replace(start_s=s.start_s + 10, end_s=s.end_s + 10) for s in late.timeline.spans]
+    late.timeline.spans[:] = [
+        s._replace(start_s=s.start_s + 10, end_s=s.end_s + 10) for s in late.timeline.spans
+    ]
     first_s, last_s = recorded({"a": late})
     assert first_s == 10.0 and axis_unit({"a": late}) == ("ms", 1e3)
-    result = build(scenario="s", question="", version="0", seed=0, outcomes={"a": late}, expect=[], resolved="")
+    result = build(
+        scenario="s", question="", version="0", seed=0, outcomes={"a": late}, expect=[], resolved=""
+    )
     assert result.timeline().layout.xaxis.range == (1e4, last_s * 1e3)
     assert "ops from 10 s to 10.0" in timeline_page(result.outcomes)
     assert recorded({"a": outcome()})[0] == 0.0
@@ -248,20 +317,36 @@ def test_the_axis_begins_with_the_recorded_window():
 def test_gathered_blocks_keep_count_and_place():
     many = outcome(steps=20, layers=40)
     figure = build(
-        scenario="s", question="", version="0", seed=0, outcomes={"a": many}, expect=[], resolved="",
-    ).timeline()  # fmt: skip
+        scenario="s",
+        question="",
+        version="0",
+        seed=0,
+        outcomes={"a": many},
+        expect=[],
+        resolved="",
+    ).timeline()
     bars = [t for t in figure.data if t.type == "bar"]
     drawn = 0
     for text in (h for t in bars for h in t.customdata):
         drawn += 1 if text.startswith("<b>") else int(text.split()[0])
     assert drawn == len(many.timeline.spans)
     assert sum(len(t.x) for t in bars) < 3500
-    assert max(b + x for t in bars for b, x in zip(t.base, t.x)) == pytest.approx(many.totals.seconds * 1e3)
+    assert max(b + x for t in bars for b, x in zip(t.base, t.x)) == pytest.approx(
+        many.totals.seconds * 1e3
+    )
 
 
 def test_an_empty_timeline_still_draws():
     empty = Outcome(Totals(), timeline=Timeline(capacities={"rank 0/HBM": 1.0}))
-    result = build(scenario="s", question="", version="0", seed=0, outcomes={"a": empty}, expect=[], resolved="")
+    result = build(
+        scenario="s",
+        question="",
+        version="0",
+        seed=0,
+        outcomes={"a": empty},
+        expect=[],
+        resolved="",
+    )
     assert result.timeline().data and result.files() and result.verdict
 
 
@@ -289,37 +374,68 @@ def test_perfetto_trace_is_well_formed():
 
 
 def a_run_of_jobs(name="training", evil="", **more):
-    from sim.spans import Instance, JobRecord, LinkUse, Span, Use
+    from sim.facts.jobs import Instance, JobRecord, LinkUse
+    from sim.facts.span import Span, Use
 
     def one(scale, others=0):
-        instances = [Instance(i * scale, i * scale + 0.9 * scale, (i + 1) * scale) for i in range(3)]
-        jobs = [JobRecord(f"{name}{i or ''}", "all_reduce", "ring", 6, 4, 8e6, bool(i), 1e-3, True, instances)
-                for i in range(1 + others)]  # fmt: skip
+        instances = [
+            Instance(i * scale, i * scale + 0.9 * scale, (i + 1) * scale) for i in range(3)
+        ]
+        jobs = [
+            JobRecord(
+                f"{name}{i or ''}", "all_reduce", "ring", 6, 4, 8e6, bool(i), 1e-3, True, instances
+            )
+            for i in range(1 + others)
+        ]
         jobs += [JobRecord(f"late{evil}", "broadcast", "chain", 9, 2, 1.0, True, 1e-3, False, [])]
-        links = [LinkUse(f"{evil}{i} → {i + 1}", 1e9, 6e6 * scale / 1e-3 / (i + 1), 2 * scale, 4 - i) for i in range(3)]
+        links = [
+            LinkUse(f"{evil}{i} → {i + 1}", 1e9, 6e6 * scale / 1e-3 / (i + 1), 2 * scale, 4 - i)
+            for i in range(3)
+        ]
         lanes = Timeline(
-            [Span(f"{name}/rank {r}", "all_reduce 1", "all_reduce", 0.0, scale, link_bytes=1e6) for r in range(12)],
+            [
+                Span(f"{name}/rank {r}", "all_reduce 1", "all_reduce", 0.0, scale, link_bytes=1e6)
+                for r in range(12)
+            ],
             [Use(f"links/{evil}0 → 1", 0.0, scale, 1e9)],
             {f"links/{evil}0 → 1": 1e9},
         )
         return Outcome(Totals(seconds=3 * scale), jobs=jobs, links=links, timeline=lanes, ranks=4)
 
     outcomes = {"alone": one(1e-3), "shared": one(2e-3, 1)}
-    facts = {"scenario": "s", "question": "Q?", "version": "0", "seed": 0, "resolved": "", "expect": []}
+    facts = {
+        "scenario": "s",
+        "question": "Q?",
+        "version": "0",
+        "seed": 0,
+        "resolved": "",
+        "expect": [],
+    }
     return build(outcomes=outcomes, **{**facts, **more})
 
 
 def test_numbers_of_jobs_and_links():
     result = a_run_of_jobs(expect=["shared.training.mean_s == 2 * alone.training.mean_s"])
     job = result.variants["shared"]["tenants"]["training"]
-    assert job["mean_s"] == job["first_s"] == pytest.approx(2e-3) and job["slowdown"] == pytest.approx(2.0)
+    assert job["mean_s"] == job["first_s"] == pytest.approx(2e-3) and job[
+        "slowdown"
+    ] == pytest.approx(2.0)
     assert job["bus_bandwidth_bytes_per_s"] == pytest.approx(8e6 * 2 * 3 / 4 / 2e-3)
-    assert set(result.variants["alone"]["tenants"]["late"]) == {"idle_s", "collectives", "ranks", "rounds", "bytes"}
+    assert set(result.variants["alone"]["tenants"]["late"]) == {
+        "idle_s",
+        "collectives",
+        "ranks",
+        "rounds",
+        "bytes",
+    }
     assert result.variants["alone"]["metrics"] == {
-        "makespan_s": pytest.approx(3e-3), "busiest_link_utilisation": pytest.approx(2.0),
-        "mean_link_utilisation": pytest.approx(2 * (1 + 1 / 2 + 1 / 3) / 3), "links_used": 3.0,
-        "link_bytes": pytest.approx(6e6 * (1 + 1 / 2 + 1 / 3)), "most_flows_on_a_link": 4.0,
-    }  # fmt: skip
+        "makespan_s": pytest.approx(3e-3),
+        "busiest_link_utilisation": pytest.approx(2.0),
+        "mean_link_utilisation": pytest.approx(2 * (1 + 1 / 2 + 1 / 3) / 3),
+        "links_used": 3.0,
+        "link_bytes": pytest.approx(6e6 * (1 + 1 / 2 + 1 / 3)),
+        "most_flows_on_a_link": 4.0,
+    }
     assert result.ok and result.comparison["shared"]["speedup"] == pytest.approx(0.5)
     with pytest.raises(ValueError, match="'max_s'"):
         a_run_of_jobs(expect=["alone.training.maxs > 1"])
@@ -331,14 +447,22 @@ def test_numbers_of_jobs_and_links():
 
 @pytest.mark.parametrize(
     ("collective", "factor"),
-    [("all_reduce", 1.75), ("all_gather", 0.875), ("reduce_scatter", 0.875), ("all_to_all", 0.875), ("broadcast", 1.0)],
+    [
+        ("all_reduce", 1.75),
+        ("all_gather", 0.875),
+        ("reduce_scatter", 0.875),
+        ("all_to_all", 0.875),
+        ("broadcast", 1.0),
+    ],
 )
 def test_bus_bandwidth_is_that_of_nccl_tests(collective, factor):
+    from sim.facts.jobs import Instance, JobRecord
     from sim.results.jobs import tenants
-    from sim.spans import Instance, JobRecord
 
     job = JobRecord("a", collective, "ring", 1, 8, 1e9, False, 1.0, True, [Instance(0.0, 2.0, 2.0)])
-    assert tenants(Outcome(Totals(), jobs=[job]))["a"]["bus_bandwidth_bytes_per_s"] == 1e9 * factor / 2
+    assert (
+        tenants(Outcome(Totals(), jobs=[job]))["a"]["bus_bandwidth_bytes_per_s"] == 1e9 * factor / 2
+    )
 
 
 def test_table_and_page_of_jobs_name_the_bottleneck():
@@ -348,12 +472,20 @@ def test_table_and_page_of_jobs_name_the_bottleneck():
     console = Console(width=140, file=io.StringIO(), force_terminal=False)
     console.print(result.table())
     text = console.file.getvalue()
-    assert "0 → 1, 200 %" in text and "slow-down" in text and "alone takes 3 ms, shared 2.00x as long" in text
+    assert (
+        "0 → 1, 200 %" in text
+        and "slow-down" in text
+        and "alone takes 3 ms, shared 2.00x as long" in text
+    )
     page = result.report()
     assert page.count("bottleneck") == 2 and "Bus bandwidth" in page and "<h2>Links</h2>" in page
     assert "Where the time goes" not in page and "bus_bandwidth_bytes_per_s" in page
     rows = list(csv.DictReader(io.StringIO(result.files()["links.csv"].decode())))
-    assert len(rows) == 6 and rows[0]["link"] == "0 → 1" and float(rows[0]["busy_share"]) == pytest.approx(2 / 3)
+    assert (
+        len(rows) == 6
+        and rows[0]["link"] == "0 → 1"
+        and float(rows[0]["busy_share"]) == pytest.approx(2 / 3)
+    )
     assert "links.csv" not in a_result().files()
 
 
@@ -367,7 +499,9 @@ def test_tracks_of_ranks_are_in_order_of_number_and_not_too_many(monkeypatch):
     monkeypatch.setattr(panels, "MOST_TRACKS", 5)
     panel = panels.panel_of("a", result.outcomes["alone"], 1e3)
     assert len(panel.tracks) == 5 and "the first 5 of 12 tracks" in panel.title
-    names = [e["args"]["name"] for e in trace_events(result.outcomes) if e["name"] == "process_name"]
+    names = [
+        e["args"]["name"] for e in trace_events(result.outcomes) if e["name"] == "process_name"
+    ]
     assert names == ["alone · training", "alone · links", "shared · training", "shared · links"]
 
 

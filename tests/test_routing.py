@@ -1,4 +1,5 @@
-"""Routing: every way is a way, minimal, and the same for the same message; sprayed messages lose nothing."""
+"""Routing: every way is a way, minimal, and the same for the same message; sprayed messages lose
+nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +40,12 @@ PODS = [
     ("multi_node", {"nodes": 3, "chips": 1, "nic": NIC}),
     ("multi_node", {"nodes": 1, "chips": 4}),
 ]
-RULED = [(s, p, rule) for s, p in PODS for rule, shapes in ROUTES_ON.items() if s in shapes and rule != "spray"]
+RULED = [
+    (s, p, rule)
+    for s, p in PODS
+    for rule, shapes in ROUTES_ON.items()
+    if s in shapes and rule != "spray"
+]
 
 
 def pairs(shape, parameters, **more):
@@ -80,12 +86,15 @@ def test_chips_of_switched_networks_do_not_forward(shape, parameters):
         legs = routes(wires, source, target).legs
         links = legs.capacities < len(wires.source)
         leaves = wires.source[legs.capacities[links]] < wires.chips
-        assert legs.share[links][leaves].sum() == pytest.approx(len(source), rel=1e-12)  # once each, from its source
+        assert legs.share[links][leaves].sum() == pytest.approx(
+            len(source), rel=1e-12
+        )  # once each, from its source
 
 
 @pytest.mark.parametrize(("shape", "parameters"), PODS)
 def test_a_sprayed_message_arrives_whole_and_evenly(shape, parameters):
-    """Flow conservation: 1 out of the source, 1 into the target, at every other node as much in as out."""
+    """Flow conservation: 1 out of the source, 1 into the target, at every other node as much in as
+    out."""
     wires, source, target = pairs(shape, parameters, routing="spray")
     ways = routes(wires, source, target)
     assert (ways.legs.hops == distance(wires, source, target)).all()
@@ -100,7 +109,9 @@ def test_a_sprayed_message_arrives_whole_and_evenly(shape, parameters):
         assert net == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(("shape", "parameters"), [("torus", {"dims": (4, 3)}), ("fat_tree", {"k": 2, "levels": 3})])
+@pytest.mark.parametrize(
+    ("shape", "parameters"), [("torus", {"dims": (4, 3)}), ("fat_tree", {"k": 2, "levels": 3})]
+)
 def test_spray_is_even_over_all_shortest_ways(shape, parameters):
     wires, source, target = pairs(shape, parameters, routing="spray")
     ways = routes(wires, source, target)
@@ -137,13 +148,17 @@ def test_ties_on_a_torus_go_up_for_all_alike():
 
 
 def test_rails_and_spines():
-    """Inside a node by its switch, along a rail by its leaf, across by a spine; uniform traffic loads spines alike."""
+    """Inside a node by its switch, along a rail by its leaf, across by a spine; uniform traffic
+    loads spines alike."""
     wires, source, target = pairs("multi_node", {"nodes": 8, "chips": 4, "nic": NIC, "spines": 4})
     ways = routes(wires, source, target)
     inside, rail = source // 4 == target // 4, source % 4 == target % 4
     assert (ways.legs.hops == np.where(inside | rail, 2, 4)).all()
     load = np.bincount(ways.legs.capacities, minlength=len(wires.source))
-    up = [wires.edges(*np.array([[wires.index["leaf 0"]], [wires.index[f"spine {s}"]]]))[0] for s in range(4)]
+    up = [
+        wires.edges(*np.array([[wires.index["leaf 0"]], [wires.index[f"spine {s}"]]]))[0]
+        for s in range(4)
+    ]
     assert len(set(load[up].tolist())) == 1
 
 
@@ -152,7 +167,9 @@ def test_a_target_of_a_fat_tree_has_its_own_way_down():
     ways = routes(wires, source, target)
     message = np.repeat(np.arange(len(source)), np.diff(ways.legs.first))
     links = ways.legs.capacities
-    level = np.array([int(str(node).split()[1]) if isinstance(node, str) else -1 for node in wires.nodes])
+    level = np.array(
+        [int(str(node).split()[1]) if isinstance(node, str) else -1 for node in wires.nodes]
+    )
     down = level[wires.target[links]] < level[wires.source[links]]
     seen = np.unique(np.stack([links[down], target[message[down]]]), axis=1)
     assert len(set(seen[0].tolist())) == len(seen[0])  # no link down has messages to two chips
@@ -166,8 +183,11 @@ def test_around_a_failed_link(shape, parameters):
     source, target = all_to_all(wires.chips)
     before = routes(wires, source, target)
     links = before.legs.capacities
-    inner = links[(wires.source[links] >= wires.chips) & (wires.target[links] >= wires.chips)] if pod.graph.get(
-        "chips_forward", True) is False else links  # fmt: skip
+    inner = (
+        links[(wires.source[links] >= wires.chips) & (wires.target[links] >= wires.chips)]
+        if pod.graph.get("chips_forward", True) is False
+        else links
+    )
     if not len(inner):
         return
     a, b = wires.nodes[wires.source[inner[0]]], wires.nodes[wires.target[inner[0]]]
@@ -191,13 +211,22 @@ def test_messages_to_oneself_go_nowhere_or_through_the_fly():
 
 
 def test_legs_end_at_switches_that_store():
-    wires = Wires(build("switch", 4, 1e9, 1e-6, forwarding="store_and_forward", core_bytes_per_s=2e9))
+    wires = Wires(
+        build("switch", 4, 1e9, 1e-6, forwarding="store_and_forward", core_bytes_per_s=2e9)
+    )
     ways = routes(wires, np.array([0, 1]), np.array([3, 1]))
     assert ways.first.tolist() == [0, 2, 2]
-    assert [wires.name(c) for c in ways.legs.capacities] == ["0 → switch", "core of switch", "switch → 3"]
+    assert [wires.name(c) for c in ways.legs.capacities] == [
+        "0 → switch",
+        "core of switch",
+        "switch → 3",
+    ]
     with pytest.raises(ValueError, match="needs switches that cut through"):
-        routes(Wires(build("switch", 4, 1e9, 1e-6, forwarding="store_and_forward", routing="spray")),
-               np.array([0]), np.array([3]))  # fmt: skip
+        routes(
+            Wires(build("switch", 4, 1e9, 1e-6, forwarding="store_and_forward", routing="spray")),
+            np.array([0]),
+            np.array([3]),
+        )
 
 
 def test_no_way_is_said():
@@ -208,7 +237,8 @@ def test_no_way_is_said():
 
 
 def test_large_pods_need_no_tables():
-    """16,384 neighbours of a torus, and a permutation of 8,192 chips in nodes: arrays, no search."""
+    """16,384 neighbours of a torus, and a permutation of 8,192 chips in nodes: arrays, no
+    search."""
     torus = Wires(build("torus", dims=(128, 128), **LINK))
     chips = np.arange(16_384)
     assert (routes(torus, chips, (chips + 128) % 16_384).legs.hops == 1).all()

@@ -51,26 +51,44 @@ def test_every_scenario_runs_and_its_claims_hold(file, tmp_path):
     written = (tmp_path / "first" / "result.json").read_bytes()
     assert written == (tmp_path / "second" / "result.json").read_bytes()
     data = json.loads(written)
-    assert {"scenario", "version", "seed", "fingerprint", "variants", "comparison", "expect", "warnings"} <= set(data)
+    assert {
+        "scenario",
+        "version",
+        "seed",
+        "fingerprint",
+        "variants",
+        "comparison",
+        "expect",
+        "warnings",
+    } <= set(data)
     assert list(data["variants"]) == list(first.variants)
 
 
 @pytest.mark.parametrize("missing", ["nowhere.csv.gz", "../nowhere/at/all.csv"])
 def test_a_missing_recording_falls_back_and_says_so(missing, tmp_path):
     file = str(tmp_path / missing)
-    result = sim.run(SCENARIOS / "azure_llama3-8b.yaml", {"workload.trace.file": file, "workload.trace.limit": 3})
-    assert any(file in text and "generated trace azure_conv_like.csv" in text for text in result.warnings)
+    result = sim.run(
+        SCENARIOS / "azure_llama3-8b.yaml", {"workload.trace.file": file, "workload.trace.limit": 3}
+    )
+    assert any(
+        file in text and "generated trace azure_conv_like.csv" in text for text in result.warnings
+    )
     assert len(result.outcomes["vanilla"].requests) == 3
 
 
 def test_a_missing_recording_without_a_fallback_is_an_error(tmp_path):
-    overrides = {"workload.trace.file": str(tmp_path / "nowhere.csv"), "workload.trace.fallback": None}
+    overrides = {
+        "workload.trace.file": str(tmp_path / "nowhere.csv"),
+        "workload.trace.fallback": None,
+    }
     with pytest.raises(ScenarioError, match=r"nowhere\.csv"):
         sim.run(SCENARIOS / "azure_llama3-8b.yaml", overrides)
 
 
 def test_a_model_that_does_not_fit_says_what_it_needs(tmp_path):
-    with pytest.raises(ScenarioError, match=r"does not fit.*needs .* for weights .*has 6\d") as error:
+    with pytest.raises(
+        ScenarioError, match=r"does not fit.*needs .* for weights .*has 6\d"
+    ) as error:
         decode(tmp_path, model="llama3.1-405b", parallel__tensor=1)
     assert "decode.yaml" in str(error.value)
 
@@ -104,7 +122,10 @@ def test_the_public_call():
     assert list(result.variants) == ["vanilla", "fused", "preserve"]
     assert result.comparison["preserve"]["speedup"] > result.comparison["vanilla"]["speedup"] == 1.0
     assert (
-        result.to_json() == sim.run("preserve", ["model=llama3-8b", *(f"{k}={v}" for k, v in SHORT.items())]).to_json()
+        result.to_json()
+        == sim.run(
+            "preserve", ["model=llama3-8b", *(f"{k}={v}" for k, v in SHORT.items())]
+        ).to_json()
     )
 
 
@@ -127,7 +148,10 @@ def test_a_straggler_slows_the_whole_group(tmp_path):
 
 def test_all_faults_come_at_once(tmp_path):
     file = tmp_path / "wrong.yaml"
-    file.write_text(DECODE.replace("tensor: 4", "tensor: 3") + "variants:\n  a: {}\n  b: {parallel: {tensor: 6}}\n")
+    file.write_text(
+        DECODE.replace("tensor: 4", "tensor: 3")
+        + "variants:\n  a: {}\n  b: {parallel: {tensor: 6}}\n"
+    )
     with pytest.raises(ScenarioError) as error:
         sim.run(file)
     assert "degree 3" in str(error.value)
@@ -169,16 +193,25 @@ def test_jobs_from_file_to_folder(network, tmp_path):
     data = json.loads((tmp_path / "out" / "result.json").read_text())
     assert set(data["variants"]["shared"]["tenants"]) == {"main", "other"}
     main = data["variants"]["alone"]["tenants"]["main"]
-    assert main["slowdown"] == pytest.approx(1) and all(isinstance(value, float) for value in main.values())
+    assert main["slowdown"] == pytest.approx(1) and all(
+        isinstance(value, float) for value in main.values()
+    )
     assert main["bus_bandwidth_bytes_per_s"] == pytest.approx(2**26 * 2 * 7 / 8 / main["mean_s"])
     assert data["variants"]["shared"]["metrics"]["busiest_link_utilisation"] > 0.9
     lines = (tmp_path / "out" / "links.csv").read_text().splitlines()
-    assert lines[0] == "variant,link,GB/s,bytes,share_of_rate,busy_share,most_flows" and len(lines) == 1 + 3 * 16
+    assert (
+        lines[0] == "variant,link,GB/s,bytes,share_of_rate,busy_share,most_flows"
+        and len(lines) == 1 + 3 * 16
+    )
     assert lines[-16].startswith("sick,3 → switch,225.0,")
 
 
 def test_equal_bytes_on_any_number_of_workers_and_dice_from_the_seed(network):
-    first, second, other = sim.run(network), sim.run(network, workers=3), sim.run(network, {"seed": 1})
+    first, second, other = (
+        sim.run(network),
+        sim.run(network, workers=3),
+        sim.run(network, {"seed": 1}),
+    )
     assert first.to_json() == second.to_json()
     mean_s = [r.variants["sick"]["tenants"]["main"]["mean_s"] for r in (first, other)]
     assert mean_s[0] != mean_s[1]
@@ -191,7 +224,10 @@ JOBS = "workload.jobs.main"
 @pytest.mark.parametrize(
     ("overrides", "fault"),
     [
-        ({f"{JOBS}.group": "0-9"}, "workload.jobs.main.group: chip 8 is not in the pod: its chips are 0 to 7"),
+        (
+            {f"{JOBS}.group": "0-9"},
+            "workload.jobs.main.group: chip 8 is not in the pod: its chips are 0 to 7",
+        ),
         ({f"{JOBS}.group": [1, 2, 1]}, "workload.jobs.main.group: chip 1 is twice in the group"),
         ({f"{JOBS}.group": [5]}, "workload.jobs.main.group: a group of one has nobody to talk to"),
         ({f"{JOBS}.group": {"from": 8}}, "workload.jobs.main.group: a group of one"),
@@ -201,7 +237,8 @@ JOBS = "workload.jobs.main"
         ),
         (
             {f"{JOBS}.algorithm": "halving_doubling", f"{JOBS}.group": "0-5"},
-            "workload.jobs.main.algorithm: all_reduce by halving_doubling needs a group of a power of two ranks, not 6"
+            "workload.jobs.main.algorithm: all_reduce by halving_doubling needs a group of a "
+            "power of two ranks, not 6"
             "; those that serve this group: ring",
         ),
         ({"pod.stragglers": {9: 2.0}}, "pod.stragglers[9]: chip 9 is not in the pod"),
@@ -209,9 +246,17 @@ JOBS = "workload.jobs.main"
             {"pod.faults": [{"link": [0, "swich"], "failed": True}]},
             "no node 'swich' in the pod, did you mean 'switch'?",
         ),
-        ({"pod.faults": [{"link": [0, 1], "failed": True}]}, "there is no link from 0 to 1; 0 is wired to switch"),
         (
-            {"pod.faults": [{"link": [0, "switch"], "latency": "1 us"}, {"link": ["switch", 0], "failed": True}]},
+            {"pod.faults": [{"link": [0, 1], "failed": True}]},
+            "there is no link from 0 to 1; 0 is wired to switch",
+        ),
+        (
+            {
+                "pod.faults": [
+                    {"link": [0, "switch"], "latency": "1 us"},
+                    {"link": ["switch", 0], "failed": True},
+                ]
+            },
             "pod.faults[1].link: the link switch - 0 has a fault already",
         ),
         (
@@ -235,7 +280,9 @@ def test_a_fault_of_a_pod_names_file_and_line(network):
 
 
 def test_a_cut_off_chip_that_nobody_needs_is_no_fault(network):
-    sim.run(network, {f"{JOBS}.group": "0-3", "pod.faults": [{"link": [7, "switch"], "failed": True}]})
+    sim.run(
+        network, {f"{JOBS}.group": "0-3", "pod.faults": [{"link": [7, "switch"], "failed": True}]}
+    )
 
 
 def test_a_straggler_in_no_job_is_a_warning(network):
@@ -247,10 +294,14 @@ def test_a_fault_slows_a_model_too(tmp_path):
     even = decode(tmp_path, workload__output_tokens=3)
     faults = [{"link": [0, 1], "bandwidth": 0.1}]
     slow = decode(tmp_path, workload__output_tokens=3, pod__faults=faults)
-    gone = decode(tmp_path, workload__output_tokens=3, pod__faults=[{"link": [0, 1], "failed": True}])
+    gone = decode(
+        tmp_path, workload__output_tokens=3, pod__faults=[{"link": [0, 1], "failed": True}]
+    )
     seconds = [r.variants["run"]["metrics"]["makespan_s"] for r in (even, slow, gone)]
     assert seconds[0] < min(seconds[1:])
-    assert [len({s.track.split("/")[0] for s in r.outcomes["run"].timeline.spans}) for r in (even, slow)] == [1, 4]
+    assert [
+        len({s.track.split("/")[0] for s in r.outcomes["run"].timeline.spans}) for r in (even, slow)
+    ] == [1, 4]
     with pytest.raises(ScenarioError, match="no node 99"):
         decode(tmp_path, pod__faults=[{"link": [0, 99], "failed": True}])
 

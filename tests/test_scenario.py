@@ -1,4 +1,5 @@
-"""Scenarios: what a file may say, how its layers merge, and what is said of a file that is wrong."""
+"""Scenarios: what a file may say, how its layers merge, and what is said of a file that is
+wrong."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import shipped
+from sim.catalog import shipped
 from sim.scenario import Scenario, ScenarioError, json_schema, load
-from sim.strict_yaml import dump
+from sim.text.strict_yaml import dump
 
 GOOD: dict[str, Any] = {
     "question": "What does PRESERVE buy?",
@@ -33,7 +34,8 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes GOOD, deeply changed as told (None deletes), beside an empty trace; the current folder is elsewhere."""
+    """Writes GOOD, deeply changed as told (None deletes), beside an empty trace; the current folder
+    is elsewhere."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -60,10 +62,22 @@ def faults(path: Path | str, overrides: Mapping[str, Any] | Sequence[str] = ()) 
 
 def test_a_good_scenario(write: Write) -> None:
     s = load(write(workload={**GOOD["workload"], "batch": 1e1}, seed=3))
-    assert (s.name, s.seed, list(s.variants), s.folder) == ("x", 3, ["vanilla", "preserve"], s.path.parent)
-    assert [t.name for t in s.variants["preserve"].techniques] == ["preserve"] and not s.variants["vanilla"].techniques
-    assert s.variants["vanilla"].workload.batch == 10 and s.variants["vanilla"].precision.kv == "fp16"
-    assert s.fault("preserve", "does not fit").key == "variants.preserve" and s.fault("preserve", "").line > 1
+    assert (s.name, s.seed, list(s.variants), s.folder) == (
+        "x",
+        3,
+        ["vanilla", "preserve"],
+        s.path.parent,
+    )
+    assert [t.name for t in s.variants["preserve"].techniques] == ["preserve"] and not s.variants[
+        "vanilla"
+    ].techniques
+    assert (
+        s.variants["vanilla"].workload.batch == 10 and s.variants["vanilla"].precision.kv == "fp16"
+    )
+    assert (
+        s.fault("preserve", "does not fit").key == "variants.preserve"
+        and s.fault("preserve", "").line > 1
+    )
 
 
 def test_quantities_become_si(write: Write) -> None:
@@ -78,12 +92,21 @@ def test_quantities_become_si(write: Write) -> None:
         "library": {"launch_s": "20 us"},
         "link": {"bytes_per_s": "224 Gb/s", "latency_s": None},
     }
-    pod = load(write(pod={**GOOD["pod"], "change": change, "stragglers": {3: 1.3}})).variants["vanilla"].pod
+    pod = (
+        load(write(pod={**GOOD["pod"], "change": change, "stragglers": {3: 1.3}}))
+        .variants["vanilla"]
+        .pod
+    )
     assert pod.change.device.given() == {
-        "l2_bytes": 64 * 2**20, "hbm_bytes_per_s": 1e12, "hbm_efficiency": 0.8, "kernel_overhead_s": 1e-6,
+        "l2_bytes": 64 * 2**20,
+        "hbm_bytes_per_s": 1e12,
+        "hbm_efficiency": 0.8,
+        "kernel_overhead_s": 1e-6,
         "kernels": {"attention": {"overhead_s": 9e-6, "hbm_efficiency": 0.9}},
-    }  # fmt: skip
-    assert pod.change.library.given() == {"launch_s": 20e-6} and pod.change.link.given() == {"bytes_per_s": 28e9}
+    }
+    assert pod.change.library.given() == {"launch_s": 20e-6} and pod.change.link.given() == {
+        "bytes_per_s": 28e9
+    }
     assert pod.stragglers == {3: 1.3}
 
 
@@ -138,7 +161,8 @@ expect: ["preserve.speedup >= 1.2", "preserv.speedup > 1", "faster please", 3]
         "16 record.from_s: 3 is a bare number where a unit is due",
         "18 variants.vanilla.workload.output_tokens: -1 is out of range, it must be >= 1",
         "20 variants.preserve.techniques[0]: no technique 'preserv', did you mean 'preserve'?",
-        "20 variants.preserve.techniques[1].preserve.jion: unknown key, did you mean 'join'?; known keys: ",
+        "20 variants.preserve.techniques[1].preserve.jion: unknown key, did you mean 'join'?; "
+        "known keys: ",
         "20 variants.preserve.techniques[2].preserve: a mapping ('key: value' lines) is due, not 3",
         "20 variants.preserve.techniques[3]: no technique 4",
         "20 variants.preserve.techniques[4]: one name to its options is due",
@@ -169,25 +193,40 @@ expect: ["preserve.speedup >= 1.2", "preserv.speedup > 1", "faster please", 3]
             "workload: 'decod' is not allowed here, did you mean 'decode'?",
         ),
         ({"workload": 3}, "workload: a mapping"),
-        ({"workload": {**GOOD["workload"], "batch": "1e3 "}}, "workload.batch: '1e3 ' is text, a whole number is due"),
-        ({"workload": {**REQUESTS, "max_batch": 0}}, "workload.max_batch: 0 is out of range, it must be >= 1"),
+        (
+            {"workload": {**GOOD["workload"], "batch": "1e3 "}},
+            "workload.batch: '1e3 ' is text, a whole number is due",
+        ),
+        (
+            {"workload": {**REQUESTS, "max_batch": 0}},
+            "workload.max_batch: 0 is out of range, it must be >= 1",
+        ),
         (
             {"workload": {**REQUESTS, "hbm_utilisation": float("nan")}},
             "workload.hbm_utilisation: a finite number is due",
         ),
-        ({"workload": {**REQUESTS, "trace": {"file": "none.csv"}}}, "workload.trace.file: no such file 'none.csv'"),
+        (
+            {"workload": {**REQUESTS, "trace": {"file": "none.csv"}}},
+            "workload.trace.file: no such file 'none.csv'",
+        ),
         (
             {"workload": {**REQUESTS, "trace": {"file": "trace.csv", "fallback": "zzz"}}},
             "workload.trace.fallback: no trace",
         ),
         ({"techniques": "preserve"}, "techniques: a list is due"),
-        ({"techniques": [{"preserve": {"join": "maybe"}}]}, "techniques[0].preserve.join: true or false is due"),
+        (
+            {"techniques": [{"preserve": {"join": "maybe"}}]},
+            "techniques[0].preserve.join: true or false is due",
+        ),
         (
             {"techniques": [{"preserve": {"cap": "1e999999999 B"}}]},
             "techniques[0].preserve.cap: '1e999999999 B' is out of",
         ),
         ({"variants": [1]}, "variants: a mapping"),
-        ({"variants": {f"v{i}": {} for i in range(201)}}, "variants: 201 variants are more than 200"),
+        (
+            {"variants": {f"v{i}": {} for i in range(201)}},
+            "variants: 201 variants are more than 200",
+        ),
         ({"expect": "preserve.speedup > 1"}, "expect: a list is due"),
         ({"record": {"from_s": "2 s", "until_s": "1 s"}}, "record: until_s must be after from_s"),
         ({"seed": -1}, "seed: -1 is out of range, it must be >= 0"),
@@ -212,27 +251,41 @@ def test_variants_merge_deeply_and_lists_replace(write: Write) -> None:
         "c": {"workload": REQUESTS},
         "d": {"precision": None},
     }
-    s = load(write(techniques=["preserve"], precision={"weights": "int8"}, variants=variants, expect=None))
+    s = load(
+        write(
+            techniques=["preserve"], precision={"weights": "int8"}, variants=variants, expect=None
+        )
+    )
     a, b, c, d = s.variants.values()
     assert (a.workload.batch, b.workload.batch, b.workload.prompt_tokens) == (4, 8, 100)
     assert (b.precision.weights, b.precision.kv, d.precision.weights) == ("int8", "int8", "fp16")
     assert len(a.techniques) == 1 and not b.techniques
-    assert c.workload.kind == "requests"  # another kind is another workload: nothing of the old one is left
+    assert (
+        c.workload.kind == "requests"
+    )  # another kind is another workload: nothing of the old one is left
 
 
 def test_extends_lies_under_and_circles_are_listed(write: Write, tmp_path: Path) -> None:
     write("under.yaml", precision={"weights": "int8", "kv": "int8"})
     over = write(
         "over.yaml",
-        text="extends: under\nquestion: Another?\nprecision: {kv: fp8}\nvariants: {more: {model: llama3-70b}}\n",
+        text="extends: under\nquestion: Another?\nprecision: {kv: fp8}\nvariants: {more: "
+        "{model: llama3-70b}}\n",
     )
     s = load(over)
     assert (s.question, list(s.variants)) == ("Another?", ["vanilla", "preserve", "more"])
-    assert (s.variants["more"].precision.weights, s.variants["more"].precision.kv) == ("int8", "fp8")
+    assert (s.variants["more"].precision.weights, s.variants["more"].precision.kv) == (
+        "int8",
+        "fp8",
+    )
     for name, under in (("a", "b"), ("b", "c.yaml"), ("c", "a")):
         write(f"{name}.yaml", extends=under)
-    assert "extends runs in a circle: a.yaml -> b.yaml -> c.yaml -> a.yaml" in " ".join(faults(tmp_path / "a.yaml"))
-    assert "extends runs in a circle: me.yaml -> me.yaml" in " ".join(faults(write("me.yaml", extends="me.yaml")))
+    assert "extends runs in a circle: a.yaml -> b.yaml -> c.yaml -> a.yaml" in " ".join(
+        faults(tmp_path / "a.yaml")
+    )
+    assert "extends runs in a circle: me.yaml -> me.yaml" in " ".join(
+        faults(write("me.yaml", extends="me.yaml"))
+    )
 
 
 def test_faults_of_what_is_extended_name_its_file(write: Write) -> None:
@@ -256,10 +309,16 @@ def test_a_broken_file_below_is_reported_alone(write: Write) -> None:
 
 def test_overrides_reach_every_variant(write: Write) -> None:
     path = write(variants={"a": {"workload": {"batch": 8}}, "b": {}}, expect=None)
-    s = load(path, ["workload.batch=16", "seed=7", "variants.b.precision.kv=int8", "pod.stragglers.2=1.5"])
+    s = load(
+        path,
+        ["workload.batch=16", "seed=7", "variants.b.precision.kv=int8", "pod.stragglers.2=1.5"],
+    )
     assert [v.workload.batch for v in s.variants.values()] == [16, 16] and s.seed == 7
     assert s.variants["b"].precision.kv == "int8" and s.variants["a"].pod.stragglers == {2: 1.5}
-    s = load(path, {"model": "llama3-70b", "techniques": ["preserve"], "pod.change.device.l2_bytes": "64 MiB"})
+    s = load(
+        path,
+        {"model": "llama3-70b", "techniques": ["preserve"], "pod.change.device.l2_bytes": "64 MiB"},
+    )
     assert {v.model for v in s.variants.values()} == {"llama3-70b"}
     assert all(v.techniques and v.pod.change.device.l2_bytes == 2**26 for v in s.variants.values())
 
@@ -267,7 +326,16 @@ def test_overrides_reach_every_variant(write: Write) -> None:
 def test_wrong_overrides_are_faults_of_set(write: Write) -> None:
     with pytest.raises(ScenarioError) as error:
         load(
-            write(), ["workload.bach=3", "noequals", "variants.x.model=a", "model=[", "..=1", "model.x.y=2", "model=zz"]
+            write(),
+            [
+                "workload.bach=3",
+                "noequals",
+                "variants.x.model=a",
+                "model=[",
+                "..=1",
+                "model.x.y=2",
+                "model=zz",
+            ],
         )
     assert {f.file for f in error.value.faults} == {"--set"}
     assert str(error.value).splitlines()[0].startswith("--set: ")
@@ -294,14 +362,18 @@ def test_a_missing_trace_may_have_a_fallback(write: Write, tmp_path: Path) -> No
     assert (trace.file, trace.fallback) == ("none.csv.gz", str(tmp_path / "trace.csv"))
     for name in shipped.names("traces"):
         work = {**REQUESTS, "trace": {"file": "none.csv.gz", "fallback": name}}
-        assert Path(load(write(workload=work)).variants["vanilla"].workload.trace.fallback or "").is_file()
+        assert Path(
+            load(write(workload=work)).variants["vanilla"].workload.trace.fallback or ""
+        ).is_file()
 
 
 def test_a_model_may_be_a_file(write: Write, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")
     for text in ("m/config.json", "m"):
-        assert load(write(model=text)).variants["vanilla"].model == str(tmp_path / "m" / "config.json")
+        assert load(write(model=text)).variants["vanilla"].model == str(
+            tmp_path / "m" / "config.json"
+        )
 
 
 def test_a_name_that_leads_nowhere(tmp_path: Path) -> None:
@@ -312,7 +384,10 @@ def test_a_name_that_leads_nowhere(tmp_path: Path) -> None:
 
 def test_resolved_gives_the_same_variants(write: Write, tmp_path: Path) -> None:
     write("under.yaml", workload=REQUESTS, expect=None)
-    over = write("over.yaml", text="extends: under\nmodel: llama3-70b\nvariants: {more: {parallel: {tensor: 4}}}\n")
+    over = write(
+        "over.yaml",
+        text="extends: under\nmodel: llama3-70b\nvariants: {more: {parallel: {tensor: 4}}}\n",
+    )
     s = load(over, ["workload.max_batch=7", "seed=5", "workload.trace.limit=3"])
     again = tmp_path / "elsewhere" / "again.yaml"
     again.write_text(s.resolved, encoding="utf-8")
@@ -349,12 +424,19 @@ def _allows(schema: Any, value: Any, defs: dict[str, Any]) -> bool:
         return False
     if isinstance(value, dict):
         known, rest = schema.get("properties", {}), schema.get("additionalProperties", True)
-        if any(key not in value for key in schema.get("required", [])) or (rest is False and set(value) - set(known)):
+        if any(key not in value for key in schema.get("required", [])) or (
+            rest is False and set(value) - set(known)
+        ):
             return False
-        return all(_allows(known.get(k, rest if isinstance(rest, dict) else {}), v, defs) for k, v in value.items())
+        return all(
+            _allows(known.get(k, rest if isinstance(rest, dict) else {}), v, defs)
+            for k, v in value.items()
+        )
     if isinstance(value, list):
         return all(_allows(schema.get("items", {}), item, defs) for item in value)
-    return not (isinstance(value, str) and "pattern" in schema) or bool(re.search(schema["pattern"], value))
+    return not (isinstance(value, str) and "pattern" in schema) or bool(
+        re.search(schema["pattern"], value)
+    )
 
 
 def test_json_schema_agrees_with_the_loader() -> None:
@@ -368,15 +450,22 @@ def test_json_schema_agrees_with_the_loader() -> None:
     assert allows(pod={"topology": "x", "change": {"device": {"l2_bytes": "64 MiB"}}})
     assert allows(techniques=[{"preserve": {"join": True}}, "preserve"])
     jobs = {"kind": "collectives", "jobs": {"a": {"bytes": "1 MiB", "group": [0, "2-4"]}}}
-    assert allows(workload=jobs) and allows(pod={"faults": [{"link": [0, "leaf 0"], "failed": True}], "jitter": "1 us"})
+    assert allows(workload=jobs) and allows(
+        pod={"faults": [{"link": [0, "leaf 0"], "failed": True}], "jitter": "1 us"}
+    )
     assert allows(workload={"jobs": {"a": {"group": {"every": 2}, "algorithm": "ring"}}})
     assert not allows(workload={"jobs": {"a": {"group": 3}}}) and not allows(pod={"jitter": 3})
     assert not allows(pod={"topology": "x", "change": {"device": {"l2_bytes": 64}}})
     assert not allows(pod={"topology": "x", "change": {"device": {"l2_bytes": "64"}}})
-    assert not allows(techniques=[{"preserve": {"jion": True}}]) and not allows(techniques=["preserv"])
+    assert not allows(techniques=[{"preserve": {"jion": True}}]) and not allows(
+        techniques=["preserv"]
+    )
     assert not allows(nonsense=1) and not allows(variants={"b": {"nonsense": 1}})
     assert not _allows(schema, {}, defs) and _allows(schema, {"extends": "preserve"}, defs)
-    assert all(ref.removeprefix("#/$defs/") in defs for ref in re.findall(r'"\$ref": "([^"]+)"', json.dumps(schema)))
+    assert all(
+        ref.removeprefix("#/$defs/") in defs
+        for ref in re.findall(r'"\$ref": "([^"]+)"', json.dumps(schema))
+    )
 
 
 def _loads_or_faults(text: str, overrides: Sequence[str] = ()) -> None:
@@ -407,7 +496,18 @@ _LEAVES = st.sampled_from(
             "llama3-8b",
             "~",
         ),
-        *("preserve", "decode", "requests", "/", ".", "..", "~x/y", "a/b.yaml", "preserve.speedup > 1", '"\\0"'),
+        *(
+            "preserve",
+            "decode",
+            "requests",
+            "/",
+            ".",
+            "..",
+            "~x/y",
+            "a/b.yaml",
+            "preserve.speedup > 1",
+            '"\\0"',
+        ),
         *("9" * 30, "x" * 300, "collectives", "0-7", "all_reduce"),
     ]
 )
@@ -464,14 +564,18 @@ NETWORK: dict[str, Any] = {
 def network(**changes: Any) -> dict[str, Any]:
     """NETWORK with keys of the first job, or of the pod (`pod_...`), changed."""
     job = {key: value for key, value in changes.items() if not key.startswith("pod_")}
-    pod = {key.removeprefix("pod_"): value for key, value in changes.items() if key.startswith("pod_")}
+    pod = {
+        key.removeprefix("pod_"): value for key, value in changes.items() if key.startswith("pod_")
+    }
     work = {"kind": "collectives", "jobs": {"a": {**JOB, **job}}}
     return {**NETWORK, "pod": {**NETWORK["pod"], **pod}, "workload": work}
 
 
 def test_jobs_are_read(write: Write) -> None:
     faults = [{"link": [0, "switch"], "bandwidth": 0.5}, {"link": [1, "switch"], "failed": True}]
-    told = network(pod_faults=faults, pod_jitter="2 us", group="0-3", gap="1 ms", repeat=3, algorithm="ring")
+    told = network(
+        pod_faults=faults, pod_jitter="2 us", group="0-3", gap="1 ms", repeat=3, algorithm="ring"
+    )
     v = load(write(**told)).variants["run"]
     job = v.workload.jobs["a"]
     assert (job.bytes, job.gap, job.repeat, job.algorithm, job.start) == (2**26, 1e-3, 3, "ring", 0)
@@ -495,7 +599,9 @@ def test_jobs_are_read(write: Write) -> None:
     ],
 )
 def test_groups(write: Write, group: Any, chips: Any) -> None:
-    assert load(write(**network(group=group))).variants["run"].workload.jobs["a"].group.of(12) == tuple(chips)
+    assert load(write(**network(group=group))).variants["run"].workload.jobs["a"].group.of(
+        12
+    ) == tuple(chips)
 
 
 def test_the_names_of_collectives_are_those_of_the_plans() -> None:
@@ -514,39 +620,96 @@ def collectives(**work: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        (network(collective="allreduce"), "workload.jobs.a.collective: 'allreduce' is not allowed here, did you mean"),
-        (network(algorithm="rng"), "workload.jobs.a.algorithm: 'rng' is not allowed here, did you mean 'ring'?"),
-        (network(pod_collective="rng"), "pod.collective: 'rng' is not allowed here, did you mean 'ring'?"),
-        (network(bytes="-1 MiB"), "workload.jobs.a.bytes: '-1 MiB' is out of range, it must be > 0"),
+        (
+            network(collective="allreduce"),
+            "workload.jobs.a.collective: 'allreduce' is not allowed here, did you mean",
+        ),
+        (
+            network(algorithm="rng"),
+            "workload.jobs.a.algorithm: 'rng' is not allowed here, did you mean 'ring'?",
+        ),
+        (
+            network(pod_collective="rng"),
+            "pod.collective: 'rng' is not allowed here, did you mean 'ring'?",
+        ),
+        (
+            network(bytes="-1 MiB"),
+            "workload.jobs.a.bytes: '-1 MiB' is out of range, it must be > 0",
+        ),
         (network(bytes="0 B"), "workload.jobs.a.bytes: '0 B' is out of range, it must be > 0"),
         (network(bytes=64), "workload.jobs.a.bytes: 64 is a bare number where a unit is due"),
         (network(byts="1 B"), "workload.jobs.a.byts: unknown key, did you mean 'bytes'?"),
         (network(group="7-3"), "workload.jobs.a.group: the range 7-3 runs backwards; write '3-7'"),
         (network(group=4), "workload.jobs.a.group: 4 is no group of chips; write 'all', '0-7'"),
-        (network(group=[0, -1]), "workload.jobs.a.group: -1 is neither a chip's number nor a range of them"),
-        (network(group={"evry": 2}), "workload.jobs.a.group: unknown key 'evry' in a group, did you mean 'every'?"),
-        (network(group={"every": 0}), "workload.jobs.a.group: every of a group is a whole number of at least 1"),
-        (network(background=True, repeat=3), "workload.jobs.a: a background job goes on until the others are done"),
-        (network(background=True), "workload: all jobs are in the background, so the run would have no end"),
+        (
+            network(group=[0, -1]),
+            "workload.jobs.a.group: -1 is neither a chip's number nor a range of them",
+        ),
+        (
+            network(group={"evry": 2}),
+            "workload.jobs.a.group: unknown key 'evry' in a group, did you mean 'every'?",
+        ),
+        (
+            network(group={"every": 0}),
+            "workload.jobs.a.group: every of a group is a whole number of at least 1",
+        ),
+        (
+            network(background=True, repeat=3),
+            "workload.jobs.a: a background job goes on until the others are done",
+        ),
+        (
+            network(background=True),
+            "workload: all jobs are in the background, so the run would have no end",
+        ),
         (network(weight=0), "workload.jobs.a.weight: 0 is out of range, it must be > 0"),
         (collectives(), "workload.jobs: this key is missing"),
         (collectives(jobs={}), "workload.jobs: at least one entry is due"),
-        (collectives(jobs={"a.b": JOB}), "workload.jobs.a.b: a job's name is made of letters, digits"),
-        (collectives(jobs={"a": 3}), "workload.jobs.a: a mapping ('key: value' lines) is due, not 3"),
-        (network(pod_faults=[{"link": [0], "failed": True}]), "pod.faults[0].link: [0] is no link; name the two nodes"),
+        (
+            collectives(jobs={"a.b": JOB}),
+            "workload.jobs.a.b: a job's name is made of letters, digits",
+        ),
+        (
+            collectives(jobs={"a": 3}),
+            "workload.jobs.a: a mapping ('key: value' lines) is due, not 3",
+        ),
+        (
+            network(pod_faults=[{"link": [0], "failed": True}]),
+            "pod.faults[0].link: [0] is no link; name the two nodes",
+        ),
         (network(pod_faults=[{"link": [0, 1]}]), "pod.faults[0]: nothing is wrong with this link"),
-        (network(pod_faults=[{"link": [0, 1], "failed": True, "latency": "1 s"}]), "pod.faults[0]: a failed link"),
-        (network(pod_faults=[{"link": [0, 1], "bandwidth": 2}]), "pod.faults[0].bandwidth: 2 is out of range"),
+        (
+            network(pod_faults=[{"link": [0, 1], "failed": True, "latency": "1 s"}]),
+            "pod.faults[0]: a failed link",
+        ),
+        (
+            network(pod_faults=[{"link": [0, 1], "bandwidth": 2}]),
+            "pod.faults[0].bandwidth: 2 is out of range",
+        ),
         (network(pod_jitter=2), "pod.jitter: 2 is a bare number where a unit is due"),
         ({**network(), "model": "llama3-8b"}, "model: a workload of collectives has no model"),
-        ({**network(), "parallel": {"tensor": 2}}, "parallel: a workload of collectives has no model"),
-        ({**network(), "techniques": ["preserve"]}, "techniques: a workload of collectives has no model"),
-        (network(pod_device="h100_sxm"), "pod.device: the device has no part in a workload of collectives"),
-        ({"pod": {**GOOD["pod"], "jitter": "1 us"}}, "pod.jitter: only a workload of collectives has jitter so far"),
+        (
+            {**network(), "parallel": {"tensor": 2}},
+            "parallel: a workload of collectives has no model",
+        ),
+        (
+            {**network(), "techniques": ["preserve"]},
+            "techniques: a workload of collectives has no model",
+        ),
+        (
+            network(pod_device="h100_sxm"),
+            "pod.device: the device has no part in a workload of collectives",
+        ),
+        (
+            {"pod": {**GOOD["pod"], "jitter": "1 us"}},
+            "pod.jitter: only a workload of collectives has jitter so far",
+        ),
         ({**network(), "expect": ["run.b.mean_s > 1"]}, "expect[0]: no job 'b' in variant 'run'"),
-        ({**network(), "expect": ["run.a.mean_s > 2 * rn.a.mean_s"]}, "expect[0]: no variant 'rn', did you mean 'run'"),
+        (
+            {**network(), "expect": ["run.a.mean_s > 2 * rn.a.mean_s"]},
+            "expect[0]: no variant 'rn', did you mean 'run'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_one_fault_of_collectives(write: Write, changes: dict[str, Any], fault: str) -> None:
     found = [line.split(" ", 1)[1] for line in faults(write(**changes))]
     assert len(found) == 1 and found[0].startswith(fault), found
@@ -554,8 +717,13 @@ def test_one_fault_of_collectives(write: Write, changes: dict[str, Any], fault: 
 
 def test_a_variant_may_leave_the_model_out(write: Write) -> None:
     work = {"kind": "collectives", "jobs": {"a": JOB}}
-    s = load(write(variants={"a": None, "b": {"workload": work, "model": None, "parallel": None}}, expect=None,
-                   pod={"topology": "dgx_h100"}))  # fmt: skip
+    s = load(
+        write(
+            variants={"a": None, "b": {"workload": work, "model": None, "parallel": None}},
+            expect=None,
+            pod={"topology": "dgx_h100"},
+        )
+    )
     assert s.variants["a"].model and not s.variants["b"].model
     again = s.folder / "again.yaml"
     again.write_text(s.resolved, encoding="utf-8")

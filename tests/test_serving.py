@@ -12,13 +12,14 @@ from machines import DEVICE, MODEL, graph, group, network, replace
 
 from sim.engine.served import Host
 from sim.engine.serving import Service, run_service
+from sim.facts.outcome import Outcome
+from sim.facts.requests import RequestRecord
+from sim.graph.batch import decode_batch, prefill_batch
 from sim.run import prepare
 from sim.scenario import ScenarioError, load
 from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
-from sim.spans import Outcome, RequestRecord
-from sim.workload.batch import decode_batch, prefill_batch
-from sim.workload.columns import Columns
-from sim.workload.requests import Request
+from sim.traces.columns import Columns
+from sim.traces.requests import Request
 
 SMALL = replace(MODEL, layers=1)
 
@@ -36,7 +37,9 @@ def requests(*rows: tuple[float, int, int]) -> list[Request]:
     return [Request(i, *row) for i, row in enumerate(rows)]
 
 
-def served(asked: list[Request], limits: Limits = ROOMY, *techniques: str, op=True) -> tuple[Outcome, list]:
+def served(
+    asked: list[Request], limits: Limits = ROOMY, *techniques: str, op=True
+) -> tuple[Outcome, list]:
     """(outcome, the batch of every iteration), prefill first, room reserved."""
     batches = []
 
@@ -45,9 +48,16 @@ def served(asked: list[Request], limits: Limits = ROOMY, *techniques: str, op=Tr
         return graph(batch, *techniques, model=SMALL, ranks=2)
 
     replica = replica_of(
-        POLICIES["prefill_first"], limits.sequences, limits.new_tokens, 1, limits.kv_tokens, reserve=True
+        POLICIES["prefill_first"],
+        limits.sequences,
+        limits.new_tokens,
+        1,
+        limits.kv_tokens,
+        reserve=True,
     )
-    service = Service(Rules(0, 0, 0, not op, False, 0, False, True), replica, pool_of(0, 1), op, (0.0, 0.0))
+    service = Service(
+        Rules(0, 0, 0, not op, False, 0, False, True), replica, pool_of(0, 1), op, (0.0, 0.0)
+    )
     _, arrival_s, prompt, output = zip(*asked)
     columns = Columns(np.array(arrival_s), np.array(prompt), np.array(output))
     outcome = run_service(
@@ -63,7 +73,10 @@ def served(asked: list[Request], limits: Limits = ROOMY, *techniques: str, op=Tr
 def rows(outcome: Outcome) -> list[RequestRecord]:
     """Those that were served."""
     done = outcome.requests.finished()
-    return [RequestRecord(*row) for row in zip(*(getattr(done, name).tolist() for name in RequestRecord._fields))]
+    return [
+        RequestRecord(*row)
+        for row in zip(*(getattr(done, name).tolist() for name in RequestRecord._fields))
+    ]
 
 
 def alone_s(*batches) -> float:
@@ -75,9 +88,12 @@ def alone_s(*batches) -> float:
 
 
 TRACES = st.lists(
-    st.tuples(st.sampled_from([0.0, 1e-5, 1e-4, 1e-3, 1.0]), st.integers(1, 900), st.integers(1, 8)),
-    min_size=1, max_size=8,
-)  # fmt: skip
+    st.tuples(
+        st.sampled_from([0.0, 1e-5, 1e-4, 1e-3, 1.0]), st.integers(1, 900), st.integers(1, 8)
+    ),
+    min_size=1,
+    max_size=8,
+)
 LIMITS = st.builds(Limits, st.integers(1, 5), st.integers(1, 1500), st.integers(200, 3000))
 
 
@@ -105,13 +121,24 @@ def test_laws_of_any_replay(gaps, limits):
         assert r.arrival_s <= r.scheduled_s + 1e-12
         assert r.scheduled_s < r.first_token_s <= r.last_token_s <= outcome.totals.seconds
         assert (r.first_token_s == r.last_token_s) == (r.output_tokens == 1)
-    assert [r.scheduled_s for r in records] == sorted(r.scheduled_s for r in records), "not first come, first scheduled"
+    assert [r.scheduled_s for r in records] == sorted(r.scheduled_s for r in records), (
+        "not first come, first scheduled"
+    )
     # Tokens are conserved: every iteration makes one for each sequence that it works on.
-    assert outcome.tokens == sum(r.output_tokens for r in fits) == sum(batch.logits for batch in batches)
-    assert sum(g.new for b in batches for g in b.groups if g.past == 0) >= sum(r.prompt_tokens for r in fits)
-    # Little's law as sums over the run: the area under the number in the system is the time that each spent in it.
+    assert (
+        outcome.tokens
+        == sum(r.output_tokens for r in fits)
+        == sum(batch.logits for batch in batches)
+    )
+    assert sum(g.new for b in batches for g in b.groups if g.past == 0) >= sum(
+        r.prompt_tokens for r in fits
+    )
+    # Little's law as sums over the run: the area under the number in the system is the time that
+    # each spent in it.
     area, present, last_s = 0.0, 0, 0.0
-    for at_s, change in sorted([(r.arrival_s, 1) for r in records] + [(r.last_token_s, -1) for r in records]):
+    for at_s, change in sorted(
+        [(r.arrival_s, 1) for r in records] + [(r.last_token_s, -1) for r in records]
+    ):
         area, present, last_s = area + present * (at_s - last_s), present + change, at_s
     assert area == pytest.approx(sum(r.last_token_s - r.arrival_s for r in records), rel=1e-9)
     # What is scheduled holds its slot and its KV-cache until its last token.
@@ -123,7 +150,11 @@ def test_laws_of_any_replay(gaps, limits):
     # It is idle when, and only when, there is nobody to serve.
     busy_s, end_s = 0.0, 0.0
     for r in records:
-        busy_s += max(0.0, max(x.last_token_s for x in records if x.arrival_s <= r.arrival_s) - max(end_s, r.arrival_s))
+        busy_s += max(
+            0.0,
+            max(x.last_token_s for x in records if x.arrival_s <= r.arrival_s)
+            - max(end_s, r.arrival_s),
+        )
         end_s = max(end_s, max(x.last_token_s for x in records if x.arrival_s <= r.arrival_s))
     assert outcome.totals.seconds - outcome.totals.idle_s == pytest.approx(busy_s, rel=1e-9)
     again, _ = served(asked, limits)
@@ -146,7 +177,9 @@ def test_a_request_that_comes_late_is_served_as_the_first_one_was():
     first, second = rows(late)
     assert second.scheduled_s == 5.0
     assert late.totals.idle_s == pytest.approx(5.0 - first.last_token_s, rel=1e-12)
-    assert late.totals.seconds - late.totals.idle_s == pytest.approx(2 * first.last_token_s, rel=0.1)
+    assert late.totals.seconds - late.totals.idle_s == pytest.approx(
+        2 * first.last_token_s, rel=0.1
+    )
 
 
 def test_simultaneous_arrivals_share_a_prefill():
@@ -156,7 +189,9 @@ def test_simultaneous_arrivals_share_a_prefill():
 
 
 def test_a_request_that_never_fits_is_refused_with_a_warning():
-    outcome, _ = served(requests((0.0, 100, 2), (0.0, 5000, 3), (0.1, 100, 2)), ROOMY._replace(kv_tokens=5002))
+    outcome, _ = served(
+        requests((0.0, 100, 2), (0.0, 5000, 3), (0.1, 100, 2)), ROOMY._replace(kv_tokens=5002)
+    )
     assert [r.id for r in rows(outcome)] == [0, 2]
     (warning,) = outcome.warnings
     assert "1 of 3 requests rejected" in warning
@@ -211,10 +246,19 @@ workload:
 @pytest.mark.parametrize(
     "written, said",
     [
-        ("failures: [{replica: 5, at: 1 s}]", "8: workload.failures[0].replica: no replica 5; they are 0 to 1"),
-        ("failures: [{replica: 0, at: 1 s}, {replica: 1, at: 2 s}]", "8: workload.failures: no replica would be left"),
+        (
+            "failures: [{replica: 5, at: 1 s}]",
+            "8: workload.failures[0].replica: no replica 5; they are 0 to 1",
+        ),
+        (
+            "failures: [{replica: 0, at: 1 s}, {replica: 1, at: 2 s}]",
+            "8: workload.failures: no replica would be left",
+        ),
         ("slow: {3: 2.0}", "8: workload.slow[3]: no replica 3; they are 0 to 1"),
-        ("autoscale: {least: 3}", "8: workload.autoscale.least: 3 is more than there are; at most 2"),
+        (
+            "autoscale: {least: 3}",
+            "8: workload.autoscale.least: 3 is more than there are; at most 2",
+        ),
         ("autoscale: {every: 0 s}", "8: workload.autoscale.every: '0 s' is out of range"),
         ("admission: {shed: true}", "8: workload.admission.shed: this needs a deadline"),
         ("admission: {shares: [0.5, 0.6]}", "shares must add up to 1, not 1.1"),

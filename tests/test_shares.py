@@ -41,7 +41,9 @@ def module(monkeypatch):
 
 
 def write(folder, router="round_robin", policy="chunked", caching="false", tensor=1, requests=400):
-    model = "smollm2-135m" if tensor == 1 else "llama3-8b"  # the small one's weights would stay in L2: no closed form
+    model = (
+        "smollm2-135m" if tensor == 1 else "llama3-8b"
+    )  # the small one's weights would stay in L2: no closed form
     dice = np.random.default_rng(5)
     rows = []
     for i in range(requests):
@@ -53,7 +55,9 @@ def write(folder, router="round_robin", policy="chunked", caching="false", tenso
         )
     (folder / "asked.jsonl").write_text("\n".join(rows) + "\n")
     path = folder / "scenario.yaml"
-    path.write_text(SCENARIO.format(router=router, policy=policy, caching=caching, tensor=tensor, model=model))
+    path.write_text(
+        SCENARIO.format(router=router, policy=policy, caching=caching, tensor=tensor, model=model)
+    )
     return path
 
 
@@ -70,7 +74,10 @@ def threads(workers, cluster):
         {},
         {"router": "sticky"},
         {"caching": "true"},
-        {"policy": "prefill_first", "tensor": 4},  # whole prompts make the price table grow, when they come
+        {
+            "policy": "prefill_first",
+            "tensor": 4,
+        },  # whole prompts make the price table grow, when they come
         {"router": "sticky", "policy": "prefill_first", "caching": "true"},
         {"router": "least_loaded"},  # asks how replicas are: stays in one process
     ],
@@ -82,7 +89,9 @@ def test_the_number_of_processes_changes_no_byte(how, tmp_path, module, monkeypa
     monkeypatch.setattr(module, "_elsewhere", threads)
     begun = []
     real = module.play_named_share
-    monkeypatch.setattr(module, "play_named_share", lambda *more: begun.append(more[-2:]) or real(*more))
+    monkeypatch.setattr(
+        module, "play_named_share", lambda *more: begun.append(more[-2:]) or real(*more)
+    )
     for workers in (2, 3, 7):
         assert run(path, workers=workers).files() == alone
     spread = how.get("router") != "least_loaded"
@@ -102,7 +111,12 @@ def test_in_processes_of_their_own(tmp_path, monkeypatch):
 def test_on_a_cluster(tmp_path, module):
     distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     path = write(tmp_path, requests=150)
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    options = {
+        "n_workers": 2,
+        "threads_per_worker": 1,
+        "processes": False,
+        "dashboard_address": None,
+    }
     with distributed.LocalCluster(**options) as cluster:
         assert run(path, cluster=cluster.scheduler_address).files() == run(path).files()
 

@@ -1,4 +1,5 @@
-"""Static batches: sampling contexts must give what playing every step gives, in time and in every sum."""
+"""Static batches: sampling contexts must give what playing every step gives, in time and in every
+sum."""
 
 from __future__ import annotations
 
@@ -9,17 +10,32 @@ from machines import DEVICE, MODEL, graph, group
 
 from sim.engine.pipeline import Stage, run_static
 from sim.engine.steps import StaticBatch
-from sim.spans import Outcome, Timeline, Totals
-from sim.workload.model import Model
+from sim.facts.outcome import Outcome
+from sim.facts.timeline import Timeline
+from sim.facts.totals import Totals
+from sim.graph.model import Model
 
 SPARSE = replace(MODEL, attention=("blocksparse", "dense"), window_tokens=1024, sparse_stride=8)
 JOIN = ("preserve", {"join": True})
 KV_ONLY = ("preserve", {"prefetch": "kv"})
-TECHNIQUES = {"vanilla": (), "preserve": ("preserve",), "join": (JOIN,), "fused": ("fused_collective",),
-              "both": ("fused_collective", "preserve")}  # fmt: skip
+TECHNIQUES = {
+    "vanilla": (),
+    "preserve": ("preserve",),
+    "join": (JOIN,),
+    "fused": ("fused_collective",),
+    "both": ("fused_collective", "preserve"),
+}
 
 
-def static(work: StaticBatch, techniques=(), ranks=8, model: Model = MODEL, device=DEVICE, timeline=None, **more):
+def static(
+    work: StaticBatch,
+    techniques=(),
+    ranks=8,
+    model: Model = MODEL,
+    device=DEVICE,
+    timeline=None,
+    **more,
+):
     """(outcome, number of graphs asked for)."""
     asked = []
 
@@ -27,7 +43,9 @@ def static(work: StaticBatch, techniques=(), ranks=8, model: Model = MODEL, devi
         asked.append(batch)
         return graph(batch, *techniques, model=model, ranks=ranks, device=device)
 
-    return run_static([Stage(lambda lines: group(device, ranks, lines), graph_of)], work, timeline, **more), len(asked)
+    return run_static(
+        [Stage(lambda lines: group(device, ranks, lines), graph_of)], work, timeline, **more
+    ), len(asked)
 
 
 def entries(totals: Totals) -> dict[tuple[str, ...], float]:
@@ -52,8 +70,11 @@ def assert_exact(work: StaticBatch, *args, **more) -> None:
     assert sampled.tokens == played.tokens
     assert sampled.phases == pytest.approx(played.phases, rel=1e-9)
     mine, theirs = entries(sampled.totals), entries(played.totals)
-    assert {key for key, value in mine.items() if value} == {key for key, value in theirs.items() if value}
-    # A sum of differences may leave dust where nothing moved: measured against the largest of its kind.
+    assert {key for key, value in mine.items() if value} == {
+        key for key, value in theirs.items() if value
+    }
+    # A sum of differences may leave dust where nothing moved: measured against the largest of its
+    # kind.
     for key, value in theirs.items():
         scale = max(abs(v) for k, v in theirs.items() if k[0] == key[0])
         assert mine.get(key, 0.0) == pytest.approx(value, rel=1e-9, abs=1e-12 * scale), key
@@ -68,7 +89,9 @@ def test_sampling_equals_every_step(techniques, ranks, model):
 
 @pytest.mark.parametrize("l2_bytes", [2e6, 20e6, 1e9])
 def test_sampling_equals_every_step_where_the_cache_ends_to_fit(l2_bytes):
-    assert_exact(StaticBatch(4, 1200, 200), ("preserve",), 4, device=replace(DEVICE, l2_bytes=l2_bytes))
+    assert_exact(
+        StaticBatch(4, 1200, 200), ("preserve",), 4, device=replace(DEVICE, l2_bytes=l2_bytes)
+    )
 
 
 @pytest.mark.parametrize("pattern", ["blocksparse", "window"])
@@ -77,11 +100,18 @@ def test_sampling_sees_the_context_cross_the_window(pattern):
 
 
 def test_sampling_sees_a_prefetch_reach_its_cap():
-    assert_exact(StaticBatch(8, 1, 300), (KV_ONLY,), 2, device=replace(DEVICE, l2_bytes=2e6, hbm_bytes_per_s=4e12))
+    assert_exact(
+        StaticBatch(8, 1, 300),
+        (KV_ONLY,),
+        2,
+        device=replace(DEVICE, l2_bytes=2e6, hbm_bytes_per_s=4e12),
+    )
 
 
 def test_sampling_sees_an_op_leave_the_latency_bound():
-    assert_exact(StaticBatch(4, 1, 300), (), 4, device=replace(DEVICE, l2_bytes=2e6, hbm_bytes_per_s=3e11))
+    assert_exact(
+        StaticBatch(4, 1, 300), (), 4, device=replace(DEVICE, l2_bytes=2e6, hbm_bytes_per_s=3e11)
+    )
 
 
 @pytest.mark.parametrize("output_tokens", [1, 2, 3])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.strict_yaml import Document, ScenarioError, dotted, dump, nearest, parse, read, scalar
+from sim.text.strict_yaml import Document, ScenarioError, dotted, dump, nearest, parse, read, scalar
 
 
 def faults(text: str) -> list[str]:
@@ -60,15 +60,31 @@ def test_what_is_refused(text: str, line: int, words: str) -> None:
 
 
 def test_a_billion_laughs_are_refused() -> None:
-    text = "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+    text = "a0: &a0 [1, 1]\n" + "".join(
+        f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)
+    )
     assert "once its aliases are expanded" in faults(text)[0]
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e9", 1e9), ("1e-3", 1e-3), ("1.5", 1.5), (".5", 0.5), ("-3", -3), ("1_000", 1000), ("0x1f", 31), ("~", None),
-     ("010", "010"), ("1:30", "1:30"), ("2024-01-01", "2024-01-01"), ("=", "="), ("64 MiB", "64 MiB"), ("1e", "1e")],
-)  # fmt: skip
+    [
+        ("1e9", 1e9),
+        ("1e-3", 1e-3),
+        ("1.5", 1.5),
+        (".5", 0.5),
+        ("-3", -3),
+        ("1_000", 1000),
+        ("0x1f", 31),
+        ("~", None),
+        ("010", "010"),
+        ("1:30", "1:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("=", "="),
+        ("64 MiB", "64 MiB"),
+        ("1e", "1e"),
+    ],
+)
 def test_scalars_read_as_they_look(text: str, value: Any) -> None:
     read_back = parse(f"a: {text}\n").data["a"]
     assert read_back == value and type(read_back) is type(value)
@@ -142,11 +158,18 @@ def test_any_text_is_a_document_or_a_scenario_error(text: str) -> None:
 
 
 _SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8"))
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8"))
 )
 _PLAIN = st.recursive(
     _SCALARS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abno19.-~ ", max_size=4), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text("abno19.-~ ", max_size=4), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 

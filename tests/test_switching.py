@@ -41,7 +41,8 @@ def test_permutations_by_hand():
 
 
 def test_tornado_and_uniform_traffic_on_rings():
-    """One way round only, k/2 - 1 links far: load k/2 - 1; a pair each: every link carries k**2 / 8 and the ties."""
+    """One way round only, k/2 - 1 links far: load k/2 - 1; a pair each: every link carries k**2 / 8
+    and the ties."""
     for k in (4, 8, 16):
         ring = Wires(build("ring", k, 1.0, 0.0))
         assert link_load(ring, np.arange(k), traffic.tornado((k,))).max() == k // 2 - 1
@@ -58,7 +59,8 @@ def test_any_permutation_of_a_fly_saturates_at_one_over_its_greatest_load(size, 
     dice.shuffle(target)
     wires, source, target = Fabric("fly", k, n).wires(), np.arange(k**n), np.array(target)
     counted = max(
-        np.bincount(target // k ** (n - 1 - j) * k ** (n - 1 - j) + source % k ** (n - 1 - j)).max() for j in range(n)
+        np.bincount(target // k ** (n - 1 - j) * k ** (n - 1 - j) + source % k ** (n - 1 - j)).max()
+        for j in range(n)
     )
     assert link_load(wires, source, target).max() == counted
     assert saturation(wires, source, target) == pytest.approx(1 / counted, rel=1e-12)
@@ -78,24 +80,39 @@ def test_any_permutation_sprayed_over_a_fat_tree_or_benes_has_the_full_rate(size
         assert link_load(Wires(pod), np.arange(k**n), np.array(target)).max() <= 1 + 1e-12
 
 
-@pytest.mark.parametrize(("pattern", "load"), [("transpose", 16), ("bit_reverse", 16), ("bit_complement", 1)])
+@pytest.mark.parametrize(
+    ("pattern", "load"), [("transpose", 16), ("bit_reverse", 16), ("bit_complement", 1)]
+)
 def test_worst_permutations_of_a_fly_load_a_wire_with_the_root_of_the_chips(pattern, load):
     assert fly_load(2, 8, pattern) == load
 
 
 def test_expansion_relieves_a_fly():
-    """Twice the wires between the stages, at most half the messages on each that is not a chip's own."""
+    """Twice the wires between the stages, at most half the messages on each that is not a chip's
+    own."""
     source = np.arange(64)
     loads = [
-        link_load(Wires(build("butterfly", k=2, n=6, expansion=e, **UNIT)), source, traffic.transpose(64)).max()
+        link_load(
+            Wires(build("butterfly", k=2, n=6, expansion=e, **UNIT)), source, traffic.transpose(64)
+        ).max()
         for e in (1, 2, 4)
     ]
     assert loads == [8, 4, 2]
 
 
 def test_saturation_counts_in_units_of_a_chips_link():
-    pod = build("fat_tree", k=2, levels=3, oversubscription=2.0, routing="spray", bytes_per_s=5e9, latency_s=0.0)
-    assert saturation(Wires(pod), np.arange(8), traffic.bit_complement(8)) == pytest.approx(0.5, rel=1e-12)
+    pod = build(
+        "fat_tree",
+        k=2,
+        levels=3,
+        oversubscription=2.0,
+        routing="spray",
+        bytes_per_s=5e9,
+        latency_s=0.0,
+    )
+    assert saturation(Wires(pod), np.arange(8), traffic.bit_complement(8)) == pytest.approx(
+        0.5, rel=1e-12
+    )
 
 
 def test_the_law_at_zero_load():

@@ -1,4 +1,5 @@
-"""Traces from laws: the same in chunks of any size, with the rates, bursts, lengths and prefixes asked for."""
+"""Traces from laws: the same in chunks of any size, with the rates, bursts, lengths and prefixes
+asked for."""
 
 from __future__ import annotations
 
@@ -10,13 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.workload.arrivals import Arrivals, OnOff, Windows, bursty, diurnal, histogram, on_off, poisson, times
-from sim.workload.columns import Columns, same
-from sim.workload.lengths import Joint, Lognormal, Mixture, drawn, law_of
-from sim.workload.stream import gathered
-from sim.workload.synthesis import SessionLaw, TraceSpec, calibrated, generated
-from sim.workload.trace_description import described
-from sim.workload.trace_stream import open_trace
+from sim.traces.arrivals import (
+    Arrivals,
+    OnOff,
+    Windows,
+    bursty,
+    diurnal,
+    histogram,
+    on_off,
+    poisson,
+    times,
+)
+from sim.traces.columns import Columns, same
+from sim.traces.description import described
+from sim.traces.lengths import Joint, Lognormal, Mixture, drawn, law_of
+from sim.traces.reading import open_trace
+from sim.traces.stream import gathered
+from sim.traces.synthesis import SessionLaw, TraceSpec, calibrated, generated
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "requests"
 
@@ -24,7 +35,9 @@ some_arrivals = st.one_of(
     st.builds(bursty, st.floats(0.1, 100), st.floats(0, 4)),
     st.builds(on_off, st.floats(0.5, 50), st.floats(0.05, 0.9), st.floats(0.1, 100)),
     st.builds(diurnal, st.floats(0.1, 50), st.floats(0, 1)),
-    st.builds(histogram, st.floats(0.1, 1000), st.lists(st.integers(1, 50), min_size=1, max_size=9)),
+    st.builds(
+        histogram, st.floats(0.1, 1000), st.lists(st.integers(1, 50), min_size=1, max_size=9)
+    ),
 )
 some_sessions = st.one_of(
     st.none(),
@@ -48,7 +61,9 @@ def rate_and_cv(arrival_s):
 
 
 @settings(max_examples=40, deadline=None)
-@given(some_arrivals, some_sessions, st.integers(1, 3000), st.integers(0, 2**40), st.integers(1, 4000))
+@given(
+    some_arrivals, some_sessions, st.integers(1, 3000), st.integers(0, 2**40), st.integers(1, 4000)
+)
 def test_chunks_and_count_change_nothing(arrivals, sessions, count, seed, rows):
     spec = TraceSpec(arrivals, SHORT, SHORT, sessions=sessions)
     whole = gathered(generated(spec, 3000, seed))
@@ -69,7 +84,9 @@ def test_a_turn_holds_all_that_was_said_before_it(law, seed):
         session = int(columns.session[at])
         ids = columns.blocks[columns.block_from[at] : columns.block_from[at + 1]]
         assert len(ids) == columns.prompt_tokens[at] // law.block_tokens
-        assert (ids[:shared] < law.system_prompts * shared).all() and len(set(ids.tolist())) == len(ids)
+        assert (ids[:shared] < law.system_prompts * shared).all() and len(set(ids.tolist())) == len(
+            ids
+        )
         assert all(owners.setdefault(each, session) == session for each in ids[shared:].tolist())
         before = last.get(session)
         assert np.isnan(columns.think_s[at]) == (before is None)
@@ -101,7 +118,8 @@ def test_on_off_bursts():
     assert rate_and_cv(arrival_s)[0] == pytest.approx(10.0, rel=0.05)
     seconds = np.bincount(arrival_s.astype(np.int64))
     assert (seconds == 0).mean() > 0.5  # nothing at all when off
-    # An interrupted Poisson process (Kuczura 1973): CV**2 = 1 + 2 rate_on leave / (leave + enter)**2.
+    # An interrupted Poisson process (Kuczura 1973): CV**2 = 1 + 2 rate_on leave / (leave +
+    # enter)**2.
     leave, enter = 1 / 5.0, 1 / 20.0
     square = 1 + 2 * 50.0 * leave / (leave + enter) ** 2
     assert rate_and_cv(arrival_s)[1] == pytest.approx(np.sqrt(square), rel=0.1)
@@ -144,7 +162,11 @@ def test_pairs_stay_together_and_each_round_has_all():
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     "file",
-    ["AzureLLMInferenceTrace_conv.csv.gz", "mooncake_conversation_trace.jsonl.gz", "apex_llama_lmsys_05.csv"],
+    [
+        "AzureLLMInferenceTrace_conv.csv.gz",
+        "mooncake_conversation_trace.jsonl.gz",
+        "apex_llama_lmsys_05.csv",
+    ],
 )
 def test_calibrated_to_a_recording(file, seed):
     if not (RECORDED / file).exists():
@@ -155,7 +177,9 @@ def test_calibrated_to_a_recording(file, seed):
     assert made.rate_per_s == pytest.approx(real.rate_per_s, rel=0.05)
     assert made.gap_cv == pytest.approx(real.gap_cv, rel=0.05)
     for one, other in ((made.prompt, real.prompt), (made.output, real.output)):
-        assert (one.p50, one.p90, one.p99) == pytest.approx((other.p50, other.p90, other.p99), rel=0.05)
+        assert (one.p50, one.p90, one.p99) == pytest.approx(
+            (other.p50, other.p90, other.p99), rel=0.05
+        )
 
 
 @pytest.mark.parametrize("cv", [0.3, 1.0, 3.0])

@@ -1,4 +1,5 @@
-"""Cycles of pod arrays, against the artifact of arXiv 2203.11540: whole numbers are equal to its simulator's."""
+"""Cycles of pod arrays, against the artifact of arXiv 2203.11540: whole numbers are equal to its
+simulator's."""
 
 from __future__ import annotations
 
@@ -11,23 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_systolic_schedule import machines, networks_of_gemms
 
+from sim.dnn.bert import bert
+from sim.dnn.gemms import Dnn, GemmLayer
+from sim.dnn.known import dnn
 from sim.reproduce.sosa_rows import AT_400_W, ROUTED, RUNS, SQUARES, TENANTS
 from sim.reproduce.sosa_rows import NETWORKS_OF_THE_MAIN_TABLE as TEN
 from sim.systolic.machine import Machine, at_power, harmonic_mean
 from sim.systolic.rounds import rounds_of
 from sim.systolic.schedule import Schedule, schedule
 from sim.systolic.timing import Timing, busy_share, ops_per_s, simulate
-from sim.workload.bert import bert
-from sim.workload.dnn import dnn
-from sim.workload.gemms import Dnn, GemmLayer
 
 WHOLE = Machine()  # 256 pods of 32 x 32, butterfly-2
 
 
 @cache
-def exact(name: str, machine: Machine = WHOLE, partition: int | None = None) -> tuple[Timing, float, float]:
+def exact(
+    name: str, machine: Machine = WHOLE, partition: int | None = None
+) -> tuple[Timing, float, float]:
     """The run, its TOPS, and the share of busy pods."""
-    made = schedule([dnn(name, image=299, length=100, exact=True)], machine, partition=partition, exact=True)
+    made = schedule(
+        [dnn(name, image=299, length=100, exact=True)], machine, partition=partition, exact=True
+    )
     timing = simulate(made)
     return timing, ops_per_s(made, timing) / 1e12, busy_share(made, timing)
 
@@ -58,7 +63,8 @@ def test_exact_arrays_are_those_of_the_artifact(size: int, pods: int, name: str)
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "pods"), [(32, 256), (64, 128), (128, 32), (256, 8), (512, 1)])
 def test_throughput_at_400_w_is_that_of_the_main_figure(size: int, pods: int) -> None:
-    """To the last printed digit.  Inception on 64 x 64 waits 27 cycles for partial sums that had left their bank."""
+    """To the last printed digit.  Inception on 64 x 64 waits 27 cycles for partial sums that had
+    left their bank."""
     machine = square(size, pods)
     tops = np.array([exact(name, machine)[1] for name in TEN])
     scaled = [at_power(float(x), machine) for x in (*tops, harmonic_mean(tops))]
@@ -89,7 +95,9 @@ def test_tenants_are_those_of_the_artifact() -> None:
         timing = simulate(made)
         runs.append((timing, ops_per_s(made, timing) / 1e12))
     counted = [(t.cycles, t.last_main_round, t.last_add_round, t.stall_cycles) for t, _ in runs]
-    assert counted == [TENANTS[names] for names in (("bert_medium",), ("resnet152",), ("bert_medium", "resnet152"))]
+    assert counted == [
+        TENANTS[names] for names in (("bert_medium",), ("resnet152",), ("bert_medium", "resnet152"))
+    ]
     tops = [tops for _, tops in runs]
     assert [round(x, 2) for x in tops] == [206.06, 413.14, 396.73]
     assert round(tops[2] / float(harmonic_mean(np.array(tops[:2]))), 3) == 1.443
@@ -102,7 +110,8 @@ def test_batches_are_those_of_the_artifact(batch: int, tops: float) -> None:
 
 
 def test_one_tile_op_by_hand() -> None:
-    """W: 16 bytes at 8 a cycle, then 4 rows to load and one cycle; X: 16 bytes; a round of max(4, 2 x 1 + 1) + 1."""
+    """W: 16 bytes at 8 a cycle, then 4 rows to load and one cycle; X: 16 bytes; a round of max(4, 2
+    x 1 + 1) + 1."""
     net = Dnn("one", (GemmLayer("g", 4, 4, 4, raw_input=True),))
     machine = Machine(4, 4, 1, "crossbar", dram_bytes_per_s=8e9)
     clean = simulate(schedule([net], machine))
@@ -115,11 +124,18 @@ def test_one_tile_op_by_hand() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(net=networks_of_gemms(), machine=machines, exact=st.booleans(), gbytes_per_s=st.sampled_from([1, 4, 32]))
+@given(
+    net=networks_of_gemms(),
+    machine=machines,
+    exact=st.booleans(),
+    gbytes_per_s=st.sampled_from([1, 4, 32]),
+)
 def test_rounds_follow_each_other_and_memory_keeps_its_rate(
     net: Dnn, machine: Machine, exact: bool, gbytes_per_s: int
 ) -> None:
-    machine = replace(machine, dram_bytes_per_s=gbytes_per_s * 1e9, prefetch_rounds=2 + machine.pods)
+    machine = replace(
+        machine, dram_bytes_per_s=gbytes_per_s * 1e9, prefetch_rounds=2 + machine.pods
+    )
     made = schedule([net], machine, exact=exact)
     t = simulate(made)
     waits = np.diff(t.starts) - t.lengths[:-1]
@@ -132,11 +148,17 @@ def test_rounds_follow_each_other_and_memory_keeps_its_rate(
 
 
 def cycle_by_cycle(made: Schedule) -> tuple[int, int]:
-    """Cycles and stalls with a queue of tiles and a clock, as the artifact counts them; its last round is free."""
+    """Cycles and stalls with a queue of tiles and a clock, as the artifact counts them; its last
+    round is free."""
     machine, latency = made.machine, made.network.latency_cycles
     rate = int(machine.dram_bytes_per_s / machine.clock_hz)
     once = rounds_of(made)
-    queue = [[t, size] for t in range(len(once.w_bytes)) for size in (once.w_bytes[t], once.raw_bytes[t]) if size]
+    queue = [
+        [t, size]
+        for t in range(len(once.w_bytes))
+        for size in (once.w_bytes[t], once.raw_bytes[t])
+        if size
+    ]
     weights = int(once.w_bytes[0])
     clock = fetched = 0
 
@@ -168,7 +190,9 @@ def cycle_by_cycle(made: Schedule) -> tuple[int, int]:
 
 @settings(max_examples=60, deadline=None)
 @given(net=networks_of_gemms(), machine=machines, rate=st.integers(1, 9), ahead=st.integers(2, 5))
-def test_memory_as_a_level_is_memory_as_a_queue(net: Dnn, machine: Machine, rate: int, ahead: int) -> None:
+def test_memory_as_a_level_is_memory_as_a_queue(
+    net: Dnn, machine: Machine, rate: int, ahead: int
+) -> None:
     machine = replace(machine, dram_bytes_per_s=rate * 1e9, prefetch_rounds=ahead)
     made = schedule([net], machine, exact=True)
     timing = simulate(made)
@@ -186,9 +210,18 @@ def test_repeats_cost_the_rounds_again(net: Dnn, times: int, machine: Machine) -
 
 
 def test_the_model_without_habits_is_faster_by_its_additions() -> None:
-    """By default an addition is made once, so that a pairing tree takes half the rounds; the last round counts."""
+    """By default an addition is made once, so that a pairing tree takes half the rounds; the last
+    round counts."""
     made = schedule([dnn("resnet50", image=299)], WHOLE)
     clean, artifact = simulate(made), exact("resnet50")[0]
     assert clean.tile_ops == artifact.tile_ops
-    assert (clean.cycles, clean.last_main_round, clean.last_add_round) == (34434, 982, 985)  # recorded, not published
-    assert (artifact.cycles, artifact.last_main_round, artifact.last_add_round) == (35442, 1019, 1025)
+    assert (clean.cycles, clean.last_main_round, clean.last_add_round) == (
+        34434,
+        982,
+        985,
+    )  # recorded, not published
+    assert (artifact.cycles, artifact.last_main_round, artifact.last_add_round) == (
+        35442,
+        1019,
+        1025,
+    )

@@ -1,4 +1,5 @@
-"""Partial sums that leave full banks: the loops against a clock with queues, and the figures that they explain."""
+"""Partial sums that leave full banks: the loops against a clock with queues, and the figures that
+they explain."""
 
 from __future__ import annotations
 
@@ -14,29 +15,34 @@ from hypothesis import strategies as st
 from test_systolic import TEN, exact
 from test_systolic_schedule import bank_of, networks_of_gemms
 
+from sim.dnn.gemms import Dnn, GemmLayer
+from sim.dnn.known import dnn
 from sim.systolic import compiled
+from sim.systolic.interconnect import NETWORKS
 from sim.systolic.machine import Machine, harmonic_mean
-from sim.systolic.networks import NETWORKS
 from sim.systolic.partial_sums import banks_hold, sums_of
 from sim.systolic.rounds import rounds_of
 from sim.systolic.schedule import LayerPlan, Schedule, schedule
 from sim.systolic.timing import simulate
-from sim.workload.dnn import dnn
-from sim.workload.gemms import Dnn, GemmLayer
 
 Sum = tuple[int, int]  # layer, tile op or number of tile ops + addition
 
 
 class Clock:
-    """The artifact's memory and banks of partial sums, cycle by cycle, on records and queues of its own."""
+    """The artifact's memory and banks of partial sums, cycle by cycle, on records and queues of its
+    own."""
 
     def __init__(self, made: Schedule) -> None:
         self.machine, self.once = made.machine, rounds_of(made)
         self.rate = int(made.machine.dram_bytes_per_s / made.machine.clock_hz)
         self.size: dict[Sum, int] = {}
         self.bank: dict[Sum, int] = {}
-        self.reads: dict[int, list[tuple[tuple[int, int], Sum]]] = defaultdict(list)  # by round: place, sum
-        self.makes: dict[int, list[tuple[int, int, Sum]]] = defaultdict(list)  # by round: bank, kind, sum
+        self.reads: dict[int, list[tuple[tuple[int, int], Sum]]] = defaultdict(
+            list
+        )  # by round: place, sum
+        self.makes: dict[int, list[tuple[int, int, Sum]]] = defaultdict(
+            list
+        )  # by round: bank, kind, sum
         for index, plan in enumerate(made.layers):
             self.enter(index, plan)
         self.queues: list[OrderedDict[Sum, int]] = [OrderedDict() for _ in range(made.machine.pods)]
@@ -56,7 +62,9 @@ class Clock:
             while root >= ops:
                 root = int(plan.add_left[root - ops])
             name = (index, op)
-            self.size[name] = int(2 * plan.tiling.x_rows[root // k % i] * plan.tiling.w_cols[root % k])
+            self.size[name] = int(
+                2 * plan.tiling.x_rows[root // k % i] * plan.tiling.w_cols[root % k]
+            )
             self.bank[name] = bank_of(plan, op)
         for op in range(ops):
             t = int(plan.round[op])
@@ -169,7 +177,9 @@ def test_full_banks_are_those_of_a_clock_with_queues(net: Dnn, machine: Machine)
 def test_banks_hold_exactly_what_never_comes_back(net: Dnn, machine: Machine, times: int) -> None:
     made = schedule([Dnn("repeated", net.layers, times)], machine)
     timing = simulate(made)
-    roomy = simulate(schedule([Dnn("repeated", net.layers, times)], replace(machine, bank_bytes=1 << 20)))
+    roomy = simulate(
+        schedule([Dnn("repeated", net.layers, times)], replace(machine, bank_bytes=1 << 20))
+    )
     held = banks_hold(sums_of(made, len(timing.starts)), machine.bank_bytes)
     assert held == (timing.dram_bytes == roomy.dram_bytes)
     assert timing.cycles == roomy.cycles if held else timing.cycles >= roomy.cycles
@@ -177,7 +187,9 @@ def test_banks_hold_exactly_what_never_comes_back(net: Dnn, machine: Machine, ti
 
 @pytest.mark.skipif(not find_spec("numba"), reason="needs numba")
 def test_compiled_banks_give_the_same_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = schedule([dnn("resnet18", image=96)], Machine(16, 16, 16, "butterfly_1", bank_bytes=4 << 10))
+    made = schedule(
+        [dnn("resnet18", image=96)], Machine(16, 16, 16, "butterfly_1", bank_bytes=4 << 10)
+    )
     runs = []
     for least in (0, 10**9):
         monkeypatch.setattr(compiled, "COMPILED_FROM", least)
@@ -188,13 +200,18 @@ def test_compiled_banks_give_the_same_cycles(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_banks_too_small_for_a_round_are_refused() -> None:
-    made = schedule([Dnn("one", (GemmLayer("g", 13, 37, 33),))], Machine(4, 4, 4, "butterfly_1", bank_bytes=96))
-    with pytest.raises(ValueError, match="banks of 96 bytes hold too few partial sums for round 10 to start"):
+    made = schedule(
+        [Dnn("one", (GemmLayer("g", 13, 37, 33),))], Machine(4, 4, 4, "butterfly_1", bank_bytes=96)
+    )
+    with pytest.raises(
+        ValueError, match="banks of 96 bytes hold too few partial sums for round 10 to start"
+    ):
         simulate(made)
 
 
 @pytest.mark.slow
 def test_butterflies_without_expansion_wait_for_sums() -> None:
-    """Harmonic mean of the ten networks on 64 pods, raw TOPS.  Without full banks it would be 95.15."""
+    """Harmonic mean of the ten networks on 64 pods, raw TOPS.  Without full banks it would be
+    95.15."""
     runs = [exact(name, Machine(pods=64, network="butterfly_1"))[1] for name in TEN]
     assert round(float(harmonic_mean(np.array(runs))), 2) == 94.50

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.dnn.bert import bert
+from sim.dnn.known import dnn
 from sim.reproduce.sosa_rows import (
     AT_20_X_32,
     IMAGES,
@@ -18,14 +20,21 @@ from sim.reproduce.sosa_rows import (
     SQUARE_VALUES,
 )
 from sim.systolic.granularity import mean_of_means
-from sim.systolic.machine import Machine, at_power, harmonic_mean, most_pods, peak_ops_per_s, peak_power, power_of
-from sim.systolic.networks import butterfly, network
-from sim.workload.bert import bert
-from sim.workload.dnn import dnn
+from sim.systolic.interconnect import butterfly, network
+from sim.systolic.machine import (
+    Machine,
+    at_power,
+    harmonic_mean,
+    most_pods,
+    peak_ops_per_s,
+    peak_power,
+    power_of,
+)
 
 
 def walk(bank: int, pod: int, bits: int, extra: int) -> list[tuple[int, int]]:
-    """The published rule, step by step: a perfect shuffle, switches steered by the target, butterflies between them."""
+    """The published rule, step by step: a perfect shuffle, switches steered by the target,
+    butterflies between them."""
     ports, target = 1 << bits, pod << extra
     at = (bank << 1 | bank >> bits - 1) & ports - 1
     links = []
@@ -47,15 +56,20 @@ def test_links_of_a_butterfly_are_those_of_the_published_walk(ports: int, expans
     name: dict[tuple[int, int], int] = {}
     for bank in range(ports):
         for pod in range(ports):
-            for walked, link in zip(walk(bank, pod, bits, extra), net.route(bank, pod), strict=True):
+            for walked, link in zip(
+                walk(bank, pod, bits, extra), net.route(bank, pod), strict=True
+            ):
                 assert name.setdefault(walked, link) == link
     assert len(set(name.values())) == len(name)
     assert max(name.values()) < net.links
 
 
 @given(bits=st.integers(1, 5), extra=st.integers(0, 3), data=st.data())
-def test_a_butterfly_reaches_every_pod_and_multicasts(bits: int, extra: int, data: st.DataObject) -> None:
-    """Routes of one bank share links from the first stage on, and meet those of another at the same link or never."""
+def test_a_butterfly_reaches_every_pod_and_multicasts(
+    bits: int, extra: int, data: st.DataObject
+) -> None:
+    """Routes of one bank share links from the first stage on, and meet those of another at the same
+    link or never."""
     net = butterfly(1 << bits, 1 << extra)
     bank = data.draw(st.integers(0, net.ports - 1))
     hops = net.hops[bank]
@@ -79,7 +93,10 @@ def test_a_butterfly_reaches_every_pod_and_multicasts(bits: int, extra: int, dat
     ],
 )
 def test_latencies_at_256_pods(kind: str, latencies: tuple[int, int]) -> None:
-    assert tuple(network(kind, 256, exact=exact).latency_cycles for exact in (True, False)) == latencies
+    assert (
+        tuple(network(kind, 256, exact=exact).latency_cycles for exact in (True, False))
+        == latencies
+    )
 
 
 TABLE = {  # rows = cols, pods: SRAM, MAC, network, total W; peak TOPS, at 400 W
@@ -96,7 +113,9 @@ TABLE = {  # rows = cols, pods: SRAM, MAC, network, total W; peak TOPS, at 400 W
 def test_power_and_peak_are_those_of_the_paper(size: int, pods: int) -> None:
     machine = Machine(size, size, pods)
     power, peak = power_of(machine), peak_ops_per_s(machine)
-    watts = [round(float(w), 1) for w in (power.sram_w, power.mac_w, power.network_w, power.total_w)]
+    watts = [
+        round(float(w), 1) for w in (power.sram_w, power.mac_w, power.network_w, power.total_w)
+    ]
     assert (*watts, round(peak / 1e12), round(at_power(peak, machine) / 1e12)) == TABLE[size, pods]
 
 
@@ -116,10 +135,21 @@ def test_most_pods_fill_the_power() -> None:
 
 def test_design_space_has_the_published_optima() -> None:
     """Effective TOPS a watt at 400 W over arrays of even sizes up to 256."""
-    nets = ("inception_v3", "resnet50", "resnet101", "resnet152", "densenet121", "densenet169", "densenet201")
+    nets = (
+        "inception_v3",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "densenet121",
+        "densenet169",
+        "densenet201",
+    )
     sizes = np.arange(2.0, 257.0, 2.0)
     rows, cols = sizes[:, None], sizes[None, :]
-    cnn = mean_of_means([[dnn(name, image=image) for image in IMAGES] for name in nets], rows, cols) / 1e12
+    cnn = (
+        mean_of_means([[dnn(name, image=image) for image in IMAGES] for name in nets], rows, cols)
+        / 1e12
+    )
     berts = [[bert(size, length) for length in LENGTHS] for size in ("medium", "base", "large")]
     language = mean_of_means(berts, rows, cols) / 1e12
     mix = harmonic_mean(np.array([cnn, language]))
@@ -161,7 +191,8 @@ def test_impossible_networks_are_refused() -> None:
 
 @pytest.mark.parametrize("ports", [4, 8, 32])
 def test_a_benes_network_gives_any_permutation_its_links(ports: int) -> None:
-    """By every way a route begins at its bank's switch, ends at its pod, and takes a link of each stage."""
+    """By every way a route begins at its bank's switch, ends at its pod, and takes a link of each
+    stage."""
     net = network("benes", ports)
     stages = 2 * (ports.bit_length() - 1) - 1
     for bank in range(ports):
@@ -177,7 +208,11 @@ def test_a_benes_network_gives_any_permutation_its_links(ports: int) -> None:
 @pytest.mark.parametrize(("kind", "longest"), [("mesh", 7), ("h_tree", 8)])
 def test_routes_of_extensions_are_as_long_as_their_distance(kind: str, longest: int) -> None:
     net = network(kind, 16)
-    lengths = {(bank, pod): len(set(net.route(bank, pod)) - {bank}) for bank in range(16) for pod in range(16)}
+    lengths = {
+        (bank, pod): len(set(net.route(bank, pod)) - {bank})
+        for bank in range(16)
+        for pod in range(16)
+    }
     if kind == "mesh":
         far = {(b, p): abs(b % 4 - p % 4) + abs(b // 4 - p // 4) for b, p in lengths}
     else:

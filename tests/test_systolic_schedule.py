@@ -1,4 +1,5 @@
-"""Laws of the schedule on small random networks: nothing lost, nothing used twice, nothing before its operands."""
+"""Laws of the schedule on small random networks: nothing lost, nothing used twice, nothing before
+its operands."""
 
 from __future__ import annotations
 
@@ -12,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.dnn.gemms import Dnn, GemmLayer
+from sim.dnn.known import dnn
 from sim.systolic import compiled, placement
 from sim.systolic import schedule as scheduling
+from sim.systolic.interconnect import EXTENSIONS, NETWORKS, network
 from sim.systolic.machine import DATAFLOWS, Machine
-from sim.systolic.networks import EXTENSIONS, NETWORKS, network
 from sim.systolic.rounds import rounds_of
 from sim.systolic.schedule import LayerPlan, Schedule, schedule
 from sim.systolic.tiling import tile
-from sim.workload.dnn import dnn
-from sim.workload.gemms import Dnn, GemmLayer
 
 NEVER = -1
 
@@ -30,8 +31,12 @@ def networks_of_gemms(draw: st.DrawFn) -> Dnn:
     layers: list[GemmLayer] = []
     for index in range(draw(st.integers(1, 4))):
         m, n, k = (draw(st.integers(1, 40)) for _ in range(3))
-        after = draw(st.sets(st.sampled_from([layer.name for layer in layers]))) if layers else set()
-        layers.append(GemmLayer(f"g{index}", m, n, k, after=tuple(sorted(after)), raw_input=not after))
+        after = (
+            draw(st.sets(st.sampled_from([layer.name for layer in layers]))) if layers else set()
+        )
+        layers.append(
+            GemmLayer(f"g{index}", m, n, k, after=tuple(sorted(after)), raw_input=not after)
+        )
     return Dnn("random", tuple(layers))
 
 
@@ -81,7 +86,8 @@ def bank_of(plan: LayerPlan, operand: int) -> int:
 
 
 def check_conflicts(made: Schedule) -> None:
-    """A bank sends or stores one tile in a round, a pod takes one, and a link carries one bank's data."""
+    """A bank sends or stores one tile in a round, a pod takes one, and a link carries one bank's
+    data."""
     tiles: dict[tuple[str, int, int], object] = {}
     takers: set[tuple[str, int, int]] = set()
     links: dict[tuple[str, int, int], int] = {}
@@ -90,12 +96,15 @@ def check_conflicts(made: Schedule) -> None:
             assert tiles.setdefault((name, t, bank), what) == what
             assert (name, t, to) not in takers
             takers.add((name, t, to))
-            for link in () if made.network.kind == "benes" else made.network.route(bank, to):  # benes: see below
+            for link in (
+                () if made.network.kind == "benes" else made.network.route(bank, to)
+            ):  # benes: see below
                 assert links.setdefault((name, t, link), bank) == bank
 
 
 def check_order(plan: LayerPlan, ends: dict[str, int]) -> None:
-    """Barriers hold; sums start from earlier ones; each P[i, k] ends as one sum of all its tile ops."""
+    """Barriers hold; sums start from earlier ones; each P[i, k] ends as one sum of all its tile
+    ops."""
     ops = plan.tiling.tile_ops
     i, _, k = plan.tiling.shape
     assert plan.first_round == max((ends[name] for name in plan.tiling.layer.after), default=-1) + 1
@@ -120,7 +129,9 @@ def check_order(plan: LayerPlan, ends: dict[str, int]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(net=networks_of_gemms(), other=networks_of_gemms(), machine=machines, exact=st.booleans())
-def test_schedules_are_free_of_conflicts_and_lose_nothing(net: Dnn, other: Dnn, machine: Machine, exact: bool) -> None:
+def test_schedules_are_free_of_conflicts_and_lose_nothing(
+    net: Dnn, other: Dnn, machine: Machine, exact: bool
+) -> None:
     made = schedule([net, other], machine, exact=exact)
     check_conflicts(made)
     for index in (0, 1):
@@ -138,10 +149,14 @@ def test_schedules_are_free_of_conflicts_and_lose_nothing(net: Dnn, other: Dnn, 
 
 @settings(max_examples=40, deadline=None)
 @given(net=networks_of_gemms(), pods=st.sampled_from([4, 8, 16]), exact=st.booleans())
-def test_a_way_through_a_benes_network_is_free_when_it_is_taken(net: Dnn, pods: int, exact: bool) -> None:
+def test_a_way_through_a_benes_network_is_free_when_it_is_taken(
+    net: Dnn, pods: int, exact: bool
+) -> None:
     benes, take, seen = network("benes", pods), placement._take, []
 
-    def checked(owner: list[int], first: int, net: placement.Net, way: int, bank: int, pod: int) -> None:
+    def checked(
+        owner: list[int], first: int, net: placement.Net, way: int, bank: int, pod: int
+    ) -> None:
         links = benes.route(bank, pod, way)
         assert all(owner[first + link] in (0, bank + 1) for link in links)
         take(owner, first, net, way, bank, pod)
@@ -164,23 +179,31 @@ def test_a_way_through_a_benes_network_is_free_when_it_is_taken(net: Dnn, pods: 
 def test_more_pods_never_take_more_rounds_for_a_product(
     tiles: tuple[int, int, int], kind: str, pods: int, exact: bool
 ) -> None:
-    """Rounds of tile ops.  Those of additions may grow: what shares a round cannot start from the other's sum."""
+    """Rounds of tile ops.  Those of additions may grow: what shares a round cannot start from the
+    other's sum."""
     net = Dnn("one", (GemmLayer("g", *(4 * count for count in tiles)),))
-    few, many = (schedule([net], Machine(4, 4, count, kind), exact=exact).layers[0] for count in (pods, 2 * pods))
+    few, many = (
+        schedule([net], Machine(4, 4, count, kind), exact=exact).layers[0]
+        for count in (pods, 2 * pods)
+    )
     assert many.round.max() <= few.round.max()
     assert few.round.max() + 1 >= -(-few.tiling.tile_ops // pods)
 
 
 @settings(max_examples=30, deadline=None)
 @given(net=networks_of_gemms(), machine=machines, exact=st.booleans())
-def test_a_network_first_placed_is_not_touched_by_what_follows(net: Dnn, machine: Machine, exact: bool) -> None:
+def test_a_network_first_placed_is_not_touched_by_what_follows(
+    net: Dnn, machine: Machine, exact: bool
+) -> None:
     """Later networks fill holes: the first runs as if alone, and both end no sooner than one."""
     alone = schedule([net], machine, exact=exact)
     pair = schedule([net, net], machine, exact=exact)
     for own, first in zip(alone.layers, pair.layers, strict=False):
         for field in ("round", "pod", "bank", "source", "add_round", "adder"):
             assert np.array_equal(getattr(own, field), getattr(first, field))
-    assert max(plan.last_round for plan in pair.layers) >= max(plan.last_round for plan in alone.layers)
+    assert max(plan.last_round for plan in pair.layers) >= max(
+        plan.last_round for plan in alone.layers
+    )
 
 
 @pytest.mark.skipif(not find_spec("numba"), reason="needs numba")
@@ -226,7 +249,8 @@ def test_tiles_at_the_edge_keep_their_size() -> None:
 
 
 def test_sums_that_share_a_round_are_added() -> None:
-    """Four tile ops of one sum on four pods: none can start from another, so three additions make one of four."""
+    """Four tile ops of one sum on four pods: none can start from another, so three additions make
+    one of four."""
     net = Dnn("one", (GemmLayer("g", 4, 16, 4),))
     once = schedule([net], Machine(4, 4, 4, "crossbar")).layers[0]
     assert once.round.tolist() == [0, 0, 0, 0]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from machines import DEVICE, LIBRARY, MODEL, graph, recorded, replace, seconds
 
+from sim.graph.batch import decode_batch, prefill_batch
+from sim.graph.graph import is_collective
 from sim.techniques.preserve import segment, working_set
-from sim.workload.batch import decode_batch, prefill_batch
-from sim.workload.graph import is_collective
 
 DECODE = decode_batch([8000] * 4)
 
@@ -18,13 +18,30 @@ def prefetches(some_graph, layer):
 
 def test_segments_hold_what_the_authors_say():
     plain = graph(DECODE)
-    after_attention, after_mlp = (i for i, op in enumerate(plain.layers[1].ops) if is_collective(op))
-    assert [op.name for _, op in segment(plain.layers[1:3], after_attention)] == ["mlp_norm", "gate_up", "act", "down"]
+    after_attention, after_mlp = (
+        i for i, op in enumerate(plain.layers[1].ops) if is_collective(op)
+    )
+    assert [op.name for _, op in segment(plain.layers[1:3], after_attention)] == [
+        "mlp_norm",
+        "gate_up",
+        "act",
+        "down",
+    ]
     assert [(ahead, op.name) for ahead, op in segment(plain.layers[1:3], after_mlp)] == [
-        (1, "attention_norm"), (1, "qkv"), (1, "rope"), (1, "attention"), (1, "o"),
-    ]  # fmt: skip
+        (1, "attention_norm"),
+        (1, "qkv"),
+        (1, "rope"),
+        (1, "attention"),
+        (1, "o"),
+    ]
     body = prefetches(graph(DECODE, "preserve"), 2)
-    assert [(t.name, t.ahead) for t in body] == [("w_gate_up", 0), ("w_down", 0), ("w_qkv", 1), ("kv", 1), ("w_o", 1)]
+    assert [(t.name, t.ahead) for t in body] == [
+        ("w_gate_up", 0),
+        ("w_down", 0),
+        ("w_qkv", 1),
+        ("kv", 1),
+        ("w_o", 1),
+    ]
     last = prefetches(graph(DECODE, "preserve"), MODEL.layers)
     assert [(t.name, t.ahead) for t in last] == [("w_gate_up", 0), ("w_down", 0), ("w_lm_head", 1)]
 
@@ -47,7 +64,11 @@ def test_the_pass_leaves_the_work_alone():
 def test_the_cap_holds_per_segment(cap):
     for layer in graph(DECODE, ("preserve", {"cap": cap})).layers:
         for names in (("w_gate_up", "w_down"), ("w_qkv", "kv", "w_o")):
-            total = sum(op.reads[0].nbytes for op in layer.ops if op.kind == "prefetch" and op.reads[0].name in names)
+            total = sum(
+                op.reads[0].nbytes
+                for op in layer.ops
+                if op.kind == "prefetch" and op.reads[0].name in names
+            )
             assert total <= cap
 
 
@@ -57,7 +78,9 @@ def test_options_choose_what_is_prefetched():
 
     assert names(prefetch="weights") == {"w_gate_up", "w_down", "w_qkv", "w_o"}
     assert names(prefetch="kv") == {"kv"}
-    assert names(whole_tensors=True, cap=10e6) == {"w_qkv"}, "gate_up (14.7 MB) does not fit whole; it ends its segment"
+    assert names(whole_tensors=True, cap=10e6) == {"w_qkv"}, (
+        "gate_up (14.7 MB) does not fit whole; it ends its segment"
+    )
     assert working_set(graph(DECODE)) < 1e6 < working_set(graph(prefill_batch([8000])))
 
 
@@ -76,14 +99,18 @@ def test_prefetches_run_under_the_all_reduces():
 
 
 def test_preserve_gains_and_join_waits():
-    vanilla, free, joined = (seconds(graph(DECODE, *t)) for t in ((), ("preserve",), (("preserve", {"join": True}),)))
+    vanilla, free, joined = (
+        seconds(graph(DECODE, *t)) for t in ((), ("preserve",), (("preserve", {"join": True}),))
+    )
     assert vanilla / free > 1.2
     assert free <= joined < vanilla
 
 
 def test_the_gain_falls_where_compute_bounds():
     def gain(batch, device=DEVICE):
-        return seconds(graph(batch, device=device), device) / seconds(graph(batch, "preserve", device=device), device)
+        return seconds(graph(batch, device=device), device) / seconds(
+            graph(batch, "preserve", device=device), device
+        )
 
     slow = replace(DEVICE, matrix_flop_per_s={"fp16": 40e12, "int8": 80e12})
     gains = [gain(decode_batch([10] * b), slow) for b in (4, 64, 256)]
@@ -92,7 +119,8 @@ def test_the_gain_falls_where_compute_bounds():
 
 
 def test_prefetching_past_the_cache_pollutes_it():
-    """A long collective leaves time to fetch more than L2 holds: what comes first is gone before it is used."""
+    """A long collective leaves time to fetch more than L2 holds: what comes first is gone before it
+    is used."""
     small, library = replace(DEVICE, l2_bytes=15e6), replace(LIBRARY, launch_s=100e-6)
     at_cap = graph(DECODE, "preserve", device=small)
     past = graph(DECODE, ("preserve", {"cap": 1e9}), device=small)

@@ -1,5 +1,5 @@
-"""Tenants on one pod: who is alone is not slowed down, turns go by weight and priority, co-residents share what there
-is."""
+"""Tenants on one pod: who is alone is not slowed down, turns go by weight and priority,
+co-residents share what there is."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from machines import DEVICE, MODEL, graph, network, replace
 from sim.engine.group import Group
 from sim.engine.serving import Service
 from sim.engine.tenants import Shared, Tenant, share_chips
+from sim.facts.timeline import Timeline
 from sim.results.tenants import jain
 from sim.run import run
 from sim.scenario import ScenarioError
 from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
-from sim.spans import Timeline
-from sim.workload.columns import Columns
+from sim.traces.columns import Columns
 
 SMALL = replace(MODEL, layers=2)
 OTHER = replace(MODEL, name="other", layers=3, kv_heads=4)  # as the other, too large for L2
@@ -34,8 +34,20 @@ def columns(rows) -> Columns:
     return Columns(np.cumsum(gaps, dtype=float) - gaps[0], prompt, output)
 
 
-def tenant(name, *chunks, model=SMALL, op=False, weight=1.0, priority=0, replicas=1, policy="chunked", ranks=2,
-           blocks=100_000, techniques=(), **more) -> Tenant:  # fmt: skip
+def tenant(
+    name,
+    *chunks,
+    model=SMALL,
+    op=False,
+    weight=1.0,
+    priority=0,
+    replicas=1,
+    policy="chunked",
+    ranks=2,
+    blocks=100_000,
+    techniques=(),
+    **more,
+) -> Tenant:
     row = replica_of(POLICIES[policy], 16, 512, 16, blocks, **more)
     rows = np.concatenate([row] * replicas).view(np.recarray)
     service = Service(
@@ -72,19 +84,34 @@ SATURATED = [(0.0, 100, 200)] * 40
 GAPS = st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 1.0])
 ROWS = st.lists(st.tuples(GAPS, st.integers(1, 300), st.integers(1, 15)), min_size=1, max_size=4)
 WORLD = st.tuples(
-    st.lists(ROWS, min_size=1, max_size=3), st.integers(1, 5), st.sampled_from([(0, 0, 0), (0, 1, 0), (2, 1, 0)]),
-    st.sampled_from([(1.0, 1.0, 1.0), (1.0, 3.0, 0.5)]), st.sampled_from([*POLICIES]), st.integers(1, 2),
+    st.lists(ROWS, min_size=1, max_size=3),
+    st.integers(1, 5),
+    st.sampled_from([(0, 0, 0), (0, 1, 0), (2, 1, 0)]),
+    st.sampled_from([(1.0, 1.0, 1.0), (1.0, 3.0, 0.5)]),
+    st.sampled_from([*POLICIES]),
+    st.integers(1, 2),
     st.sampled_from([20, 30, 1000]),
-)  # fmt: skip
+)
 
 
 def world(drawn, op: bool) -> tuple[list[Tenant], int]:
     traces, quantum, priority, weight, policy, replicas, blocks = drawn
     return [
-        tenant(f"t{t}", columns(rows), model=(SMALL, OTHER)[t % 2], op=op, weight=weight[t], priority=priority[t],
-               policy=policy, replicas=replicas, blocks=blocks, overhead_s=(0.0, 1e-4, 0.0)[t], drafts=3 * (t == 1))
+        tenant(
+            f"t{t}",
+            columns(rows),
+            model=(SMALL, OTHER)[t % 2],
+            op=op,
+            weight=weight[t],
+            priority=priority[t],
+            policy=policy,
+            replicas=replicas,
+            blocks=blocks,
+            overhead_s=(0.0, 1e-4, 0.0)[t],
+            drafts=3 * (t == 1),
+        )
         for t, rows in enumerate(traces)
-    ], quantum  # fmt: skip
+    ], quantum
 
 
 @settings(max_examples=15, deadline=None)
@@ -94,7 +121,9 @@ def test_turns_at_step_are_those_at_op(drawn):
     priced, played = (share_chips(*world(drawn, op), None) for op in (False, True))
     for one, other in zip(priced.outcomes, played.outcomes):
         for column in ("arrival_s", "scheduled_s", "first_token_s", "last_token_s"):
-            assert getattr(one.requests, column) == pytest.approx(getattr(other.requests, column), rel=1e-9, abs=1e-12)
+            assert getattr(one.requests, column) == pytest.approx(
+                getattr(other.requests, column), rel=1e-9, abs=1e-12
+            )
         assert (one.requests.replica == other.requests.replica).all()
         assert one.totals.bytes["HBM"] == pytest.approx(other.totals.bytes["HBM"], rel=1e-9)
         assert one.totals.steps == other.totals.steps
@@ -113,11 +142,15 @@ def test_every_request_is_finished_once(drawn, together):
         assert done.id.tolist() == list(range(len(rows)))
         assert done.prompt_tokens.tolist() == [row[1] for row in rows]
         assert done.output_tokens.tolist() == [row[2] for row in rows]
-        assert (done.arrival_s <= done.scheduled_s).all() and (done.scheduled_s < done.first_token_s).all()
+        assert (done.arrival_s <= done.scheduled_s).all() and (
+            done.scheduled_s < done.first_token_s
+        ).all()
         in_use = max(in_use, shared.busy_s[t])
         if len(tenants) == 1:  # the same numbers, to the last bit
             alone = share_chips([each], quantum, None).outcomes[0]
-            assert (alone.requests.last_token_s == done.last_token_s).all() and alone.fingerprint == outcome.fingerprint
+            assert (
+                alone.requests.last_token_s == done.last_token_s
+            ).all() and alone.fingerprint == outcome.fingerprint
     count = len(tenants[0].service.replicas)
     assert shared.in_use_s <= sum(shared.busy_s) / count * (1 + 1e-9)
     if not together:  # one at a time
@@ -145,11 +178,15 @@ def test_who_is_alone_is_as_quick_as_without_sharing(quantum):
 def test_busy_time_goes_by_weight_where_all_always_have_work(weights, quantum):
     """Tenants of unlike models, so that iterations take unlike times."""
     tenants = [
-        tenant(f"t{t}", columns([(0.0, 100, 1000)] * 12), model=(SMALL, OTHER, SMALL)[t], weight=weight)
+        tenant(
+            f"t{t}", columns([(0.0, 100, 1000)] * 12), model=(SMALL, OTHER, SMALL)[t], weight=weight
+        )
         for t, weight in enumerate(weights)
     ]
     shared = share_chips(tenants, quantum, None)
-    first_s = min(outcome.requests.last_token_s.min() for outcome in shared.outcomes)  # up to then all have work
+    first_s = min(
+        outcome.requests.last_token_s.min() for outcome in shared.outcomes
+    )  # up to then all have work
     timed = [np.zeros(0)] * len(weights)
     for t, outcome in enumerate(shared.outcomes):
         bins = outcome.serving.series["busy_s"]
@@ -163,10 +200,15 @@ def test_the_first_in_priority_waits_for_one_quantum_at_most():
     high = tenant("high", columns(rows), priority=1)
     low = tenant("low", columns(SATURATED), model=OTHER)
     alone = e2e_s(share_chips([high], 1, None), 0)
-    longest = max(np.diff(np.unique(share_chips([low], 1, None).outcomes[0].requests.first_token_s)), default=0.0)
+    longest = max(
+        np.diff(np.unique(share_chips([low], 1, None).outcomes[0].requests.first_token_s)),
+        default=0.0,
+    )
     longest = max(longest, share_chips([low], 1, None).outcomes[0].requests.first_token_s.max())
     shared = share_chips([high, low], 1, None)
-    assert (e2e_s(shared, 0) <= alone + longest).all()  # it comes into an iteration of the other's, and then has all
+    assert (
+        e2e_s(shared, 0) <= alone + longest
+    ).all()  # it comes into an iteration of the other's, and then has all
     assert (e2e_s(shared, 0) >= alone - 1e-12).all()
     equal = share_chips([high._replace(priority=0), low], 1, None)
     assert e2e_s(equal, 0).mean() > e2e_s(shared, 0).mean()
@@ -174,9 +216,13 @@ def test_the_first_in_priority_waits_for_one_quantum_at_most():
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0)])
 def test_two_that_need_memory_share_it(weights):
-    """Decode alone: bound by HBM, of which each has its part, and together they move no more than there is."""
+    """Decode alone: bound by HBM, of which each has its part, and together they move no more than
+    there is."""
     rows = [(0.0, 10, 60)] * 4
-    one, other = (tenant(f"t{t}", columns(rows), op=True, weight=weight, ranks=1) for t, weight in enumerate(weights))
+    one, other = (
+        tenant(f"t{t}", columns(rows), op=True, weight=weight, ranks=1)
+        for t, weight in enumerate(weights)
+    )
     shared = share_chips([one, other], 0, None)
     for t, each in enumerate((one, other)):
         most = sum(weights) / weights[t]
@@ -210,7 +256,11 @@ def test_co_residents_share_links():
     alone = share_chips([one], 0, None).outcomes[0].totals
     both = [outcome.totals for outcome in share_chips([one, other], 0, None).outcomes]
     assert [totals.bytes["link"] for totals in both] == pytest.approx([alone.bytes["link"]] * 2)
-    assert 1.8 * alone.seconds < max(totals.seconds for totals in both) <= 2 * alone.seconds * (1 + 1e-9)
+    assert (
+        1.8 * alone.seconds
+        < max(totals.seconds for totals in both)
+        <= 2 * alone.seconds * (1 + 1e-9)
+    )
 
 
 def test_co_residents_with_a_straggler_share_the_fabric():
@@ -230,7 +280,9 @@ def test_a_timeline_names_the_tenants():
     for quantum, op in ((1, False), (1, True), (0, True)):
         timeline = Timeline()
         tenants = [tenant(name, columns([(0.0, 50, 4)] * 2), op=op) for name in ("chat", "code")]
-        tenants = [each._replace(service=each.service._replace(window=(0.0, 1.0))) for each in tenants]
+        tenants = [
+            each._replace(service=each.service._replace(window=(0.0, 1.0))) for each in tenants
+        ]
         share_chips(tenants, quantum, timeline)
         if quantum:  # one at a time on one track
             assert {span.name.split(",")[0] for span in timeline.spans} == {"chat", "code"}
@@ -254,7 +306,9 @@ def test_chunks_are_merged_by_arrival(drawn, pieces, together):
     for each in tenants:
         (chunk,) = each.chunks
         edges = np.linspace(0, len(chunk), pieces + 1).astype(int)
-        parts.append(each._replace(chunks=[chunk[a:b] for a, b in itertools.pairwise(edges) if b > a]))
+        parts.append(
+            each._replace(chunks=[chunk[a:b] for a, b in itertools.pairwise(edges) if b > a])
+        )
     cut = share_chips(parts, quantum, None)
     for one, other in zip(whole.outcomes, cut.outcomes):
         assert one.requests.last_token_s == pytest.approx(other.requests.last_token_s, rel=1e-12)
@@ -266,7 +320,9 @@ def test_jain():
     assert jain([1.0, 2.0]) == pytest.approx(0.9)
 
 
-TRACE = "arrival_s,prompt_tokens,output_tokens\n" + "\n".join(f"{0.002 * i},{40 + 7 * i},{4 + i}" for i in range(6))
+TRACE = "arrival_s,prompt_tokens,output_tokens\n" + "\n".join(
+    f"{0.002 * i},{40 + 7 * i},{4 + i}" for i in range(6)
+)
 SHARED = """\
 question: What do these cost each other?
 pod: {topology: dgx_h100}
@@ -303,17 +359,24 @@ def test_a_scenario_from_end_to_end(file, sharing):
             assert mine["slowdown"] == 1.0 and others == [1.0, 1.0]
         else:
             assert 1 < mine["slowdown"] < 10 and all(1 <= each < 10 for each in others)
-    assert run(file, {"workload.sharing": sharing, "record.until_s": "0.001 s"}).to_json() == result.to_json()
+    assert (
+        run(file, {"workload.sharing": sharing, "record.until_s": "0.001 s"}).to_json()
+        == result.to_json()
+    )
     files = result.files()
     pyarrow = pytest.importorskip("pyarrow")
-    table = pytest.importorskip("pyarrow.parquet").read_table(pyarrow.BufferReader(files["requests.parquet"]))
+    table = pytest.importorskip("pyarrow.parquet").read_table(
+        pyarrow.BufferReader(files["requests.parquet"])
+    )
     assert table.column("tenant").to_pylist() == ["a"] * 6 + ["b"] * 4 + ["c"] * 3
     assert "<h2>Tenants</h2>" in result.report() and 'class="heat"' in result.report()
 
 
 @pytest.mark.parametrize("sharing", ["partitioned", "time_sliced", "co_resident"])
 def test_one_tenant_alone_is_not_slowed_down(file, sharing):
-    file.write_text("\n".join(line for line in SHARED.splitlines() if not line.startswith(("    b:", "    c:"))))
+    file.write_text(
+        "\n".join(line for line in SHARED.splitlines() if not line.startswith(("    b:", "    c:")))
+    )
     (variant,) = run(file, {"workload.sharing": sharing}).variants.values()
     assert variant["tenants"]["a"]["slowdown"] == variant["metrics"]["fairness"] == 1.0
 
@@ -321,23 +384,52 @@ def test_one_tenant_alone_is_not_slowed_down(file, sharing):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"workload.tenants.a.tensor": 3}, "workload.tenants.b.tensor: time_sliced tenants have the same chips"),
-        ({"workload.tenants.a.modl": "x"}, "workload.tenants.a.modl: unknown key, did you mean 'model'?"),
-        ({"workload.sharing": "time_slicd"}, "workload.sharing: 'time_slicd' is not allowed here, did you mean"),
-        ({"workload.sharing": "partitioned", "workload.tenants.b.replicas": 7},
-         "the tenants need 9 chips (a 1, b 7, c 1)"),
-        ({"workload.sharing": "co_resident", "workload.fidelity": "step"}, "write 'fidelity: op', or take it out"),
-        ({"workload.tenants.c.model": "llama3-8"}, "no model 'llama3-8', did you mean 'llama3-8b'?"),
-        ({"workload.tenants.c.trace.file": "smal.csv"}, "workload.tenants.c.trace.file: no such file 'smal.csv'"),
+        (
+            {"workload.tenants.a.tensor": 3},
+            "workload.tenants.b.tensor: time_sliced tenants have the same chips",
+        ),
+        (
+            {"workload.tenants.a.modl": "x"},
+            "workload.tenants.a.modl: unknown key, did you mean 'model'?",
+        ),
+        (
+            {"workload.sharing": "time_slicd"},
+            "workload.sharing: 'time_slicd' is not allowed here, did you mean",
+        ),
+        (
+            {"workload.sharing": "partitioned", "workload.tenants.b.replicas": 7},
+            "the tenants need 9 chips (a 1, b 7, c 1)",
+        ),
+        (
+            {"workload.sharing": "co_resident", "workload.fidelity": "step"},
+            "write 'fidelity: op', or take it out",
+        ),
+        (
+            {"workload.tenants.c.model": "llama3-8"},
+            "no model 'llama3-8', did you mean 'llama3-8b'?",
+        ),
+        (
+            {"workload.tenants.c.trace.file": "smal.csv"},
+            "workload.tenants.c.trace.file: no such file 'smal.csv'",
+        ),
         ({"workload.tenants.c.kv_tokens": 3}, "workload.tenants.c: the KV-cache holds 3 tokens"),
         ({"workload.tenants.c.kv_tokens": 900_000}, "the tenants do not fit into HBM together"),
-        ({"workload.tenants.c.hbm_utilisation": 0.5}, "hbm_utilisation is the same for all: a has 0.9, not 0.5"),
+        (
+            {"workload.tenants.c.hbm_utilisation": 0.5},
+            "hbm_utilisation is the same for all: a has 0.9, not 0.5",
+        ),
         ({"model": "llama3-8b"}, "model: each tenant has a `model` of its own"),
-        ({"pod.stragglers.9": 2.0}, "pod.stragglers[9]: chip 9 is not in the pod: its chips are 0 to 7"),
+        (
+            {"pod.stragglers.9": 2.0},
+            "pod.stragglers[9]: chip 9 is not in the pod: its chips are 0 to 7",
+        ),
         ({"expect": ["run.d.slowdown < 2"]}, "expect[0]: no tenant 'd'"),
-        ({"workload.tenants.a-b": {"model": "llama3-8b"}}, "a tenant's name is made of letters, digits and '_'"),
+        (
+            {"workload.tenants.a-b": {"model": "llama3-8b"}},
+            "a tenant's name is made of letters, digits and '_'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_clear_error(file, change, message):
     with pytest.raises(ScenarioError) as error:
         run(file, change)
@@ -349,8 +441,13 @@ def test_the_compiled_loop_takes_the_same_turns():
     rows = [(1e-3 * (i % 4), 50 + 13 * i, 5 + i) for i in range(20)]
     whole = columns(rows)
     parts = [whole[:10], whole[10:]]  # of more than one part it is not known how many there are
-    tenants = [tenant("a", *parts, weight=2.0), tenant("b", *parts, model=OTHER, replicas=1, priority=0)]
+    tenants = [
+        tenant("a", *parts, weight=2.0),
+        tenant("b", *parts, model=OTHER, replicas=1, priority=0),
+    ]
     many = [each._replace(service=each.service._replace(expected=1e6)) for each in tenants]
     few = [each._replace(service=each.service._replace(expected=10.0)) for each in tenants]
     compiled, interpreted = share_chips(many, 2, None), share_chips(few, 2, None)
-    assert [o.fingerprint for o in compiled.outcomes] == [o.fingerprint for o in interpreted.outcomes]
+    assert [o.fingerprint for o in compiled.outcomes] == [
+        o.fingerprint for o in interpreted.outcomes
+    ]

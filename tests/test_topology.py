@@ -32,13 +32,23 @@ PODS = [  # shape, parameters, chips, wires, degree, diameter
     ("butterfly", {"k": 2, "n": 4}, 16, 80, 1, 5),
     ("butterfly", {"k": 2, "n": 3, "expansion": 4}, 8, 112, 1, 6),
     ("benes", {"k": 2, "n": 3}, 8, 48, 1, 6),
-    ("dragonfly", {"groups": 9, "routers": 4, "chips": 2, "global_links": 2}, 72, 72 + 54 + 36, 1, 5),
+    (
+        "dragonfly",
+        {"groups": 9, "routers": 4, "chips": 2, "global_links": 2},
+        72,
+        72 + 54 + 36,
+        1,
+        5,
+    ),
     ("multi_node", {"nodes": 4, "chips": 8, "nic": NIC, "spines": 2}, 32, 32 + 32 + 16, 2, 4),
 ]
 ALL = [(shape, parameters) for shape, parameters, *_ in PODS] + [
     ("mesh", {"dims": (3, 4)}),
     ("star", {"devices": 5}),
-    ("multi_node", {"nodes": 3, "chips": 4, "nic": NIC, "rails": 2, "spines": 3, "oversubscription": 2.0}),
+    (
+        "multi_node",
+        {"nodes": 3, "chips": 4, "nic": NIC, "rails": 2, "spines": 3, "oversubscription": 2.0},
+    ),
     ("multi_node", {"nodes": 1, "chips": 4}),
     ("butterfly", {"k": 3, "n": 2, "expansion": 3}),
 ]
@@ -72,7 +82,9 @@ def test_distances_by_symmetry_are_those_of_all_pairs(shape, parameters):
     wires = Wires(pod)
     table = np.array([wires.distances(chip)[: wires.chips] for chip in range(wires.chips)])
     assert distances(pod).diameter == table.max()
-    assert distances(pod).average == pytest.approx(table.sum() / (wires.chips * (wires.chips - 1)), rel=1e-12)
+    assert distances(pod).average == pytest.approx(
+        table.sum() / (wires.chips * (wires.chips - 1)), rel=1e-12
+    )
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.booleans())
@@ -151,7 +163,11 @@ def test_half_duplex_star_forwarding_and_tiers():
     assert box.nodes["switch"] == {"bytes_per_s": 2e9, "forwarding": "store_and_forward"}
     nodes = build("multi_node", nodes=4, chips=8, nic=NIC, spines=2, oversubscription=2.0, **LINK)
     assert {facts["tier"] for *_, facts in nodes.edges(data=True)} == {"node", "NIC", "spine"}
-    up = sum(facts["bytes_per_s"] for *_, facts in nodes.out_edges("leaf 0", data=True) if facts["tier"] == "spine")
+    up = sum(
+        facts["bytes_per_s"]
+        for *_, facts in nodes.out_edges("leaf 0", data=True)
+        if facts["tier"] == "spine"
+    )
     assert up == 4 * NIC["bytes_per_s"] / 2
     assert (0, "leaf 0") in nodes.edges and (13, "leaf 5") in nodes.edges
 
@@ -168,7 +184,11 @@ IMPOSSIBLE = [
     ("torus", {"dims": (4, 4), "bytes_per_s": float("nan")}, "positive bandwidth"),
     ("torus", {"dims": (4, 4), "latency_s": -1e-6}, "non-negative latency"),
     ("torus", {"dims": (4, 4), "duplex": "both"}, "duplex full or half"),
-    ("torus", {"dims": (4, 4), "routing": "up_down"}, "no routing 'up_down' on a torus; choose one of"),
+    (
+        "torus",
+        {"dims": (4, 4), "routing": "up_down"},
+        "no routing 'up_down' on a torus; choose one of",
+    ),
     ("torus", {"dims": (100_000, 100_000)}, "would have .* links, about .* GB of memory"),
     ("full_mesh", {"devices": 100_000}, "9,999,900,000 links"),
     ("hypercube", {"dimensions": 1_000_000}, "would have inf nodes"),
@@ -178,7 +198,11 @@ IMPOSSIBLE = [
     ("fat_tree", {"k": 2, "levels": 3, "oversubscription": 0.0}, "a positive ratio"),
     ("dragonfly", {"groups": 9, "routers": 2, "chips": 2}, "9 groups need 8 global wires"),
     ("multi_node", {"nodes": 2, "chips": 4}, "need nic facts"),
-    ("multi_node", {"nodes": 2, "chips": 4, "nic": {"bytes_per_s": 1e9}}, "the nic of a multi_node lacks latency_s"),
+    (
+        "multi_node",
+        {"nodes": 2, "chips": 4, "nic": {"bytes_per_s": 1e9}},
+        "the nic of a multi_node lacks latency_s",
+    ),
     ("multi_node", {"nodes": 2, "chips": 4, "nic": NIC, "rails": 5}, "5 rails do not fit"),
     ("switch", {"devices": 4, "forwarding": "magic"}, "cut_through or store_and_forward"),
     ("switch", {"devices": 4, "core_bytes_per_s": -1.0}, "positive bandwidth"),
@@ -192,11 +216,15 @@ def test_impossible_shapes_are_refused(shape, parameters, message):
 
 
 def test_edge_lists():
-    pod = from_edges([(0, "a", {}), (1, "a", {}), ("a", "b", {"bytes_per_s": 4e9}), (2, "b", {})], **LINK)
+    pod = from_edges(
+        [(0, "a", {}), (1, "a", {}), ("a", "b", {"bytes_per_s": 4e9}), (2, "b", {})], **LINK
+    )
     assert list(pod)[:3] == [0, 1, 2]
     assert pod.edges["b", "a"]["bytes_per_s"] == 4e9
     assert not pod.graph["chips_forward"]
-    asymmetric = from_edges([(0, 1, {"duplex": "simplex"}), (1, 0, {"duplex": "simplex", "bytes_per_s": 5e9})], **LINK)
+    asymmetric = from_edges(
+        [(0, 1, {"duplex": "simplex"}), (1, 0, {"duplex": "simplex", "bytes_per_s": 5e9})], **LINK
+    )
     assert asymmetric.edges[1, 0]["bytes_per_s"] == 5 * asymmetric.edges[0, 1]["bytes_per_s"]
 
 
@@ -213,7 +241,10 @@ def test_edge_lists():
         ([("a", "b", {})], "no chip among the nodes"),
         ([(0, 1, {}), (2, 3, {})], "not in one piece: chip 0 cannot reach chip 2, chip 3"),
         ([(0, 1, {"duplex": "simplex"})], "chip 1 cannot reach chip 0"),
-        ([(0, "a", {}), ("a", 1, {}), (1, "b", {}), ("b", 2, {})], "chip 2 \\(chips do not forward here\\)"),
+        (
+            [(0, "a", {}), ("a", 1, {}), (1, "b", {}), ("b", 2, {})],
+            "chip 2 \\(chips do not forward here\\)",
+        ),
         ([(0, 1, {}), ("a", "b", {})], "no chip is wired to a, b"),
     ],
 )
@@ -238,18 +269,22 @@ def test_a_cut_is_named():
     ring = build("ring", 6, 1e9, 1e-6)
     cut = [Fault(0, 1, failed=True), Fault(3, 4, failed=True)]
     with pytest.raises(
-        ValueError, match="failed links 0 - 1, 3 - 4, chip 0 can no longer reach chip 1, chip 2, chip 3"
+        ValueError,
+        match="failed links 0 - 1, 3 - 4, chip 0 can no longer reach chip 1, chip 2, chip 3",
     ):
         degraded(ring, cut)
     assert degraded(ring, cut, group=[1, 2, 3]).graph["failed"] == 2
     nodes = build("multi_node", nodes=2, chips=4, nic=NIC, **LINK)
     no_nic = [Fault(5, "leaf 1", failed=True)]
-    with pytest.raises(ValueError, match="failed link 5 - leaf 1, chip 0 can no longer reach chip 5"):
+    with pytest.raises(
+        ValueError, match="failed link 5 - leaf 1, chip 0 can no longer reach chip 5"
+    ):
         degraded(nodes, no_nic)
     assert degraded(nodes, no_nic, group=[4, 5, 6, 7])
     fly = build("butterfly", k=2, n=3, **LINK)
     with pytest.raises(
-        ValueError, match="failed link stage 0 row 0 - stage 1 row 2, chip 0 can no longer reach chip 4"
+        ValueError,
+        match="failed link stage 0 row 0 - stage 1 row 2, chip 0 can no longer reach chip 4",
     ):
         degraded(fly, [Fault("stage 0 row 0", "stage 1 row 2", failed=True)])
 

@@ -1,4 +1,5 @@
-"""`podscope trace`: what is written reads back equal, the description is right, and wrong input is one clear error."""
+"""`podscope trace`: what is written reads back equal, the description is right, and wrong input is
+one clear error."""
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ from hypothesis import strategies as st
 from test_columns import columns as some_columns
 from typer.testing import CliRunner
 
-from sim.cli import app
+from sim.cli.app import app
 from sim.results.trace_page import page
-from sim.workload.columns import Columns, same
-from sim.workload.stream import TraceStream, gathered
-from sim.workload.trace_description import described, figures
-from sim.workload.trace_stream import open_trace
-from sim.workload.trace_write import ENDINGS, write_stream
+from sim.traces.columns import Columns, same
+from sim.traces.description import described, figures
+from sim.traces.reading import open_trace
+from sim.traces.stream import TraceStream, gathered
+from sim.traces.writing import ENDINGS, write_stream
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "requests"
 MOONCAKE = RECORDED / "mooncake_conversation_trace.jsonl.gz"
@@ -59,13 +60,22 @@ def test_written_reads_back_equal(scratch, made, ending):
         return
     first_seen: dict[int, int] = {}
     arrival_s = made.arrival_s - made.arrival_s[0]
-    session = np.array([first_seen.setdefault(e, len(first_seen)) if e >= 0 else -1 for e in made.session.tolist()])
+    session = np.array(
+        [first_seen.setdefault(e, len(first_seen)) if e >= 0 else -1 for e in made.session.tolist()]
+    )
     numbers: dict[int, int] = {}
     blocks = np.array([numbers.setdefault(e, len(numbers)) for e in made.blocks.tolist()], np.int64)
     tenants = ['a "quoted", name', "plain", ""]
     tenant = np.minimum(np.arange(len(made)), 2)
     made = Columns(
-        arrival_s, made.prompt_tokens, made.output_tokens, session, made.think_s, tenant, made.block_from, blocks
+        arrival_s,
+        made.prompt_tokens,
+        made.output_tokens,
+        session,
+        made.think_s,
+        tenant,
+        made.block_from,
+        blocks,
     )
     path = scratch / f"trace{ending}"
     assert write_stream(path, stream_of(made, tenants)) == len(made)
@@ -119,14 +129,19 @@ def test_described_as_numpy_does(made):
     if not len(made):
         return
     made = Columns(
-        made.arrival_s - made.arrival_s[0], made.prompt_tokens, made.output_tokens, block_from=made.block_from,
+        made.arrival_s - made.arrival_s[0],
+        made.prompt_tokens,
+        made.output_tokens,
+        block_from=made.block_from,
         blocks=made.blocks,
-    )  # fmt: skip
+    )
     found = described(stream_of(made))
     assert found.requests == len(made) and int(found.bins.sum()) == len(made)
     for each, values in ((found.prompt, made.prompt_tokens), (found.output, made.output_tokens)):
         assert each.mean == pytest.approx(values.mean())
-        assert (each.p50, each.p90, each.p99) == pytest.approx(np.quantile(values, [0.5, 0.9, 0.99]))
+        assert (each.p50, each.p90, each.p99) == pytest.approx(
+            np.quantile(values, [0.5, 0.9, 0.99])
+        )
     gaps = np.diff(made.arrival_s)
     if len(gaps) and gaps.mean() > 0:
         assert found.rate_per_s == pytest.approx(1 / gaps.mean())
@@ -142,7 +157,9 @@ def test_described_as_numpy_does(made):
     assert found.prefix_share == pytest.approx(again / made.prompt_tokens.sum())
 
 
-@pytest.mark.skipif(not MOONCAKE.exists(), reason="recorded traces are not beside the checkout (../shared)")
+@pytest.mark.skipif(
+    not MOONCAKE.exists(), reason="recorded traces are not beside the checkout (../shared)"
+)
 def test_mooncake_prefix_share():
     found = described(open_trace(MOONCAKE))
     assert 100 * found.prefix_share == pytest.approx(37.4, abs=0.05)
@@ -158,7 +175,9 @@ def test_the_page_needs_no_network_and_escapes_names():
 
 
 def test_a_page_of_one_request():
-    assert "<h1>one</h1>" in page(described(stream_of(Columns(np.zeros(1), *[np.full(1, 7)] * 2), name="one")))
+    assert "<h1>one</h1>" in page(
+        described(stream_of(Columns(np.zeros(1), *[np.full(1, 7)] * 2), name="one"))
+    )
 
 
 # Commands
@@ -175,7 +194,9 @@ def test_convert_cuts_speeds_and_merges(small, tmp_path):
     other = tmp_path / "other.csv"
     other.write_text(HEADER + "0,1,1\n")
     out = tmp_path / "out" / "both.jsonl.gz"
-    done = podscope("convert", small, out, "--merge", other, "--first", 0, "--limit", 5, "--speed", 2)
+    done = podscope(
+        "convert", small, out, "--merge", other, "--first", 0, "--limit", 5, "--speed", 2
+    )
     assert (done.exit_code, "wrote 6 requests" in done.output) == (0, True)
     stream = open_trace(out)
     columns = gathered(stream)
@@ -185,16 +206,26 @@ def test_convert_cuts_speeds_and_merges(small, tmp_path):
 
 def test_generate_is_seeded(tmp_path):
     for name in ("a", "b"):
-        assert podscope("generate", tmp_path / f"{name}.csv.gz", "--requests", 500, "--seed", 7).exit_code == 0
+        assert (
+            podscope(
+                "generate", tmp_path / f"{name}.csv.gz", "--requests", 500, "--seed", 7
+            ).exit_code
+            == 0
+        )
     assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
-    done = podscope("generate", tmp_path / "c.parquet", "--requests", 300, "--turns", 3, "--system-tokens", 64)
+    done = podscope(
+        "generate", tmp_path / "c.parquet", "--requests", 300, "--turns", 3, "--system-tokens", 64
+    )
     assert done.exit_code == 0
     stream = open_trace(tmp_path / "c.parquet")
     assert (len(gathered(stream)), stream.block_tokens) == (300, 16)
 
 
 def test_generate_like(small, tmp_path):
-    assert podscope("generate", tmp_path / "like.csv", "--like", small, "--requests", 400).exit_code == 0
+    assert (
+        podscope("generate", tmp_path / "like.csv", "--like", small, "--requests", 400).exit_code
+        == 0
+    )
     found = described(open_trace(tmp_path / "like.csv"))
     assert found.rate_per_s == pytest.approx(4.0, rel=0.02)
     assert found.prompt.p50 == pytest.approx(119.5)
@@ -207,7 +238,10 @@ def test_generate_like(small, tmp_path):
         (["describe", "small.csv", "--format", "parket"], "no trace format 'parket'"),
         (["describe", "small.csv", "--first", "40"], "none from first=40 on"),
         (["convert", "small.csv", "out.txt"], "must end in one of .csv"),
-        (["convert", "small.csv", "out.csv", "--speed", "0"], "speed (0.0) must be a positive number"),
+        (
+            ["convert", "small.csv", "out.csv", "--speed", "0"],
+            "speed (0.0) must be a positive number",
+        ),
         (["convert", "bad.csv", "out.csv"], "row 2: prompt_tokens is zero"),
         (["generate", "out.csv", "--prompt", "long"], "'long' is no law of lengths"),
         (["generate", "out.csv", "--rate", "-1"], "must be positive"),

@@ -1,4 +1,5 @@
-"""Traces as streams: the fast way and the slow way agree on any file, in chunks and blocks of any size."""
+"""Traces as streams: the fast way and the slow way agree on any file, in chunks and blocks of any
+size."""
 
 from __future__ import annotations
 
@@ -16,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_requests import AZURE_TEXT, GOOD, HEADER, MOONCAKE_TEXT, some_bytes
 
-from sim.workload import trace_stream
-from sim.workload.arrivals import poisson
-from sim.workload.columns import joined, row_columns, same
-from sim.workload.requests import read_trace
-from sim.workload.stream import cut, gathered, merged
-from sim.workload.synthesis import SessionLaw, TraceSpec, generated
-from sim.workload.trace_lines import TraceError
-from sim.workload.trace_stream import open_trace
-from sim.workload.trace_write import write_stream
+from sim.traces import reading as trace_stream
+from sim.traces.arrivals import poisson
+from sim.traces.columns import joined, row_columns, same
+from sim.traces.lines import TraceError
+from sim.traces.reading import open_trace
+from sim.traces.requests import read_trace
+from sim.traces.stream import cut, gathered, merged
+from sim.traces.synthesis import SessionLaw, TraceSpec, generated
+from sim.traces.writing import write_stream
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_recordings = pytest.mark.skipif(
@@ -52,9 +53,28 @@ def scratch(tmp_path_factory):
 number = st.one_of(
     st.integers(0, 2000).map(str),
     st.floats(0, 1e4).map(repr),
-    st.sampled_from(["0", "007", "1.", ".5", "1e-05", "3.0", "12345678901234567", "0.1234567890123456789", " 4", "-1"]),
+    st.sampled_from(
+        [
+            "0",
+            "007",
+            "1.",
+            ".5",
+            "1e-05",
+            "3.0",
+            "12345678901234567",
+            "0.1234567890123456789",
+            " 4",
+            "-1",
+        ]
+    ),
 )
-row = st.builds("{},{},{}{}".format, number, st.integers(0, 6000), st.integers(0, 300), st.sampled_from(["", "", ",x"]))
+row = st.builds(
+    "{},{},{}{}".format,
+    number,
+    st.integers(0, 6000),
+    st.integers(0, 300),
+    st.sampled_from(["", "", ",x"]),
+)
 rising = st.lists(st.tuples(st.floats(0, 10), st.integers(1, 900), st.integers(0, 30))).map(
     lambda rows: [f"{a!r},{b},{c}" for a, b, c in sorted(rows)]
 )
@@ -66,12 +86,30 @@ azure_row = st.builds(
     st.integers(0, 40),
 )
 ticks = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9))).map(
-    lambda rows: [f'{{"timestamp": {a * 3000}, "input_length": {b}, "output_length": 5}}' for a, b in sorted(rows)]
+    lambda rows: [
+        f'{{"timestamp": {a * 3000}, "input_length": {b}, "output_length": 5}}'
+        for a, b in sorted(rows)
+    ]
 )
 some_rows = st.builds(
     lambda head, lines, end, last: (head + end.join(lines) + last).encode(),
-    st.sampled_from([HEADER, HEADER, "\ufeff" + HEADER, "TIMESTAMP,ContextTokens,GeneratedTokens\r\n", MOONCAKE_TEXT]),
-    st.one_of(st.lists(row), rising, st.lists(azure_row), st.lists(azure_row).map(sorted), ticks, ticks.map(reversed)),
+    st.sampled_from(
+        [
+            HEADER,
+            HEADER,
+            "\ufeff" + HEADER,
+            "TIMESTAMP,ContextTokens,GeneratedTokens\r\n",
+            MOONCAKE_TEXT,
+        ]
+    ),
+    st.one_of(
+        st.lists(row),
+        rising,
+        st.lists(azure_row),
+        st.lists(azure_row).map(sorted),
+        ticks,
+        ticks.map(reversed),
+    ),
     st.sampled_from(["\n", "\r\n", "\n\n", "\n \n"]),
     st.sampled_from(["", "\n"]),
 )
@@ -88,7 +126,11 @@ def outcome(path, rows, **arguments):
     except TraceError as error:
         return str(error)
     columns = joined(chunks)
-    return stream.format, stream.warnings, *(each.tobytes() for each in (columns.arrival_s, columns.prompt_tokens))
+    return (
+        stream.format,
+        stream.warnings,
+        *(each.tobytes() for each in (columns.arrival_s, columns.prompt_tokens)),
+    )
 
 
 @settings(max_examples=400, deadline=None)
@@ -101,9 +143,17 @@ def outcome(path, rows, **arguments):
     rows=st.integers(1, 9),
     block_bytes=st.sampled_from([1, 16, 64]),
 )
-def test_fast_or_slow_in_any_blocks_and_chunks(scratch, content, bad_rows, first, limit, spread, rows, block_bytes):
+def test_fast_or_slow_in_any_blocks_and_chunks(
+    scratch, content, bad_rows, first, limit, spread, rows, block_bytes
+):
     scratch.write_bytes(content)
-    arguments = {"bad_rows": bad_rows, "first": first, "limit": limit, "spread_ticks": spread, "max_tokens": 5000}
+    arguments = {
+        "bad_rows": bad_rows,
+        "first": first,
+        "limit": limit,
+        "spread_ticks": spread,
+        "max_tokens": 5000,
+    }
     expected = outcome(scratch, 10**6, fast=False, **arguments)
     assert outcome(scratch, rows, **arguments) == expected
     whole, trace_stream.BLOCK_BYTES = trace_stream.BLOCK_BYTES, block_bytes
@@ -143,18 +193,27 @@ def test_rows_far_out_of_order_are_sorted_within_a_bound(save, monkeypatch):
     monkeypatch.setattr(trace_stream, "BLOCK_BYTES", 64)
     order = [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, *range(10, 60), 3]
     path = save(HEADER + "".join(f"{i},{i + 1},1\n" for i in order))
-    assert [r.prompt_tokens for r in read_trace(path, bad_rows="skip").requests] == [x + 1 for x in sorted(order)]
+    assert [r.prompt_tokens for r in read_trace(path, bad_rows="skip").requests] == [
+        x + 1 for x in sorted(order)
+    ]
     assert len(gathered(open_trace(path, bad_rows="skip", sort_rows=60))) == 61
-    with pytest.raises(TraceError, match="row 62 arrives before one more than 10 rows above it; sort the file"):
+    with pytest.raises(
+        TraceError, match="row 62 arrives before one more than 10 rows above it; sort the file"
+    ):
         gathered(open_trace(path, bad_rows="skip", sort_rows=10))
 
 
 def test_memory_follows_the_chunk(save):
-    path = save(gzip.compress((HEADER + "".join(f"{i / 8},10,1\n" for i in range(400_000))).encode(), 1))
+    path = save(
+        gzip.compress((HEADER + "".join(f"{i / 8},10,1\n" for i in range(400_000))).encode(), 1)
+    )
     peaks = []
     for limit in (250_000, None):
         tracemalloc.start()
-        assert sum(len(chunk) for chunk in open_trace(path, limit=limit, chunk_rows=4096).chunks()) >= 250_000
+        assert (
+            sum(len(chunk) for chunk in open_trace(path, limit=limit, chunk_rows=4096).chunks())
+            >= 250_000
+        )
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0] < 40 * 2**20
@@ -224,7 +283,8 @@ def test_bailian_sessions(save):
     rows = [
         base | {"chat_id": 159, "parent_chat_id": -1, "timestamp": 61.0, "hash_ids": [10**12, 5]},
         base | {"chat_id": 160, "parent_chat_id": -1, "timestamp": 62.0, "hash_ids": [7]},
-        base | {"chat_id": 161, "parent_chat_id": 159, "timestamp": 71.5, "hash_ids": [10**12, 5, 6]},
+        base
+        | {"chat_id": 161, "parent_chat_id": 159, "timestamp": 71.5, "hash_ids": [10**12, 5, 6]},
         base | {"chat_id": 162, "parent_chat_id": 161, "timestamp": 73.5, "hash_ids": []},
         base | {"chat_id": 163, "parent_chat_id": 12, "timestamp": 74.0, "hash_ids": [7]},
     ]
@@ -232,14 +292,19 @@ def test_bailian_sessions(save):
     columns = gathered(stream)
     assert (stream.format, stream.block_tokens) == ("bailian", 16)
     assert columns.session.tolist() == [0, 1, 0, 0, 2]
-    assert columns.think_s.tolist() == pytest.approx([np.nan, np.nan, 10.5, 2.0, np.nan], nan_ok=True)
+    assert columns.think_s.tolist() == pytest.approx(
+        [np.nan, np.nan, 10.5, 2.0, np.nan], nan_ok=True
+    )
     assert columns.blocks.tolist() == [0, 1, 2, 0, 1, 3, 2]
     assert stream.warnings[0].startswith("think times of 2 turns are gaps between arrivals")
     assert stream.warnings[1].startswith("1 turns name a turn before them that is not")
 
 
 def test_burstgpt_sessions(save):
-    header = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    header = (
+        "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total "
+        "tokens,Log Type\n"
+    )
     rows = [
         "5,7,4,ChatGPT,472,18,490,Conversation log",
         "6,,2,GPT-4,10,20,30,API log",
@@ -254,15 +319,22 @@ def test_burstgpt_sessions(save):
     assert columns.session.tolist() == [0, -1, 0, 0]
     assert columns.think_s.tolist() == pytest.approx([np.nan, np.nan, 11.0, 0.0], nan_ok=True)
     assert stream.warnings == ["1 row skipped, failed requests without output to serve: row 4"]
-    old = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,ChatGPT,472,18,490,API log\n"
+    old = (
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log "
+        "Type\n5,ChatGPT,472,18,490,API log\n"
+    )
     assert gathered(open_trace(save(old))).session is None
 
 
 def test_vidur_without_times(save):
-    path = save("num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n3,5,8,1\n4,6,10,1\n5,7,12,1\n")
+    path = save(
+        "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n3,5,8,1\n4,6,10,1\n5,7,12,1\n"
+    )
     stream = open_trace(path)
     assert gathered(stream).arrival_s.tolist() == [0, 0, 0]
-    assert stream.warnings == ["the file has no times, so all requests arrive at 0; give them arrivals"]
+    assert stream.warnings == [
+        "the file has no times, so all requests arrive at 0; give them arrivals"
+    ]
     stream = open_trace(path, arrivals=poisson(2.0), seed=1, chunk_rows=2)
     timed = gathered(stream)
     assert timed.prompt_tokens.tolist() == [3, 4, 5]
@@ -273,19 +345,43 @@ def test_vidur_without_times(save):
 
 
 def test_apex_llmservingsim_and_vllm_logs(save):
-    apex = open_trace(save("start_time_offset_ns,context_tokens,generated_tokens\n197890289,156,67\n1500203480,1,2\n"))
+    apex = open_trace(
+        save(
+            "start_time_offset_ns,context_tokens,generated_tokens\n197890289,156,67\n1500203480,1,2\n"
+        )
+    )
     assert (apex.format, gathered(apex).arrival_s.tolist()) == ("apex", [0, 1.302313191])
-    row = {"arrival_time_ns": 10**9, "input_length": 40, "output_length": 5, "hash_ids_blk16": [0, 1, 2]}
-    served = open_trace(save(jsonl(row, row | {"arrival_time_ns": 3 * 10**9, "hash_ids_blk16": [0, 3]})))
+    row = {
+        "arrival_time_ns": 10**9,
+        "input_length": 40,
+        "output_length": 5,
+        "hash_ids_blk16": [0, 1, 2],
+    }
+    served = open_trace(
+        save(jsonl(row, row | {"arrival_time_ns": 3 * 10**9, "hash_ids_blk16": [0, 3]}))
+    )
     columns = gathered(served)
-    assert (served.format, served.block_tokens, columns.blocks.tolist()) == ("llmservingsim", 16, [0, 1, 2, 0, 3])
-    row = {"request_id": "bench-0", "input_toks": 23, "output_toks": 5, "arrival_time": 1777142838.25, "queued_ts": 4.0}
+    assert (served.format, served.block_tokens, columns.blocks.tolist()) == (
+        "llmservingsim",
+        16,
+        [0, 1, 2, 0, 3],
+    )
+    row = {
+        "request_id": "bench-0",
+        "input_toks": 23,
+        "output_toks": 5,
+        "arrival_time": 1777142838.25,
+        "queued_ts": 4.0,
+    }
     assert open_trace(save(jsonl(row))).format == "vllm_log"
 
 
 def test_openai_logs(save):
     usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
-    rows = [{"id": "x", "created": 1700000000 + i // 2, "model": f"m{i}", "usage": usage} for i in range(3)]
+    rows = [
+        {"id": "x", "created": 1700000000 + i // 2, "model": f"m{i}", "usage": usage}
+        for i in range(3)
+    ]
     stream = open_trace(save(jsonl(*rows)))
     columns = gathered(stream)
     assert stream.format == "openai"
@@ -305,9 +401,17 @@ def test_openai_logs(save):
 
 def servegen(folder, rate="0.5"):
     folder.mkdir(exist_ok=True)
-    windows = "".join(f"{at * 600},{rate if at else 0},{'2' if at else ''},{'Weibull' if at else ''},0.5,1\n"
-                      for at in range(3))  # fmt: skip
-    law = {"0": {"input_tokens": "{10: 0.25, 20: 0.75}", "output_tokens": "{5: 1.0}", "reason_ratio": "{0.0: 1}"}}
+    windows = "".join(
+        f"{at * 600},{rate if at else 0},{'2' if at else ''},{'Weibull' if at else ''},0.5,1\n"
+        for at in range(3)
+    )
+    law = {
+        "0": {
+            "input_tokens": "{10: 0.25, 20: 0.75}",
+            "output_tokens": "{5: 1.0}",
+            "reason_ratio": "{0.0: 1}",
+        }
+    }
     for client in (0, 12):
         (folder / f"chunk-{client}-trace.csv").write_text(windows)
         (folder / f"chunk-{client}-dataset.json").write_text(json.dumps(law))
@@ -318,9 +422,18 @@ def test_servegen(tmp_path):
     stream = open_trace(servegen(tmp_path / "model"), seed=3)
     columns = gathered(stream)
     assert (stream.format, stream.tenants) == ("servegen", ["client 0", "client 12"])
-    assert np.bincount(columns.tenant).tolist() == [600, 600]  # the recorded counts, whatever the gaps
-    assert columns.arrival_s[0] == 0 and (np.diff(columns.arrival_s) >= 0).all() and columns.arrival_s[-1] <= 1200
-    assert set(columns.output_tokens) == {5} and (columns.prompt_tokens == 20).mean() == pytest.approx(0.75, abs=0.05)
+    assert np.bincount(columns.tenant).tolist() == [
+        600,
+        600,
+    ]  # the recorded counts, whatever the gaps
+    assert (
+        columns.arrival_s[0] == 0
+        and (np.diff(columns.arrival_s) >= 0).all()
+        and columns.arrival_s[-1] <= 1200
+    )
+    assert set(columns.output_tokens) == {5} and (
+        columns.prompt_tokens == 20
+    ).mean() == pytest.approx(0.75, abs=0.05)
     assert same(gathered(open_trace(tmp_path / "model", seed=3, chunk_rows=7)), columns)
     assert same(gathered(open_trace(tmp_path / "model", seed=3, limit=10)), columns[:10])
     assert not same(gathered(open_trace(tmp_path / "model", seed=4)), columns)
@@ -329,7 +442,11 @@ def test_servegen(tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "says"),
     [
-        ("chunk-0-trace.csv", "0,1,1,Pareto,1,1\n600,1,1,Gamma,1,1\n", "chunk-0-trace.csv: row 1: .* is no window"),
+        (
+            "chunk-0-trace.csv",
+            "0,1,1,Pareto,1,1\n600,1,1,Gamma,1,1\n",
+            "chunk-0-trace.csv: row 1: .* is no window",
+        ),
         ("chunk-0-trace.csv", "0,1,1,Gamma,1\n", "chunk-0-trace.csv: row 1: has 5 fields, not 6"),
         ("chunk-0-trace.csv", "0,x,1,Gamma,1,1\n", "chunk-0-trace.csv: row 1: could not convert"),
         ("chunk-0-trace.csv", "0,1,1,Gamma,1,1\n", "needs two windows"),
@@ -353,7 +470,12 @@ def test_cut_and_merge(save):
     columns = gathered(both)
     assert columns.arrival_s.tolist() == pytest.approx([0, 0, 0.2, 0.5, 1.5, 2])
     assert columns.prompt_tokens.tolist() == [10, 5, 6, 20, 30, 7]
-    assert [both.tenants[each] for each in columns.tenant] == ["one.csv", *["two.csv"] * 2, *["one.csv"] * 2, "two.csv"]
+    assert [both.tenants[each] for each in columns.tenant] == [
+        "one.csv",
+        *["two.csv"] * 2,
+        *["one.csv"] * 2,
+        "two.csv",
+    ]
     part = gathered(cut(both, first=2, limit=3, speed=2))
     assert part.arrival_s.tolist() == pytest.approx([0, 0.15, 0.65])
     assert part.prompt_tokens.tolist() == [6, 20, 30]
@@ -377,7 +499,12 @@ def test_merged_blocks_stay_apart(save):
     path = save(jsonl(row))
     columns = gathered(merged([open_trace(path), open_trace(path)]))
     assert columns.blocks.tolist() == [0, 1, 2, 3]
-    small = save(jsonl({"arrival_time_ns": 1, "input_length": 40, "output_length": 5, "hash_ids_blk16": [0]}), "b")
+    small = save(
+        jsonl(
+            {"arrival_time_ns": 1, "input_length": 40, "output_length": 5, "hash_ids_blk16": [0]}
+        ),
+        "b",
+    )
     with pytest.raises(ValueError, match="different sizes"):
         merged([open_trace(path), open_trace(small)])
 
@@ -392,7 +519,12 @@ def test_merged_blocks_stay_apart(save):
         ("requests/AzureLLMInferenceTrace_conv.csv.gz", "azure", 19_366, 5.53),
         ("requests/mooncake_conversation_trace.jsonl.gz", "mooncake", 12_031, 3.40),
         ("requests/apex_llama_lmsys_05.csv", "apex", 1_024, 0.51),
-        ("requests/sharegpt-llama-3.1-8b-300-sps10.lengths_blk16.jsonl.gz", "llmservingsim", 300, 10.3),
+        (
+            "requests/sharegpt-llama-3.1-8b-300-sps10.lengths_blk16.jsonl.gz",
+            "llmservingsim",
+            300,
+            10.3,
+        ),
         ("end_to_end/RTXPRO6000__Llama-3.1-8B__vllm__requests.jsonl", "vllm_log", 300, 10.3),
     ],
 )

@@ -1,4 +1,5 @@
-"""The transformer graph: FLOP and bytes against formulas by hand, attended pairs against counting them."""
+"""The transformer graph: FLOP and bytes against formulas by hand, attended pairs against counting
+them."""
 
 from __future__ import annotations
 
@@ -8,16 +9,26 @@ from hypothesis import strategies as st
 from machines import MODEL, replace
 
 from sim import catalog
-from sim.workload.batch import attended, decode_batch, prefill_batch
-from sim.workload.memory import require, room
-from sim.workload.parallel import Parallel, shard
-from sim.workload.precision import BYTES, Precision
-from sim.workload.transformer import kv_bytes_per_token, transformer, weight_bytes
+from sim.graph.batch import attended, decode_batch, prefill_batch
+from sim.graph.footprint import require, room
+from sim.graph.parallel import Parallel, shard
+from sim.graph.precision import BYTES, Precision
+from sim.graph.transformer import kv_bytes_per_token, transformer, weight_bytes
 
 FP16 = Precision()
 SPARSE = replace(MODEL, attention=("blocksparse",), window_tokens=16, sparse_stride=4)
-NAMES = ["llama3-8b", "llama3-70b", "llama3.1-405b", "qwen2-7b", "qwen2-72b", "qwen3-8b", "qwen3-32b", "phi-3-small",
-         "phi-3-medium", "smollm2-135m"]  # fmt: skip
+NAMES = [
+    "llama3-8b",
+    "llama3-70b",
+    "llama3.1-405b",
+    "qwen2-7b",
+    "qwen2-72b",
+    "qwen3-8b",
+    "qwen3-32b",
+    "phi-3-small",
+    "phi-3-medium",
+    "smollm2-135m",
+]
 
 
 def matmul_flop(some) -> float:
@@ -25,12 +36,16 @@ def matmul_flop(some) -> float:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
-@pytest.mark.parametrize("batch", [decode_batch([100] * 4), prefill_batch([500, 30])], ids=["decode", "prefill"])
+@pytest.mark.parametrize(
+    "batch", [decode_batch([100] * 4), prefill_batch([500, 30])], ids=["decode", "prefill"]
+)
 def test_matmuls_do_two_flop_for_each_parameter_and_token(ranks, batch):
     kv, d = 8 * 128, 4096
     layer = d * (4096 + 2 * kv) + 4096 * d + 3 * d * 14336
     asked = 2 * (batch.tokens * 4 * layer + batch.logits * d * 32000)
-    assert matmul_flop(transformer(MODEL, FP16, Parallel(ranks), batch)) * ranks == pytest.approx(asked, rel=1e-12)
+    assert matmul_flop(transformer(MODEL, FP16, Parallel(ranks), batch)) * ranks == pytest.approx(
+        asked, rel=1e-12
+    )
 
 
 def test_a_model_does_about_two_flop_for_each_of_its_parameters():
@@ -55,7 +70,9 @@ def test_attention_flop_is_four_a_pair_a_dimension():
     decode = transformer(MODEL, FP16, Parallel(4), decode_batch([999]))
     attention = [op for _, op in decode.ops() if op.kind == "attention"]
     assert len(attention) == 4
-    assert attention[0].flop == pytest.approx(4 * 128 * 1000 * 8, rel=0.02)  # the softmax is the rest
+    assert attention[0].flop == pytest.approx(
+        4 * 128 * 1000 * 8, rel=0.02
+    )  # the softmax is the rest
     prefill = transformer(MODEL, FP16, Parallel(4), prefill_batch([1000]))
     pairs = 1000 * 1001 / 2
     assert next(op for _, op in prefill.ops() if op.kind == "attention").flop == pytest.approx(
@@ -65,9 +82,12 @@ def test_attention_flop_is_four_a_pair_a_dimension():
 
 @settings(max_examples=200)
 @given(
-    st.sampled_from(["dense", "window", "blocksparse"]), st.integers(1, 120), st.integers(0, 120), st.integers(1, 40),
+    st.sampled_from(["dense", "window", "blocksparse"]),
+    st.integers(1, 120),
+    st.integers(0, 120),
+    st.integers(1, 40),
     st.integers(1, 9),
-)  # fmt: skip
+)
 def test_attended_pairs_are_those_one_counts(pattern, new, past, window, stride):
     model = replace(SPARSE, window_tokens=window, sparse_stride=stride)
 
@@ -87,14 +107,18 @@ def test_weights_are_the_parameters(name):
     model = catalog.model(name)
     assert weight_bytes(model, FP16, Parallel(1)) == pytest.approx(2 * model.parameters, rel=0.01)
     held = transformer(model, FP16, Parallel(1), decode_batch([10])).read_bytes("weight")
-    embedding = model.vocab * model.hidden * (0 if model.tied_embeddings else 2)  # one row of it is read
+    embedding = (
+        model.vocab * model.hidden * (0 if model.tied_embeddings else 2)
+    )  # one row of it is read
     assert held + embedding == pytest.approx(2 * model.parameters, rel=0.01)
 
 
 @pytest.mark.parametrize("weights", ["fp16", "bf16", "fp8", "int8", "int4"])
 def test_precision_scales_what_it_names(weights):
     plain = transformer(MODEL, FP16, Parallel(2), decode_batch([500]))
-    small = transformer(MODEL, Precision(weights=weights, kv="int8"), Parallel(2), decode_batch([500]))
+    small = transformer(
+        MODEL, Precision(weights=weights, kv="int8"), Parallel(2), decode_batch([500])
+    )
 
     def weight(some, name: str) -> float:
         return next(t.nbytes for _, op in some.ops() for t in op.reads if t.name == name)
@@ -109,17 +133,23 @@ def test_precision_scales_what_it_names(weights):
 
 def test_collectives_carry_the_hidden_state_and_one_rank_has_none():
     asked = [
-        op for _, op in transformer(MODEL, FP16, Parallel(8), decode_batch([5, 5])).ops() if op.kind == "all_reduce"
+        op
+        for _, op in transformer(MODEL, FP16, Parallel(8), decode_batch([5, 5])).ops()
+        if op.kind == "all_reduce"
     ]
     assert [op.message_bytes for op in asked] == [2 * 4096 * 2] * 8  # two for each of four layers
     assert not [
-        op for _, op in transformer(MODEL, FP16, Parallel(1), decode_batch([5])).ops() if op.stream == "communication"
+        op
+        for _, op in transformer(MODEL, FP16, Parallel(1), decode_batch([5])).ops()
+        if op.stream == "communication"
     ]
 
 
 @pytest.mark.parametrize(("tensor", "nearest"), [(3, "2, 4"), (6, "4, 8"), (64, "16, 32")])
 def test_a_degree_that_does_not_divide_names_those_that_do(tensor, nearest):
-    with pytest.raises(ValueError, match=f"degree {tensor} does not divide.*degrees that work:.*{nearest}"):
+    with pytest.raises(
+        ValueError, match=f"degree {tensor} does not divide.*degrees that work:.*{nearest}"
+    ):
         shard(MODEL, Parallel(tensor))
 
 
@@ -133,7 +163,11 @@ def test_heads_are_padded_at_powers_of_two():
 
 def test_room_is_divided_without_a_rest():
     space = room(MODEL, FP16, Parallel(2), 64e9, 1000)
-    held = space.weight_bytes + space.activation_bytes + space.kv_tokens * kv_bytes_per_token(MODEL, FP16, Parallel(2))
+    held = (
+        space.weight_bytes
+        + space.activation_bytes
+        + space.kv_tokens * kv_bytes_per_token(MODEL, FP16, Parallel(2))
+    )
     assert held == pytest.approx(64e9, rel=1e-12)
     assert space.weight_bytes == weight_bytes(MODEL, FP16, Parallel(2))
     require(MODEL, space, FP16, Parallel(2), int(space.kv_tokens))

@@ -1,10 +1,11 @@
 """The kernels of attention, from aiconfigurator's tables of vLLM.
 
-`attention` tables time one kernel in a captured graph: a decode attention over a KV-cache in pages, or the causal
-attention of prompts, without projections. `mla_module` tables time DeepSeek-V3's whole attention module with so many of
-its heads, in a captured graph: all projections with their norm and rotation, the write to the cache, attention, and
-the output projection; not the norm before. In a decode the kernels that our graph has not (copies of queries, the
-write to the cache) are counted with `absorb`.
+`attention` tables time one kernel in a captured graph: a decode attention over a KV-cache in pages,
+or the causal attention of prompts, without projections. `mla_module` tables time DeepSeek-V3's
+whole attention module with so many of its heads, in a captured graph: all projections with their
+norm and rotation, the write to the cache, attention, and the output projection; not the norm
+before. In a decode the kernels that our graph has not (copies of queries, the write to the cache)
+are counted with `absorb`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.calibrate.work import Measured, fit, work_of
+from sim.graph.batch import Batch, Sequences
+from sim.graph.graph import Layer
+from sim.graph.model import Model
+from sim.graph.parallel import Parallel
+from sim.graph.precision import Precision
+from sim.graph.transformer import transformer
 from sim.hardware.device import Device
-from sim.workload.batch import Batch, Sequences
-from sim.workload.graph import Layer
-from sim.workload.model import Model
-from sim.workload.parallel import Parallel
-from sim.workload.precision import Precision
-from sim.workload.transformer import transformer
 
 BF16 = Precision("bf16", "bf16", "bf16", "bf16")
 DECODE = ("q_kv_a", "latent_norm", "q_b", "rope", "q_absorb", "absorb", "v_expand", "o")
@@ -48,9 +49,13 @@ class Row(NamedTuple):
 
 
 def grouped(path: Path, head_dim: int = 128) -> list[Row]:
-    """Rows of an `attention_perf` table: bf16, all of the context seen, and that of a length that is served: below, a
-    decode takes a time for each sequence and KV head, however short."""
-    where = [("attn_dtype", "=", "bfloat16"), ("kv_cache_dtype", "=", "bfloat16"), ("head_dim", "=", head_dim)]
+    """Rows of an `attention_perf` table: bf16, all of the context seen, and that of a length that
+    is served: below, a decode takes a time for each sequence and KV head, however short."""
+    where = [
+        ("attn_dtype", "=", "bfloat16"),
+        ("kv_cache_dtype", "=", "bfloat16"),
+        ("head_dim", "=", head_dim),
+    ]
     rows = _read(path, where, "num_key_value_heads", 0)
     return [row for row in rows if (row.cached >= 255 if row.new == 1 else row.new >= 128)]
 
@@ -61,24 +66,40 @@ def modules(path: Path, gemm: str = "bfloat16", cache: str = "bfloat16") -> list
 
 
 def _read(path: Path, filters: list[tuple[str, str, object]], kv: str, counted: int) -> list[Row]:
-    """`kv`: where the KV heads are told; `counted`: of the new tokens, those that a decode's `step` includes."""
+    """`kv`: where the KV heads are told; `counted`: of the new tokens, those that a decode's `step`
+    includes."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise ValueError(f"{path.name} is a Parquet file; install podscope[parquet] to read it") from None
+        raise ValueError(
+            f"{path.name} is a Parquet file; install podscope[parquet] to read it"
+        ) from None
     rows = []
     for row in parquet.read_table(path, filters=filters).to_pylist():
         cached = max(row["step"] - counted, 0)
         if not row.get("window_size"):
-            rows.append(Row(int(row["num_heads"]), int(row[kv]), int(row["batch_size"]), int(row["isl"]), int(cached),
-                            row["latency"] * 1e-3))  # fmt: skip
+            rows.append(
+                Row(
+                    int(row["num_heads"]),
+                    int(row[kv]),
+                    int(row["batch_size"]),
+                    int(row["isl"]),
+                    int(cached),
+                    row["latency"] * 1e-3,
+                )
+            )
     return sorted(set(rows))
 
 
 def measured(
-    rows: Sequence[Row], model: Model, own: str, names: Sequence[str] = (), precision: Precision = BF16
+    rows: Sequence[Row],
+    model: Model,
+    own: str,
+    names: Sequence[str] = (),
+    precision: Precision = BF16,
 ) -> Measured:
-    """The op `own` of a layer of `model`, with the heads of each row, and the others that a row times."""
+    """The op `own` of a layer of `model`, with the heads of each row, and the others that a row
+    times."""
     layers = [_layer(row, model, precision) for row in rows]
     columns = {name: work_of([layer.op(name) for layer in layers]) for name in (own, *names)}
     others = tuple(columns[name] for name in names if name != own)
@@ -92,7 +113,11 @@ def fitted(rows: Sequence[Row], model: Model, device: Device) -> Device:
 
 def fitted_absorb(rows: Sequence[Row], model: Model, device: Device) -> Device:
     """`device` with the kernel for absorb that meets the decoding modules best."""
-    return fit(measured(rows, model, "absorb", DECODE), device, np.array([row.heads <= FEW_HEADS for row in rows]))
+    return fit(
+        measured(rows, model, "absorb", DECODE),
+        device,
+        np.array([row.heads <= FEW_HEADS for row in rows]),
+    )
 
 
 def _layer(row: Row, model: Model, precision: Precision) -> Layer:

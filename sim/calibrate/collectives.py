@@ -1,9 +1,10 @@
 """Fit the costs of a collective library to measured times.
 
-A way's time is linear in its constants: launch + rounds x step + wait of the wires + time on the wires / efficiency,
-where rounds, wait and time are those of the plan on the pod, as it will be played. A library takes the quickest of its
-ways, so which way a row is a measurement of is part of the fit: start from many splits of the sizes, fit each way to
-its rows by non-negative least squares of the relative error, give every row to the way that is now quickest, repeat.
+A way's time is linear in its constants: launch + rounds x step + wait of the wires + time on the
+wires / efficiency, where rounds, wait and time are those of the plan on the pod, as it will be
+played. A library takes the quickest of its ways, so which way a row is a measurement of is part of
+the fit: start from many splits of the sizes, fit each way to its rows by non-negative least squares
+of the relative error, give every row to the way that is now quickest, repeat.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Form(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Ways with their constants, and the relative error of each row (0.1: predicted 10 % too long)."""
+    """Ways with their constants, and the relative error of each row (0.1: predicted 10 % too
+    long)."""
 
     ways: tuple[Way, ...]
     errors: Floats
@@ -98,7 +100,9 @@ def _fitted(rows: Sequence[Measured], design: _Design, forms: Sequence[Form]) ->
     ways = []
     for form in forms:
         step, slowdown = constants[1 + 2 * protocols.index(form.protocol) :][:2]
-        ways.append(Way(form.collectives, form.algorithm, form.protocol, constants[0], step, 1 / slowdown))
+        ways.append(
+            Way(form.collectives, form.algorithm, form.protocol, constants[0], step, 1 / slowdown)
+        )
     measured = np.array([row.seconds for row in rows])
     return Fitted(tuple(ways), _times(design, constants).min(axis=1) / measured - 1)
 
@@ -141,7 +145,8 @@ def _serving(serves: Ints, wanted: Ints) -> Ints:
 
 
 def _bounded(matrix: Floats, target: Floats) -> Floats:
-    """Least squares with every constant at least 0 and every slowdown at least 1, by dropping what would go below."""
+    """Least squares with every constant at least 0 and every slowdown at least 1, by dropping what
+    would go below."""
     low = np.zeros(matrix.shape[1])
     low[2::2] = 1.0
     free = np.abs(matrix).sum(axis=0) > 0

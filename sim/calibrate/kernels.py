@@ -1,8 +1,10 @@
-"""A device's efficiencies, fitted to measured kernels: GEMMs, small vector kernels, attention alone and mixed.
+"""A device's efficiencies, fitted to measured kernels: GEMMs, small vector kernels, attention alone
+and mixed.
 
-The tables are layer profiles of one decoder layer in LLMServingSim's format: microseconds by new tokens, or for
-attention by (prefill chunk, its cached tokens, decode sequences, their cached tokens). Each constant is fitted to the
-rows in which it shows; `errors` says how all rows are met, those that were left out too.
+The tables are layer profiles of one decoder layer in LLMServingSim's format: microseconds by new
+tokens, or for attention by (prefill chunk, its cached tokens, decode sequences, their cached
+tokens). Each constant is fitted to the rows in which it shows; `errors` says how all rows are met,
+those that were left out too.
 """
 
 from __future__ import annotations
@@ -16,15 +18,19 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.calibrate.work import Work, line, seconds
+from sim.graph.batch import Batch, Sequences
+from sim.graph.model import Model
+from sim.graph.parallel import Parallel
+from sim.graph.precision import Precision
+from sim.graph.transformer import transformer
 from sim.hardware.cost import with_kernel
 from sim.hardware.device import Device
-from sim.workload.batch import Batch, Sequences
-from sim.workload.model import Model
-from sim.workload.parallel import Parallel
-from sim.workload.precision import Precision
-from sim.workload.transformer import transformer
 
-MEMORY_BOUND, DENSE_TOKENS, RESIDENT_TOKENS = 16, 2048, 1024  # tokens; vector kernels above spill from L2
+MEMORY_BOUND, DENSE_TOKENS, RESIDENT_TOKENS = (
+    16,
+    2048,
+    1024,
+)  # tokens; vector kernels above spill from L2
 _GEMMS = {"qkv_proj": "qkv", "o_proj": "o", "gate_up_proj": "gate_up", "down_proj": "down"}
 _VECTORS = {"layernorm": "mlp_norm", "act_fn": "act", "rotary_emb": "rope"}
 _PRECISION = Precision("bf16", "bf16", "bf16", "bf16")
@@ -44,7 +50,9 @@ class Kernel(NamedTuple):
     seconds: float
 
 
-def profile(model: Model, tensor: int, dense: Path, attention: Path, head: Path | None = None) -> list[Kernel]:
+def profile(
+    model: Model, tensor: int, dense: Path, attention: Path, head: Path | None = None
+) -> list[Kernel]:
     """The rows of a profile that our graph has an op for."""
     found = []
     for row in _rows(dense):
@@ -58,9 +66,15 @@ def profile(model: Model, tensor: int, dense: Path, attention: Path, head: Path 
         chunk, cached, count, context = (
             int(row[key]) for key in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
         )
-        groups = [Sequences(1, chunk, cached)] * (chunk > 0) + [Sequences(count, 1, context)] * (count > 0)
+        groups = [Sequences(1, chunk, cached)] * (chunk > 0) + [Sequences(count, 1, context)] * (
+            count > 0
+        )
         family = "mixed" if len(groups) > 1 else "prefill" if chunk else "decode"
-        found.append(_kernel(family, model, tensor, Batch(tuple(groups), 1), "attention", float(row["time_us"])))
+        found.append(
+            _kernel(
+                family, model, tensor, Batch(tuple(groups), 1), "attention", float(row["time_us"])
+            )
+        )
     for row in _rows(head) if head else ():
         if row["layer"] == "lm_head":
             batch = Batch((Sequences(int(row["sequences"]), 1, 0),), int(row["sequences"]))
@@ -73,16 +87,23 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return [*csv.DictReader(file)]
 
 
-def _kernel(family: str, model: Model, tensor: int, batch: Batch, name: str, microseconds: float) -> Kernel:
+def _kernel(
+    family: str, model: Model, tensor: int, batch: Batch, name: str, microseconds: float
+) -> Kernel:
     layers = transformer(model, _PRECISION, Parallel(tensor), batch).layers
     op = layers[-1 if name == "lm_head" else 1].op(name)
     read = sum(tensor.nbytes for tensor in op.reads if tensor.kind != "activation")
-    buffers = sum(tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation")
-    return Kernel(family, int(batch.tokens), op.flop, op.lone_flop, read, buffers, microseconds * 1e-6)
+    buffers = sum(
+        tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation"
+    )
+    return Kernel(
+        family, int(batch.tokens), op.flop, op.lone_flop, read, buffers, microseconds * 1e-6
+    )
 
 
 def fit(kernels: Sequence[Kernel], device: Device) -> Device:
-    """`device` with the efficiencies and overheads that meet the kernels best, in mean relative error."""
+    """`device` with the efficiencies and overheads that meet the kernels best, in mean relative
+    error."""
 
     def some(*families: str, least: int = 0, most: int = DENSE_TOKENS) -> list[Kernel]:
         return [k for k in kernels if k.family in families and least <= k.tokens <= most]
@@ -90,29 +111,58 @@ def fit(kernels: Sequence[Kernel], device: Device) -> Device:
     small = some("gemm", most=MEMORY_BOUND)
     overhead, per_byte = _line([k.hbm_bytes for k in small], small)
     device = replace(
-        device, kernel_overhead_s=overhead, hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s, matrix_efficiency=1.0
+        device,
+        kernel_overhead_s=overhead,
+        hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s,
+        matrix_efficiency=1.0,
     )
-    device = _best(some("gemm", least=MEMORY_BOUND + 1), "matmul", [
-        with_kernel(replace(device, matrix_efficiency=float(share)), "matmul", overlap=float(overlap))
-        for share in np.arange(0.5, 1.0, 0.01) for overlap in np.arange(0.0, 1.01, 0.05)
-    ])  # fmt: skip
+    device = _best(
+        some("gemm", least=MEMORY_BOUND + 1),
+        "matmul",
+        [
+            with_kernel(
+                replace(device, matrix_efficiency=float(share)), "matmul", overlap=float(overlap)
+            )
+            for share in np.arange(0.5, 1.0, 0.01)
+            for overlap in np.arange(0.0, 1.01, 0.05)
+        ],
+    )
     vector = some("vector", most=RESIDENT_TOKENS)
     overhead, per_byte = _line([k.buffer_bytes for k in vector], vector)
     device = replace(device, vector_overhead_s=overhead, l2_bytes_per_s=1 / per_byte)
     decode = some("decode")
     overhead, per_byte = _line([k.hbm_bytes for k in decode], decode)
-    device = with_kernel(device, "attention", overhead_s=overhead, hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s)
-    return _best(some("prefill", "mixed"), "attention", [
-        with_kernel(device, "attention", matrix_efficiency=float(share), tile=tile)
-        for share in np.arange(0.2, 1.0, 0.01) for tile in _TILES
-    ])  # fmt: skip
+    device = with_kernel(
+        device,
+        "attention",
+        overhead_s=overhead,
+        hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s,
+    )
+    return _best(
+        some("prefill", "mixed"),
+        "attention",
+        [
+            with_kernel(device, "attention", matrix_efficiency=float(share), tile=tile)
+            for share in np.arange(0.2, 1.0, 0.01)
+            for tile in _TILES
+        ],
+    )
 
 
 def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:
     """Relative error of each kernel: predicted / measured - 1."""
     found = np.empty(len(kernels))
-    for family, kind in (("vector", "norm"), ("gemm", "matmul"), ("lm_head", "matmul"), ("attention", "attention")):
-        own = [i for i, kernel in enumerate(kernels) if family == _FAMILY.get(kernel.family, kernel.family)]
+    for family, kind in (
+        ("vector", "norm"),
+        ("gemm", "matmul"),
+        ("lm_head", "matmul"),
+        ("attention", "attention"),
+    ):
+        own = [
+            i
+            for i, kernel in enumerate(kernels)
+            if family == _FAMILY.get(kernel.family, kernel.family)
+        ]
         if own:
             found[own] = _relative(np.array([kernels[i][2:] for i in own]).T, device, kind)
     return found
@@ -121,11 +171,15 @@ def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:
 def _relative(columns: np.ndarray, device: Device, kind: str) -> np.ndarray:
     """`errors` of kernels of one kind."""
     *sizes, took = columns
-    return seconds(device, Work(kind, "vector" if kind == "norm" else "matrix", "bf16", *sizes)) / took - 1
+    return (
+        seconds(device, Work(kind, "vector" if kind == "norm" else "matrix", "bf16", *sizes)) / took
+        - 1
+    )
 
 
 def _line(sizes: Sequence[float], kernels: Sequence[Kernel]) -> tuple[float, float]:
-    """(seconds, seconds a byte) of the straight line that meets the kernels best, in relative squares."""
+    """(seconds, seconds a byte) of the straight line that meets the kernels best, in relative
+    squares."""
     took = np.array([k.seconds for k in kernels])
     return line(sizes, took, took)
 

@@ -1,9 +1,11 @@
-"""Kernels of latent attention from measured layers: absorb that reads its context for each request, and TyphoonMLA.
+"""Kernels of latent attention from measured layers: absorb that reads its context for each request,
+and TyphoonMLA.
 
-A layer takes a fixed time, and then arithmetic and HBM traffic one after the other (`overlap` 0 on the cards), as the
-benchmark of an Ascend 910B2 asks for: linear in the constants, so a fit is a least squares of relative error, its rates
-at most the chip's. The one exception is the absorb branch of TyphoonMLA, a kernel that waits for HBM: a token of a
-suffix costs as much with 64 heads as with 128.
+A layer takes a fixed time, and then arithmetic and HBM traffic one after the other (`overlap` 0 on
+the cards), as the benchmark of an Ascend 910B2 asks for: linear in the constants, so a fit is a
+least squares of relative error, its rates at most the chip's. The one exception is the absorb
+branch of TyphoonMLA, a kernel that waits for HBM: a token of a suffix costs as much with 64 heads
+as with 128.
 """
 
 from __future__ import annotations
@@ -66,10 +68,13 @@ class Peaks(NamedTuple):
     bytes_per_s: float
 
 
-def fit_absorb(shapes: Sequence[Shape], seconds: np.ndarray, peaks: Peaks, told: bool = True) -> Fit:
+def fit_absorb(
+    shapes: Sequence[Shape], seconds: np.ndarray, peaks: Peaks, told: bool = True
+) -> Fit:
     """Absorb on everything, which reads the context of each request.
 
-    With one number of heads FLOP and bytes go together and cannot be `told` apart: the HBM rate is then the peak.
+    With one number of heads FLOP and bytes go together and cannot be `told` apart: the HBM rate is
+    then the peak.
     """
     return Fit(*_solved(_absorb(shapes), seconds, _least(peaks), () if told else (2,)))
 
@@ -77,7 +82,9 @@ def fit_absorb(shapes: Sequence[Shape], seconds: np.ndarray, peaks: Peaks, told:
 def fit_typhoon(shapes: Sequence[Shape], seconds: np.ndarray, peaks: Peaks) -> Fit:
     """Naive on the prefix, absorb on the suffix, whose arithmetic hides behind its reads."""
     columns = np.delete(_typhoon(shapes), 1, axis=1)
-    fixed_s, *rates = _solved(columns, seconds, [1 / peaks.bytes_per_s, *_least(peaks)[:2], 1 / peaks.flop_per_s])
+    fixed_s, *rates = _solved(
+        columns, seconds, [1 / peaks.bytes_per_s, *_least(peaks)[:2], 1 / peaks.flop_per_s]
+    )
     return Fit(fixed_s, np.inf, *rates)
 
 
@@ -88,12 +95,20 @@ def _absorb(shapes: Sequence[Shape]) -> np.ndarray:
 
 
 def _typhoon(shapes: Sequence[Shape]) -> np.ndarray:
-    heads, suffix, batch, prefix = (np.array([getattr(s, name) for s in shapes], float)
-                                    for name in ("heads", "suffix", "batch", "prefix"))  # fmt: skip
-    return np.column_stack([
-        np.ones(len(batch)), batch * suffix * heads * ABSORB_FLOP, batch * suffix * LATENT_BYTES,
-        batch * prefix * heads * NAIVE_FLOP, prefix * heads * EXPANDED_BYTES, batch * heads * HEAD_FLOP,
-    ])  # fmt: skip
+    heads, suffix, batch, prefix = (
+        np.array([getattr(s, name) for s in shapes], float)
+        for name in ("heads", "suffix", "batch", "prefix")
+    )
+    return np.column_stack(
+        [
+            np.ones(len(batch)),
+            batch * suffix * heads * ABSORB_FLOP,
+            batch * suffix * LATENT_BYTES,
+            batch * prefix * heads * NAIVE_FLOP,
+            prefix * heads * EXPANDED_BYTES,
+            batch * heads * HEAD_FLOP,
+        ]
+    )
 
 
 def _costs(fit: Fit) -> np.ndarray:
@@ -105,9 +120,11 @@ def _least(peaks: Peaks) -> list[float]:
     return [1 / peaks.flop_per_s, 1 / peaks.bytes_per_s]
 
 
-def _solved(columns: np.ndarray, seconds: np.ndarray, least: Sequence[float], held: Sequence[int] = ()) -> list[float]:
-    """A fixed cost and others of least relative squares, none below the `least` there can be and those `held` at it, as
-    rates."""
+def _solved(
+    columns: np.ndarray, seconds: np.ndarray, least: Sequence[float], held: Sequence[int] = ()
+) -> list[float]:
+    """A fixed cost and others of least relative squares, none below the `least` there can be and
+    those `held` at it, as rates."""
     scaled = columns / seconds[:, None]
     costs = np.array([0.0, *least])
     free = [c for c in range(columns.shape[1]) if c not in held]
@@ -115,7 +132,9 @@ def _solved(columns: np.ndarray, seconds: np.ndarray, least: Sequence[float], he
         fixed = [c for c in range(columns.shape[1]) if c not in free]
         due = 1.0 - scaled[:, fixed] @ costs[fixed]
         found = np.linalg.lstsq(scaled[:, free], due, rcond=None)[0]
-        short = (costs[free] - found) * scaled[:, free].mean(axis=0)  # by how much time each is too small
+        short = (costs[free] - found) * scaled[:, free].mean(
+            axis=0
+        )  # by how much time each is too small
         if short.max() <= 0.0:
             break
         free.pop(int(short.argmax()))

@@ -1,4 +1,5 @@
-"""The catalogue's collective libraries: which table each was fitted to, in which forms; and its card as YAML."""
+"""The catalogue's collective libraries: which table each was fitted to, in which forms; and its
+card as YAML."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ SMALLEST = 8 * 1024  # bytes: below, every size takes as long
 
 
 class Source(NamedTuple):
-    """A measured library: its table (below ../shared/data/collectives), its pod, and the forms fitted together."""
+    """A measured library: its table (below ../shared/data/collectives), its pod, and the forms
+    fitted together."""
 
     file: str
     what: str
@@ -34,7 +36,8 @@ class Source(NamedTuple):
 
 
 class Family(NamedTuple):
-    """One fit of a library: its rows, the ways, and the errors of predictions that have not seen the row's size."""
+    """One fit of a library: its rows, the ways, and the errors of predictions that have not seen
+    the row's size."""
 
     rows: list[Measured]
     fitted: Fitted
@@ -54,9 +57,14 @@ def _switch(bytes_per_s: float) -> Callable[[], Graph]:
 
 def _two_nodes(link: float, nic: float) -> Callable[[], Graph]:
     return lambda: topology.build(
-        "multi_node", nodes=2, chips=8, bytes_per_s=link, latency_s=0.5e-6,
-        nic={"bytes_per_s": nic, "latency_s": 1e-6}, spine={"bytes_per_s": 8 * nic, "latency_s": 1e-6},
-    )  # fmt: skip
+        "multi_node",
+        nodes=2,
+        chips=8,
+        bytes_per_s=link,
+        latency_s=0.5e-6,
+        nic={"bytes_per_s": nic, "latency_s": 1e-6},
+        spine={"bytes_per_s": 8 * nic, "latency_s": 1e-6},
+    )
 
 
 def _log(source: str, section: str, ranks: int) -> Callable[[Path], list[Measured]]:
@@ -67,31 +75,54 @@ _LOGS = "parsed_nccl_rccl_tests.csv"
 _AWS = "aws_p4de_A100_p5_H100_nccl_tests.md"
 SOURCES: dict[str, Source] = {
     "nccl": Source(
-        "h100_sxm__comm__nccl__2.29.2__nccl_perf.parquet", "half-precision rows of 8 GPUs", aiconfigurator, 8,
-        _switch(450e9), ((*_RINGS, Form("NVLS", "in_switch", _ONE)), _A2A),
+        "h100_sxm__comm__nccl__2.29.2__nccl_perf.parquet",
+        "half-precision rows of 8 GPUs",
+        aiconfigurator,
+        8,
+        _switch(450e9),
+        ((*_RINGS, Form("NVLS", "in_switch", _ONE)), _A2A),
     ),
     "nccl_a100": Source(
-        "a100_sxm__comm__nccl__2.27.3__nccl_perf.parquet", "half-precision rows of 8 GPUs", aiconfigurator, 8,
-        _switch(300e9), (_RINGS, _A2A),
+        "a100_sxm__comm__nccl__2.27.3__nccl_perf.parquet",
+        "half-precision rows of 8 GPUs",
+        aiconfigurator,
+        8,
+        _switch(300e9),
+        (_RINGS, _A2A),
     ),
     "nccl_p5": Source(
-        _LOGS, "nccl-tests on two p5.48xlarge", _log(_AWS, "p5.48xlarge", 16), 16, _two_nodes(450e9, 50e9),
+        _LOGS,
+        "nccl-tests on two p5.48xlarge",
+        _log(_AWS, "p5.48xlarge", 16),
+        16,
+        _two_nodes(450e9, 50e9),
         ((*_NODES, Form("NVLS", "in_switch", _ONE)),),
     ),
     "nccl_a3mega": Source(
-        _LOGS, "nccl-tests on two a3-megagpu-8g", _log("gcp_a3mega_H100x16_nccl_all_reduce.md", "NCCL", 16), 16,
-        _two_nodes(450e9, 25e9), ((*_NODES, Form("NVLS", "in_switch", _ONE)),),
+        _LOGS,
+        "nccl-tests on two a3-megagpu-8g",
+        _log("gcp_a3mega_H100x16_nccl_all_reduce.md", "NCCL", 16),
+        16,
+        _two_nodes(450e9, 25e9),
+        ((*_NODES, Form("NVLS", "in_switch", _ONE)),),
     ),
     "nccl_p4de": Source(
-        _LOGS, "nccl-tests on two p4de.24xlarge", _log(_AWS, "p4de", 16), 16, _two_nodes(300e9, 6.25e9),
+        _LOGS,
+        "nccl-tests on two p4de.24xlarge",
+        _log(_AWS, "p4de", 16),
+        16,
+        _two_nodes(300e9, 6.25e9),
         ((*_NODES, Form("Simple", "hierarchical", _ONE)),),
     ),
     "rccl": Source(
-        _LOGS, "rccl-tests on 8 MI300X", _log("MI300X_MI325X_MI355X_rccl_tests.md", "Using devices", 8), 8,
+        _LOGS,
+        "rccl-tests on 8 MI300X",
+        _log("MI300X_MI325X_MI355X_rccl_tests.md", "Using devices", 8),
+        8,
         lambda: topology.build("full_mesh", 8, 64e9, 0.5e-6),
         (tuple(Form(protocol, "two_shot", _ONE) for protocol in ("LL", "LL128", "Simple")),),
     ),
-}  # fmt: skip
+}
 
 
 def fitted(name: str, folder: Path) -> list[Family]:
@@ -108,7 +139,8 @@ def fitted(name: str, folder: Path) -> list[Family]:
 
 
 def card(name: str, folder: Path) -> str:
-    """The `ways:` of a library's YAML file, with residuals, to be pasted into `sim/catalog/libraries`."""
+    """The `ways:` of a library's YAML file, with residuals, to be pasted into
+    `sim/catalog/libraries`."""
     source, lines = SOURCES[name], ["ways:", "  tag: FITTED"]
     residual = []
     families = fitted(name, folder)
@@ -117,7 +149,8 @@ def card(name: str, folder: Path) -> str:
             own = [i for i, row in enumerate(rows) if row.kind == kind]
             error, unseen = np.abs(fit_.errors[own]) * 100, np.abs(left_out[own]) * 100
             residual.append(
-                f"{kind} mean {error.mean():.1f} %, worst {error.max():.0f} %, unseen size {unseen.mean():.1f} %"
+                f"{kind} mean {error.mean():.1f} %, worst {error.max():.0f} %, unseen size "
+                f"{unseen.mean():.1f} %"
             )
     sizes = [row.nbytes for family in families for row in family.rows]
     lines += [
@@ -131,7 +164,9 @@ def card(name: str, folder: Path) -> str:
         for way in family.fitted.ways:
             kinds = ", ".join(way.collectives)
             lines.append(
-                f"    - {{collectives: [{kinds}], algorithm: {way.algorithm}, protocol: {way.protocol}, "
+                "    "
+                "- "
+                f"{{collectives: [{kinds}], algorithm: {way.algorithm}, protocol: {way.protocol}, "
                 f"launch: {way.launch_s * 1e6:.4g} us, step: {way.step_s * 1e6:.4g} us, "
                 f"efficiency: {way.link_efficiency:.4g}}}"
             )

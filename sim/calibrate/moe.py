@@ -1,11 +1,12 @@
 """The kernels of a mixture of experts, from aiconfigurator's tables of vLLM's fused MoE.
 
-A row times all of `FusedMoE` on one rank, in a captured graph, with its hidden states at hand: top-k of given router
-logits (vLLM 0.24; the ids are given in 0.14), sorting of tokens by expert, both grouped GEMMs, the activation between
-them and, for FP8, the quantisation of what goes in, and the weighted sum. Not the router's GEMM, shared experts, or
-exchanges. Read here: rows without expert parallelism (with it, the kernels around the GEMMs still work on the pairs of
-all ranks, which our graph has elsewhere) of shapes whose experts are gated, whose tokens go where the table says
-they do, and whose width on a rank is a whole number of tiles.
+A row times all of `FusedMoE` on one rank, in a captured graph, with its hidden states at hand:
+top-k of given router logits (vLLM 0.24; the ids are given in 0.14), sorting of tokens by expert,
+both grouped GEMMs, the activation between them and, for FP8, the quantisation of what goes in, and
+the weighted sum. Not the router's GEMM, shared experts, or exchanges. Read here: rows without
+expert parallelism (with it, the kernels around the GEMMs still work on the pairs of all ranks,
+which our graph has elsewhere) of shapes whose experts are gated, whose tokens go where the table
+says they do, and whose width on a rank is a whole number of tiles.
 """
 
 from __future__ import annotations
@@ -18,26 +19,32 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.calibrate.work import Measured, fit, work_of
+from sim.graph.batch import Batch, Sequences
+from sim.graph.graph import Op
+from sim.graph.model import Experts, Model
+from sim.graph.parallel import Parallel
+from sim.graph.precision import Precision
+from sim.graph.routing import EVEN, loads
+from sim.graph.transformer import transformer
 from sim.hardware.device import Device
-from sim.workload.batch import Batch, Sequences
-from sim.workload.graph import Op
-from sim.workload.model import Experts, Model
-from sim.workload.parallel import Parallel
-from sim.workload.precision import Precision
-from sim.workload.routing import EVEN, loads
-from sim.workload.transformer import transformer
 
 _BF16 = Precision(*["bf16"] * 4)
 PRECISION = {
-    "bfloat16": _BF16, "fp8_block": Precision("fp8", "fp8", "bf16", "bf16"),
-    "int4_wo": replace(_BF16, experts="int4"), "w4a16_mxfp4": replace(_BF16, experts="fp4"),
-}  # fmt: skip
+    "bfloat16": _BF16,
+    "fp8_block": Precision("fp8", "fp8", "bf16", "bf16"),
+    "int4_wo": replace(_BF16, experts="int4"),
+    "w4a16_mxfp4": replace(_BF16, experts="fp4"),
+}
 TRITON = ("triton_tritonexperts", "vllm_fused_moe")
-MARLIN, OPENAI = ("marlin_marlinexperts",), ("oaitritonmxfp4expertsmonolithic",)  # which take weights of 4 bits
+MARLIN, OPENAI = (
+    ("marlin_marlinexperts",),
+    ("oaitritonmxfp4expertsmonolithic",),
+)  # which take weights of 4 bits
 FEW = 16  # rows an expert: below, the GEMMs wait for HBM
 TILE = 128  # columns of a GEMM's tile
 DRAWS = 5  # of popularities, over which the collector takes the mean
-# DeepSeek-V3 picks 4 of 8 groups first, so half of the experts are met; Nemotron's experts have no gate.
+# DeepSeek-V3 picks 4 of 8 groups first, so half of the experts are met; Nemotron's experts have no
+# gate.
 _OTHERWISE = {(7168, 2048, 8, 256), (2688, 1856, 6, 128), (2048, 5120, 22, 512)}
 
 
@@ -50,7 +57,8 @@ class Row(NamedTuple):
     routed: int
     tensor: int
     tokens: int
-    skew: float  # of the power law that popularities are drawn from; 0: each expert has as many tokens
+    # of the power law that popularities are drawn from; 0: each expert has as many tokens
+    skew: float
     seconds: float
 
     @property
@@ -59,21 +67,35 @@ class Row(NamedTuple):
         return self[:4]
 
 
-def aiconfigurator(path: Path, dtype: str, kernels: tuple[str, ...] = TRITON, tile: int = TILE) -> list[Row]:
-    """Rows of a `moe_perf` table (Parquet; needs pyarrow) that our graph has the ops of, done by one of `kernels`, with
-    a width on a rank of whole tiles."""
+def aiconfigurator(
+    path: Path, dtype: str, kernels: tuple[str, ...] = TRITON, tile: int = TILE
+) -> list[Row]:
+    """Rows of a `moe_perf` table (Parquet; needs pyarrow) that our graph has the ops of, done by
+    one of `kernels`, with a width on a rank of whole tiles."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise ValueError(f"{path.name} is a Parquet file; install podscope[parquet] to read it") from None
+        raise ValueError(
+            f"{path.name} is a Parquet file; install podscope[parquet] to read it"
+        ) from None
     table = parquet.read_table(path, filters=[("moe_dtype", "=", dtype), ("moe_ep_size", "=", 1)])
     found = []
     for row in table.to_pylist():
-        skew = 0.0 if row["distribution"] == "balanced" else float(row["distribution"].removeprefix("power_law_"))
+        skew = (
+            0.0
+            if row["distribution"] == "balanced"
+            else float(row["distribution"].removeprefix("power_law_"))
+        )
         each = Row(
-            int(row["hidden_size"]), int(row["inter_size"]), int(row["topk"]), int(row["num_experts"]),
-            int(row["moe_tp_size"]), int(row["num_tokens"]), skew, row["latency"] * 1e-3,
-        )  # fmt: skip
+            int(row["hidden_size"]),
+            int(row["inter_size"]),
+            int(row["topk"]),
+            int(row["num_experts"]),
+            int(row["moe_tp_size"]),
+            int(row["num_tokens"]),
+            skew,
+            row["latency"] * 1e-3,
+        )
         whole = each.ffn % (tile * each.tensor) == 0 and each.routed % each.chosen == 0
         if row["kernel_source"].endswith(kernels) and each.shape not in _OTHERWISE and whole:
             found.append(each)
@@ -81,7 +103,8 @@ def aiconfigurator(path: Path, dtype: str, kernels: tuple[str, ...] = TRITON, ti
 
 
 def met(row: Row) -> float:
-    """Experts that at least one token goes to: as many as there are pairs, or, of unequal popularity, as drawn."""
+    """Experts that at least one token goes to: as many as there are pairs, or, of unequal
+    popularity, as drawn."""
     pairs = row.tokens * row.chosen
     if not row.skew:
         return float(min(pairs, row.routed))
@@ -95,19 +118,37 @@ def met(row: Row) -> float:
 
 
 def measured(rows: Sequence[Row], precision: Precision, top_k: bool = True) -> Measured:
-    """The ops of our graph that the rows time, with the experts that they met: the GEMMs, and the kernels around."""
+    """The ops of our graph that the rows time, with the experts that they met: the GEMMs, and the
+    kernels around."""
     ops = [_ops(row, precision) for row in rows]
     others = ("top_k", "experts_act", "experts_sum") if top_k else ("experts_act", "experts_sum")
-    gemms, around = ([work_of([each[name] for each in ops]) for name in names]
-                     for names in (("experts_up", "experts_down"), others))  # fmt: skip
+    gemms, around = (
+        [work_of([each[name] for each in ops]) for name in names]
+        for names in (("experts_up", "experts_down"), others)
+    )
     return Measured(tuple(gemms), tuple(around), np.array([row.seconds for row in rows]))
 
 
 def _ops(row: Row, precision: Precision) -> dict[str, Op]:
     t = row.tensor
-    model = Model("measured", 1, row.hidden, t, t, 128, row.ffn, t, experts=Experts(row.routed, row.chosen, row.ffn))
-    ops = transformer(model, precision, Parallel(t), Batch((Sequences(1, row.tokens, 0),), 1)).layers[1].ops
-    # Our graph's tokens choose independently of each other; the measured ones went where they were sent.
+    model = Model(
+        "measured",
+        1,
+        row.hidden,
+        t,
+        t,
+        128,
+        row.ffn,
+        t,
+        experts=Experts(row.routed, row.chosen, row.ffn),
+    )
+    ops = (
+        transformer(model, precision, Parallel(t), Batch((Sequences(1, row.tokens, 0),), 1))
+        .layers[1]
+        .ops
+    )
+    # Our graph's tokens choose independently of each other; the measured ones went where they were
+    # sent.
     share = met(row) / loads(row.routed, row.chosen, 1, EVEN).met(row.tokens)
     return {op.name: _scaled(op, share) if op.kind == "experts" else op for op in ops}
 

@@ -1,4 +1,5 @@
-"""The catalogue: devices, collective libraries, models and pods, one file each, every number with its source."""
+"""The catalogue: devices, collective libraries, models and pods, one file each, every number with
+its source."""
 
 from sim.catalog.architecture import model
 from sim.catalog.files import names

@@ -1,4 +1,5 @@
-"""Models: YAML files of plain numbers with one source for the file, or a published `config.json`."""
+"""Models: YAML files of plain numbers with one source for the file, or a published
+`config.json`."""
 
 from __future__ import annotations
 
@@ -7,11 +8,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from sim import strict_yaml
 from sim.catalog import huggingface
 from sim.catalog.files import checked, find
 from sim.catalog.hardware import STRICT, Sourced, Text
-from sim.workload.model import Experts, Latent, Model
+from sim.graph.model import Experts, Latent, Model
+from sim.text import strict_yaml
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 CountOrNone = Annotated[int, Field(ge=0, strict=True)]
@@ -19,7 +20,7 @@ Flag = Annotated[bool, Field(strict=True)]
 
 
 class LatentFile(BaseModel):
-    """`latent:` of a model; the fields are those of `sim.workload.model.Latent`."""
+    """`latent:` of a model; the fields are those of `sim.graph.model.Latent`."""
 
     model_config = STRICT
     kv_rank: Count
@@ -30,7 +31,7 @@ class LatentFile(BaseModel):
 
 
 class ExpertsFile(BaseModel):
-    """`experts:` of a model; the fields are those of `sim.workload.model.Experts`."""
+    """`experts:` of a model; the fields are those of `sim.graph.model.Experts`."""
 
     model_config = STRICT
     routed: Count
@@ -47,7 +48,7 @@ class ExpertsFile(BaseModel):
 
 
 class ModelFile(Sourced):
-    """A file in `sim/catalog/models`; the fields are those of `sim.workload.model.Model`."""
+    """A file in `sim/catalog/models`; the fields are those of `sim.graph.model.Model`."""
 
     name: Text
     layers: Count
@@ -65,7 +66,9 @@ class ModelFile(Sourced):
     biased: Flag = False
     qk_norm: Flag = False
     sinks: Flag = False
-    attention: Annotated[tuple[Literal["dense", "window", "blocksparse"], ...], Field(min_length=1)] = ("dense",)
+    attention: Annotated[
+        tuple[Literal["dense", "window", "blocksparse"], ...], Field(min_length=1)
+    ] = ("dense",)
     window_tokens: CountOrNone = 0
     sparse_stride: CountOrNone = 0
     max_tokens: CountOrNone = 0
@@ -85,7 +88,8 @@ class ModelFile(Sourced):
 
 
 def model(name_or_path: str | Path) -> Model:
-    """The model of that name in the catalogue, in a YAML file, or in a Hugging Face `config.json` (or its folder)."""
+    """The model of that name in the catalogue, in a YAML file, or in a Hugging Face `config.json`
+    (or its folder)."""
     path = find("models", name_or_path)
     if path.is_dir():
         path = path / "config.json"

@@ -1,4 +1,5 @@
-"""From a name or a path to a file of the catalogue, and from its text to checked fields or every fault at once."""
+"""From a name or a path to a file of the catalogue, and from its text to checked fields or every
+fault at once."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from sim.strict_yaml import Document, Fault, KeyPath, ScenarioError, dotted, nearest
+from sim.text.strict_yaml import Document, Fault, KeyPath, ScenarioError, dotted, nearest
 
 KINDS = ("devices", "models", "libraries")
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -20,24 +21,40 @@ Section = TypeVar("Section", bound=BaseModel)
 def names(kind: str) -> list[str]:
     """Names of the "devices", "models" or "libraries" in the catalogue, sorted."""
     if kind not in KINDS:
-        raise ValueError(f"the catalogue has no {kind!r}{nearest(kind, KINDS)}; there are {', '.join(KINDS)}")
+        raise ValueError(
+            f"the catalogue has no {kind!r}{nearest(kind, KINDS)}; there are {', '.join(KINDS)}"
+        )
     return sorted(path.stem for path in (_HERE / kind).glob("*.yaml"))
 
 
-def find(kind: str, name_or_path: str | Path, folder: Path | None = None, known: list[str] | None = None) -> Path:
+def find(
+    kind: str, name_or_path: str | Path, folder: Path | None = None, known: list[str] | None = None
+) -> Path:
     """The file of a catalogue name, or the path itself when it is one.
 
-    `folder` and `known` stand in for the catalogue's own (topologies live elsewhere). A path is told from a name by a
-    slash or by its ending; whether it exists is left to whoever reads it.
+    `folder` and `known` stand in for the catalogue's own (topologies live elsewhere). A path is
+    told from a name by a slash or by its ending; whether it exists is left to whoever reads it.
     """
     text = str(name_or_path)
-    if isinstance(name_or_path, Path) or "/" in text or "\\" in text or Path(text).suffix in SUFFIXES:
+    if (
+        isinstance(name_or_path, Path)
+        or "/" in text
+        or "\\" in text
+        or Path(text).suffix in SUFFIXES
+    ):
         return Path(text).expanduser()
     known = names(kind) if known is None else known
     if text not in known:
         there_are = f"there are {', '.join(known)}" if known else "there are none"
-        raise ValueError(f"no {_NOUN[kind]} {text!r}{nearest(text, known)}; {there_are}, or give the path of a file")
-    return next(p for p in ((folder or _HERE / kind) / (text + end) for end in (".yaml", ".yml")) if p.is_file())
+        raise ValueError(
+            f"no {_NOUN[kind]} {text!r}{nearest(text, known)}; {there_are}, or give the path "
+            "of a file"
+        )
+    return next(
+        p
+        for p in ((folder or _HERE / kind) / (text + end) for end in (".yaml", ".yml"))
+        if p.is_file()
+    )
 
 
 def checked(section: type[Section], doc: Document) -> Section:
@@ -67,12 +84,15 @@ def _fault(section: type[BaseModel], doc: Document, error: dict[str, Any]) -> Fa
 
 
 def _fields(section: type[BaseModel], at: KeyPath) -> list[str]:
-    """Keys allowed in the mapping at `at`: follows fields that are sections, and the values of mappings."""
+    """Keys allowed in the mapping at `at`: follows fields that are sections, and the values of
+    mappings."""
     here: Any = section
     for part in at:
         fields = getattr(here, "model_fields", None)
         here = fields[part].annotation if fields and part in fields else here
-        here = next((a for a in _parts(here) if isinstance(a, type) and issubclass(a, BaseModel)), here)
+        here = next(
+            (a for a in _parts(here) if isinstance(a, type) and issubclass(a, BaseModel)), here
+        )
     return list(getattr(here, "model_fields", {}))
 
 

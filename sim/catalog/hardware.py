@@ -1,4 +1,5 @@
-"""Devices and collective libraries: YAML files in which every number names its source, and what-if edits of them."""
+"""Devices and collective libraries: YAML files in which every number names its source, and what-if
+edits of them."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sim import strict_yaml
 from sim.catalog.files import checked, find
 from sim.hardware.cost import told_as, with_kernel
 from sim.hardware.device import OWN_KERNELS, Device, Fact, Kernel
 from sim.network.collectives import AlgorithmName, CollectiveName
 from sim.network.library import Library, Way
-from sim.strict_yaml import Document, nearest
-from sim.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show
+from sim.text import strict_yaml
+from sim.text.strict_yaml import Document, nearest
+from sim.text.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show
 
 Tag = Literal["READ", "CHECKED", "INFER", "RECALLED", "FITTED"]
 Dtype = Literal["fp16", "bf16", "fp8", "int8", "int4", "fp4"]
@@ -26,9 +27,11 @@ Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1, strict=True)]
 Quantity = TypeVar("Quantity")
 
-# A kind of op, what it is with weights that are unpacked first (experts@int4), or one of several kernels for it:
-# absorb/catlass.
-KernelName = Annotated[str, Field(pattern=rf"^({'|'.join(OWN_KERNELS)})(@(fp8|int8|fp4|int4))?(/[a-z0-9_]+)?$")]
+# A kind of op, what it is with weights that are unpacked first (experts@int4), or one of several
+# kernels for it: absorb/catlass.
+KernelName = Annotated[
+    str, Field(pattern=rf"^({'|'.join(OWN_KERNELS)})(@(fp8|int8|fp4|int4))?(/[a-z0-9_]+)?$")
+]
 
 _POSITIVE = Field(gt=0)
 _NOT_NEGATIVE = Field(ge=0)
@@ -36,7 +39,8 @@ STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
 class Sourced(BaseModel):
-    """Where something comes from: the four keys that no entry of the catalogue may leave out, bar the last."""
+    """Where something comes from: the four keys that no entry of the catalogue may leave out, bar
+    the last."""
 
     model_config = STRICT
     source: Text
@@ -46,7 +50,9 @@ class Sourced(BaseModel):
     @model_validator(mode="after")
     def _fit_says_how_well(self) -> Self:
         if self.tag == "FITTED" and not self.residual:
-            raise ValueError("a FITTED number needs `residual`: how well the model meets its source")
+            raise ValueError(
+                "a FITTED number needs `residual`: how well the model meets its source"
+            )
         return self
 
 
@@ -125,16 +131,21 @@ class LibraryFile(BaseModel):
     link_efficiency: Number[Share] | None = None
     reduce_bytes_per_s: Rate | None = None
     algorithms: tuple[AlgorithmName, ...] | None = None
-    within_node: Text | None = None  # the library that stands for this one where a group is within one node
+    within_node: Text | None = (
+        None  # the library that stands for this one where a group is within one node
+    )
     also: Text | None = None  # a library whose ways it has beside its own
     ways: WaysFile | None = None
 
 
 def device(
-    name_or_path: str | Path, changes: Mapping[str, Any] | None = None, kernels: Mapping[str, str] | None = None
+    name_or_path: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    kernels: Mapping[str, str] | None = None,
 ) -> Device:
-    """The device of that name in the catalogue, or in a file; `changes` maps fields to values in SI units, and
-    `kernels` kinds of op to the name of the kernel that is to do them; without it the card has all there are."""
+    """The device of that name in the catalogue, or in a file; `changes` maps fields to values in SI
+    units, and `kernels` kinds of op to the name of the kernel that is to do them; without it the
+    card has all there are."""
     doc = strict_yaml.read(find("devices", name_or_path))
     file = checked(DeviceFile, doc)
     given, facts = _numbers(file, doc)
@@ -142,29 +153,48 @@ def device(
     for name, entry in file.kernels.items():
         numbers = {field: number for field, number in entry if number is not None}
         own[name] = Kernel(**{field: number.value for field, number in numbers.items()})
-        facts |= {f"kernels.{name}.{field}": fact(number, doc.raw(("kernels", name, field, "value")))
-                  for field, number in numbers.items()}  # fmt: skip
+        facts |= {
+            f"kernels.{name}.{field}": fact(number, doc.raw(("kernels", name, field, "value")))
+            for field, number in numbers.items()
+        }
     for kind, chosen in (kernels or {}).items():
         there = [name.partition("/")[2] for name in own if name.startswith(f"{kind}/")]
         if chosen not in there:
             which = f"it has {', '.join(there)}" if there else "it has none to choose from"
-            raise ValueError(f"{given['name']} has no kernel {chosen!r} for {kind}{nearest(chosen, there)}; {which}")
+            raise ValueError(
+                f"{given['name']} has no kernel {chosen!r} for {kind}{nearest(chosen, there)}; "
+                f"{which}"
+            )
         own[kind] = own[f"{kind}/{chosen}"]
         # Its numbers come with their parents, and none of those that it replaces stays.
-        facts = {key: parent for key, parent in facts.items() if not key.startswith(f"kernels.{kind}.")}
+        facts = {
+            key: parent for key, parent in facts.items() if not key.startswith(f"kernels.{kind}.")
+        }
         stem = f"kernels.{kind}/{chosen}."
-        facts |= {f"kernels.{kind}.{key.removeprefix(stem)}": parent._replace(source=f"{chosen}: {parent.source}")
-                  for key, parent in facts.items() if key.startswith(stem)}  # fmt: skip
+        facts |= {
+            f"kernels.{kind}.{key.removeprefix(stem)}": parent._replace(
+                source=f"{chosen}: {parent.source}"
+            )
+            for key, parent in facts.items()
+            if key.startswith(stem)
+        }
     if kernels is not None:  # chosen: what was not is no part of this machine
         own = {name: kernel for name, kernel in own.items() if "/" not in name}
-        facts = {key: parent for key, parent in facts.items() if not re.match(r"kernels\.\w+/", key)}
+        facts = {
+            key: parent for key, parent in facts.items() if not re.match(r"kernels\.\w+/", key)
+        }
     edits = dict(changes or {})
-    edited = _kernels_changed(Device(**given, kernels=own, facts=facts), edits.pop("kernels", None) or {})
+    edited = _kernels_changed(
+        Device(**given, kernels=own, facts=facts), edits.pop("kernels", None) or {}
+    )
     return changed(edited, edits)
 
 
-def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None, *, inner: bool = False) -> Library:
-    """The collective library of that name in the catalogue, or in a file; `changes` as for `device`.
+def library(
+    name_or_path: str | Path, changes: Mapping[str, Any] | None = None, *, inner: bool = False
+) -> Library:
+    """The collective library of that name in the catalogue, or in a file; `changes` as for
+    `device`.
 
     An `inner` one stands for another within a node, and so has none to stand for itself there.
     """
@@ -173,7 +203,9 @@ def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None, 
     given, facts = _numbers(file, doc)
     if file.within_node:
         if inner:
-            raise ValueError(f"{name_or_path}: it is the within_node of another library, and has one itself")
+            raise ValueError(
+                f"{name_or_path}: it is the within_node of another library, and has one itself"
+            )
         within = given["within_node"] = library(file.within_node, changes, inner=True)
         facts |= {f"within a node: {what}": parent for what, parent in within.facts.items()}
     beside = library(given.pop("also"), changes) if file.also else None
@@ -182,11 +214,21 @@ def library(name_or_path: str | Path, changes: Mapping[str, Any] | None = None, 
     card = changed(Library(**given, facts=facts), changes)
     if file.ways is None:
         return card
-    asked = {field: value for field, value in (changes or {}).items() if field in Way._fields and value is not None}
+    asked = {
+        field: value
+        for field, value in (changes or {}).items()
+        if field in Way._fields and value is not None
+    }
     ways = tuple(
-        Way(way.collectives, way.algorithm, way.protocol, way.launch, way.step, way.efficiency, way.most)._replace(
-            **asked
-        )
+        Way(
+            way.collectives,
+            way.algorithm,
+            way.protocol,
+            way.launch,
+            way.step,
+            way.efficiency,
+            way.most,
+        )._replace(**asked)
         for way in file.ways.table
     )
     parent = Fact(f"{len(ways)} ways", file.ways.tag, file.ways.source, file.ways.residual)
@@ -204,7 +246,10 @@ def _numbers(file: BaseModel, doc: Document) -> tuple[dict[str, Any], dict[str, 
             continue
         if isinstance(entry, dict):
             given[key] = {dtype: number.value for dtype, number in entry.items()}
-            facts |= {f"{key}.{dtype}": fact(n, doc.raw((key, dtype, "value"))) for dtype, n in entry.items()}
+            facts |= {
+                f"{key}.{dtype}": fact(n, doc.raw((key, dtype, "value")))
+                for dtype, n in entry.items()
+            }
         elif isinstance(entry, Number):
             given[key] = entry.value
             facts[key] = fact(entry, doc.raw((key, "value")))
@@ -218,18 +263,42 @@ def fact(entry: Sourced, written: str | None) -> Fact:
     return Fact(written or "", entry.tag, entry.source, entry.residual)
 
 
-_ZERO_ALLOWED = {"overhead_s", "overlap", "kernel_overhead_s", "vector_overhead_s",
-                 "prefetch_overhead_s", "l2_bytes", "launch_s", "step_s", "link_latency_s"}  # fmt: skip
-_SHARES = {"matrix_efficiency", "matrix_efficiency_8bit", "hbm_efficiency", "overlap", "link_efficiency"}
+_ZERO_ALLOWED = {
+    "overhead_s",
+    "overlap",
+    "kernel_overhead_s",
+    "vector_overhead_s",
+    "prefetch_overhead_s",
+    "l2_bytes",
+    "launch_s",
+    "step_s",
+    "link_latency_s",
+}
+_SHARES = {
+    "matrix_efficiency",
+    "matrix_efficiency_8bit",
+    "hbm_efficiency",
+    "overlap",
+    "link_efficiency",
+}
 
 Card = TypeVar("Card", bound=Any)
 
 
 def changed(card: Card, changes: Mapping[str, Any] | None) -> Card:
-    """A copy of a frozen card with some numbers set by a scenario, as their facts then say; None changes nothing."""
+    """A copy of a frozen card with some numbers set by a scenario, as their facts then say; None
+    changes nothing."""
     edits = {field: value for field, value in (changes or {}).items() if value is not None}
-    numeric = [f.name for f in dataclasses.fields(card) if f.type in ("float", "float | None", "Mapping[str, float]")]
-    wrong = [f"{card.name} has no number {field!r}{nearest(field, numeric)}" for field in edits if field not in numeric]
+    numeric = [
+        f.name
+        for f in dataclasses.fields(card)
+        if f.type in ("float", "float | None", "Mapping[str, float]")
+    ]
+    wrong = [
+        f"{card.name} has no number {field!r}{nearest(field, numeric)}"
+        for field in edits
+        if field not in numeric
+    ]
     facts = dict(card.facts)
     for field in edits.keys() & set(numeric):
         one_each = edits[field] if isinstance(edits[field], Mapping) else {"": edits[field]}
@@ -239,7 +308,9 @@ def changed(card: Card, changes: Mapping[str, Any] | None) -> Card:
             facts[key] = Fact(_shown(field, value), "CHANGED", "set by the scenario")
         if isinstance(getattr(card, field), Mapping):
             if "" in one_each:
-                wrong.append(f"{field} is one number for each format, like {dict(getattr(card, field))}")
+                wrong.append(
+                    f"{field} is one number for each format, like {dict(getattr(card, field))}"
+                )
             edits[field] = {**getattr(card, field), **one_each}
     if wrong:
         raise ValueError(f"{'; '.join(wrong)}; what can be changed: {', '.join(numeric)}")
@@ -247,25 +318,37 @@ def changed(card: Card, changes: Mapping[str, Any] | None) -> Card:
 
 
 def _kernels_changed(card: Device, edits: Mapping[str, Mapping[str, float | None]]) -> Device:
-    """A copy with some numbers of its kernels set, by kind and field; what a kind had from the kind it is like, it
-    keeps."""
+    """A copy with some numbers of its kernels set, by kind and field; what a kind had from the kind
+    it is like, it keeps."""
     wrong = []
     for kind, numbers in edits.items():
         if kind not in OWN_KERNELS:
             wrong.append(f"{card.name}: {kind!r} is no kind of kernel{nearest(kind, OWN_KERNELS)}")
             continue
-        like, given = told_as(card, kind), {field: value for field, value in numbers.items() if value is not None}
+        like, given = (
+            told_as(card, kind),
+            {field: value for field, value in numbers.items() if value is not None},
+        )
         facts = dict(card.facts)
-        facts |= {f"kernels.{kind}.{field}": facts[f"kernels.{like}.{field}"] for field in Kernel._fields
-                  if f"kernels.{like}.{field}" in facts}  # fmt: skip
+        facts |= {
+            f"kernels.{kind}.{field}": facts[f"kernels.{like}.{field}"]
+            for field in Kernel._fields
+            if f"kernels.{like}.{field}" in facts
+        }
         for field, value in given.items():
             key = f"kernels.{kind}.{field}"
-            wrong += _impossible(key, field, value) if field in Kernel._fields else [f"a kernel has no {field!r}"]
+            wrong += (
+                _impossible(key, field, value)
+                if field in Kernel._fields
+                else [f"a kernel has no {field!r}"]
+            )
             facts[key] = Fact(_shown(field, value), "CHANGED", "set by the scenario")
         if not wrong:
             card = with_kernel(dataclasses.replace(card, facts=facts), kind, **given)
     if wrong:
-        raise ValueError(f"{'; '.join(wrong)}; of {', '.join(OWN_KERNELS)}: {', '.join(Kernel._fields)}")
+        raise ValueError(
+            f"{'; '.join(wrong)}; of {', '.join(OWN_KERNELS)}: {', '.join(Kernel._fields)}"
+        )
     return card
 
 
@@ -278,6 +361,16 @@ def _impossible(key: str, field: str, value: object) -> list[str]:
 
 
 def _shown(field: str, value: object) -> str:
-    units = (("bytes_per_s", "B/s"), ("flop_per_s", "FLOP/s"), ("_bytes", "B"), ("_s", "s"), ("_w", "W"))
+    units = (
+        ("bytes_per_s", "B/s"),
+        ("flop_per_s", "FLOP/s"),
+        ("_bytes", "B"),
+        ("_s", "s"),
+        ("_w", "W"),
+    )
     unit = next((unit for end, unit in units if field.endswith(end)), "")
-    return show(value, unit) if unit and isinstance(value, (int, float)) and math.isfinite(value) else str(value)
+    return (
+        show(value, unit)
+        if unit and isinstance(value, (int, float)) and math.isfinite(value)
+        else str(value)
+    )

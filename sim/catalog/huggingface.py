@@ -1,8 +1,9 @@
-"""A model from its published Hugging Face `config.json`: sizes only; no code of the model's is run, nothing is fetched.
+"""A model from its published Hugging Face `config.json`: sizes only; no code of the model's is run,
+nothing is fetched.
 
-Left out: linear and sparse attention, and models of images but for the text of Kimi-K2.5 (refused by name);
-quantisation, RoPE, which groups of experts a token may choose from, and the layers for multi-token prediction (ignored:
-they do not change the sizes of a layer).
+Left out: linear and sparse attention, and models of images but for the text of Kimi-K2.5 (refused
+by name); quantisation, RoPE, which groups of experts a token may choose from, and the layers for
+multi-token prediction (ignored: they do not change the sizes of a layer).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sim.strict_yaml import Fault, ScenarioError, nearest
-from sim.workload.model import Experts, Latent, Model
+from sim.graph.model import Experts, Latent, Model
+from sim.text.strict_yaml import Fault, ScenarioError, nearest
 
 _MAX_BYTES = 4 * 2**20
 
@@ -25,8 +26,11 @@ class _Family(NamedTuple):
     qkv_bias: bool = False  # where the config has no `attention_bias`
     qk_norm: bool = False
     windowed: bool = False  # heeds `sliding_window` without `use_sliding_window`
-    alternating: bool = False  # where the config has no `layer_types`: every second layer has a window, the first too
-    experts: tuple[str, str, str] | None = None  # keys of: how many there are, how many a token goes to, their width
+    # where the config has no `layer_types`: every second layer has a window, the first too
+    alternating: bool = False
+    experts: tuple[str, str, str] | None = (
+        None  # keys of: how many there are, how many a token goes to, their width
+    )
     latent: bool = False
     biased: bool = False  # also the output projection, the router and the experts have biases
     sinks: bool = False
@@ -40,8 +44,12 @@ FAMILIES: dict[str, _Family] = {
     "qwen2": _Family(qkv_bias=True),
     "qwen3": _Family(qk_norm=True),
     "phi3": _Family(windowed=True),
-    "mixtral": _Family(experts=("num_local_experts", "num_experts_per_tok", "intermediate_size"), windowed=True),
-    "qwen3_moe": _Family(qk_norm=True, experts=("num_experts", "num_experts_per_tok", "moe_intermediate_size")),
+    "mixtral": _Family(
+        experts=("num_local_experts", "num_experts_per_tok", "intermediate_size"), windowed=True
+    ),
+    "qwen3_moe": _Family(
+        qk_norm=True, experts=("num_experts", "num_experts_per_tok", "moe_intermediate_size")
+    ),
     "deepseek_v2": _Family(experts=_DEEPSEEK, latent=True),
     "deepseek_v3": _Family(experts=_DEEPSEEK, latent=True),
     "kimi_k2": _Family(experts=_DEEPSEEK, latent=True),
@@ -55,10 +63,15 @@ FAMILIES: dict[str, _Family] = {
     ),
     "phi3small": _Family(ffn="ff_intermediate_size", tied=True, qkv_bias=True),
 }
-# Model types whose language model is a mapping within the config, and its key; the rest, a vision tower, is left out.
+# Model types whose language model is a mapping within the config, and its key; the rest, a vision
+# tower, is left out.
 _WITHIN = {"kimi_k25": "text_config"}
-# One number under the names of several families; newer versions of a library save it under another's.
-_NAMES = (("n_routed_experts", "num_local_experts", "num_experts"), ("num_experts_per_tok", "experts_per_token"))
+# One number under the names of several families; newer versions of a library save it under
+# another's.
+_NAMES = (
+    ("n_routed_experts", "num_local_experts", "num_experts"),
+    ("num_experts_per_tok", "experts_per_token"),
+)
 _EXPERTS = "a mixture of experts in this family"
 _LATENT = "multi-head latent attention in this family"
 # Keys that a family without them must not have, and what they stand for.
@@ -85,7 +98,8 @@ _NOT_MODELLED = {
 
 
 def model(path: Path) -> Model:
-    """The model that the config at `path` describes; ScenarioError (a ValueError) with every fault at once."""
+    """The model that the config at `path` describes; ScenarioError (a ValueError) with every fault
+    at once."""
     text = _text(path)
     config = _Config(path, text)
     config.enter(_WITHIN.get(str(config.data.get("model_type")), ""))
@@ -100,7 +114,10 @@ def model(path: Path) -> Model:
     if family is None:
         kind = config.data.get("model_type")
         known = (*FAMILIES, *_WITHIN)
-        config.fault("model_type", f"{kind!r} is not modelled yet{nearest(kind, known)}; there are {', '.join(known)}")
+        config.fault(
+            "model_type",
+            f"{kind!r} is not modelled yet{nearest(kind, known)}; there are {', '.join(known)}",
+        )
     config.stop()
     assert family is not None
     heads, hidden = config.count("num_attention_heads"), config.count("hidden_size")
@@ -109,14 +126,18 @@ def model(path: Path) -> Model:
     kv_heads = config.count("num_key_value_heads", heads)
     max_tokens = config.count("max_position_embeddings", 0)
     if heads % max(kv_heads, 1):
-        config.fault("num_key_value_heads", f"{heads} heads cannot share {kv_heads} KV heads evenly")
+        config.fault(
+            "num_key_value_heads", f"{heads} heads cannot share {kv_heads} KV heads evenly"
+        )
     attention, window, stride = _attention(config, family, layers, max_tokens)
     latent, experts = _latent(config) if family.latent else None, _experts(config, family, layers)
     bias = config.flag("attention_bias", family.qkv_bias)
     if latent:
         kv_heads, head_dim = heads, latent.value
     if (family.latent and bias) or (family.biased and not bias):
-        config.fault("attention_bias", f"only {str(not bias).lower()} is modelled yet in this family")
+        config.fault(
+            "attention_bias", f"only {str(not bias).lower()} is modelled yet in this family"
+        )
     found = Model(
         name=path.resolve().parent.name if path.name == "config.json" else path.stem,
         layers=layers,
@@ -158,26 +179,44 @@ def _experts(config: _Config, family: _Family, layers: int) -> Experts | None:
         config.fault(family.experts[1], f"a token cannot be sent to {chosen} of {routed} experts")
     for key in ("moe_layer_freq", "decoder_sparse_step"):
         if config.data.get(key) not in (None, 1):
-            config.fault(key, f"only 1, experts in every layer, is modelled yet, not {config.data[key]!r}")
+            config.fault(
+                key, f"only 1, experts in every layer, is modelled yet, not {config.data[key]!r}"
+            )
     if config.data.get("mlp_only_layers"):
-        config.fault("mlp_only_layers", "layers without experts among the others are not modelled yet")
+        config.fault(
+            "mlp_only_layers", "layers without experts among the others are not modelled yet"
+        )
     shared = config.count("n_shared_experts", 0, least=0)
-    return Experts(routed, chosen, ffn, shared * ffn, min(config.count("first_k_dense_replace", 0, least=0), layers))
+    return Experts(
+        routed,
+        chosen,
+        ffn,
+        shared * ffn,
+        min(config.count("first_k_dense_replace", 0, least=0), layers),
+    )
 
 
-def _attention(config: _Config, family: _Family, layers: int, max_tokens: int) -> tuple[tuple[str, ...], int, int]:
+def _attention(
+    config: _Config, family: _Family, layers: int, max_tokens: int
+) -> tuple[tuple[str, ...], int, int]:
     """(pattern of the layers, window, stride of the sparse part)."""
     if config.data.get("model_type") == "phi3small":
         every = config.count("dense_attention_every_n_layers", 0)
-        window = config.count("blocksparse_block_size") * config.count("blocksparse_num_local_blocks")
+        window = config.count("blocksparse_block_size") * config.count(
+            "blocksparse_num_local_blocks"
+        )
         stride = config.count("blocksparse_vert_stride")
         # Layer i (from 0) is dense when i + 1 is a multiple of `every`.
         pattern = (*["blocksparse"] * (every - 1), "dense") if every else ("blocksparse",)
         return (pattern, window, stride) if "blocksparse" in pattern else (pattern, 0, 0)
     if not (family.windowed or config.flag("use_sliding_window", False)):
         return ("dense",), 0, 0
-    window = config.count("sliding_window", None if family.alternating and "sliding_window" not in config.data else 0)
-    if not window or (max_tokens and window >= max_tokens):  # as wide as the longest context: never felt
+    window = config.count(
+        "sliding_window", None if family.alternating and "sliding_window" not in config.data else 0
+    )
+    if not window or (
+        max_tokens and window >= max_tokens
+    ):  # as wide as the longest context: never felt
         return ("dense",), 0, 0
     kinds = {"full_attention": "dense", "sliding_attention": "window"}
     types = config.data.get("layer_types")
@@ -185,14 +224,18 @@ def _attention(config: _Config, family: _Family, layers: int, max_tokens: int) -
         types = [("sliding_attention", "full_attention")[i % 2] for i in range(layers)]
     elif types is None:
         first = 0 if family.windowed else config.count("max_window_layers", layers)
-        types = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(layers - first, 0)
+        types = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(
+            layers - first, 0
+        )
     if not isinstance(types, list) or not types or any(kind not in kinds for kind in types):
         config.fault("layer_types", f"only {' and '.join(kinds)} are modelled yet, not {types!r}")
         return ("dense",), 0, 0
     if len(types) != layers:
         config.fault("layer_types", f"one for each of {layers} layers is due, not {len(types)}")
     found = tuple(kinds[kind] for kind in types)
-    period = next(n for n in range(1, len(found) + 1) if found == (found[:n] * len(found))[: len(found)])
+    period = next(
+        n for n in range(1, len(found) + 1) if found == (found[:n] * len(found))[: len(found)]
+    )
     found = found[:period]
     return found, window if "window" in found else 0, 0
 
@@ -217,13 +260,17 @@ class _Config:
             return
         if not isinstance(self.data.get(key), dict):
             given = self.data.get(key)
-            self.fault(key, "this key is missing" if given is None else f"a mapping is due, not {given!r}")
+            self.fault(
+                key, "this key is missing" if given is None else f"a mapping is due, not {given!r}"
+            )
             self.stop()
         self.data, self.start = self.data[key], self.text.find(f'"{key}"')
 
     def fault(self, key: str, what: str) -> None:
         at = self.text.find(f'"{key}"', self.start)
-        self.faults.append(Fault(str(self.path), self.text.count("\n", 0, at) + 1 if at >= 0 else 1, key, what))
+        self.faults.append(
+            Fault(str(self.path), self.text.count("\n", 0, at) + 1 if at >= 0 else 1, key, what)
+        )
 
     def stop(self) -> None:
         if self.faults:
@@ -246,7 +293,9 @@ class _Config:
         given = [name for name in names if self.data.get(name) is not None] or [key]
         for other in given[1:]:
             if self.data[other] != self.data[given[0]]:
-                self.fault(other, f"{self.data[other]!r} here, but {given[0]} is {self.data[given[0]]!r}")
+                self.fault(
+                    other, f"{self.data[other]!r} here, but {given[0]} is {self.data[given[0]]!r}"
+                )
         return self.count(given[0])
 
     def flag(self, key: str, default: bool) -> bool:
@@ -272,7 +321,13 @@ def _text(path: Path) -> str:
         why = getattr(error, "strerror", None) or str(error)
         raise ScenarioError([Fault(str(path), 0, "", f"cannot be read: {why}")]) from None
     if len(data) > _MAX_BYTES:
-        raise ScenarioError([Fault(str(path), 0, "", f"larger than {_MAX_BYTES // 2**20} MiB, not a model's config")])
+        raise ScenarioError(
+            [
+                Fault(
+                    str(path), 0, "", f"larger than {_MAX_BYTES // 2**20} MiB, not a model's config"
+                )
+            ]
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -23,9 +23,11 @@ def finish_times(
     nbytes: Floats,
     weight: Floats | float = 1.0,
 ) -> Floats:
-    """When each flow ends: it starts, pays its latency, then shares the capacities on its route max-min fairly.
+    """When each flow ends: it starts, pays its latency, then shares the capacities on its route
+    max-min fairly.
 
-    By flow: `routes` (capacity numbers, at least one), `start_s`, `latency_s`, `nbytes` and `weight`.
+    By flow: `routes` (capacity numbers, at least one), `start_s`, `latency_s`, `nbytes` and
+    `weight`.
     """
     env = simpy.Environment()
     fabric = Fabric(env, bytes_per_s)
@@ -34,7 +36,9 @@ def finish_times(
     paths = Paths(first, crossed, np.ones(len(crossed)), np.asarray(latency_s), np.diff(first))
     rows = fabric.add_paths(paths) + np.arange(len(routes))
     clock = _Clock(env, len(routes))
-    fabric.send(fabric.add_sender(clock), np.arange(len(routes)), rows, rows, nbytes, start_s, weight)
+    fabric.send(
+        fabric.add_sender(clock), np.arange(len(routes)), rows, rows, nbytes, start_s, weight
+    )
     env.run()
     return clock.end_s
 
@@ -52,7 +56,8 @@ def _arrive(exchange: Exchange, rank: int, _: simpy.Event) -> None:
 
 
 class Played(NamedTuple):
-    """A collective that was played: by rank its end and the bytes it sent; by link what it carried."""
+    """A collective that was played: by rank its end and the bytes it sent; by link what it
+    carried."""
 
     end_s: Floats
     sent_bytes: Floats
@@ -64,7 +69,9 @@ class Played(NamedTuple):
         return float(self.end_s.max())
 
 
-def played(network: Network, kind: str, ranks: Ranks, nbytes: float, late_s: Floats | None = None) -> Played:
+def played(
+    network: Network, kind: str, ranks: Ranks, nbytes: float, late_s: Floats | None = None
+) -> Played:
     """Play one collective send by send; rank i comes `late_s[i]` after the start."""
     env = simpy.Environment()
     fabric = Fabric(env, network.wires.bytes_per_s, network.wires.name)

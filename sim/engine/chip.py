@@ -1,9 +1,10 @@
 """One chip: three streams that run an op graph, an HBM and an L2 they contend for.
 
-Each stream is a SimPy process that takes its ops in order; an op waits for what it depends on, then becomes one
-`Work`: a fixed cost, arithmetic, and flows over the HBM and L2 ports in overlap. Collectives are handed to the group.
-A program has one kernel at a time, so its arithmetic has the engines to itself; where several programs run on a chip at
-once, arithmetic is a flow too, of seconds over an engine.
+Each stream is a SimPy process that takes its ops in order; an op waits for what it depends on, then
+becomes one `Work`: a fixed cost, arithmetic, and flows over the HBM and L2 ports in overlap.
+Collectives are handed to the group. A program has one kernel at a time, so its arithmetic has the
+engines to itself; where several programs run on a chip at once, arithmetic is a flow too, of
+seconds over an engine.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import simpy
 
 from sim.engine.flows import Capacity, Flow, Net, Work
+from sim.facts.span import BOUNDS, Span
+from sim.facts.timeline import Timeline
+from sim.facts.totals import Totals
+from sim.graph.graph import STREAMS, Graph, Layer, Op, Stream, is_collective
 from sim.hardware.cost import (
     arithmetic_seconds,
     hbm_bytes_per_s,
@@ -24,16 +29,14 @@ from sim.hardware.cost import (
 )
 from sim.hardware.device import Device
 from sim.hardware.residency import Residency
-from sim.spans import BOUNDS, Span, Timeline, Totals
-from sim.workload.graph import STREAMS, Graph, Layer, Op, Stream, is_collective
 
 if TYPE_CHECKING:
     from sim.engine.group import Group
 
 Process = Generator[simpy.Event, object, None]
 _COMPUTE, _HBM, _L2, _LINK, _LATENCY = range(5)
-# A weight or KV-cache is known as layer * _WIDTH + the id of its name; an op's slot, as layer * _WIDTH + that of its
-# name.
+# A weight or KV-cache is known as layer * _WIDTH + the id of its name; an op's slot, as layer *
+# _WIDTH + that of its name.
 _WIDTH = 128
 
 
@@ -41,28 +44,50 @@ class LoweredOp:
     """An op with this device's numbers in it, and the sums that its plays leave behind."""
 
     __slots__ = (
-        "arithmetic_s", "bound_s", "buffer_hit", "buffer_miss", "collective", "deps", "fixed_s", "hbm_limit",
-        "idle", "message_bytes", "op", "plays", "reads", "slot", "unhidden_s",
-    )  # fmt: skip
+        "arithmetic_s",
+        "bound_s",
+        "buffer_hit",
+        "buffer_miss",
+        "collective",
+        "deps",
+        "fixed_s",
+        "hbm_limit",
+        "idle",
+        "message_bytes",
+        "op",
+        "plays",
+        "reads",
+        "slot",
+        "unhidden_s",
+    )
 
     def __init__(self, op: Op, slot: int, device: Device, tensor_id: Callable[[str], int]) -> None:
         self.op, self.slot, self.collective, self.idle = op, slot, is_collective(op), op.idle
-        self.fixed_s = overhead_seconds(device, op.kernel, op.engine) if op.launch and not self.collective else 0.0
-        self.arithmetic_s = arithmetic_seconds(device, op.engine, op.dtype, op.flop, op.kernel, op.lone_flop)
+        self.fixed_s = (
+            overhead_seconds(device, op.kernel, op.engine)
+            if op.launch and not self.collective
+            else 0.0
+        )
+        self.arithmetic_s = arithmetic_seconds(
+            device, op.engine, op.dtype, op.flop, op.kernel, op.lone_flop
+        )
         self.reads = [
             (tensor.ahead * _WIDTH + tensor_id(tensor.name), tensor.nbytes)
             for tensor in op.reads
             if tensor.kind != "activation"
         ]
-        # Buffers that layers reuse stay in L2 beside the rest if what the op touches of them fits, else they are in
-        # HBM.
-        buffers = sum(tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation")
+        # Buffers that layers reuse stay in L2 beside the rest if what the op touches of them fits,
+        # else they are in HBM.
+        buffers = sum(
+            tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation"
+        )
         fits = buffers <= device.l2_bytes
         self.buffer_hit = buffers if fits else 0.0
         self.buffer_miss = 0.0 if fits else buffers
         self.message_bytes = op.message_bytes
         self.hbm_limit = hbm_limit(device, op.kernel)
-        # With the port to itself and nothing in L2: what a kernel cannot overlap is decided by how it is written.
+        # With the port to itself and nothing in L2: what a kernel cannot overlap is decided by how
+        # it is written.
         alone_s = (sum(nbytes for _, nbytes in self.reads) + self.buffer_miss) / min(
             hbm_bytes_per_s(device), self.hbm_limit
         )
@@ -81,12 +106,18 @@ class LoweredLayer:
 
     __slots__ = ("name", "ops", "streams")
 
-    def __init__(self, layer: Layer, device: Device, slot_of: dict[str, int], tensor_id: Callable[[str], int]) -> None:
+    def __init__(
+        self, layer: Layer, device: Device, slot_of: dict[str, int], tensor_id: Callable[[str], int]
+    ) -> None:
         self.name = layer.name
         self.ops = [LoweredOp(op, slot_of[op.name], device, tensor_id) for op in layer.ops]
-        self.streams = {stream: [op for op in self.ops if op.op.stream == stream] for stream in STREAMS}
+        self.streams = {
+            stream: [op for op in self.ops if op.op.stream == stream] for stream in STREAMS
+        }
         for lowered in self.ops:
-            lowered.deps = tuple(slot_of[after.name] - after.back * _WIDTH for after in lowered.op.after)
+            lowered.deps = tuple(
+                slot_of[after.name] - after.back * _WIDTH for after in lowered.op.after
+            )
 
 
 class Program:
@@ -103,11 +134,14 @@ class Program:
         lowered = {layer: LoweredLayer(layer, device, slot_of, tensor_id) for layer in distinct}
         self.distinct = list(lowered.values())
         self.layers = [lowered[layer] for layer in graph.layers]
-        self.streams = [stream for stream in STREAMS if any(layer.streams[stream] for layer in self.distinct)]
+        self.streams = [
+            stream for stream in STREAMS if any(layer.streams[stream] for layer in self.distinct)
+        ]
 
 
 class Ports(NamedTuple):
-    """What the programs on one chip share, each by its weight.  Engines give one second of arithmetic a second."""
+    """What the programs on one chip share, each by its weight.  Engines give one second of
+    arithmetic a second."""
 
     hbm: Capacity
     l2: Capacity
@@ -116,8 +150,8 @@ class Ports(NamedTuple):
 
 
 class Tenancy(NamedTuple):
-    """A program that does not have its chips to itself: in which simulation, who is there already, its weight, and what
-    to call it."""
+    """A program that does not have its chips to itself: in which simulation, who is there already,
+    its weight, and what to call it."""
 
     env: simpy.Environment
     beside: Group | None
@@ -147,7 +181,9 @@ class Chip:
         if speed != 1.0:
             device = replace(
                 device,
-                matrix_flop_per_s={dtype: rate * speed for dtype, rate in device.matrix_flop_per_s.items()},
+                matrix_flop_per_s={
+                    dtype: rate * speed for dtype, rate in device.matrix_flop_per_s.items()
+                },
                 vector_flop_per_s=device.vector_flop_per_s * speed,
                 hbm_bytes_per_s=device.hbm_bytes_per_s * speed,
             )
@@ -163,7 +199,9 @@ class Chip:
         if timeline is not None:
             timeline.capacities |= {c.name: c.bytes_per_s for c in self.capacities}
         self.residency = Residency(device.l2_bytes)
-        self.totals = Totals(span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0))
+        self.totals = Totals(
+            span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0)
+        )
         self._ids: dict[str, int] = {}
         self._fetching: int | None = None  # the range that the copy engine is bringing
         self._works = {stream: self._new_work(stream) for stream in STREAMS}
@@ -185,10 +223,19 @@ class Chip:
         """Have the ports of the chip, and its engines, together with the others on it."""
         self.weight, self.label = tenancy.weight, f"rank {self.rank} {tenancy.name}"
         self.moved = {"HBM": 0.0, "L2": 0.0, "link": 0.0}  # what the ports moved is not ours alone
-        self.ports: Ports = Ports(
-            self.hbm, self.l2, self.link,
-            {name: Capacity(f"rank {self.rank}/{name} engine", 1.0) for name in ("matrix", "vector")},
-        ) if tenancy.beside is None else tenancy.beside.chips[self.rank].ports  # fmt: skip
+        self.ports: Ports = (
+            Ports(
+                self.hbm,
+                self.l2,
+                self.link,
+                {
+                    name: Capacity(f"rank {self.rank}/{name} engine", 1.0)
+                    for name in ("matrix", "vector")
+                },
+            )
+            if tenancy.beside is None
+            else tenancy.beside.chips[self.rank].ports
+        )
         self.hbm, self.l2, self.link, self.engines = self.ports
 
     def _tensor_id(self, name: str) -> int:
@@ -206,20 +253,30 @@ class Chip:
         start_s = self.env.now
         done = bytearray(len(program.layers) * _WIDTH)
         waiting: dict[int, simpy.Event] = {}
-        running = [self.env.process(self._stream(stream, program, done, waiting)) for stream in program.streams]
+        running = [
+            self.env.process(self._stream(stream, program, done, waiting))
+            for stream in program.streams
+        ]
         yield from running
         self._add_up(program, self.env.now - start_s)
 
-    def _stream(self, stream: Stream, program: Program, done: bytearray, waiting: dict[int, simpy.Event]) -> Process:
+    def _stream(
+        self, stream: Stream, program: Program, done: bytearray, waiting: dict[int, simpy.Event]
+    ) -> Process:
         env, work, order = self.env, self._works[stream], self.net.order
-        play = {"compute": self._kernel, "communication": self._communicate, "prefetch": self._prefetch}[stream]
+        play = {
+            "compute": self._kernel,
+            "communication": self._communicate,
+            "prefetch": self._prefetch,
+        }[stream]
         for index, layer in enumerate(program.layers):
             base = index * _WIDTH
             for op in layer.streams[stream]:
                 for dep in op.deps:
                     at = base + dep
                     if at >= 0 and not done[at]:
-                        # An op in flight may be re-timed, so who waits hangs on a placeholder that the op completes.
+                        # An op in flight may be re-timed, so who waits hangs on a placeholder that
+                        # the op completes.
                         if at not in waiting:
                             waiting[at] = simpy.Event(env)
                         yield waiting[at]
@@ -238,7 +295,9 @@ class Chip:
                     if self.engines:
                         self._tally(op, work)
                     if self.recording:
-                        self._record(stream, op, f"{layer.name} {index}", start_s, BOUNDS[bound], work)
+                        self._record(
+                            stream, op, f"{layer.name} {index}", start_s, BOUNDS[bound], work
+                        )
                 done[slot] = 1
                 if slot in waiting:
                     waiting.pop(slot).succeed()
@@ -249,7 +308,8 @@ class Chip:
         for key, nbytes in op.reads:
             key += base
             if key == self._fetching:
-                # The kernel's own reads now bring the rest, and the copy engine finds nothing left to do.
+                # The kernel's own reads now bring the rest, and the copy engine finds nothing left
+                # to do.
                 self.net.cancel(self._works["prefetch"].flows[0])
                 self._fetched(key)
             found = self.residency.read(key, nbytes)
@@ -312,7 +372,9 @@ class Chip:
         self.totals.prefetched_bytes += moved
         self.residency.fill(key, self.residency.held(key) + moved)
 
-    def _record(self, stream: str, op: LoweredOp, layer: str, start_s: float, bound: str, work: Work) -> None:
+    def _record(
+        self, stream: str, op: LoweredOp, layer: str, start_s: float, bound: str, work: Work
+    ) -> None:
         timeline = self.timeline
         assert timeline is not None
         if len(timeline.spans) >= self.max_spans:
@@ -320,12 +382,24 @@ class Chip:
             return
         link = work.link_bytes if op.collective else 0.0
         timeline.spans.append(
-            Span(f"{self.label}/{stream}", f"{layer}: {op.op.name}", op.op.kind, start_s, self.env.now,
-                 work.hbm_bytes, work.l2_bytes, link, op.op.flop, bound, work.note if op.collective else "")
-        )  # fmt: skip
+            Span(
+                f"{self.label}/{stream}",
+                f"{layer}: {op.op.name}",
+                op.op.kind,
+                start_s,
+                self.env.now,
+                work.hbm_bytes,
+                work.l2_bytes,
+                link,
+                op.op.flop,
+                bound,
+                work.note if op.collective else "",
+            )
+        )
 
     def sent(self, nbytes: float) -> None:
-        """Bytes have left over the pod's links, and not over the port that stands for them where ranks are folded."""
+        """Bytes have left over the pod's links, and not over the port that stands for them where
+        ranks are folded."""
         if self.engines:
             self.moved["link"] += nbytes
         else:

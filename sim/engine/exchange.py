@@ -19,7 +19,8 @@ _STRIDE = 1 << 32  # a message's tag is round * _STRIDE + its place in the round
 
 
 class Jitter(NamedTuple):
-    """Random extra delay of each message: exponential with mean `mean_s`, from the run's own dice."""
+    """Random extra delay of each message: exponential with mean `mean_s`, from the run's own
+    dice."""
 
     mean_s: float
     dice: np.random.Generator
@@ -47,10 +48,10 @@ Known = dict[int, _Sends]
 class Exchange:
     """One collective among `ranks` (node numbers).
 
-    It starts for a rank when it comes (`arrive`), and ends for it when its last round is over: `finished` hears of
-    ranks that are done, as places in the group. Nodes that take part without being ranks (a switch that adds) come
-    with the last rank. `slow` says by how much each rank's own steps take longer. Exchanges of one group may share
-    what is `known` of their rounds.
+    It starts for a rank when it comes (`arrive`), and ends for it when its last round is over:
+    `finished` hears of ranks that are done, as places in the group. Nodes that take part without
+    being ranks (a switch that adds) come with the last rank. `slow` says by how much each rank's
+    own steps take longer. Exchanges of one group may share what is `known` of their rounds.
     """
 
     def __init__(
@@ -68,7 +69,13 @@ class Exchange:
         weight: float = 1.0,
         known: Known | None = None,
     ) -> None:
-        self.env, self.fabric, self.network, self.jitter, self.weight = env, fabric, network, jitter, weight
+        self.env, self.fabric, self.network, self.jitter, self.weight = (
+            env,
+            fabric,
+            network,
+            jitter,
+            weight,
+        )
         self._ranks, self._plan, self._way, self._finished = ranks, plan, way, finished
         self._slow = np.ones(len(ranks)) if slow is None else slow
         self._ready = {} if known is None else known
@@ -91,20 +98,27 @@ class Exchange:
         self._absent = len(ranks)
 
     def arrive(self, who: Ints, launch: bool = True) -> None:
-        """These ranks (places in the group) have come to the collective, and start it once it is launched."""
+        """These ranks (places in the group) have come to the collective, and start it once it is
+        launched."""
         self._absent -= len(who)
         slow = self._slow[who]
         if not self._absent and len(self._helpers):
-            who, slow = np.concatenate([who, self._helpers]), np.concatenate([slow, np.ones(len(self._helpers))])
+            who, slow = (
+                np.concatenate([who, self._helpers]),
+                np.concatenate([slow, np.ones(len(self._helpers))]),
+            )
         for factor in np.unique(slow):
-            self._enter_after(self._way.launch_s * float(factor) if launch else 0.0, who[slow == factor])
+            self._enter_after(
+                self._way.launch_s * float(factor) if launch else 0.0, who[slow == factor]
+            )
 
     def _enter_after(self, launch_s: float, who: Ints) -> None:
         timer = self.env.timeout(launch_s)
         timer.callbacks.append(lambda _: self._enter(who, 0))
 
     def landed(self, tags: Ints) -> None:
-        """Messages have arrived: their senders are rid of them, their receivers have them, once reduced."""
+        """Messages have arrived: their senders are rid of them, their receivers have them, once
+        reduced."""
         number = int(tags[0] // _STRIDE)
         if len(tags) > 1 and (tags // _STRIDE != number).any():
             for each in np.unique(tags // _STRIDE):
@@ -190,7 +204,15 @@ class Exchange:
             delay_s += self.jitter.dice.exponential(self.jitter.mean_s, len(message))
         tags = number * _STRIDE + message
         wire_bytes = sends.nbytes[message] / self._way.link_efficiency
-        self.fabric.send(self._number, tags, sends.rows[message], sends.last[message], wire_bytes, delay_s, self.weight)
+        self.fabric.send(
+            self._number,
+            tags,
+            sends.rows[message],
+            sends.last[message],
+            wire_bytes,
+            delay_s,
+            self.weight,
+        )
 
     def _sends(self, sends: Round) -> _Sends:
         if (found := self._ready.get(id(sends))) is None:
@@ -203,10 +225,17 @@ class Exchange:
             np.cumsum(out, out=first[1:])
             found = _Sends(
                 sends,
-                base + ways.first[:-1], base + ways.first[1:] - 1, source, target, sends.nbytes,
+                base + ways.first[:-1],
+                base + ways.first[1:] - 1,
+                source,
+                target,
+                sends.nbytes,
                 sends.reduces * sends.nbytes / self.network.library.reduce_bytes_per_s,
-                np.argsort(source, kind="stable"), first, out + to, bool(out.max() <= 1 and to.max() <= 1),
-            )  # fmt: skip
+                np.argsort(source, kind="stable"),
+                first,
+                out + to,
+                bool(out.max() <= 1 and to.max() <= 1),
+            )
             self._ready[id(sends)] = found
         return found
 

@@ -1,9 +1,10 @@
 """A pod's fabric with a clock: very many flows over links, NICs and switch cores, held in arrays.
 
-The mechanism is that of `sim.engine.flows`: a flow pays its latency, then shares what it crosses max-min fairly, and
-rates change only where a flow begins or ends. What differs is the bookkeeping, made for rounds of thousands of sends:
-one event serves all flows that begin or end at one instant; a flow that is alone on its links has a known end and is
-not looked at again; flows that meet are tied into a knot, and only a knot that gains or loses a flow is shared anew.
+The mechanism is that of `sim.engine.flows`: a flow pays its latency, then shares what it crosses
+max-min fairly, and rates change only where a flow begins or ends. What differs is the bookkeeping,
+made for rounds of thousands of sends: one event serves all flows that begin or end at one instant;
+a flow that is alone on its links has a known end and is not looked at again; flows that meet are
+tied into a knot, and only a knot that gains or loses a flow is shared anew.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Protocol
 import numpy as np
 import simpy
 
+from sim.facts.jobs import LinkUse
+from sim.facts.span import Use
 from sim.network.sharing import Crossings, crossings, fill
 from sim.network.wires import Floats, Ints, Paths, expand, joined
-from sim.spans import LinkUse, Use
 
 _INSTANT_S = 2e-12  # ends in one knot that are closer than this are one
 _NONE = np.empty(0, dtype=np.int64)
@@ -36,7 +38,18 @@ class _Knot:
     Arrays by flow; one that has ended keeps its place, with weight 0, until half of them have.
     """
 
-    __slots__ = ("alive", "capacities", "left", "next_s", "number", "rate", "since_s", "slots", "table", "weight")
+    __slots__ = (
+        "alive",
+        "capacities",
+        "left",
+        "next_s",
+        "number",
+        "rate",
+        "since_s",
+        "slots",
+        "table",
+        "weight",
+    )
 
     slots: Ints
     capacities: Ints  # those crossed, by the numbers that `table` uses
@@ -51,7 +64,8 @@ class _Knot:
 
 
 class Fabric:
-    """The flows on the capacities of a pod.  `bytes_per_s` are their rates, `names` tells them apart in records."""
+    """The flows on the capacities of a pod.  `bytes_per_s` are their rates, `names` tells them
+    apart in records."""
 
     def __init__(
         self,
@@ -68,7 +82,9 @@ class Fabric:
         self.watched = np.ones(links, dtype=bool)  # whose uses are recorded
         self._load = np.zeros(links, dtype=np.int64)  # flows on each capacity now
         self._busy_since = np.zeros(links)
-        self._holder = np.full(links, _NOBODY)  # who is on each capacity: the slot of a lone flow, or -1 - a knot's
+        self._holder = np.full(
+            links, _NOBODY
+        )  # who is on each capacity: the slot of a lone flow, or -1 - a knot's
         self._place = np.zeros(links, dtype=np.int64)  # scratch of `_numbered`
         self._paths = Paths(np.zeros(1, dtype=np.int64), _NONE, np.empty(0), np.empty(0), _NONE)
         self._alone = np.empty(0)  # by row: bytes/s of a flow that has the row to itself
@@ -76,17 +92,23 @@ class Fabric:
         self._introduced = 0  # senders so far
         self._knots: dict[int, _Knot] = {}
         self._tied = 0  # knots so far
-        self._calendar: dict[float, tuple[list[Ints], list[_Knot], list[Ints]]] = {}  # ends, knots, begins
+        self._calendar: dict[
+            float, tuple[list[Ints], list[_Knot], list[Ints]]
+        ] = {}  # ends, knots, begins
         self._free = _NONE
         self._row = self._last = self._sender = self._tag = _NONE
-        self._nbytes = self._left = self._rate = self._since = self._end = self._weight = np.empty(0)
+        self._nbytes = self._left = self._rate = self._since = self._end = self._weight = np.empty(
+            0
+        )
 
     def add_paths(self, paths: Paths) -> int:
         """Make paths known; the number of the first, the others follow."""
         base = len(self._alone)
         self._paths = joined([self._paths, paths]) if base else paths
         if len(paths.capacities):
-            slowest = np.minimum.reduceat(self.bytes_per_s[paths.capacities] / paths.share, paths.first[:-1])
+            slowest = np.minimum.reduceat(
+                self.bytes_per_s[paths.capacities] / paths.share, paths.first[:-1]
+            )
         else:
             slowest = np.empty(0)
         self._alone = np.concatenate([self._alone, slowest])
@@ -112,32 +134,48 @@ class Fabric:
         delay_s: Floats,
         weight: Floats | float = 1.0,
     ) -> None:
-        """Send `nbytes` over the paths `rows`, and on to row `last` where a switch stores and forwards.
+        """Send `nbytes` over the paths `rows`, and on to row `last` where a switch stores and
+        forwards.
 
-        Each message begins to move `delay_s` from now plus its path's latency; `landed` tells when it has arrived.
+        Each message begins to move `delay_s` from now plus its path's latency; `landed` tells when
+        it has arrived.
         """
         slots = self._slots(len(rows))
-        self._row[slots], self._last[slots], self._sender[slots], self._tag[slots] = rows, last, sender, tags
+        self._row[slots], self._last[slots], self._sender[slots], self._tag[slots] = (
+            rows,
+            last,
+            sender,
+            tags,
+        )
         self._nbytes[slots], self._weight[slots] = nbytes, weight
         self._begin_at(slots, self.env.now + delay_s + self._paths.latency_s[rows])
 
     def uses(self) -> list[LinkUse]:
-        """What each capacity that carried anything did, up to now; most bytes for its rate first."""
+        """What each capacity that carried anything did, up to now; most bytes for its rate
+        first."""
         now = self.env.now
         busy = self.busy_s + np.where(self._load > 0, now - self._busy_since, 0.0)
         order = self._fullest()
         return [
-            LinkUse(self.names(int(c)), float(self.bytes_per_s[c]), float(self.moved_bytes[c]), float(busy[c]),
-                    int(self.most_flows[c]))
+            LinkUse(
+                self.names(int(c)),
+                float(self.bytes_per_s[c]),
+                float(self.moved_bytes[c]),
+                float(busy[c]),
+                int(self.most_flows[c]),
+            )
             for c in order[self.moved_bytes[order] > 0]
-        ]  # fmt: skip
+        ]
 
     def _fullest(self) -> Ints:
         share = self.moved_bytes / self.bytes_per_s
-        return np.argsort(-np.round(share / (share.max(initial=0.0) or 1.0), 9), kind="stable")  # rounding is no order
+        return np.argsort(
+            -np.round(share / (share.max(initial=0.0) or 1.0), 9), kind="stable"
+        )  # rounding is no order
 
     def watch_fullest(self, most: int) -> set[str]:
-        """From now on record only the capacities that have carried most for their rate; their names."""
+        """From now on record only the capacities that have carried most for their rate; their
+        names."""
         fullest = self._fullest()[:most]
         self.watched[:] = False
         self.watched[fullest] = True
@@ -171,7 +209,8 @@ class Fabric:
             self._at(time_s)[2].append(some)
 
     def _instant(self, time_s: float) -> None:
-        """Everything that ends and begins now: ends first, so that what follows them finds the links free."""
+        """Everything that ends and begins now: ends first, so that what follows them finds the
+        links free."""
         loosened: dict[_Knot, None] = {}
         ends, knots, begins = self._calendar.pop(time_s)
         done = []
@@ -271,7 +310,9 @@ class Fabric:
             else:
                 parts.append(np.array([holder]))
                 self._record_lone(parts[-1], now)
-                self._left[holder] = max(self._left[holder] - self._rate[holder] * (now - self._since[holder]), 0.0)
+                self._left[holder] = max(
+                    self._left[holder] - self._rate[holder] * (now - self._since[holder]), 0.0
+                )
         together = np.concatenate(parts)
         for some in [together] if len(slots) == 1 else self._apart(together):
             loosened[self._knot(some, now)] = None
@@ -283,7 +324,11 @@ class Fabric:
         knot.capacities, crossed = self._numbered(self._paths.capacities[at])
         knot.table = crossings(first, crossed, self._paths.share[at], len(knot.capacities))
         knot.slots, knot.alive, knot.since_s, knot.next_s = slots, len(slots), now, np.inf
-        knot.left, knot.weight, knot.rate = self._left[slots], self._weight[slots], np.zeros(len(slots))
+        knot.left, knot.weight, knot.rate = (
+            self._left[slots],
+            self._weight[slots],
+            np.zeros(len(slots)),
+        )
         knot.number = self._tied
         self._tied += 1
         self._knots[knot.number] = knot
@@ -301,7 +346,8 @@ class Fabric:
         return slots
 
     def _apart(self, slots: Ints) -> list[Ints]:
-        """Flows in groups that share no capacity, by spreading the lowest label over what is crossed."""
+        """Flows in groups that share no capacity, by spreading the lowest label over what is
+        crossed."""
         first, at = expand(self._paths.first, self._row[slots])
         links, crossed = self._numbered(self._paths.capacities[at])
         if len(slots) == 1 or np.bincount(crossed).max() == len(slots):
@@ -327,7 +373,8 @@ class Fabric:
         return links, self._place[crossed]
 
     def _share_out(self, knot: _Knot, now: float) -> None:
-        """New rates for a settled knot, and its next change.  One that has halved may have fallen apart."""
+        """New rates for a settled knot, and its next change.  One that has halved may have fallen
+        apart."""
         if not knot.alive:
             self._untie(knot)
             return
@@ -382,7 +429,9 @@ class Fabric:
         else:
             np.subtract.at(self._load, crossed, 1)
         free = crossed[self._load[crossed] == 0]
-        self.busy_s[free] += now - self._busy_since[free]  # one that several flows have left still counts once
+        self.busy_s[free] += (
+            now - self._busy_since[free]
+        )  # one that several flows have left still counts once
         self._holder[free] = _NOBODY
 
     def _record_lone(self, slots: Ints, now: float) -> None:
@@ -393,7 +442,11 @@ class Fabric:
         slot = np.repeat(slots, np.diff(first))
         seen = np.flatnonzero(self.watched[self._paths.capacities[at]] & (self._since[slot] < now))
         at, slot = at[seen], slot[seen]
-        columns = self._paths.capacities[at], self._since[slot], self._rate[slot] * self._paths.share[at]
+        columns = (
+            self._paths.capacities[at],
+            self._since[slot],
+            self._rate[slot] * self._paths.share[at],
+        )
         for link, start_s, rate in zip(*(column.tolist() for column in columns)):
             record(Use(self.names(link), start_s, now, rate))
 
@@ -403,7 +456,9 @@ class Fabric:
             old = len(self._row)
             new = max(old, count, 64)
             for name in ("_row", "_last", "_sender", "_tag"):
-                setattr(self, name, np.concatenate([getattr(self, name), np.zeros(new, dtype=np.int64)]))
+                setattr(
+                    self, name, np.concatenate([getattr(self, name), np.zeros(new, dtype=np.int64)])
+                )
             for name in ("_nbytes", "_left", "_rate", "_since", "_end", "_weight"):
                 setattr(self, name, np.concatenate([getattr(self, name), np.zeros(new)]))
             self._free = np.concatenate([self._free, np.arange(old, old + new)])

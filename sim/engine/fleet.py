@@ -1,8 +1,10 @@
-"""A trace through replicas of a model: the decisions of `sim.serving`, with iterations priced or played.
+"""A trace through replicas of a model: the decisions of `sim.serving`, with iterations priced or
+played.
 
-At fidelity `step` an iteration's time comes from a closed form (`sim.engine.pricing`) or, where ops overlap and there
-is none, from pieces of it that have been played before (`sim.engine.pieces`); at `op` every iteration is played on the
-replica's ranks. The loop is the same: what has no price is asked for, and at `op` everything is.
+At fidelity `step` an iteration's time comes from a closed form (`sim.engine.pricing`) or, where ops
+overlap and there is none, from pieces of it that have been played before (`sim.engine.pieces`); at
+`op` every iteration is played on the replica's ranks. The loop is the same: what has no price is
+asked for, and at `op` everything is.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from sim.engine.group import Group
 from sim.engine.pipeline import walk
 from sim.engine.pricing import Pricing
 from sim.engine.steps import GraphOf
+from sim.graph.batch import Batch, Sequences, Shared
 from sim.serving.compiled import serve_for
 from sim.serving.fleet import (
     ASKS,
@@ -38,11 +41,11 @@ from sim.serving.fleet import (
 )
 from sim.serving.loop import DONE, HEAP, PRICE, RECORDS, SLOTS, cut, set_price
 from sim.serving.step_time import NO_SHARING, Sharing, StepTime, stacked, unpriced
-from sim.workload.batch import Batch, Sequences, Shared
 
 
 class Answer(NamedTuple):
-    """Iterations that were asked for: the first takes `base_s`, each of the `steps` more than the one before.
+    """Iterations that were asked for: the first takes `base_s`, each of the `steps` more than the
+    one before.
 
     Of a replica in pipeline stages, `stage_s` is what the one iteration takes on each.
     """
@@ -61,8 +64,9 @@ class Player(Protocol):
 
 
 class Kind(NamedTuple):
-    """One kind of replica, or of the stages of one, which follow one another: its closed form, if it has one, and who
-    plays its iterations otherwise (those of all stages, for the first of them)."""
+    """One kind of replica, or of the stages of one, which follow one another: its closed form, if
+    it has one, and who plays its iterations otherwise (those of all stages, for the first of
+    them)."""
 
     pricing: Pricing | None
     patterns: int  # attention patterns of the model
@@ -89,11 +93,12 @@ class Window(NamedTuple):
 
 
 class Clock(Protocol):
-    """Whoever plays iterations whose end nobody knows beforehand: they were answered with an endless `Answer`."""
+    """Whoever plays iterations whose end nobody knows beforehand: they were answered with an
+    endless `Answer`."""
 
     def reach(self, fleet: Fleet, asked: Arrivals, until_s: float) -> float:
-        """Go on to the first end of an iteration, the next arrival, or `until_s`, and write the end down; to when the
-        fleet may be run."""
+        """Go on to the first end of an iteration, the next arrival, or `until_s`, and write the end
+        down; to when the fleet may be run."""
 
 
 def serve_fleet(
@@ -111,18 +116,25 @@ def serve_fleet(
     rows: int = 65_536,
     clock: Clock | None = None,
 ) -> Iterator[tuple[np.recarray, Fleet]]:
-    """Records of finished requests, about `rows` at a time, each with the fleet as it then is; the last of them before
-    a KeyboardInterrupt goes on.
+    """Records of finished requests, about `rows` at a time, each with the fleet as it then is; the
+    last of them before a KeyboardInterrupt goes on.
 
-    `ranks` are the classes of the queues. `expected` is about how many requests there are: it decides only whether to
-    compile.
+    `ranks` are the classes of the queues. `expected` is about how many requests there are: it
+    decides only whether to compile.
     """
     asked_always = all(kind.pricing is None for kind in kinds)
     prices = _Prices(kinds, replicas)
     fleet = new_fleet(
-        rules, replicas, pools, slots=1024, ranks=ranks, kinds=len(kinds), patterns=prices.patterns,
-        rows=prices.now.times.shape[1], acceptance=acceptance,
-    )  # fmt: skip
+        rules,
+        replicas,
+        pools,
+        slots=1024,
+        ranks=ranks,
+        kinds=len(kinds),
+        patterns=prices.patterns,
+        rows=prices.now.times.shape[1],
+        acceptance=acceptance,
+    )
     fleet = prices.room_for_sums(fleet)
     serve = serve_for(0 if asked_always else expected)
     records = new_rows(RECORD, max(rows, 2 * int(replicas.sequences.max())))
@@ -139,7 +151,9 @@ def serve_fleet(
                     reached_s = clock.reach(fleet, chunk, known_s) if why == DONE else reached_s
                     until_s = reached_s
                 inside = window is not None and window.from_s <= now_s < window.until_s
-                why = serve(rules, fleet, prices.now, records, asked, until_s, asked_always or inside)
+                why = serve(
+                    rules, fleet, prices.now, records, asked, until_s, asked_always or inside
+                )
                 if why == PRICE:
                     r = int(fleet.cursor[ASKS])
                     kind = kinds[fleet.replicas[r].kind]
@@ -149,7 +163,9 @@ def serve_fleet(
                     elif kind.pricing is not None:
                         answer = None  # its table has it now
                     else:
-                        assert kind.play is not None, "a kind has a closed form or someone who plays"
+                        assert kind.play is not None, (
+                            "a kind has a closed form or someone who plays"
+                        )
                         answer = kind.play(fleet, r)
                     if answer is not None:
                         fleet.stage_s[r, : len(answer.stage_s)] = answer.stage_s
@@ -163,9 +179,15 @@ def serve_fleet(
                         yield _taken(records, fleet), fleet
                 elif todo and until_s == todo[0].at_s:
                     now_s = until_s
-                    while fleet.cursor[PENDING] + len(fleet.slots) - fleet.cursor[FREE] > len(fleet.pending_s):
+                    while fleet.cursor[PENDING] + len(fleet.slots) - fleet.cursor[FREE] > len(
+                        fleet.pending_s
+                    ):
                         fleet = with_more_pending(fleet)  # an act may send everybody elsewhere
-                    later = [event for event in todo.pop(0).act(fleet, prices.now, now_s) if np.isfinite(event.at_s)]
+                    later = [
+                        event
+                        for event in todo.pop(0).act(fleet, prices.now, now_s)
+                        if np.isfinite(event.at_s)
+                    ]
                     if not (np.isinf(last_s) and _idle(fleet, asked)):
                         todo = sorted([*todo, *later], key=lambda event: event.at_s)
                 elif until_s == known_s:
@@ -183,7 +205,9 @@ class _Prices:
         self.kinds = kinds
         self.patterns = max(kind.patterns for kind in kinds)
         most = replicas.sequences * (1 + replicas.drafts)
-        own = [(replicas.kind <= k) & (k < replicas.kind + replicas.stages) for k in range(len(kinds))]
+        own = [
+            (replicas.kind <= k) & (k < replicas.kind + replicas.stages) for k in range(len(kinds))
+        ]
         self.tokens = [int(replicas.new_tokens[mine].max()) for mine in own]
         self.logits = [int(most[mine].max()) for mine in own]
         self.tables = [self._table(k) for k in range(len(kinds))]
@@ -204,8 +228,12 @@ class _Prices:
         for k in range(first, first + int(fleet.replicas[r].stages)):
             if tokens > self.tokens[k] or logits > self.logits[k]:
                 # To a power of two, so that what is in a table does not depend on who made it grow.
-                self.tokens[k] = 1 << tokens.bit_length() if tokens > self.tokens[k] else self.tokens[k]
-                self.logits[k] = 1 << logits.bit_length() if logits > self.logits[k] else self.logits[k]
+                self.tokens[k] = (
+                    1 << tokens.bit_length() if tokens > self.tokens[k] else self.tokens[k]
+                )
+                self.logits[k] = (
+                    1 << logits.bit_length() if logits > self.logits[k] else self.logits[k]
+                )
                 self.tables[k] = self._table(k)
                 self.now = stacked(self.tables)
         return self.room_for_sums(fleet)
@@ -226,15 +254,19 @@ def batch_of(fleet: Fleet, r: int) -> Batch:
     """The planned iteration of replica `r`, as the op graph wants it."""
     rows = fleet.slots[fleet.running[r, : fleet.replicas[r].running_count]]
     rows = rows[rows.chunk > 0]
-    groups = tuple(Sequences(1, new, past) for new, past in zip(rows.chunk.tolist(), rows.cached.tolist()))
-    # Runs that are worth expanding, as one that has the mean of their sequences: what comes of them is the same.
+    groups = tuple(
+        Sequences(1, new, past) for new, past in zip(rows.chunk.tolist(), rows.cached.tolist())
+    )
+    # Runs that are worth expanding, as one that has the mean of their sequences: what comes of them
+    # is the same.
     entries = float(fleet.features[r, SHARED_ENTRIES])
     shared = (Shared(float(fleet.features[r, SHARED_PAIRS]) / entries, entries),) if entries else ()
     return Batch(groups, int(fleet.features[r, LOGITS]), shared)
 
 
 def player(groups: Sequence[Sequence[Group]], graphs: Sequence[GraphOf], first: int = 0) -> Player:
-    """Iterations played op by op: those of row `first` and on, each replica on groups of its own, one a stage."""
+    """Iterations played op by op: those of row `first` and on, each replica on groups of its own,
+    one a stage."""
 
     def play(fleet: Fleet, r: int) -> Answer:
         me, batch = fleet.replicas[r], batch_of(fleet, r)
@@ -249,7 +281,8 @@ def player(groups: Sequence[Sequence[Group]], graphs: Sequence[GraphOf], first: 
 
 
 def _own_blocks(fleet: Fleet, chunk: Arrivals) -> tuple[Fleet, Arrivals]:
-    """The names of prefix blocks that requests in flight still need, and behind them those of the chunk."""
+    """The names of prefix blocks that requests in flight still need, and behind them those of the
+    chunk."""
     free = np.zeros(len(fleet.slots), bool)
     free[fleet.free_slots[: fleet.cursor[FREE]]] = True
     rows = np.flatnonzero(~free & (fleet.slots.block_count > 0))
@@ -274,13 +307,16 @@ def _edges(window: Window | None) -> list[Event]:
 
 def _idle(fleet: Fleet, asked: Arrivals) -> bool:
     """Whether nothing is left to do, if `asked` is all that will ever come."""
-    more = fleet.cursor[NEXT] < len(asked.arrival_s) and np.isfinite(asked.arrival_s[fleet.cursor[NEXT]])
+    more = fleet.cursor[NEXT] < len(asked.arrival_s) and np.isfinite(
+        asked.arrival_s[fleet.cursor[NEXT]]
+    )
     idle = not fleet.replicas.running_count.any() and not fleet.replicas.waiting_count.any()
     return bool(idle and not more and fleet.cursor[PENDING] == 0)
 
 
 def _with_end(chunks: Iterable[Arrivals]) -> Iterator[tuple[Arrivals, float]]:
-    """Each chunk with the time to run to after it: that of its last arrival, and of the last chunk, for ever."""
+    """Each chunk with the time to run to after it: that of its last arrival, and of the last chunk,
+    for ever."""
     last: Arrivals | None = None
     for chunk in chunks:
         if last is not None and len(last.arrival_s):

@@ -1,9 +1,11 @@
-"""Flows with a clock: bytes that cross capacities, sharing them max-min fairly with whatever else moves at the time.
+"""Flows with a clock: bytes that cross capacities, sharing them max-min fairly with whatever else
+moves at the time.
 
-One mechanism for HBM, L2, links and the copy engine. A flow pays its latency first; its rate changes only when a flow
-that it shares a capacity with starts or ends, and only that connected component is touched. A flow alone on its
-capacities costs no event of its own: its end is known when it starts, and whoever waits for it holds the one timeout.
-When company comes, the waiting timeouts are moved (`Work.move`) and one wake-up per component is armed.
+One mechanism for HBM, L2, links and the copy engine. A flow pays its latency first; its rate
+changes only when a flow that it shares a capacity with starts or ends, and only that connected
+component is touched. A flow alone on its capacities costs no event of its own: its end is known
+when it starts, and whoever waits for it holds the one timeout. When company comes, the waiting
+timeouts are moved (`Work.move`) and one wake-up per component is armed.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ from math import inf
 
 import simpy
 
+from sim.facts.span import Use
 from sim.network.sharing import max_min
-from sim.spans import Use
 
-# Two instants closer than this are one: far below any physical time here, above the rounding of an hour-long replay.
+# Two instants closer than this are one: far below any physical time here, above the rounding of an
+# hour-long replay.
 _INSTANT_S = 2e-12
 
 
 class Capacity:
-    """Something that moves at most `bytes_per_s`: an HBM port, an L2 port, a link, a copy engine."""
+    """Something that moves at most `bytes_per_s`: an HBM port, an L2 port, a link, a copy
+    engine."""
 
     __slots__ = ("bytes_per_s", "flows", "moved", "name", "wake")
 
@@ -33,7 +37,8 @@ class Capacity:
 
 
 class Work:
-    """What waits for a set of flows and a span of arithmetic: one op in flight.  `event` fires when all are done."""
+    """What waits for a set of flows and a span of arithmetic: one op in flight.  `event` fires when
+    all are done."""
 
     __slots__ = (
         "end_s",
@@ -74,16 +79,32 @@ class Work:
 
 
 class Flow:
-    """Bytes on their way over `route`.  Reused by its owner: one flow object carries many transfers, one at a time."""
+    """Bytes on their way over `route`.  Reused by its owner: one flow object carries many
+    transfers, one at a time."""
 
     __slots__ = (
-        "begins_s", "finish_s", "left", "limit", "live", "moved", "port", "rate", "route", "shared", "since_s",
-        "weight", "work",
-    )  # fmt: skip
+        "begins_s",
+        "finish_s",
+        "left",
+        "limit",
+        "live",
+        "moved",
+        "port",
+        "rate",
+        "route",
+        "shared",
+        "since_s",
+        "weight",
+        "work",
+    )
 
-    def __init__(self, work: Work, route: tuple[Capacity, ...], limit: float = inf, weight: float = 1.0) -> None:
+    def __init__(
+        self, work: Work, route: tuple[Capacity, ...], limit: float = inf, weight: float = 1.0
+    ) -> None:
         self.work, self.route, self.limit, self.weight = work, route, limit, weight
-        self.port = route[0] if len(route) == 1 else None  # most flows cross one capacity, which is quicker to share
+        self.port = (
+            route[0] if len(route) == 1 else None
+        )  # most flows cross one capacity, which is quicker to share
         self.left = self.rate = self.moved = 0.0
         self.begins_s = self.since_s = self.finish_s = 0.0
         self.live = False  # listed on its capacities (a lone flow may have finished since)
@@ -91,19 +112,27 @@ class Flow:
 
 
 class Net:
-    """Every capacity and flow of one simulation.  `record`, if set, receives a `Use` for each constant-rate stretch."""
+    """Every capacity and flow of one simulation.  `record`, if set, receives a `Use` for each
+    constant-rate stretch."""
 
     def __init__(self, env: simpy.Environment, record: Callable[[Use], None] | None = None) -> None:
         self.env, self.record = env, record
-        self.order: list[object] | None = None  # when a list: every decision taken, in order (see `sim.engine.steps`)
+        self.order: list[object] | None = (
+            None  # when a list: every decision taken, in order (see `sim.engine.steps`)
+        )
 
     def start(self, flow: Flow, nbytes: float, begins_s: float, now: float) -> float:
-        """Send `nbytes` from `begins_s` on (latency is what lies before it); returns the end, if nobody else comes."""
+        """Send `nbytes` from `begins_s` on (latency is what lies before it); returns the end, if
+        nobody else comes."""
         soon = now + _INSTANT_S
         port = flow.port
-        if port is not None and self.record is None:  # what follows, for the case that is nearly every case
+        if (
+            port is not None and self.record is None
+        ):  # what follows, for the case that is nearly every case
             present = port.flows
-            if not present or (len(present) == 1 and present[0].finish_s <= soon and not present[0].shared):
+            if not present or (
+                len(present) == 1 and present[0].finish_s <= soon and not present[0].shared
+            ):
                 if present and present[0].port is port:
                     last = present[0]
                     last.moved += last.left
@@ -149,7 +178,9 @@ class Net:
                 for other in capacity.flows:
                     other.shared = True
             begin = self.env.timeout(begins_s - now)
-            begin.callbacks.append(lambda _: self._share([flow]) if flow.live and flow.begins_s == begins_s else None)
+            begin.callbacks.append(
+                lambda _: self._share([flow]) if flow.live and flow.begins_s == begins_s else None
+            )
         elif not alone:
             self._share([flow])
         return flow.finish_s
@@ -180,7 +211,8 @@ class Net:
         return flow.moved
 
     def flush(self, capacities: Iterable[Capacity]) -> None:
-        """Report the last stretch of flows that have ended on `capacities`; call when a simulation stops."""
+        """Report the last stretch of flows that have ended on `capacities`; call when a simulation
+        stops."""
         for capacity in capacities:
             for flow in list(capacity.flows):
                 if flow.finish_s <= self.env.now + _INSTANT_S:
@@ -216,7 +248,8 @@ class Net:
         self._drop(flow)
 
     def _share(self, flows: Iterable[Flow]) -> None:
-        """Recompute the rates of every component that `flows` belong to, and arm its next wake-up."""
+        """Recompute the rates of every component that `flows` belong to, and arm its next
+        wake-up."""
         todo = dict.fromkeys(flows)
         while todo:
             component = _component(next(iter(todo)))
@@ -236,7 +269,8 @@ class Net:
                 self._divide(component)
 
     def _divide(self, component: list[Flow]) -> None:
-        """Set the rates of a settled component, re-time who waits for its flows, and wake up at its next change."""
+        """Set the rates of a settled component, re-time who waits for its flows, and wake up at its
+        next change."""
         if len(component) == 1:
             self._free(component[0])
             return

@@ -1,4 +1,5 @@
-"""Ranks that communicate: a symmetric group folded to one rank, or every rank on its own when one of them differs."""
+"""Ranks that communicate: a symmetric group folded to one rank, or every rank on its own when one
+of them differs."""
 
 from __future__ import annotations
 
@@ -9,21 +10,22 @@ from sim.engine.chip import Chip, LoweredOp, Tenancy
 from sim.engine.exchange import Exchange, Known
 from sim.engine.fabric import Fabric
 from sim.engine.flows import Flow, Net, Work
+from sim.facts.timeline import Timeline
+from sim.graph.graph import Graph
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.network.wires import Ints
-from sim.spans import Timeline
-from sim.workload.graph import Graph
 
 
 class Group:
     """The ranks of one tensor-parallel group on a pod.
 
-    Symmetric ranks do the same at the same time, so one is simulated and its collectives are folded plans. With
-    stragglers (rank -> how many times slower) every rank is simulated: each starts a collective when it comes to it,
-    and the plan is played send by send over the pod's links. With a `tenancy` the chips are shared: with those of the
-    group `beside` it, which is in the same simulation, or with those that will be put beside this one. `name` stands
-    before the ranks on a timeline: a pipeline is a group for each stage.
+    Symmetric ranks do the same at the same time, so one is simulated and its collectives are folded
+    plans. With stragglers (rank -> how many times slower) every rank is simulated: each starts a
+    collective when it comes to it, and the plan is played send by send over the pod's links. With a
+    `tenancy` the chips are shared: with those of the group `beside` it, which is in the same
+    simulation, or with those that will be put beside this one. `name` stands before the ranks on a
+    timeline: a pipeline is a group for each stage.
     """
 
     def __init__(
@@ -43,17 +45,29 @@ class Group:
         slow = stragglers or {}
         wrong = [rank for rank in slow if not 0 <= rank < ranks]
         if wrong:
-            raise ValueError(f"straggler rank {wrong[0]} is not in the group: ranks are 0 to {ranks - 1}")
+            raise ValueError(
+                f"straggler rank {wrong[0]} is not in the group: ranks are 0 to {ranks - 1}"
+            )
         if ranks < 1:
             raise ValueError(f"a group has at least 1 rank, not {ranks}")
-        self.env, self.network, self.ranks, self.timeline, self.name = env, network, ranks, timeline, name
+        self.env, self.network, self.ranks, self.timeline, self.name = (
+            env,
+            network,
+            ranks,
+            timeline,
+            name,
+        )
         beside = tenancy.beside if tenancy else None
         self.net: Net = beside.net if beside else Net(env)
         self.folded = not slow and not unfold
-        self.fabric: Fabric = beside.fabric if beside else Fabric(env, network.wires.bytes_per_s, network.wires.name)
+        self.fabric: Fabric = (
+            beside.fabric if beside else Fabric(env, network.wires.bytes_per_s, network.wires.name)
+        )
         self.weight = tenancy.weight if tenancy else 1.0
         self.known: Known = {}
-        self._meetings: dict[tuple[int, int], _Meeting] = {}  # collectives under way, by number and first rank
+        self._meetings: dict[
+            tuple[int, int], _Meeting
+        ] = {}  # collectives under way, by number and first rank
         self._met = [0] * ranks  # collectives that each rank has come to
         self.chips: list[Chip] = [
             Chip(
@@ -72,10 +86,13 @@ class Group:
         self.record(True)
 
     def record(self, on: bool) -> None:
-        """Keep spans and uses from now on, or stop; without a timeline there is nothing to keep them in."""
+        """Keep spans and uses from now on, or stop; without a timeline there is nothing to keep
+        them in."""
         for chip in self.chips:
             chip.recording = on and self.timeline is not None
-        self.net.record = self.fabric.record = self.timeline.uses.append if on and self.timeline is not None else None
+        self.net.record = self.fabric.record = (
+            self.timeline.uses.append if on and self.timeline is not None else None
+        )
 
     def close(self) -> None:
         """The simulation has stopped: report what is still on the capacities."""
@@ -84,7 +101,11 @@ class Group:
     def rates(self) -> dict[str, float]:
         """What one rank's capacities carry at most, for utilisation."""
         chip = self.chips[0]
-        rates = {"HBM": chip.hbm.bytes_per_s, "L2": chip.l2.bytes_per_s, "link": chip.link.bytes_per_s}
+        rates = {
+            "HBM": chip.hbm.bytes_per_s,
+            "L2": chip.l2.bytes_per_s,
+            "link": chip.link.bytes_per_s,
+        }
         return rates | {"matrix": max(chip.device.matrix_flop_per_s.values())}
 
     def egress_bytes_per_s(self, rank: int) -> float:
@@ -101,7 +122,9 @@ class Group:
         if self.folded:
             yield from self.chips[0].run(programs[0])
             return
-        running = [self.env.process(chip.run(program)) for chip, program in zip(self.chips, programs)]
+        running = [
+            self.env.process(chip.run(program)) for chip, program in zip(self.chips, programs)
+        ]
         yield self.env.all_of(running)
 
     def meet(self, chip: Chip, op: LoweredOp, work: Work) -> simpy.Event:
@@ -124,7 +147,8 @@ class Group:
 
     @staticmethod
     def _memory(net: Net, work: Work, hbm: Flow, l2: Flow, begins_s: float, end_s: float) -> float:
-        """The collective reads and writes its buffer too, against the kernels and prefetches of the time."""
+        """The collective reads and writes its buffer too, against the kernels and prefetches of the
+        time."""
         if work.l2_bytes:
             end_s = max(end_s, net.start(l2, work.l2_bytes, begins_s, net.env.now))
         if work.hbm_bytes:
@@ -132,7 +156,8 @@ class Group:
         return end_s
 
     def _take_part(self, chip: Chip, op: LoweredOp, work: Work):
-        """A rank's part in its next collective: its messages, and its buffer's traffic; a process."""
+        """A rank's part in its next collective: its messages, and its buffer's traffic; a
+        process."""
         env, number = self.env, self._met[chip.rank]
         self._met[chip.rank] += 1
         size = op.op.ranks or self.ranks
@@ -154,7 +179,8 @@ class Group:
 
 
 class _Meeting:
-    """One collective of some of a group's ranks, and by rank the event at which its part is over."""
+    """One collective of some of a group's ranks, and by rank the event at which its part is
+    over."""
 
     def __init__(self, group: Group, op: LoweredOp, members: range) -> None:
         network = group.network
@@ -162,8 +188,17 @@ class _Meeting:
         who = len(members) if members.start == 0 else tuple(members)
         way, plan = network.plan(op.op.kind, who, op.message_bytes)
         ranks = network.members(who).ranks
-        self.exchange = Exchange(group.env, group.fabric, network, ranks, plan, way, self._over,
-                                 weight=group.weight, known=group.known)  # fmt: skip
+        self.exchange = Exchange(
+            group.env,
+            group.fabric,
+            network,
+            ranks,
+            plan,
+            way,
+            self._over,
+            weight=group.weight,
+            known=group.known,
+        )
         others = [place for place, rank in enumerate(members) if rank >= group.ranks]
         if others:  # ranks of the next stage: they are there to receive
             self.exchange.arrive(np.array(others))

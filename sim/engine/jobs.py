@@ -1,4 +1,5 @@
-"""Jobs that issue collectives on one pod, alone or against each other, every message played on the links it crosses."""
+"""Jobs that issue collectives on one pod, alone or against each other, every message played on the
+links it crosses."""
 
 from __future__ import annotations
 
@@ -12,10 +13,14 @@ import simpy
 
 from sim.engine.exchange import Exchange, Jitter, Known
 from sim.engine.fabric import Fabric
+from sim.facts.jobs import Instance, JobRecord, LinkUse
+from sim.facts.outcome import Outcome
+from sim.facts.span import Span, Use, digest
+from sim.facts.timeline import Timeline
+from sim.facts.totals import Totals
 from sim.network.collectives import Plan
 from sim.network.network import Fold, Network
 from sim.network.wires import Floats, Ints
-from sim.spans import Instance, JobRecord, LinkUse, Outcome, Span, Timeline, Totals, Use, digest
 
 FOLD_ABOVE = 4096  # chips: a larger group that goes in step, alone on a healthy pod, is not played
 LANES = 12  # links whose use the timeline shows, the fullest
@@ -23,7 +28,8 @@ USES_A_SPAN = 10  # uses of links that are kept, for each span that may be
 
 
 class Job(NamedTuple):
-    """One collective after the other, each when all ranks are done with the last and `gap_s` has gone by."""
+    """One collective after the other, each when all ranks are done with the last and `gap_s` has
+    gone by."""
 
     name: str
     collective: str
@@ -39,7 +45,8 @@ class Job(NamedTuple):
 
 
 class Trouble(NamedTuple):
-    """What is wrong besides the links: chip -> how much longer its own steps take; mean of each message's delay."""
+    """What is wrong besides the links: chip -> how much longer its own steps take; mean of each
+    message's delay."""
 
     slow: Mapping[int, float] = {}
     jitter_s: float = 0.0
@@ -66,7 +73,8 @@ def play_jobs(
 ) -> Outcome:
     """Play the jobs until all that are not in the background are done.
 
-    A group of more than `FOLD_ABOVE` chips that goes in step, alone on a healthy pod, takes its closed form.
+    A group of more than `FOLD_ABOVE` chips that goes in step, alone on a healthy pod, takes its
+    closed form.
     """
     env, timeline = simpy.Environment(), Timeline()
     fabric = Fabric(env, network.wires.bytes_per_s, cache(network.wires.name))
@@ -75,7 +83,9 @@ def play_jobs(
     fabric.record = lanes.record if keep.max_spans else None
     undisturbed = _undisturbed(jobs, trouble)
     closed = undisturbed and len(jobs[0].ranks) > FOLD_ABOVE and _fold(jobs[0]).exact
-    played = [_Playing(env, fabric, job, trouble, number, closed) for number, job in enumerate(jobs)]
+    played = [
+        _Playing(env, fabric, job, trouble, number, closed) for number, job in enumerate(jobs)
+    ]
     total, ended = sum(job.repeat for job in jobs if not job.background), count(1)
     running = []
     for one in played:
@@ -86,18 +96,35 @@ def play_jobs(
     fabric.close()
     for one in played:
         if one.began_s is not None and one.began_s < env.now:
-            _record(timeline, one, keep, one.began_s, len(one.instances) + 1, "; cut off by the end of the run")
+            _record(
+                timeline,
+                one,
+                keep,
+                one.began_s,
+                len(one.instances) + 1,
+                "; cut off by the end of the run",
+            )
     links = fabric.uses()
-    what = f"{jobs[0].name}: {len(jobs[0].ranks):,} chips go in step, so their time is the closed form, not played"
+    what = (
+        f"{jobs[0].name}: {len(jobs[0].ranks):,} chips go in step, so their time is the "
+        "closed form, not played"
+    )
     warnings = [f"{what}; links are not listed"] if closed else []
     if lanes.full:
-        warnings.append(f"the use of links is recorded up to {lanes.uses[-1].end_s:.3g} s; narrow the record window")
+        warnings.append(
+            f"the use of links is recorded up to {lanes.uses[-1].end_s:.3g} s; narrow the "
+            "record window"
+        )
     lanes.put_into(timeline, links if keep.max_spans else [])
     records = [one.summary(undisturbed) for one in played]
     times = [time_s for record in records for each in record.instances for time_s in each]
     moved = {"link": sum(link.moved_bytes for link in links)}
     return Outcome(
-        Totals(seconds=env.now, ops=float(sum(len(record.instances) for record in records)), bytes=moved),
+        Totals(
+            seconds=env.now,
+            ops=float(sum(len(record.instances) for record in records)),
+            bytes=moved,
+        ),
         ranks=len({chip for job in jobs for chip in job.ranks}),
         timeline=timeline,
         jobs=records,
@@ -110,7 +137,11 @@ def play_jobs(
 def _undisturbed(jobs: list[Job], trouble: Trouble) -> bool:
     """Whether one job has a healthy pod to itself."""
     job = jobs[0]
-    well = job.network is job.healthy and not trouble.jitter_s and not any(chip in trouble.slow for chip in job.ranks)
+    well = (
+        job.network is job.healthy
+        and not trouble.jitter_s
+        and not any(chip in trouble.slow for chip in job.ranks)
+    )
     return len(jobs) == 1 and well
 
 
@@ -122,14 +153,22 @@ class _Playing:
     """A job under way."""
 
     def __init__(
-        self, env: simpy.Environment, fabric: Fabric, job: Job, trouble: Trouble, number: int, closed: bool
+        self,
+        env: simpy.Environment,
+        fabric: Fabric,
+        job: Job,
+        trouble: Trouble,
+        number: int,
+        closed: bool,
     ) -> None:
         self.env, self.fabric, self.job, self.fold = env, fabric, job, _fold(job)
         self.ranks: Ints = job.network.members(job.ranks).ranks
         self.slow: Floats = np.array([trouble.slow.get(chip, 1.0) for chip in job.ranks])
         dice = np.random.default_rng((trouble.seed, number))
         self.jitter = Jitter(trouble.jitter_s, dice) if trouble.jitter_s else None
-        self.plan: Plan = [] if closed else job.network.plan(job.collective, job.ranks, job.nbytes)[1]
+        self.plan: Plan = (
+            [] if closed else job.network.plan(job.collective, job.ranks, job.nbytes)[1]
+        )
         self.known: Known = {}
         self.instances: list[Instance] = []
         self.ends_s: Floats = np.zeros(len(job.ranks))  # of the collective under way, by rank
@@ -157,12 +196,26 @@ class _Playing:
             self.tell()
 
     def _begin(self) -> simpy.Event:
-        """All ranks come to the next collective; the event that the last of them is done with it."""
+        """All ranks come to the next collective; the event that the last of them is done with
+        it."""
         exchange = Exchange(
-            self.env, self.fabric, self.job.network, self.ranks, self.plan, self.fold.way, self._finished,
-            slow=self.slow, jitter=self.jitter, weight=self.job.weight, known=self.known,
-        )  # fmt: skip
-        self.sent_bytes, self._waiting, self._done = exchange.sent_bytes, len(self.ranks), self.env.event()
+            self.env,
+            self.fabric,
+            self.job.network,
+            self.ranks,
+            self.plan,
+            self.fold.way,
+            self._finished,
+            slow=self.slow,
+            jitter=self.jitter,
+            weight=self.job.weight,
+            known=self.known,
+        )
+        self.sent_bytes, self._waiting, self._done = (
+            exchange.sent_bytes,
+            len(self.ranks),
+            self.env.event(),
+        )
         exchange.arrive(np.arange(len(self.ranks)))
         return self._done
 
@@ -173,36 +226,59 @@ class _Playing:
             self._done.succeed()
 
     def summary(self, undisturbed: bool) -> JobRecord:
-        """What the job did, beside what it would have taken alone, which is what it took if nothing disturbed it."""
+        """What the job did, beside what it would have taken alone, which is what it took if nothing
+        disturbed it."""
         job, fold = self.job, self.fold
         ideal = job.healthy.fold(job.collective, job.ranks, job.nbytes)
         first = self.instances[0] if undisturbed and self.instances else None
-        idle_s = ideal.seconds if ideal.exact else first.end_s - first.start_s if first else _alone_s(job)
+        idle_s = (
+            ideal.seconds
+            if ideal.exact
+            else first.end_s - first.start_s
+            if first
+            else _alone_s(job)
+        )
         name = " ".join(filter(None, (fold.algorithm, fold.way.protocol)))
         algorithm = name if job.network.algorithm == fold.algorithm else f"{name} (auto)"
-        return JobRecord(job.name, job.collective, algorithm, fold.rounds, len(job.ranks), job.nbytes,
-                         job.background, idle_s, ideal.exact, self.instances)  # fmt: skip
+        return JobRecord(
+            job.name,
+            job.collective,
+            algorithm,
+            fold.rounds,
+            len(job.ranks),
+            job.nbytes,
+            job.background,
+            idle_s,
+            ideal.exact,
+            self.instances,
+        )
 
 
 def _alone_s(job: Job) -> float:
     """One collective of the job with the healthy pod to itself, played."""
     env, pod = simpy.Environment(), job.healthy
     alone = job._replace(network=pod, start_s=0.0, repeat=1, background=False)
-    env.run(env.process(_Playing(env, Fabric(env, pod.wires.bytes_per_s), alone, WELL, 0, False).run()))
+    env.run(
+        env.process(_Playing(env, Fabric(env, pod.wires.bytes_per_s), alone, WELL, 0, False).run())
+    )
     return env.now
 
 
 # What is kept for the timeline.
 
 
-def _ended(timeline: Timeline, one: _Playing, keep: Recording, progress: Callable[[], None]) -> None:
+def _ended(
+    timeline: Timeline, one: _Playing, keep: Recording, progress: Callable[[], None]
+) -> None:
     """A collective of a job has ended."""
     _record(timeline, one, keep, one.instances[-1].start_s, len(one.instances))
     if not one.job.background:
         progress()
 
 
-def _record(timeline: Timeline, one: _Playing, keep: Recording, start_s: float, number: int, more: str = "") -> None:
+def _record(
+    timeline: Timeline, one: _Playing, keep: Recording, start_s: float, number: int, more: str = ""
+) -> None:
     """A span for each rank of a collective that has just ended, or is cut off."""
     job, fold = one.job, one.fold
     if not keep.from_s <= start_s < keep.until_s or not keep.max_spans:
@@ -215,13 +291,22 @@ def _record(timeline: Timeline, one: _Playing, keep: Recording, start_s: float, 
         end_s = min(end_s, one.env.now)
         bound = "latency" if 2 * fold.latency_s > end_s - start_s else "link"
         timeline.spans.append(
-            Span(f"{job.name}/rank {chip}", f"{job.collective} {number}", job.collective, start_s, end_s,
-                 link_bytes=sent, bound=bound, note=note)
-        )  # fmt: skip
+            Span(
+                f"{job.name}/rank {chip}",
+                f"{job.collective} {number}",
+                job.collective,
+                start_s,
+                end_s,
+                link_bytes=sent,
+                bound=bound,
+                note=note,
+            )
+        )
 
 
 class _Lanes:
-    """Keeps the uses of links in the window: of all links, and once those are too many, of the fullest so far."""
+    """Keeps the uses of links in the window: of all links, and once those are too many, of the
+    fullest so far."""
 
     def __init__(self, fabric: Fabric, keep: Recording) -> None:
         self.fabric, self.keep, self.most = fabric, keep, keep.max_spans * USES_A_SPAN
@@ -246,5 +331,9 @@ class _Lanes:
         """The uses of the fullest links, under names that the timeline draws as lanes."""
         shown = [link for link in links if self.only is None or link.name in self.only][:LANES]
         lanes = {link.name: f"links/{link.name.replace('/', ' ')}" for link in shown}
-        timeline.uses = [each._replace(capacity=lanes[each.capacity]) for each in self.uses if each.capacity in lanes]
+        timeline.uses = [
+            each._replace(capacity=lanes[each.capacity])
+            for each in self.uses
+            if each.capacity in lanes
+        ]
         timeline.capacities = {lanes[link.name]: link.bytes_per_s for link in shown}

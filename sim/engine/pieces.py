@@ -1,9 +1,10 @@
 """Iterations that have no closed form, at fidelity `step`: played once, and then known.
 
-A pass takes a time that depends on the sums over its batch only, for every size in the graph does. So a batch whose
-sums have been seen is looked up. Decode steps go on along a line: between two contexts at which the pass takes the same
-decisions in the same order, its time is a straight line (`sim.engine.steps` says why), so the steps in between are
-told without being played. The contexts looked at lie on one grid for all batches of a size, so that they are met again.
+A pass takes a time that depends on the sums over its batch only, for every size in the graph does.
+So a batch whose sums have been seen is looked up. Decode steps go on along a line: between two
+contexts at which the pass takes the same decisions in the same order, its time is a straight line
+(`sim.engine.steps` says why), so the steps in between are told without being played. The contexts
+looked at lie on one grid for all batches of a size, so that they are met again.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import Sequence
 from sim.engine.fleet import Answer, Player, batch_of
 from sim.engine.group import Group
 from sim.engine.steps import GraphOf, Sums, bends, play, sizes_of
+from sim.graph.batch import Batch, decode_batch
 from sim.serving.fleet import LOGITS, LONE_PAIRS, PATTERN, SHARED_PAIRS, TOKENS, Fleet
-from sim.workload.batch import Batch, decode_batch
 
 _GRID = 1.3  # ratio of neighbouring contexts on the grid
 
@@ -25,7 +26,8 @@ def in_stages(stages: Sequence[Pieces]) -> Player:
 
 
 class Pieces:
-    """Answers for the iterations of one kind of replica, and what they add to the sums of one rank."""
+    """Answers for the iterations of one kind of replica, and what they add to the sums of one
+    rank."""
 
     def __init__(self, group: Group, graph_of: GraphOf, dense: bool) -> None:
         self.group, self.graph_of, self.dense = group, graph_of, dense
@@ -33,13 +35,17 @@ class Pieces:
         self._at: dict[tuple[int, int], tuple[Sums, tuple]] = {}
         self._straight: dict[tuple[int, int, int], bool] = {}
         self.sums: Sums = {}
-        self._under_way: dict[int, tuple[Sums, Sums, int]] = {}  # replica: first step, change from each to the next
+        self._under_way: dict[
+            int, tuple[Sums, Sums, int]
+        ] = {}  # replica: first step, change from each to the next
 
     def __call__(self, fleet: Fleet, r: int) -> Answer:
         """The iterations that replica `r` is about to begin."""
         self.settle(fleet, r)
         me = fleet.replicas[r]
-        first, change, steps = self._decode(fleet, r) if self._decodes(fleet, r) else (self._whole(fleet, r), {}, 1)
+        first, change, steps = (
+            self._decode(fleet, r) if self._decodes(fleet, r) else (self._whole(fleet, r), {}, 1)
+        )
         self._under_way[r] = first, change, int(me.iterations)
         return Answer(first["seconds",], change.get(("seconds",), 0.0), steps)
 
@@ -67,7 +73,8 @@ class Pieces:
         return self.dense and alone and fleet.features[r, LOGITS] == count == grows
 
     def _decode(self, fleet: Fleet, r: int) -> tuple[Sums, Sums, int]:
-        """(first step, change, steps for which it holds) of a decode batch, by the sum of its contexts."""
+        """(first step, change, steps for which it holds) of a decode batch, by the sum of its
+        contexts."""
         count, total = int(fleet.features[r, TOKENS]), int(fleet.features[r, PATTERN + LONE_PAIRS])
         low = 1
         while count * _next(low) <= total:
@@ -80,14 +87,18 @@ class Pieces:
         share = (total - low) / max(high - low, 1)
         keys = dict.fromkeys([*a, *b])
         first = {key: a.get(key, 0.0) + share * (b.get(key, 0.0) - a.get(key, 0.0)) for key in keys}
-        change = {key: (b.get(key, 0.0) - a.get(key, 0.0)) * count / max(high - low, 1) for key in keys}
+        change = {
+            key: (b.get(key, 0.0) - a.get(key, 0.0)) * count / max(high - low, 1) for key in keys
+        }
         return first, change, (high - total) // count + 1
 
     def _is_straight(self, count: int, low: int, high: int) -> bool:
         key = count, low, high
         if key not in self._straight:
             middle = (low + high) // 2
-            ends = [sizes_of(self.graph_of(_contexts(count, total))) for total in (low, middle, high)]
+            ends = [
+                sizes_of(self.graph_of(_contexts(count, total))) for total in (low, middle, high)
+            ]
             same = self._point(count, low)[1] == self._point(count, high)[1]
             self._straight[key] = high - low <= 1 or (
                 same and not bends(ends[0], ends[1], ends[2], (middle - low) / (high - low))
@@ -102,7 +113,9 @@ class Pieces:
     def _played(self, batch: Batch) -> tuple[Sums, tuple]:
         graph = self.graph_of(batch)
         found = play(self.group, graph)
-        if self.group.chips[0].residency.reused:  # then it matters how the pass before left L2: like this one
+        if self.group.chips[
+            0
+        ].residency.reused:  # then it matters how the pass before left L2: like this one
             found = play(self.group, graph)
         return found
 

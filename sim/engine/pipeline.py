@@ -1,9 +1,11 @@
-"""A model in pipeline stages: micro-batches go through the stages in turn, each stage one pass at a time.
+"""A model in pipeline stages: micro-batches go through the stages in turn, each stage one pass at a
+time.
 
-A stage is a group of ranks with some of the layers, and its last op sends what it has made to the next. Stages share no
-chips, so what a pass takes on one does not depend on the others: a pipeline is a flow shop of passes, in which a
-micro-batch enters the first stage again once its tokens have come out of the last. Not modelled: a stage that waits to
-send because the next has no room (its buffers are taken to be endless), links that messages of several stages share.
+A stage is a group of ranks with some of the layers, and its last op sends what it has made to the
+next. Stages share no chips, so what a pass takes on one does not depend on the others: a pipeline
+is a flow shop of passes, in which a micro-batch enters the first stage again once its tokens have
+come out of the last. Not modelled: a stage that waits to send because the next has no room (its
+buffers are taken to be endless), links that messages of several stages share.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ from sim.engine.steps import (
     play,
     totals_of,
 )
+from sim.facts.outcome import Outcome
+from sim.facts.span import digest
+from sim.facts.timeline import Timeline
+from sim.graph.batch import Batch
 from sim.serving.stages import passed_through
-from sim.spans import Outcome, Timeline, digest
-from sim.workload.batch import Batch
 
 
 class Stage(NamedTuple):
@@ -39,9 +43,15 @@ class Stage(NamedTuple):
 
 
 def walk(
-    groups: Sequence[Group], graphs: Sequence[GraphOf], batch: Batch, ready_s: float, free_s: Any, slow: float = 1.0
+    groups: Sequence[Group],
+    graphs: Sequence[GraphOf],
+    batch: Batch,
+    ready_s: float,
+    free_s: Any,
+    slow: float = 1.0,
 ) -> list[float]:
-    """Play a pass of `batch` over the stages, on each once it is there and the stage is free; what it takes on each.
+    """Play a pass of `batch` over the stages, on each once it is there and the stage is free; what
+    it takes on each.
 
     By `slow` times what is played the pass is held up, beside its ops.
     """
@@ -58,7 +68,8 @@ def walk(
 
 
 class _Passes(NamedTuple):
-    """What the passes of a micro-batch take on one stage: seconds of its prefill and of each decode step, and sums.
+    """What the passes of a micro-batch take on one stage: seconds of its prefill and of each decode
+    step, and sums.
 
     `notes` are the times that were played.
     """
@@ -69,12 +80,17 @@ class _Passes(NamedTuple):
 
 
 def run_static(
-    stages: Sequence[Stage], work: StaticBatch, timeline: Timeline | None, progress: Progress = lambda _: None
+    stages: Sequence[Stage],
+    work: StaticBatch,
+    timeline: Timeline | None,
+    progress: Progress = lambda _: None,
 ) -> Outcome:
-    """Play a whole run.  The prefill makes the first token, each of `output_tokens` - 1 decode steps one more.
+    """Play a whole run.  The prefill makes the first token, each of `output_tokens` - 1 decode
+    steps one more.
 
-    Sums are of one rank, the mean over the stages. `timeline`, if given, receives two consecutive decode steps of every
-    micro-batch in the middle of the run (the prefills, if there is no decode).
+    Sums are of one rank, the mean over the stages. `timeline`, if given, receives two consecutive
+    decode steps of every micro-batch in the middle of the run (the prefills, if there is no
+    decode).
     """
     groups = [stage.group_of(None) for stage in stages]
     parts = work.parts()
@@ -86,13 +102,18 @@ def run_static(
             progress((number + share) / len(todo))
 
         known[part, place] = _passes(groups[place], stages[place].graph_of, part, tell)
-    seconds = [np.array([known[part, place].seconds for place in range(len(stages))]).T.tolist() for part in parts]
+    seconds = [
+        np.array([known[part, place].seconds for place in range(len(stages))]).T.tolist()
+        for part in parts
+    ]
     free_s = [0.0] * len(stages)
     ready_s = [0.0] * len(parts)
     first_s = 0.0
     for step in range(work.output_tokens):
         for micro in range(len(parts)):
-            ready_s[micro] = passed_through(ready_s[micro], free_s, seconds[micro][step], len(stages), 1.0)
+            ready_s[micro] = passed_through(
+                ready_s[micro], free_s, seconds[micro][step], len(stages), 1.0
+            )
         if step == 0:
             first_s = max(ready_s)
     total: Sums = {}
@@ -113,7 +134,9 @@ def run_static(
         ranks=sum(group.ranks for group in groups),
         timeline=timeline or Timeline(),
         rates=groups[0].rates(),
-        fingerprint=digest([*(s for each in known.values() for s in each.notes), first_s, *ready_s]),
+        fingerprint=digest(
+            [*(s for each in known.values() for s in each.notes), first_s, *ready_s]
+        ),
     )
 
 
@@ -129,7 +152,10 @@ def _passes(group: Group, graph_of: GraphOf, part: StaticBatch, progress: Progre
 
 def _recorded(stages: Sequence[Stage], work: StaticBatch, timeline: Timeline) -> None:
     """Two steps in the middle of the run, after one that fills the pipeline if there is one."""
-    groups, graphs = [stage.group_of(timeline) for stage in stages], [stage.graph_of for stage in stages]
+    groups, graphs = (
+        [stage.group_of(timeline) for stage in stages],
+        [stage.graph_of for stage in stages],
+    )
     parts = work.parts()
     middle = work.prompt_tokens + (work.output_tokens - 2) // 2
     fills = int(len(stages) > 1 and work.output_tokens > 1)

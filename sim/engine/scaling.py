@@ -1,4 +1,5 @@
-"""What is done to a fleet from outside while it serves: replicas fail and come back, or follow the load."""
+"""What is done to a fleet from outside while it serves: replicas fail and come back, or follow the
+load."""
 
 from __future__ import annotations
 
@@ -23,12 +24,16 @@ class Failure(NamedTuple):
 
 
 def failures(faults: Sequence[Failure], lanes: int = 1) -> list[Event]:
-    """The events of replicas that fail, each with so many lanes; the router knows at once.  Outages of one replica that
-    meet are one."""
+    """The events of replicas that fail, each with so many lanes; the router knows at once.  Outages
+    of one replica that meet are one."""
     apart: list[Failure] = []
     for fault in sorted(faults):
         last = apart[-1] if apart else None
-        if last is not None and last.replica == fault.replica and fault.at_s <= last.at_s + last.for_s:
+        if (
+            last is not None
+            and last.replica == fault.replica
+            and fault.at_s <= last.at_s + last.for_s
+        ):
             apart[-1] = last._replace(for_s=max(last.for_s, fault.at_s + fault.for_s - last.at_s))
         else:
             apart.append(fault)
@@ -54,15 +59,18 @@ def _failing(fault: Failure, lanes: int) -> list[Event]:
 
         return [Event(now_s + fault.for_s, back)]
 
-    return [Event(fault.at_s, cut), Event(fault.at_s, stop)]  # what is over by then is booked between the two
+    return [
+        Event(fault.at_s, cut),
+        Event(fault.at_s, stop),
+    ]  # what is over by then is booked between the two
 
 
 class Autoscale(NamedTuple):
-    """Every `every_s` seconds as many of `most` replicas, from number `first` on, as there are `target` requests for
-    each, but at least `least`.
+    """Every `every_s` seconds as many of `most` replicas, from number `first` on, as there are
+    `target` requests for each, but at least `least`.
 
-    A new one takes requests `start_up_s` later; one too many takes no more once it has been so for `cool_down_s`, and
-    stops when it has answered those it has.
+    A new one takes requests `start_up_s` later; one too many takes no more once it has been so for
+    `cool_down_s`, and stops when it has answered those it has.
     """
 
     first: int
@@ -118,7 +126,9 @@ class Scaler:
 
     def _start(self, fleet: Fleet, count: int, now_s: float) -> list[Event]:
         down = [r for r in self.members if not fleet.replicas[r].up and r not in self._starting]
-        down = [r for r in down if fleet.replicas[r].now_s <= now_s or r in self._on_since_s]  # not those that failed
+        down = [
+            r for r in down if fleet.replicas[r].now_s <= now_s or r in self._on_since_s
+        ]  # not those that failed
         later = []
         for r in sorted(down, key=lambda r: r not in self._on_since_s)[:count]:
             if r in self._on_since_s:

@@ -1,4 +1,5 @@
-"""A pool of replicas and the machine below it: who prices or plays its iterations, and what they add up to."""
+"""A pool of replicas and the machine below it: who prices or plays its iterations, and what they
+add up to."""
 
 from __future__ import annotations
 
@@ -12,17 +13,18 @@ from sim.engine.group import Group
 from sim.engine.pieces import Pieces, in_stages
 from sim.engine.pricing import Pricing, pricing
 from sim.engine.steps import GraphOf, GroupOf, Sums, sums_of, totals_of
+from sim.facts.timeline import Timeline
+from sim.facts.totals import Totals
+from sim.graph.model import Model
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.serving.fleet import Fleet
 from sim.serving.step_time import NO_SHARING, Sharing
-from sim.spans import Timeline, Totals
-from sim.workload.model import Model
 
 
 class Host(NamedTuple):
-    """The machine of a pool of replicas, or of one of their stages: its idle ranks, the graph of a pass, and what
-    both are made of."""
+    """The machine of a pool of replicas, or of one of their stages: its idle ranks, the graph of a
+    pass, and what both are made of."""
 
     group_of: GroupOf
     graph_of: GraphOf
@@ -32,12 +34,19 @@ class Host(NamedTuple):
 
 
 class Served:
-    """One pool and its hosts, one a stage: who prices or plays its iterations, and what they come to."""
+    """One pool and its hosts, one a stage: who prices or plays its iterations, and what they come
+    to."""
 
     def __init__(
-        self, stages: Sequence[Host], model: Model, replicas: np.recarray, pool: np.record, op: bool,
-        window: tuple[float, float], timeline: Timeline | None,
-    ) -> None:  # fmt: skip
+        self,
+        stages: Sequence[Host],
+        model: Model,
+        replicas: np.recarray,
+        pool: np.record,
+        op: bool,
+        window: tuple[float, float],
+        timeline: Timeline | None,
+    ) -> None:
         self.stages, self.first, self.count = stages, int(pool["first"]), int(pool["count"])
         self.kind = int(replicas.kind[self.first])
         self.plain = [host.group_of(None) for host in stages]
@@ -51,16 +60,24 @@ class Served:
             play = self.recorded
         else:
             if all(plain.folded for plain in self.plain):
-                forms = [pricing(host.graph_of, host.device, host.network, plain.ranks, model, host.sharing)
-                         for host, plain in zip(stages, self.plain)]  # fmt: skip
+                forms = [
+                    pricing(
+                        host.graph_of, host.device, host.network, plain.ranks, model, host.sharing
+                    )
+                    for host, plain in zip(stages, self.plain)
+                ]
                 self.forms = [form for form in forms if form is not None]
             if len(self.forms) < len(stages):
                 dense = set(model.attention) == {"dense"}
                 self.forms = []
-                self.pieces = [Pieces(plain, host.graph_of, dense) for host, plain in zip(stages, self.plain)]
+                self.pieces = [
+                    Pieces(plain, host.graph_of, dense) for host, plain in zip(stages, self.plain)
+                ]
             play = self.pieces[0] if len(self.pieces) == 1 else in_stages(self.pieces)
-        self.kinds = [Kind(self.forms[place] if self.forms else None, patterns, play, host.sharing)
-                      for place, host in enumerate(stages)]  # fmt: skip
+        self.kinds = [
+            Kind(self.forms[place] if self.forms else None, patterns, play, host.sharing)
+            for place, host in enumerate(stages)
+        ]
 
     @property
     def ranks(self) -> int:
@@ -68,41 +85,57 @@ class Served:
         return sum(plain.ranks for plain in self.plain)
 
     def totals(self, fleet: Fleet) -> Totals:
-        """Sums over the pool's replicas, one rank of each: of several stages, the mean over them."""
+        """Sums over the pool's replicas, one rank of each: of several stages, the mean over
+        them."""
         if self.forms:
-            return mean_of([form.totals(fleet, self.kind, stage) for stage, form in enumerate(self.forms)])
+            return mean_of(
+                [form.totals(fleet, self.kind, stage) for stage, form in enumerate(self.forms)]
+            )
         if not self.pieces:
             return played_totals(self.recorded.groups)
         for r in range(self.first, self.first + self.count):
             for piece in self.pieces:
                 piece.settle(fleet, r)
         return together(
-            [mean_of([totals_of(piece.sums) for piece in self.pieces]), played_totals(self.recorded.groups)]
+            [
+                mean_of([totals_of(piece.sums) for piece in self.pieces]),
+                played_totals(self.recorded.groups),
+            ]
         )
 
 
 def played_totals(groups: Sequence[Sequence[Group]]) -> Totals:
-    """Sums over what was played by replicas, one rank of each: of several stages, the mean over them."""
+    """Sums over what was played by replicas, one rank of each: of several stages, the mean over
+    them."""
     for group in (group for stages in groups for group in stages):
         group.close()
     return together([mean_of([group.chips[0].totals for group in stages]) for stages in groups])
 
 
 class _Recorded:
-    """Plays iterations on each replica's own ranks; spans are kept of those that begin in the window."""
+    """Plays iterations on each replica's own ranks; spans are kept of those that begin in the
+    window."""
 
     def __init__(
         self, stages: Sequence[Host], first: int, count: int, lanes: int, timeline: Timeline | None
-    ) -> None:  # fmt: skip
-        self.stages, self.first, self.count, self.lanes, self.timeline = stages, first, count // lanes, lanes, timeline
+    ) -> None:
+        self.stages, self.first, self.count, self.lanes, self.timeline = (
+            stages,
+            first,
+            count // lanes,
+            lanes,
+            timeline,
+        )
         self.groups: list[list[Group]] = []
         self.window = (0.0, np.inf)
         self._play: Player | None = None
 
     def __call__(self, fleet: Fleet, r: int) -> Answer:
         if self._play is None:
-            self.groups += [[host.group_of(self.timeline if i == 0 else None) for host in self.stages]
-                            for i in range(self.count)]  # fmt: skip
+            self.groups += [
+                [host.group_of(self.timeline if i == 0 else None) for host in self.stages]
+                for i in range(self.count)
+            ]
             self._play = player(self.groups, [host.graph_of for host in self.stages], self.first)
         # A timeline shows one replica: the first.
         place = (r - self.first) // self.lanes

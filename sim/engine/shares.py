@@ -1,7 +1,8 @@
-"""Replicas that know nothing of each other, served in shares: who goes where, and the sums put together again.
+"""Replicas that know nothing of each other, served in shares: who goes where, and the sums put
+together again.
 
-Every sum of floats is kept by replica and added in their order, so the answer is the same bytes for any number of
-shares.
+Every sum of floats is kept by replica and added in their order, so the answer is the same bytes for
+any number of shares.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Part(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Other processes: `begin(share, shares)` has one of them serve a share, and returns who waits for its part."""
+    """Other processes: `begin(share, shares)` has one of them serve a share, and returns who waits
+    for its part."""
 
     shares: int
     least: int  # requests: below, other processes cost more than they save
@@ -36,25 +38,36 @@ class Spread(NamedTuple):
 
 def of_share(
     chunks: Iterable[Arrivals], rules: Rules, replicas: int, mine: range
-) -> Iterator[Arrivals]:  # fmt: skip
+) -> Iterator[Arrivals]:
     """Those who are routed to some of the replicas, each to the pool of its own."""
     turn = 0
     for asked in chunks:
         if rules.router == ROUTERS["sticky"]:
             who, back = np.unique(asked.session, return_inverse=True)
-            to = np.array([draw(rules.seed, int(session), 0) % replicas for session in who], np.int64)[back]
+            to = np.array(
+                [draw(rules.seed, int(session), 0) % replicas for session in who], np.int64
+            )[back]
         else:
             to = (turn + np.arange(len(asked.id))) % replicas
         turn += len(asked.id)
-        yield rows_of(asked._replace(pool=to - mine.start), np.flatnonzero((to >= mine.start) & (to < mine.stop)))
+        yield rows_of(
+            asked._replace(pool=to - mine.start),
+            np.flatnonzero((to >= mine.start) & (to < mine.stop)),
+        )
 
 
 def rows_of(asked: Arrivals, rows: np.ndarray) -> Arrivals:
     """These rows, with their blocks; `next` is left as it is."""
     begin, size = asked.block_from[:-1][rows], np.diff(asked.block_from)[rows]
     edges = np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
-    blocks = asked.blocks[np.arange(edges[-1]) - np.repeat(edges[:-1], size) + np.repeat(begin, size)]
-    columns = {name: getattr(asked, name)[rows] for name in asked._fields if name not in ("block_from", "blocks")}
+    blocks = asked.blocks[
+        np.arange(edges[-1]) - np.repeat(edges[:-1], size) + np.repeat(begin, size)
+    ]
+    columns = {
+        name: getattr(asked, name)[rows]
+        for name in asked._fields
+        if name not in ("block_from", "blocks")
+    }
     return Arrivals(**columns, block_from=edges, blocks=blocks)
 
 
@@ -68,10 +81,14 @@ def whole(fleets: Sequence[Fleet]) -> Fleet:
     """The sums of all replicas, in their order."""
     if len(fleets) == 1:
         return fleets[0]
-    columns: dict[str, Any] = {name: np.concatenate([getattr(fleet, name) for fleet in fleets]) for name in _BY_REPLICA}
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(fleet, name) for fleet in fleets]) for name in _BY_REPLICA
+    }
     columns["replicas"] = columns["replicas"].view(np.recarray)
     for name in _BY_KIND:
         parts = [getattr(fleet, name) for fleet in fleets]
         size = max(part.shape[1] for part in parts)
-        columns[name] = np.sum([np.pad(part, [(0, 0), (0, size - part.shape[1])]) for part in parts], axis=0)
+        columns[name] = np.sum(
+            [np.pad(part, [(0, 0), (0, size - part.shape[1])]) for part in parts], axis=0
+        )
     return fleets[0]._replace(**columns)

@@ -1,12 +1,15 @@
-"""A static batch on one group of ranks: one prefill, then every decode step with its growing context.
+"""A static batch on one group of ranks: one prefill, then every decode step with its growing
+context.
 
-Steps are played at sampled contexts and summed in closed form between them. That is exact, not an approximation:
-along a run every decision (which op ended first, what bounded it, what was resident, who shared with whom) is noted
-in order, and two contexts with the same notes have every event time a linear function of the ops' sizes in between,
-because the set of sizes that lead to given decisions is cut out by linear inequalities and so is convex. The sizes
-themselves must be linear in the context too: each is linear, or bends one way (a window that fills, a prefetch that
-meets its cap), so it is enough to look at the middle. Where the notes of two ends differ, or a size bends between
-them, the interval is halved, down to neighbouring contexts if need be. A test holds this to playing every step.
+Steps are played at sampled contexts and summed in closed form between them. That is exact, not an
+approximation: along a run every decision (which op ended first, what bounded it, what was resident,
+who shared with whom) is noted in order, and two contexts with the same notes have every event time
+a linear function of the ops' sizes in between, because the set of sizes that lead to given
+decisions is cut out by linear inequalities and so is convex. The sizes themselves must be linear in
+the context too: each is linear, or bends one way (a window that fills, a prefetch that meets its
+cap), so it is enough to look at the middle. Where the notes of two ends differ, or a size bends
+between them, the interval is halved, down to neighbouring contexts if need be. A test holds this to
+playing every step.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.engine.group import Group
-from sim.spans import Timeline, Totals
-from sim.workload.batch import Batch, Sequences, Shared, decode_batch
-from sim.workload.graph import STREAMS, Graph
+from sim.facts.timeline import Timeline
+from sim.facts.totals import Totals
+from sim.graph.batch import Batch, Sequences, Shared, decode_batch
+from sim.graph.graph import STREAMS, Graph
 
 GraphOf = Callable[[Batch], Graph]
 GroupOf = Callable[[Timeline | None], Group]
@@ -39,24 +43,32 @@ class StaticBatch(NamedTuple):
     micro_batches: int = 1
 
     def parts(self) -> list[StaticBatch]:
-        """The micro-batches, as equal as they can be; of a shared run, each has its part of the sequences."""
+        """The micro-batches, as equal as they can be; of a shared run, each has its part of the
+        sequences."""
         each, over = divmod(self.batch, self.micro_batches)
         sizes = [each + (part < over) for part in range(self.micro_batches)]
         return [
             self._replace(
-                batch=size, micro_batches=1,
-                shared=tuple(run._replace(number=run.number * size / self.batch) for run in self.shared),
+                batch=size,
+                micro_batches=1,
+                shared=tuple(
+                    run._replace(number=run.number * size / self.batch) for run in self.shared
+                ),
             )
             for size in sizes
-        ]  # fmt: skip
+        ]
 
     def prefill(self) -> Batch:
         """All prompts; what some share is computed once."""
         past = [0] * self.batch
         for run in self.shared:
-            for place in sorted(range(self.batch), key=lambda place: past[place])[: max(int(run.number) - 1, 0)]:
+            for place in sorted(range(self.batch), key=lambda place: past[place])[
+                : max(int(run.number) - 1, 0)
+            ]:
                 past[place] = min(past[place] + int(run.tokens), self.prompt_tokens - 1)
-        return Batch(tuple(Sequences(1, self.prompt_tokens - each, each) for each in past), self.batch)
+        return Batch(
+            tuple(Sequences(1, self.prompt_tokens - each, each) for each in past), self.batch
+        )
 
     def decode(self, context: int) -> Batch:
         """One step of all of them, with `context` cached tokens each."""
@@ -75,7 +87,8 @@ def play(group: Group, graph: Graph) -> tuple[Sums, tuple]:
 
 
 class Stretch(NamedTuple):
-    """Decode steps on a straight line: the first of `steps` takes `low`, the one after the last would take `high`."""
+    """Decode steps on a straight line: the first of `steps` takes `low`, the one after the last
+    would take `high`."""
 
     steps: int
     low: Sums
@@ -91,13 +104,16 @@ class Stretch(NamedTuple):
         """Over all of them: an arithmetic series."""
         n, low = self.steps, self.low
         return {
-            key: n * low.get(key, 0.0) + (n - 1) / 2 * (value - low.get(key, 0.0)) for key, value in self.high.items()
+            key: n * low.get(key, 0.0) + (n - 1) / 2 * (value - low.get(key, 0.0))
+            for key, value in self.high.items()
         }
 
 
 def added(a: Sums, b: Sums) -> Sums:
     """Both sums as one."""
-    return {key: a.get(key, 0.0) + b.get(key, 0.0) for key in (*a, *(key for key in b if key not in a))}
+    return {
+        key: a.get(key, 0.0) + b.get(key, 0.0) for key in (*a, *(key for key in b if key not in a))
+    }
 
 
 def decode_steps(
@@ -120,7 +136,8 @@ def decode_steps(
 def _sampled(
     group: Group, graph_of: GraphOf, work: StaticBatch, first: int, last: int, progress: Progress
 ) -> list[Stretch]:
-    """The steps at contexts first..last.  The first one is played for itself: it finds L2 as a prefill left it."""
+    """The steps at contexts first..last.  The first one is played for itself: it finds L2 as a
+    prefill left it."""
     step, _ = play(group, graph_of(work.decode(first)))
     found = [Stretch(1, step, step)]
     if first == last:
@@ -148,7 +165,10 @@ def _sampled(
             continue
         (low, low_trail), (high, high_trail) = at(a), at(b)
         middle = (a + b) // 2
-        if b - a > 1 and (low_trail != high_trail or bends(sizes(a), sizes(middle), sizes(b), (middle - a) / (b - a))):
+        if b - a > 1 and (
+            low_trail != high_trail
+            or bends(sizes(a), sizes(middle), sizes(b), (middle - a) / (b - a))
+        ):
             todo += [(middle, b), (a, middle)]
             continue
         found.append(Stretch(b - a, low, high))
@@ -162,11 +182,18 @@ def sizes_of(graph: Graph) -> tuple[float, ...]:
         number
         for layer in dict.fromkeys(graph.layers)
         for op in layer.ops
-        for number in (op.flop, op.lone_flop, op.message_bytes, *(tensor.nbytes for tensor in (*op.reads, *op.writes)))
+        for number in (
+            op.flop,
+            op.lone_flop,
+            op.message_bytes,
+            *(tensor.nbytes for tensor in (*op.reads, *op.writes)),
+        )
     )
 
 
-def bends(low: tuple[float, ...], middle: tuple[float, ...], high: tuple[float, ...], share: float) -> bool:
+def bends(
+    low: tuple[float, ...], middle: tuple[float, ...], high: tuple[float, ...], share: float
+) -> bool:
     """Whether any size at `share` of the way is off the straight line between its ends."""
     if not len(low) == len(middle) == len(high):
         return True

@@ -1,8 +1,10 @@
-"""Tenants on the same chips: one fleet with a pool of replicas for each, which take turns or run at the same time.
+"""Tenants on the same chips: one fleet with a pool of replicas for each, which take turns or run at
+the same time.
 
-Replica i of every tenant is on the same chips. Taking turns is a matter of the fleet's loop (`sim.serving.turns`), at
-both fidelities. At the same time is a matter of the chips: the iterations of all are played in one simulation, where
-their ops share engines, HBM, L2 port and links max-min fairly by weight, and an iteration ends when it ends.
+Replica i of every tenant is on the same chips. Taking turns is a matter of the fleet's loop
+(`sim.serving.turns`), at both fidelities. At the same time is a matter of the chips: the iterations
+of all are played in one simulation, where their ops share engines, HBM, L2 port and links max-min
+fairly by weight, and an iteration ends when it ends.
 """
 
 from __future__ import annotations
@@ -31,14 +33,16 @@ from sim.engine.serving import (
 )
 from sim.engine.shares import rows_of
 from sim.engine.steps import GraphOf, Progress
+from sim.facts.outcome import Outcome
+from sim.facts.timeline import Timeline
+from sim.facts.totals import Totals
+from sim.graph.batch import Batch
+from sim.graph.graph import Graph
+from sim.graph.model import Model
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.serving.fleet import NEXT, NONE, PENDING, RECORD, Arrivals, Fleet, new_rows, pool_of
-from sim.spans import Outcome, Timeline, Totals
-from sim.workload.batch import Batch
-from sim.workload.columns import Columns, joined
-from sim.workload.graph import Graph
-from sim.workload.model import Model
+from sim.traces.columns import Columns, joined
 
 _WHOSE = 40  # a request's number in the fleet is its tenant << _WHOSE, plus its own
 
@@ -66,7 +70,8 @@ class Tenant(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What became of each tenant, and of the chips: time in which somebody used them, mean over the replicas."""
+    """What became of each tenant, and of the chips: time in which somebody used them, mean over the
+    replicas."""
 
     outcomes: list[Outcome]
     busy_s: list[float]  # by tenant, summed over its replicas
@@ -74,11 +79,16 @@ class Shared(NamedTuple):
 
 
 def share_chips(
-    tenants: Sequence[Tenant], quantum: int, timeline: Timeline | None, progress: Progress = lambda _: None
+    tenants: Sequence[Tenant],
+    quantum: int,
+    timeline: Timeline | None,
+    progress: Progress = lambda _: None,
 ) -> Shared:
-    """Serve all tenants to the end, in turns of `quantum` iterations, or at the same time if that is 0.
+    """Serve all tenants to the end, in turns of `quantum` iterations, or at the same time if that
+    is 0.
 
-    All have equally many replicas, and agree in what the rules and the acceptance of drafts say for the whole fleet.
+    All have equally many replicas, and agree in what the rules and the acceptance of drafts say for
+    the whole fleet.
     """
     count = len(tenants[0].service.replicas)
     whose = [slice(t * count, (t + 1) * count) for t in range(len(tenants))]
@@ -88,11 +98,22 @@ def share_chips(
     clock = None if quantum else _Together(tenants, count, timeline)
     pools = np.concatenate([pool_of(mine.start, count) for mine in whose]).view(np.recarray)
     replicas = _replicas(tenants)
-    turns = [] if clock else [
-        Served([Host(tenant.group_of, partial(_named, tenant), tenant.device, tenant.network)], tenant.model, replicas,
-               pool, tenant.service.op, tenant.service.window, timeline)
-        for tenant, pool in zip(tenants, pools)
-    ]  # fmt: skip
+    turns = (
+        []
+        if clock
+        else [
+            Served(
+                [Host(tenant.group_of, partial(_named, tenant), tenant.device, tenant.network)],
+                tenant.model,
+                replicas,
+                pool,
+                tenant.service.op,
+                tenant.service.window,
+                timeline,
+            )
+            for tenant, pool in zip(tenants, pools)
+        ]
+    )
     patterns = [len(set(tenant.model.attention)) for tenant in tenants]
     kinds = (
         [kind for turn in turns for kind in turn.kinds]
@@ -101,14 +122,23 @@ def share_chips(
     )
     window = None
     if clock is None and timeline is not None and not tenants[0].service.op:
-        window = Window(*tenants[0].service.window, lambda fleet, r: turns[r // count].recorded(fleet, r))
+        window = Window(
+            *tenants[0].service.window, lambda fleet, r: turns[r // count].recorded(fleet, r)
+        )
     chunks, expected = _merged(tenants)
     found: list[np.recarray] = []
     fleet: Fleet | None = None
     for records, now in serve_fleet(
-        chunks, rules, replicas, pools, kinds, window=window, acceptance=drafting[0] if drafting else (),
-        expected=expected, clock=clock,
-    ):  # fmt: skip
+        chunks,
+        rules,
+        replicas,
+        pools,
+        kinds,
+        window=window,
+        acceptance=drafting[0] if drafting else (),
+        expected=expected,
+        clock=clock,
+    ):
         found.append(records)
         fleet = now
         progress(min(sum(map(len, found)) / expected, 1.0))
@@ -120,7 +150,11 @@ def share_chips(
         mine = mine[np.argsort(mine.id, kind="stable")].view(np.recarray)
         mine.id &= (1 << _WHOSE) - 1
         mine.replica[mine.replica != NONE] -= whose[t].start
-        totals = played_totals([[group] for group in clock.groups[t]]) if clock else turns[t].totals(fleet)
+        totals = (
+            played_totals([[group] for group in clock.groups[t]])
+            if clock
+            else turns[t].totals(fleet)
+        )
         plain = clock.groups[t][0] if clock else turns[t].plain[0]
         outcomes.append(_outcome(tenant, mine, _part(fleet, t, whose[t]), totals, plain))
     busy_s = [float(fleet.replicas.busy_s[mine].sum()) for mine in whose]
@@ -133,7 +167,11 @@ def _replicas(tenants: Sequence[Tenant]) -> np.recarray:
     for t, tenant in enumerate(tenants):
         rows = tenant.service.replicas.copy()
         rows.pool = rows.kind = t
-        rows.chips, rows.weight, rows.priority = np.arange(len(rows)), tenant.weight, tenant.priority
+        rows.chips, rows.weight, rows.priority = (
+            np.arange(len(rows)),
+            tenant.weight,
+            tenant.priority,
+        )
         tables.append(rows)
     return np.concatenate(tables).view(np.recarray)
 
@@ -142,28 +180,42 @@ def _part(fleet: Fleet, t: int, mine: slice) -> Fleet:
     """The fleet as if it were that of one tenant."""
     kind = slice(t, t + 1)
     return fleet._replace(
-        replicas=fleet.replicas[mine].view(np.recarray), of_tokens=fleet.of_tokens[kind],
-        of_logits=fleet.of_logits[kind], of_lone=fleet.of_lone[kind], sums=fleet.sums[mine],
-        row_sums=fleet.row_sums[mine], series=fleet.series[mine], gaps=fleet.gaps[mine], bin_s=fleet.bin_s[mine],
-    )  # fmt: skip
+        replicas=fleet.replicas[mine].view(np.recarray),
+        of_tokens=fleet.of_tokens[kind],
+        of_logits=fleet.of_logits[kind],
+        of_lone=fleet.of_lone[kind],
+        sums=fleet.sums[mine],
+        row_sums=fleet.row_sums[mine],
+        series=fleet.series[mine],
+        gaps=fleet.gaps[mine],
+        bin_s=fleet.bin_s[mine],
+    )
 
 
-def _outcome(tenant: Tenant, table: np.recarray, fleet: Fleet, totals: Totals, plain: Group) -> Outcome:
+def _outcome(
+    tenant: Tenant, table: np.recarray, fleet: Fleet, totals: Totals, plain: Group
+) -> Outcome:
     count, makespan_s = len(fleet.replicas), float(np.nanmax(table.last_s, initial=0.0))
     totals.seconds = makespan_s * count
     totals.idle_s = max(totals.seconds - float(fleet.replicas.busy_s.sum()), 0.0)
     totals.engine_s = engine_seconds(fleet.replicas)
     paid = [(tenant.device, plain.ranks * count * makespan_s)]
     return Outcome(
-        totals, tokens=int(table.output[table.replica >= 0].sum()), ranks=plain.ranks, replicas=count,
-        requests=requests_of(table), serving=serving_of(fleet, paid, count), rates=plain.rates(),
+        totals,
+        tokens=int(table.output[table.replica >= 0].sum()),
+        ranks=plain.ranks,
+        replicas=count,
+        requests=requests_of(table),
+        serving=serving_of(fleet, paid, count),
+        rates=plain.rates(),
         warnings=[f"{tenant.name}: {text}" for text in warnings_of(table, tenant.service)],
         fingerprint=digest_of(table[table.replica != NONE]),
-    )  # fmt: skip
+    )
 
 
 class _Together:
-    """Iterations that run at the same time: processes of one simulation, on chips that the tenants share."""
+    """Iterations that run at the same time: processes of one simulation, on chips that the tenants
+    share."""
 
     def __init__(self, tenants: Sequence[Tenant], count: int, timeline: Timeline | None) -> None:
         self.tenants, self.count, self.groups = tenants, count, [[] for _ in tenants]  # type: ignore[var-annotated]
@@ -178,7 +230,9 @@ class _Together:
         self._users = [0] * count  # iterations under way, by chips
         self._since_s = [0.0] * count
         self._until_s = -1.0  # to when the fleet may have been run
-        self._ended: list[tuple[int, float]] = []  # replica, and what its iteration took beside what the engine adds
+        self._ended: list[
+            tuple[int, float]
+        ] = []  # replica, and what its iteration took beside what the engine adds
 
     def __call__(self, fleet: Fleet, r: int) -> Answer:
         """Begin an iteration of replica `r`: its end will be told by `reach`."""
@@ -212,7 +266,8 @@ class _Together:
     def reach(self, fleet: Fleet, asked: Arrivals, until_s: float) -> float:
         """Go on to the first end of an iteration, the next arrival, or `until_s`.
 
-        What begins at the time that is returned waits, for somebody may arrive then; so it is a little later.
+        What begins at the time that is returned waits, for somebody may arrive then; so it is a
+        little later.
         """
         env, cursor = self.env, fleet.cursor
         soon_s = min(until_s, float(np.nextafter(env.now, np.inf)))
@@ -239,7 +294,9 @@ class _Together:
 def _named(tenant: Tenant, batch: Batch) -> Graph:
     """The op graph with its tenant's name in it, for a timeline on which all tenants are."""
     graph = tenant.graph_of(batch)
-    layers = {id(layer): replace(layer, name=f"{tenant.name}, {layer.name}") for layer in graph.layers}
+    layers = {
+        id(layer): replace(layer, name=f"{tenant.name}, {layer.name}") for layer in graph.layers
+    }
     return Graph(tuple(layers[id(layer)] for layer in graph.layers))
 
 
@@ -253,7 +310,9 @@ def _merged(tenants: Sequence[Tenant]) -> tuple[Iterator[Arrivals], float]:
         chunks, more = counted(chunks, tenant.service.expected)
         expected += more
         streams.append(map(partial(_of_tenant, t), arrivals_of(chunks, tenant.service)))
-    return iter([_one([next(stream) for stream in streams])]) if closed else _in_step(streams), expected
+    return iter([_one([next(stream) for stream in streams])]) if closed else _in_step(
+        streams
+    ), expected
 
 
 def _of_tenant(t: int, asked: Arrivals) -> Arrivals:
@@ -262,10 +321,15 @@ def _of_tenant(t: int, asked: Arrivals) -> Arrivals:
 
 def _in_step(streams: Sequence[Iterator[Arrivals]]) -> Iterator[Arrivals]:
     """Chunks of several streams as chunks of one: as far as the stream whose chunk ends first."""
-    held = {s: chunk for s, stream in enumerate(streams) if (chunk := next(stream, None)) is not None}
+    held = {
+        s: chunk for s, stream in enumerate(streams) if (chunk := next(stream, None)) is not None
+    }
     while held:
         until_s = min(chunk.arrival_s[-1] for chunk in held.values())
-        cut = {s: int(np.searchsorted(chunk.arrival_s, until_s, side="right")) for s, chunk in held.items()}
+        cut = {
+            s: int(np.searchsorted(chunk.arrival_s, until_s, side="right"))
+            for s, chunk in held.items()
+        }
         yield _one([rows_of(held[s], np.arange(n)) for s, n in cut.items()])
         for s, n in cut.items():
             left = np.arange(n, len(held[s].id))
@@ -282,7 +346,9 @@ def _one(parts: Sequence[Arrivals]) -> Arrivals:
         return parts[0]
     rows = np.cumsum([0, *(len(part.id) for part in parts)])
     blocks = np.cumsum([0, *(len(part.blocks) for part in parts)])
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Arrivals._fields}
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in Arrivals._fields
+    }
     columns["next"] = np.concatenate(
         [np.where(part.next == NONE, NONE, part.next + first) for part, first in zip(parts, rows)]
     )
@@ -293,4 +359,6 @@ def _one(parts: Sequence[Arrivals]) -> Arrivals:
     order = np.argsort(whole.arrival_s, kind="stable")
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    return rows_of(whole._replace(next=np.where(whole.next == NONE, NONE, place[whole.next])), order)
+    return rows_of(
+        whole._replace(next=np.where(whole.next == NONE, NONE, place[whole.next])), order
+    )

@@ -7,9 +7,15 @@ from dataclasses import replace
 from sim.hardware.device import Device, Kernel
 
 # A format the matrix engine lacks is computed in the next wider one it has.
-_WIDER = {"fp4": ("fp8", "int8", "fp16", "bf16"),
-          "int4": ("int8", "fp8", "fp16", "bf16"), "fp8": ("int8", "fp16", "bf16"), "int8": ("fp8", "fp16", "bf16"),
-          "fp16": ("bf16",), "bf16": ("fp16",), "fp32": ("fp16", "bf16")}  # fmt: skip
+_WIDER = {
+    "fp4": ("fp8", "int8", "fp16", "bf16"),
+    "int4": ("int8", "fp8", "fp16", "bf16"),
+    "fp8": ("int8", "fp16", "bf16"),
+    "int8": ("fp8", "fp16", "bf16"),
+    "fp16": ("bf16",),
+    "bf16": ("fp16",),
+    "fp32": ("fp16", "bf16"),
+}
 
 
 # Kinds without a kernel of their own on a card are taken to be like these.
@@ -19,8 +25,8 @@ _8BIT = ("fp8", "int8")
 
 
 def told_as(device: Device, kind: str) -> str:
-    """The kind under which the card tells of kernels of `kind`, which may say how weights are stored:
-    experts@int4."""
+    """The kind under which the card tells of kernels of `kind`, which may say how weights are
+    stored: experts@int4."""
     plain, packed, _ = kind.partition("@")
     if kind in device.kernels or not packed:
         return kind if kind in device.kernels else _LIKE.get(kind, kind)
@@ -39,8 +45,8 @@ def with_kernel(device: Device, kind: str, **numbers: float | None) -> Device:
 
 
 def matrix_flop_per_s(device: Device, dtype: str, kind: str = "matmul") -> float:
-    """Rate that a large kernel of `kind` reaches in `dtype`, or in the nearest format the device multiplies
-    natively."""
+    """Rate that a large kernel of `kind` reaches in `dtype`, or in the nearest format the device
+    multiplies natively."""
     own = kernel_of(device, kind)
     share = device.matrix_efficiency if own.matrix_efficiency is None else own.matrix_efficiency
     for name in (dtype, *_WIDER[dtype]):
@@ -51,7 +57,12 @@ def matrix_flop_per_s(device: Device, dtype: str, kind: str = "matmul") -> float
 
 
 def arithmetic_seconds(
-    device: Device, engine: str, dtype: str, flop: float, kind: str = "matmul", lone_flop: float = 0.0
+    device: Device,
+    engine: str,
+    dtype: str,
+    flop: float,
+    kind: str = "matmul",
+    lone_flop: float = 0.0,
 ) -> float:
     """Seconds of arithmetic of one kernel if every operand were already on chip.
 
@@ -93,9 +104,15 @@ def hbm_limit(device: Device, kind: str) -> float:
 
 
 def roofline_seconds(
-    device: Device, engine: str, dtype: str, kind: str, flop: float, hbm_bytes: float, l2_bytes: float = 0.0,
+    device: Device,
+    engine: str,
+    dtype: str,
+    kind: str,
+    flop: float,
+    hbm_bytes: float,
+    l2_bytes: float = 0.0,
     lone_flop: float = 0.0,
-) -> tuple[float, str]:  # fmt: skip
+) -> tuple[float, str]:
     """Closed form of one uncontended kernel: (seconds, what bounds it).
 
     Fixed cost, then arithmetic, HBM and L2 in overlap, perfect but for what a GEMM does not hide.
@@ -107,5 +124,7 @@ def roofline_seconds(
     }
     fixed = overhead_seconds(device, kind, engine)
     bound = max(parts, key=lambda name: parts[name])
-    total = fixed + unhidden_share(device, kind) * min(parts["compute"], parts["HBM"]) + parts[bound]
+    total = (
+        fixed + unhidden_share(device, kind) * min(parts["compute"], parts["HBM"]) + parts[bound]
+    )
     return total, bound if total > 2 * fixed else "latency"

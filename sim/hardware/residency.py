@@ -1,9 +1,10 @@
-"""L2 as a set of named ranges: filled by reads and prefetches, emptied from the least recently used end.
+"""L2 as a set of named ranges: filled by reads and prefetches, emptied from the least recently used
+end.
 
-A pass reads each tensor front to back, so under true LRU a whole range stays or goes: its last byte is as old as its
-first by the time it is read again. Not modelled: associativity, dirty write-back (which costs HBM bandwidth on a real
-part), sharing between cores, and the room that activations take (a few MB in decode; prefetching leaves it free by
-its cap).
+A pass reads each tensor front to back, so under true LRU a whole range stays or goes: its last byte
+is as old as its first by the time it is read again. Not modelled: associativity, dirty write-back
+(which costs HBM bandwidth on a real part), sharing between cores, and the room that activations
+take (a few MB in decode; prefetching leaves it free by its cap).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Hashable
 
 
 class Residency:
-    """Ranges in L2 with their bytes, least recently used first.  `wasted` counts prefetched bytes that went unread."""
+    """Ranges in L2 with their bytes, least recently used first.  `wasted` counts prefetched bytes
+    that went unread."""
 
     def __init__(self, capacity: float) -> None:
         self.capacity = capacity
@@ -24,13 +26,14 @@ class Residency:
         self.reused = False
 
     def begin(self) -> None:
-        """A pass begins: `reused` tells from now on whether anything that was resident before served it."""
+        """A pass begins: `reused` tells from now on whether anything that was resident before
+        served it."""
         self.left_over = set(self.ranges)
         self.reused = False
 
     def read(self, key: Hashable, nbytes: float) -> float:
-        """Bytes of a read of `nbytes` that hit.  Afterwards the whole range is the most recently used one, if it
-        fits."""
+        """Bytes of a read of `nbytes` that hit.  Afterwards the whole range is the most recently
+        used one, if it fits."""
         ranges = self.ranges
         held = ranges.pop(key, 0.0)
         if held and key in self.left_over:

@@ -1,8 +1,9 @@
 """Collectives: pure plans of rounds of sends.  A new one is a function here and a line in `PLANS`.
 
-A plan knows no clock and no link. It names its chips by node number and says who sends how much to whom in each
-round; the engine plays the rounds as flows, and `sim.network.network` predicts their time on an idle fabric. A rank
-goes to its next round when its own sends of this one have left and what is sent to it has come (and been reduced).
+A plan knows no clock and no link. It names its chips by node number and says who sends how much to
+whom in each round; the engine plays the rounds as flows, and `sim.network.network` predicts their
+time on an idle fabric. A rank goes to its next round when its own sends of this one have left and
+what is sent to it has come (and been reduced).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from sim.network.wires import Floats, Ints
 
 
 class Round(NamedTuple):
-    """Sends that start together, one array entry each.  A plan repeats one object for equal rounds."""
+    """Sends that start together, one array entry each.  A plan repeats one object for equal
+    rounds."""
 
     source: Ints
     target: Ints
@@ -26,12 +28,17 @@ class Round(NamedTuple):
 
 
 class Members(NamedTuple):
-    """Who takes part: node numbers, the order in which a ring visits them, how they factor, the switch they share."""
+    """Who takes part: node numbers, the order in which a ring visits them, how they factor, the
+    switch they share."""
 
     ranks: Ints
     ring: Ints
-    dims: tuple[int, ...] = ()  # (nodes, chips a node), or the sides of a torus: slowest first; () is (n,)
-    hubs: tuple[int, ...] = ()  # the switch that all ranks are wired to, or that of each node, where there are such
+    dims: tuple[
+        int, ...
+    ] = ()  # (nodes, chips a node), or the sides of a torus: slowest first; () is (n,)
+    hubs: tuple[
+        int, ...
+    ] = ()  # the switch that all ranks are wired to, or that of each node, where there are such
 
     @property
     def grid(self) -> Ints:
@@ -60,12 +67,15 @@ def _all_pairs(grid: Ints, nbytes: float, reduces: bool = False) -> Round:
     """Every rank sends to every other one of its row (the last axis of the grid)."""
     rows = grid.reshape(-1, grid.shape[-1])
     n = rows.shape[1]
-    peer = (np.arange(n)[:, None] + np.arange(1, n)) % n  # each starts with its next, so that no target is crowded
+    peer = (
+        np.arange(n)[:, None] + np.arange(1, n)
+    ) % n  # each starts with its next, so that no target is crowded
     return _round(np.repeat(rows, n - 1, axis=1), rows[:, peer.ravel()], nbytes, reduces)
 
 
 def _halving(grid: Ints, nbytes: float, reduces: bool, *, growing: bool) -> Plan:
-    """log2 n exchanges with partners at distance n/2, n/4 ... 1 of half, a quarter ... of the buffer, or back."""
+    """log2 n exchanges with partners at distance n/2, n/4 ... 1 of half, a quarter ... of the
+    buffer, or back."""
     n = grid.shape[-1]
     distances = [1 << bit for bit in range(n.bit_length() - 1)]
     if not growing:
@@ -110,7 +120,8 @@ def doubling_all_gather(who: Members, nbytes: float) -> Plan:
 
 
 def multi_dimensional_reduce_scatter(who: Members, nbytes: float) -> Plan:
-    """A ring reduce-scatter along each dimension in turn, the fastest first, each on what the last one left."""
+    """A ring reduce-scatter along each dimension in turn, the fastest first, each on what the last
+    one left."""
     plan: Plan = []
     for axis in reversed(range(who.grid.ndim)):
         side = who.grid.shape[axis]
@@ -146,13 +157,15 @@ def hierarchical_all_gather(who: Members, nbytes: float) -> Plan:
 
 
 def _through_hubs(who: Members, up: float, down: float) -> Round:
-    """Every rank to its switch and back, at the same time: what the two ways of a pipeline carry."""
+    """Every rank to its switch and back, at the same time: what the two ways of a pipeline
+    carry."""
     hubs = np.repeat(who.hubs, len(who.ranks) // len(who.hubs))
     return _both(_round(who.ranks, hubs, up), _round(hubs, who.ranks, down))
 
 
 def _pipelined(who: Members, up: float, down: float, rail: float, rounds: int) -> Plan:
-    """Bytes up to and down from the switches, and along the rails between them, in so many equal rounds."""
+    """Bytes up to and down from the switches, and along the rails between them, in so many equal
+    rounds."""
     sends = _through_hubs(who, up / rounds, down / rounds)
     if len(who.hubs) > 1:
         sends = _both(sends, _next(who.grid, 0, rail / rounds, False))
@@ -160,7 +173,8 @@ def _pipelined(who: Members, up: float, down: float, rail: float, rounds: int) -
 
 
 def in_switch_reduce_scatter(who: Members, nbytes: float) -> Plan:
-    """The switch adds: every rank sends it S, and gets back its shard of S/n; the two ways are pipelined.
+    """The switch adds: every rank sends it S, and gets back its shard of S/n; the two ways are
+    pipelined.
 
     Over several nodes, each switch adds for its node and rings along the rails add the rest.
     """
@@ -210,12 +224,14 @@ def halving_doubling_all_reduce(who: Members, nbytes: float) -> Plan:
 
 
 def two_shot_all_reduce(who: Members, nbytes: float) -> Plan:
-    """Every rank sends each peer its shard to reduce, then its reduced shard: 2 rounds of S/n to all."""
+    """Every rank sends each peer its shard to reduce, then its reduced shard: 2 rounds of S/n to
+    all."""
     return direct_reduce_scatter(who, nbytes) + direct_all_gather(who, nbytes)
 
 
 def one_shot_all_reduce(who: Members, nbytes: float) -> Plan:
-    """Every rank sends everything to every peer, and each reduces for itself: 1 round of S to all."""
+    """Every rank sends everything to every peer, and each reduces for itself: 1 round of S to
+    all."""
     return [_all_pairs(who.ranks, nbytes, True)]
 
 
@@ -237,9 +253,10 @@ def multi_dimensional_all_reduce(who: Members, nbytes: float) -> Plan:
 def in_switch_all_reduce(who: Members, nbytes: float) -> Plan:
     """The switch adds and copies (NVLS): each port carries S(1 + 1/n) each way, pipelined.
 
-    A rank loads its shard reduced by the switch (all send S, each gets S/n), then stores it through the switch to all
-    (each sends S/n, all get S). Over several nodes (NVLS tree) rings along the rails add what the switches have added,
-    in the same pipeline. It is played as 2 rounds a node, each with an equal part of every stage.
+    A rank loads its shard reduced by the switch (all send S, each gets S/n), then stores it through
+    the switch to all (each sends S/n, all get S). Over several nodes (NVLS tree) rings along the
+    rails add what the switches have added, in the same pipeline. It is played as 2 rounds a node,
+    each with an equal part of every stage.
     """
     nodes = len(who.hubs)
     chips = len(who.ranks) // nodes
@@ -265,9 +282,11 @@ def _parents(n: int) -> Ints:
 
 
 def double_binary_tree_all_reduce(who: Members, nbytes: float) -> Plan:
-    """Two trees with half of the buffer each, a leaf of one being inside the other; up to the root, then down.
+    """Two trees with half of the buffer each, a leaf of one being inside the other; up to the root,
+    then down.
 
-    The buffer is cut into pieces that follow one another (Sanders, Speck, Traeff 2009; NCCL since 2.4).
+    The buffer is cut into pieces that follow one another (Sanders, Speck, Traeff 2009; NCCL since
+    2.4).
     """
     n = len(who.ranks)
     pieces = _pieces(nbytes)
@@ -292,8 +311,17 @@ def double_binary_tree_all_reduce(who: Members, nbytes: float) -> Plan:
                 part
                 for tree in order
                 for part in (
-                    _round(who.ranks[tree[child[up]]], who.ranks[tree[parent[child[up]]]], nbytes / 2 / pieces, True),
-                    _round(who.ranks[tree[parent[child[down]]]], who.ranks[tree[child[down]]], nbytes / 2 / pieces),
+                    _round(
+                        who.ranks[tree[child[up]]],
+                        who.ranks[tree[parent[child[up]]]],
+                        nbytes / 2 / pieces,
+                        True,
+                    ),
+                    _round(
+                        who.ranks[tree[parent[child[down]]]],
+                        who.ranks[tree[child[down]]],
+                        nbytes / 2 / pieces,
+                    ),
                 )
             ]
             last = key, Round(*(np.concatenate(columns) for columns in zip(*sends)))
@@ -331,7 +359,8 @@ def multi_dimensional_all_to_all(who: Members, nbytes: float) -> Plan:
 
 
 def hierarchical_all_to_all(who: Members, nbytes: float) -> Plan:
-    """Within each node first, so that each chip then sends only to its own number in the other nodes."""
+    """Within each node first, so that each chip then sends only to its own number in the other
+    nodes."""
     nodes, chips = who.dims
     return [_all_pairs(who.grid, nbytes / chips), _all_pairs(who.grid.T, nbytes / nodes)]
 
@@ -340,7 +369,8 @@ def hierarchical_all_to_all(who: Members, nbytes: float) -> Plan:
 
 
 def binomial_broadcast(who: Members, nbytes: float) -> Plan:
-    """The first rank's buffer to all: in each round every rank that has it sends it on; ceil(log2 n) rounds."""
+    """The first rank's buffer to all: in each round every rank that has it sends it on; ceil(log2
+    n) rounds."""
     n, plan = len(who.ranks), []
     have = 1
     while have < n:
@@ -369,11 +399,16 @@ def in_switch_broadcast(who: Members, nbytes: float) -> Plan:
     """The first rank sends its buffer to the switch, which copies it to all; pipelined."""
     hub = np.array(who.hubs)
     others = who.ranks[1:]
-    return [_both(_round(who.ranks[:1], hub, nbytes), _round(np.repeat(hub, len(others)), others, nbytes))]
+    return [
+        _both(
+            _round(who.ranks[:1], hub, nbytes), _round(np.repeat(hub, len(others)), others, nbytes)
+        )
+    ]
 
 
 def direct_send_receive(who: Members, nbytes: float) -> Plan:
-    """Every rank sends S to the next one, and gets S from the one before (two ranks: they exchange S)."""
+    """Every rank sends S to the next one, and gets S from the one before (two ranks: they exchange
+    S)."""
     return [_next(who.ring, 0, nbytes, False)]
 
 
@@ -392,7 +427,11 @@ def _nothing(_: Members) -> str:
 
 def _even(who: Members) -> str:
     """An even number of ranks."""
-    return "" if len(who.ranks) % 2 == 0 else f"a group of an even number of ranks, not {len(who.ranks)}"
+    return (
+        ""
+        if len(who.ranks) % 2 == 0
+        else f"a group of an even number of ranks, not {len(who.ranks)}"
+    )
 
 
 def _power_of_two(who: Members) -> str:
@@ -409,7 +448,11 @@ def _nodes(who: Members) -> str:
 
 def _dimensions(who: Members) -> str:
     """A group that fills a box of two or more dimensions."""
-    return "" if len(who.dims) > 1 and min(who.dims) > 1 else "a group that fills a box of two or more dimensions"
+    return (
+        ""
+        if len(who.dims) > 1 and min(who.dims) > 1
+        else "a group that fills a box of two or more dimensions"
+    )
 
 
 def _hub(who: Members) -> str:
@@ -419,7 +462,11 @@ def _hub(who: Members) -> str:
 
 def _hubs(who: Members) -> str:
     """A switch that all share, or one for each node."""
-    return "" if who.hubs else "a switch that all ranks of the group, or of each of its nodes, are wired to"
+    return (
+        ""
+        if who.hubs
+        else "a switch that all ranks of the group, or of each of its nodes, are wired to"
+    )
 
 
 class Algorithm(NamedTuple):
@@ -492,20 +539,35 @@ CollectiveName = Literal[
     "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_receive", "send"
 ]
 AlgorithmName = Literal[
-    "ring", "bidirectional_ring", "one_shot", "two_shot", "recursive_doubling", "halving_doubling",
-    "double_binary_tree", "hierarchical", "multi_dimensional", "in_switch", "direct", "recursive_halving", "pairwise",
-    "binomial", "chain",
-]  # fmt: skip
+    "ring",
+    "bidirectional_ring",
+    "one_shot",
+    "two_shot",
+    "recursive_doubling",
+    "halving_doubling",
+    "double_binary_tree",
+    "hierarchical",
+    "multi_dimensional",
+    "in_switch",
+    "direct",
+    "recursive_halving",
+    "pairwise",
+    "binomial",
+    "chain",
+]
 ALGORITHMS: tuple[str, ...] = ("auto", *get_args(AlgorithmName))
 
 
 def algorithm(kind: str, name: str, who: Members) -> Algorithm:
-    """The algorithm of that name, if it serves the group; ValueError otherwise, naming those that do."""
+    """The algorithm of that name, if it serves the group; ValueError otherwise, naming those that
+    do."""
     if kind not in PLANS:
         raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(PLANS)}")
     serving = ", ".join(each for each, found in PLANS[kind].items() if not found.needs(who))
     if name not in PLANS[kind]:
-        raise ValueError(f"no algorithm {name!r} for {kind}; those that serve this group: {serving}")
+        raise ValueError(
+            f"no algorithm {name!r} for {kind}; those that serve this group: {serving}"
+        )
     lack = PLANS[kind][name].needs(who)
     if lack:
         raise ValueError(f"{kind} by {name} needs {lack}; those that serve this group: {serving}")

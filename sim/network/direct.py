@@ -1,4 +1,5 @@
-"""Direct networks: chips wired to each other, one function per shape.  `sim.network.topology` registers them.
+"""Direct networks: chips wired to each other, one function per shape.  `sim.network.topology`
+registers them.
 
 Chips pass on messages for each other. A chip's node attribute `at` is its place in the grid.
 """
@@ -27,12 +28,14 @@ def ring(devices: int, **link: Any) -> nx.DiGraph:
 
 
 def mesh(dims: Sequence[int], **link: Any) -> nx.DiGraph:
-    """A grid without wrap-around.  Chips are numbered row by row: the last axis of `dims` runs fastest."""
+    """A grid without wrap-around.  Chips are numbered row by row: the last axis of `dims` runs
+    fastest."""
     return _grid("mesh", tuple(dims), False, link)
 
 
 def torus(dims: Sequence[int], **link: Any) -> nx.DiGraph:
-    """A grid whose every axis closes to a ring; an axis of 2 has one wire, not two.  Numbered as a mesh is."""
+    """A grid whose every axis closes to a ring; an axis of 2 has one wire, not two.  Numbered as a
+    mesh is."""
     return _grid("torus", tuple(dims), True, link)
 
 

@@ -1,4 +1,5 @@
-"""What may be wrong with a pod: graphs that cannot be are refused (`check`), links that fail taken out (`degraded`)."""
+"""What may be wrong with a pod: graphs that cannot be are refused (`check`), links that fail taken
+out (`degraded`)."""
 
 from __future__ import annotations
 
@@ -19,10 +20,13 @@ class Fault(NamedTuple):
     failed: bool = False
 
 
-def degraded(graph: nx.DiGraph, faults: Iterable[Fault], group: Sequence[int] | None = None) -> nx.DiGraph:
+def degraded(
+    graph: nx.DiGraph, faults: Iterable[Fault], group: Sequence[int] | None = None
+) -> nx.DiGraph:
     """The graph with its faults; what met a failed link goes by `shortest` instead.
 
-    ValueError if the chips of `group` (all, unless told) can no longer reach each other, naming the cut.
+    ValueError if the chips of `group` (all, unless told) can no longer reach each other, naming the
+    cut.
     """
     new = graph.copy()
     failed: list[tuple[Any, Any]] = []
@@ -30,15 +34,20 @@ def degraded(graph: nx.DiGraph, faults: Iterable[Fault], group: Sequence[int] | 
         ways = [(a, b) for a, b in ((fault.a, fault.b), (fault.b, fault.a)) if new.has_edge(a, b)]
         if not ways:
             near = ", ".join(map(_name, graph.adj[fault.a])) if fault.a in graph else some(graph)
-            raise ValueError(f"no link {fault.a} - {fault.b} to fail; {_name(fault.a)} "
-                             + (f"is wired to {near}" if fault.a in graph else f"is none of {near}"))  # fmt: skip
+            raise ValueError(
+                f"no link {fault.a} - {fault.b} to fail; {_name(fault.a)} "
+                + (f"is wired to {near}" if fault.a in graph else f"is none of {near}")
+            )
         if fault.failed:
             new.remove_edges_from(ways)
             failed.append((fault.a, fault.b))
             continue
         if not (0 < fault.share < inf and 0 <= fault.extra_latency_s < inf):
-            raise ValueError(f"the link {fault.a} - {fault.b} keeps a positive share of its bandwidth and gets no "
-                             f"less latency, not {fault.share} and {fault.extra_latency_s} s")  # fmt: skip
+            raise ValueError(
+                f"the link {fault.a} - {fault.b} keeps a positive share of its bandwidth and "
+                "gets no "
+                f"less latency, not {fault.share} and {fault.extra_latency_s} s"
+            )
         for way in ways:
             new.edges[way]["bytes_per_s"] *= fault.share
             new.edges[way]["latency_s"] += fault.extra_latency_s
@@ -50,12 +59,18 @@ def degraded(graph: nx.DiGraph, faults: Iterable[Fault], group: Sequence[int] | 
 
 
 def _refuse_cut(graph: nx.DiGraph, chips: Sequence[int], failed: Sequence[tuple[Any, Any]]) -> None:
-    """ValueError if a chip can no longer reach another, with the failed links between what it reaches and the rest."""
+    """ValueError if a chip can no longer reach another, with the failed links between what it
+    reaches and the rest."""
     forward = graph.graph.get("chips_forward", True)
     if all(graph.has_edge(b, a) for a, b in graph.edges):
-        # Wires both ways: one look at the pieces, of which a chip that does not forward may touch several.
+        # Wires both ways: one look at the pieces, of which a chip that does not forward may touch
+        # several.
         inner = graph if forward else graph.subgraph([node for node in graph if not is_chip(node)])
-        piece = {node: i for i, nodes in enumerate(nx.weakly_connected_components(inner)) for node in nodes}
+        piece = {
+            node: i
+            for i, nodes in enumerate(nx.weakly_connected_components(inner))
+            for node in nodes
+        }
         touches: dict[frozenset[int], int] = {}  # pieces touched -> one of the chips that do
         for chip in chips:
             around = (chip,) if forward else graph.adj[chip]
@@ -69,19 +84,30 @@ def _refuse_cut(graph: nx.DiGraph, chips: Sequence[int], failed: Sequence[tuple[
         near = reached(graph, start)
         lost = [chip for chip in chips if chip not in near]
         if lost:
-            cut = [f"{a} - {b}" for a, b in failed if (a in near) != (b in near)] or [f"{a} - {b}" for a, b in failed]
-            raise ValueError(f"with the failed link{'s' * (len(cut) > 1)} {', '.join(cut)}, {_name(start)} can no "
-                             f"longer reach {some(lost)}")  # fmt: skip
+            cut = [f"{a} - {b}" for a, b in failed if (a in near) != (b in near)] or [
+                f"{a} - {b}" for a, b in failed
+            ]
+            raise ValueError(
+                f"with the failed link{'s' * (len(cut) > 1)} {', '.join(cut)}, {_name(start)} "
+                "can no "
+                f"longer reach {some(lost)}"
+            )
 
 
 def check(graph: nx.DiGraph) -> nx.DiGraph:
-    """The graph itself, if it is a pod: chips numbered from 0, possible links, all in one piece; else ValueError."""
+    """The graph itself, if it is a pod: chips numbered from 0, possible links, all in one piece;
+    else ValueError."""
     chips = [node for node in graph if is_chip(node)]
     if not chips:
-        raise ValueError("there is no chip among the nodes: chips are whole numbers from 0, switches have names")
+        raise ValueError(
+            "there is no chip among the nodes: chips are whole numbers from 0, switches have names"
+        )
     if set(chips) != set(range(len(chips))):
         gap = next((chip for chip in range(len(chips)) if chip not in graph), 0)
-        raise ValueError(f"chips are numbered from 0 without gaps; there is no chip {gap} among {some(sorted(chips))}")
+        raise ValueError(
+            f"chips are numbered from 0 without gaps; there is no chip {gap} among "
+            f"{some(sorted(chips))}"
+        )
     for a, b, facts in graph.edges(data=True):
         if a == b:
             raise ValueError(f"the link {a} - {b} joins {a} to itself")
@@ -89,27 +115,41 @@ def check(graph: nx.DiGraph) -> nx.DiGraph:
         if facts.get("duplex") == "half":
             back = graph.edges[b, a] if graph.has_edge(b, a) else {}
             if back.get("duplex") != "half" or back["bytes_per_s"] != facts["bytes_per_s"]:
-                raise ValueError(f"the half-duplex link {a} - {b} needs both ways, at one bandwidth")
+                raise ValueError(
+                    f"the half-duplex link {a} - {b} needs both ways, at one bandwidth"
+                )
     for node, facts in graph.nodes(data=True):
         if facts.get("forwarding", "cut_through") not in ("cut_through", "store_and_forward"):
-            raise ValueError(f"{node} forwards by cut_through or store_and_forward, not by {facts['forwarding']!r}")
+            raise ValueError(
+                f"{node} forwards by cut_through or store_and_forward, not by "
+                f"{facts['forwarding']!r}"
+            )
         if not 0 < facts.get("bytes_per_s", 1.0) < inf:
-            raise ValueError(f"the core of {node} has an impossible bandwidth: {facts['bytes_per_s']} bytes/s")
+            raise ValueError(
+                f"the core of {node} has an impossible bandwidth: {facts['bytes_per_s']} bytes/s"
+            )
     hint = "" if graph.graph.get("chips_forward", True) else " (chips do not forward here)"
     for onward in (True, False):  # from chip 0 to all, from all to chip 0
         near = reached(graph if onward else graph.reverse(copy=False), 0)
         lost = [chip for chip in chips if chip not in near]
         if lost:
-            way = f"chip 0 cannot reach {some(lost)}" if onward else f"{some(lost)} cannot reach chip 0"
+            way = (
+                f"chip 0 cannot reach {some(lost)}"
+                if onward
+                else f"{some(lost)} cannot reach chip 0"
+            )
             raise ValueError(f"the network is not in one piece: {way}{hint}")
     loose = set(graph) - max(nx.weakly_connected_components(graph), key=len)
     if loose:
-        raise ValueError(f"the network is not in one piece: no chip is wired to {some(sorted(loose, key=str))}")
+        raise ValueError(
+            f"the network is not in one piece: no chip is wired to {some(sorted(loose, key=str))}"
+        )
     return graph
 
 
 def check_link(facts: Mapping[str, Any], where: str, complete: bool = True) -> None:
-    """ValueError if a wire cannot have these facts; `complete`: it must have a bandwidth and a latency."""
+    """ValueError if a wire cannot have these facts; `complete`: it must have a bandwidth and a
+    latency."""
     known = ("bytes_per_s", "latency_s", "duplex", "tier")
     wrong = [key for key in facts if key not in known]
     if wrong:

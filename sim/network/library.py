@@ -1,4 +1,5 @@
-"""What a collective library costs before a byte moves: one YAML file each in `sim/catalog/libraries`."""
+"""What a collective library costs before a byte moves: one YAML file each in
+`sim/catalog/libraries`."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ from sim.hardware.device import Fact
 
 
 class Way(NamedTuple):
-    """One way of a library to do a collective: an algorithm, driven by a protocol with costs of its own.
+    """One way of a library to do a collective: an algorithm, driven by a protocol with costs of its
+    own.
 
-    A collective pays `launch_s` once and `step_s` for each round, beside the wire's own latency; `link_efficiency` is
-    the share of what crosses a link that is payload (NCCL's LL sends a flag with every word; no protocol keeps a link
-    busy all the time).
+    A collective pays `launch_s` once and `step_s` for each round, beside the wire's own latency;
+    `link_efficiency` is the share of what crosses a link that is payload (NCCL's LL sends a flag
+    with every word; no protocol keeps a link busy all the time).
     """
 
     collectives: tuple[str, ...]
@@ -31,19 +33,23 @@ class Way(NamedTuple):
 class Library:
     """Fixed costs of a communication library (HCCL, NCCL, RCCL, one-shot kernels).
 
-    `ways` are those that were measured, and a collective takes the one that promises to be quickest, as the library's
-    own tuner does. A collective without any takes the quickest of `algorithms` (none named: of all) at `launch_s`,
-    `step_s` and `link_efficiency`.
+    `ways` are those that were measured, and a collective takes the one that promises to be
+    quickest, as the library's own tuner does. A collective without any takes the quickest of
+    `algorithms` (none named: of all) at `launch_s`, `step_s` and `link_efficiency`.
     """
 
     name: str
     launch_s: float
     step_s: float = 0.0
     link_efficiency: float = 1.0
-    reduce_bytes_per_s: float = inf  # at which what arrives is added to what is there; inf: as it arrives
+    reduce_bytes_per_s: float = (
+        inf  # at which what arrives is added to what is there; inf: as it arrives
+    )
     algorithms: tuple[str, ...] = ()  # of `sim.network.collectives.PLANS`
     ways: tuple[Way, ...] = ()
-    within_node: Library | None = None  # that drives groups within one node, where this one was measured across nodes
+    within_node: Library | None = (
+        None  # that drives groups within one node, where this one was measured across nodes
+    )
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
     @property

@@ -1,7 +1,7 @@
 """A topology in figures: degree, wires, hops, bisection bandwidth.  Pure functions of the graph.
 
-Where the symmetry of a shape makes a figure exact, one look from one chip or a closed form is enough; otherwise it is
-said that the figure is a sample or a bound.
+Where the symmetry of a shape makes a figure exact, one look from one chip or a closed form is
+enough; otherwise it is said that the figure is a sample or a bound.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 from sim.network.faults import is_chip
 from sim.network.wires import Floats, Wires
 
-MOST_STARTS = 2_000  # chips from which distances are counted where no symmetry helps; more are sampled
+MOST_STARTS = (
+    2_000  # chips from which distances are counted where no symmetry helps; more are sampled
+)
 MOST_FLOW_LINKS = 3_000  # links up to which a split through switches is cut exactly
 MOST_SWAPPED = 512  # chips up to which splits are improved by swaps
 
@@ -30,7 +32,8 @@ class Distances(NamedTuple):
 
 
 class Bisection(NamedTuple):
-    """One way across the narrowest even split of the chips.  Not exact: an upper bound, the best split found."""
+    """One way across the narrowest even split of the chips.  Not exact: an upper bound, the best
+    split found."""
 
     bytes_per_s: float
     exact: bool
@@ -57,7 +60,9 @@ def distances(graph: nx.DiGraph, wires: Wires | None = None) -> Distances:
         return Distances(0, 0.0, True)
     if graph.graph.get("shape") == "mesh" and not graph.graph.get("failed"):
         dims = graph.graph["dims"]
-        apart = sum((size * size - 1) / (3 * size) for size in dims)  # two places drawn on each axis
+        apart = sum(
+            (size * size - 1) / (3 * size) for size in dims
+        )  # two places drawn on each axis
         return Distances(sum(dims) - len(dims), apart * chips / (chips - 1), True)
     starts, weights, exact = _starts(graph, chips)
     farthest, total = 0, 0.0
@@ -69,10 +74,21 @@ def distances(graph: nx.DiGraph, wires: Wires | None = None) -> Distances:
 
 
 def _starts(graph: nx.DiGraph, chips: int) -> tuple[list[int], list[float], bool]:
-    """Chips from which the network looks as from all others, for how many others each stands, and whether it does."""
+    """Chips from which the network looks as from all others, for how many others each stands, and
+    whether it does."""
     shape, dims = graph.graph.get("shape"), graph.graph.get("dims", ())
     if not graph.graph.get("failed"):
-        if shape in ("full_mesh", "switch", "crossbar", "ring", "torus", "hypercube", "fat_tree", "butterfly", "benes"):
+        if shape in (
+            "full_mesh",
+            "switch",
+            "crossbar",
+            "ring",
+            "torus",
+            "hypercube",
+            "fat_tree",
+            "butterfly",
+            "benes",
+        ):
             return [0], [1.0], True
         if shape == "star":
             return [0, 1], [1.0, chips - 1.0], True
@@ -86,11 +102,13 @@ def _starts(graph: nx.DiGraph, chips: int) -> tuple[list[int], list[float], bool
 
 
 def bisection(graph: nx.DiGraph, wires: Wires | None = None) -> Bisection:
-    """Bandwidth across the narrowest split of the chips into halves (one more in one of them, if their number is odd).
+    """Bandwidth across the narrowest split of the chips into halves (one more in one of them, if
+    their number is odd).
 
-    Closed forms for a whole shape; otherwise the narrowest of many splits, which is an upper bound: in numbered order
-    and along each axis, by the second eigenvector, each then improved by swaps. With switches, a split's bandwidth is
-    the maximum flow from half to half, on large networks that of the best place found for each switch.
+    Closed forms for a whole shape; otherwise the narrowest of many splits, which is an upper bound:
+    in numbered order and along each axis, by the second eigenvector, each then improved by swaps.
+    With switches, a split's bandwidth is the maximum flow from half to half, on large networks that
+    of the best place found for each switch.
     """
     wires = wires or Wires(graph)
     if wires.chips < 2:
@@ -131,9 +149,10 @@ def _closed_form(graph: nx.DiGraph, wires: Wires) -> float | None:
 
 
 def _rails_form(graph: nx.DiGraph, wires: Wires) -> float | None:
-    """Nodes in two halves: all NICs of a half.  No split is narrower if NICs are no faster than the wires inside a
-    node and the spines carry all: chips of the two halves in one node pair up inside it, the rest by their NICs.
-    """  # fmt: skip
+    """Nodes in two halves: all NICs of a half.  No split is narrower if NICs are no faster than the
+    wires inside a node and the spines carry all: chips of the two halves in one node pair up inside
+    it, the rest by their NICs.
+    """
     (nodes, _), n = graph.graph["dims"], wires.chips
     if not _tiers_uniform(graph):
         return None
@@ -142,7 +161,10 @@ def _rails_form(graph: nx.DiGraph, wires: Wires) -> float | None:
         return n // 2 * rates["node"]
     leaves = [node for node in graph if str(node).startswith("leaf")]
     carried = [
-        sum(f["bytes_per_s"] * (1 if f["tier"] == "spine" else -1) for f in graph.adj[leaf].values()) for leaf in leaves
+        sum(
+            f["bytes_per_s"] * (1 if f["tier"] == "spine" else -1) for f in graph.adj[leaf].values()
+        )
+        for leaf in leaves
     ]
     enough = graph.graph["rails"] == 1 or min(carried) >= -1e-9 * rates["NIC"]
     if nodes % 2 or rates["NIC"] > rates.get("node", inf) or not enough:
@@ -154,7 +176,8 @@ def _tiers_uniform(graph: nx.DiGraph) -> bool:
     """Links of a tier all have one rate (the spines' but need not)."""
     rates: dict[str, float] = {}
     return all(
-        facts["tier"] == "spine" or rates.setdefault(facts["tier"], facts["bytes_per_s"]) == facts["bytes_per_s"]
+        facts["tier"] == "spine"
+        or rates.setdefault(facts["tier"], facts["bytes_per_s"]) == facts["bytes_per_s"]
         for _, _, facts in graph.edges(data=True)
     )
 
@@ -167,7 +190,11 @@ def _splits(graph: nx.DiGraph, wires: Wires) -> Iterator[np.ndarray]:
     if prod(dims) == n and dims:
         at = np.unravel_index(chips, dims)
         keys += [np.lexsort((*at, axis)).argsort() for axis in at]
-    keys += [(chips >> bit & 1) * n + chips for bit in range(n.bit_length() - 1)] if n & (n - 1) == 0 else []
+    keys += (
+        [(chips >> bit & 1) * n + chips for bit in range(n.bit_length() - 1)]
+        if n & (n - 1) == 0
+        else []
+    )
     if len(wires.nodes) <= 1_500:
         keys.append(_fiedler(wires)[:n])
     direct = len(wires.nodes) == n
@@ -178,7 +205,8 @@ def _splits(graph: nx.DiGraph, wires: Wires) -> Iterator[np.ndarray]:
 
 
 def _fiedler(wires: Wires) -> Floats:
-    """The second eigenvector of the graph's Laplacian: what hangs together has values close together."""
+    """The second eigenvector of the graph's Laplacian: what hangs together has values close
+    together."""
     size = len(wires.nodes)
     joined = np.zeros((size, size))
     joined[wires.source, wires.target] = wires.bytes_per_s[wires.capacity] / wires.bytes_per_s.max()
@@ -187,14 +215,17 @@ def _fiedler(wires: Wires) -> Floats:
 
 
 def _swapped(wires: Wires, half: np.ndarray) -> np.ndarray:
-    """A split of a direct network, improved by the best swap of two chips as long as there is one (Kernighan-Lin)."""
+    """A split of a direct network, improved by the best swap of two chips as long as there is one
+    (Kernighan-Lin)."""
     n = wires.chips
     joined = np.zeros((n, n))
     joined[wires.source, wires.target] = wires.bytes_per_s[wires.capacity] / wires.bytes_per_s.max()
     joined = (joined + joined.T) / 2
     half = half.copy()
     for _ in range(n):
-        outward = joined @ np.where(half, -1.0, 1.0) * np.where(half, 1.0, -1.0)  # cut less uncut, by chip
+        outward = (
+            joined @ np.where(half, -1.0, 1.0) * np.where(half, 1.0, -1.0)
+        )  # cut less uncut, by chip
         a, b = np.flatnonzero(half), np.flatnonzero(~half)
         gain = outward[a][:, None] + outward[b][None, :] - 2 * joined[np.ix_(a, b)]
         best = np.unravel_index(int(gain.argmax()), gain.shape)
@@ -217,7 +248,8 @@ def _across(graph: nx.DiGraph, wires: Wires, half: np.ndarray) -> float:
 
 
 def _flow(graph: nx.DiGraph, wires: Wires, half: np.ndarray) -> float:
-    """Maximum flow from the chips of `half` to the others; chips do not pass on unless they forward."""
+    """Maximum flow from the chips of `half` to the others; chips do not pass on unless they
+    forward."""
     flows = nx.DiGraph()
     forward = wires.chips_forward
     for a, b, facts in graph.edges(data=True):
@@ -226,15 +258,20 @@ def _flow(graph: nx.DiGraph, wires: Wires, half: np.ndarray) -> float:
         flows.add_edge((a, "out"), (b, "in"), capacity=facts["bytes_per_s"])
     for node, facts in graph.nodes(data=True):
         flows.add_edge(
-            (node, "in"), (node, "out"), **({"capacity": facts["bytes_per_s"]} if "bytes_per_s" in facts else {})
+            (node, "in"),
+            (node, "out"),
+            **({"capacity": facts["bytes_per_s"]} if "bytes_per_s" in facts else {}),
         )
     for chip in range(wires.chips):
-        flows.add_edge(*((("from", ""), (chip, "out")) if half[chip] else ((chip, "in"), ("to", ""))))
+        flows.add_edge(
+            *((("from", ""), (chip, "out")) if half[chip] else ((chip, "in"), ("to", "")))
+        )
     return float(nx.maximum_flow_value(flows, ("from", ""), ("to", "")))
 
 
 def _placed(wires: Wires, half: np.ndarray) -> float:
-    """Links from `half` to the rest, each switch on the side where it cuts less: a bound on the flow."""
+    """Links from `half` to the rest, each switch on the side where it cuts less: a bound on the
+    flow."""
     side = np.zeros(len(wires.nodes))
     side[: wires.chips] = np.where(half, 1.0, -1.0)
     rate = wires.bytes_per_s[wires.capacity]

@@ -1,4 +1,5 @@
-"""A pod's wires and the library that drives them: which algorithm a collective takes, and its time on idle links."""
+"""A pod's wires and the library that drives them: which algorithm a collective takes, and its time
+on idle links."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ class Fold(NamedTuple):
     @property
     def note(self) -> str:
         """What was chosen, in words."""
-        return f"{' '.join(filter(None, (self.algorithm, self.way.protocol)))}, {self.rounds} rounds"
+        return (
+            f"{' '.join(filter(None, (self.algorithm, self.way.protocol)))}, {self.rounds} rounds"
+        )
 
 
 class Network:
@@ -51,7 +54,9 @@ class Network:
 
     def __init__(self, graph: Graph, library: Library, algorithm: str = "auto") -> None:
         if algorithm not in ALGORITHMS:
-            raise ValueError(f"no collective algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}")
+            raise ValueError(
+                f"no collective algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}"
+            )
         self.graph, self.library, self.algorithm = graph, library, algorithm
         self.wires = Wires(graph)
         self._remember()
@@ -59,14 +64,17 @@ class Network:
     def using(self, algorithm: str) -> Network:
         """The same pod and library with another algorithm."""
         if algorithm not in ALGORITHMS:
-            raise ValueError(f"no collective algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}")
+            raise ValueError(
+                f"no collective algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}"
+            )
         new = copy(self)
         new.algorithm = algorithm
         new._remember()
         return new
 
     def part(self, chips: tuple[int, ...]) -> Network:
-        """The same pod as those see it who have only these chips: their first so many ranks are the first of them."""
+        """The same pod as those see it who have only these chips: their first so many ranks are the
+        first of them."""
         return _Part(self, chips)
 
     def _remember(self) -> None:
@@ -95,7 +103,8 @@ class Network:
         return within if len(np.unique(who.ranks // shape["dims"][1])) == 1 else self.library
 
     def routes(self, sends: Round) -> Routes:
-        """The ways of a round's sends; equal rounds of a plan are one object, looked up once by the caller."""
+        """The ways of a round's sends; equal rounds of a plan are one object, looked up once by the
+        caller."""
         return routes(self.wires, sends.source, sends.target)
 
     def _members(self, ranks: Ranks) -> Members:
@@ -106,19 +115,27 @@ class Network:
             ranks = tuple(range(ranks))
         strange = [rank for rank in ranks if not 0 <= rank < chips]
         if strange:
-            raise ValueError(f"chip {strange[0]} of the group is not in the pod: chips are 0 to {chips - 1}")
+            raise ValueError(
+                f"chip {strange[0]} of the group is not in the pod: chips are 0 to {chips - 1}"
+            )
         if len(set(ranks)) < len(ranks):
             twice = next(rank for rank in ranks if ranks.count(rank) > 1)
             raise ValueError(f"chip {twice} is twice in the group")
         if len(ranks) < 2:
-            raise ValueError("a group of one has nobody to talk to; a collective needs at least 2 ranks")
-        who = Members(np.array(ranks), np.array(placement.ring_order(self.graph, ranks)),
-                      placement.layout(self.graph, ranks))  # fmt: skip
+            raise ValueError(
+                "a group of one has nobody to talk to; a collective needs at least 2 ranks"
+            )
+        who = Members(
+            np.array(ranks),
+            np.array(placement.ring_order(self.graph, ranks)),
+            placement.layout(self.graph, ranks),
+        )
         hubs = self._hubs(who.ranks[None, :])
         return who._replace(hubs=hubs or (self._hubs(who.grid) if len(who.dims) == 2 else ()))
 
     def _hubs(self, rows: Ints) -> tuple[int, ...]:
-        """By row of ranks, the switch that all of them are wired to, both ways; () if a row has none."""
+        """By row of ranks, the switch that all of them are wired to, both ways; () if a row has
+        none."""
         wires = self.wires
         first = rows[:, 0]
         for place in range(int(np.diff(wires.out_first)[first].max())):
@@ -143,29 +160,38 @@ class Network:
         ]
         if self.algorithm in PLANS[kind]:
             algorithm(kind, self.algorithm, who)  # or an error that says which serve
-            ways = [way for way in ways if way.algorithm == self.algorithm] or [library.way(self.algorithm)]
+            ways = [way for way in ways if way.algorithm == self.algorithm] or [
+                library.way(self.algorithm)
+            ]
         if not ways:
             names = [name for name in serving if name in library.algorithms] or [
                 name
                 for name in serving
-                if name != "in_switch" and (len(who.ranks) ** 2 <= MOST_SENDS or not _crowded(kind, name))
+                if name != "in_switch"
+                and (len(who.ranks) ** 2 <= MOST_SENDS or not _crowded(kind, name))
             ]
             if not names:
                 raise ValueError(
-                    f"{kind} among {len(who.ranks):,} ranks is too much for auto to compare; name one of "
+                    f"{kind} among {len(who.ranks):,} ranks is too much for auto to compare; "
+                    "name one of "
                     f"{', '.join(serving)}"
                 )
             ways = [library.way(name) for name in names]
-        bare = {name: self._folded(name, who, kind, nbytes) for name in dict.fromkeys(way.algorithm for way in ways)}
+        bare = {
+            name: self._folded(name, who, kind, nbytes)
+            for name in dict.fromkeys(way.algorithm for way in ways)
+        }
         folds = [bare[way.algorithm].driven(way) for way in ways]
         if all(fold.way.protocol for fold in folds):  # measured ways: the tuner goes by time alone
             return min(folds, key=lambda candidate: candidate.seconds)
         return min(folds, key=lambda candidate: (not candidate.exact, candidate.seconds))
 
     def _folded(self, name: str, who: Members, kind: str, nbytes: float) -> _Bare:
-        """A round lasts as long as its slowest send, sharing counted, and all ranks take it in step.
+        """A round lasts as long as its slowest send, sharing counted, and all ranks take it in
+        step.
 
-        Exact when they do: every rank has a part in the slowest sends, and nobody sends who sat out the round before.
+        Exact when they do: every rank has a part in the slowest sends, and nobody sends who sat out
+        the round before.
         """
         how = PLANS[kind][name]
         plan = how.plan(who, nbytes)
@@ -175,7 +201,9 @@ class Network:
         before: Ints | None = None
         rounds = repeats(plan)
         for sends, times in rounds:
-            same = sends if self.library.reduce_bytes_per_s < inf else sends[:3]  # whether it is reduced costs nothing
+            same = (
+                sends if self.library.reduce_bytes_per_s < inf else sends[:3]
+            )  # whether it is reduced costs nothing
             key = tuple(map(id, same))
             step = seen.get(key) or seen.setdefault(key, self._step(sends))
             wait += times * step.wait_s
@@ -198,7 +226,9 @@ class Network:
         legs, rate = ways.legs, self.wires.bytes_per_s
         flow = np.repeat(np.arange(len(legs.hops)), np.diff(legs.first))
         nbytes = np.repeat(sends.nbytes, np.diff(ways.first))  # by leg
-        number = np.arange(len(nbytes)) - np.repeat(ways.first[:-1], np.diff(ways.first))  # a send's first leg, second
+        number = np.arange(len(nbytes)) - np.repeat(
+            ways.first[:-1], np.diff(ways.first)
+        )  # a send's first leg, second
         seconds = np.zeros(len(nbytes))
         for leg in range(int(number.max()) + 1):
             here = number[flow] == leg
@@ -218,17 +248,30 @@ class Network:
         beside = np.zeros(len(slow), dtype=bool)
         send_of_leg = np.repeat(np.arange(len(slow)), np.diff(ways.first))
         beside[send_of_leg[flow[busy[legs.capacities]]]] = True
-        alike = all(_equal(fact[beside]) for fact in (waits, moves, reduces, sends.nbytes, np.diff(ways.first)))
+        alike = all(
+            _equal(fact[beside])
+            for fact in (waits, moves, reduces, sends.nbytes, np.diff(ways.first))
+        )
         even = alike and bool((part[0] == part[1]).all())
-        return _Step(float(waits[slow].max()), float(moves[slow].max()), float(reduces[slow].max()),
-                     float(sends.nbytes.sum()), even)  # fmt: skip
+        return _Step(
+            float(waits[slow].max()),
+            float(moves[slow].max()),
+            float(reduces[slow].max()),
+            float(sends.nbytes.sum()),
+            even,
+        )
 
 
 class _Part(Network):
     """A pod of which only some chips are to be used, in their order."""
 
     def __init__(self, whole: Network, chips: tuple[int, ...]) -> None:
-        self.graph, self.library, self.algorithm, self.wires = whole.graph, whole.library, whole.algorithm, whole.wires
+        self.graph, self.library, self.algorithm, self.wires = (
+            whole.graph,
+            whole.library,
+            whole.algorithm,
+            whole.wires,
+        )
         self.chips = chips
         self._remember()
 
@@ -238,13 +281,16 @@ class _Part(Network):
     def _members(self, ranks: Ranks) -> Members:
         if isinstance(ranks, int):
             if ranks > len(self.chips):
-                raise ValueError(f"a group of {ranks} ranks does not fit on {len(self.chips)} chips")
+                raise ValueError(
+                    f"a group of {ranks} ranks does not fit on {len(self.chips)} chips"
+                )
             ranks = tuple(range(ranks))
         return super()._members(tuple(self.chips[rank] for rank in ranks))
 
 
 class _Step(NamedTuple):
-    """A round: how long its slowest send waits, moves and is reduced; bytes sent by all; whether all go in step."""
+    """A round: how long its slowest send waits, moves and is reduced; bytes sent by all; whether
+    all go in step."""
 
     wait_s: float
     wire_s: float
@@ -267,7 +313,14 @@ class _Bare(NamedTuple):
         """The plan as one way drives it."""
         latency = way.launch_s + way.step_s * self.rounds + self.wait_s
         moving = self.wire_s / way.link_efficiency + self.reduce_s
-        return Fold(way, latency, self.sent_bytes, self.sent_bytes / moving if moving else 1.0, self.rounds, self.exact)
+        return Fold(
+            way,
+            latency,
+            self.sent_bytes,
+            self.sent_bytes / moving if moving else 1.0,
+            self.rounds,
+            self.exact,
+        )
 
 
 def _crowded(kind: str, name: str) -> bool:

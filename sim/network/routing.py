@@ -1,9 +1,11 @@
-"""Routing: where a message goes next.  One function a rule, for many messages at once; `ROUTINGS` names them.
+"""Routing: where a message goes next.  One function a rule, for many messages at once; `ROUTINGS`
+names them.
 
-A rule takes the wires and, by message, its source, where it is and its target (node numbers), and returns the next
-node. It is deterministic: the same message always goes the same way. Structured rules know their topology by what the
-shape wrote into `graph.graph`; a message whose way crosses a failed link goes by `shortest` instead. `spray` is the
-one rule by which a message takes many ways at once.
+A rule takes the wires and, by message, its source, where it is and its target (node numbers), and
+returns the next node. It is deterministic: the same message always goes the same way. Structured
+rules know their topology by what the shape wrote into `graph.graph`; a message whose way crosses a
+failed link goes by `shortest` instead. `spray` is the one rule by which a message takes many ways
+at once.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class Routes(NamedTuple):
 
 
 def shortest(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
-    """Fewest hops; of several next nodes as near, one picked by source and target, evenly (ECMP)."""
+    """Fewest hops; of several next nodes as near, one picked by source and target, evenly
+    (ECMP)."""
     toward = np.where(wires.find(at, target) >= 0, target, -1)
     far = np.flatnonzero(toward < 0)
     goals = _gates(wires)[target[far]]
@@ -40,13 +43,16 @@ def shortest(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
         here = at[rows]
         if not ways[here].all():
             lost = rows[ways[here] == 0][0]
-            raise ValueError(f"there is no way from {wires.nodes[source[lost]]} to {wires.nodes[target[lost]]}")
+            raise ValueError(
+                f"there is no way from {wires.nodes[source[lost]]} to {wires.nodes[target[lost]]}"
+            )
         toward[rows] = after[first[here] + (source[rows] + target[rows]) % ways[here]]
     return toward
 
 
 def _gates(wires: Wires) -> Ints:
-    """By node, its only neighbour on the way in, through which all its messages come; itself if it has several.
+    """By node, its only neighbour on the way in, through which all its messages come; itself if it
+    has several.
 
     One table then serves all the chips of a switch.
     """
@@ -89,8 +95,8 @@ def dimension_order(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
 def bit_steered(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
     """Destination tag: each stage of a butterfly takes the port that the target's next digit names.
 
-    On a Benes network the digits of the source steer the first half, so that no two messages of a permutation meet
-    there, and those of the target the second.
+    On a Benes network the digits of the source steer the first half, so that no two messages of a
+    permutation meet there, and those of the target the second.
     """
     facts = wires.graph.graph
     chips = wires.chips
@@ -104,7 +110,9 @@ def bit_steered(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
         power = k**digit
         new = np.where(climbs, source // power % k, target // power // k % k)
         steered = row + (new - row // power % k) * power
-        ahead = np.where(at < chips, ahead, steered) + chips + np.where(at < chips, 0, stage + 1) * rows
+        ahead = (
+            np.where(at < chips, ahead, steered) + chips + np.where(at < chips, 0, stage + 1) * rows
+        )
         return np.where(stage == 2 * n - 2, target, ahead)
     k, n, extra = facts["k"], facts["n"], facts["extra"]
     shapes = np.array(fly_stages(k, n, extra))
@@ -118,24 +126,28 @@ def bit_steered(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
 
 
 def up_down(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
-    """Up to the lowest switch above both chips, and down; what there is to choose on the way up, the target decides.
+    """Up to the lowest switch above both chips, and down; what there is to choose on the way up,
+    the target decides.
 
-    In a fat tree a switch of level l goes up by digit l of the target (D-mod-k, Zahavi 2010): each target has a tree
-    of its own down, so messages to different chips meet on the way up only. Between the rails of a multi-node pod
-    the spine is (node + rail of the target) % spines.
+    In a fat tree a switch of level l goes up by digit l of the target (D-mod-k, Zahavi 2010): each
+    target has a tree of its own down, so messages to different chips meet on the way up only.
+    Between the rails of a multi-node pod the spine is (node + rail of the target) % spines.
     """
     return _climb(wires, at, target, np.zeros(len(at), dtype=np.int64))[0]
 
 
 def _climb(wires: Wires, at: Ints, target: Ints, turn: Ints) -> tuple[Ints, Ints]:
-    """Next nodes of `up_down`, choices upwards turned on by `turn`; and how many choices there are."""
+    """Next nodes of `up_down`, choices upwards turned on by `turn`; and how many choices there
+    are."""
     shape = wires.graph.graph["shape"]
     if shape == "fat_tree":
         return _climb_tree(wires, at, target, turn)
     if shape == "multi_node":
         return _climb_rails(wires, at, target, turn)
     near = wires.find(at, target) >= 0
-    return np.where(near, target, _gates(wires)[target]), np.ones(len(at), dtype=np.int64)  # one switch or hub
+    return np.where(near, target, _gates(wires)[target]), np.ones(
+        len(at), dtype=np.int64
+    )  # one switch or hub
 
 
 def _climb_tree(wires: Wires, at: Ints, target: Ints, turn: Ints) -> tuple[Ints, Ints]:
@@ -159,8 +171,12 @@ def _climb_rails(wires: Wires, at: Ints, target: Ints, turn: Ints) -> tuple[Ints
     leaf = chips + (nodes if per_node > 1 else 0)
     spine = leaf + rails
     node, rail = target // per_node, target % per_node % rails
-    ahead = np.where((at >= spine) | ((at < chips) & (at % per_node % rails == rail)), leaf + rail, target)
-    ahead = np.where((at < chips) & (at % per_node % rails != rail), leaf + at % per_node % rails, ahead)
+    ahead = np.where(
+        (at >= spine) | ((at < chips) & (at % per_node % rails == rail)), leaf + rail, target
+    )
+    ahead = np.where(
+        (at < chips) & (at % per_node % rails != rail), leaf + at % per_node % rails, ahead
+    )
     ahead = np.where((at < chips) & (at // per_node == node), chips + node, ahead)
     crosses = (at >= leaf) & (at < spine) & (at - leaf != rail)
     ahead = np.where(crosses, spine + (node + rail + turn) % spines, ahead)
@@ -168,12 +184,15 @@ def _climb_rails(wires: Wires, at: Ints, target: Ints, turn: Ints) -> tuple[Ints
 
 
 def spray(wires: Wires, source: Ints, target: Ints) -> Routes:
-    """Every message split evenly over all its shortest ways: ideal packet spraying, or perfect adaptive routing.
+    """Every message split evenly over all its shortest ways: ideal packet spraying, or perfect
+    adaptive routing.
 
     Its latency is that of the slowest way. Not modelled: reordering, imbalance.
     """
     if wires.stores.any():
-        raise ValueError("routing 'spray' needs switches that cut through: a split message is not stored whole")
+        raise ValueError(
+            "routing 'spray' needs switches that cut through: a split message is not stored whole"
+        )
     going = np.flatnonzero(source != target)
     message, at, delay = going, source[going], np.zeros(len(going))
     part: Floats = np.ones(len(going))
@@ -189,7 +208,9 @@ def spray(wires: Wires, source: Ints, target: Ints) -> Routes:
         core = wires.core[at[row]]
         found.append((message[core >= 0], core[core >= 0], share[core >= 0]))
         found.append((message, wires.capacity[link], share))
-        key, place = np.unique(message * size + ahead, return_inverse=True)  # ways that meet again go on as one
+        key, place = np.unique(
+            message * size + ahead, return_inverse=True
+        )  # ways that meet again go on as one
         part = np.bincount(place, share, minlength=len(key))
         arrives = np.zeros(len(key))
         np.maximum.at(arrives, place, delay[row] + wires.latency_s[link])
@@ -207,12 +228,17 @@ def spray(wires: Wires, source: Ints, target: Ints) -> Routes:
     first[1:] = np.cumsum(source != target)
     crossings = np.bincount(key // len(wires.bytes_per_s), minlength=len(source))[going]
     rows = np.concatenate([[0], np.cumsum(crossings)])
-    return Routes(first, Paths(rows, key % len(wires.bytes_per_s), shares, latency[going], hops[going]))
+    return Routes(
+        first, Paths(rows, key % len(wires.bytes_per_s), shares, latency[going], hops[going])
+    )
 
 
 def _spread(wires: Wires, at: Ints, target: Ints) -> tuple[Ints, Ints, Floats]:
-    """All next nodes on shortest ways: the row each belongs to, the node, the part of the row's rate that goes on."""
-    if wires.graph.graph.get("shape") in ("fat_tree", "multi_node") and not wires.graph.graph.get("failed"):
+    """All next nodes on shortest ways: the row each belongs to, the node, the part of the row's
+    rate that goes on."""
+    if wires.graph.graph.get("shape") in ("fat_tree", "multi_node") and not wires.graph.graph.get(
+        "failed"
+    ):
         _, ways = _climb(wires, at, target, np.zeros(len(at), dtype=np.int64))
         row = np.repeat(np.arange(len(at)), ways)
         turn = np.arange(len(row)) - np.repeat(np.cumsum(ways) - ways, ways)
@@ -222,7 +248,10 @@ def _spread(wires: Wires, at: Ints, target: Ints) -> tuple[Ints, Ints, Floats]:
         first, after, ways = wires.nearer(goal)
         here = at[some]
         if not ways[here].all():
-            raise ValueError(f"there is no way from {wires.nodes[here[ways[here] == 0][0]]} to {wires.nodes[goal]}")
+            raise ValueError(
+                f"there is no way from {wires.nodes[here[ways[here] == 0][0]]} to "
+                f"{wires.nodes[goal]}"
+            )
         count = _ways(wires, goal)
         row = np.repeat(np.arange(len(some)), ways[here])
         step = np.arange(len(row)) - np.repeat(np.cumsum(ways[here]) - ways[here], ways[here])
@@ -257,13 +286,15 @@ ROUTINGS: dict[str, Callable[[Wires, Ints, Ints, Ints], Ints]] = {
 def routes(wires: Wires, source: Ints, target: Ints, itself: bool = False) -> Routes:
     """The ways of messages from `source` to `target` (node numbers).  ValueError if there is none.
 
-    What a chip sends to itself goes nowhere; with `itself` it takes all stages of a butterfly or Benes network, as in
-    the literature, where the terminals on both sides are different ones.
+    What a chip sends to itself goes nowhere; with `itself` it takes all stages of a butterfly or
+    Benes network, as in the literature, where the terminals on both sides are different ones.
     """
     rule = wires.graph.graph.get("routing", "shortest")
     if rule == "spray":
         return spray(wires, source, target)
-    message, link, lost = _walk(wires, source, target, ROUTINGS[rule], itself and rule == "bit_steered")
+    message, link, lost = _walk(
+        wires, source, target, ROUTINGS[rule], itself and rule == "bit_steered"
+    )
     if len(lost):
         message, link = (part[~np.isin(message, lost)] for part in (message, link))
         around, more, _ = _walk(wires, source[lost], target[lost], shortest)
@@ -274,9 +305,14 @@ def routes(wires: Wires, source: Ints, target: Ints, itself: bool = False) -> Ro
 
 
 def _walk(
-    wires: Wires, source: Ints, target: Ints, step: Callable[[Wires, Ints, Ints, Ints], Ints], itself: bool = False
+    wires: Wires,
+    source: Ints,
+    target: Ints,
+    step: Callable[[Wires, Ints, Ints, Ints], Ints],
+    itself: bool = False,
 ) -> tuple[Ints, Ints, Ints]:
-    """The hops of messages, by message and in order: (message, link); and the messages that met a failed link."""
+    """The hops of messages, by message and in order: (message, link); and the messages that met a
+    failed link."""
     at = source.copy()
     going = np.flatnonzero((at != target) | itself)
     hops: list[tuple[Ints, Ints]] = [(going[:0], going[:0])]
@@ -286,7 +322,9 @@ def _walk(
             raise AssertionError("routing goes in circles")
         ahead = step(wires, source[going], at[going], target[going])
         to_switch = np.flatnonzero(np.maximum(source[going], target[going]) >= wires.chips)
-        if len(to_switch):  # rules speak of chips; what a chip and its switch tell each other goes straight
+        if len(
+            to_switch
+        ):  # rules speak of chips; what a chip and its switch tell each other goes straight
             ahead[to_switch] = target[going[to_switch]]
         if wires.graph.graph.get("failed"):
             link = wires.find(at[going], ahead)
@@ -303,7 +341,8 @@ def _walk(
 
 
 def _legs(wires: Wires, count: int, message: Ints, link: Ints) -> Routes:
-    """Hops by message to legs: cut where a switch stores, with the cores of blocking switches among the capacities."""
+    """Hops by message to legs: cut where a switch stores, with the cores of blocking switches among
+    the capacities."""
     begins = np.ones(len(message), dtype=bool)
     begins[1:] = message[1:] != message[:-1]
     head = begins | wires.stores[wires.source[link]]  # a hop out of a storing switch begins a leg
@@ -313,7 +352,9 @@ def _legs(wires: Wires, count: int, message: Ints, link: Ints) -> Routes:
     latency: Floats = np.bincount(leg_of_hop, wires.latency_s[link], minlength=legs)
     first = np.searchsorted(message[head], np.arange(count + 1))
     core = np.where(wires.core[wires.source[link]] >= 0, wires.core[wires.source[link]], -1)
-    crossed = np.stack([core, wires.capacity[link]], axis=1).ravel()  # the core is crossed on leaving the switch
+    crossed = np.stack(
+        [core, wires.capacity[link]], axis=1
+    ).ravel()  # the core is crossed on leaving the switch
     kept = crossed >= 0
     per_leg = np.bincount(np.repeat(leg_of_hop, 2)[kept], minlength=legs)
     rows = np.zeros(legs + 1, dtype=np.int64)

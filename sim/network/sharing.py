@@ -1,7 +1,7 @@
 """Weighted max-min fair sharing: how concurrent flows divide the capacities they cross.  No clock.
 
-Two forms of one rule: `max_min` on lists, for the few flows of a chip, and `fill` on arrays, for the many of a fabric.
-A test holds them to each other.
+Two forms of one rule: `max_min` on lists, for the few flows of a chip, and `fill` on arrays, for
+the many of a fabric. A test holds them to each other.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ Floats = np.ndarray
 
 
 def max_min(
-    routes: Sequence[Sequence[int]], capacities: Sequence[float], weights: Sequence[float], limits: Sequence[float]
+    routes: Sequence[Sequence[int]],
+    capacities: Sequence[float],
+    weights: Sequence[float],
+    limits: Sequence[float],
 ) -> list[float]:
     """Rate of each flow, in the unit of `capacities`.
 
-    `routes[f]` are the capacities that flow f crosses, `limits[f]` its own ceiling (inf: none). Progressive filling:
-    raise all rates in proportion to weight until a capacity or a limit is full, freeze the flows it holds, go on with
-    the rest.
+    `routes[f]` are the capacities that flow f crosses, `limits[f]` its own ceiling (inf: none).
+    Progressive filling: raise all rates in proportion to weight until a capacity or a limit is
+    full, freeze the flows it holds, go on with the rest.
 
     >>> max_min([[0], [0, 1], [1]], [10.0, 4.0], [1, 1, 1], [float("inf")] * 3)
     [8.0, 2.0, 2.0]
@@ -59,8 +62,8 @@ def max_min(
 class Crossings(NamedTuple):
     """Which flow crosses which capacity, to be looked up either way.
 
-    Flow f crosses `capacity[first[f]:first[f + 1]]`, with `share` of its rate on each; capacity c is crossed by
-    `flow[start[c]:start[c + 1]]`.
+    Flow f crosses `capacity[first[f]:first[f + 1]]`, with `share` of its rate on each; capacity c
+    is crossed by `flow[start[c]:start[c + 1]]`.
     """
 
     first: Ints
@@ -81,11 +84,12 @@ def crossings(first: Ints, capacity: Ints, share: Floats, capacities: int) -> Cr
 
 
 def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
-    """Rates of many flows at once, in the unit of `capacities`; a flow of weight 0 is as if it were not there.
+    """Rates of many flows at once, in the unit of `capacities`; a flow of weight 0 is as if it were
+    not there.
 
-    Links that are full at one level are frozen together, so a symmetric pattern takes one pass however many flows it
-    has. Compiled where numba is installed (the extra `fast`) and there is enough to do; the answer is the same to the
-    last bit.
+    Links that are full at one level are frozen together, so a symmetric pattern takes one pass
+    however many flows it has. Compiled where numba is installed (the extra `fast`) and there is
+    enough to do; the answer is the same to the last bit.
     """
     if len(weights) >= COMPILED_FROM and (compiled := _compiled(_fill)) is not None:
         return compiled(*table, capacities, weights)
@@ -145,7 +149,13 @@ def _turned(first: Ints, capacity: Ints, capacities: int) -> tuple[Ints, Ints]:
 
 
 def _fill(
-    first: Ints, capacity: Ints, share: Floats, start: Ints, flow: Ints, capacities: Floats, weights: Floats
+    first: Ints,
+    capacity: Ints,
+    share: Floats,
+    start: Ints,
+    flow: Ints,
+    capacities: Floats,
+    weights: Floats,
 ) -> Floats:
     """`fill` written out for a compiler: the same steps in the same order."""
     flows, links = len(weights), len(capacities)

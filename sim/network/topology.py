@@ -1,9 +1,11 @@
-"""Pods as graphs: one function per shape, chips numbered from 0, one directed edge for each way of each wire.
+"""Pods as graphs: one function per shape, chips numbered from 0, one directed edge for each way of
+each wire.
 
-Edges carry `bytes_per_s` and `latency_s`, and `duplex="half"` where both ways share one rate. Switches are nodes with
-a name; they may carry `bytes_per_s` (all that a blocking core passes) and `forwarding`. `graph.graph` says the shape,
-the routing rule and what the rule needs to know. A new shape is a function in `direct` or `multistage` and its lines in
-`SHAPES` and `SIZES`; an irregular pod is an edge list (`from_edges`).
+Edges carry `bytes_per_s` and `latency_s`, and `duplex="half"` where both ways share one rate.
+Switches are nodes with a name; they may carry `bytes_per_s` (all that a blocking core passes) and
+`forwarding`. `graph.graph` says the shape, the routing rule and what the rule needs to know. A new
+shape is a function in `direct` or `multistage` and its lines in `SHAPES` and `SIZES`; an irregular
+pod is an edge list (`from_edges`).
 """
 
 from __future__ import annotations
@@ -31,21 +33,43 @@ from sim.network.multistage import (
 )
 from sim.network.placement import layout, neighbour_order, ring_order
 
-__all__ = ["Fault", "build", "check", "degraded", "from_edges", "layout", "neighbour_order", "ring_order", "route"]
+__all__ = [
+    "Fault",
+    "build",
+    "check",
+    "degraded",
+    "from_edges",
+    "layout",
+    "neighbour_order",
+    "ring_order",
+    "route",
+]
 
 Graph: TypeAlias = nx.DiGraph
 Node: TypeAlias = Hashable
 Hop = tuple[object, object]
 
 MOST_LINKS = 5_000_000
-LINK_BYTES = 500  # of host memory for one directed link, measured: networkx's dicts (290) and our arrays
+LINK_BYTES = (
+    500  # of host memory for one directed link, measured: networkx's dicts (290) and our arrays
+)
 
 
 SHAPES: dict[str, Callable[..., Graph]] = {
-    "full_mesh": full_mesh, "switch": switch, "crossbar": crossbar, "ring": ring, "mesh": mesh, "torus": torus,
-    "hypercube": hypercube, "star": star, "fat_tree": fat_tree, "butterfly": butterfly, "benes": benes,
-    "dragonfly": dragonfly, "multi_node": multi_node,
-}  # fmt: skip
+    "full_mesh": full_mesh,
+    "switch": switch,
+    "crossbar": crossbar,
+    "ring": ring,
+    "mesh": mesh,
+    "torus": torus,
+    "hypercube": hypercube,
+    "star": star,
+    "fat_tree": fat_tree,
+    "butterfly": butterfly,
+    "benes": benes,
+    "dragonfly": dragonfly,
+    "multi_node": multi_node,
+}
 # Rules that know their way on some shapes only; the others serve on any graph.
 ROUTES_ON: dict[str, tuple[str, ...]] = {
     "shortest": tuple(SHAPES),
@@ -54,7 +78,8 @@ ROUTES_ON: dict[str, tuple[str, ...]] = {
     "bit_steered": ("butterfly", "benes"),
     "up_down": ("fat_tree", "multi_node", "switch", "crossbar", "star"),
 }
-# Nodes and directed links by shape, so as to refuse what is too large before building it. Floats: nothing overflows.
+# Nodes and directed links by shape, so as to refuse what is too large before building it. Floats:
+# nothing overflows.
 SIZES: dict[str, Callable[[Mapping[str, Any]], tuple[float, float]]] = {
     "full_mesh": lambda p: (p["devices"], p["devices"] * (p["devices"] - 1)),
     "switch": lambda p: (p["devices"] + 1, 2 * p["devices"]),
@@ -62,14 +87,19 @@ SIZES: dict[str, Callable[[Mapping[str, Any]], tuple[float, float]]] = {
     "ring": lambda p: _grid_size((p["devices"],), True),
     "mesh": lambda p: _grid_size(p["dims"], False),
     "torus": lambda p: _grid_size(p["dims"], True),
-    "hypercube": lambda p: (_power(2, p["dimensions"]), p["dimensions"] * _power(2, p["dimensions"])),
+    "hypercube": lambda p: (
+        _power(2, p["dimensions"]),
+        p["dimensions"] * _power(2, p["dimensions"]),
+    ),
     "star": lambda p: (p["devices"], 2 * (p["devices"] - 1)),
     "fat_tree": lambda p: (
-        _power(p["k"], p["levels"]) * (1 + p["levels"] / p["k"]), 2 * p["levels"] * _power(p["k"], p["levels"])
+        _power(p["k"], p["levels"]) * (1 + p["levels"] / p["k"]),
+        2 * p["levels"] * _power(p["k"], p["levels"]),
     ),
     "butterfly": lambda p: _fly_size(p["k"], p["n"], p["expansion"]),
     "benes": lambda p: (
-        _power(p["k"], p["n"]) * (1 + (2 * p["n"] - 1) / p["k"]), 2 * p["n"] * _power(p["k"], p["n"])
+        _power(p["k"], p["n"]) * (1 + (2 * p["n"] - 1) / p["k"]),
+        2 * p["n"] * _power(p["k"], p["n"]),
     ),
     "dragonfly": lambda p: (
         p["groups"] * p["routers"] * (p["chips"] + 1),
@@ -79,7 +109,7 @@ SIZES: dict[str, Callable[[Mapping[str, Any]], tuple[float, float]]] = {
         p["nodes"] * (p["chips"] + 1) + (p["rails"] or p["chips"]) + p["spines"],
         4 * p["nodes"] * p["chips"] + 2 * (p["rails"] or p["chips"]) * p["spines"],
     ),
-}  # fmt: skip
+}
 
 
 def build(
@@ -91,7 +121,8 @@ def build(
     routing: str | None = None,
     **parameters: Any,
 ) -> Graph:
-    """The graph of a shape with its parameters; ValueError on an unknown shape, an impossible link, one too large.
+    """The graph of a shape with its parameters; ValueError on an unknown shape, an impossible link,
+    one too large.
 
     `routing` puts another rule in the place of the shape's own.
     """
@@ -103,14 +134,17 @@ def build(
     parameters |= {key: value for key, value in named.items() if value is not None}
     link, own = _sorted_out(shape, parameters)
     if link.get("bytes_per_s", 1) <= 0 or link.get("latency_s", 0) < 0:
-        raise ValueError(f"a {shape} needs at least 1 device, positive bandwidth and non-negative latency")
+        raise ValueError(
+            f"a {shape} needs at least 1 device, positive bandwidth and non-negative latency"
+        )
     for name, facts in (("link", link), ("nic", own.get("nic")), ("spine", own.get("spine"))):
         if facts is not None:
             check_link(facts, f"the {name} of a {shape}", complete=name != "spine")
     nodes, links = SIZES[shape](own)
     if max(nodes, links) > MOST_LINKS:
         raise ValueError(
-            f"this {shape} would have {nodes:,.0f} nodes and {links:,.0f} links, about {links * LINK_BYTES / 1e9:,.0f}"
+            f"this {shape} would have {nodes:,.0f} nodes and {links:,.0f} links, about "
+            f"{links * LINK_BYTES / 1e9:,.0f}"
             f" GB of memory; the most is {MOST_LINKS:,} links"
         )
     if routing is not None and shape not in ROUTES_ON.get(routing, ()):
@@ -129,10 +163,12 @@ def from_edges(
     routing: str = "shortest",
     **link: Any,
 ) -> Graph:
-    """An irregular pod from a list of wires (a, b, facts); `link` are the facts that a wire does not give itself.
+    """An irregular pod from a list of wires (a, b, facts); `link` are the facts that a wire does
+    not give itself.
 
-    A wire goes both ways, unless its `duplex` is "simplex" (a to b only). `nodes` are facts of switches. Chips pass on
-    messages for others where there are no switches; `chips_forward` says so, or not, where there are.
+    A wire goes both ways, unless its `duplex` is "simplex" (a to b only). `nodes` are facts of
+    switches. Chips pass on messages for others where there are no switches; `chips_forward` says
+    so, or not, where there are.
     """
     graph = nx.DiGraph(shape="edges", routing=routing)
     if routing not in ("shortest", "spray"):
@@ -165,23 +201,38 @@ def from_edges(
 
 
 def _sorted_out(shape: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Facts of the link, and the shape's own parameters with their defaults; ValueError if some cannot be."""
-    wanted = {name: p for name, p in signature(SHAPES[shape]).parameters.items() if p.kind is not p.VAR_KEYWORD}
+    """Facts of the link, and the shape's own parameters with their defaults; ValueError if some
+    cannot be."""
+    wanted = {
+        name: p
+        for name, p in signature(SHAPES[shape]).parameters.items()
+        if p.kind is not p.VAR_KEYWORD
+    }
     known = (*wanted, "bytes_per_s", "latency_s", "duplex")
     for name in parameters:
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f"nearest {near[0]!r}; " if near else ""
-            raise ValueError(f"a {shape} has no parameter {name!r}; {hint}known are {', '.join(known)}")
-    missing = [name for name, p in wanted.items() if p.default is p.empty and name not in parameters]
+            raise ValueError(
+                f"a {shape} has no parameter {name!r}; {hint}known are {', '.join(known)}"
+            )
+    missing = [
+        name for name, p in wanted.items() if p.default is p.empty and name not in parameters
+    ]
     if missing:
         raise ValueError(f"a {shape} needs {', '.join(missing)}")
     own = {name: parameters.get(name, p.default) for name, p in wanted.items()}
     for name, value in own.items():
         if name in _LEAST and value is not None and not (is_chip(value) and value >= _LEAST[name]):
-            raise ValueError(f"a {shape} needs at least {_LEAST[name]} {name}, as a whole number, not {value!r}")
-    if "dims" in own and not (own["dims"] and all(is_chip(size) and size >= 1 for size in own["dims"])):
-        raise ValueError(f"the dims of a {shape} are whole numbers of at least 1, not {own['dims']!r}")
+            raise ValueError(
+                f"a {shape} needs at least {_LEAST[name]} {name}, as a whole number, not {value!r}"
+            )
+    if "dims" in own and not (
+        own["dims"] and all(is_chip(size) and size >= 1 for size in own["dims"])
+    ):
+        raise ValueError(
+            f"the dims of a {shape} are whole numbers of at least 1, not {own['dims']!r}"
+        )
     ratio = own.get("oversubscription", 1.0)
     if not (isfinite(ratio) and ratio > 0):
         raise ValueError(f"oversubscription is a positive ratio, not {ratio}")
@@ -209,13 +260,19 @@ def _fly_size(k: int, n: int, expansion: int) -> tuple[float, float]:
         return chips, n * chips * expansion
     extra = next((e for e in range(64) if k**e >= expansion), 0)
     stages = fly_stages(k, n, extra)
-    between = [tops * lows * (stages[j + 1][0] // tops) for j, (tops, lows) in enumerate(stages[:-1])]
+    between = [
+        tops * lows * (stages[j + 1][0] // tops) for j, (tops, lows) in enumerate(stages[:-1])
+    ]
     return chips + sum(tops * lows for tops, lows in stages), float(2 * chips + sum(between))
 
 
 def route(graph: Graph, source: int, target: int) -> list[Hop]:
-    """Links of the shortest path, fewest hops first; ties go to the lower-numbered neighbour, always the same way."""
+    """Links of the shortest path, fewest hops first; ties go to the lower-numbered neighbour,
+    always the same way."""
     if graph.has_edge(source, target):
         return [(source, target)]
-    path = min(nx.all_shortest_paths(graph, source, target), key=lambda nodes: [str(node) for node in nodes])
+    path = min(
+        nx.all_shortest_paths(graph, source, target),
+        key=lambda nodes: [str(node) for node in nodes],
+    )
     return list(pairwise(path))

@@ -1,7 +1,7 @@
 """Traffic patterns, and what they load: where a topology and its routing jam.  Nothing here queues.
 
-A pattern gives each chip the chip it sends to. The permutations are those of Dally and Towles, Principles and Practices
-of Interconnection Networks (2004), section 3.2.
+A pattern gives each chip the chip it sends to. The permutations are those of Dally and Towles,
+Principles and Practices of Interconnection Networks (2004), section 3.2.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from sim.network.wires import Floats, Ints, Wires
 
 
 def transpose(chips: int) -> Ints:
-    """Chip (y, x) of a square sends to (x, y); of 2**b chips, the upper half of the number's bits with the lower."""
+    """Chip (y, x) of a square sends to (x, y); of 2**b chips, the upper half of the number's bits
+    with the lower."""
     side = isqrt(chips)
     if side * side != chips:
         raise ValueError(f"a transpose needs a square number of chips, not {chips}")
@@ -55,14 +56,18 @@ def shift(chips: int, by: int) -> Ints:
 
 
 def tornado(dims: Sequence[int]) -> Ints:
-    """On each axis almost half-way round, all in one direction: the worst for shortest ways on a torus."""
+    """On each axis almost half-way round, all in one direction: the worst for shortest ways on a
+    torus."""
     at = np.stack(np.unravel_index(np.arange(int(np.prod(dims))), tuple(dims)))
     off = np.array([(size + 1) // 2 - 1 for size in dims])[:, None]
-    return np.ravel_multi_index(tuple((at + off) % np.array(dims)[:, None]), tuple(dims)).astype(np.int64)
+    return np.ravel_multi_index(tuple((at + off) % np.array(dims)[:, None]), tuple(dims)).astype(
+        np.int64
+    )
 
 
 def all_to_all(chips: int, itself: bool = False) -> tuple[Ints, Ints]:
-    """(source, target) of every pair: uniform traffic.  `itself`: chips draw themselves too, as BookSim's do."""
+    """(source, target) of every pair: uniform traffic.  `itself`: chips draw themselves too, as
+    BookSim's do."""
     source, target = np.divmod(np.arange(chips * chips), chips)
     kept = np.flatnonzero((source != target) | itself)
     return source[kept], target[kept]
@@ -78,16 +83,19 @@ PERMUTATIONS: dict[str, Callable[[int], Ints]] = {
 
 
 def link_load(wires: Wires, source: Ints, target: Ints) -> Floats:
-    """By capacity, how many of the messages cross it, all of them sent at rate 1; of a split message, its part.
+    """By capacity, how many of the messages cross it, all of them sent at rate 1; of a split
+    message, its part.
 
-    What a chip sends to itself takes the stages of a butterfly or Benes network, and nothing elsewhere.
+    What a chip sends to itself takes the stages of a butterfly or Benes network, and nothing
+    elsewhere.
     """
     legs = routes(wires, source, target, itself=True).legs
     return np.bincount(legs.capacities, legs.share, minlength=len(wires.bytes_per_s))
 
 
 def saturation(wires: Wires, source: Ints, target: Ints) -> float:
-    """The rate that all messages can have at once, as a part of the rate of chip 0's first link: 1 / greatest load."""
+    """The rate that all messages can have at once, as a part of the rate of chip 0's first link: 1
+    / greatest load."""
     unit = float(wires.bytes_per_s[wires.capacity[wires.out_first[0]]])
     fullest = float((link_load(wires, source, target) * unit / wires.bytes_per_s).max(initial=0.0))
     return 1.0 / fullest if fullest else np.inf
@@ -95,5 +103,8 @@ def saturation(wires: Wires, source: Ints, target: Ints) -> float:
 
 def _bits(pattern: str, chips: int) -> int:
     if chips < 1 or chips & (chips - 1):
-        raise ValueError(f"{pattern} needs a power of two of chips, not {chips}; transpose needs a square, shift none")
+        raise ValueError(
+            f"{pattern} needs a power of two of chips, not {chips}; transpose needs a square, "
+            "shift none"
+        )
     return chips.bit_length() - 1

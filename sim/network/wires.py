@@ -1,8 +1,9 @@
 """A topology graph compiled to arrays: what routing, folding and playing look things up in.
 
-A capacity is whatever limits bytes per second: one direction of a link, both directions together where the link is
-half duplex, the core of a blocking switch. A path is the capacities that a message from one node to another crosses,
-with its latency. Chips are nodes 0 to chips - 1; switches follow, in the order the graph names them.
+A capacity is whatever limits bytes per second: one direction of a link, both directions together
+where the link is half duplex, the core of a blocking switch. A path is the capacities that a
+message from one node to another crosses, with its latency. Chips are nodes 0 to chips - 1; switches
+follow, in the order the graph names them.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ Floats = np.ndarray
 
 
 class Paths(NamedTuple):
-    """Ways for messages, one row each, in compressed rows: row i crosses `capacities[first[i]:first[i + 1]]`."""
+    """Ways for messages, one row each, in compressed rows: row i crosses
+    `capacities[first[i]:first[i + 1]]`."""
 
     first: Ints  # (rows + 1,)
     capacities: Ints  # (crossings,)
-    share: Floats  # (crossings,) the part of the message's rate that crosses this capacity: 1 unless it is split
+    # (crossings,) the part of the message's rate that crosses this capacity: 1 unless it is split
+    share: Floats
     latency_s: Floats  # (rows,)
     hops: Ints  # (rows,)
 
     def take(self, rows: Ints) -> Paths:
         """Some of the rows, in the order given."""
         first, at = expand(self.first, rows)
-        return Paths(first, self.capacities[at], self.share[at], self.latency_s[rows], self.hops[rows])
+        return Paths(
+            first, self.capacities[at], self.share[at], self.latency_s[rows], self.hops[rows]
+        )
 
 
 def expand(first: Ints, rows: Ints) -> tuple[Ints, Ints]:
@@ -63,14 +68,17 @@ def joined(parts: Sequence[Paths]) -> Paths:
 class Wires:
     """The arrays of one graph.
 
-    `bytes_per_s` and `names` are by capacity, `latency_s`, `ends` and `capacity` by directed link (edge).
+    `bytes_per_s` and `names` are by capacity, `latency_s`, `ends` and `capacity` by directed link
+    (edge).
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         chips = [node for node in graph if isinstance(node, int)]
         self.chips = len(chips)
-        self.chips_forward = bool(graph.graph.get("chips_forward", True))  # do they pass on messages for others
+        self.chips_forward = bool(
+            graph.graph.get("chips_forward", True)
+        )  # do they pass on messages for others
         self.nodes = [*range(self.chips), *(node for node in graph if not isinstance(node, int))]
         self.index = {node: i for i, node in enumerate(self.nodes)}
         size = len(self.nodes)
@@ -80,30 +88,45 @@ class Wires:
         order = np.argsort(source * size + target, kind="stable")
         self.source, self.target = source[order], target[order]
         self._key = self.source * size + self.target
-        self.latency_s = np.fromiter((d["latency_s"] for _, _, d in rows), dtype=float, count=len(rows))[order]
-        rate = np.fromiter((d["bytes_per_s"] for _, _, d in rows), dtype=float, count=len(rows))[order]
-        half = np.fromiter((d.get("duplex") == "half" for _, _, d in rows), dtype=bool, count=len(rows))[order]
-        self.out_first = np.searchsorted(self.source, np.arange(size + 1))  # edges sorted by source: rows of neighbours
+        self.latency_s = np.fromiter(
+            (d["latency_s"] for _, _, d in rows), dtype=float, count=len(rows)
+        )[order]
+        rate = np.fromiter((d["bytes_per_s"] for _, _, d in rows), dtype=float, count=len(rows))[
+            order
+        ]
+        half = np.fromiter(
+            (d.get("duplex") == "half" for _, _, d in rows), dtype=bool, count=len(rows)
+        )[order]
+        self.out_first = np.searchsorted(
+            self.source, np.arange(size + 1)
+        )  # edges sorted by source: rows of neighbours
         self.in_edges = np.argsort(self.target, kind="stable")
         self.in_first = np.searchsorted(self.target[self.in_edges], np.arange(size + 1))
         self.capacity = np.arange(len(rows))
         if half.any():  # both ways of a half-duplex wire are one capacity
             back = self.edges(self.target[half], self.source[half])
             self.capacity[half] = np.minimum(np.flatnonzero(half), back)
-        cores = [(self.index[n], d["bytes_per_s"]) for n, d in graph.nodes(data=True) if d.get("bytes_per_s")]
+        cores = [
+            (self.index[n], d["bytes_per_s"])
+            for n, d in graph.nodes(data=True)
+            if d.get("bytes_per_s")
+        ]
         self.core = np.full(size, -1)  # capacity of a blocking switch's core, by node
         for i, (node, core_rate) in enumerate(cores):
             self.core[node] = len(rows) + i
             rate = np.append(rate, core_rate)
         self.bytes_per_s = rate
-        self.stores = np.array([d.get("forwarding") == "store_and_forward" for _, d in self._node_data()], dtype=bool)
+        self.stores = np.array(
+            [d.get("forwarding") == "store_and_forward" for _, d in self._node_data()], dtype=bool
+        )
         self.nearer = lru_cache(maxsize=None)(self._nearer)
 
     def _node_data(self) -> Iterator[tuple[object, dict]]:
         return ((node, self.graph.nodes[node]) for node in self.nodes)
 
     def _nearer(self, target: int) -> tuple[Ints, Ints, Ints]:
-        """By node, its neighbours that are one hop nearer to `target`: row starts, neighbours, how many."""
+        """By node, its neighbours that are one hop nearer to `target`: row starts, neighbours, how
+        many."""
         distance = self.distances(target)
         closer = distance[self.target] == distance[self.source] - 1
         closer &= distance[self.source] > 0  # unreachable: -1
@@ -112,7 +135,11 @@ class Wires:
         ways = np.bincount(self.source[closer], minlength=len(self.nodes))
         first = np.zeros(len(self.nodes) + 1, dtype=np.int32)
         np.cumsum(ways, out=first[1:])
-        return first, self.target[closer].astype(np.int32), ways.astype(np.int32)  # there may be a table for each chip
+        return (
+            first,
+            self.target[closer].astype(np.int32),
+            ways.astype(np.int32),
+        )  # there may be a table for each chip
 
     def distances(self, target: int) -> Ints:
         """Hops from every node to `target`; -1 where there is no way."""
@@ -125,7 +152,11 @@ class Wires:
             before = self.source[self.in_edges[at]]
             fresh = before[distance[before] < 0]
             distance[fresh] = hops
-            fresh = np.unique(fresh) if len(fresh) * 32 < len(distance) else np.flatnonzero(distance == hops)
+            fresh = (
+                np.unique(fresh)
+                if len(fresh) * 32 < len(distance)
+                else np.flatnonzero(distance == hops)
+            )
             if not self.chips_forward:
                 fresh = fresh[fresh >= self.chips]
         return distance

@@ -1,4 +1,5 @@
-"""What the engine costs: simulated ops per second beside bare SimPy timeouts, timed in turn in one process."""
+"""What the engine costs: simulated ops per second beside bare SimPy timeouts, timed in turn in one
+process."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group
+from sim.graph.batch import decode_batch
+from sim.graph.parallel import Parallel
+from sim.graph.precision import Precision
+from sim.graph.transformer import transformer
 from sim.network.network import Network
 from sim.techniques import TECHNIQUES, Machine, apply
-from sim.workload.batch import decode_batch
-from sim.workload.parallel import Parallel
-from sim.workload.precision import Precision
-from sim.workload.transformer import transformer
 
 
 class Cost(NamedTuple):
@@ -28,13 +29,19 @@ class Cost(NamedTuple):
 
 
 def engine_cost(technique: str = "", rounds: int = 5, steps: int = 12) -> Cost:
-    """Play `steps` Llama3-70B TP 8 decode steps at `op` fidelity, and as many bare timeouts as they had ops, in turn.
+    """Play `steps` Llama3-70B TP 8 decode steps at `op` fidelity, and as many bare timeouts as they
+    had ops, in turn.
 
     The graph is lowered once, as it is for equal steps; no spans are kept.
     """
     pod = catalog.pod("atlas_800t_a2")
     device, library = catalog.device(pod.device), catalog.library(pod.library)
-    graph = transformer(catalog.model("llama3-70b"), Precision("int8", "int8"), Parallel(8), decode_batch([13_653] * 4))
+    graph = transformer(
+        catalog.model("llama3-70b"),
+        Precision("int8", "int8"),
+        Parallel(8),
+        decode_batch([13_653] * 4),
+    )
     if technique:
         machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, 8)
         graph = apply(graph, machine, [(technique, TECHNIQUES[technique].options())])
@@ -61,5 +68,8 @@ def engine_cost(technique: str = "", rounds: int = 5, steps: int = 12) -> Cost:
         env.run()
         rates.append((ops / (middle - start), ops / (perf_counter() - ready), ops))
     return Cost(
-        median(r[0] for r in rates), median(r[1] for r in rates), median(r[0] / r[1] for r in rates), rates[0][2]
+        median(r[0] for r in rates),
+        median(r[1] for r in rates),
+        median(r[0] / r[1] for r in rates),
+        rates[0][2],
     )

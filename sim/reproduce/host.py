@@ -11,19 +11,21 @@ from sim import catalog
 from sim.engine.group import Group
 from sim.engine.served import Host as EngineHost
 from sim.engine.serving import Service, run_service
+from sim.facts.outcome import Outcome
+from sim.graph.batch import Batch
+from sim.graph.footprint import room
+from sim.graph.graph import Graph
+from sim.graph.parallel import Parallel
+from sim.graph.precision import Precision
+from sim.graph.transformer import transformer
 from sim.network.network import Network
 from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
-from sim.spans import Outcome
 from sim.techniques import TECHNIQUES, Machine, apply
-from sim.workload.batch import Batch
-from sim.workload.columns import Columns
-from sim.workload.graph import Graph
-from sim.workload.memory import room
-from sim.workload.parallel import Parallel
-from sim.workload.precision import Precision
-from sim.workload.transformer import transformer
+from sim.traces.columns import Columns
 
-RULES = Rules(router=0, order=0, seed=0, jump=True, coupled=False, unit_tokens=0, shed=False, tail_first=True)
+RULES = Rules(
+    router=0, order=0, seed=0, jump=True, coupled=False, unit_tokens=0, shed=False, tail_first=True
+)
 
 
 class Host(NamedTuple):
@@ -37,10 +39,16 @@ class Host(NamedTuple):
     library: str | None = None  # of collectives; None: the pod's own
 
     def serve(
-        self, columns: Columns, replicas: np.recarray, rules: Rules = RULES, *, op: bool = False,
+        self,
+        columns: Columns,
+        replicas: np.recarray,
+        rules: Rules = RULES,
+        *,
+        op: bool = False,
         closed_loop: bool = False,
-    ) -> Outcome:  # fmt: skip
-        """The requests through a pool of replicas; in a closed loop, a session's next turn waits for the answer."""
+    ) -> Outcome:
+        """The requests through a pool of replicas; in a closed loop, a session's next turn waits
+        for the answer."""
         pod, model = catalog.pod(self.pod), catalog.model(self.model)
         device, ranks = catalog.device(pod.device), self.parallel.ranks
         network = Network(pod.graph(), catalog.library(self.library or pod.library))
@@ -54,15 +62,27 @@ class Host(NamedTuple):
             return Group(simpy.Environment(), device, network, ranks)
 
         service = Service(
-            rules._replace(jump=not op, coupled=rules.coupled or closed_loop), replicas, pool_of(0, len(replicas)), op,
-            (0.0, 0.0), closed_loop=closed_loop, expected=len(columns),
-        )  # fmt: skip
-        return run_service([columns], service, [[EngineHost(group_of, graph_of, device, network)]], model, None)
+            rules._replace(jump=not op, coupled=rules.coupled or closed_loop),
+            replicas,
+            pool_of(0, len(replicas)),
+            op,
+            (0.0, 0.0),
+            closed_loop=closed_loop,
+            expected=len(columns),
+        )
+        return run_service(
+            [columns], service, [[EngineHost(group_of, graph_of, device, network)]], model, None
+        )
 
     def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
-        """What the KV-cache holds, as an engine derives it; ValueError if not even the weights fit."""
+        """What the KV-cache holds, as an engine derives it; ValueError if not even the weights
+        fit."""
         model, device = catalog.model(self.model), catalog.device(catalog.pod(self.pod).device)
-        return int(room(model, self.precision, self.parallel, device.hbm_bytes * utilisation, new_tokens).kv_tokens)
+        return int(
+            room(
+                model, self.precision, self.parallel, device.hbm_bytes * utilisation, new_tokens
+            ).kv_tokens
+        )
 
 
 def one_replica(policy: str, sequences: int, new_tokens: int, kv_tokens: int) -> np.recarray:

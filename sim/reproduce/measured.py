@@ -1,16 +1,18 @@
-"""Mixtures of experts on Hopper under the load of a benchmark, beside what engines were measured at.
+"""Mixtures of experts on Hopper under the load of a benchmark, beside what engines were measured
+at.
 
-A load is a number of clients, each of which sends its next request as soon as it has the answer to the last (a closed
-loop), and the lengths of prompts and answers.  Lengths are drawn between 80 and 100 % of what is said, as InferenceMAX
-draws them (`--random-range-ratio 0.8` of its `benchmark_serving.py`): with equal ones all clients would go in
-lock-step.  Whether the other measured runs drew theirs is not known.  The measurements are for validation: nothing is
-fitted to them.
+A load is a number of clients, each of which sends its next request as soon as it has the answer to
+the last (a closed loop), and the lengths of prompts and answers.  Lengths are drawn between 80 and
+100 % of what is said, as InferenceMAX draws them (`--random-range-ratio 0.8` of its
+`benchmark_serving.py`): with equal ones all clients would go in lock-step.  Whether the other
+measured runs drew theirs is not known.  The measurements are for validation: nothing is fitted to
+them.
 
-All-reduces are vLLM's own kernels and NCCL's, whichever is quicker (`vllm_nvlink`); that the other engines have kernels
-like them is RECALLED.
+All-reduces are vLLM's own kernels and NCCL's, whichever is quicker (`vllm_nvlink`); that the other
+engines have kernels like them is RECALLED.
 
-Not modelled: the engine's own time, tokenising, HTTP and the client; the schedulers of SGLang and TensorRT-LLM, for
-which vLLM's stands.
+Not modelled: the engine's own time, tokenising, HTTP and the client; the schedulers of SGLang and
+TensorRT-LLM, for which vLLM's stands.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.graph.parallel import Parallel
+from sim.graph.precision import Precision
 from sim.reproduce.host import Host, one_replica
 from sim.reproduce.row import Row, absent
-from sim.workload.columns import Columns, joined
-from sim.workload.parallel import Parallel
-from sim.workload.precision import Precision
+from sim.traces.columns import Columns, joined
 
 MEASURED = Path("../shared/data/end_to_end/measured_ttft_tpot.csv.gz")
 _BF16 = Precision("bf16", "bf16", "bf16", "bf16")
@@ -86,7 +88,8 @@ _row = partial(Row, "typhoon", "MoE")
 
 
 def measured(quick: bool = False) -> list[Row]:
-    """TPOT of mixtures of experts that serve clients in a closed loop, against the measured ones."""
+    """TPOT of mixtures of experts that serve clients in a closed loop, against the measured
+    ones."""
     due = "DeepSeek-R1 on H200 x 8: TPOT"
     if not MEASURED.exists():
         return absent("typhoon", "MoE", due, MEASURED)
@@ -102,20 +105,26 @@ def measured(quick: bool = False) -> list[Row]:
     for setup, loads in told.items():
         rows += _rows(setup, loads, found[setup.host])
     if lacks:
-        rows.append(_row(due, None, "not run", "20 %", None, "", "the measured set has no such row"))
+        rows.append(
+            _row(due, None, "not run", "20 %", None, "", "the measured set has no such row")
+        )
     return rows
 
 
 def recorded(file: Path) -> dict[Setup, dict[Load, Seen]]:
     """Medians over the repeated measurements of each load, by setup.
 
-    Left out are models without a card here, and experts on more ranks than a tensor group has (attention with data
-    parallelism).
+    Left out are models without a card here, and experts on more ranks than a tensor group has
+    (attention with data parallelism).
     """
     repeats: dict[Setup, dict[Load, list[Seen]]] = {}
     with gzip.open(file, "rt", newline="") as lines:
         for row in csv.DictReader(lines):
-            if row["model_path"] not in _MODELS or row["system"] not in _PODS or row["mode"] != "agg":
+            if (
+                row["model_path"] not in _MODELS
+                or row["system"] not in _PODS
+                or row["mode"] != "agg"
+            ):
                 continue
             tensor, expert = int(row["tp_size"]), int(row["moe_ep_size"] or 1)
             if int(row["moe_tp_size"] or 1) * expert != tensor or int(row["pp_size"] or 1) > 1:
@@ -125,22 +134,31 @@ def recorded(file: Path) -> dict[Setup, dict[Load, Seen]]:
             seen = Seen(*(float(row[key]) / 1e3 for key in ("silicon_tpot_ms", "silicon_ttft_ms")))
             repeats.setdefault(setup, {}).setdefault(load, []).append(seen)
     return {
-        setup: {load: Seen(*np.median(seen, axis=0).tolist()) for load, seen in sorted(loads.items())}
+        setup: {
+            load: Seen(*np.median(seen, axis=0).tolist()) for load, seen in sorted(loads.items())
+        }
         for setup, loads in sorted(repeats.items())
     }
 
 
 @cache
 def under_load(host: Host, loads: tuple[Load, ...]) -> dict[Load, Seen]:
-    """What clients see on one replica, a load long after the other; without loads whose requests exceed the KV-cache.
+    """What clients see on one replica, a load long after the other; without loads whose requests
+    exceed the KV-cache.
 
-    Neither a client's first turn is counted, in which all begin at once, nor its last, in which they leave.
+    Neither a client's first turn is counted, in which all begin at once, nor its last, in which
+    they leave.
     """
     firsts = np.cumsum([0, *(load.clients for load in loads)]).tolist()
-    columns = joined([
-        _requests(load, number * _APART_S, first) for number, (load, first) in enumerate(zip(loads, firsts))
-    ])  # fmt: skip
-    replica = one_replica("chunked", max(load.clients for load in loads), _NEW_TOKENS, host.kv_tokens(_NEW_TOKENS))
+    columns = joined(
+        [
+            _requests(load, number * _APART_S, first)
+            for number, (load, first) in enumerate(zip(loads, firsts))
+        ]
+    )
+    replica = one_replica(
+        "chunked", max(load.clients for load in loads), _NEW_TOKENS, host.kv_tokens(_NEW_TOKENS)
+    )
     served = host.serve(columns, replica, closed_loop=True).requests
     seen = {}
     for number, (load, first) in enumerate(zip(loads, firsts)):
@@ -148,7 +166,9 @@ def under_load(host: Host, loads: tuple[Load, ...]) -> dict[Load, Seen]:
         if (served.replica[rows] < 0).any():
             continue
         first_s, last_s = served.first_token_s[rows], served.last_token_s[rows]
-        assert last_s.max() < (number + 1) * _APART_S, "the next load begins before this one has ended"
+        assert last_s.max() < (number + 1) * _APART_S, (
+            "the next load begins before this one has ended"
+        )
         counted = slice(load.clients, load.clients * (TURNS - 1))
         tpot_s = (last_s - first_s) / (served.output_tokens[rows] - 1)
         ttft_s = first_s - served.arrival_s[rows]
@@ -160,7 +180,8 @@ def _requests(load: Load, begin_s: float, first: int) -> Columns:
     """All turns of a load's clients, turn by turn; the clients are numbered from `first`."""
     dice, count = np.random.default_rng(0), load.clients * TURNS
     prompt, output = (
-        dice.integers(int(_SHORTEST * longest), longest, count, endpoint=True) for longest in (load.prompt, load.output)
+        dice.integers(int(_SHORTEST * longest), longest, count, endpoint=True)
+        for longest in (load.prompt, load.output)
     )
     session = np.tile(np.arange(first, first + load.clients), TURNS)
     return Columns(np.full(count, begin_s), prompt, output, session)
@@ -168,20 +189,53 @@ def _requests(load: Load, begin_s: float, first: int) -> Columns:
 
 def _rows(setup: Setup, loads: dict[Load, Seen], found: dict[Load, Seen]) -> list[Row]:
     """A setup's median error over its loads, and, where it is judged, that of the errors' sizes."""
-    off = {load: found[load].tpot_s / seen.tpot_s - 1 for load, seen in loads.items() if load in found}
+    off = {
+        load: found[load].tpot_s / seen.tpot_s - 1 for load, seen in loads.items() if load in found
+    }
     if not off:
-        return [_row(f"{setup}: TPOT under load", None, "not run", "", None, "", "no request fits into the KV-cache")]
+        return [
+            _row(
+                f"{setup}: TPOT under load",
+                None,
+                "not run",
+                "",
+                None,
+                "",
+                "no request fits into the KV-cache",
+            )
+        ]
     errors = np.array(list(off.values()))
     size, within = np.abs(errors), f"{(np.abs(errors) <= 0.2).sum()} of {len(off)} within 20 %"
-    rows = [_row(f"{setup}: TPOT under load, median error (loads: {len(off)})", 0.0, float(np.median(errors)),
-                 "read beside", None, "", f"{within}; {errors.min():+.0%} to {errors.max():+.0%}")]  # fmt: skip
+    rows = [
+        _row(
+            f"{setup}: TPOT under load, median error (loads: {len(off)})",
+            0.0,
+            float(np.median(errors)),
+            "read beside",
+            None,
+            "",
+            f"{within}; {errors.min():+.0%} to {errors.max():+.0%}",
+        )
+    ]
     if setup == _JUDGED:
         worst = max(off, key=lambda load: abs(off[load]))
         note = (
-            f"the stand-in for DeepSeek-R1, of the same family (latent attention, experts); {within}, worst "
-            f"{off[worst]:+.0%} at {worst.clients} clients, {worst.prompt} + {worst.output} tokens; {_NEW_TOKENS} new "
-            "tokens in an iteration (RECALLED: vLLM's default), lengths and clients as InferenceMAX has them"
+            "the stand-in for DeepSeek-R1, of the same family (latent attention, experts); "
+            f"{within}, worst "
+            f"{off[worst]:+.0%} at {worst.clients} clients, {worst.prompt} + {worst.output} "
+            f"tokens; {_NEW_TOKENS} new "
+            "tokens in an iteration (RECALLED: vLLM's default), lengths and clients as "
+            "InferenceMAX has them"
         )
-        rows.append(_row(f"{setup}: TPOT under load, median size of the error", 0.0, float(np.median(size)), "20 %",
-                         bool(np.median(size) <= 0.2), "", note))  # fmt: skip
+        rows.append(
+            _row(
+                f"{setup}: TPOT under load, median size of the error",
+                0.0,
+                float(np.median(size)),
+                "20 %",
+                bool(np.median(size) <= 0.2),
+                "",
+                note,
+            )
+        )
     return rows

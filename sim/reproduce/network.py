@@ -1,4 +1,5 @@
-"""The network beside independent simulators, closed forms and measured collectives: bars N1 to N4, and N6."""
+"""The network beside independent simulators, closed forms and measured collectives: bars N1 to N4,
+and N6."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ Progress = Callable[[float], None]
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
-    """Rows of the system `network`; those whose data is not beside the checkout say so and are not judged."""
+    """Rows of the system `network`; those whose data is not beside the checkout say so and are not
+    judged."""
     parts = [flows, closed_forms, peers, measured, switches]
     rows: list[Row] = []
     for number, part in enumerate(parts):
@@ -48,8 +50,8 @@ _absent = partial(absent, "network")
 def flows(quick: bool = False) -> list[Row]:
     """Finish times of SimGrid's max-min flows.
 
-    SimGrid's CM02 shares a link in inverse proportion to the latency of each flow's path, as TCP would; a flow without
-    latency has weight 1. That is a weight of ours.
+    SimGrid's CM02 shares a link in inverse proportion to the latency of each flow's path, as TCP
+    would; a flow without latency has weight 1. That is a weight of ours.
     """
     file = SHARED / "reference/maxmin_flows.json"
     if not file.exists():
@@ -62,11 +64,15 @@ def flows(quick: bool = False) -> list[Row]:
         latency = np.array([delay[route].sum() for route in routes])
         weight = np.where(latency > 0, 1 / np.where(latency > 0, latency, 1.0), 1.0)
         start, nbytes, end = (
-            np.array([float(f[key]) for f in case["flows"]]) for key in ("start_s", "bytes", "finish_s")
+            np.array([float(f[key]) for f in case["flows"]])
+            for key in ("start_s", "bytes", "finish_s")
         )
         ours = finish_times(wires, routes, start, latency, nbytes, weight)
         worst = float(np.abs(ours / end - 1).max())
-        what = f"case {number + 1}: {len(routes)} flows on {len(wires)} links, largest relative difference"
+        what = (
+            f"case {number + 1}: {len(routes)} flows on {len(wires)} links, largest "
+            "relative difference"
+        )
         rows.append(_row("N1", what, 0.0, worst, "1e-6", worst <= 1e-6, note="SimGrid 3.32, CM02"))
     return rows
 
@@ -81,7 +87,9 @@ IDLE: dict[str, Callable[[], Graph]] = {
     "4x4 torus": lambda: topology.build("torus", dims=(4, 4), **LINK),
     "4x4x4 torus": lambda: topology.build("torus", dims=(4, 4, 4), **LINK),
     "hypercube of 16": lambda: topology.build("hypercube", dimensions=4, **LINK),
-    "2 nodes of 8": lambda: topology.build("multi_node", nodes=2, chips=8, nic=LINK, spine=LINK, **LINK),
+    "2 nodes of 8": lambda: topology.build(
+        "multi_node", nodes=2, chips=8, nic=LINK, spine=LINK, **LINK
+    ),
     "fat tree of 16": lambda: topology.build("fat_tree", k=4, levels=2, **LINK),
 }
 # (rounds, bytes a rank sends / S) in a group of n on links of their own: the textbook.
@@ -104,7 +112,8 @@ TEXTBOOK: dict[tuple[str, str], Callable[[int], tuple[float, float]]] = {
 
 
 def closed_forms(quick: bool = False) -> list[Row]:
-    """Every collective by every algorithm, played and folded, on idle fabrics; and the textbook on a switch."""
+    """Every collective by every algorithm, played and folded, on idle fabrics; and the textbook on
+    a switch."""
     library = Library("test", 3e-6, 0.5e-6)
     rows = []
     for name, build in list(IDLE.items())[:: 3 if quick else 1]:
@@ -123,10 +132,14 @@ def closed_forms(quick: bool = False) -> list[Row]:
                         worst, forms = max(worst, abs(seconds / fold.seconds - 1)), forms + 1
                     else:
                         apart.append(seconds / fold.seconds - 1)
-        what = f"{name}: {forms} collectives in step, played against folded, largest relative difference"
+        what = (
+            f"{name}: {forms} collectives in step, played against folded, largest relative "
+            "difference"
+        )
         rows.append(_row("N2", what, 0.0, worst, "1e-9", worst <= 1e-9))
         what = (
-            f"{name}: {len(apart) - 1} collectives out of step, which have no closed form: played / folded estimate - 1"
+            f"{name}: {len(apart) - 1} collectives out of step, which have no closed form: "
+            "played / folded estimate - 1"
         )
         rows.append(_row("N2", what, None, f"{min(apart):.3f} to {max(apart):+.3f}", "", None))
     rows += _textbook(library, quick)
@@ -145,7 +158,9 @@ def _textbook(library: Library, quick: bool) -> Iterator[Row]:
             seconds = library.launch_s + rounds * (library.step_s + LINK["latency_s"]) + wire_s
             result = played(network, kind, n, nbytes)
             worst = max(worst, abs(result.seconds / seconds - 1))
-            bytes_off = max(bytes_off, float(np.abs(result.sent_bytes / (share * nbytes) - 1).max()))
+            bytes_off = max(
+                bytes_off, float(np.abs(result.sent_bytes / (share * nbytes) - 1).max())
+            )
     what = f"{len(TEXTBOOK)} textbook formulas on a switch of 2 to 64, largest relative difference"
     yield _row("N2", what, 0.0, worst, "1e-9", worst <= 1e-9)
     what = "bytes sent by each rank against the algorithm's, largest relative difference"
@@ -153,7 +168,8 @@ def _textbook(library: Library, quick: bool) -> Iterator[Row]:
 
 
 def _shared_fabric(library: Library, quick: bool) -> Iterator[Row]:
-    """With ever thinner uplinks in a two-level pod, no collective is quicker than its closed form on full ones."""
+    """With ever thinner uplinks in a two-level pod, no collective is quicker than its closed form
+    on full ones."""
     least = np.inf
     for oversubscription in (4.0,) if quick else (2.0, 4.0, 8.0):
         thin = {**LINK, "bytes_per_s": LINK["bytes_per_s"] / oversubscription}
@@ -162,7 +178,10 @@ def _shared_fabric(library: Library, quick: bool) -> Iterator[Row]:
         for kind in PLANS:
             for algorithm in PLANS[kind]:
                 network = Network(full, library, algorithm)
-                if PLANS[kind][algorithm].needs(network.members(16)) or not network.fold(kind, 16, 8e6).exact:
+                if (
+                    PLANS[kind][algorithm].needs(network.members(16))
+                    or not network.fold(kind, 16, 8e6).exact
+                ):
                     continue
                 seconds = played(Network(shared, library, algorithm), kind, 16, 8e6).seconds
                 least = min(least, seconds / network.fold(kind, 16, 8e6).seconds)
@@ -173,17 +192,26 @@ def _shared_fabric(library: Library, quick: bool) -> Iterator[Row]:
 # N3: a peer.
 
 PEER_LINK: dict[str, Any] = {"bytes_per_s": 50 * 2**30, "latency_s": 500e-9}
-# 10 ns at an endpoint for each message, and once more for the collective; 3 bytes of local traffic for each reduced.
+# 10 ns at an endpoint for each message, and once more for the collective; 3 bytes of local traffic
+# for each reduced.
 PEER_LIBRARY = Library("ASTRA-sim's options", 10e-9, step_s=10e-9, reduce_bytes_per_s=1600e9 / 3)
 _PEER_ALGORITHM = {
-    ("ring", "all_reduce"): "ring", ("ring", "all_gather"): "ring", ("ring", "reduce_scatter"): "ring",
-    ("ring", "all_to_all"): "ring", ("direct", "all_reduce"): "two_shot", ("direct", "all_gather"): "direct",
-    ("direct", "reduce_scatter"): "direct", ("direct", "all_to_all"): "direct",
-    ("halvingDoubling", "all_reduce"): "halving_doubling", ("halvingDoubling", "all_gather"): "recursive_doubling",
+    ("ring", "all_reduce"): "ring",
+    ("ring", "all_gather"): "ring",
+    ("ring", "reduce_scatter"): "ring",
+    ("ring", "all_to_all"): "ring",
+    ("direct", "all_reduce"): "two_shot",
+    ("direct", "all_gather"): "direct",
+    ("direct", "reduce_scatter"): "direct",
+    ("direct", "all_to_all"): "direct",
+    ("halvingDoubling", "all_reduce"): "halving_doubling",
+    ("halvingDoubling", "all_gather"): "recursive_doubling",
     ("halvingDoubling", "reduce_scatter"): "recursive_halving",
-    ("ring+ring", "all_reduce"): "multi_dimensional", ("ring+ring", "all_gather"): "multi_dimensional",
-    ("ring+ring", "reduce_scatter"): "multi_dimensional", ("ring+ring", "all_to_all"): "multi_dimensional",
-}  # fmt: skip
+    ("ring+ring", "all_reduce"): "multi_dimensional",
+    ("ring+ring", "all_gather"): "multi_dimensional",
+    ("ring+ring", "reduce_scatter"): "multi_dimensional",
+    ("ring+ring", "all_to_all"): "multi_dimensional",
+}
 
 
 def _peer_graph(vector: dict[str, str]) -> Graph:
@@ -192,15 +220,21 @@ def _peer_graph(vector: dict[str, str]) -> Graph:
         link = {**PEER_LINK, "latency_s": 2 * PEER_LINK["latency_s"]}
         stores = vector["backend"] == "Aware"
         return topology.build(
-            "switch", devices=sides[0], forwarding="store_and_forward" if stores else "cut_through", **link
+            "switch",
+            devices=sides[0],
+            forwarding="store_and_forward" if stores else "cut_through",
+            **link,
         )
     if vector["topology"] == "RingxRing":  # its first dimension is our fastest
         return topology.build("torus", dims=tuple(reversed(sides)), **PEER_LINK)
-    return topology.build({"Ring": "ring", "FullyConnected": "full_mesh"}[vector["topology"]], sides[0], **PEER_LINK)
+    return topology.build(
+        {"Ring": "ring", "FullyConnected": "full_mesh"}[vector["topology"]], sides[0], **PEER_LINK
+    )
 
 
 def peers(quick: bool = False) -> list[Row]:
-    """The collective vectors of ASTRA-sim's analytical backends, with its endpoint delay and local reduction."""
+    """The collective vectors of ASTRA-sim's analytical backends, with its endpoint delay and local
+    reduction."""
     file = SHARED / "reference/astra_sim_collectives.csv"
     if not file.exists():
         return _absent("N3", "ASTRA-sim's collective vectors", file)
@@ -214,24 +248,37 @@ def peers(quick: bool = False) -> list[Row]:
         if key not in networks:
             networks[key] = Network(_peer_graph(vector), PEER_LIBRARY, algorithm)
         chips = int(vector["npus"])
-        nbytes = float(vector["comm_size_bytes"]) * (chips if vector["collective"] == "all_gather" else 1)
+        nbytes = float(vector["comm_size_bytes"]) * (
+            chips if vector["collective"] == "all_gather" else 1
+        )
         seconds = played(networks[key], vector["collective"], chips, nbytes).seconds
-        if vector["algorithm"] == "halvingDoubling" and vector["collective"] in ("all_reduce", "reduce_scatter"):
+        if vector["algorithm"] == "halvingDoubling" and vector["collective"] in (
+            "all_reduce",
+            "reduce_scatter",
+        ):
             seconds -= nbytes / 2 / PEER_LIBRARY.reduce_bytes_per_s
         group = (vector["backend"], vector["topology"], vector["algorithm"])
         groups.setdefault(group, []).append(seconds / (float(vector["time_ns_max"]) * 1e-9) - 1)
     rows = []
     for (backend, shape, algorithm), errors in sorted(groups.items()):
         worst = float(np.abs(errors).max())
-        what = f"{shape}, {algorithm}, {backend.lower()} backend: {len(errors)} vectors, largest relative difference"
+        what = (
+            f"{shape}, {algorithm}, {backend.lower()} backend: {len(errors)} vectors, "
+            "largest relative difference"
+        )
         if (backend, shape, algorithm) == ("Aware", "Switch", "direct"):
             note = (
-                "differs on purpose: it serialises whole messages first come first served into the switch, ours share "
+                "differs on purpose: it serialises whole messages first come first served into "
+                "the switch, ours share "
                 "the port fairly, so that with store and forward all of them reach the switch late"
             )
             rows.append(_row("N3", what, 0.0, worst, "", None, note=note))
         else:
-            note = "less the reduction of the first message, which it does not charge" if "halving" in algorithm else ""
+            note = (
+                "less the reduction of the first message, which it does not charge"
+                if "halving" in algorithm
+                else ""
+            )
             rows.append(_row("N3", what, 0.0, worst, "1 %", worst <= 0.01, note=note))
     return rows
 
@@ -243,7 +290,8 @@ PODS = {"nccl": "dgx_h100", "nccl_a100": "dgx_a100", "rccl": "mi300x_platform"}
 
 
 def measured(quick: bool = False) -> list[Row]:
-    """Measured collectives against the catalogue's libraries on the fit's pods, as `auto` chooses and predicts them."""
+    """Measured collectives against the catalogue's libraries on the fit's pods, as `auto` chooses
+    and predicts them."""
     return [row for library in SOURCES for row in _measured(library)]
 
 
@@ -264,7 +312,9 @@ def _measured(name: str) -> Iterator[Row]:
     yield from _held_out(name, network, source.read(file), source.ranks)
 
 
-def _errors(name: str, network: Network, kind: str, own: list[Measured], unseen: np.ndarray) -> Iterator[Row]:
+def _errors(
+    name: str, network: Network, kind: str, own: list[Measured], unseen: np.ndarray
+) -> Iterator[Row]:
     barred = [row.kind == kind and (row.nbytes <= 2**29 or row.ranks > 8) for row in own]
     rows = [row for row, judged in zip(own, barred) if judged]
     errors = _relative(network, rows)
@@ -274,10 +324,21 @@ def _errors(name: str, network: Network, kind: str, own: list[Measured], unseen:
         name in ("nccl", "nccl_a100", "nccl_p5", "nccl_a3mega"),
     )
     what = f"{name}: {kind} of {rows[0].ranks} GPUs, {len(rows)} sizes, mean absolute error"
-    note = f"unseen size {left_out.mean():.1%} (worst {left_out.max():.0%}); worst here {errors.max():.0%}"
+    note = (
+        f"unseen size {left_out.mean():.1%} (worst {left_out.max():.0%}); worst here "
+        f"{errors.max():.0%}"
+    )
     fitted = "launch, step and efficiency of each way, to these rows"
-    yield _row("N4", what, 0.0, float(errors.mean()), f"{bar:.0%}", bool(errors.mean() <= bar) if published else None,
-               fitted, note)  # fmt: skip
+    yield _row(
+        "N4",
+        what,
+        0.0,
+        float(errors.mean()),
+        f"{bar:.0%}",
+        bool(errors.mean() <= bar) if published else None,
+        fitted,
+        note,
+    )
     if kind == "all_reduce" and name in ("nccl", "nccl_a100"):
         what = f"{name}: {kind} of {rows[0].ranks} GPUs, worst of {len(rows)} sizes"
         yield _row("N4", what, 0.0, float(errors.max()), "20 %", bool(errors.max() <= 0.2), fitted)
@@ -287,7 +348,11 @@ def _held_out(name: str, network: Network, table: list[Measured], ranks: int) ->
     """Smaller groups of the same machine: predictions."""
     for fewer in sorted({row.ranks for row in table if row.ranks < ranks}):
         for kind in dict.fromkeys(row.kind for row in table):
-            rows = [row for row in table if row.kind == kind and row.ranks == fewer and row.nbytes >= 8192]
+            rows = [
+                row
+                for row in table
+                if row.kind == kind and row.ranks == fewer and row.nbytes >= 8192
+            ]
             if rows:
                 errors = _relative(network, rows)
                 what = f"{name}: {kind} of {fewer} GPUs, {len(rows)} sizes, mean absolute error"

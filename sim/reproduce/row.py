@@ -1,4 +1,5 @@
-"""One line of a reproduction: what was published, what the model computes, and how far apart they may be."""
+"""One line of a reproduction: what was published, what the model computes, and how far apart they
+may be."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from typing import NamedTuple
 class Row(NamedTuple):
     """A published number or claim beside the simulated one.
 
-    `published` None: nobody published it; the row is there to be read, and `ok` None says that it is not judged.
-    `fitted` names the constants chosen so as to meet this very number; empty: the number is a prediction.
+    `published` None: nobody published it; the row is there to be read, and `ok` None says that it
+    is not judged. `fitted` names the constants chosen so as to meet this very number; empty: the
+    number is a prediction.
     """
 
     system: str

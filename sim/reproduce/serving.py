@@ -1,4 +1,5 @@
-"""Serving at fleet scale: both fidelities, peers' workload, prefix caches, queues, generated traces, vLLM runs."""
+"""Serving at fleet scale: both fidelities, peers' workload, prefix caches, queues, generated
+traces, vLLM runs."""
 
 from __future__ import annotations
 
@@ -9,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
+from sim.graph.parallel import Parallel
+from sim.graph.precision import Precision
 from sim.reproduce.host import RULES, Host, one_replica
 from sim.reproduce.row import Row, absent
 from sim.results.metrics import metrics
 from sim.serving.fleet import POLICIES, ROUTERS, Rules, replica_of
-from sim.workload.columns import Columns
-from sim.workload.parallel import Parallel
-from sim.workload.precision import Precision
-from sim.workload.stream import gathered
-from sim.workload.synthesis import calibrated, generated
-from sim.workload.trace_stream import open_trace
+from sim.traces.columns import Columns
+from sim.traces.reading import open_trace
+from sim.traces.stream import gathered
+from sim.traces.synthesis import calibrated, generated
 
 REQUESTS, RUNS = Path("../shared/data/requests"), Path("../shared/data/end_to_end")
 AZURE = REQUESTS / "AzureLLMInferenceTrace_conv.csv.gz"
@@ -27,7 +28,8 @@ Progress = Callable[[float], None]
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
-    """Rows of the system `serving`; those whose data is not beside the checkout say so and are not judged."""
+    """Rows of the system `serving`; those whose data is not beside the checkout say so and are not
+    judged."""
     parts = [fidelities, peers, prefix_cache, queues, traces, engine_runs]
     rows: list[Row] = []
     for number, part in enumerate(parts):
@@ -44,7 +46,8 @@ _absent = partial(absent, "serving")
 
 
 def fidelities(quick: bool = False) -> list[Row]:
-    """Every request's first and last token at both fidelities, on conversations of the Azure trace."""
+    """Every request's first and last token at both fidelities, on conversations of the Azure
+    trace."""
     what = "largest relative difference of step and op in first- and last-token times"
     if not AZURE.exists():
         return _absent("V1", what, AZURE)
@@ -55,19 +58,27 @@ def fidelities(quick: bool = False) -> list[Row]:
         ("PRESERVE", ("preserve",), columns, one_replica("prefill_first", 64, 8192, tokens), RULES),
         ("chunked prefill", (), columns, one_replica("chunked", 64, 512, tokens), RULES),
         ("preemption", (), columns, one_replica("chunked", 64, 2048, 6_000), RULES),
-        ("prefix caching", (), _with_prefixes(columns), one_replica("chunked", 64, 2048, 40_000),
-         RULES._replace(unit_tokens=64)),
-    ]  # fmt: skip
+        (
+            "prefix caching",
+            (),
+            _with_prefixes(columns),
+            one_replica("chunked", 64, 2048, 40_000),
+            RULES._replace(unit_tokens=64),
+        ),
+    ]
     rows = []
     for name, techniques, asked, replica, rules in cases:
         host = Host("atlas_800t_a2", "llama3-8b", Parallel(2), techniques)
         step, op = host.serve(asked, replica, rules), host.serve(asked, replica, rules, op=True)
         worst = 0.0
         for column in ("first_token_s", "last_token_s"):
-            worst = max(worst, _most_apart(getattr(step.requests, column), getattr(op.requests, column)))
+            worst = max(
+                worst, _most_apart(getattr(step.requests, column), getattr(op.requests, column))
+            )
         assert step.serving is not None
         note = (
-            f"{len(asked)} requests, {step.serving.preemptions} preemptions, {step.serving.blocks_found} blocks found"
+            f"{len(asked)} requests, {step.serving.preemptions} preemptions, "
+            f"{step.serving.blocks_found} blocks found"
         )
         rows.append(_row("V1", f"{name}: {what}", 0.0, worst, "1e-6", worst <= 1e-6, note=note))
     return rows
@@ -78,14 +89,21 @@ def _most_apart(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _with_prefixes(columns: Columns) -> Columns:
-    """The recording names no prefixes: here each request begins with one of eight long system prompts."""
+    """The recording names no prefixes: here each request begins with one of eight long system
+    prompts."""
     count = columns.prompt_tokens // 64
     family = np.random.default_rng(0).integers(0, 8, len(columns))
     edges = np.concatenate([[0], np.cumsum(count)])
     place = np.arange(edges[-1]) - np.repeat(edges[:-1], count)
     own = 1000 + np.arange(edges[-1])
     blocks = np.where(place < 12, np.repeat(family, count) * 12 + place, own)
-    return Columns(columns.arrival_s, columns.prompt_tokens, columns.output_tokens, block_from=edges, blocks=blocks)
+    return Columns(
+        columns.arrival_s,
+        columns.prompt_tokens,
+        columns.output_tokens,
+        block_from=edges,
+        blocks=blocks,
+    )
 
 
 # V3: the workload on which peers were measured.
@@ -98,21 +116,32 @@ _PEERS = (
 
 
 def peers(quick: bool = False) -> list[Row]:
-    """10,000 conversations on Llama-2-7B and one A100: what two simulators say, which disagree, and we."""
+    """10,000 conversations on Llama-2-7B and one A100: what two simulators say, which disagree, and
+    we."""
     what = "Llama-2-7B on one A100, chunked prefill 512"
     if not AZURE.exists():
         return _absent("V3", what, AZURE)
     recorded = gathered(open_trace(AZURE, limit=1000 if quick else 10_000))
     prompt = np.minimum(recorded.prompt_tokens, 4095)
     gaps = np.random.default_rng(0).exponential(0.25, len(recorded))
-    asked = Columns(np.cumsum(gaps) - gaps[0], prompt, np.minimum(recorded.output_tokens, 4096 - prompt))
+    asked = Columns(
+        np.cumsum(gaps) - gaps[0], prompt, np.minimum(recorded.output_tokens, 4096 - prompt)
+    )
     host = Host("dgx_a100", "llama2-7b")
     found = metrics(host.serve(asked, one_replica("chunked", 128, 512, host.kv_tokens(512))))
     return [
-        _row("V3", f"{what}: {name}, {peer}", value, found[key], "read beside", None,
-             note="decode beside prefill chunks, blocks paged, no time for the engine itself")
-        for key, name, values in _PEERS for peer, value in values.items()
-    ]  # fmt: skip
+        _row(
+            "V3",
+            f"{what}: {name}, {peer}",
+            value,
+            found[key],
+            "read beside",
+            None,
+            note="decode beside prefill chunks, blocks paged, no time for the engine itself",
+        )
+        for key, name, values in _PEERS
+        for peer, value in values.items()
+    ]
 
 
 # V4: prefix caches.
@@ -123,18 +152,29 @@ _HITS = {1_000: 4.5, 5_000: 11.0, 10_000: 21.1, 30_000: 32.6, 50_000: 35.5, 100_
 def prefix_cache(quick: bool = False) -> list[Row]:
     """Hit rates of the Mooncake conversations in the engine's prefix cache, one request at a time.
 
-    The published rates count the last block of a prompt, which is not full, as a block: so do the rows by capacity,
-    where prompts are rounded up to whole blocks. The engine itself shares full blocks only, as the last row does.
+    The published rates count the last block of a prompt, which is not full, as a block: so do the
+    rows by capacity, where prompts are rounded up to whole blocks. The engine itself shares full
+    blocks only, as the last row does.
     """
     if not MOONCAKE.exists():
         return _absent("V4", "prefix-cache hits", MOONCAKE)
     recorded = gathered(open_trace(MOONCAKE))
     assert recorded.block_from is not None
     count = len(recorded)
-    apart = Columns(np.arange(count) * 1e4, recorded.prompt_tokens, np.ones(count, np.int64),
-                    block_from=recorded.block_from, blocks=recorded.blocks)  # fmt: skip
-    whole = Columns(apart.arrival_s, np.diff(recorded.block_from) * 512 + 1, apart.output_tokens,
-                    block_from=apart.block_from, blocks=apart.blocks)  # fmt: skip
+    apart = Columns(
+        np.arange(count) * 1e4,
+        recorded.prompt_tokens,
+        np.ones(count, np.int64),
+        block_from=recorded.block_from,
+        blocks=recorded.blocks,
+    )
+    whole = Columns(
+        apart.arrival_s,
+        np.diff(recorded.block_from) * 512 + 1,
+        apart.output_tokens,
+        block_from=apart.block_from,
+        blocks=apart.blocks,
+    )
     host, rows = Host("dgx_a100", "smollm2-135m"), []
     rules = RULES._replace(unit_tokens=512, tail_first=False)
     for capacity, published in _HITS.items():
@@ -142,7 +182,16 @@ def prefix_cache(quick: bool = False) -> list[Row]:
         what = f"block hits, LRU of {capacity:,} blocks, %"
         rows.append(_row("V4", what, published, found, "0.5 points", abs(found - published) <= 0.5))
     found = _hits(host, apart, 300_000, rules)["prefix_hit_rate"] * 100
-    rows.append(_row("V4", "token hits, endless cache, %", 37.4, found, "0.5 points", abs(found - 37.4) <= 0.5))
+    rows.append(
+        _row(
+            "V4",
+            "token hits, endless cache, %",
+            37.4,
+            found,
+            "0.5 points",
+            abs(found - 37.4) <= 0.5,
+        )
+    )
     return rows
 
 
@@ -156,15 +205,26 @@ def _hits(host: Host, columns: Columns, blocks: int, rules: Rules) -> dict[str, 
 
 
 def queues(quick: bool = False) -> list[Row]:
-    """Mean waiting of requests of equal length that are served one at a time, against M/D/1 and M/D/3 queues."""
-    host, rules, rows = Host("dgx_a100", "llama2-7b"), RULES._replace(router=ROUTERS["least_work"]), []
+    """Mean waiting of requests of equal length that are served one at a time, against M/D/1 and
+    M/D/3 queues."""
+    host, rules, rows = (
+        Host("dgx_a100", "llama2-7b"),
+        RULES._replace(router=ROUTERS["least_work"]),
+        [],
+    )
     count = 100_000 if quick else 1_000_000
 
     def waits(arrival_s: np.ndarray, servers: int) -> np.ndarray:
         same = np.full(len(arrival_s), 100)
-        replicas = np.concatenate([replica_of(POLICIES["prefill_first"], 1, 512, 16, 1000)] * servers)
-        found = host.serve(Columns(arrival_s, same, np.ones_like(same)), replicas.view(np.recarray), rules).requests
-        return np.stack([found.scheduled_s - found.arrival_s, found.last_token_s - found.scheduled_s])
+        replicas = np.concatenate(
+            [replica_of(POLICIES["prefill_first"], 1, 512, 16, 1000)] * servers
+        )
+        found = host.serve(
+            Columns(arrival_s, same, np.ones_like(same)), replicas.view(np.recarray), rules
+        ).requests
+        return np.stack(
+            [found.scheduled_s - found.arrival_s, found.last_token_s - found.scheduled_s]
+        )
 
     service_s = float(waits(np.zeros(1), 1)[1, 0])
     for servers, load in ((1, 0.3), (1, 0.7), (3, 0.7)):
@@ -172,16 +232,20 @@ def queues(quick: bool = False) -> list[Row]:
         found = float(waits(np.cumsum(gaps), servers)[0].mean())
         due = md_c_waiting(load, servers, service_s)
         what = f"M/D/{servers}, load {load:g}, {count:,} requests: mean waiting, s"
-        rows.append(_row("V5", what, due, found, "2 %", abs(found / due - 1) <= 0.02, note="Crommelin 1932"))
+        rows.append(
+            _row("V5", what, due, found, "2 %", abs(found / due - 1) <= 0.02, note="Crommelin 1932")
+        )
     return rows
 
 
 def md_c_waiting(load: float, servers: int, service_s: float) -> float:
-    """Mean wait of M/D/c in the long run: the number present a service time later is what exceeds `servers` now and
-    who has come since (Crommelin 1932), iterated to its steady state."""
+    """Mean wait of M/D/c in the long run: the number present a service time later is what exceeds
+    `servers` now and who has come since (Crommelin 1932), iterated to its steady state."""
     size = 400
     steps = np.arange(size)
-    arrivals = np.exp(steps * np.log(load * servers) - load * servers - np.cumsum(np.log(np.maximum(steps, 1))))
+    arrivals = np.exp(
+        steps * np.log(load * servers) - load * servers - np.cumsum(np.log(np.maximum(steps, 1)))
+    )
     present = np.eye(1, size)[0]
     for _ in range(5000):
         left = np.concatenate([[present[: servers + 1].sum()], present[servers + 1 :]])
@@ -193,7 +257,8 @@ def md_c_waiting(load: float, servers: int, service_s: float) -> float:
 
 
 def traces(quick: bool = False) -> list[Row]:
-    """A trace generated after a recorded one: rate, CV of the gaps, and quantiles of the lengths."""
+    """A trace generated after a recorded one: rate, CV of the gaps, and quantiles of the
+    lengths."""
     rows: list[Row] = []
     for file in (AZURE, MOONCAKE):
         if not file.exists():
@@ -205,7 +270,17 @@ def traces(quick: bool = False) -> list[Row]:
         worst = max(true, key=lambda name: abs(simulated[name] / true[name] - 1))
         off = abs(simulated[worst] / true[worst] - 1)
         what = f"{file.name.split('.')[0]}: largest relative error of a generated trace, in {worst}"
-        rows.append(_row("V6", what, 0.0, off, "5 %", off <= 0.05, note="the generator is fitted to the recording"))
+        rows.append(
+            _row(
+                "V6",
+                what,
+                0.0,
+                off,
+                "5 %",
+                off <= 0.05,
+                note="the generator is fitted to the recording",
+            )
+        )
     return rows
 
 
@@ -229,28 +304,51 @@ _ENGINES = (
 
 
 def engine_runs(quick: bool = False) -> list[Row]:
-    """Two runs of vLLM, with its settings, on a card that knows nothing of them but kernels' times."""
+    """Two runs of vLLM, with its settings, on a card that knows nothing of them but kernels'
+    times."""
     rows: list[Row] = []
     for name, host, judged in _ENGINES:
-        file, settings = RUNS / f"RTXPRO6000__{name}__vllm__requests.jsonl", RUNS / f"vllm_e2e__RTXPRO6000__{name}__"
+        file, settings = (
+            RUNS / f"RTXPRO6000__{name}__vllm__requests.jsonl",
+            RUNS / f"vllm_e2e__RTXPRO6000__{name}__",
+        )
         what = f"vLLM, {name} on {host.parallel.ranks} x RTX PRO 6000"
         if not file.exists():
             rows += _absent("V7", what, file)
             continue
         engine = json.loads(Path(f"{settings}vllm__meta.json").read_text())["engine_kwargs"]
-        memory = json.loads(Path(f"{settings}config.json").read_text())["nodes"][0]["instances"][0]["npu_mem"]
+        memory = json.loads(Path(f"{settings}config.json").read_text())["nodes"][0]["instances"][0][
+            "npu_mem"
+        ]
         tokens = engine["max_num_batched_tokens"]
-        replica = one_replica("chunked", engine["max_num_seqs"], tokens, host.kv_tokens(tokens, memory["mem_util"]))
+        replica = one_replica(
+            "chunked", engine["max_num_seqs"], tokens, host.kv_tokens(tokens, memory["mem_util"])
+        )
         found = metrics(host.serve(gathered(open_trace(file)), replica))
-        link = "" if host.parallel.ranks == 1 else "; the link is that of the run's config.json" if judged else (
-            "; were the GPUs to read each other's memory, as others measured it: no part of the bar"
-        )  # fmt: skip
+        link = (
+            ""
+            if host.parallel.ranks == 1
+            else "; the link is that of the run's config.json"
+            if judged
+            else (
+                "; were the GPUs to read each other's memory, as others measured it: no part "
+                "of the bar"
+            )
+        )
         for key, measured in _stamps(file).items():
             off = found[key] / measured - 1
-            rows.append(_row(
-                "V7", f"{what}: {key}", measured, found[key], "15 %", abs(off) <= 0.15 if judged else None,
-                "kernels only", f"{100 * off:+.1f} %; no time for the engine itself, no prefix shared{link}",
-            ))  # fmt: skip
+            rows.append(
+                _row(
+                    "V7",
+                    f"{what}: {key}",
+                    measured,
+                    found[key],
+                    "15 %",
+                    abs(off) <= 0.15 if judged else None,
+                    "kernels only",
+                    f"{100 * off:+.1f} %; no time for the engine itself, no prefix shared{link}",
+                )
+            )
     return rows
 
 
@@ -258,7 +356,8 @@ def _stamps(file: Path) -> dict[str, float]:
     """Means and makespan of a recorded run."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     queued, first, last = (
-        np.array([row[f"{name}_ts"] for row in rows]) for name in ("queued", "first_token", "last_token")
+        np.array([row[f"{name}_ts"] for row in rows])
+        for name in ("queued", "first_token", "last_token")
     )
     tokens = np.array([row["output_toks"] for row in rows])
     return {

@@ -1,17 +1,27 @@
-"""Published numbers of SOSA (arXiv 2203.11540): those that its artifact's simulator prints, and those of its figures.
+"""Published numbers of SOSA (arXiv 2203.11540): those that its artifact's simulator prints, and
+those of its figures.
 
-Integers are the simulator's; those marked REBUILT come from a re-implementation of its rules whose throughput is the
-figures' to every printed digit.
+Integers are the simulator's; those marked REBUILT come from a re-implementation of its rules whose
+throughput is the figures' to every printed digit.
 """
 
 from __future__ import annotations
 
 NETWORKS_OF_THE_MAIN_TABLE = (
-    "bert_medium", "bert_base", "bert_large", "densenet121", "densenet169", "densenet201",
-    "inception_v3", "resnet50", "resnet101", "resnet152",
-)  # fmt: skip
+    "bert_medium",
+    "bert_base",
+    "bert_large",
+    "densenet121",
+    "densenet169",
+    "densenet201",
+    "inception_v3",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+)
 
-# S1. By network on 256 pods of 32 x 32: cycles, last main round, last round of additions, stalls, tile ops.
+# S1. By network on 256 pods of 32 x 32: cycles, last main round, last round of additions, stalls,
+# tile ops.
 RUNS = {
     "resnet50": (35442, 1019, 1025, 1637, 241472),
     "bert_medium": (30120, 936, 944, 204, 112768),
@@ -73,7 +83,19 @@ AT_400_W = {
     (128, 128, 32): (177.5, 268.6, 312.0, 135.9, 111.3, 110.1, 287.6, 469.5, 389.8, 381.3, 205.0),
     (256, 256, 8): (208.4, 262.3, 360.7, 108.2, 93.0, 91.2, 222.3, 399.4, 376.2, 376.0, 183.0),
     (512, 512, 1): (266.0, 238.2, 296.7, 109.8, 106.6, 117.4, 184.3, 274.4, 387.1, 433.3, 191.3),
-    (20, 32, 256): (286.9, 388.4, 418.6, 260.4, 222.5, 225.6, 425.3, 518.4, 515.8, 516.7, 340.5),  # revision of 2022
+    (20, 32, 256): (
+        286.9,
+        388.4,
+        418.6,
+        260.4,
+        222.5,
+        225.6,
+        425.3,
+        518.4,
+        515.8,
+        516.7,
+        340.5,
+    ),  # revision of 2022
 }
 
 # S3. TOPS/W over rows and columns: the best size, its value and pods; then squares, and 20 x 32.
@@ -89,7 +111,8 @@ AT_20_X_32 = {"CNN": 1.341, "BERT": 0.932}
 IMAGES = (224, 256, 299)
 LENGTHS = (10, 20, 40, 60, 80, 100, 200, 300, 400, 500)
 
-# S4. By interconnect and pods: harmonic mean of the ten networks, TOPS as simulated, and peak power, W.
+# S4. By interconnect and pods: harmonic mean of the ten networks, TOPS as simulated, and peak
+# power, W.
 POD_COUNTS = (32, 64, 128, 256)
 INTERCONNECTS = {
     "butterfly_1": ((52.30, 94.50, 154.58, 188.34), (30.6, 61.5, 123.7, 248.9)),
@@ -112,5 +135,12 @@ TOGETHER = {
     8: (503.49, 481.24, 455.74),
 }
 
-# S7. By KiB of a bank: throughput of ResNet-152, batch 8, over that with large banks; MiB from memory.
-BANKS = {64: (0.711, 583.0), 128: (0.880, 234.0), 256: (1.0, 58.3), 512: (1.0, 58.0), 1024: (1.0, 57.8)}
+# S7. By KiB of a bank: throughput of ResNet-152, batch 8, over that with large banks; MiB from
+# memory.
+BANKS = {
+    64: (0.711, 583.0),
+    128: (0.880, 234.0),
+    256: (1.0, 58.3),
+    512: (1.0, 58.0),
+    1024: (1.0, 57.8),
+}

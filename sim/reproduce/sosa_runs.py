@@ -1,4 +1,5 @@
-"""Runs of pod arrays as SOSA's authors set them up: images of 299 pixels, 100 tokens, with or without their habits."""
+"""Runs of pod arrays as SOSA's authors set them up: images of 299 pixels, 100 tokens, with or
+without their habits."""
 
 from __future__ import annotations
 
@@ -8,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.dnn.bert import bert
+from sim.dnn.gemms import Dnn
+from sim.dnn.known import dnn
 from sim.reproduce.sosa_rows import NETWORKS_OF_THE_MAIN_TABLE as TEN
+from sim.systolic.interconnect import network
 from sim.systolic.machine import Machine, harmonic_mean
-from sim.systolic.networks import network
 from sim.systolic.schedule import Schedule, schedule
 from sim.systolic.timing import ops_per_s, simulate
-from sim.workload.bert import bert
-from sim.workload.dnn import dnn
-from sim.workload.gemms import Dnn
 
 BANK = 256 << 10
 Array = tuple[int, int, int]  # rows, columns, pods
@@ -36,7 +37,9 @@ class Case(NamedTuple):
 class Run(NamedTuple):
     """What came of it."""
 
-    counts: tuple[int, int, int, int, int]  # cycles, last main round, last round of additions, stalls, tile ops
+    counts: tuple[
+        int, int, int, int, int
+    ]  # cycles, last main round, last round of additions, stalls, tile ops
     tops: float
     dram_bytes: int
 
@@ -49,7 +52,8 @@ def clean(name: str, machine: Machine, twice: bool = False) -> Case:
 @cache
 def run(case: Case) -> Run:
     """Schedules and times it."""
-    # Neither latency nor the size of a bank moves a tile op: networks without conflicts share a schedule, banks too.
+    # Neither latency nor the size of a bank moves a tile op: networks without conflicts share a
+    # schedule, banks too.
     kind = "crossbar" if case.machine.network == "benes_copy" else case.machine.network
     placed = replace(case.machine, network=kind, bank_bytes=max(case.machine.bank_bytes, BANK))
     made = replace(
@@ -77,11 +81,14 @@ def _net(name: str, case: Case) -> Dnn:
 
 
 def machine_of(array: Array) -> Machine:
-    """Of the main table: with few pods the authors enlarge the banks, and keep the energy of a small one."""
+    """Of the main table: with few pods the authors enlarge the banks, and keep the energy of a
+    small one."""
     rows, cols, pods = array
     return Machine(rows, cols, pods, bank_bytes=BANK * max(128 // pods, 1))
 
 
 def mean_tops(machine: Machine, partition: int | None = None) -> float:
     """Harmonic mean of the ten networks."""
-    return float(harmonic_mean(np.array([run(Case((name,), machine, partition)).tops for name in TEN])))
+    return float(
+        harmonic_mean(np.array([run(Case((name,), machine, partition)).tops for name in TEN]))
+    )

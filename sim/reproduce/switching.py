@@ -1,9 +1,11 @@
-"""N6: what a fabric does when it is idle and when it jams, beside BookSim's cycles and the textbook's loads.
+"""N6: what a fabric does when it is idle and when it jams, beside BookSim's cycles and the
+textbook's loads.
 
-Claimed: the zero-load latency of BookSim's butterflies, meshes, tori and fat trees (its law holds for our hops), and
-the saturation of permutation traffic, 1 / greatest link load. Not claimed: the queueing in between, nor where uniform
-random traffic saturates: our flows share links fairly and have no buffers, virtual channels or allocators to fill.
-Dally and Towles: Principles and Practices of Interconnection Networks (2004).
+Claimed: the zero-load latency of BookSim's butterflies, meshes, tori and fat trees (its law holds
+for our hops), and the saturation of permutation traffic, 1 / greatest link load. Not claimed: the
+queueing in between, nor where uniform random traffic saturates: our flows share links fairly and
+have no buffers, virtual channels or allocators to fill. Dally and Towles: Principles and Practices
+of Interconnection Networks (2004).
 """
 
 from __future__ import annotations
@@ -43,13 +45,16 @@ class Fabric(NamedTuple):
         """The same network of ours: links of 1 flit a cycle, 4 cycles a hop (a torus: 5)."""
         link: dict[str, Any] = LINK | {"latency_s": 5.0 if self.kind == "torus" else 4.0}
         if self.kind in ("mesh", "torus"):
-            return Wires(topology.build(self.kind, dims=(self.k,) * self.n, routing=routing, **link))
+            return Wires(
+                topology.build(self.kind, dims=(self.k,) * self.n, routing=routing, **link)
+            )
         if self.kind == "fly":
             return Wires(topology.build("butterfly", k=self.k, n=self.n, routing=routing, **link))
         return Wires(topology.build("fat_tree", k=self.k, levels=self.n, routing=routing, **link))
 
     def router_hops(self) -> Ints:
-        """By pair of chips, routers on the way.  A chip draws itself too, and then crosses its router, or the fly."""
+        """By pair of chips, routers on the way.  A chip draws itself too, and then crosses its
+        router, or the fly."""
         wires = self.wires()
         source, target = traffic.all_to_all(wires.chips, itself=True)
         ways = routes(wires, source, target, itself=True)
@@ -64,7 +69,8 @@ class Fabric(NamedTuple):
 
 
 def zero_load_cycles(hops: Hops, flits: int, kind: str) -> Hops:
-    """BookSim's latency of a packet that meets no other: 4 cycles a router, 2 at the ends, and its further flits.
+    """BookSim's latency of a packet that meets no other: 4 cycles a router, 2 at the ends, and its
+    further flits.
 
     A torus takes a cycle more for every wire between routers.
     """
@@ -72,7 +78,8 @@ def zero_load_cycles(hops: Hops, flits: int, kind: str) -> Hops:
 
 
 def rows(data_folder: Path, quick: bool = False) -> list[Row]:
-    """All of N6; `data_folder` is `shared`, or the folder in it with BookSim's results.  `quick`: small networks."""
+    """All of N6; `data_folder` is `shared`, or the folder in it with BookSim's results.  `quick`:
+    small networks."""
     return [*_zero_load(data_folder), *_butterflies(quick), *_textbook(quick)]
 
 
@@ -87,7 +94,9 @@ def _zero_load(data_folder: Path) -> Iterator[Row]:
     fabrics = {Fabric(line["topology"], int(line["k"]), int(line["n"])): None for line in stable}
     worst = 0.0
     for fabric in fabrics:
-        mine = [line for line in stable if (line["topology"], int(line["k"]), int(line["n"])) == fabric]
+        mine = [
+            line for line in stable if (line["topology"], int(line["k"]), int(line["n"])) == fabric
+        ]
         hops = fabric.router_hops()
         worst = max(worst, _played_off(fabric, hops))
         packets = np.array([_packets(line) for line in mine])
@@ -97,11 +106,24 @@ def _zero_load(data_folder: Path) -> Iterator[Row]:
         tolerance = "exact" if exact else f"{NOISE:g} standard errors of each of {len(mine)} runs"
         note = "" if exact else f"worst run {off.max():.1f} standard errors off"
         mean = round(float((sampled * packets).sum() / packets.sum()), 4)
-        yield _row(f"{fabric}: routers on the way, uniform traffic", mean, round(float(hops.mean()), 4), tolerance,
-                   bool((off <= NOISE).all()), note)  # fmt: skip
+        yield _row(
+            f"{fabric}: routers on the way, uniform traffic",
+            mean,
+            round(float(hops.mean()), 4),
+            tolerance,
+            bool((off <= NOISE).all()),
+            note,
+        )
         yield from _latency(fabric, mine, float(hops.mean()))
-    yield _row("all pairs of all 13 networks: latency of our idle links (4 cycles a wire, torus 5, 1 flit a cycle, a "
-               "fixed cost at the ends) less BookSim's law", 0.0, worst, "exact", worst == 0)  # fmt: skip
+    yield _row(
+        "all pairs of all 13 networks: latency of our idle links (4 cycles a wire, torus 5, 1 "
+        "flit a cycle, a "
+        "fixed cost at the ends) less BookSim's law",
+        0.0,
+        worst,
+        "exact",
+        worst == 0,
+    )
 
 
 def _latency(fabric: Fabric, lines: list[dict[str, str]], hops: float) -> Iterator[Row]:
@@ -109,27 +131,38 @@ def _latency(fabric: Fabric, lines: list[dict[str, str]], hops: float) -> Iterat
     for flits in sorted({int(line["packet_size_flits"]) for line in lines}):
         runs = [line for line in lines if int(line["packet_size_flits"]) == flits]
         above = [
-            float(line["packet_latency_avg_cycles"]) - zero_load_cycles(float(line["hops_avg"]), flits, fabric.kind)
+            float(line["packet_latency_avg_cycles"])
+            - zero_load_cycles(float(line["hops_avg"]), flits, fabric.kind)
             for line in runs
         ]
-        first = min(range(len(runs)), key=lambda i: (float(runs[i]["injection_rate_flits_node_cycle"]), above[i]))
+        first = min(
+            range(len(runs)),
+            key=lambda i: (float(runs[i]["injection_rate_flits_node_cycle"]), above[i]),
+        )
         printed = float(runs[first]["packet_latency_avg_cycles"])
         law = zero_load_cycles(float(runs[first]["hops_avg"]), flits, fabric.kind)
         yield _row(
-            f"{fabric}, {flits}-flit packets: cycles at load {runs[first]['injection_rate_flits_node_cycle']}", printed,
-            round(law, 4), f"law <= BookSim <= law + {QUEUEING:.0%} of queueing; no run at any load below the law",
-            min(above) >= -5e-5 * zero_load_cycles(hops, flits, fabric.kind) and printed <= law * (1 + QUEUEING),
+            f"{fabric}, {flits}-flit packets: cycles at load "
+            f"{runs[first]['injection_rate_flits_node_cycle']}",
+            printed,
+            round(law, 4),
+            f"law <= BookSim <= law + {QUEUEING:.0%} of queueing; no run at any load below the law",
+            min(above) >= -5e-5 * zero_load_cycles(hops, flits, fabric.kind)
+            and printed <= law * (1 + QUEUEING),
             note=f"law at the {runs[first]['hops_avg']} hops drawn; at our mean of {hops:.4f}: "
-                 f"{zero_load_cycles(hops, flits, fabric.kind):.4f}",
-        )  # fmt: skip
+            f"{zero_load_cycles(hops, flits, fabric.kind):.4f}",
+        )
 
 
 def _played_off(fabric: Fabric, hops: Ints, flits: int = 4) -> float:
-    """Most that an idle message of ours and the law differ, ends set apart: their cost is one number for a network."""
+    """Most that an idle message of ours and the law differ, ends set apart: their cost is one
+    number for a network."""
     wires = fabric.wires()
     source, target = traffic.all_to_all(wires.chips)
     legs = routes(wires, source, target).legs
-    ends = 5 if fabric.kind in ("mesh", "torus") else -3  # a terminal's wire is charged as a hop, and costs 1 cycle
+    ends = (
+        5 if fabric.kind in ("mesh", "torus") else -3
+    )  # a terminal's wire is charged as a hop, and costs 1 cycle
     law = zero_load_cycles(hops.reshape(wires.chips, -1)[source, target], flits, fabric.kind)
     return float(np.abs(legs.latency_s + flits / 1.0 + ends - law).max())
 
@@ -142,18 +175,24 @@ def _packets(line: dict[str, str]) -> float:
 def fly_load(k: int, n: int, pattern: str) -> int:
     """Most messages of a permutation on one wire of a k-ary n-fly, counted without a graph.
 
-    After stage j a wire is known by the j + 1 high digits of the target and the n - 1 - j low ones of the source.
+    After stage j a wire is known by the j + 1 high digits of the target and the n - 1 - j low ones
+    of the source.
     """
     source = np.arange(k**n)
     target = traffic.PERMUTATIONS[pattern](k**n)
     return max(
-        int(np.bincount(target // k ** (n - 1 - j) * k ** (n - 1 - j) + source % k ** (n - 1 - j)).max())
+        int(
+            np.bincount(
+                target // k ** (n - 1 - j) * k ** (n - 1 - j) + source % k ** (n - 1 - j)
+            ).max()
+        )
         for j in range(n)
     )
 
 
 def played_rate(wires: Wires, source: Ints, target: Ints) -> float:
-    """The slowest of equal long messages that start together and share all wires, played: flits per cycle."""
+    """The slowest of equal long messages that start together and share all wires, played: flits per
+    cycle."""
     ways = routes(wires, source, target, itself=True)
     starts = ways.legs.first[ways.first]
     crossed = [ways.legs.capacities[a:b].tolist() for a, b in pairwise(starts)]
@@ -173,10 +212,14 @@ def _butterflies(quick: bool) -> Iterator[Row]:
             drawn = traffic.saturation(wires, source, permuted(wires.chips))
             played = played_rate(wires, source, permuted(wires.chips))
             yield _row(
-                f"{k}-ary {n}-fly, {pattern}: saturation", f"1/{load}", f"{drawn:.6g}; played {played:.6g}",
-                "1 / greatest link load, to 1e-12", max(abs(drawn * load - 1), abs(played * load - 1)) < 1e-12,
-                note="published: counted from the digits that name a wire; simulated: on the graph, and by playing it",
-            )  # fmt: skip
+                f"{k}-ary {n}-fly, {pattern}: saturation",
+                f"1/{load}",
+                f"{drawn:.6g}; played {played:.6g}",
+                "1 / greatest link load, to 1e-12",
+                max(abs(drawn * load - 1), abs(played * load - 1)) < 1e-12,
+                note="published: counted from the digits that name a wire; simulated: on the "
+                "graph, and by playing it",
+            )
 
 
 def _textbook(quick: bool) -> Iterator[Row]:
@@ -184,27 +227,49 @@ def _textbook(quick: bool) -> Iterator[Row]:
     for k in (4, 8) if quick else (4, 8, 16):
         wires = Fabric("mesh", k, 2).wires()
         for pattern, load, why in (
-            ("transpose", k - 1, "row y turns into the other axis at the diagonal: y messages from one side"),
-            ("bit_reverse", k - 1, "all of row y turn at column reverse(y), of the last row at the last column"),
+            (
+                "transpose",
+                k - 1,
+                "row y turns into the other axis at the diagonal: y messages from one side",
+            ),
+            (
+                "bit_reverse",
+                k - 1,
+                "all of row y turn at column reverse(y), of the last row at the last column",
+            ),
             ("bit_complement", k // 2, "half a row crosses its middle"),
             (
                 "shuffle",
                 k // 2,
-                "a column takes two messages from each row of one half, and half of these k cross its middle",
+                "a column takes two messages from each row of one half, and half of these k "
+                "cross its middle",
             ),
         ):
             found = _load(wires, pattern)
-            yield _row(f"{k} x {k} mesh, XY, {pattern}: most messages on a link", load, found, "exact",
-                       found == load, note=why)  # fmt: skip
+            yield _row(
+                f"{k} x {k} mesh, XY, {pattern}: most messages on a link",
+                load,
+                found,
+                "exact",
+                found == load,
+                note=why,
+            )
     for k, n in ((4, 2), (2, 4)) if quick else ((4, 2), (2, 4), (4, 3), (2, 6)):
         tree, sprayed = Fabric("fattree", k, n).wires(), Fabric("fattree", k, n).wires("spray")
         for pattern in ("transpose", "bit_reverse", "shuffle"):
             spread, fixed = _load(sprayed, pattern), _load(tree, pattern)
             yield _row(
-                f"{k}-ary {n}-tree, packets sprayed, {pattern}: most messages on a link", 1, round(spread, 12),
-                "1e-12: full bisection", abs(spread - 1) < 1e-12, note=f"routed by the target's digits: {fixed:g}",
-            )  # fmt: skip
-    why = "flows share links fairly; BookSim's accepted rates depend on buffers, channels and allocators"
+                f"{k}-ary {n}-tree, packets sprayed, {pattern}: most messages on a link",
+                1,
+                round(spread, 12),
+                "1e-12: full bisection",
+                abs(spread - 1) < 1e-12,
+                note=f"routed by the target's digits: {fixed:g}",
+            )
+    why = (
+        "flows share links fairly; BookSim's accepted rates depend on buffers, channels and "
+        "allocators"
+    )
     yield _row("saturation under uniform random traffic", None, "not claimed", "", None, why)
 
 
@@ -214,6 +279,11 @@ def _load(wires: Wires, pattern: str) -> float:
 
 
 def _row(
-    what: str, published: float | str | None, simulated: float | str, tolerance: str, ok: bool | None, note: str = ""
+    what: str,
+    published: float | str | None,
+    simulated: float | str,
+    tolerance: str,
+    ok: bool | None,
+    note: str = "",
 ) -> Row:
     return Row("network", "N6", what, published, simulated, tolerance, ok, note=note)

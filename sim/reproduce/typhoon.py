@@ -1,7 +1,8 @@
-"""TyphoonMLA (arXiv 2509.21081): the threshold, the benchmark of an Ascend 910B2, and the estimate on GPUs.
+"""TyphoonMLA (arXiv 2509.21081): the threshold, the benchmark of an Ascend 910B2, and the estimate
+on GPUs.
 
-Layers are played by the engine: the attention ops that `typhoon_mla` makes of a decode step, with the kernels that the
-device's card has under the names of the authors' set-up.
+Layers are played by the engine: the attention ops that `typhoon_mla` makes of a decode step, with
+the kernels that the device's card has under the names of the authors' set-up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ import simpy
 from sim import catalog
 from sim.calibrate.latent import Fit, Peaks, fit_absorb, fit_typhoon
 from sim.engine.group import Group
+from sim.graph.batch import Batch, Sequences, Shared
+from sim.graph.graph import Graph, Layer
+from sim.graph.parallel import Parallel
+from sim.graph.precision import Precision
+from sim.graph.transformer import kv_bytes_per_token, transformer
 from sim.hardware.cost import hbm_bytes_per_s
 from sim.hardware.device import Device
 from sim.network.network import Network
@@ -27,11 +33,6 @@ from sim.reproduce.row import Row
 from sim.reproduce.typhoon_rows import BENCH, BenchRow
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.techniques.latent import expanded_bytes, threshold
-from sim.workload.batch import Batch, Sequences, Shared
-from sim.workload.graph import Graph, Layer
-from sim.workload.parallel import Parallel
-from sim.workload.precision import Precision
-from sim.workload.transformer import kv_bytes_per_token, transformer
 
 PROMPTS = {"A": 26_472, "B": 7_069, "C": 4_759}
 SUFFIX = 512  # of the user's own tokens where the paper does not say
@@ -53,11 +54,20 @@ class Shape(NamedTuple):
     prefix: int
 
 
-def reproduce(quick: bool = False, progress: Callable[[float], None] = lambda share: None) -> list[Row]:
+def reproduce(
+    quick: bool = False, progress: Callable[[float], None] = lambda share: None
+) -> list[Row]:
     """Rows of the system `typhoon`."""
     parts: list[Callable[[], list[Row]]] = [
-        thresholds, benchmark, breakdown, end_to_end, asymptotes, orders, memory, partial(measured, quick),
-    ]  # fmt: skip
+        thresholds,
+        benchmark,
+        breakdown,
+        end_to_end,
+        asymptotes,
+        orders,
+        memory,
+        partial(measured, quick),
+    ]
     rows: list[Row] = []
     for number, part in enumerate(parts):
         rows += part()
@@ -83,25 +93,49 @@ Machinery = tuple[str, tuple[tuple[str, str], ...]]
 
 
 def layer_seconds(
-    machine: Machinery, shape: Shape, technique: Chosen | None = None, only: Iterable[str] = ATTENTION
+    machine: Machinery,
+    shape: Shape,
+    technique: Chosen | None = None,
+    only: Iterable[str] = ATTENTION,
 ) -> float:
     """One layer's attention, played; `only` some of its ops."""
     device = _device(*machine)
-    model = replace(catalog.model("deepseek-v3"), heads=shape.heads, kv_heads=shape.heads, layers=1, experts=None)
-    batch = Batch((Sequences(shape.batch, 1, shape.prefix + shape.suffix - 1),), shape.batch,
-                  (Shared(shape.batch, shape.prefix),))  # fmt: skip
-    chosen = [(technique[0], TECHNIQUES[technique[0]].options(**dict(technique[1])))] if technique else []
-    graph = apply(transformer(model, _BF16, Parallel(), batch),
-                  Machine(device.l2_bytes, device.hbm_bytes_per_s, 1, device.matrix_flop_per_s), chosen)  # fmt: skip
+    model = replace(
+        catalog.model("deepseek-v3"),
+        heads=shape.heads,
+        kv_heads=shape.heads,
+        layers=1,
+        experts=None,
+    )
+    batch = Batch(
+        (Sequences(shape.batch, 1, shape.prefix + shape.suffix - 1),),
+        shape.batch,
+        (Shared(shape.batch, shape.prefix),),
+    )
+    chosen = (
+        [(technique[0], TECHNIQUES[technique[0]].options(**dict(technique[1])))]
+        if technique
+        else []
+    )
+    graph = apply(
+        transformer(model, _BF16, Parallel(), batch),
+        Machine(device.l2_bytes, device.hbm_bytes_per_s, 1, device.matrix_flop_per_s),
+        chosen,
+    )
     layer = Layer("attention", tuple(op for op in graph.layers[1].ops if op.name in only))
     pod = catalog.pod("single")
-    group = Group(simpy.Environment(), device, Network(pod.graph(), catalog.library(pod.library)), 1)
+    group = Group(
+        simpy.Environment(), device, Network(pod.graph(), catalog.library(pod.library)), 1
+    )
     group.env.run(group.env.process(group.run(Graph((layer,)))))
     return float(group.env.now)
 
 
-def gain(machine: Machinery, shape: Shape, base: Machinery, alone: Iterable[str], once: bool = False) -> float:
-    """Time of absorb on everything (the prefix read for each request, or `once`) over that of TyphoonMLA."""
+def gain(
+    machine: Machinery, shape: Shape, base: Machinery, alone: Iterable[str], once: bool = False
+) -> float:
+    """Time of absorb on everything (the prefix read for each request, or `once`) over that of
+    TyphoonMLA."""
     how = ("latent_attention", (("form", "absorb_once"),)) if once else None
     return layer_seconds(base, shape, how, alone) / layer_seconds(machine, shape, TYPHOON)
 
@@ -137,14 +171,42 @@ def benchmark() -> list[Row]:
         rate, published = row.batch / base_s / 1e3, row.typhoon / row.absorb
         gains.append((base_s / layer_seconds(NPU, shape, TYPHOON), published))
         off, off_gain = left_out[row]
-        rows.append(_row("T3", f"{what}: absorb, kTok/s", row.absorb, rate, "5 %", abs(rate / row.absorb - 1) <= 0.05,
-                         _NPU_FITTED, f"fitted without its {row.heads} heads: {off:+.1%}"))  # fmt: skip
-        rows.append(_row("T2", f"{what}: speed-up", published, gains[-1][0], "15 %",
-                         abs(gains[-1][0] / published - 1) <= 0.15, _TYPHOON_FITTED,
-                         f"fitted without its {row.heads} heads: {off_gain:+.1%}"))  # fmt: skip
+        rows.append(
+            _row(
+                "T3",
+                f"{what}: absorb, kTok/s",
+                row.absorb,
+                rate,
+                "5 %",
+                abs(rate / row.absorb - 1) <= 0.05,
+                _NPU_FITTED,
+                f"fitted without its {row.heads} heads: {off:+.1%}",
+            )
+        )
+        rows.append(
+            _row(
+                "T2",
+                f"{what}: speed-up",
+                published,
+                gains[-1][0],
+                "15 %",
+                abs(gains[-1][0] / published - 1) <= 0.15,
+                _TYPHOON_FITTED,
+                f"fitted without its {row.heads} heads: {off_gain:+.1%}",
+            )
+        )
     mean = math.exp(np.mean([math.log(each) for each, _ in gains]))
-    rows.append(_row("T2", "54 speed-ups: geometric mean", 1.81, mean, "5 %", abs(mean / 1.81 - 1) <= 0.05,
-                     _TYPHOON_FITTED))  # fmt: skip
+    rows.append(
+        _row(
+            "T2",
+            "54 speed-ups: geometric mean",
+            1.81,
+            mean,
+            "5 %",
+            abs(mean / 1.81 - 1) <= 0.05,
+            _TYPHOON_FITTED,
+        )
+    )
     return rows
 
 
@@ -153,20 +215,30 @@ def _shape(row: BenchRow) -> Shape:
 
 
 def _left_out() -> dict[BenchRow, tuple[float, float]]:
-    """By row, the errors of absorb's rate and of the speed-up if the constants are fitted to the other heads alone.
+    """By row, the errors of absorb's rate and of the speed-up if the constants are fitted to the
+    other heads alone.
 
-    With one number of heads arithmetic and HBM traffic of absorb cannot be told apart: its HBM rate is then that which
-    the card has for GEMMs.
+    With one number of heads arithmetic and HBM traffic of absorb cannot be told apart: its HBM rate
+    is then that which the card has for GEMMs.
     """
     found = {}
     card = _device(*NPU)
     peaks = Peaks(card.matrix_flop_per_s["bf16"], hbm_bytes_per_s(card))
     for heads in (64, 128):
-        seen, hidden = ([row for row in BENCH if (row.heads == heads) == left] for left in (False, True))
-        base: Fit = fit_absorb(seen, np.array([row.batch / row.absorb / 1e3 for row in seen]), peaks, False)
-        own: Fit = fit_typhoon(seen, np.array([row.batch / row.typhoon / 1e3 for row in seen]), peaks)
+        seen, hidden = (
+            [row for row in BENCH if (row.heads == heads) == left] for left in (False, True)
+        )
+        base: Fit = fit_absorb(
+            seen, np.array([row.batch / row.absorb / 1e3 for row in seen]), peaks, False
+        )
+        own: Fit = fit_typhoon(
+            seen, np.array([row.batch / row.typhoon / 1e3 for row in seen]), peaks
+        )
         for row, base_s, own_s in zip(hidden, base.absorb_seconds(hidden), own.seconds(hidden)):
-            found[row] = (row.batch / base_s / 1e3 / row.absorb - 1, base_s / own_s / (row.typhoon / row.absorb) - 1)
+            found[row] = (
+                row.batch / base_s / 1e3 / row.absorb - 1,
+                base_s / own_s / (row.typhoon / row.absorb) - 1,
+            )
     return found
 
 
@@ -183,10 +255,17 @@ def breakdown() -> list[Row]:
     )
     fitted = f"{_TYPHOON_FITTED}; how the fixed 679 us divide, by these three"
     return [
-        _row("T4", f"Kimi K2, 4096 + 512 tokens, batch 1024: {what}, ms", published, seconds * 1e3, "10 %",
-             abs(seconds * 1e3 / published - 1) <= 0.1, fitted)
+        _row(
+            "T4",
+            f"Kimi K2, 4096 + 512 tokens, batch 1024: {what}, ms",
+            published,
+            seconds * 1e3,
+            "10 %",
+            abs(seconds * 1e3 / published - 1) <= 0.1,
+            fitted,
+        )
         for what, published, seconds in times
-    ]  # fmt: skip
+    ]
 
 
 # T5: the estimate on GPUs.
@@ -201,13 +280,26 @@ def end_to_end() -> list[Row]:
         times = layer_seconds(GPU, shape, only=ABSORB), layer_seconds(GPU, shape, TYPHOON)
         for what, layer_s, rate in zip(("FlashMLA", "TyphoonMLA"), times, published[name]):
             found = 128 / (REST_S + LAYERS * layer_s) / 1e3
-            rows.append(_row("T5", f"prompt {name}, {what}, kTok/s a GPU", rate, found, "3 %",
-                             abs(found / rate - 1) <= 0.03, *_fit_of(name)))  # fmt: skip
+            rows.append(
+                _row(
+                    "T5",
+                    f"prompt {name}, {what}, kTok/s a GPU",
+                    rate,
+                    found,
+                    "3 %",
+                    abs(found / rate - 1) <= 0.03,
+                    *_fit_of(name),
+                )
+            )
     return rows
 
 
 def _fit_of(prompt: str) -> tuple[str, str]:
-    return ("", "left out of the fit") if prompt == "C" else (_GPU_FITTED, "28.15 ms of all else, as published")
+    return (
+        ("", "left out of the fit")
+        if prompt == "C"
+        else (_GPU_FITTED, "28.15 ms of all else, as published")
+    )
 
 
 # T6 and T7: bounds and orders.
@@ -221,37 +313,91 @@ def asymptotes() -> list[Row]:
     rows = []
     every = []
     for what, published, machine, once in (
-        ("910B2, against CATLASS", 3.0, NPU, False), ("H100, against FlashMLA", 3.24, GPU, True),
-    ):  # fmt: skip
+        ("910B2, against CATLASS", 3.0, NPU, False),
+        ("H100, against FlashMLA", 3.24, GPU, True),
+    ):
         shapes = product((64, 128), (128, 512), (64, 128, 256, 512, 1024), PROMPTS.values())
         gains = [gain(machine, Shape(*shape), machine, ABSORB, once) for shape in shapes]
         every += gains
-        rows.append(_row("T6", f"largest gain of an attention layer, {what}", published, max(gains), "10 %",
-                         abs(max(gains) / published - 1) <= 0.1, "",
-                         "prompts A, B, C, suffixes of 128 and 512, batch 64 to 1024" + _ONCE * once))  # fmt: skip
-    read_once = [gain(machine, Shape(heads, 128, 1024, prefix), machine, ABSORB, True) for machine in (NPU, GPU)
-            for heads in (64, 128) for prefix in PROMPTS.values()]  # fmt: skip
+        rows.append(
+            _row(
+                "T6",
+                f"largest gain of an attention layer, {what}",
+                published,
+                max(gains),
+                "10 %",
+                abs(max(gains) / published - 1) <= 0.1,
+                "",
+                "prompts A, B, C, suffixes of 128 and 512, batch 64 to 1024" + _ONCE * once,
+            )
+        )
+    read_once = [
+        gain(machine, Shape(heads, 128, 1024, prefix), machine, ABSORB, True)
+        for machine in (NPU, GPU)
+        for heads in (64, 128)
+        for prefix in PROMPTS.values()
+    ]
     for how, gains in (("if the prefix is read once", read_once), ("in all of the above", every)):
-        rows.append(_row("T6", f"no gain passes the ratio of MACs, {how}", 3.4, max(gains), "<= 3.4", max(gains) <= 3.4,
-                         "", "with 64 heads, absorb that reads it for each request waits for HBM"))  # fmt: skip
+        rows.append(
+            _row(
+                "T6",
+                f"no gain passes the ratio of MACs, {how}",
+                3.4,
+                max(gains),
+                "<= 3.4",
+                max(gains) <= 3.4,
+                "",
+                "with 64 heads, absorb that reads it for each request waits for HBM",
+            )
+        )
     return rows
 
 
 def orders() -> list[Row]:
     """What is larger than what."""
-    by_prompt = [gain(GPU, Shape(128, SUFFIX, 128, prefix), GPU, ABSORB) for prefix in PROMPTS.values()]
-    by_model = [[gain(NPU, Shape(heads, SUFFIX, batch, PROMPTS["A"]), NPU_BASE, ("absorb",)) for heads in (64, 128)]
-                for batch in (256, 512, 1024)]  # fmt: skip
-    by_batch = [gain(NPU, Shape(128, SUFFIX, batch, PROMPTS["A"]), NPU, ABSORB) for batch in (64, 128, 256, 512, 1024)]
+    by_prompt = [
+        gain(GPU, Shape(128, SUFFIX, 128, prefix), GPU, ABSORB) for prefix in PROMPTS.values()
+    ]
+    by_model = [
+        [
+            gain(NPU, Shape(heads, SUFFIX, batch, PROMPTS["A"]), NPU_BASE, ("absorb",))
+            for heads in (64, 128)
+        ]
+        for batch in (256, 512, 1024)
+    ]
+    by_batch = [
+        gain(NPU, Shape(128, SUFFIX, batch, PROMPTS["A"]), NPU, ABSORB)
+        for batch in (64, 128, 256, 512, 1024)
+    ]
     falls = all(a > b for a, b in pairwise(by_prompt))
     more = all(k2 >= v3 for k2, v3 in by_model)
     rises = all(a < b for a, b in pairwise(by_batch))
     return [
-        _row("T7", "gain of prompts A, B, C (H100, batch 128)", "falls", _listed(by_prompt), "sign", falls),
-        _row("T7", "gain of Kimi K2 and DeepSeek-V3 (910B2, prompt A, batch 256, 512, 1024)", "K2 >= V3",
-             "; ".join(map(_listed, by_model)), "sign", more),
-        _row("T7", "gain by batch 64 to 1024 (910B2, prompt A)", "rises", _listed(by_batch), "sign", rises),
-    ]  # fmt: skip
+        _row(
+            "T7",
+            "gain of prompts A, B, C (H100, batch 128)",
+            "falls",
+            _listed(by_prompt),
+            "sign",
+            falls,
+        ),
+        _row(
+            "T7",
+            "gain of Kimi K2 and DeepSeek-V3 (910B2, prompt A, batch 256, 512, 1024)",
+            "K2 >= V3",
+            "; ".join(map(_listed, by_model)),
+            "sign",
+            more,
+        ),
+        _row(
+            "T7",
+            "gain by batch 64 to 1024 (910B2, prompt A)",
+            "rises",
+            _listed(by_batch),
+            "sign",
+            rises,
+        ),
+    ]
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -270,8 +416,20 @@ def memory() -> list[Row]:
     expanded = expanded_bytes(model, fp8, Parallel()) * PROMPTS["A"] / devices
     share = expanded / (weights + cached)
     note = (
-        f"{expanded / 1e9:.2f} GB beside {weights / 1e9:.2f} GB of weights and {cached / 1e9:.2f} GB of cache, all "
-        f"spread over {devices} devices; batch {batch} a device, {suffix} own tokens each; its rule is not known"
+        f"{expanded / 1e9:.2f} GB beside {weights / 1e9:.2f} GB of weights and "
+        f"{cached / 1e9:.2f} GB of cache, all "
+        f"spread over {devices} devices; batch {batch} a device, {suffix} own tokens each; its "
+        "rule is not known"
     )
-    return [_row("T8", "HBM of the expanded prefix, of what is in use", 0.03, share, "2-4 %", 0.02 <= share <= 0.04,
-                 "", note)]  # fmt: skip
+    return [
+        _row(
+            "T8",
+            "HBM of the expanded prefix, of what is in use",
+            0.03,
+            share,
+            "2-4 %",
+            0.02 <= share <= 0.04,
+            "",
+            note,
+        )
+    ]

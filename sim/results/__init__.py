@@ -1,4 +1,5 @@
-"""What a run means: metrics, comparison, expectations, timeline, report and traces, all pure functions of Outcomes."""
+"""What a run means: metrics, comparison, expectations, timeline, report and traces, all pure
+functions of Outcomes."""
 
 from sim.results.folder import check_folder
 from sim.results.metrics import DEFINITIONS, metrics

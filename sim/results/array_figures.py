@@ -1,5 +1,5 @@
-"""The figures of arrays as one interactive page: which pod was at which layer, bars and studies of variants, the grid
-of sizes."""
+"""The figures of arrays as one interactive page: which pod was at which layer, bars and studies of
+variants, the grid of sizes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from sim.facts.array import ArrayRun, GridRecord
+from sim.facts.outcome import Outcome
 from sim.results.arrays import array_metrics, grid_metrics, network_metrics
 from sim.results.arrays_page import titled
 from sim.results.palette import VARIANT_COLOURS, escaped, inside_script, packed, variant_colours
-from sim.spans import ArrayRun, GridRecord, Outcome
 
 _MOST_RUNS = 40  # whose pods are drawn
 _MOST_COLUMNS, _MOST_PODS = 800, 256  # of such a figure: as many as one can see
@@ -32,7 +33,12 @@ def figures_page(outcomes: Mapping[str, Outcome], title: str) -> str:
     on_arrays = {name: outcome for name, outcome in outcomes.items() if outcome.array}
     if on_arrays:
         figures += [_study(on_arrays), _bars(on_arrays)]
-    runs = [each for variant, outcome in on_arrays.items() for each in titled(variant, outcome) if each[1].tiles]
+    runs = [
+        each
+        for variant, outcome in on_arrays.items()
+        for each in titled(variant, outcome)
+        if each[1].tiles
+    ]
     data = {
         "figures": [figure for figure in figures if figure],
         "runs": [_run(name, run) for name, run in runs[:_MOST_RUNS]],
@@ -51,9 +57,21 @@ def figures_page(outcomes: Mapping[str, Outcome], title: str) -> str:
     )
 
 
-def _figure(heading: str, text: str, traces: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> dict[str, Any]:
-    base = {"template": "none", "font": _FONT, "margin": {"l": 70, "r": 20, "t": 20, "b": 60}, "height": 420}
-    return {"heading": escaped(heading), "text": escaped(text), "traces": traces, "layout": base | dict(layout)}
+def _figure(
+    heading: str, text: str, traces: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]
+) -> dict[str, Any]:
+    base = {
+        "template": "none",
+        "font": _FONT,
+        "margin": {"l": 70, "r": 20, "t": 20, "b": 60},
+        "height": 420,
+    }
+    return {
+        "heading": escaped(heading),
+        "text": escaped(text),
+        "traces": traces,
+        "layout": base | dict(layout),
+    }
 
 
 def _bars(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -75,7 +93,8 @@ def _bars(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
                 "x": [escaped(name) for name in named],
                 "y": [mine["effective_ops_per_s_at_power"] / 1e12 for mine in named.values()],
                 "customdata": [
-                    [mine["effective_ops_per_s"] / 1e12, 100 * mine["array_utilisation"]] for mine in named.values()
+                    [mine["effective_ops_per_s"] / 1e12, 100 * mine["array_utilisation"]]
+                    for mine in named.values()
                 ],
                 "marker": {"color": colours[variant]},
                 "hovertemplate": "%{x}<br>%{y:.1f} TOPS scaled, %{customdata[0]:.1f} as it is, "
@@ -83,19 +102,31 @@ def _bars(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
             }
         )
     layout = {
-        "barmode": "group", "legend": {"orientation": "h", "y": 1.12}, "yaxis": {"title": {"text": "TOPS"}},
-        "xaxis": {"automargin": True}, "margin": {"l": 70, "r": 20, "t": 40, "b": 60},
-    }  # fmt: skip
-    return _figure(f"Throughput at {power_w:,.4g} W", "Effective throughput, scaled to the same power.", traces, layout)
+        "barmode": "group",
+        "legend": {"orientation": "h", "y": 1.12},
+        "yaxis": {"title": {"text": "TOPS"}},
+        "xaxis": {"automargin": True},
+        "margin": {"l": 70, "r": 20, "t": 40, "b": 60},
+    }
+    return _figure(
+        f"Throughput at {power_w:,.4g} W",
+        "Effective throughput, scaled to the same power.",
+        traces,
+        layout,
+    )
 
 
 def _study(outcomes: Mapping[str, Outcome]) -> dict[str, Any] | None:
-    """Throughput along the one number in which variants differ, or against power where it is no number."""
+    """Throughput along the one number in which variants differ, or against power where it is no
+    number."""
     arrays = {name: outcome.array for name, outcome in outcomes.items() if outcome.array}
     if len(arrays) < 3 or len({outcome.sharing for outcome in outcomes.values()}) > 1:
         return None
-    differ = [key for key in next(iter(arrays.values())).settings
-              if len({array.settings[key] for array in arrays.values()}) > 1]  # fmt: skip
+    differ = [
+        key
+        for key in next(iter(arrays.values())).settings
+        if len({array.settings[key] for array in arrays.values()}) > 1
+    ]
     if len(differ) == 1 and differ[0] in _NUMERIC:
         return _along(differ[0], outcomes)
     return _pareto(outcomes)
@@ -110,30 +141,47 @@ def _along(key: str, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         whole = array_metrics(outcome, outcome.array)["effective_ops_per_s"]
         last = "harmonic mean" if outcome.sharing == "alone" else "all together"
         each = network_metrics(outcome, outcome.array)
-        for name, value in {last: whole, **{n: m["effective_ops_per_s"] for n, m in each.items()}}.items():
+        for name, value in {
+            last: whole,
+            **{n: m["effective_ops_per_s"] for n, m in each.items()},
+        }.items():
             points.setdefault(name, []).append((x, value / 1e12, variant))
     traces = []
     for number, (name, line) in enumerate(points.items()):
         line.sort()
         traces.append(
             {
-                "type": "scatter", "mode": "lines+markers", "name": escaped(name),
-                "x": [x for x, _, _ in line], "y": [y for _, y, _ in line],
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": escaped(name),
+                "x": [x for x, _, _ in line],
+                "y": [y for _, y, _ in line],
                 "text": [escaped(variant) for _, _, variant in line],
-                "line": {"width": 3 if number == 0 else 1.2,
-                         "color": "#1d2430" if number == 0 else VARIANT_COLOURS[number % len(VARIANT_COLOURS)]},
+                "line": {
+                    "width": 3 if number == 0 else 1.2,
+                    "color": "#1d2430"
+                    if number == 0
+                    else VARIANT_COLOURS[number % len(VARIANT_COLOURS)],
+                },
                 "hovertemplate": "%{text}<br>%{y:.1f} TOPS<extra>%{fullData.name}</extra>",
             }
-        )  # fmt: skip
+        )
     ticks = sorted({x for line in points.values() for x, _, _ in line})
     unit = f" ({_UNITS[key]})" if key in _UNITS else ""
     layout = {
-        "xaxis": {"type": "log", "tickvals": ticks, "ticktext": [f"{x:,.6g}" for x in ticks],
-                  "title": {"text": f"{key}{unit}"}},
-        "yaxis": {"title": {"text": "TOPS"}, "rangemode": "tozero"}, "legend": {"orientation": "h", "y": 1.15},
+        "xaxis": {
+            "type": "log",
+            "tickvals": ticks,
+            "ticktext": [f"{x:,.6g}" for x in ticks],
+            "title": {"text": f"{key}{unit}"},
+        },
+        "yaxis": {"title": {"text": "TOPS"}, "rangemode": "tozero"},
+        "legend": {"orientation": "h", "y": 1.15},
         "margin": {"l": 70, "r": 20, "t": 40, "b": 60},
-    }  # fmt: skip
-    return _figure(f"Throughput by {key}", "Effective throughput as it is, not scaled.", traces, layout)
+    }
+    return _figure(
+        f"Throughput by {key}", "Effective throughput as it is, not scaled.", traces, layout
+    )
 
 
 def _pareto(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -150,29 +198,45 @@ def _pareto(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
             front.append(spot)
     traces: list[dict[str, Any]] = [
         {
-            "type": "scatter", "mode": "lines", "name": "nothing is better in both", "line": {"dash": "dot",
-            "color": "#8A8F98", "shape": "hv"}, "x": [x for x, _, _ in front], "y": [y for _, y, _ in front],
+            "type": "scatter",
+            "mode": "lines",
+            "name": "nothing is better in both",
+            "line": {"dash": "dot", "color": "#8A8F98", "shape": "hv"},
+            "x": [x for x, _, _ in front],
+            "y": [y for _, y, _ in front],
             "hoverinfo": "skip",
         },
         *(
             {
-                "type": "scatter", "mode": "markers", "name": escaped(variant), "x": [watts], "y": [speed],
+                "type": "scatter",
+                "mode": "markers",
+                "name": escaped(variant),
+                "x": [watts],
+                "y": [speed],
                 "marker": {"size": 12, "color": colours[variant]},
                 "hovertemplate": "%{y:.1f} TOPS at %{x:,.0f} W<extra>%{fullData.name}</extra>",
             }
             for watts, speed, variant in spots
         ),
-    ]  # fmt: skip
+    ]
     layout = {
-        "xaxis": {"title": {"text": "peak power (W)"}, "rangemode": "tozero"}, "legend": {"orientation": "h", "y": 1.1},
-        "yaxis": {"title": {"text": "TOPS"}, "rangemode": "tozero"}, "margin": {"l": 70, "r": 20, "t": 40, "b": 60},
-    }  # fmt: skip
-    return _figure("Throughput against power", "Effective throughput as it is, not scaled.", traces, layout)
+        "xaxis": {"title": {"text": "peak power (W)"}, "rangemode": "tozero"},
+        "legend": {"orientation": "h", "y": 1.1},
+        "yaxis": {"title": {"text": "TOPS"}, "rangemode": "tozero"},
+        "margin": {"l": 70, "r": 20, "t": 40, "b": 60},
+    }
+    return _figure(
+        "Throughput against power", "Effective throughput as it is, not scaled.", traces, layout
+    )
 
 
 def _grid(variant: str, grid: GridRecord) -> dict[str, Any]:
     """A heat map for each family and for all, the best size marked, and the array at hand."""
-    maps = {**grid.families, "all": grid.ops_per_joule} if len(grid.families) > 1 else dict(grid.families)
+    maps = (
+        {**grid.families, "all": grid.ops_per_joule}
+        if len(grid.families) > 1
+        else dict(grid.families)
+    )
     traces: list[dict[str, Any]] = []
     layout: dict[str, Any] = {"annotations": [], "showlegend": False, "height": 460}
     top = max(float(values.max()) for values in maps.values()) / 1e12
@@ -183,41 +247,75 @@ def _grid(variant: str, grid: GridRecord) -> dict[str, Any]:
         best = grid_metrics(grid, "" if family == "all" and family not in grid.families else family)
         traces.append(
             {
-                "type": "heatmap", "x": cols, "y": rows, "z": packed((values / 1e12).astype("<f4")), "zmin": 0,
-                "zmax": top, "colorscale": "Viridis", "showscale": number == len(maps) - 1, "xaxis": f"x{axis}",
-                "yaxis": f"y{axis}", "colorbar": {"title": {"text": "TOPS/W"}},
+                "type": "heatmap",
+                "x": cols,
+                "y": rows,
+                "z": packed((values / 1e12).astype("<f4")),
+                "zmin": 0,
+                "zmax": top,
+                "colorscale": "Viridis",
+                "showscale": number == len(maps) - 1,
+                "xaxis": f"x{axis}",
+                "yaxis": f"y{axis}",
+                "colorbar": {"title": {"text": "TOPS/W"}},
                 "hovertemplate": "%{y} x %{x}<br>%{z:.4f} TOPS/W<extra></extra>",
             }
-        )  # fmt: skip
+        )
         for mark, (r, c), colour, text in (
             ("star", (best["best_rows"], best["best_cols"]), "#ffffff", "best"),
             ("circle-open", grid.here, "#ffb000", "this array"),
         ):
             traces.append(
                 {
-                    "type": "scatter", "mode": "markers", "x": [c], "y": [r], "xaxis": f"x{axis}", "yaxis": f"y{axis}",
-                    "marker": {"symbol": mark, "size": 13, "color": colour, "line": {"color": "#111", "width": 1.5}},
+                    "type": "scatter",
+                    "mode": "markers",
+                    "x": [c],
+                    "y": [r],
+                    "xaxis": f"x{axis}",
+                    "yaxis": f"y{axis}",
+                    "marker": {
+                        "symbol": mark,
+                        "size": 13,
+                        "color": colour,
+                        "line": {"color": "#111", "width": 1.5},
+                    },
                     "hovertemplate": f"{text}: %{{y}} x %{{x}}<extra></extra>",
                 }
-            )  # fmt: skip
+            )
         domain = [number * wide + (0.06 if number else 0), (number + 1) * wide - 0.01]
-        layout[f"xaxis{axis}"] = {"domain": domain, "anchor": f"y{axis}", "title": {"text": "columns"},
-                                  "range": [cols[0], cols[-1]]}  # fmt: skip
-        layout[f"yaxis{axis}"] = {"anchor": f"x{axis}", "title": {"text": "rows" if number == 0 else ""},
-                                  "range": [rows[0], rows[-1]]}  # fmt: skip
+        layout[f"xaxis{axis}"] = {
+            "domain": domain,
+            "anchor": f"y{axis}",
+            "title": {"text": "columns"},
+            "range": [cols[0], cols[-1]],
+        }
+        layout[f"yaxis{axis}"] = {
+            "anchor": f"x{axis}",
+            "title": {"text": "rows" if number == 0 else ""},
+            "range": [rows[0], rows[-1]],
+        }
         layout["annotations"].append(
             {
-                "text": f"{escaped(family)}: {best['best_rows']:.0f} x {best['best_cols']:.0f}", "xref": "paper",
-                "yref": "paper", "x": sum(domain) / 2, "y": 1.07, "showarrow": False, "font": {"size": 14},
+                "text": f"{escaped(family)}: {best['best_rows']:.0f} x {best['best_cols']:.0f}",
+                "xref": "paper",
+                "yref": "paper",
+                "x": sum(domain) / 2,
+                "y": 1.07,
+                "showarrow": False,
+                "font": {"size": 14},
             }
-        )  # fmt: skip
+        )
     layout["margin"] = {"l": 70, "r": 20, "t": 50, "b": 60}
-    text = "Operations a joule by rows and columns of an array. Star: the best size; ring: the array of the scenario."
+    text = (
+        "Operations a joule by rows and columns of an array. Star: the best size; ring: the "
+        "array of the scenario."
+    )
     return _figure(f"{variant}: how large should an array be?", text, traces, layout)
 
 
 def _run(title: str, run: ArrayRun) -> dict[str, Any]:
-    """Which pod was at which layer: a picture of so many columns of time, each what was there at its middle."""
+    """Which pod was at which layer: a picture of so many columns of time, each what was there at
+    its middle."""
     tiles = run.tiles
     assert tiles is not None
     rounds = len(tiles.start_s)

@@ -1,16 +1,21 @@
-"""Numbers of arrays of pods and of the networks on them; of each network, definitions stand in `OF_NETWORKS`."""
+"""Numbers of arrays of pods and of the networks on them; of each network, definitions stand in
+`OF_NETWORKS`."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from sim.facts.array import ArrayRecord, GridRecord, NetworkRecord
+from sim.facts.outcome import Outcome
+from sim.facts.requests import Requests
 from sim.results.statistics import jain, request_metrics
-from sim.spans import ArrayRecord, GridRecord, NetworkRecord, Outcome, Requests
 
 OF_ARRAY: dict[str, str] = {
-    "effective_ops_per_s": "operations asked for, two a MAC, / time: of networks each by itself the harmonic mean over "
+    "effective_ops_per_s": "operations asked for, two a MAC, / time: of networks each by "
+    "itself the harmonic mean over "
     "them, as if each had as much to do; of tenants all operations / makespan_s",
-    "effective_ops_per_s_at_power": "effective_ops_per_s x `power` / peak_power_w: scaled linearly, as in SOSA",
+    "effective_ops_per_s_at_power": "effective_ops_per_s x `power` / peak_power_w: scaled "
+    "linearly, as in SOSA",
     "ops_per_joule": "effective_ops_per_s / peak_power_w",
     "peak_ops_per_s": "two a MAC, all cells of all pods in every cycle",
     "peak_power_w": "all cells and ports busy; without memory, leakage and post-processors",
@@ -19,26 +24,34 @@ OF_ARRAY: dict[str, str] = {
     "memory_stalls": "time in which all pods wait for memory / time that the schedules take",
     "rounds": "rounds of all schedules that were played",
     "tile_ops": "tile products of all schedules that were played",
-    "dram_bytes": "bytes from memory in all schedules that were played: weights, the networks' inputs, partial sums",
-    "array_idle": "time in which no pod has a schedule / makespan_s, where inferences are asked for by traces",
-    "sharing_gain": "sum of the times of the networks, each with the whole array to itself / makespan_s; not of traces",
+    "dram_bytes": "bytes from memory in all schedules that were played: weights, the networks' "
+    "inputs, partial sums",
+    "array_idle": "time in which no pod has a schedule / makespan_s, where inferences are "
+    "asked for by traces",
+    "sharing_gain": "sum of the times of the networks, each with the whole array to itself / "
+    "makespan_s; not of traces",
 }
 OF_GRID: dict[str, str] = {
     "best_rows": "rows of the array with most operations a joule, of those in the grid",
     "best_cols": "its columns",
     "best_pods": "its pods: as many as `power` allows",
-    "best_ops_per_joule": "its operations a joule: harmonic mean over families, networks and sizes, by the closed form",
-    "ops_per_joule": "the same of the array that `pod.array` says; elsewhere effective_ops_per_s / peak_power_w",
+    "best_ops_per_joule": "its operations a joule: harmonic mean over families, networks and "
+    "sizes, by the closed form",
+    "ops_per_joule": "the same of the array that `pod.array` says; elsewhere "
+    "effective_ops_per_s / peak_power_w",
     "share_of_best": "ops_per_joule / best_ops_per_joule",
 }
 OF_NETWORKS: dict[str, str] = {
-    "inference_s": "time of an inference; of tenants from the start of the first schedule to its own end, with traces "
+    "inference_s": "time of an inference; of tenants from the start of the first schedule to "
+    "its own end, with traces "
     "from the start of its own schedule, mean over its inferences",
     "alone_s": "time of an inference with the whole array to itself",
-    "slowdown": "inference_s / alone_s; of those with traces the mean over inferences of end-to-end latency / the same "
+    "slowdown": "inference_s / alone_s; of those with traces the mean over inferences of "
+    "end-to-end latency / the same "
     "with the whole array to itself",
     "slowdown_p99": "99th percentile of that ratio over its inferences",
-    "effective_ops_per_s": "operations of its inferences / inference_s; of those with traces / makespan_s",
+    "effective_ops_per_s": "operations of its inferences / inference_s; of those with traces / "
+    "makespan_s",
     "effective_ops_per_s_at_power": "that x `power` / peak_power_w",
     "array_utilisation": "effective_ops_per_s / peak_ops_per_s of the whole array",
     "pods": "pods that it may use",
@@ -84,7 +97,12 @@ def network_metrics(outcome: Outcome, array: ArrayRecord) -> dict[str, dict[str,
     """The numbers of each network, by name."""
     found = {}
     for each in array.networks:
-        mine = {"inference_s": each.seconds, "alone_s": each.alone_s, "pods": float(each.pods), "ops": each.ops}
+        mine = {
+            "inference_s": each.seconds,
+            "alone_s": each.alone_s,
+            "pods": float(each.pods),
+            "ops": each.ops,
+        }
         speed = each.ops / each.seconds
         if each.requests is not None:
             speed = each.ops * len(each.requests) / outcome.totals.seconds
@@ -109,7 +127,9 @@ def _slowdowns(network: NetworkRecord) -> np.ndarray:
 
 def _together(array: ArrayRecord) -> dict[str, float]:
     """Latencies of all inferences, whosever they are."""
-    return request_metrics(Requests.joined([each.requests for each in array.networks if each.requests]))
+    return request_metrics(
+        Requests.joined([each.requests for each in array.networks if each.requests])
+    )
 
 
 def grid_metrics(grid: GridRecord, family: str = "") -> dict[str, float]:

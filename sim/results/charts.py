@@ -1,4 +1,5 @@
-"""The report's figures as plain SVG: no script, sharp in print, readable on light and dark paper."""
+"""The report's figures as plain SVG: no script, sharp in print, readable on light and dark
+paper."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ Parts = Sequence[tuple[str, str, float]]  # name, colour, seconds
 
 
 def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str, str]) -> str:
-    """A bar for each variant, all on one scale of seconds, so that a shorter bar is a faster variant.
+    """A bar for each variant, all on one scale of seconds, so that a shorter bar is a faster
+    variant.
 
-    `text` describes the figure to those who cannot see it; `seconds_text` is written after each bar.
+    `text` describes the figure to those who cannot see it; `seconds_text` is written after each
+    bar.
     """
     longest = max((sum(part[2] for part in parts) for parts in bars.values()), default=0.0) or 1.0
     letters = min(max(map(len, bars), default=0), _MOST_LETTERS)
@@ -32,26 +35,34 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
     for row, (name, parts) in enumerate(bars.items()):
         y, x = 4 + row * _STEP, float(label)
         out.append(
-            f'<text class="name" x="{label - 10}" y="{y + 18}" text-anchor="end">{_cut(name, _MOST_LETTERS)}</text>'
+            f'<text class="name" x="{label - 10}" y="{y + 18}" '
+            f'text-anchor="end">{_cut(name, _MOST_LETTERS)}</text>'
         )
         total = sum(part[2] for part in parts) or 1.0
         for part, colour, seconds in parts:
             wide = seconds * scale
             share = f"{100 * seconds / total:.0f} %"
             tip = f"<title>{escaped(name)}: {escaped(part)}, {share}</title>"
-            out.append(f'<rect x="{x:.2f}" y="{y}" width="{wide:.2f}" height="{_BAR}" fill="{colour}">{tip}</rect>')
+            out.append(
+                f'<rect x="{x:.2f}" y="{y}" width="{wide:.2f}" height="{_BAR}" '
+                f'fill="{colour}">{tip}</rect>'
+            )
             if wide > 34:
                 ink = "#111" if _light(colour) else "#fff"
                 at = f'x="{x + wide / 2:.2f}" y="{y + 17}" text-anchor="middle"'
                 out.append(f'<text {at} fill="{ink}" class="in">{share}</text>')
             x += wide
-        out.append(f'<text class="soft" x="{x + 8:.2f}" y="{y + 18}">{escaped(seconds_text.get(name, ""))}</text>')
+        out.append(
+            f'<text class="soft" x="{x + 8:.2f}" '
+            f'y="{y + 18}">{escaped(seconds_text.get(name, ""))}</text>'
+        )
     height = max(1, len(bars)) * _STEP
     return f"{_svg(_WIDTH, height, text)}{''.join(out)}</svg>{_legend(bars)}"
 
 
 class Line(NamedTuple):
-    """One variant's line: of a CDF, values and shares; of a time series, one edge more than values."""
+    """One variant's line: of a CDF, values and shares; of a time series, one edge more than
+    values."""
 
     colour: str
     x: np.ndarray
@@ -59,7 +70,8 @@ class Line(NamedTuple):
 
 
 def quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values, ascending, and the share of all that is no greater; of many, some 360 of them, densest in the tail."""
+    """Values, ascending, and the share of all that is no greater; of many, some 360 of them,
+    densest in the tail."""
     ordered = np.sort(values)
     if len(ordered) <= len(_SHARES):
         return ordered, np.arange(1, len(ordered) + 1) / len(ordered)
@@ -67,17 +79,21 @@ def quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def histogram_quantiles(ends: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same of a histogram whose bin i ends at `ends[i]`: each value is rounded up to the end of its bin."""
+    """The same of a histogram whose bin i ends at `ends[i]`: each value is rounded up to the end of
+    its bin."""
     past = np.cumsum(counts) / counts.sum()
     places = np.unique(np.minimum(np.searchsorted(past, _SHARES), len(past) - 1))
     return ends[places], past[places]
 
 
-def cdf(lines: Mapping[str, Line], title: str, unit: str, scale: float, what: str = "requests") -> str:
-    """Share of `what` (upwards) that took no longer than so many `unit` (to the right; seconds times `scale`).
+def cdf(
+    lines: Mapping[str, Line], title: str, unit: str, scale: float, what: str = "requests"
+) -> str:
+    """Share of `what` (upwards) that took no longer than so many `unit` (to the right; seconds
+    times `scale`).
 
-    The axis is logarithmic where the slowest take 30 times the fastest, and then begins at 1/100,000 of the slowest:
-    what is quicker stands at its left end.
+    The axis is logarithmic where the slowest take 30 times the fastest, and then begins at
+    1/100,000 of the slowest: what is quicker stands at its left end.
     """
     values = {name: line.x * scale for name, line in lines.items() if len(line.x)}
     if not values:
@@ -89,28 +105,47 @@ def cdf(lines: Mapping[str, Line], title: str, unit: str, scale: float, what: st
     plot = _Plot(_left(["100 %"]), 250)
 
     def across(value: np.ndarray) -> np.ndarray:
-        share = np.log(np.maximum(value, low) / low) / np.log(high / low) if logarithmic else value / high
+        share = (
+            np.log(np.maximum(value, low) / low) / np.log(high / low)
+            if logarithmic
+            else value / high
+        )
         return plot.left + share * plot.wide
 
     down = [(1 - share, f"{100 * share:.0f} %") for share in (0.0, 0.5, 0.9, 1.0)]
     ticks = _ticks(low, high, logarithmic)
-    along = [(float(x - plot.left) / plot.wide, f"{tick:,.10g}") for tick, x in zip(ticks, across(np.array(ticks)))]
+    along = [
+        (float(x - plot.left) / plot.wide, f"{tick:,.10g}")
+        for tick, x in zip(ticks, across(np.array(ticks)))
+    ]
     out = [_frame(plot, title, "", along, down, unit)]
     for name, x in values.items():
         points = zip(across(x), plot.top + (1 - lines[name].y) * plot.high)
-        out.append(_stairs((float(across(x[:1])[0]), plot.top + plot.high), points, lines[name].colour, name))
+        out.append(
+            _stairs(
+                (float(across(x[:1])[0]), plot.top + plot.high), points, lines[name].colour, name
+            )
+        )
     return f"{_svg(_PLOT, plot.height, f'{title}: share of {what} by {unit}')}{''.join(out)}</svg>"
 
 
-def time_series(lines: Mapping[str, Line], title: str, unit: str, time_unit: str, scale: float) -> str:
-    """Values (upwards, from zero) over time (to the right; seconds times `scale`), each from an edge to the next.
+def time_series(
+    lines: Mapping[str, Line], title: str, unit: str, time_unit: str, scale: float
+) -> str:
+    """Values (upwards, from zero) over time (to the right; seconds times `scale`), each from an
+    edge to the next.
 
     `unit` "%": values are shares, and the axis goes to 100 % where one comes near it.
     """
     shares = unit == "%"
-    top = max((float(line.y.max(initial=0.0)) for line in lines.values()), default=0.0) * (100 if shares else 1)
+    top = max((float(line.y.max(initial=0.0)) for line in lines.values()), default=0.0) * (
+        100 if shares else 1
+    )
     top = 100.0 if shares and top > 40 else top or 1.0
-    last = max((float(line.x[-1]) for line in lines.values() if len(line.x)), default=0.0) * scale or 1.0
+    last = (
+        max((float(line.x[-1]) for line in lines.values() if len(line.x)), default=0.0) * scale
+        or 1.0
+    )
     heights = _ticks(0.0, top, False)
     labels = [f"{tick:,.10g}{' %' if shares else ''}" for tick in heights]
     plot = _Plot(_left(labels), 190)
@@ -144,34 +179,52 @@ class _Plot(NamedTuple):
 
 
 def _frame(
-    plot: _Plot, title: str, unit: str, along: Sequence[tuple[float, str]], down: Sequence[tuple[float, str]],
+    plot: _Plot,
+    title: str,
+    unit: str,
+    along: Sequence[tuple[float, str]],
+    down: Sequence[tuple[float, str]],
     below: str,
-) -> str:  # fmt: skip
-    """Title, grid and labels: `along` to the right and `down` from the top, each a share of the axis and its text."""
+) -> str:
+    """Title, grid and labels: `along` to the right and `down` from the top, each a share of the
+    axis and its text."""
     soft = f'<tspan class="soft" font-size="12">&#160; {escaped(unit)}</tspan>' if unit else ""
     out = [f'<text x="{plot.left:.0f}" y="15" class="name">{escaped(title)}{soft}</text>']
     right, bottom = _PLOT - 18, plot.height - 44
     for share, text in down:
         y = plot.top + share * plot.high
-        out.append(f'<line class="grid" x1="{plot.left:.0f}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text class="soft" x="{plot.left - 6:.0f}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+        out.append(
+            f'<line class="grid" x1="{plot.left:.0f}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        out.append(
+            f'<text class="soft" x="{plot.left - 6:.0f}" y="{y + 4:.1f}" '
+            f'text-anchor="end">{text}</text>'
+        )
     for share, text in along:
         x = plot.left + share * plot.wide
         out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{bottom}"/>')
-        out.append(f'<text class="soft" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
+        out.append(
+            f'<text class="soft" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>'
+        )
     middle = plot.left + plot.wide / 2
     out.append(
-        f'<text class="soft" x="{middle:.0f}" y="{plot.height - 8}" text-anchor="middle">{escaped(below)}</text>'
+        f'<text class="soft" x="{middle:.0f}" y="{plot.height - 8}" '
+        f'text-anchor="middle">{escaped(below)}</text>'
     )
     return "".join(out)
 
 
 def _left(labels: Sequence[str]) -> float:
-    return max(60.0, 14 + 6.6 * max(map(len, labels), default=0))  # mostly equal, so that figures line up
+    return max(
+        60.0, 14 + 6.6 * max(map(len, labels), default=0)
+    )  # mostly equal, so that figures line up
 
 
-def _stairs(start: tuple[float, float], points: Iterable[tuple[float, float]], colour: str, name: str) -> str:
-    """A line that goes across to each point, then up or down to it; moves of less than 0.1 pixels are left out."""
+def _stairs(
+    start: tuple[float, float], points: Iterable[tuple[float, float]], colour: str, name: str
+) -> str:
+    """A line that goes across to each point, then up or down to it; moves of less than 0.1 pixels
+    are left out."""
     x0, y0 = f"{start[0]:.1f}", f"{start[1]:.1f}"
     path, last = [f"M{x0},{y0}"], x0
     for x, y in points:
@@ -187,16 +240,27 @@ def _stairs(start: tuple[float, float], points: Iterable[tuple[float, float]], c
 
 def legend(items: Sequence[tuple[str, str]]) -> str:
     """Names with their colour, in a row."""
-    spans = (f'<span><i style="background:{colour}"></i>{escaped(name)}</span>' for name, colour in items)
+    spans = (
+        f'<span><i style="background:{colour}"></i>{escaped(name)}</span>' for name, colour in items
+    )
     return f'<p class="legend">{"".join(spans)}</p>'
 
 
 def _legend(bars: Mapping[str, Parts]) -> str:
-    return legend(list(dict.fromkeys((name, colour) for parts in bars.values() for name, colour, s in parts if s > 0)))
+    return legend(
+        list(
+            dict.fromkeys(
+                (name, colour) for parts in bars.values() for name, colour, s in parts if s > 0
+            )
+        )
+    )
 
 
 def _svg(width: int, height: int, text: str) -> str:
-    return f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{escaped(text)}">'
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
+        f'aria-label="{escaped(text)}">'
+    )
 
 
 def _cut(name: str, length: int) -> str:

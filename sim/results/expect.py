@@ -1,4 +1,5 @@
-"""What the author of a scenario claims: lines like `preserve.speedup >= 1.2`, parsed before a run, checked after."""
+"""What the author of a scenario claims: lines like `preserve.speedup >= 1.2`, parsed before a run,
+checked after."""
 
 from __future__ import annotations
 
@@ -21,16 +22,19 @@ _LINE = re.compile(
     rf"(?:\s*(?:±|\+/?-)\s*(?P<tolerance>{_NUMBER}))?"
 )
 _EXAMPLES = (
-    "write it like 'preserve.speedup >= 1.2', 'preserve.ttft_p99_s == 0.35 ± 0.02', or, of a job or a tenant against "
+    "write it like 'preserve.speedup >= 1.2', 'preserve.ttft_p99_s == 0.35 ± 0.02', or, of a "
+    "job or a tenant against "
     "that of another variant, 'both.training.mean_s > 1.5 * alone.training.mean_s'"
 )
 _EXACT = 1e-9  # relative: how far `==` without a tolerance may be off
 
 
 class Expect(NamedTuple):
-    """One claim: `variant`'s `metric` stands in relation `op` to `value`; `tolerance` belongs to `==` only.
+    """One claim: `variant`'s `metric` stands in relation `op` to `value`; `tolerance` belongs to
+    `==` only.
 
-    `variant` may be `variant.job`. `than` names another number, of which `value` is the multiple meant.
+    `variant` may be `variant.job`. `than` names another number, of which `value` is the multiple
+    meant.
     """
 
     variant: str
@@ -42,10 +46,13 @@ class Expect(NamedTuple):
     than: str = ""
 
     def holds(self, found: float, than: float = 1.0) -> bool:
-        """Whether `found` satisfies the claim.  `==` without a tolerance allows a relative 1e-9 for rounding."""
+        """Whether `found` satisfies the claim.  `==` without a tolerance allows a relative 1e-9 for
+        rounding."""
         due = self.value * than
         if self.op == "==":
-            allowed = self.tolerance if self.tolerance is not None else _EXACT * max(abs(due), abs(found))
+            allowed = (
+                self.tolerance if self.tolerance is not None else _EXACT * max(abs(due), abs(found))
+            )
             return abs(found - due) <= allowed * (1 + 1e-12)
         return {">=": found >= due, "<=": found <= due, ">": found > due, "<": found < due}[self.op]
 
@@ -53,10 +60,10 @@ class Expect(NamedTuple):
 def parse(text: str) -> Expect:
     """The claim in `text`; ValueError with an example if it is not one.
 
-    The grammar is `variant.metric OP number` with OP one of >= <= > < ==, and `variant.metric == number ± tolerance`
-    (also written `+-`). In place of a number, another variant's metric will do, or `number * variant.metric`. A job's
-    metric is `variant.job.metric`. Times are in seconds, as the metric's name says. A ratio to the baseline is
-    `metric_ratio`.
+    The grammar is `variant.metric OP number` with OP one of >= <= > < ==, and `variant.metric ==
+    number ± tolerance` (also written `+-`). In place of a number, another variant's metric will do,
+    or `number * variant.metric`. A job's metric is `variant.job.metric`. Times are in seconds, as
+    the metric's name says. A ratio to the baseline is `metric_ratio`.
 
     >>> parse("preserve.speedup == 1.61 ± 0.10")[:5]
     ('preserve', 'speedup', '==', 1.61, 0.1)
@@ -68,14 +75,21 @@ def parse(text: str) -> Expect:
     if tolerance is not None and match["op"] != "==":
         raise ValueError(f"{text!r}: a tolerance goes with '==' only; {_EXAMPLES}")
     value = float(match["value"] or 1.0)
-    if (tolerance is not None and tolerance < 0) or not all(map(math.isfinite, (value, tolerance or 0.0))):
-        raise ValueError(f"{text!r}: numbers must be finite and a tolerance at least zero; {_EXAMPLES}")
+    if (tolerance is not None and tolerance < 0) or not all(
+        map(math.isfinite, (value, tolerance or 0.0))
+    ):
+        raise ValueError(
+            f"{text!r}: numbers must be finite and a tolerance at least zero; {_EXAMPLES}"
+        )
     than = match["than"] or match["alone"] or ""
-    return Expect(match["variant"], match["metric"], match["op"], value, tolerance, text.strip(), than)
+    return Expect(
+        match["variant"], match["metric"], match["op"], value, tolerance, text.strip(), than
+    )
 
 
 def unknown_metric(metric: str, kind: str, *, of_job: bool = False) -> str:
-    """What is wrong with the name of a metric of a workload of `kind`, before anything has run; '' if nothing is."""
+    """What is wrong with the name of a metric of a workload of `kind`, before anything has run; ''
+    if nothing is."""
     known: Mapping[str, str] = OF_KIND[kind]
     if of_job:
         of_parts = {
@@ -85,11 +99,16 @@ def unknown_metric(metric: str, kind: str, *, of_job: bool = False) -> str:
         }
         known = of_parts.get(kind, OF_JOBS)
         metric = re.sub(r"^slowdown_beside_\w+$", "slowdown", metric)
-    if metric in known or (metric.removesuffix("_ratio") in known and metric not in ("speedup_ratio",)):
+    if metric in known or (
+        metric.removesuffix("_ratio") in known and metric not in ("speedup_ratio",)
+    ):
         return ""
     if metric.removesuffix("_ratio") in DEFINITIONS:
         return f"{metric!r} has no value in a workload of {kind}{_nearest(metric, known)}"
-    return f"{metric!r} is not a metric{_nearest(metric, [*known, *(f'{name}_ratio' for name in known)])}"
+    return (
+        f"{metric!r} is not a "
+        f"metric{_nearest(metric, [*known, *(f'{name}_ratio' for name in known)])}"
+    )
 
 
 def check(
@@ -100,9 +119,10 @@ def check(
 ) -> list[dict[str, Any]]:
     """Each claim with the value found and whether it holds: [{"text", "value", "ok"}].
 
-    `metrics[variant][metric]` are the absolute numbers, `comparison[variant][metric]` the ratios to the baseline:
-    `speedup` and any `<metric>_ratio` are looked up there. `tenants[variant][job][metric]` are those of jobs, whose
-    ratios are to the same job of the first variant. ValueError, with the nearest name, for what is not there.
+    `metrics[variant][metric]` are the absolute numbers, `comparison[variant][metric]` the ratios to
+    the baseline: `speedup` and any `<metric>_ratio` are looked up there.
+    `tenants[variant][job][metric]` are those of jobs, whose ratios are to the same job of the first
+    variant. ValueError, with the nearest name, for what is not there.
     """
     rows = []
     for e in expects:
@@ -131,7 +151,11 @@ def _found(
             raise ValueError(f"expect: no {noun} {job!r} in {variant!r}{_nearest(job, jobs)}")
         known = dict(jobs[job])
         base = tenants[next(iter(metrics))].get(job, {})
-        known |= {f"{name}_ratio": value / base[name] for name, value in jobs[job].items() if base.get(name)}
+        known |= {
+            f"{name}_ratio": value / base[name]
+            for name, value in jobs[job].items()
+            if base.get(name)
+        }
     else:
         known = dict(metrics[variant])
         ratios = comparison.get(variant, {})

@@ -1,4 +1,5 @@
-"""A run folder, written so that whoever looks finds the old one or a complete new one, never a half."""
+"""A run folder, written so that whoever looks finds the old one or a complete new one, never a
+half."""
 
 from __future__ import annotations
 
@@ -15,25 +16,30 @@ _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
 
 
 def check_folder(folder: str | os.PathLike[str]) -> Path:
-    """The absolute path of `folder` if a run may be written there; ValueError if that would destroy something else.
+    """The absolute path of `folder` if a run may be written there; ValueError if that would destroy
+    something else.
 
-    Allowed are a path that does not exist, an empty folder, and an earlier run folder (one that holds `result.json`).
+    Allowed are a path that does not exist, an empty folder, and an earlier run folder (one that
+    holds `result.json`).
     """
     path = Path(folder).expanduser().resolve()
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; name a folder for the run")
     if path.is_dir() and any(path.iterdir()) and not (path / MARK).is_file():
         raise ValueError(
-            f"{path} is not a podscope run folder (it has no {MARK}), so it is left alone; name another folder"
+            f"{path} is not a podscope run folder (it has no {MARK}), so it is left alone; "
+            "name another folder"
         )
     return path
 
 
 def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path:
-    """Writes `files` (name to content) as `folder`, replacing an earlier run whole; the folder's absolute path.
+    """Writes `files` (name to content) as `folder`, replacing an earlier run whole; the folder's
+    absolute path.
 
-    The files go into a hidden sibling folder, which then takes the place of the old one: on Linux in one atomic
-    exchange, elsewhere in two renames. A killed run leaves at most that sibling, `.<name>.<random>.partial`.
+    The files go into a hidden sibling folder, which then takes the place of the old one: on Linux
+    in one atomic exchange, elsewhere in two renames. A killed run leaves at most that sibling,
+    `.<name>.<random>.partial`.
     """
     path = check_folder(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +57,9 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> 
             fresh.rename(path)
             shutil.rmtree(old)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)  # the old run after an exchange, our half-written files after an error
+        shutil.rmtree(
+            fresh, ignore_errors=True
+        )  # the old run after an exchange, our half-written files after an error
     return path
 
 

@@ -1,17 +1,19 @@
-"""Jobs and links as a person reads them: the table on the terminal, and two sections of the report."""
+"""Jobs and links as a person reads them: the table on the terminal, and two sections of the
+report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sim.facts.jobs import JobRecord
+from sim.facts.outcome import Outcome
 from sim.results import charts
 from sim.results.jobs import busiest, share, tenants
 from sim.results.metrics import pretty, seconds_text
 from sim.results.palette import EXPOSED, escaped, words
 from sim.results.table import closing
-from sim.spans import JobRecord, Outcome
-from sim.units import show
+from sim.text.units import show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,7 +30,8 @@ def jobs_table(
     verdict: str,
     expect: Sequence[Mapping[str, Any]],
 ) -> RenderableType:
-    """A rich renderable: a row for each variant with its wall time, each job's mean and slow-down, the fullest link."""
+    """A rich renderable: a row for each variant with its wall time, each job's mean and slow-down,
+    the fullest link."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -40,17 +43,25 @@ def jobs_table(
     grid.add_column("")
     for title in ("wall time", *(["speed-up"] if len(outcomes) > 1 else [])):
         grid.add_column(title, justify="right")
-    for title in [part for job in jobs for part in (job, "slow-down")] if wide else ["job", "mean", "slow-down"]:
+    for title in (
+        [part for job in jobs for part in (job, "slow-down")]
+        if wide
+        else ["job", "mean", "slow-down"]
+    ):
         grid.add_column(Text(title), justify="left" if title == "job" else "right")
     grid.add_column("busiest link", overflow="fold")
     for variant, outcome in outcomes.items():
         mine, found = metrics[variant], tenants(outcome)
         cells = [Text(variant), Text(pretty("makespan_s", mine["makespan_s"]))]
         if len(outcomes) > 1:
-            cells.append(Text(pretty("speedup", comparison[variant].get("speedup", 1.0)), style="bold"))
-        rows = [[cell for job in jobs for cell in _cells(found.get(job, {}))]] if wide else [
-            [job, *_cells(found[job])] for job in found
-        ]  # fmt: skip
+            cells.append(
+                Text(pretty("speedup", comparison[variant].get("speedup", 1.0)), style="bold")
+            )
+        rows = (
+            [[cell for job in jobs for cell in _cells(found.get(job, {}))]]
+            if wide
+            else [[job, *_cells(found[job])] for job in found]
+        )
         for number, row in enumerate(rows):
             head = cells if not number else [Text("")] * len(cells)
             grid.add_row(*head, *map(Text, row), Text(busiest(outcome) if not number else ""))
@@ -82,28 +93,55 @@ def jobs_section(outcomes: Mapping[str, Outcome]) -> str:
                 name = variant if len(outcome.jobs) == 1 else f"{variant} · {job.name}"
                 more_s = max(mine["mean_s"] - job.idle_s, 0.0)
                 alone_s = min(mine["mean_s"], job.idle_s)
-                bars[name] = [("alone on the healthy pod", _ALONE, alone_s), ("more than that", EXPOSED, more_s)]
+                bars[name] = [
+                    ("alone on the healthy pod", _ALONE, alone_s),
+                    ("more than that", EXPOSED, more_s),
+                ]
                 texts[name] = f"{seconds_text(mine['mean_s'])}, {_times(mine['slowdown'])}"
     figure = charts.stacked_bars(bars, "Mean time of a collective, by variant and job", texts)
-    heads = ("Variant", "Job", "Collective", "Algorithm", "Rounds", "Chips", "Bytes", "Times", "Mean", "Alone",
-             "Slow-down", "Bus bandwidth")  # fmt: skip
-    head = "".join(f"<th{' class=num' if i > 3 else ''}>{name}</th>" for i, name in enumerate(heads))
+    heads = (
+        "Variant",
+        "Job",
+        "Collective",
+        "Algorithm",
+        "Rounds",
+        "Chips",
+        "Bytes",
+        "Times",
+        "Mean",
+        "Alone",
+        "Slow-down",
+        "Bus bandwidth",
+    )
+    head = "".join(
+        f"<th{' class=num' if i > 3 else ''}>{name}</th>" for i, name in enumerate(heads)
+    )
     return (
-        f'<h2>Jobs</h2><p class="soft">Mean time of one collective: what it takes with the healthy pod to itself, and '
+        '<h2>Jobs</h2><p class="soft">Mean time of one collective: what it takes with the '
+        "healthy pod to itself, and "
         f"what faults, stragglers and other jobs add.</p>{figure}"
         f'<div class="wide"><table class="dense jobs"><tr>{head}</tr>{"".join(lines)}</table></div>'
-        '<p class="soft">Alone: the closed form where all ranks go in step (=), else one collective played (~).</p>'
+        '<p class="soft">Alone: the closed form where all ranks go in step (=), else one '
+        "collective played (~).</p>"
     )
 
 
 def _job_row(variant: str, job: JobRecord, mine: Mapping[str, float]) -> str:
     name = f"{job.name} (background)" if job.background else job.name
     texts = [variant, name, words(job.collective), job.algorithm.replace("_", " ")]
-    numbers = [f"{job.rounds:,}", f"{job.ranks:,}", show(job.nbytes, "B"), f"{len(job.instances):,}"]
+    numbers = [
+        f"{job.rounds:,}",
+        f"{job.ranks:,}",
+        show(job.nbytes, "B"),
+        f"{len(job.instances):,}",
+    ]
     numbers.append(seconds_text(mine["mean_s"]) if "mean_s" in mine else "")
     numbers.append(f"{'=' if job.exact else '~'} {seconds_text(job.idle_s)}")
     bus = mine.get("bus_bandwidth_bytes_per_s")
-    numbers += [_times(mine["slowdown"]) if "slowdown" in mine else "", show(bus, "B/s") if bus else ""]
+    numbers += [
+        _times(mine["slowdown"]) if "slowdown" in mine else "",
+        show(bus, "B/s") if bus else "",
+    ]
     left = "".join(f"<td>{escaped(text)}</td>" for text in texts)
     return f"<tr>{left}{''.join(f'<td class=num>{escaped(text)}</td>' for text in numbers)}</tr>"
 
@@ -121,22 +159,32 @@ def links_section(outcomes: Mapping[str, Outcome]) -> str:
             mark = ' <span class="tag">bottleneck</span>' if used > top * (1 - 1e-6) else ""
             meter = f'<i class="meter"><i style="width:{100 * min(used, 1.0):.1f}%"></i></i>'
             lines.append(
-                f"<tr><td>{escaped(link.name)}{mark}</td><td class=num>{escaped(show(link.bytes_per_s, 'B/s'))}</td>"
+                f"<tr><td>{escaped(link.name)}{mark}</td><td "
+                f"class=num>{escaped(show(link.bytes_per_s, 'B/s'))}</td>"
                 f"<td class=num>{escaped(show(link.moved_bytes, 'B'))}</td><td>{meter}</td>"
                 f"<td class=num>{100 * used:.1f} %</td><td class=num>{100 * busy:.1f} %</td>"
                 f"<td class=num>{link.most_flows:,}</td></tr>"
             )
         more = len(outcome.links) - _LINKS_SHOWN
-        rest = f'<p class="soft">{more:,} more that carried anything are in links.csv.</p>' if more > 0 else ""
+        rest = (
+            f'<p class="soft">{more:,} more that carried anything are in links.csv.</p>'
+            if more > 0
+            else ""
+        )
         parts.append(
-            f"<details{' open' if not parts else ''}><summary>{escaped(variant)}: {escaped(busiest(outcome))}"
-            '</summary><div class="wide"><table class="dense"><tr><th>Link</th><th class=num>Rate</th>'
-            "<th class=num>Bytes</th><th></th><th class=num>Share of rate</th><th class=num>Busy</th>"
-            f"<th class=num>Most messages at once</th></tr>{''.join(lines)}</table></div>{rest}</details>"
+            f"<details{' open' if not parts else ''}><summary>{escaped(variant)}: "
+            f"{escaped(busiest(outcome))}"
+            '</summary><div class="wide"><table class="dense"><tr><th>Link</th><th '
+            "class=num>Rate</th>"
+            "<th class=num>Bytes</th><th></th><th class=num>Share of rate</th><th "
+            "class=num>Busy</th>"
+            "<th class=num>Most messages at "
+            f"once</th></tr>{''.join(lines)}</table></div>{rest}</details>"
         )
     if not parts:
         return ""
     return (
-        '<h2>Links</h2><p class="soft">Bytes over each link against what it could have carried in the wall time, '
+        '<h2>Links</h2><p class="soft">Bytes over each link against what it could have carried '
+        "in the wall time, "
         f"fullest first. Busy: at least one message on it.</p>{''.join(parts)}"
     )

@@ -1,46 +1,62 @@
-"""Numbers of a run, each a function of its Outcome: numerator, denominator and window stand in `DEFINITIONS`."""
+"""Numbers of a run, each a function of its Outcome: numerator, denominator and window stand in
+`DEFINITIONS`."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from sim.facts.outcome import Outcome
+from sim.facts.serving import Serving
+from sim.facts.totals import Totals
 from sim.results.arrays import OF_ARRAY, OF_GRID, array_metrics, grid_metrics
 from sim.results.jobs import OF_LINKS, link_metrics
 from sim.results.statistics import LATENCIES, STATISTICS, request_metrics
-from sim.spans import Outcome, Serving, Totals
-from sim.units import show
+from sim.text.units import show
 
 _ONE = "on one rank, mean over the pipeline stages and the replicas"
 _SUM = "on one rank, mean over the pipeline stages, summed over the replicas"
-# Of a workload of requests. "Finished" requests are those not rejected: a run goes on until the last has its answer.
+# Of a workload of requests. "Finished" requests are those not rejected: a run goes on until the
+# last has its answer.
 OF_REQUESTS: dict[str, str] = {
     "requests": "requests finished",
-    "rejected": "requests turned away: longer than the KV-cache could ever hold, or past their deadline",
-    "preemptions": "times that a running request was put back into the queue for want of KV blocks, over all replicas; "
+    "rejected": "requests turned away: longer than the KV-cache could ever hold, or past their "
+    "deadline",
+    "preemptions": "times that a running request was put back into the queue for want of KV "
+    "blocks, over all replicas; "
     "one request may be preempted more than once",
     "retries": "times that a request was routed anew because its replica failed",
     "most_replicas_on": "replicas that were on at once, at most",
-    "kv_occupancy": "integral over makespan_s of the share of KV blocks that requests hold / makespan_s, mean over the "
+    "kv_occupancy": "integral over makespan_s of the share of KV blocks that requests hold / "
+    "makespan_s, mean over the "
     "replicas; blocks of the prefix cache that no request uses do not count",
     "kv_peak": "highest share of the KV blocks in use at once on any replica",
     **{
-        f"itl_p{percent}_s": f"inter-token latency: time between two tokens of one answer, {percent}th percentile over "
-        "all of them, rounded up to a histogram bin (0.5 %); tokens that one step makes together are 1 us apart at most"
+        f"itl_p{percent}_s": "inter-token latency: time between two tokens of one answer, "
+        f"{percent}th percentile over "
+        "all of them, rounded up to a histogram bin (0.5 %); tokens that one step makes "
+        "together are 1 us apart at most"
         for percent in (50, 90, 99)
     },
-    "prefix_hit_rate": "prompt tokens found in the prefix cache at the first admission / prompt tokens, over finished "
+    "prefix_hit_rate": "prompt tokens found in the prefix cache at the first admission / "
+    "prompt tokens, over finished "
     "requests",
-    "prefix_block_hit_rate": "named prefix blocks found in the cache / looked up, at each request's first admission",
-    "expanded_prefix_share": "query-key pairs of decode attention on prefixes that are kept expanded / all of them",
+    "prefix_block_hit_rate": "named prefix blocks found in the cache / looked up, at each "
+    "request's first admission",
+    "expanded_prefix_share": "query-key pairs of decode attention on prefixes that are kept "
+    "expanded / all of them",
     "acceptance_rate": "speculative tokens accepted / drafted",
-    "slo_attainment": "requests that met every limit of `slo` / all requests, rejected ones included; one of a single "
+    "slo_attainment": "requests that met every limit of `slo` / all requests, rejected ones "
+    "included; one of a single "
     "token has no tpot to miss",
     "goodput_per_s": "requests that met every limit of `slo` / makespan_s",
-    "joules_per_token": "rated power of a chip x chip-seconds on / output tokens; chips draw less when idle",
+    "joules_per_token": "rated power of a chip x chip-seconds on / output tokens; chips draw "
+    "less when idle",
     "dollars_per_million_tokens": "price of the chip-seconds on / output tokens x 1e6",
     "requests_per_s": "requests finished / makespan_s, all replicas together",
-    "requests_per_s_per_replica": "requests finished / makespan_s / replicas, where there are several",
-    "output_tokens_per_s_per_replica": "output tokens of all requests / makespan_s / replicas, where there are several",
+    "requests_per_s_per_replica": "requests finished / makespan_s / replicas, where there are "
+    "several",
+    "output_tokens_per_s_per_replica": "output tokens of all requests / makespan_s / replicas, "
+    "where there are several",
     **{
         f"{latency}_{statistic}_s": f"{what}; {how}"
         for latency, what in LATENCIES.items()
@@ -53,29 +69,36 @@ _OF_STATIC: dict[str, str] = {
     "decode_s": "part of the wall time spent in decode steps",
 }
 _OF_ANY: dict[str, str] = {
-    "makespan_s": "wall time of the whole run, from time zero (of requests, the first arrival) to the end of the last "
+    "makespan_s": "wall time of the whole run, from time zero (of requests, the first arrival) "
+    "to the end of the last "
     "op; of collectives, of the last one that is not in the background",
 }
 _OF_MODELS: dict[str, str] = {
     "tpot_mean_s": "static run: decode_s / decode steps of a sequence; request run: mean of "
     "(last - first token) / (output tokens - 1)",
     "output_tokens_per_s": "output tokens of all sequences / makespan_s",
-    "output_tokens_per_s_per_chip": "output tokens of all sequences / chip-seconds: ranks x the time each replica was "
+    "output_tokens_per_s_per_chip": "output tokens of all sequences / chip-seconds: ranks x "
+    "the time each replica was "
     "on, all of makespan_s unless it scales with load",
     "compute_busy": f"time ops occupied the compute stream / makespan_s, {_ONE}",
     "communication_busy": f"time ops occupied the communication stream / makespan_s, {_ONE}",
     "prefetch_busy": f"time ops occupied the prefetch stream / makespan_s, {_ONE}",
     "idle": "time in which no iteration was running / makespan_s, mean over the replicas",
-    "engine": "time in which an iteration ran and none of its ops / makespan_s, mean over the replicas: `overhead`, "
+    "engine": "time in which an iteration ran and none of its ops / makespan_s, mean over the "
+    "replicas: `overhead`, "
     "drafting, swapping, a slow replica's delay, work lost in a failure",
-    "bubbles": "time in which a pipeline stage had nothing to do while an iteration ran / makespan_s, mean over the "
+    "bubbles": "time in which a pipeline stage had nothing to do while an iteration ran / "
+    "makespan_s, mean over the "
     "stages and the replicas",
-    "exposed_communication": "(makespan_s - idle, engine and bubble time - compute stream's busy time) / makespan_s: "
+    "exposed_communication": "(makespan_s - idle, engine and bubble time - compute stream's "
+    "busy time) / makespan_s: "
     f"nothing computes, because a collective or a join is waited for; {_ONE}",
     "hbm_utilisation": f"bytes over the HBM port / (HBM rate x makespan_s), {_ONE}",
     "l2_utilisation": f"bytes over the L2 port / (L2 rate x makespan_s), {_ONE}",
-    "link_utilisation": f"bytes over the rank's links / (rate of its outgoing links together x makespan_s), {_ONE}",
-    "mfu": "FLOP on the matrix engine / (matrix peak x makespan_s), the peak being that of the device's quickest "
+    "link_utilisation": "bytes over the rank's links / (rate of its outgoing links together x "
+    f"makespan_s), {_ONE}",
+    "mfu": "FLOP on the matrix engine / (matrix peak x makespan_s), the peak being that of the "
+    "device's quickest "
     f"number format; {_ONE}",
     "hbm_bytes": f"bytes over the HBM port in the whole run, {_SUM}",
     "prefetched_bytes": f"bytes fetched into L2 ahead of use in the whole run, {_SUM}",
@@ -84,20 +107,30 @@ _OF_MODELS: dict[str, str] = {
     "steps": "forward passes in the run, prefill included, over all replicas",
 }
 _OF_TENANTS: dict[str, str] = {
-    "fairness": "Jain's index (sum x)^2 / (n sum x^2) over the n tenants, of x = 1 / slowdown: 1 if all are slowed "
+    "fairness": "Jain's index (sum x)^2 / (n sum x^2) over the n tenants, of x = 1 / slowdown: "
+    "1 if all are slowed "
     "down alike, 1/n if all but one stand still",
-    "weighted_fairness": "the same of x = 1 / (slowdown x weight): 1 if each goes on in proportion to its weight; "
+    "weighted_fairness": "the same of x = 1 / (slowdown x weight): 1 if each goes on in "
+    "proportion to its weight; "
     "where weights differ and chips are shared",
     "slowdown_max": "the highest slowdown of a tenant",
 }
 _OF_COMPARISON: dict[str, str] = {
-    "speedup": "request run: baseline e2e_mean_s / this e2e_mean_s; any other: baseline makespan_s / this makespan_s; "
+    "speedup": "request run: baseline e2e_mean_s / this e2e_mean_s; any other: baseline "
+    "makespan_s / this makespan_s; "
     "above 1 is faster; in the comparison only",
 }
 DEFINITIONS: dict[str, str] = {
-    **_OF_ANY, **_OF_STATIC, **OF_REQUESTS, **_OF_MODELS, **_OF_TENANTS, **OF_LINKS, **OF_ARRAY, **OF_GRID,
+    **_OF_ANY,
+    **_OF_STATIC,
+    **OF_REQUESTS,
+    **_OF_MODELS,
+    **_OF_TENANTS,
+    **OF_LINKS,
+    **OF_ARRAY,
+    **OF_GRID,
     **_OF_COMPARISON,
-}  # fmt: skip
+}
 # Of requests that are inferences of a network, and make no tokens.
 OF_INFERENCES = {
     name: text
@@ -162,10 +195,12 @@ _LOWER = {
 
 
 def metrics(outcome: Outcome) -> dict[str, float]:
-    """Every metric that this outcome has a meaning for, by name; units are in the names, shares are in [0, 1].
+    """Every metric that this outcome has a meaning for, by name; units are in the names, shares are
+    in [0, 1].
 
-    A metric whose denominator is missing (no rate known, no wall time) is left out, so there is never a NaN. Shares are
-    not clipped: one above 1 is a bug in the engine, and a test should see it.
+    A metric whose denominator is missing (no rate known, no wall time) is left out, so there is
+    never a NaN. Shares are not clipped: one above 1 is a bug in the engine, and a test should see
+    it.
     """
     totals, wall_s = outcome.totals, outcome.totals.seconds / outcome.replicas
     found: dict[str, float] = {"makespan_s": wall_s}
@@ -178,7 +213,9 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     found |= {f"{phase}_s": seconds for phase, seconds in outcome.phases.items()}
     if outcome.decode_steps:
         found["tpot_mean_s"] = outcome.phases["decode"] / outcome.decode_steps
-    chip_s = outcome.serving.chip_s if outcome.serving else wall_s * outcome.ranks * outcome.replicas
+    chip_s = (
+        outcome.serving.chip_s if outcome.serving else wall_s * outcome.ranks * outcome.replicas
+    )
     if len(outcome.requests):
         found |= request_metrics(outcome.requests.finished())
         found["rejected"] = len(outcome.requests) - found["requests"]
@@ -196,7 +233,9 @@ def metrics(outcome: Outcome) -> dict[str, float]:
     found["hbm_bytes"] = totals.bytes.get("HBM", 0.0)
     found["prefetched_bytes"] = totals.prefetched_bytes
     unused = totals.unused_prefetch_bytes
-    found["unused_prefetch_bytes"] = 0.0 if abs(unused) < _NOISE * totals.prefetched_bytes else unused
+    found["unused_prefetch_bytes"] = (
+        0.0 if abs(unused) < _NOISE * totals.prefetched_bytes else unused
+    )
     found["ops"], found["steps"] = totals.ops, totals.steps
     return {name: float(value) for name, value in found.items()}
 
@@ -204,7 +243,9 @@ def metrics(outcome: Outcome) -> dict[str, float]:
 def _shares(totals: Totals, rates: dict[str, float]) -> dict[str, float]:
     """Busy shares and utilisations over the whole wall time, which is above zero."""
     wall_s = totals.seconds
-    found = {f"{s}_busy": busy_s(totals, s) / wall_s for s in ("compute", "communication", "prefetch")}
+    found = {
+        f"{s}_busy": busy_s(totals, s) / wall_s for s in ("compute", "communication", "prefetch")
+    }
     found["idle"] = totals.idle_s / wall_s
     if totals.engine_s:
         found["engine"] = totals.engine_s / wall_s
@@ -213,7 +254,9 @@ def _shares(totals: Totals, rates: dict[str, float]) -> dict[str, float]:
     found["exposed_communication"] = exposed_s(totals) / wall_s
     for capacity in ("HBM", "L2", "link"):
         if rates.get(capacity):
-            found[f"{capacity.lower()}_utilisation"] = totals.bytes.get(capacity, 0.0) / rates[capacity] / wall_s
+            found[f"{capacity.lower()}_utilisation"] = (
+                totals.bytes.get(capacity, 0.0) / rates[capacity] / wall_s
+            )
     if rates.get("matrix"):
         found["mfu"] = totals.matrix_flop / rates["matrix"] / wall_s
     return found
@@ -225,8 +268,15 @@ def busy_s(totals: Totals, stream: str) -> float:
 
 
 def exposed_s(totals: Totals) -> float:
-    """Seconds in which an iteration ran and nothing computed: time waited for collectives and joins."""
-    left_s = totals.seconds - totals.idle_s - totals.engine_s - totals.bubble_s - busy_s(totals, "compute")
+    """Seconds in which an iteration ran and nothing computed: time waited for collectives and
+    joins."""
+    left_s = (
+        totals.seconds
+        - totals.idle_s
+        - totals.engine_s
+        - totals.bubble_s
+        - busy_s(totals, "compute")
+    )
     return 0.0 if abs(left_s) < _NOISE * totals.seconds else left_s
 
 
@@ -252,8 +302,12 @@ def _serving_metrics(outcome: Outcome, serving: Serving, wall_s: float) -> dict[
         if "ttft" in serving.slo_s:
             met &= done.first_token_s - done.arrival_s <= serving.slo_s["ttft"]
         if "tpot" in serving.slo_s:
-            met &= done.last_token_s - done.first_token_s <= serving.slo_s["tpot"] * (done.output_tokens - 1)
-        found["slo_attainment"] = float(met.sum() / len(outcome.requests)) if len(outcome.requests) else 0.0
+            met &= done.last_token_s - done.first_token_s <= serving.slo_s["tpot"] * (
+                done.output_tokens - 1
+            )
+        found["slo_attainment"] = (
+            float(met.sum() / len(outcome.requests)) if len(outcome.requests) else 0.0
+        )
         if wall_s > 0:
             found["goodput_per_s"] = float(met.sum() / wall_s)
     if outcome.tokens and serving.joules:
@@ -276,7 +330,8 @@ def better(name: str) -> str:
 def pretty(name: str, value: float) -> str:
     """`value` of the metric `name` as a person reads it.
 
-    >>> pretty("ttft_p99_s", 0.0123), pretty("mfu", 0.4567), pretty("hbm_bytes", 3.2e9), pretty("speedup", 1.27)
+    >>> pretty("ttft_p99_s", 0.0123), pretty("mfu", 0.4567), pretty("hbm_bytes", 3.2e9),
+    pretty("speedup", 1.27)
     ('12.3 ms', '45.7 %', '3.2 GB', '1.27x')
     """
     if name in ("speedup", "sharing_gain") or name.startswith("slowdown"):

@@ -1,7 +1,8 @@
 """Colours, escapes and encodings that the timeline, the report and the traces share.
 
-Op kinds keep their colour from run to run. The hues are Okabe and Ito's, which people with any common colour blindness
-can tell apart; small vector ops are greys, so that what takes the time stands out.
+Op kinds keep their colour from run to run. The hues are Okabe and Ito's, which people with any
+common colour blindness can tell apart; small vector ops are greys, so that what takes the time
+stands out.
 """
 
 from __future__ import annotations
@@ -35,10 +36,25 @@ KIND_COLOURS = {
     "send": "#C46A2B",
     "prefetch": "#009E73",
 }
-BOUND_COLOURS = {"compute": "#CC79A7", "HBM": "#0072B2", "L2": "#009E73", "link": "#D55E00", "latency": "#8A8F98"}
+BOUND_COLOURS = {
+    "compute": "#CC79A7",
+    "HBM": "#0072B2",
+    "L2": "#009E73",
+    "link": "#D55E00",
+    "latency": "#8A8F98",
+}
 CAPACITY_COLOURS = {"HBM": "#0072B2", "L2": "#009E73", "link": "#D55E00"}
 EXPOSED, ENGINE, BUBBLES, IDLE = "#D55E00", "#8C7B6B", "#A9B4C8", "#C9CDD3"
-VARIANT_COLOURS = ("#5F6B7A", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#A05A86")
+VARIANT_COLOURS = (
+    "#5F6B7A",
+    "#009E73",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#A05A86",
+)
 _SPARE = ("#7B5EA7", "#3D8B8B", "#A66B3F", "#5B7F3A", "#9C4F6B", "#4F6DA8")
 
 
@@ -48,12 +64,14 @@ def variant_colours(names: Iterable[str]) -> dict[str, str]:
 
 
 def kind_colour(kind: str) -> str:
-    """The colour of an op kind: the same for the same name in every run, also for kinds nobody thought of."""
+    """The colour of an op kind: the same for the same name in every run, also for kinds nobody
+    thought of."""
     return KIND_COLOURS.get(kind) or _SPARE[zlib.crc32(kind.encode()) % len(_SPARE)]
 
 
 def kind_colours(kinds: Iterable[str]) -> dict[str, str]:
-    """The same of all kinds on a page, unlike for those nobody thought of, while there are enough."""
+    """The same of all kinds on a page, unlike for those nobody thought of, while there are
+    enough."""
     found: dict[str, str] = {}
     for kind in kinds:
         first = _SPARE.index(kind_colour(kind)) if kind not in KIND_COLOURS else 0
@@ -81,7 +99,10 @@ def inside_script(text: str) -> str:
 
 def packed(values: np.ndarray) -> dict[str, Any]:
     """An array as Plotly takes it from JSON, in base64."""
-    found: dict[str, Any] = {"dtype": values.dtype.str[1:], "bdata": base64.b64encode(values.tobytes()).decode("ascii")}
+    found: dict[str, Any] = {
+        "dtype": values.dtype.str[1:],
+        "bdata": base64.b64encode(values.tobytes()).decode("ascii"),
+    }
     return found | ({"shape": ", ".join(map(str, values.shape))} if values.ndim > 1 else {})
 
 

@@ -1,4 +1,5 @@
-"""What a timeline shows of one variant, before anything is drawn: its streams, and how full its capacities were."""
+"""What a timeline shows of one variant, before anything is drawn: its streams, and how full its
+capacities were."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.facts.outcome import Outcome
+from sim.facts.span import Span
 from sim.results.metrics import seconds_text
 from sim.results.palette import CAPACITY_COLOURS, escaped, kind_order
 from sim.results.utilisation import utilisation
-from sim.spans import Outcome, Span
-from sim.units import show
+from sim.text.units import show
 
 _STREAMS = ("compute", "communication", "prefetch")
 _CAPACITIES = ("HBM", "L2", "link")
@@ -53,13 +55,23 @@ def axis_unit(outcomes: Mapping[str, Outcome]) -> tuple[str, float]:
     """The unit of the time axis, and how many of it a second has."""
     first_s, last_s = recorded(outcomes)
     long_s = last_s - first_s
-    return ("µs", 1e6) if last_s < 2e-3 else ("ms", 1e3) if long_s < 10 and last_s < 10_000 else ("s", 1.0)
+    return (
+        ("µs", 1e6)
+        if last_s < 2e-3
+        else ("ms", 1e3)
+        if long_s < 10 and last_s < 10_000
+        else ("s", 1.0)
+    )
 
 
 def recorded(outcomes: Mapping[str, Outcome]) -> tuple[float, float]:
-    """When what was recorded begins and ends, in seconds; from zero where it begins in the first tenth."""
+    """When what was recorded begins and ends, in seconds; from zero where it begins in the first
+    tenth."""
     spans = [s for o in outcomes.values() for s in o.timeline.spans]
-    first_s, last_s = min((s.start_s for s in spans), default=0.0), max((s.end_s for s in spans), default=0.0)
+    first_s, last_s = (
+        min((s.start_s for s in spans), default=0.0),
+        max((s.end_s for s in spans), default=0.0),
+    )
     return (first_s if first_s > 0.1 * last_s else 0.0), last_s
 
 
@@ -73,7 +85,9 @@ def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
     by_track: dict[str, list[Span]] = {}
     for span in outcome.timeline.spans:
         by_track.setdefault(span.track, []).append(span)
-    owners = list(dict.fromkeys([job.name for job in outcome.jobs] + [t.rpartition("/")[0] for t in by_track]))
+    owners = list(
+        dict.fromkeys([job.name for job in outcome.jobs] + [t.rpartition("/")[0] for t in by_track])
+    )
     several = len({track.rpartition("/")[0] for track in by_track}) > 1
     tracks = []
     shown = sorted(by_track, key=lambda t: (owners.index(t.rpartition("/")[0]), _stream_order(t)))
@@ -84,7 +98,10 @@ def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
         start = np.array([s.start_s for s in spans]) * scale
         end = np.array([s.end_s for s in spans]) * scale
         tracks.append(Track(escaped(label), spans, start, end - start))
-    title = f"<b>{escaped(name)}</b>  {escaped(seconds_text(outcome.totals.seconds / outcome.replicas))}"
+    title = (
+        f"<b>{escaped(name)}</b>  "
+        f"{escaped(seconds_text(outcome.totals.seconds / outcome.replicas))}"
+    )
     title += f"  the first {MOST_TRACKS} of {len(shown)} tracks" if len(shown) > MOST_TRACKS else ""
     return Panel(title, tracks, _areas(outcome, scale))
 
@@ -97,23 +114,34 @@ def _stream_order(track: str) -> tuple[int, list[int], str]:
 
 
 def _areas(outcome: Outcome, scale: float) -> list[Area]:
-    """One area for each kind of capacity: over several ranks or links, the share of all their rates together."""
+    """One area for each kind of capacity: over several ranks or links, the share of all their rates
+    together."""
     rates: dict[str, float] = {}
     for capacity, rate in outcome.timeline.capacities.items():
         kind = capacity.rpartition("/")[2]
         rates[kind] = rates.get(kind, 0.0) + rate
     found = []
-    for kind in sorted(rates, key=lambda k: (_CAPACITIES.index(k) if k in _CAPACITIES else len(_CAPACITIES), k)):
-        uses = [u._replace(capacity=kind) for u in outcome.timeline.uses if u.capacity.rpartition("/")[2] == kind]
+    for kind in sorted(
+        rates, key=lambda k: (_CAPACITIES.index(k) if k in _CAPACITIES else len(_CAPACITIES), k)
+    ):
+        uses = [
+            u._replace(capacity=kind)
+            for u in outcome.timeline.uses
+            if u.capacity.rpartition("/")[2] == kind
+        ]
         times, share = utilisation(uses, kind, rates[kind])
-        found.append(Area(escaped(kind), CAPACITY_COLOURS.get(kind, "#7B5EA7"), times * scale, share * 100))
+        found.append(
+            Area(escaped(kind), CAPACITY_COLOURS.get(kind, "#7B5EA7"), times * scale, share * 100)
+        )
     return found
 
 
 def detail(span: Span) -> str:
     """The lines of the hover that do not depend on when the op ran."""
     moved = [("HBM", span.hbm_bytes), ("L2", span.l2_bytes), ("link", span.link_bytes)]
-    lines = [" · ".join(f"{name} {show(nbytes, 'B')}" for name, nbytes in moved if nbytes) or "no bytes"]
+    lines = [
+        " · ".join(f"{name} {show(nbytes, 'B')}" for name, nbytes in moved if nbytes) or "no bytes"
+    ]
     lines += [show(span.flop, "FLOP")] if span.flop else []
     lines += [f"limited by {escaped(span.bound)}"]
     lines += [escaped(span.note)] if span.note else []

@@ -7,19 +7,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sim.facts.outcome import Outcome
 from sim.results.palette import words
 from sim.results.utilisation import utilisation
-from sim.spans import Outcome
 
 _STREAMS = ("compute", "communication", "prefetch")
 
 
 def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """Metadata first, then events by time: a process for each variant and rank, a thread for each stream, and counters.
+    """Metadata first, then events by time: a process for each variant and rank, a thread for each
+    stream, and counters.
 
     Counters are HBM, L2 and link, in percent of their rate.
 
-    Times are microseconds, rounded to a nanosecond at both ends, so that neighbours on a stream never overlap.
+    Times are microseconds, rounded to a nanosecond at both ends, so that neighbours on a stream
+    never overlap.
     """
     metadata: list[dict[str, Any]] = []
     events: list[dict[str, Any]] = []
@@ -50,7 +52,12 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
             pid = process(variant, owner)
             start_ns, end_ns = round(s.start_s * 1e9), round(s.end_s * 1e9)
             args: dict[str, Any] = {"bound": s.bound}
-            numbers = {"HBM bytes": s.hbm_bytes, "L2 bytes": s.l2_bytes, "link bytes": s.link_bytes, "FLOP": s.flop}
+            numbers = {
+                "HBM bytes": s.hbm_bytes,
+                "L2 bytes": s.l2_bytes,
+                "link bytes": s.link_bytes,
+                "FLOP": s.flop,
+            }
             args |= {name: value for name, value in numbers.items() if value}
             args |= {"note": s.note} if s.note else {}
             events.append(
@@ -70,7 +77,13 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
             pid = process(variant, owner)
             for time_s, share in zip(*utilisation(outcome.timeline.uses, capacity, rate)):
                 percent = round(100 * float(share), 3)
-                at = {"ph": "C", "name": f"{kind} %", "pid": pid, "tid": 0, "ts": round(float(time_s) * 1e9) / 1e3}
+                at = {
+                    "ph": "C",
+                    "name": f"{kind} %",
+                    "pid": pid,
+                    "tid": 0,
+                    "ts": round(float(time_s) * 1e9) / 1e3,
+                }
                 events.append({**at, "args": {"in use": percent}})
     events.sort(key=lambda e: (e["ts"], e["pid"], e["tid"]))
     return metadata + events

@@ -1,4 +1,5 @@
-"""The one page an architect reads: question, answer, comparison, where the time goes, and what all of it rests on."""
+"""The one page an architect reads: question, answer, comparison, where the time goes, and what all
+of it rests on."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sim.facts.outcome import Outcome
+from sim.facts.span import BOUNDS
 from sim.results import charts
 from sim.results.arrays import OF_NETWORKS
 from sim.results.arrays_page import grid_section, networks_section
@@ -30,7 +33,6 @@ from sim.results.statistics import latencies
 from sim.results.table import best, label, ratio_text, rows
 from sim.results.tenants import OF_TENANTS, by_tenant, requests_by_tenant
 from sim.results.tenants_page import tenants_section
-from sim.spans import BOUNDS, Outcome
 
 _TAGS = {
     "READ": "read in a public source",
@@ -101,7 +103,8 @@ def report(
     expect: Sequence[Mapping[str, Any]],
     warnings: Sequence[str],
 ) -> str:
-    """The page as HTML: one file, no script, no network.  Every name is escaped: they come from the user's YAML."""
+    """The page as HTML: one file, no script, no network.  Every name is escaped: they come from the
+    user's YAML."""
     title = escaped(question or scenario)
     each = by_tenant(outcomes)
     body = [
@@ -129,22 +132,35 @@ def report(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f'<link rel="icon" href="data:,"><title>{title}</title><style>{_STYLE}</style></head>\n<body><main>\n'
+        '<link rel="icon" '
+        f'href="data:,"><title>{title}</title><style>{_STYLE}</style></head>\n<body><main>\n'
         + "\n".join(part for part in body if part)
         + "\n</main></body></html>\n"
     )
 
 
 def _links(outcomes: Mapping[str, Outcome]) -> str:
-    pages = {"timeline": "timeline.html"} if any(o.timeline.spans or not o.grid for o in outcomes.values()) else {}
-    pages |= {"figures": "figures.html"} if any(o.array or o.grid for o in outcomes.values()) else {}
-    return "".join(f' <a class="screen" href="{page}">Open the {what}</a>' for what, page in pages.items())
+    pages = (
+        {"timeline": "timeline.html"}
+        if any(o.timeline.spans or not o.grid for o in outcomes.values())
+        else {}
+    )
+    pages |= (
+        {"figures": "figures.html"} if any(o.array or o.grid for o in outcomes.values()) else {}
+    )
+    return "".join(
+        f' <a class="screen" href="{page}">Open the {what}</a>' for what, page in pages.items()
+    )
 
 
 def _warnings(warnings: Sequence[str]) -> str:
     if not warnings:
         return ""
-    return '<h2>Warnings</h2><ul class="warnings">' + "".join(f"<li>{escaped(w)}</li>" for w in warnings) + "</ul>"
+    return (
+        '<h2>Warnings</h2><ul class="warnings">'
+        + "".join(f"<li>{escaped(w)}</li>" for w in warnings)
+        + "</ul>"
+    )
 
 
 def _expectations(expect: Sequence[Mapping[str, Any]]) -> str:
@@ -154,30 +170,54 @@ def _expectations(expect: Sequence[Mapping[str, Any]]) -> str:
     for row in expect:
         mark = '<span class="ok">ok</span>' if row["ok"] else '<span class="failed">FAILED</span>'
         lines.append(
-            f"<tr><td>{mark}</td><td><code>{escaped(row['text'])}</code></td><td class=num>{row['value']:.6g}</td></tr>"
+            f"<tr><td>{mark}</td><td><code>{escaped(row['text'])}</code></td><td "
+            f"class=num>{row['value']:.6g}</td></tr>"
         )
     head = "<tr><th class=mark></th><th>The scenario expects</th><th class=num>found</th></tr>"
     return f"<h2>Expectations</h2><table>{head}{''.join(lines)}</table>"
 
 
-def _comparison(metrics: Mapping[str, Mapping[str, float]], comparison: Mapping[str, Mapping[str, float]]) -> str:
+def _comparison(
+    metrics: Mapping[str, Mapping[str, float]], comparison: Mapping[str, Mapping[str, float]]
+) -> str:
     base = next(iter(metrics))
-    head = "".join(f'<th class="num">{escaped(v)}</th>{"" if v == base else "<th></th>"}' for v in metrics)
+    head = "".join(
+        f'<th class="num">{escaped(v)}</th>{"" if v == base else "<th></th>"}' for v in metrics
+    )
     lines = []
     if len(metrics) > 1:
         winners = best("speedup", comparison)
-        cells = "".join(_cells("speedup", v, comparison[v], {}, v == base, winners) for v in metrics)
+        cells = "".join(
+            _cells("speedup", v, comparison[v], {}, v == base, winners) for v in metrics
+        )
         lines.append(f"<tr><th>{escaped(label('speedup'))}</th>{cells}</tr>")
     for name in rows(metrics):
         winners = best(name, metrics)
-        cells = "".join(_cells(name, v, mine, comparison[v], v == base, winners) for v, mine in metrics.items())
-        lines.append(f'<tr><td title="{escaped(DEFINITIONS.get(name, ""))}">{escaped(label(name))}</td>{cells}</tr>')
-    note = "" if len(metrics) < 2 else f'<p class="soft">x: ratio to {escaped(base)}. The best of a row is green.</p>'
-    return f'<h2>Comparison</h2><div class="wide"><table><tr><th></th>{head}</tr>{"".join(lines)}</table></div>{note}'
+        cells = "".join(
+            _cells(name, v, mine, comparison[v], v == base, winners) for v, mine in metrics.items()
+        )
+        lines.append(
+            "<tr><td "
+            f'title="{escaped(DEFINITIONS.get(name, ""))}">{escaped(label(name))}</td>{cells}</tr>'
+        )
+    note = (
+        ""
+        if len(metrics) < 2
+        else f'<p class="soft">x: ratio to {escaped(base)}. The best of a row is green.</p>'
+    )
+    return (
+        "<h2>Comparison</h2><div "
+        f'class="wide"><table><tr><th></th>{head}</tr>{"".join(lines)}</table></div>{note}'
+    )
 
 
 def _cells(
-    name: str, variant: str, mine: Mapping[str, float], ratios: Mapping[str, float], is_base: bool, winners: set[str]
+    name: str,
+    variant: str,
+    mine: Mapping[str, float],
+    ratios: Mapping[str, float],
+    is_base: bool,
+    winners: set[str],
 ) -> str:
     good = " best" if variant in winners else ""
     cell = f'<td class="num{good}">{escaped(pretty(name, mine[name])) if name in mine else ""}</td>'
@@ -193,16 +233,20 @@ def _where_time_goes(outcomes: Mapping[str, Outcome]) -> str:
         parts = [(words(k), kind_colour(k), kinds[k]) for k in sorted(kinds, key=kind_order)]
         bars[name] = _of_one([*parts, *_waiting(outcome)], outcome)
         texts[name] = seconds_text(outcome.totals.seconds / outcome.replicas)
-    figure = charts.stacked_bars(bars, "Wall time of each variant by what the compute stream does", texts)
+    figure = charts.stacked_bars(
+        bars, "Wall time of each variant by what the compute stream does", texts
+    )
     return (
         "<h2>Where the time goes</h2>"
-        '<p class="soft">Wall time of one rank by what its compute stream does; nothing computes while '
+        '<p class="soft">Wall time of one rank by what its compute stream does; nothing '
+        "computes while "
         f"communication is exposed.{_mean(outcomes)}</p>{figure}"
     )
 
 
 def _of_one(parts: list[tuple[str, str, float]], outcome: Outcome) -> list[tuple[str, str, float]]:
-    """The mean of the replicas, from their sum: variants with more of them stand on the same scale."""
+    """The mean of the replicas, from their sum: variants with more of them stand on the same
+    scale."""
     return [(name, colour, seconds / outcome.replicas) for name, colour, seconds in parts]
 
 
@@ -221,19 +265,28 @@ def _bounds(outcomes: Mapping[str, Outcome]) -> str:
     bars, texts = {}, {}
     for name, outcome in outcomes.items():
         bound_s = outcome.totals.bound_s
-        bars[name] = _of_one([(f"limited by {b}", BOUND_COLOURS[b], bound_s.get(b, 0.0)) for b in BOUNDS], outcome)
+        bars[name] = _of_one(
+            [(f"limited by {b}", BOUND_COLOURS[b], bound_s.get(b, 0.0)) for b in BOUNDS], outcome
+        )
         texts[name] = seconds_text(sum(bound_s.values()) / outcome.replicas)
-    figure = charts.stacked_bars(bars, "Time on the compute stream of each variant by what limits it", texts)
+    figure = charts.stacked_bars(
+        bars, "Time on the compute stream of each variant by what limits it", texts
+    )
     return (
         "<h2>What limits the kernels</h2>"
-        '<p class="soft">Time on the compute stream by what a faster machine would have to improve; latency is launch '
+        '<p class="soft">Time on the compute stream by what a faster machine would have to '
+        "improve; latency is launch "
         f"overhead.{_mean(outcomes)}</p>{figure}"
     )
 
 
 def _mean(outcomes: Mapping[str, Outcome]) -> str:
-    stages = " Mean of the pipeline stages." if any(o.totals.bubble_s for o in outcomes.values()) else ""
-    return stages + (" Mean of the replicas." if any(o.replicas > 1 for o in outcomes.values()) else "")
+    stages = (
+        " Mean of the pipeline stages." if any(o.totals.bubble_s for o in outcomes.values()) else ""
+    )
+    return stages + (
+        " Mean of the replicas." if any(o.replicas > 1 for o in outcomes.values()) else ""
+    )
 
 
 def _latency_curves(outcomes: Mapping[str, Outcome]) -> str:
@@ -248,28 +301,44 @@ def _latency_curves(outcomes: Mapping[str, Outcome]) -> str:
     colours = variant_colours(asked)
     figures = []
     for key, title in _CURVES.items():
-        points = {name: charts.quantiles(mine[key]) for name, mine in found.items() if len(mine.get(key, ()))}
+        points = {
+            name: charts.quantiles(mine[key])
+            for name, mine in found.items()
+            if len(mine.get(key, ()))
+        }
         figures.append(_curves(points, colours, title, "requests") if points else "")
     gaps = {
         name: charts.histogram_quantiles(o.serving.gap_ends_s, o.serving.gaps)
         for name, o in by_tenant(outcomes).items()
         if o.serving and o.serving.gaps.any()
     }
-    figures.append(_curves(gaps, colours, "Inter-token latency", "gaps between tokens") if gaps else "")
+    figures.append(
+        _curves(gaps, colours, "Inter-token latency", "gaps between tokens") if gaps else ""
+    )
     names = charts.legend([(name, colours[name]) for name in found])
-    tokens = "; of the inter-token latency, share of the times between two tokens of an answer" if gaps else ""
+    tokens = (
+        "; of the inter-token latency, share of the times between two tokens of an answer"
+        if gaps
+        else ""
+    )
     return (
-        f'<h2>Latency of the requests</h2><p class="soft">Share of finished requests that took no longer{tokens}.</p>'
+        '<h2>Latency of the requests</h2><p class="soft">Share of finished requests that took '
+        f"no longer{tokens}.</p>"
         f'{names}<div class="pair">{"".join(figures)}</div>'
     )
 
 
 def _curves(
-    points: Mapping[str, tuple[np.ndarray, np.ndarray]], colours: Mapping[str, str], title: str, what: str
+    points: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    colours: Mapping[str, str],
+    title: str,
+    what: str,
 ) -> str:
     slowest = max((float(values[-1]) for values, _ in points.values()), default=0.0)
     unit, scale = ("s", 1.0) if slowest >= 2 else ("ms", 1e3) if slowest >= 2e-3 else ("µs", 1e6)
-    return charts.cdf({n: charts.Line(colours[n], *line) for n, line in points.items()}, title, unit, scale, what)
+    return charts.cdf(
+        {n: charts.Line(colours[n], *line) for n, line in points.items()}, title, unit, scale, what
+    )
 
 
 def _assumptions(outcomes: Mapping[str, Outcome]) -> str:
@@ -281,9 +350,16 @@ def _assumptions(outcomes: Mapping[str, Outcome]) -> str:
         return ""
     lines = []
     for (what, value, tag, source), names in held.items():
-        only = "" if len(names) == len(outcomes) else f" <small>({escaped(', '.join(names))} only)</small>"
+        only = (
+            ""
+            if len(names) == len(outcomes)
+            else f" <small>({escaped(', '.join(names))} only)</small>"
+        )
         careful = " careful" if tag in _CAREFUL else ""
-        mark = f'<span class="tag{careful}" title="{escaped(_TAGS.get(tag, ""))}">{escaped(tag)}</span>'
+        mark = (
+            f'<span class="tag{careful}" '
+            f'title="{escaped(_TAGS.get(tag, ""))}">{escaped(tag)}</span>'
+        )
         lines.append(
             f"<tr><td>{escaped(what)}{only}</td><td>{escaped(value)}</td><td>{mark}</td><td>{escaped(source)}</td></tr>"
         )
@@ -301,11 +377,17 @@ def _defined(used: set[str]) -> dict[str, str]:
     return {name: text for name, text in DEFINITIONS.items() if name in used} | more
 
 
-def _definitions(metrics: Mapping[str, Mapping[str, float]], comparison: Mapping[str, Mapping[str, float]]) -> str:
+def _definitions(
+    metrics: Mapping[str, Mapping[str, float]], comparison: Mapping[str, Mapping[str, float]]
+) -> str:
     used = {name for mine in metrics.values() for name in mine} | {
         name for mine in comparison.values() for name in mine
     }
-    lines = "".join(f"<tr><td><code>{n}</code></td><td>{escaped(text)}</td></tr>" for n, text in _defined(used).items())
+    lines = "".join(
+        f"<tr><td><code>{n}</code></td><td>{escaped(text)}</td></tr>"
+        for n, text in _defined(used).items()
+    )
     return (
-        f"<h2>Definitions</h2><details><summary>How each metric is computed</summary><table>{lines}</table></details>"
+        "<h2>Definitions</h2><details><summary>How each metric is "
+        f"computed</summary><table>{lines}</table></details>"
     )

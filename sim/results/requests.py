@@ -10,8 +10,9 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from sim.facts.outcome import Outcome
+from sim.facts.requests import Requests
 from sim.results.tenants import requests_by_tenant
-from sim.spans import Outcome, Requests
 
 _FACTS = tuple(field.name for field in fields(Requests))
 COLUMNS = ("variant", *_FACTS, "ttft_s", "tpot_s", "e2e_s", "queue_s")
@@ -19,14 +20,21 @@ _ROWS = 65_536  # in a piece
 
 
 def requests_file(outcomes: Mapping[str, Outcome]) -> tuple[str, bytes] | None:
-    """Name and content of the table, one row a request and variant, by tenant where a pod is shared; None
-    where no variant has requests.
+    """Name and content of the table, one row a request and variant, by tenant where a pod is
+    shared; None where no variant has requests.
 
-    Times are empty for a request that was turned away, `tpot_s` also for one of a single output token.
+    Times are empty for a request that was turned away, `tpot_s` also for one of a single output
+    token.
     """
-    if not any(len(each) for outcome in outcomes.values() for each in requests_by_tenant(outcome).values()):
+    if not any(
+        len(each) for outcome in outcomes.values() for each in requests_by_tenant(outcome).values()
+    ):
         return None
-    return ("requests.parquet", _parquet(outcomes)) if find_spec("pyarrow") else ("requests.csv", _csv(outcomes))
+    return (
+        ("requests.parquet", _parquet(outcomes))
+        if find_spec("pyarrow")
+        else ("requests.csv", _csv(outcomes))
+    )
 
 
 def _names(outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -35,7 +43,9 @@ def _names(outcomes: Mapping[str, Outcome]) -> list[str]:
     return ["variant", "tenant"] if shared else ["variant"]
 
 
-def _pieces(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[tuple[str, ...], dict[str, np.ndarray]]]:
+def _pieces(
+    outcomes: Mapping[str, Outcome],
+) -> Iterator[tuple[tuple[str, ...], dict[str, np.ndarray]]]:
     """(variant and tenant, columns), a stretch of requests at a time."""
     width = len(_names(outcomes))
     owners = [
@@ -46,7 +56,11 @@ def _pieces(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[tuple[str, ...], 
     for name, requests in owners:
         for first in range(0, len(requests), _ROWS):
             held = {fact: getattr(requests, fact)[first : first + _ROWS] for fact in _FACTS}
-            arrival_s, first_s, last_s = held["arrival_s"], held["first_token_s"], held["last_token_s"]
+            arrival_s, first_s, last_s = (
+                held["arrival_s"],
+                held["first_token_s"],
+                held["last_token_s"],
+            )
             gaps = held["output_tokens"] - 1
             held["ttft_s"] = first_s - arrival_s
             held["tpot_s"] = np.where(gaps > 0, (last_s - first_s) / np.maximum(gaps, 1), np.nan)
@@ -60,7 +74,8 @@ def _csv(outcomes: Mapping[str, Outcome]) -> bytes:
     writer.writerow([*_names(outcomes), *COLUMNS[1:]])
     for name, held in _pieces(outcomes):
         columns = [
-            ["" if value != value else value for value in column.tolist()] for column in (held[c] for c in COLUMNS[1:])
+            ["" if value != value else value for value in column.tolist()]
+            for column in (held[c] for c in COLUMNS[1:])
         ]
         writer.writerows(zip(*([each] * len(columns[0]) for each in name), *columns))
     return text.getvalue().encode()
@@ -73,8 +88,13 @@ def _parquet(outcomes: Mapping[str, Outcome]) -> bytes:
     sink, writer = io.BytesIO(), None
     for name, held in _pieces(outcomes):
         same = np.zeros(len(held["id"]), np.int8)
-        names = [pyarrow.DictionaryArray.from_arrays(same, [each]).dictionary_decode() for each in name]
-        columns = [*names, *(pyarrow.array(held[column], from_pandas=True) for column in COLUMNS[1:])]
+        names = [
+            pyarrow.DictionaryArray.from_arrays(same, [each]).dictionary_decode() for each in name
+        ]
+        columns = [
+            *names,
+            *(pyarrow.array(held[column], from_pandas=True) for column in COLUMNS[1:]),
+        ]
         piece = pyarrow.table(dict(zip([*_names(outcomes), *COLUMNS[1:]], columns)))
         writer = writer or pyarrow.parquet.ParquetWriter(sink, piece.schema)
         writer.write_table(piece)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.facts.outcome import Outcome
 from sim.results.array_figures import figures_page
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
@@ -24,7 +25,6 @@ from sim.results.table import table
 from sim.results.tenants import shared_metrics, tenants
 from sim.results.timeline import timeline, timeline_page
 from sim.results.verdict import verdict
-from sim.spans import Outcome
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 class Result:
     """Every variant of one scenario, compared.  The first variant is the baseline.
 
-    `variants[name]["metrics"]` maps a metric to its value (units in the names, definitions in `DEFINITIONS`),
-    `variants[name]["tenants"]` a job or a tenant to its own (`OF_JOBS`, `OF_TENANTS`, `OF_NETWORKS`),
-    `comparison[name]` a metric to its ratio to the baseline and `speedup`, `expect` has a row {"text", "value", "ok"}
-    for each claim of the scenario. `outcomes` are the facts that all of it is derived from.
+    `variants[name]["metrics"]` maps a metric to its value (units in the names, definitions in
+    `DEFINITIONS`), `variants[name]["tenants"]` a job or a tenant to its own (`OF_JOBS`,
+    `OF_TENANTS`, `OF_NETWORKS`), `comparison[name]` a metric to its ratio to the baseline and
+    `speedup`, `expect` has a row {"text", "value", "ok"} for each claim of the scenario. `outcomes`
+    are the facts that all of it is derived from.
     """
 
     scenario: str
@@ -66,7 +67,8 @@ class Result:
         return f"Interrupted, so this is no answer yet: {found}" if self.partial else found
 
     def to_json(self) -> str:
-        """The text of `result.json`: equal runs give equal bytes.  Variants keep their order, metrics are sorted."""
+        """The text of `result.json`: equal runs give equal bytes.  Variants keep their order,
+        metrics are sorted."""
         data = {
             "scenario": self.scenario,
             "version": self.version,
@@ -86,11 +88,17 @@ class Result:
         return draw(self.outcomes, self._metrics(), self.comparison, self.verdict, self.expect)
 
     def timeline(
-        self, variant: str | None = None, *, start_s: float | None = None, end_s: float | None = None
+        self,
+        variant: str | None = None,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
     ) -> Figure:
-        """The recorded window as a Plotly figure: one variant, or all below each other; times in seconds.
+        """The recorded window as a Plotly figure: one variant, or all below each other; times in
+        seconds.
 
-        KeyError if there is no such variant. Short ops are gathered into blocks: narrow the window to see each of them.
+        KeyError if there is no such variant. Short ops are gathered into blocks: narrow the window
+        to see each of them.
         """
         chosen = self.outcomes if variant is None else {variant: self.outcomes[variant]}
         return timeline(chosen, start_s=start_s, end_s=end_s)
@@ -112,7 +120,8 @@ class Result:
         )
 
     def files(self, log: str = "") -> dict[str, bytes]:
-        """Name and content of every file of the run folder; `log` is put before the summary in `log.txt`."""
+        """Name and content of every file of the run folder; `log` is put before the summary in
+        `log.txt`."""
         texts = {
             "result.json": self.to_json(),
             "timeline.html": timeline_page(self.outcomes, self.question or self.scenario),
@@ -122,7 +131,9 @@ class Result:
         }
         found = {name: text.encode() for name, text in texts.items()}
         if any(outcome.array or outcome.grid for outcome in self.outcomes.values()):
-            found["figures.html"] = figures_page(self.outcomes, self.question or self.scenario).encode()
+            found["figures.html"] = figures_page(
+                self.outcomes, self.question or self.scenario
+            ).encode()
         found["trace.json.gz"] = trace_gz(self.outcomes)
         links = links_csv(self.outcomes)
         found |= {"links.csv": links} if links else {}
@@ -130,16 +141,21 @@ class Result:
         return found | ({requests[0]: requests[1]} if requests else {})
 
     def save(self, folder: str | os.PathLike[str], log: str = "") -> Path:
-        """Writes the run folder whole or not at all; ValueError if `folder` holds something that is no earlier run."""
+        """Writes the run folder whole or not at all; ValueError if `folder` holds something that is
+        no earlier run."""
         return write_folder(folder, self.files(log))
 
     def _metrics(self) -> dict[str, dict[str, float]]:
         return {name: variant["metrics"] for name, variant in self.variants.items()}
 
     def _log(self) -> str:
-        lines = [f"podscope {self.version}", f"scenario {self.scenario}, seed {self.seed}, {self.fingerprint}"]
+        lines = [
+            f"podscope {self.version}",
+            f"scenario {self.scenario}, seed {self.seed}, {self.fingerprint}",
+        ]
         lines += [
-            f"variant {name}: {o.totals.ops:,.0f} ops, fingerprint {o.fingerprint}" for name, o in self.outcomes.items()
+            f"variant {name}: {o.totals.ops:,.0f} ops, fingerprint {o.fingerprint}"
+            for name, o in self.outcomes.items()
         ]
         lines += [
             f"expect {'ok    ' if row['ok'] else 'FAILED'} {row['text']} (found {row['value']!r})"
@@ -161,14 +177,17 @@ def build(
     warnings: Iterable[str] = (),
     partial: bool = False,
 ) -> Result:
-    """The Result of the outcomes of all variants, the baseline first; ValueError if there is none or a claim is wrong.
+    """The Result of the outcomes of all variants, the baseline first; ValueError if there is none
+    or a claim is wrong.
 
-    `resolved` is the scenario as YAML text; `warnings` are those of the loader, before those of the variants.
+    `resolved` is the scenario as YAML text; `warnings` are those of the loader, before those of the
+    variants.
     """
     if not outcomes:
         raise ValueError("a run needs at least one variant")
     found = {
-        name: shared_metrics(outcome) if outcome.tenants else metrics(outcome) for name, outcome in outcomes.items()
+        name: shared_metrics(outcome) if outcome.tenants else metrics(outcome)
+        for name, outcome in outcomes.items()
     }
     base = found[next(iter(found))]
     jobs = {name: job_metrics(outcome) | tenants(outcome) for name, outcome in outcomes.items()}
@@ -210,4 +229,7 @@ def _ratios(mine: Mapping[str, float], base: Mapping[str, float]) -> dict[str, f
 
 
 def _sorted(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _sorted(value) if isinstance(value, Mapping) else value for key, value in sorted(data.items())}
+    return {
+        key: _sorted(value) if isinstance(value, Mapping) else value
+        for key, value in sorted(data.items())
+    }

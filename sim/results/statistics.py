@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from sim.spans import Requests
+from sim.facts.requests import Requests
 
 LATENCIES = {
     "ttft": "time to first token: first token minus arrival",
-    "tpot": "time per output token after the first: (last - first token) / (output tokens - 1); not for one token",
+    "tpot": "time per output token after the first: (last - first token) / (output tokens - "
+    "1); not for one token",
     "e2e": "end-to-end latency: last token minus arrival",
     "queue": "waiting: start of the first iteration that works on the request minus its arrival",
 }
@@ -23,10 +24,11 @@ STATISTICS = {
 
 
 def latencies(requests: Requests) -> dict[str, np.ndarray]:
-    """Seconds of each request by latency ("ttft", "tpot", "e2e", "queue"), in the order of `requests`.
+    """Seconds of each request by latency ("ttft", "tpot", "e2e", "queue"), in the order of
+    `requests`.
 
-    Only for finished ones; those of one token have no "tpot" and are left out of it. Inferences that make no tokens at
-    all have neither.
+    Only for finished ones; those of one token have no "tpot" and are left out of it. Inferences
+    that make no tokens at all have neither.
     """
     whole = {
         "e2e": requests.last_token_s - requests.arrival_s,
@@ -50,7 +52,11 @@ def request_metrics(requests: Requests) -> dict[str, float]:
         if len(seconds):
             found[f"{name}_mean_s"] = float(np.mean(seconds))
             p50, p90, p99 = np.percentile(seconds, (50, 90, 99))
-            found |= {f"{name}_p50_s": float(p50), f"{name}_p90_s": float(p90), f"{name}_p99_s": float(p99)}
+            found |= {
+                f"{name}_p50_s": float(p50),
+                f"{name}_p90_s": float(p90),
+                f"{name}_p99_s": float(p99),
+            }
     return found
 
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sim.facts.outcome import Outcome
 from sim.results.metrics import better, pretty
-from sim.spans import Outcome
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_STATIC = ["makespan_s", "prefill_s", "decode_s", "tpot_mean_s", "output_tokens_per_s", "output_tokens_per_s_per_chip"]
+_STATIC = [
+    "makespan_s",
+    "prefill_s",
+    "decode_s",
+    "tpot_mean_s",
+    "output_tokens_per_s",
+    "output_tokens_per_s_per_chip",
+]
 _REQUESTS = [
     "requests",
     "rejected",
@@ -20,7 +27,11 @@ _REQUESTS = [
     "most_replicas_on",
     "slo_attainment",
     "goodput_per_s",
-    *(f"{latency}_{s}_s" for latency in ("ttft", "tpot", "e2e") for s in ("mean", "p50", "p90", "p99")),
+    *(
+        f"{latency}_{s}_s"
+        for latency in ("ttft", "tpot", "e2e")
+        for s in ("mean", "p50", "p90", "p99")
+    ),
     "itl_p99_s",
     "queue_p99_s",
     "requests_per_s",
@@ -55,9 +66,13 @@ _BOTH = [
     "unused_prefetch_bytes",
 ]
 _LINKS = [
-    "makespan_s", "busiest_link_utilisation", "mean_link_utilisation", "links_used", "link_bytes",
+    "makespan_s",
+    "busiest_link_utilisation",
+    "mean_link_utilisation",
+    "links_used",
+    "link_bytes",
     "most_flows_on_a_link",
-]  # fmt: skip
+]
 _ARRAY = [
     "makespan_s",
     "effective_ops_per_s_at_power",
@@ -80,7 +95,14 @@ _ARRAY = [
     "tile_ops",
     "dram_bytes",
 ]
-_GRID = ["best_ops_per_joule", "best_rows", "best_cols", "best_pods", "ops_per_joule", "share_of_best"]
+_GRID = [
+    "best_ops_per_joule",
+    "best_rows",
+    "best_cols",
+    "best_pods",
+    "ops_per_joule",
+    "share_of_best",
+]
 LABELS = {
     "effective_ops_per_s": "throughput",
     "effective_ops_per_s_at_power": "throughput at equal power",
@@ -130,7 +152,13 @@ LABELS = {
     "link_bytes": "carried, over all links",
     "most_flows_on_a_link": "most messages on a link",
 }
-_SHORT = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "end to end", "queue": "queueing", "itl": "inter-token"}
+_SHORT = {
+    "ttft": "TTFT",
+    "tpot": "TPOT",
+    "e2e": "end to end",
+    "queue": "queueing",
+    "itl": "inter-token",
+}
 
 
 def label(name: str) -> str:
@@ -146,17 +174,21 @@ def label(name: str) -> str:
 
 
 def rows(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The metrics worth a row: those of this kind of run that some variant has and that are not zero everywhere."""
+    """The metrics worth a row: those of this kind of run that some variant has and that are not
+    zero everywhere."""
     base = metrics[next(iter(metrics))]
     if "ops_per_joule" in base:
         wanted = _GRID if "best_rows" in base else _ARRAY
     else:
-        wanted = (_REQUESTS if "requests" in base else _STATIC if "steps" in base else _LINKS) + _BOTH
+        wanted = (
+            _REQUESTS if "requests" in base else _STATIC if "steps" in base else _LINKS
+        ) + _BOTH
     return [name for name in wanted if any(mine.get(name) for mine in metrics.values())]
 
 
 def best(name: str, metrics: Mapping[str, Mapping[str, float]]) -> set[str]:
-    """The variants that are best in this metric; none where all are equal or where better has no meaning."""
+    """The variants that are best in this metric; none where all are equal or where better has no
+    meaning."""
     values = {variant: mine[name] for variant, mine in metrics.items() if name in mine}
     if len(values) < 2 or len(set(values.values())) == 1 or not better(name):
         return set()
@@ -176,7 +208,8 @@ def table(
     verdict: str,
     expect: Sequence[Mapping[str, Any]],
 ) -> RenderableType:
-    """A rich renderable: rows of metrics with the ratio to the baseline, the best in green, then verdict and claims."""
+    """A rich renderable: rows of metrics with the ratio to the baseline, the best in green, then
+    verdict and claims."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -196,7 +229,10 @@ def table(
         for name in others:
             speed = speeds[name]
             style = "bold green" if speed and speed == top and speed > 1 else "bold"
-            cells += [Text("" if speed is None else pretty("speedup", speed), style=style), Text("")]
+            cells += [
+                Text("" if speed is None else pretty("speedup", speed), style=style),
+                Text(""),
+            ]
         grid.add_row(*cells)
     for name in rows(metrics):
         winners = best(name, metrics)
@@ -207,10 +243,14 @@ def table(
             if variant != base:
                 cells.append(Text(ratio_text(comparison[variant].get(name))))
         grid.add_row(*cells)
-    from sim.results.arrays_page import networks_lines  # here, because these put labels on metrics too
+    from sim.results.arrays_page import (
+        networks_lines,  # here, because these put labels on metrics too
+    )
     from sim.results.tenants_page import tenants_lines
 
-    return Group(grid, *tenants_lines(outcomes), *networks_lines(outcomes), *closing(verdict, expect))
+    return Group(
+        grid, *tenants_lines(outcomes), *networks_lines(outcomes), *closing(verdict, expect)
+    )
 
 
 def closing(verdict: str, expect: Sequence[Mapping[str, Any]]) -> list[RenderableType]:

@@ -1,10 +1,11 @@
 """The timeline: what each stream did and how full HBM, L2 and links were, on one time axis.
 
-A screen is some 1500 pixels wide, so no more boxes than that can be seen in a row. What is drawn is therefore a *view*:
-ops of two pixels or more as boxes, shorter ones gathered into blocks that are as opaque as they are busy. The page in a
-run folder carries every span and makes a new view at each zoom; a Figure in a notebook holds one view, of the whole run
-or of the window asked for. On 50,000 spans this zooms several times faster than a box per span, and than WebGL does
-without a GPU; and it works where a browser has no WebGL at all.
+A screen is some 1500 pixels wide, so no more boxes than that can be seen in a row. What is drawn is
+therefore a *view*: ops of two pixels or more as boxes, shorter ones gathered into blocks that are
+as opaque as they are busy. The page in a run folder carries every span and makes a new view at each
+zoom; a Figure in a notebook holds one view, of the whole run or of the window asked for. On 50,000
+spans this zooms several times faster than a box per span, and than WebGL does without a GPU; and it
+works where a browser has no WebGL at all.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.facts.outcome import Outcome
+from sim.facts.span import Span
 from sim.results.metrics import seconds_text
 from sim.results.palette import escaped, inside_script, words
 from sim.results.panels import Area, Panel, Track, axis_unit, detail, kinds_of, panel_of, recorded
 from sim.results.timeline_layout import skeleton
 from sim.results.utilisation import binned
-from sim.spans import Outcome, Span
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -32,16 +34,23 @@ _WIDTH_PX = 1200  # of the plot area, assumed where no browser says
 _BUDGET = 3000  # boxes in one view, over all tracks
 
 
-def timeline(outcomes: Mapping[str, Outcome], *, start_s: float | None = None, end_s: float | None = None) -> Figure:
-    """Every variant below the other on one time axis, drawn for the window from `start_s` to `end_s` (seconds).
+def timeline(
+    outcomes: Mapping[str, Outcome], *, start_s: float | None = None, end_s: float | None = None
+) -> Figure:
+    """Every variant below the other on one time axis, drawn for the window from `start_s` to
+    `end_s` (seconds).
 
-    In a window of the whole run short ops are gathered; ask for a shorter window, or open `timeline.html`, to see each.
+    In a window of the whole run short ops are gathered; ask for a shorter window, or open
+    `timeline.html`, to see each.
     """
     import plotly.graph_objects as go
 
     unit, scale = axis_unit(outcomes)
     first_s, last_s = recorded(outcomes)
-    window = ((first_s if start_s is None else start_s) * scale, (last_s if end_s is None else end_s) * scale)
+    window = (
+        (first_s if start_s is None else start_s) * scale,
+        (last_s if end_s is None else end_s) * scale,
+    )
     if not window[1] > window[0]:
         window = (window[0], window[0] + 1.0)
     panels = [panel_of(name, outcome, scale) for name, outcome in outcomes.items()]
@@ -49,7 +58,9 @@ def timeline(outcomes: Mapping[str, Outcome], *, start_s: float | None = None, e
     traces, layout = skeleton(panels, kinds, unit, window)
     tracks = sum(len(p.tracks) for p in panels)
     for p, panel in enumerate(panels):
-        _fill_boxes(traces[p * len(kinds) : (p + 1) * len(kinds)], panel, kinds, unit, window, tracks)
+        _fill_boxes(
+            traces[p * len(kinds) : (p + 1) * len(kinds)], panel, kinds, unit, window, tracks
+        )
     areas = iter(traces[len(panels) * len(kinds) :])
     for panel in panels:
         for area in panel.areas:
@@ -58,7 +69,8 @@ def timeline(outcomes: Mapping[str, Outcome], *, start_s: float | None = None, e
 
 
 def timeline_page(outcomes: Mapping[str, Outcome], title: str = "Timeline") -> str:
-    """The timeline as one HTML page with plotly.js inside: needs no network, and zooms down to every single op."""
+    """The timeline as one HTML page with plotly.js inside: needs no network, and zooms down to
+    every single op."""
     from plotly.offline import get_plotlyjs
 
     unit, scale = axis_unit(outcomes)
@@ -118,13 +130,16 @@ def _fill_boxes(
     window: tuple[float, float],
     tracks: int,
 ) -> None:
-    """Puts the boxes of `window` into the bar traces of one panel, one trace a kind, as the script does at a zoom."""
+    """Puts the boxes of `window` into the bar traces of one panel, one trace a kind, as the script
+    does at a zoom."""
     from_, to = window
     pixel = (to - from_) / _WIDTH_PX
     least = pixel * max(2.0, _WIDTH_PX * tracks / _BUDGET)
     place = dict(zip(kinds, traces))
 
-    def put(kind: str, row: int, at: float, wide: float, hover: str, text: str, opacity: float) -> None:
+    def put(
+        kind: str, row: int, at: float, wide: float, hover: str, text: str, opacity: float
+    ) -> None:
         trace = place[kind]
         values = {"base": at, "x": wide, "y": row, "customdata": hover, "text": text}
         for key, value in values.items():
@@ -132,17 +147,24 @@ def _fill_boxes(
         trace["marker"]["opacity"].append(opacity)
         trace["marker"]["line"]["width"].append(1 if wide > 6 * pixel else 0)
 
-    def put_block(row: int, track: Track, first: int, last: int, until: float, owed: dict[str, float]) -> None:
+    def put_block(
+        row: int, track: Track, first: int, last: int, until: float, owed: dict[str, float]
+    ) -> None:
         busy = 0.0
         for i in range(first, last):
-            owed[track.spans[i].kind] = owed.get(track.spans[i].kind, 0.0) + float(track.duration[i])
+            owed[track.spans[i].kind] = owed.get(track.spans[i].kind, 0.0) + float(
+                track.duration[i]
+            )
             busy += float(track.duration[i])
         kind = max(owed, key=lambda k: owed[k])
         owed[kind] -= busy
         at = float(track.start[first])
         wide = until - at
         share = min(1.0, busy / wide) if wide > 0 else 1.0
-        hover = f"{last - first} ops in {wide:.4g} {unit}, {100 * share:.0f} % busy<br>zoom in to see them"
+        hover = (
+            f"{last - first} ops in {wide:.4g} {unit}, {100 * share:.0f} % busy<br>zoom in "
+            "to see them"
+        )
         put(kind, row, at, wide, hover, "", 0.25 + 0.75 * share)
 
     for row, track in enumerate(panel.tracks):
@@ -150,7 +172,9 @@ def _fill_boxes(
         first = int(np.searchsorted(end, from_, side="right"))
         last = int(np.searchsorted(track.start, to, side="left"))
         block = -1  # where the open block of short ops began
-        owed: dict[str, float] = {}  # time of each kind not yet shown: colours come in their true proportions
+        owed: dict[
+            str, float
+        ] = {}  # time of each kind not yet shown: colours come in their true proportions
         for i in range(first, last):
             start, wide = float(track.start[i]), float(track.duration[i])
             gap = start - float(end[i - 1]) if block >= 0 else 0.0
@@ -159,7 +183,15 @@ def _fill_boxes(
                 block = -1
             if wide >= least:
                 span = track.spans[i]
-                put(span.kind, row, start, wide, _hover(span, start, wide, unit), _label(span, wide / pixel), 1.0)
+                put(
+                    span.kind,
+                    row,
+                    start,
+                    wide,
+                    _hover(span, start, wide, unit),
+                    _label(span, wide / pixel),
+                    1.0,
+                )
             elif block < 0:
                 block = i
         if block >= 0:
@@ -167,7 +199,8 @@ def _fill_boxes(
 
 
 def _fill_area(trace: dict[str, Any], area: Area, window: tuple[float, float]) -> None:
-    """Steps as they are while they can be told apart, means over a pixel or so where they cannot."""
+    """Steps as they are while they can be told apart, means over a pixel or so where they
+    cannot."""
     from_, to = window
     inside = (area.times >= from_) & (area.times <= to)
     if np.count_nonzero(inside) <= _WIDTH_PX:
@@ -184,12 +217,19 @@ def _fill_area(trace: dict[str, Any], area: Area, window: tuple[float, float]) -
 
 
 def _packed(panel: Panel, kinds: Sequence[str]) -> dict[str, Any]:
-    """A panel's spans as columns in base64, names and hover lines once each: some 30 bytes a span."""
+    """A panel's spans as columns in base64, names and hover lines once each: some 30 bytes a
+    span."""
     names: dict[str, int] = {}
     details: dict[tuple[object, ...], int] = {}
     texts: list[str] = []
     place = {kind: i for i, kind in enumerate(kinds)}
-    columns: dict[str, list[NDArray[Any]]] = {"start": [], "duration": [], "kind": [], "name": [], "detail": []}
+    columns: dict[str, list[NDArray[Any]]] = {
+        "start": [],
+        "duration": [],
+        "kind": [],
+        "name": [],
+        "detail": [],
+    }
     rows = []
     for track in panel.tracks:
         rows.append(len(track.spans))
@@ -203,7 +243,9 @@ def _packed(panel: Panel, kinds: Sequence[str]) -> dict[str, Any]:
         columns["start"].append(track.start.astype("<f8"))
         columns["duration"].append(track.duration.astype("<f4"))
         columns["kind"].append(np.array([place[s.kind] for s in track.spans], "<u2"))
-        columns["name"].append(np.array([names.setdefault(s.name, len(names)) for s in track.spans], "<u4"))
+        columns["name"].append(
+            np.array([names.setdefault(s.name, len(names)) for s in track.spans], "<u4")
+        )
         columns["detail"].append(np.array(which, "<u4"))
     return {
         "rows": rows,
@@ -211,7 +253,8 @@ def _packed(panel: Panel, kinds: Sequence[str]) -> dict[str, Any]:
         "details": texts,
         "columns": {key: _base64(parts) for key, parts in columns.items()},
         "areas": [
-            {"times": _base64([a.times.astype("<f8")]), "share": _base64([a.share.astype("<f4")])} for a in panel.areas
+            {"times": _base64([a.times.astype("<f8")]), "share": _base64([a.share.astype("<f4")])}
+            for a in panel.areas
         ],
     }
 

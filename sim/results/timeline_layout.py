@@ -1,4 +1,5 @@
-"""The frame of a timeline: axes, titles and empty traces, in Plotly's own JSON, for the figure and the page alike."""
+"""The frame of a timeline: axes, titles and empty traces, in Plotly's own JSON, for the figure and
+the page alike."""
 
 from __future__ import annotations
 
@@ -15,14 +16,18 @@ _MARGIN = {"l": 120, "r": 24, "t": 28, "b": 60}
 def skeleton(
     panels: Sequence[Panel], kinds: Sequence[str], unit: str, window: tuple[float, float]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Empty traces, first a bar trace for each panel and kind, then an area each; and the layout around them."""
+    """Empty traces, first a bar trace for each panel and kind, then an area each; and the layout
+    around them."""
     layout: dict[str, Any] = {
         "barmode": "overlay",
         "bargap": 0,
         "dragmode": "pan",
         "hovermode": "closest",
         "template": "none",
-        "font": {"family": "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif", "size": 12},
+        "font": {
+            "family": "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif",
+            "size": 12,
+        },
         "margin": {**_MARGIN, "l": _left_px(panels)},
         "legend": {
             "orientation": "h",
@@ -157,7 +162,11 @@ def _bar(kind: str, colour: str, axis: str, *, show_legend: bool) -> dict[str, A
         "textfont": {"size": 11},
         "cliponaxis": True,
         "hovertemplate": "%{customdata}<extra></extra>",
-        "marker": {"color": colour, "opacity": [], "line": {"color": "rgba(255,255,255,0.9)", "width": []}},
+        "marker": {
+            "color": colour,
+            "opacity": [],
+            "line": {"color": "rgba(255,255,255,0.9)", "width": []},
+        },
     }
 
 

@@ -1,4 +1,5 @@
-"""A pod's links as one interactive page: what is wired to what, how fast, and the figures an architect asks for."""
+"""A pod's links as one interactive page: what is wired to what, how fast, and the figures an
+architect asks for."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from sim.hardware.device import Fact
 from sim.network import measures
 from sim.network.wires import Wires
 from sim.results.palette import VARIANT_COLOURS, escaped
-from sim.units import show
+from sim.text.units import show
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -26,7 +27,8 @@ _STAGED = ("butterfly", "benes")
 
 
 def figures(graph: nx.DiGraph, most_links: int = MOST_MEASURED) -> dict[str, str]:
-    """Chips, switches, wires, degree, diameter, mean distance, bisection bandwidth and routing, as text.
+    """Chips, switches, wires, degree, diameter, mean distance, bisection bandwidth and routing, as
+    text.
 
     Distances and bisection are left out of a graph of more than `most_links` links.
     """
@@ -41,9 +43,13 @@ def figures(graph: nx.DiGraph, most_links: int = MOST_MEASURED) -> dict[str, str
     if graph.number_of_edges() <= most_links and len(chips) > 1:
         wires = Wires(graph)
         apart, cut = measures.distances(graph, wires), measures.bisection(graph, wires)
-        found["diameter"] = f"{apart.diameter} hops" + ("" if apart.exact else " or more, from a sample")
+        found["diameter"] = f"{apart.diameter} hops" + (
+            "" if apart.exact else " or more, from a sample"
+        )
         found["mean distance"] = f"{apart.average:.3g} hops"
-        found["bisection bandwidth"] = f"{show(cut.bytes_per_s, 'B/s')} one way" + ("" if cut.exact else ", at most")
+        found["bisection bandwidth"] = f"{show(cut.bytes_per_s, 'B/s')} one way" + (
+            "" if cut.exact else ", at most"
+        )
     return found | {"routing": str(graph.graph.get("routing", "shortest")).replace("_", " ")}
 
 
@@ -53,8 +59,15 @@ def page(name: str, graph: nx.DiGraph, facts: Mapping[str, Fact]) -> str:
 
     drawn = _near(graph)
     title = escaped(name)
-    note = "" if len(drawn) == len(graph) else f"<p>Drawn: the {len(drawn):,} nodes nearest to chip 0.</p>"
-    rows = "".join(f"<tr><th>{escaped(key)}</th><td>{escaped(text)}</td></tr>" for key, text in figures(graph).items())
+    note = (
+        ""
+        if len(drawn) == len(graph)
+        else f"<p>Drawn: the {len(drawn):,} nodes nearest to chip 0.</p>"
+    )
+    rows = "".join(
+        f"<tr><th>{escaped(key)}</th><td>{escaped(text)}</td></tr>"
+        for key, text in figures(graph).items()
+    )
     sources = "".join(
         f"<tr><th>{escaped(_NAMES.get(what, what))}</th><td>{escaped(fact.value)}</td>"
         f"<td>{escaped(fact.tag)}</td><td>{escaped(fact.source)}</td></tr>"
@@ -64,29 +77,37 @@ def page(name: str, graph: nx.DiGraph, facts: Mapping[str, Fact]) -> str:
         full_html=False, include_plotlyjs=False, div_id="wires", config={"displaylogo": False}
     )
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><link rel="icon" href="data:,">'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><link rel="icon" '
+        'href="data:,">'
         f"<title>{title}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n<body><main>"
         f"<h1>{title}</h1><div class=pair><table class=facts>{rows}</table>"
-        f"<table class=sources><tr><th>number</th><th>value</th><th></th><th>source</th></tr>{sources}</table></div>"
+        "<table "
+        f"class=sources><tr><th>number</th><th>value</th><th></th><th>source</th></tr>{sources}</table></div>"
         f"{note}{chart}</main></body></html>\n"
     )
 
 
 def figure(graph: nx.DiGraph) -> go.Figure:
-    """The drawing: chips as filled marks, switches as squares, wires coloured by rate; hover for names and numbers."""
+    """The drawing: chips as filled marks, switches as squares, wires coloured by rate; hover for
+    names and numbers."""
     import plotly.graph_objects as go
 
     places = _places(graph)
     deep = len(next(iter(places.values()))) == 3
     line, dots = (go.Scatter3d, "markers") if deep else (go.Scatter, "markers")
     out = go.Figure()
-    for number, ((rate, latency, duplex), ends) in enumerate(sorted(_wires(graph).items(), reverse=True)):
+    for number, ((rate, latency, duplex), ends) in enumerate(
+        sorted(_wires(graph).items(), reverse=True)
+    ):
         path: list[list[float | None]] = [[], [], []]
         for a, b in ends:
             start, end = places[a], _landing(graph, places, a, b)
             for axis in range(len(start)):
                 path[axis] += [start[axis], end[axis], None]
-        kind = f"{show(rate, 'B/s')}, {show(latency, 's')}{', half duplex' if duplex == 'half' else ''}"
+        kind = (
+            f"{show(rate, 'B/s')}, "
+            f"{show(latency, 's')}{', half duplex' if duplex == 'half' else ''}"
+        )
         colour = VARIANT_COLOURS[(number + 2) % len(VARIANT_COLOURS)]
         axes: dict[str, Any] = dict(zip("xyz", path[: 3 if deep else 2]))
         out.add_trace(
@@ -98,31 +119,48 @@ def figure(graph: nx.DiGraph) -> go.Figure:
                 line={"color": colour, "width": 1.3},
             )
         )
-    for what, mark, colour, wanted in (("chips", "circle", "#1F2933", int), ("switches", "square", "#D55E00", str)):
+    for what, mark, colour, wanted in (
+        ("chips", "circle", "#1F2933", int),
+        ("switches", "square", "#D55E00", str),
+    ):
         nodes = [node for node in graph if isinstance(node, wanted)]
         if nodes:
             spots = [places[node] for node in nodes]
-            if wanted is int and graph.graph.get("shape") in _STAGED:  # once more where the last stage leads
+            if (
+                wanted is int and graph.graph.get("shape") in _STAGED
+            ):  # once more where the last stage leads
                 spots += [_landing(graph, places, "", node) for node in nodes]
                 nodes = nodes * 2
             axes = {axis: list(numbers) for axis, numbers in zip("xyz", zip(*spots))}
             size = max(4, min(13, 420 / len(graph) ** 0.5 / 3)) * (0.6 if deep else 1)
             out.add_trace(
-                line(**axes, mode=dots, name=f"{len(set(nodes)):,} {what}", text=[_told(graph, node) for node in nodes],
-                     hovertemplate="%{text}<extra></extra>", marker={"symbol": mark, "size": size, "color": colour})
-            )  # fmt: skip
+                line(
+                    **axes,
+                    mode=dots,
+                    name=f"{len(set(nodes)):,} {what}",
+                    text=[_told(graph, node) for node in nodes],
+                    hovertemplate="%{text}<extra></extra>",
+                    marker={"symbol": mark, "size": size, "color": colour},
+                )
+            )
     plain = {"visible": False}
     out.update_layout(
-        template="plotly_white", height=720, margin={"l": 10, "r": 10, "t": 10, "b": 10}, xaxis=plain,
-        yaxis=plain | ({} if deep or graph.graph.get("shape") not in _ROUND else {"scaleanchor": "x"}),
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}, font={"family": "system-ui, sans-serif"},
+        template="plotly_white",
+        height=720,
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        xaxis=plain,
+        yaxis=plain
+        | ({} if deep or graph.graph.get("shape") not in _ROUND else {"scaleanchor": "x"}),
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        font={"family": "system-ui, sans-serif"},
         scene={"xaxis": plain, "yaxis": plain, "zaxis": plain},
-    )  # fmt: skip
+    )
     return out
 
 
 def _wires(graph: nx.DiGraph) -> dict[tuple[float, float, str], list[tuple[Any, Any]]]:
-    """Wires by rate, latency and duplex; both ways of one are drawn once, save in stages, which go one way."""
+    """Wires by rate, latency and duplex; both ways of one are drawn once, save in stages, which go
+    one way."""
     found = defaultdict(list)
     for a, b, link in graph.edges(data=True):
         back = graph.has_edge(b, a) and graph.graph.get("shape") not in _STAGED
@@ -142,7 +180,8 @@ def _told(graph: nx.DiGraph, node: Any) -> str:
         lines.append("stores and forwards")
     links = list(graph.adj[node].items())
     lines += [
-        f"→ {escaped(b)}: {show(link['bytes_per_s'], 'B/s')}, {show(link['latency_s'], 's')}" for b, link in links[:10]
+        f"→ {escaped(b)}: {show(link['bytes_per_s'], 'B/s')}, {show(link['latency_s'], 's')}"
+        for b, link in links[:10]
     ]
     return "<br>".join(lines + ([f"and {len(links) - 10:,} more"] if len(links) > 10 else []))
 
@@ -175,7 +214,8 @@ def _circle(nodes: list[Any], radius: float) -> dict[Any, Place]:
 
 
 def _grid(graph: nx.DiGraph) -> dict[Any, Place]:
-    """The first three sides as axes; more are laid beside one another.  Slightly bent, so that wrapped wires show."""
+    """The first three sides as axes; more are laid beside one another.  Slightly bent, so that
+    wrapped wires show."""
     dims = graph.graph["dims"]
     places: dict[Any, Place] = {}
     for node in graph:
@@ -183,7 +223,9 @@ def _grid(graph: nx.DiGraph) -> dict[Any, Place]:
         x, y, *rest = (float(part) for part in reversed(at))
         for side, more in zip(reversed(dims[:-3]), rest[1:]):
             x += more * (side + 1) * dims[-1]
-        bent = 0.18 * (graph.graph.get("wraps", False) if isinstance(graph.graph.get("wraps"), bool) else 1)
+        bent = 0.18 * (
+            graph.graph.get("wraps", False) if isinstance(graph.graph.get("wraps"), bool) else 1
+        )
         if len(dims) == 2:
             places[node] = (
                 x + bent * sin(pi * y / max(dims[-2] - 1, 1)),
@@ -195,11 +237,13 @@ def _grid(graph: nx.DiGraph) -> dict[Any, Place]:
 
 
 def _stages(graph: nx.DiGraph) -> dict[Any, Place]:
-    """Chips at the left (they are drawn again at the right, where the last stage leads), stages between."""
+    """Chips at the left (they are drawn again at the right, where the last stage leads), stages
+    between."""
     depth = nx.multi_source_dijkstra_path_length(
         graph.subgraph([node for node in graph if not isinstance(node, int)]),
-        {b for a, b in graph.edges if isinstance(a, int)}, weight=None,
-    )  # fmt: skip
+        {b for a, b in graph.edges if isinstance(a, int)},
+        weight=None,
+    )
     columns: dict[int, list[Any]] = defaultdict(list)
     for node in graph:
         columns[-1 if isinstance(node, int) else int(depth.get(node, 0))].append(node)
@@ -220,15 +264,22 @@ def _landing(graph: nx.DiGraph, places: Mapping[Any, Place], a: Any, b: Any) -> 
 def _tiers(graph: nx.DiGraph) -> dict[Any, Place]:
     """Chips in a row, each tier of switches above what it joins, over the middle of it."""
     chips = [node for node in graph if isinstance(node, int)]
-    up = nx.multi_source_dijkstra_path_length(graph.to_undirected(as_view=True), set(chips), weight=None)
+    up = nx.multi_source_dijkstra_path_length(
+        graph.to_undirected(as_view=True), set(chips), weight=None
+    )
     places: dict[Any, Place] = {chip: ((i + 0.5) / len(chips), 0.0) for i, chip in enumerate(chips)}
     for tier in range(1, int(max(up.values())) + 1):
         level = [node for node in graph if up[node] == tier]
         middle = {
-            node: float(np.mean([places[b][0] for b in graph.adj[node] if b in places] or [0.5])) for node in level
+            node: float(np.mean([places[b][0] for b in graph.adj[node] if b in places] or [0.5]))
+            for node in level
         }
-        of_node = [node for node in level if str(node).startswith("node ")]  # a node's own switch sits right above it
-        rest = sorted((node for node in level if node not in set(of_node)), key=lambda node: middle[node])
+        of_node = [
+            node for node in level if str(node).startswith("node ")
+        ]  # a node's own switch sits right above it
+        rest = sorted(
+            (node for node in level if node not in set(of_node)), key=lambda node: middle[node]
+        )
         places |= {node: (middle[node], tier - 0.45) for node in of_node}
         places |= {node: ((i + 0.5) / len(rest), float(tier)) for i, node in enumerate(rest)}
     return places
@@ -247,8 +298,11 @@ def _near(graph: nx.DiGraph) -> nx.DiGraph:
     return graph.subgraph([node for node in graph if node in wanted])
 
 
-_NAMES = {f"{level}_{key}": f"{level} {word}" for level in ("link", "nic", "spine")
-          for key, word in (("bytes_per_s", "rate"), ("latency_s", "latency"))}  # fmt: skip
+_NAMES = {
+    f"{level}_{key}": f"{level} {word}"
+    for level in ("link", "nic", "spine")
+    for key, word in (("bytes_per_s", "rate"), ("latency_s", "latency"))
+}
 _STYLE = """
 body { margin:0; background:#fff; color:#1F2933;
   font:15px/1.5 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif }

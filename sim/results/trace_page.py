@@ -1,4 +1,5 @@
-"""A request trace as one interactive page: how many come when, how long they are, and what repeats."""
+"""A request trace as one interactive page: how many come when, how long they are, and what
+repeats."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim.results.palette import VARIANT_COLOURS, escaped
-from sim.workload.trace_description import Description, Lengths, figures
+from sim.traces.description import Description, Lengths, figures
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -21,14 +22,19 @@ def page(found: Description) -> str:
     from plotly.offline import get_plotlyjs
 
     title = escaped(found.name)
-    rows = "".join(f"<tr><th>{escaped(key)}</th><td>{escaped(text)}</td></tr>" for key, text in figures(found).items())
+    rows = "".join(
+        f"<tr><th>{escaped(key)}</th><td>{escaped(text)}</td></tr>"
+        for key, text in figures(found).items()
+    )
     warnings = "".join(f"<li>{escaped(warning)}</li>" for warning in found.warnings)
     drawn = {"rate": rate_figure(found), "lengths": length_figure(found)}
     if len(found.tenants) > 1:
         drawn["tenants"] = tenant_figure(found)
     charts = "".join(
         f"<h2>{heading}</h2>"
-        + drawn[name].to_html(full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False})
+        + drawn[name].to_html(
+            full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False}
+        )
         for name, heading in (
             ("rate", "Requests a second"),
             ("lengths", "Lengths: the share of requests that is no longer"),
@@ -37,7 +43,8 @@ def page(found: Description) -> str:
         if name in drawn
     )
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><link rel="icon" href="data:,">'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><link rel="icon" '
+        'href="data:,">'
         f"<title>{title}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n<body><main>"
         f"<h1>{title}</h1><table class=facts>{rows}</table>"
         f"{f'<ul class=warnings>{warnings}</ul>' if warnings else ''}{charts}</main></body></html>\n"
@@ -65,8 +72,12 @@ def rate_figure(found: Description) -> go.Figure:
         )
     )
     if found.rate_per_s == found.rate_per_s:
-        out.add_hline(y=found.rate_per_s, line={"color": "#8A8F98", "dash": "dot"}, annotation_text="mean")
-    return _laid_out(out, f"time since the first request ({unit})", "requests/s", rangemode="tozero")
+        out.add_hline(
+            y=found.rate_per_s, line={"color": "#8A8F98", "dash": "dot"}, annotation_text="mean"
+        )
+    return _laid_out(
+        out, f"time since the first request ({unit})", "requests/s", rangemode="tozero"
+    )
 
 
 def length_figure(found: Description) -> go.Figure:
@@ -100,16 +111,28 @@ def tenant_figure(found: Description) -> go.Figure:
     most = sorted(found.tenants.items(), key=lambda each: -each[1])[:30][::-1]
     names = [escaped(name or "(none)") for name, _ in most]
     out = go.Figure(
-        go.Bar(x=[count for _, count in most], y=names, orientation="h", marker={"color": VARIANT_COLOURS[0]})
+        go.Bar(
+            x=[count for _, count in most],
+            y=names,
+            orientation="h",
+            marker={"color": VARIANT_COLOURS[0]},
+        )
     )
-    return _laid_out(out, "requests", "", type="category").update_layout(height=120 + 22 * len(most))
+    return _laid_out(out, "requests", "", type="category").update_layout(
+        height=120 + 22 * len(most)
+    )
 
 
 def _laid_out(out: go.Figure, across: str, up: str, **upward: Any) -> go.Figure:
     return out.update_layout(
-        template="plotly_white", height=360, margin={"l": 60, "r": 20, "t": 20, "b": 50}, font=_FONT,
-        xaxis={"title": across}, yaxis={"title": up, **upward}, legend={"orientation": "h", "y": 1.08},
-    )  # fmt: skip
+        template="plotly_white",
+        height=360,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        font=_FONT,
+        xaxis={"title": across},
+        yaxis={"title": up, **upward},
+        legend={"orientation": "h", "y": 1.08},
+    )
 
 
 def _cumulative(lengths: Lengths) -> tuple[list[int], list[float]]:

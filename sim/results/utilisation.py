@@ -7,18 +7,25 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.spans import Use
+from sim.facts.span import Use
 
 _NOISE = 1e-12  # what is left of a sum of rates once every flow has ended
 
 
-def utilisation(uses: Iterable[Use], capacity: str, rate: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Share of `rate` (bytes/s) in use on `capacity`, as steps: `share[i]` holds from `times[i]` to `times[i + 1]`.
+def utilisation(
+    uses: Iterable[Use], capacity: str, rate: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Share of `rate` (bytes/s) in use on `capacity`, as steps: `share[i]` holds from `times[i]` to
+    `times[i + 1]`.
 
-    A sweep over starts and ends, O(n log n). Times are in seconds, ascending and distinct; the last share is zero.
-    Neighbouring steps of equal height are one step. No uses: two empty arrays.
+    A sweep over starts and ends, O(n log n). Times are in seconds, ascending and distinct; the last
+    share is zero. Neighbouring steps of equal height are one step. No uses: two empty arrays.
     """
-    rows = [(u.start_s, u.end_s, u.bytes_per_s) for u in uses if u.capacity == capacity and u.end_s > u.start_s]
+    rows = [
+        (u.start_s, u.end_s, u.bytes_per_s)
+        for u in uses
+        if u.capacity == capacity and u.end_s > u.start_s
+    ]
     if not rows:
         return np.empty(0), np.empty(0)
     starts, ends, rates = np.array(rows).T
@@ -32,8 +39,11 @@ def utilisation(uses: Iterable[Use], capacity: str, rate: float) -> tuple[NDArra
     return times[keep], share[keep]
 
 
-def binned(times: NDArray[np.float64], share: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean share between each two `edges`: areas stay what they are, however many steps fall into one bin."""
+def binned(
+    times: NDArray[np.float64], share: NDArray[np.float64], edges: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Mean share between each two `edges`: areas stay what they are, however many steps fall into
+    one bin."""
     if not len(times):
         return np.zeros(len(edges) - 1)
     area = np.concatenate([[0.0], np.cumsum(share[:-1] * np.diff(times))])

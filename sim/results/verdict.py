@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sim.facts.outcome import Outcome
 from sim.results.arrays import grid_metrics
 from sim.results.jobs import busiest
 from sim.results.metrics import busy_s, exposed_s, pretty
 from sim.results.tenants import tenants
-from sim.spans import Outcome
 
 
 def verdict(
@@ -27,7 +27,9 @@ def verdict(
         return _of_arrays(outcomes, metrics)
     if all(outcome.tenants for outcome in outcomes.values()):
         return _of_tenants(outcomes)
-    speed = {name: comparison[name]["speedup"] for name in names[1:] if "speedup" in comparison[name]}
+    speed = {
+        name: comparison[name]["speedup"] for name in names[1:] if "speedup" in comparison[name]
+    }
     if not speed:
         key = "e2e_mean_s" if len(outcomes[base].requests) else "makespan_s"
         what = "has a mean end-to-end latency of" if len(outcomes[base].requests) else "takes"
@@ -42,14 +44,21 @@ def verdict(
         return f"{plain}{best} is {1 / ratio:.2f}x slower than {base}{what}."
     why = _queueing(metrics[base], metrics[best]) or _where(outcomes[base], outcomes[best])
     more = metrics[best].get("rejected", 0.0) - metrics[base].get("rejected", 0.0)
-    but = f" It turns away {more:,.0f} requests more, which count for nothing here." if more > 0 else ""
+    but = (
+        f" It turns away {more:,.0f} requests more, which count for nothing here."
+        if more > 0
+        else ""
+    )
     return f"{best} is {ratio:.2f}x faster than {base}{what}{f': {why}' if why else '.'}{but}"
 
 
 def _of_jobs(outcomes: Mapping[str, Outcome], metrics: Mapping[str, Mapping[str, float]]) -> str:
     """Which variant is the quickest, which the slowest, and the link that limits it."""
     wall_s = {name: mine["makespan_s"] for name, mine in metrics.items()}
-    quick, slow = min(wall_s, key=lambda name: wall_s[name]), max(wall_s, key=lambda name: wall_s[name])
+    quick, slow = (
+        min(wall_s, key=lambda name: wall_s[name]),
+        max(wall_s, key=lambda name: wall_s[name]),
+    )
     full, most = busiest(outcomes[slow]), metrics[slow].get("busiest_link_utilisation", 0.0)
     where = f"; its busiest link: {full} in use" if full else ""
     if 0 < most < 0.5:
@@ -57,7 +66,10 @@ def _of_jobs(outcomes: Mapping[str, Outcome], metrics: Mapping[str, Mapping[str,
     if len(wall_s) == 1:
         return f"{slow} takes {pretty('makespan_s', wall_s[slow])}{where}."
     if wall_s[slow] < 1.005 * wall_s[quick]:
-        return f"All variants take as long, within half a percent: {pretty('makespan_s', wall_s[slow])}{where}."
+        return (
+            "All variants take as long, within half a percent: "
+            f"{pretty('makespan_s', wall_s[slow])}{where}."
+        )
     ratio = f"{wall_s[slow] / wall_s[quick]:.2f}"
     return f"{quick} takes {pretty('makespan_s', wall_s[quick])}, {slow} {ratio}x as long{where}."
 
@@ -67,14 +79,19 @@ def _queueing(base: Mapping[str, float], best: Mapping[str, float]) -> str:
     before_s, after_s = (mine.get("queue_mean_s", 0.0) for mine in (base, best))
     if 2 * (before_s - after_s) <= base.get("e2e_mean_s", 0.0) - best.get("e2e_mean_s", 0.0):
         return ""
-    return f"mean queueing went from {pretty('queue_mean_s', before_s)} to {pretty('queue_mean_s', after_s)}."
+    return (
+        f"mean queueing went from {pretty('queue_mean_s', before_s)} to "
+        f"{pretty('queue_mean_s', after_s)}."
+    )
 
 
 def _of_tenants(outcomes: Mapping[str, Outcome]) -> str:
     """How much slower each way of sharing makes each tenant."""
     said = []
     for variant, outcome in outcomes.items():
-        slow = {name: mine["slowdown"] for name, mine in tenants(outcome).items() if "slowdown" in mine}
+        slow = {
+            name: mine["slowdown"] for name, mine in tenants(outcome).items() if "slowdown" in mine
+        }
         if slow and max(slow.values()) < 1.005:
             said.append(f"{variant} slows nobody down")
         else:
@@ -91,8 +108,10 @@ def _of_grids(outcomes: Mapping[str, Outcome]) -> str:
         mine, (rows, cols) = grid_metrics(outcome.grid), outcome.grid.here
         said.append(
             f"{variant}: {mine['best_rows']:.0f} x {mine['best_cols']:.0f} does most a joule, "
-            f"{pretty('ops_per_joule', mine['best_ops_per_joule'])} with {mine['best_pods']:,.0f} pods in "
-            f"{outcome.grid.power_w:,.4g} W; {rows} x {cols} has {100 * mine['share_of_best']:.1f} % of that"
+            f"{pretty('ops_per_joule', mine['best_ops_per_joule'])} with "
+            f"{mine['best_pods']:,.0f} pods in "
+            f"{outcome.grid.power_w:,.4g} W; {rows} x {cols} has "
+            f"{100 * mine['share_of_best']:.1f} % of that"
         )
     return f"{'; '.join(said)}."
 
@@ -106,12 +125,17 @@ def _of_arrays(outcomes: Mapping[str, Outcome], metrics: Mapping[str, Mapping[st
         best, base = max(speed, key=lambda name: speed[name]), alone[0]
         power = outcomes[best].array
         assert power is not None
-        text = f"{best} does {pretty('effective_ops_per_s', speed[best])} scaled to {power.power_w:,.4g} W"
+        text = (
+            f"{best} does {pretty('effective_ops_per_s', speed[best])} scaled to "
+            f"{power.power_w:,.4g} W"
+        )
         share = f"{100 * metrics[best]['array_utilisation']:.0f} % of its peak"
         worst = min(speed, key=lambda name: speed[name])
         other = base if best != base else worst
-        said.append(f"{text}, {share}" + (f", {speed[best] / speed[other]:.2f}x as much as {other}"
-                                         if other != best else ""))  # fmt: skip
+        said.append(
+            f"{text}, {share}"
+            + (f", {speed[best] / speed[other]:.2f}x as much as {other}" if other != best else "")
+        )
     for variant, outcome in outcomes.items():
         if variant in alone:
             continue
@@ -139,9 +163,14 @@ def _where(base: Outcome, best: Outcome) -> str:
     if fetching > exposed:
         return f"{said}; prefetches now run for {fetching:.0f} points."
     now = 100 * exposed_s(best.totals) / best.totals.seconds
-    bubbles, bubbles_now = (100 * totals.bubble_s / totals.seconds for totals in (base.totals, best.totals))
+    bubbles, bubbles_now = (
+        100 * totals.bubble_s / totals.seconds for totals in (base.totals, best.totals)
+    )
     if bubbles - bubbles_now > max(exposed - now, 1.0):
-        return f"stages of the pipeline waited for each other {bubbles:.0f} % of the time, {bubbles_now:.0f} % now."
+        return (
+            f"stages of the pipeline waited for each other {bubbles:.0f} % of the time, "
+            f"{bubbles_now:.0f} % now."
+        )
     if max(exposed, now) < 0.5:
         return ""
     return f"{said}, {now:.0f} % now."

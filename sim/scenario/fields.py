@@ -1,4 +1,5 @@
-"""The kinds of value that a scenario's keys take: numbers, counts and quantities, each refused with what is due."""
+"""The kinds of value that a scenario's keys take: numbers, counts and quantities, each refused with
+what is due."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from sim import units
+from sim.text import units
 
 Dtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"]
 
@@ -18,13 +19,18 @@ def whole(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)  # 1e3 is a fair way to write a count
     if isinstance(value, str):
-        raise ValueError(f"{value!r} is text, a whole number is due; write it like 1000, without quotes or a unit")
+        raise ValueError(
+            f"{value!r} is text, a whole number is due; write it like 1000, without quotes or "
+            "a unit"
+        )
     return value
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, str):
-        raise ValueError(f"{value!r} is text, a number is due; write it like 1.5, without quotes or a unit")
+        raise ValueError(
+            f"{value!r} is text, a number is due; write it like 1.5, without quotes or a unit"
+        )
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**63:
         raise ValueError("a number of less than 20 digits is due")
     if isinstance(value, float) and not math.isfinite(value):
@@ -33,8 +39,13 @@ def _number(value: Any) -> Any:
 
 
 def absurd(value: Any) -> bool:
-    """Whether `value` is text with a number too large for exact arithmetic: 1e999999999 would take for ever."""
-    return isinstance(value, str) and bool(re.match(r"\s*[+-]?\d", value)) and bool(_ABSURD.search(value))
+    """Whether `value` is text with a number too large for exact arithmetic: 1e999999999 would take
+    for ever."""
+    return (
+        isinstance(value, str)
+        and bool(re.match(r"\s*[+-]?\d", value))
+        and bool(_ABSURD.search(value))
+    )
 
 
 _ABSURD = re.compile(r"\d{40}|[eE][+-]?0*[1-9]\d{2}")
@@ -70,8 +81,16 @@ class Section(BaseModel):
     def _null_is_default(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+        return {
+            key: value
+            for key, value in data.items()
+            if value is not None or key not in cls.model_fields
+        }
 
     def given(self) -> dict[str, Any]:
         """The fields that the file sets, by name, in SI units."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        return {
+            name: getattr(self, name)
+            for name in type(self).model_fields
+            if name in self.model_fields_set
+        }

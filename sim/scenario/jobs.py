@@ -1,15 +1,24 @@
-"""What a scenario says of collectives alone: jobs, the chips of each, and links that have a fault."""
+"""What a scenario says of collectives alone: jobs, the chips of each, and links that have a
+fault."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SkipValidation, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    SkipValidation,
+    WithJsonSchema,
+    model_validator,
+)
 
 from sim.network.collectives import AlgorithmName, CollectiveName
 from sim.scenario.fields import Bytes, Count, Factor, Seconds, Section, Share
-from sim.strict_yaml import nearest
+from sim.text.strict_yaml import nearest
 
 _RANGE = re.compile(r"(\d{1,12})(?:\s*-\s*(\d{1,12}))?")
 _HOW = "write 'all', '0-7', a list like [0, 1, 4-7], or {every: 8, from: 0, count: 4}"
@@ -61,9 +70,17 @@ def _every(value: dict[Any, Any]) -> Chips:
     least = {"every": 1, "from": 0, "count": 1}
     for key, number in value.items():
         if key not in least:
-            raise ValueError(f"unknown key {key!r} in a group{nearest(key, least)}; known are {', '.join(least)}")
-        if not isinstance(number, int) or isinstance(number, bool) or not least[key] <= number < _ENDLESS:
-            raise ValueError(f"{key} of a group is a whole number of at least {least[key]}, not {number!r}")
+            raise ValueError(
+                f"unknown key {key!r} in a group{nearest(key, least)}; known are {', '.join(least)}"
+            )
+        if (
+            not isinstance(number, int)
+            or isinstance(number, bool)
+            or not least[key] <= number < _ENDLESS
+        ):
+            raise ValueError(
+                f"{key} of a group is a whole number of at least {least[key]}, not {number!r}"
+            )
     step, first, count = value.get("every", 1), value.get("from", 0), value.get("count")
     if count is None:
         return Chips((range(first, _ENDLESS, step),), open=True)
@@ -80,29 +97,44 @@ _STEPS = {
 Group = Annotated[
     InstanceOf[Chips],
     BeforeValidator(_chips),
-    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": [_NUMBER, _TEXT]}}, _STEPS]}),
+    WithJsonSchema(
+        {"anyOf": [_TEXT, {"type": "array", "items": {"anyOf": [_NUMBER, _TEXT]}}, _STEPS]}
+    ),
 ]
 
 
 class Job(Section):
-    """A tenant that issues one collective after the other, each when all its ranks are done with the last."""
+    """A tenant that issues one collective after the other, each when all its ranks are done with
+    the last."""
 
     collective: CollectiveName
-    bytes: Bytes = Field(description="the buffer of one rank; of all-gather, what each has in the end")
-    group: Group = Field(
-        default="all", validate_default=True, description="'all', '0-7', [0, 1, 4-7], or {every, from, count}"
+    bytes: Bytes = Field(
+        description="the buffer of one rank; of all-gather, what each has in the end"
     )
-    algorithm: Literal["auto", AlgorithmName] | None = Field(default=None, description="default: pod.collective")
+    group: Group = Field(
+        default="all",
+        validate_default=True,
+        description="'all', '0-7', [0, 1, 4-7], or {every, from, count}",
+    )
+    algorithm: Literal["auto", AlgorithmName] | None = Field(
+        default=None, description="default: pod.collective"
+    )
     start: Seconds = 0.0
     repeat: Count = 1
-    gap: Seconds = Field(default=0.0, description="between the end of one collective and the start of the next")
+    gap: Seconds = Field(
+        default=0.0, description="between the end of one collective and the start of the next"
+    )
     background: bool = Field(default=False, description="goes on until all other jobs are done")
-    weight: Factor = Field(default=1.0, description="its share of a link that is shared, against that of others")
+    weight: Factor = Field(
+        default=1.0, description="its share of a link that is shared, against that of others"
+    )
 
     @model_validator(mode="after")
     def _endless(self) -> Job:
         if self.background and "repeat" in self.model_fields_set:
-            raise ValueError("a background job goes on until the others are done; take 'repeat' out")
+            raise ValueError(
+                "a background job goes on until the others are done; take 'repeat' out"
+            )
         return self
 
 
@@ -121,14 +153,20 @@ class Collectives(Section):
     @model_validator(mode="after")
     def _somebody_ends(self) -> Collectives:
         if all(job.background for job in self.jobs.values()):
-            raise ValueError("all jobs are in the background, so the run would have no end; one must not be")
+            raise ValueError(
+                "all jobs are in the background, so the run would have no end; one must not be"
+            )
         return self
 
 
 def _link(value: Any) -> list[int | str]:
     good = isinstance(value, list) and len(value) == 2
-    if not good or not all(isinstance(node, (int, str)) and not isinstance(node, bool) for node in value):
-        raise ValueError(f"{value!r} is no link; name the two nodes it joins, like [0, 1] or [leaf 0, spine 0]")
+    if not good or not all(
+        isinstance(node, (int, str)) and not isinstance(node, bool) for node in value
+    ):
+        raise ValueError(
+            f"{value!r} is no link; name the two nodes it joins, like [0, 1] or [leaf 0, spine 0]"
+        )
     return value
 
 
@@ -139,7 +177,12 @@ class LinkFault(Section):
         SkipValidation[list[int | str]],
         BeforeValidator(_link),
         WithJsonSchema(
-            {"type": "array", "items": {"anyOf": [_NUMBER, {"type": "string"}]}, "minItems": 2, "maxItems": 2}
+            {
+                "type": "array",
+                "items": {"anyOf": [_NUMBER, {"type": "string"}]},
+                "minItems": 2,
+                "maxItems": 2,
+            }
         ),
     ]
     bandwidth: Share = Field(default=1.0, description="share of its bandwidth that is left")
@@ -149,7 +192,11 @@ class LinkFault(Section):
     @model_validator(mode="after")
     def _some_fault(self) -> LinkFault:
         if self.failed and self.model_fields_set & {"bandwidth", "latency"}:
-            raise ValueError("a failed link has no bandwidth or latency left; give either 'failed' or these")
+            raise ValueError(
+                "a failed link has no bandwidth or latency left; give either 'failed' or these"
+            )
         if not self.failed and self.bandwidth == 1 and not self.latency:
-            raise ValueError("nothing is wrong with this link: give 'bandwidth', 'latency' or 'failed: true'")
+            raise ValueError(
+                "nothing is wrong with this link: give 'bandwidth', 'latency' or 'failed: true'"
+            )
         return self

@@ -1,16 +1,18 @@
-"""Layers of a scenario (what it extends, the file, a variant, `--set`) merged, each value remembering its line."""
+"""Layers of a scenario (what it extends, the file, a variant, `--set`) merged, each value
+remembering its line."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sim.strict_yaml import Document, Fault, KeyPath, dotted
+from sim.text.strict_yaml import Document, Fault, KeyPath, dotted
 
 OVERRIDES = "--set"
 
 
 class Node(NamedTuple):
-    """A value of the file: a dict or list of Nodes, or a scalar.  `doc` None: from the command line."""
+    """A value of the file: a dict or list of Nodes, or a scalar.  `doc` None: from the command
+    line."""
 
     value: Any
     doc: Document | None
@@ -46,8 +48,9 @@ def plain(node: Node) -> Any:
 def merge(under: Node, over: Node) -> Node:
     """`over` laid on `under`: mappings merge key by key, anything else replaces.
 
-    A mapping whose `kind` changes is another thing, and replaces too. A merged mapping is said to be from `over`'s
-    file, or, where that is the command line, from `under`'s: what it lacks is lacking there.
+    A mapping whose `kind` changes is another thing, and replaces too. A merged mapping is said to
+    be from `over`'s file, or, where that is the command line, from `under`'s: what it lacks is
+    lacking there.
     """
     if not isinstance(under.value, dict) or not isinstance(over.value, dict):
         return over
@@ -62,7 +65,8 @@ def merge(under: Node, over: Node) -> Node:
 
 
 def nearest_node(root: Node, path: KeyPath) -> tuple[Node, KeyPath]:
-    """The Node at `path`, or its nearest parent that exists, and what of `path` is left below it."""
+    """The Node at `path`, or its nearest parent that exists, and what of `path` is left below
+    it."""
     node = root
     for depth, part in enumerate(path):
         inside = dict(enumerate(node.value)) if isinstance(node.value, list) else node.value
@@ -73,7 +77,10 @@ def nearest_node(root: Node, path: KeyPath) -> tuple[Node, KeyPath]:
 
 
 def replaced(root: Node, path: KeyPath, value: Any) -> Node:
-    """`root` with the scalar at `path`, which is there, set to `value`; where it came from is kept."""
+    """`root` with the scalar at `path`, which is there, set to `value`; where it came from is
+    kept."""
     if not path:
         return root._replace(value=value)
-    return root._replace(value={**root.value, path[0]: replaced(root.value[path[0]], path[1:], value)})
+    return root._replace(
+        value={**root.value, path[0]: replaced(root.value[path[0]], path[1:], value)}
+    )

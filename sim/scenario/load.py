@@ -1,4 +1,5 @@
-"""Scenario file in, frozen specs out; or one ScenarioError that lists everything wrong with the file."""
+"""Scenario file in, frozen specs out; or one ScenarioError that lists everything wrong with the
+file."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sim import strict_yaml
 from sim.scenario import places, wording
 from sim.scenario.fields import absurd
 from sim.scenario.layers import OVERRIDES, Node, merge, nearest_node, plain, tree
 from sim.scenario.machine import Pod
 from sim.scenario.schema import SECTIONS, File, Head, Technique, Variant
-from sim.strict_yaml import Fault, KeyPath, ScenarioError, nearest
+from sim.text import strict_yaml
+from sim.text.strict_yaml import Fault, KeyPath, ScenarioError, nearest
 
 Overrides = Mapping[str, Any] | Sequence[str]
 MAX_VARIANTS = 200
@@ -28,8 +29,8 @@ _VARIANT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 class Scenario:
     """A question and the variants that answer it, the first being the baseline.
 
-    `resolved` is the file as YAML text with what it extends merged in, overrides applied and paths absolute: loading it
-    gives the same variants.
+    `resolved` is the file as YAML text with what it extends merged in, overrides applied and paths
+    absolute: loading it gives the same variants.
     """
 
     name: str
@@ -39,11 +40,16 @@ class Scenario:
     variants: dict[str, Variant]
     expect: list[str]
     resolved: str
-    sites: dict[str, Fault] = field(default_factory=dict, repr=False, compare=False)  # where each variant is written
-    merged: dict[str, Node] = field(default_factory=dict, repr=False, compare=False)  # and what it comes to
+    sites: dict[str, Fault] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # where each variant is written
+    merged: dict[str, Node] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # and what it comes to
 
     def fault(self, variant: str, what: str, at: KeyPath = ()) -> Fault:
-        """A fault of `variant`, or of its key `at`, that only shows when its parts are put together."""
+        """A fault of `variant`, or of its key `at`, that only shows when its parts are put
+        together."""
         if not at:
             return self.sites[variant]._replace(what=what)
         node, below = nearest_node(self.merged[variant], at)
@@ -58,8 +64,9 @@ class Scenario:
 def load(path_or_name: str | Path, overrides: Overrides = ()) -> Scenario:
     """The scenario in the file `path_or_name`, or the shipped one of that name.
 
-    `overrides` are "dotted.key=value" texts, or a mapping from dotted key to value; text values are read as YAML. They
-    apply to the common part and over each variant; `variants.NAME.key` reaches one variant. Raises ScenarioError.
+    `overrides` are "dotted.key=value" texts, or a mapping from dotted key to value; text values are
+    read as YAML. They apply to the common part and over each variant; `variants.NAME.key` reaches
+    one variant. Raises ScenarioError.
     """
     path = find_scenario(path_or_name)
     faults: list[Fault] = []
@@ -72,7 +79,9 @@ def load(path_or_name: str | Path, overrides: Overrides = ()) -> Scenario:
     specs, sites, parts = {}, {}, {}
     faults += _variant(common, partial=True)[1]  # also what every variant overrides
     for name, node in (variants or {ONLY_VARIANT: common._replace(value={})}).items():
-        merged = merge(common, node)._replace(doc=root.doc, at=root.at)  # a missing section is missing at the top
+        merged = merge(common, node)._replace(
+            doc=root.doc, at=root.at
+        )  # a missing section is missing at the top
         spec, wrong = _variant(merged, partial=not extended)
         faults += wrong
         sites[name] = node.fault("") if name in variants else root.fault("")
@@ -82,12 +91,15 @@ def load(path_or_name: str | Path, overrides: Overrides = ()) -> Scenario:
     if faults or head is None or not specs:
         raise ScenarioError(_in_order(faults))
     resolved = _resolved(head, common, variants)
-    return Scenario(path.stem, path, head.question, head.seed, specs, head.expect, resolved, sites, parts)
+    return Scenario(
+        path.stem, path, head.question, head.seed, specs, head.expect, resolved, sites, parts
+    )
 
 
 def find_scenario(path_or_name: str | Path) -> Path:
-    """The file of a scenario given by path or by the name of a shipped one; ScenarioError if there is none."""
-    from sim import shipped
+    """The file of a scenario given by path or by the name of a shipped one; ScenarioError if there
+    is none."""
+    from sim.catalog import shipped
 
     text = str(path_or_name)
     found = places.file_at(text, [Path.cwd()], ("",))
@@ -98,7 +110,9 @@ def find_scenario(path_or_name: str | Path) -> Path:
     if Path(text).name != text or Path(text).suffix in (".yaml", ".yml"):
         strict_yaml.read(path_or_name)  # for its reason why not
     names = places.known("scenarios")
-    what = f"no such file or scenario{nearest(text, names)}; scenarios that ship: {', '.join(names)}"
+    what = (
+        f"no such file or scenario{nearest(text, names)}; scenarios that ship: {', '.join(names)}"
+    )
     raise ScenarioError([Fault(text, 0, "", what)])
 
 
@@ -111,7 +125,7 @@ def _with_extended(doc: strict_yaml.Document, under: list[Path], faults: list[Fa
     chain = [*under, doc.path.resolve()]
     found = places.file_at(node.value, places.around(node, doc.path.parent))
     if found is None and Path(node.value).name == node.value:
-        from sim import shipped
+        from sim.catalog import shipped
 
         found = places.file_at(node.value, [shipped.folder("scenarios")])
     if found is None:
@@ -120,7 +134,9 @@ def _with_extended(doc: strict_yaml.Document, under: list[Path], faults: list[Fa
         return root
     if found in chain:
         circle = [*chain[chain.index(found) :], found]
-        faults.append(node.fault(f"extends runs in a circle: {' -> '.join(p.name for p in circle)}"))
+        faults.append(
+            node.fault(f"extends runs in a circle: {' -> '.join(p.name for p in circle)}")
+        )
         return root
     try:
         return merge(_with_extended(strict_yaml.read(places.shown(found)), chain, faults), root)
@@ -134,7 +150,9 @@ def _overridden(root: Node, overrides: Overrides, faults: list[Fault]) -> Node:
     for key, value in _pairs(overrides, faults):
         parts: list[str | int] = [part.strip() for part in key.split(".")]
         if not all(parts) or len(parts) > 10:
-            faults.append(Fault(OVERRIDES, 0, key, "a key is due, like 'workload.batch' or 'pod.device'"))
+            faults.append(
+                Fault(OVERRIDES, 0, key, "a key is due, like 'workload.batch' or 'pod.device'")
+            )
             continue
         if parts[:2] == ["pod", "stragglers"] and str(parts[-1]).isdecimal():
             parts[-1] = int(parts[-1])  # ranks are numbers
@@ -143,13 +161,18 @@ def _overridden(root: Node, overrides: Overrides, faults: list[Fault]) -> Node:
             node = Node({parts[depth]: node}, None, tuple(parts[:depth]))
         variants = _variants(root)
         if parts[0] == "variants" and len(parts) > 1 and parts[1] not in variants:
-            what = f"no variant {parts[1]!r}{nearest(parts[1], variants)}; there are {', '.join(map(str, variants))}"
+            what = (
+                f"no variant {parts[1]!r}{nearest(parts[1], variants)}; there are "
+                f"{', '.join(map(str, variants))}"
+            )
             faults.append(Fault(OVERRIDES, 0, key, what))
             continue
         root = merge(root, node)
         if parts[0] in SECTIONS and variants:
             each = {name: _laid_over(own, node) for name, own in variants.items()}
-            root = root._replace(value={**root.value, "variants": root.value["variants"]._replace(value=each)})
+            root = root._replace(
+                value={**root.value, "variants": root.value["variants"]._replace(value=each)}
+            )
     return root
 
 
@@ -162,8 +185,14 @@ def _pairs(overrides: Overrides, faults: list[Fault]) -> Iterator[tuple[str, Any
     if isinstance(overrides, Mapping):
         items = [(str(key), value) for key, value in overrides.items()]
     else:
-        faults += [Fault(OVERRIDES, 0, text, "write it as key=value") for text in overrides if "=" not in text]
-        items = [(text.split("=", 1)[0], text.split("=", 1)[1]) for text in overrides if "=" in text]
+        faults += [
+            Fault(OVERRIDES, 0, text, "write it as key=value")
+            for text in overrides
+            if "=" not in text
+        ]
+        items = [
+            (text.split("=", 1)[0], text.split("=", 1)[1]) for text in overrides if "=" in text
+        ]
     for key, value in items:
         try:
             yield key, strict_yaml.scalar(value) if isinstance(value, str) else value
@@ -194,11 +223,17 @@ def _split(root: Node, folder: Path, faults: list[Fault]) -> tuple[Node, dict[st
     for name, own in node.value.items():
         if not isinstance(name, str) or not _VARIANT_NAME.fullmatch(name):
             faults.append(
-                own.fault("a variant's name is made of letters, digits, '_' and '-', and is quoted if a number")
+                own.fault(
+                    "a variant's name is made of letters, digits, '_' and '-', and is quoted "
+                    "if a number"
+                )
             )
         elif own.value is not None and not isinstance(own.value, dict):
             faults.append(
-                own.fault("a mapping ('key: value' lines) of what this variant changes is due; {} for nothing")
+                own.fault(
+                    "a mapping ('key: value' lines) of what this variant changes is due; {} "
+                    "for nothing"
+                )
             )
         else:
             variants[name], wrong = places.settle(_mapping(own), folder)
@@ -220,7 +255,8 @@ def _head(root: Node, faults: list[Fault]) -> Head | None:
 
 
 def _variant(merged: Node, *, partial: bool) -> tuple[Variant | None, list[Fault]]:
-    """The part of the file that makes one variant, validated.  `partial`: what it lacks is no fault."""
+    """The part of the file that makes one variant, validated.  `partial`: what it lacks is no
+    fault."""
     faults = [] if partial else [*places.absent_trace(merged), *_out_of_place(merged)]
     data = plain(merged)
     techniques, wrong = _techniques(merged)
@@ -247,11 +283,16 @@ def _techniques(section: Node) -> tuple[tuple[Technique, ...], list[Fault]]:
         name, options = entry.value, entry._replace(value={})
         if isinstance(name, dict):
             if len(name) != 1:
-                faults.append(entry.fault("one name to its options is due, like {preserve: {join: false}}"))
+                faults.append(
+                    entry.fault("one name to its options is due, like {preserve: {join: false}}")
+                )
                 continue
             ((name, options),) = name.items()
         if not isinstance(name, str) or name not in TECHNIQUES:
-            what = f"no technique {name!r}{nearest(name, TECHNIQUES)}; choose one of {', '.join(sorted(TECHNIQUES))}"
+            what = (
+                f"no technique {name!r}{nearest(name, TECHNIQUES)}; choose one of "
+                f"{', '.join(sorted(TECHNIQUES))}"
+            )
             faults.append(entry.fault(what))
             continue
         model, data = TECHNIQUES[name].options, plain(_mapping(options))
@@ -276,11 +317,17 @@ def _out_of_place(merged: Node) -> Iterator[Fault]:
     on_array = kind in ("networks", "granularity")
     if kind in ("decode", "requests") and _lacks(merged, ("model",)):
         yield merged.fault("this key is missing", ("model",))
-    if kind and not _lacks(merged, ("pod",)) and _lacks(merged, ("pod", "array" if on_array else "topology")):
+    if (
+        kind
+        and not _lacks(merged, ("pod",))
+        and _lacks(merged, ("pod", "array" if on_array else "topology"))
+    ):
         at, below = nearest_node(merged, ("pod",))
         hint = "; {} is that of the paper" if on_array else ""
-        yield at.fault(f"this key is missing: a workload of {kind} needs it{hint}",
-                       (*below, "array" if on_array else "topology"))  # fmt: skip
+        yield at.fault(
+            f"this key is missing: a workload of {kind} needs it{hint}",
+            (*below, "array" if on_array else "topology"),
+        )
     for path, what in _UNUSED.get(kind, _OF_COLLECTIVES):
         node, rest = nearest_node(merged, path)
         if not rest and node.value not in (None, {}, []):
@@ -294,15 +341,26 @@ def _lacks(merged: Node, path: KeyPath) -> bool:
 
 _NO_MODEL = "a workload of collectives has no model; take this out, or set it to null"
 _NO_CHIPS = "the machine is an array, which has no part for this; take it out, or set it to null"
-_NO_ARRAY = "only workloads of networks and granularity run on an array; take this out, or set it to null"
+_NO_ARRAY = (
+    "only workloads of networks and granularity run on an array; take this out, or set it to null"
+)
 _OF_MODELS: tuple[tuple[KeyPath, str], ...] = (
     *(((key,), _NO_MODEL) for key in ("model", "precision", "parallel", "techniques")),
-    (("pod", "device"), "the device has no part in a workload of collectives; take this out, or set it to null"),
-    (("pod", "change", "device"), "the device has no part in a workload of collectives; take this out"),
+    (
+        ("pod", "device"),
+        "the device has no part in a workload of collectives; take this out, or set it to null",
+    ),
+    (
+        ("pod", "change", "device"),
+        "the device has no part in a workload of collectives; take this out",
+    ),
     (("pod", "array"), _NO_ARRAY),
 )
 _OF_COLLECTIVES: tuple[tuple[KeyPath, str], ...] = (
-    (("pod", "jitter"), "only a workload of collectives has jitter so far; take this out, or set it to null"),
+    (
+        ("pod", "jitter"),
+        "only a workload of collectives has jitter so far; take this out, or set it to null",
+    ),
     (("pod", "array"), _NO_ARRAY),
 )
 _OF_ONE_MODEL: tuple[tuple[KeyPath, str], ...] = (
@@ -315,9 +373,11 @@ _OF_CHIPS: tuple[tuple[KeyPath, str], ...] = (
 )
 # By kind of workload, others as decode: what has no part in it.
 _UNUSED = {
-    "collectives": _OF_MODELS, "tenants": _OF_COLLECTIVES + _OF_ONE_MODEL, "networks": _OF_CHIPS,
+    "collectives": _OF_MODELS,
+    "tenants": _OF_COLLECTIVES + _OF_ONE_MODEL,
+    "networks": _OF_CHIPS,
     "granularity": _OF_CHIPS,
-}  # fmt: skip
+}
 
 
 def _expectations(root: Node, names: list[str], specs: Mapping[str, Variant]) -> Iterator[Fault]:
@@ -337,14 +397,20 @@ def _expectations(root: Node, names: list[str], specs: Mapping[str, Variant]) ->
                 continue
             variant, _, job = owner.partition(".")
             if variant not in names:
-                yield claim_node.fault(f"no variant {variant!r}{nearest(variant, names)} in this file")
+                yield claim_node.fault(
+                    f"no variant {variant!r}{nearest(variant, names)} in this file"
+                )
             elif job and variant in specs:
                 work = specs[variant].workload
                 noun = _PARTS.get(work.kind, "jobs")
                 jobs = getattr(work, noun, {})
                 if job not in jobs:
-                    yield claim_node.fault(f"no {_ONE[noun]} {job!r}{nearest(job, jobs)} in variant {variant!r}")
-            if variant in specs and (wrong := unknown_metric(metric, specs[variant].workload.kind, of_job=bool(job))):
+                    yield claim_node.fault(
+                        f"no {_ONE[noun]} {job!r}{nearest(job, jobs)} in variant {variant!r}"
+                    )
+            if variant in specs and (
+                wrong := unknown_metric(metric, specs[variant].workload.kind, of_job=bool(job))
+            ):
                 yield claim_node.fault(wrong)
 
 
@@ -361,4 +427,6 @@ def _resolved(head: Head, common: Node, variants: dict[str, Node]) -> str:
 
 
 def _in_order(faults: list[Fault]) -> list[Fault]:
-    return sorted(dict.fromkeys(faults), key=lambda fault: (fault.file == OVERRIDES, fault.file, fault.line))
+    return sorted(
+        dict.fromkeys(faults), key=lambda fault: (fault.file == OVERRIDES, fault.file, fault.line)
+    )

@@ -1,4 +1,5 @@
-"""What a scenario says of the machine and of how a model lies on it: `pod`, `precision`, `parallel`."""
+"""What a scenario says of the machine and of how a model lies on it: `pod`, `precision`,
+`parallel`."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from sim.graph import parallel, routing
 from sim.hardware.device import OWN_KERNELS
 from sim.network.collectives import AlgorithmName
 from sim.scenario.fields import (
@@ -25,13 +27,13 @@ from sim.scenario.fields import (
     Watts,
 )
 from sim.scenario.jobs import LinkFault
+from sim.systolic.interconnect import NETWORKS
 from sim.systolic.machine import DATAFLOWS
-from sim.systolic.networks import NETWORKS
-from sim.workload import parallel, routing
 
 
 class KernelChange(Section):
-    """What-if edits of the kernels of one kind; the names are the fields of `sim.hardware.device.Kernel`."""
+    """What-if edits of the kernels of one kind; the names are the fields of
+    `sim.hardware.device.Kernel`."""
 
     overhead_s: Seconds | None = None
     matrix_efficiency: Share | None = None
@@ -67,7 +69,8 @@ class DeviceChange(Section):
 
 
 class LibraryChange(Section):
-    """What-if edits of the collective library; the names are the fields of `sim.network.library.Library`."""
+    """What-if edits of the collective library; the names are the fields of
+    `sim.network.library.Library`."""
 
     launch_s: Seconds | None = None
     step_s: Seconds | None = None
@@ -90,7 +93,8 @@ class Change(Section):
 
 
 class Array(Section):
-    """Systolic arrays, the pods of SOSA (arXiv 2203.11540), and the networks between them and their memory banks.
+    """Systolic arrays, the pods of SOSA (arXiv 2203.11540), and the networks between them and their
+    memory banks.
 
     The defaults are its main configuration.
     """
@@ -104,11 +108,19 @@ class Array(Section):
         description="what stays in the cells; the paper's, or one of two extensions of ours",
     )
     bank: Bytes = Field(default=256 * 1024, description="each of three memory banks a pod")
-    sram_energy: JoulesPerByte | None = Field(default=None, description="default: by the size of a bank")
+    sram_energy: JoulesPerByte | None = Field(
+        default=None, description="default: by the size of a bank"
+    )
     clock: Hertz = 1e9
-    memory: BytesPerSecond = Field(default=1200 * 2.0**30, description="of DRAM; default: the artifact's 1200 GB/s")
-    prefetch_rounds: Annotated[Count, Field(ge=2)] = Field(default=100, description="how far ahead loads run")
-    power: Watts = Field(default=400.0, description="that throughput is scaled to, linearly, beside what it is")
+    memory: BytesPerSecond = Field(
+        default=1200 * 2.0**30, description="of DRAM; default: the artifact's 1200 GB/s"
+    )
+    prefetch_rounds: Annotated[Count, Field(ge=2)] = Field(
+        default=100, description="how far ahead loads run"
+    )
+    power: Watts = Field(
+        default=400.0, description="that throughput is scaled to, linearly, beside what it is"
+    )
 
 
 class Pod(Section):
@@ -117,20 +129,27 @@ class Pod(Section):
     Names are the catalogue's, or paths to YAML files; None: the topology's own.
     """
 
-    topology: str = Field(default="", description="none where the machine is an `array`, needed elsewhere")
+    topology: str = Field(
+        default="", description="none where the machine is an `array`, needed elsewhere"
+    )
     array: Array | None = Field(default=None, description="systolic arrays, in place of all else")
     device: str | None = None
     library: str | None = None
     change: Change = Change()
     kernels: dict[Literal[OWN_KERNELS], str] = Field(  # type: ignore[valid-type]
-        default={}, description="which of the kernels that the device's card has is to do a kind of op"
+        default={},
+        description="which of the kernels that the device's card has is to do a kind of op",
     )
     stragglers: dict[Annotated[int, Field(ge=0)], Factor] = Field(
-        default={}, description="rank -> how many times slower its compute and HBM are; of collectives alone, its steps"
+        default={},
+        description="rank -> how many times slower its compute and HBM are; of collectives "
+        "alone, its steps",
     )
     collective: Literal["auto", AlgorithmName] = "auto"
     faults: list[LinkFault] = Field(default=[], description="links that are slow, late, or gone")
-    jitter: Seconds = Field(default=0.0, description="mean of a random (exponential) extra delay of each message")
+    jitter: Seconds = Field(
+        default=0.0, description="mean of a random (exponential) extra delay of each message"
+    )
 
 
 class Precision(Section):
@@ -140,15 +159,22 @@ class Precision(Section):
     activations: Dtype = "fp16"
     kv: Dtype = "fp16"
     communication: Dtype = "fp16"
-    experts: Dtype | None = Field(default=None, description="of the experts' weights; default: as `weights`")
+    experts: Dtype | None = Field(
+        default=None, description="of the experts' weights; default: as `weights`"
+    )
 
 
 class Routing(Section):
-    """How tokens choose experts: evenly, by a power law whose order `seed` draws, or as recorded."""
+    """How tokens choose experts: evenly, by a power law whose order `seed` draws, or as
+    recorded."""
 
-    skew: Annotated[float, Field(ge=0, le=10)] = Field(default=0.0, description="exponent of the power law; 0: even")
+    skew: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=0.0, description="exponent of the power law; 0: even"
+    )
     seed: Index = 0
-    file: str | None = Field(default=None, description="recorded tokens of each expert, one number a line")
+    file: str | None = Field(
+        default=None, description="recorded tokens of each expert, one number a line"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Routing:
@@ -158,19 +184,32 @@ class Routing(Section):
 
     def chances(self) -> routing.Routing:
         """As the op graph wants it."""
-        return routing.Routing(self.skew, self.seed, routing.recorded(self.file) if self.file else ())
+        return routing.Routing(
+            self.skew, self.seed, routing.recorded(self.file) if self.file else ()
+        )
 
 
 class Parallel(Section):
     """How the model is split over the devices.  Experts meet tokens by `routing`."""
 
-    tensor: Count = Field(default=1, description="ranks that share the heads of an attention, next to each other")
-    data: Count = Field(default=1, description="groups of them with sequences of their own, which meet at the experts")
+    tensor: Count = Field(
+        default=1, description="ranks that share the heads of an attention, next to each other"
+    )
+    data: Count = Field(
+        default=1,
+        description="groups of them with sequences of their own, which meet at the experts",
+    )
     expert: Count = Field(default=1, description="ranks that the experts are spread over")
-    sequence: Count = Field(default=1, description="ranks of a tensor group that share a KV-cache by its tokens")
-    pipeline: Count = Field(default=1, description="stages, each with some of the layers, next to each other")
+    sequence: Count = Field(
+        default=1, description="ranks of a tensor group that share a KV-cache by its tokens"
+    )
+    pipeline: Count = Field(
+        default=1, description="stages, each with some of the layers, next to each other"
+    )
     micro_batches: Count | None = Field(
-        default=None, description="parts of the batch that are in the pipeline at once; default: as many as stages"
+        default=None,
+        description="parts of the batch that are in the pipeline at once; default: as many as "
+        "stages",
     )
     routing: Routing = Routing()
 
@@ -183,6 +222,11 @@ class Parallel(Section):
     def degrees(self) -> parallel.Parallel:
         """As the op graph wants them; ValueError if a recording cannot be read."""
         return parallel.Parallel(
-            self.tensor, self.data, self.expert, self.sequence, self.pipeline, self.micro_batches or self.pipeline,
+            self.tensor,
+            self.data,
+            self.expert,
+            self.sequence,
+            self.pipeline,
+            self.micro_batches or self.pipeline,
             self.routing.chances(),
-        )  # fmt: skip
+        )

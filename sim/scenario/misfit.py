@@ -1,10 +1,11 @@
-"""Faults that show only when the parts of a variant are put together, each with the key it is about."""
+"""Faults that show only when the parts of a variant are put together, each with the key it is
+about."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sim.strict_yaml import KeyPath
+from sim.text.strict_yaml import KeyPath
 
 
 class MisfitError(ValueError):

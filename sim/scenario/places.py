@@ -1,4 +1,5 @@
-"""Where the names in a scenario lead: the catalogue, what ships with the package, or a file beside the scenario."""
+"""Where the names in a scenario lead: the catalogue, what ships with the package, or a file beside
+the scenario."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sim.scenario.layers import Node, nearest_node, replaced
-from sim.strict_yaml import Fault, KeyPath, nearest
+from sim.text.strict_yaml import Fault, KeyPath, nearest
 
 YAML_SUFFIXES = ("", ".yaml", ".yml")
 # Key of the section -> (what it is, kind in the catalogue, suffixes of its files).
@@ -26,12 +27,17 @@ _TRACE_SUFFIXES = ("", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 
 def known(kind: str) -> list[str]:
     """Names of the devices, models, libraries, topologies, scenarios or traces there are."""
-    from sim import catalog, shipped
+    from sim import catalog
+    from sim.catalog import shipped
 
-    return list(catalog.names(kind) if kind in ("devices", "models", "libraries") else shipped.names(kind))
+    return list(
+        catalog.names(kind) if kind in ("devices", "models", "libraries") else shipped.names(kind)
+    )
 
 
-def file_at(text: str, folders: Iterable[Path], suffixes: tuple[str, ...] = YAML_SUFFIXES) -> Path | None:
+def file_at(
+    text: str, folders: Iterable[Path], suffixes: tuple[str, ...] = YAML_SUFFIXES
+) -> Path | None:
     """The first existing file called `text` (with one of `suffixes`) in `folders`; absolute."""
     for folder in folders:
         for suffix in suffixes:
@@ -51,19 +57,27 @@ def shown(path: Path) -> Path:
 
 
 def around(node: Node, scenario_folder: Path) -> list[Path]:
-    """Where a relative path of `node` may start: its file's folder, the folder above, the current one."""
+    """Where a relative path of `node` may start: its file's folder, the folder above, the current
+    one."""
     folder = node.doc.path.absolute().parent if node.doc else Path.cwd()
     return [folder, folder.parent, Path.cwd(), scenario_folder]
 
 
 def settle(section: Node, scenario_folder: Path) -> tuple[Node, list[Fault]]:
-    """`section` (a scenario's common part, or one variant) with each path that leads to a file made absolute.
+    """`section` (a scenario's common part, or one variant) with each path that leads to a file made
+    absolute.
 
-    Names of the catalogue stay names. A name that leads nowhere is a fault, except a trace's file, which may be absent.
+    Names of the catalogue stay names. A name that leads nowhere is a fault, except a trace's file,
+    which may be absent.
     """
     faults: list[Fault] = []
-    models: list[KeyPath] = [(*owner, "model") for owner in [*_tenants(section), *_networks(section)]]
-    for path, (noun, kind, suffixes) in [*_NAMED.items(), *((path, _NAMED["model",]) for path in models)]:
+    models: list[KeyPath] = [
+        (*owner, "model") for owner in [*_tenants(section), *_networks(section)]
+    ]
+    for path, (noun, kind, suffixes) in [
+        *_NAMED.items(),
+        *((path, _NAMED["model",]) for path in models),
+    ]:
         for node in _text_at(section, path):
             names = known(kind)
             if node.value in names:
@@ -104,7 +118,9 @@ def _networks(section: Node) -> list[KeyPath]:
 
 def _below(section: Node, path: KeyPath) -> list[KeyPath]:
     node, rest = nearest_node(section, path)
-    return [] if rest or not isinstance(node.value, dict) else [(*path, name) for name in node.value]
+    return (
+        [] if rest or not isinstance(node.value, dict) else [(*path, name) for name in node.value]
+    )
 
 
 def _traces(section: Node) -> list[KeyPath]:
@@ -115,14 +131,20 @@ def _traces(section: Node) -> list[KeyPath]:
 def absent_trace(variant: Node) -> Iterator[Fault]:
     """A fault when a trace of the variant is not there and nothing stands in for it."""
     for trace in _traces(variant):
-        for node in () if any(_text_at(variant, (*trace, "fallback"))) else _text_at(variant, (*trace, "file")):
+        for node in (
+            ()
+            if any(_text_at(variant, (*trace, "fallback")))
+            else _text_at(variant, (*trace, "file"))
+        ):
             if not Path(node.value).is_absolute() or not file_at(node.value, [Path("/")], ("",)):
-                yield node.fault(f"{_NO_FILE.format(node.value)}{nearest(node.value, known('traces'))}")
+                yield node.fault(
+                    f"{_NO_FILE.format(node.value)}{nearest(node.value, known('traces'))}"
+                )
 
 
 def trace_at(node: Node, scenario_folder: Path) -> Path | None:
     """The trace file that `node` names: a path, or a trace that ships with the package."""
-    from sim import shipped
+    from sim.catalog import shipped
 
     beside = file_at(node.value, around(node, scenario_folder), ("",))
     return beside or file_at(node.value, [shipped.folder("traces")], _TRACE_SUFFIXES)
@@ -135,7 +157,14 @@ def _text_at(section: Node, path: KeyPath) -> Iterator[Node]:
 
 
 def _unknown(name: str, noun: str, names: list[str]) -> str:
-    looks_like_a_path = "/" in name or "\\" in name or Path(name).suffix in (".yaml", ".yml", ".json", ".csv", ".gz")
+    looks_like_a_path = (
+        "/" in name
+        or "\\" in name
+        or Path(name).suffix in (".yaml", ".yml", ".json", ".csv", ".gz")
+    )
     if looks_like_a_path:
         return _NO_FILE.format(name)
-    return f"no {noun} {name!r}{nearest(name, names)}; choose one of {', '.join(names)}, or give the path of a file"
+    return (
+        f"no {noun} {name!r}{nearest(name, names)}; choose one of {', '.join(names)}, or "
+        "give the path of a file"
+    )

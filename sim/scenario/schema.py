@@ -16,7 +16,9 @@ from sim.scenario.machine import Parallel, Pod, Precision
 from sim.scenario.networks import Granularity, Networks
 from sim.scenario.workloads import Decode, Requests, Tenants
 
-Workload = Annotated[Decode | Requests | Collectives | Tenants | Networks | Granularity, Field(discriminator="kind")]
+Workload = Annotated[
+    Decode | Requests | Collectives | Tenants | Networks | Granularity, Field(discriminator="kind")
+]
 
 
 class Record(Section):
@@ -24,7 +26,8 @@ class Record(Section):
 
     from_s: Seconds = 0.0
     until_s: Seconds | None = Field(
-        default=None, description="default: the end; of requests at fidelity step, 0.1 s after from_s"
+        default=None,
+        description="default: the end; of requests at fidelity step, 0.1 s after from_s",
     )
     max_spans: Index = 20_000
     enabled: bool = True
@@ -37,7 +40,8 @@ class Record(Section):
 
 
 class Technique(NamedTuple):
-    """One entry of `techniques`: a name in `sim.techniques.TECHNIQUES` and an instance of its options' model."""
+    """One entry of `techniques`: a name in `sim.techniques.TECHNIQUES` and an instance of its
+    options' model."""
 
     name: str
     options: Any
@@ -46,12 +50,14 @@ class Technique(NamedTuple):
 class Variant(Section):
     """One machine, one model, one workload, and the techniques to apply, in order.
 
-    A workload of collectives alone has no model, of tenants or of networks on an array each has its own; every other
-    has one (`sim.scenario.load` sees to it).
+    A workload of collectives alone has no model, of tenants or of networks on an array each has its
+    own; every other has one (`sim.scenario.load` sees to it).
     """
 
     pod: Pod
-    model: str = Field(default="", description="of a workload of decode or requests; elsewhere there is none")
+    model: str = Field(
+        default="", description="of a workload of decode or requests; elsewhere there is none"
+    )
     precision: Precision = Precision()
     parallel: Parallel = Parallel()
     workload: Workload
@@ -63,7 +69,9 @@ class Head(Section):
     """What a scenario file says once, for all its variants."""
 
     question: str = Field(min_length=1)
-    extends: str | None = Field(default=None, description="a scenario, by name or path, to be merged under this one")
+    extends: str | None = Field(
+        default=None, description="a scenario, by name or path, to be merged under this one"
+    )
     seed: Index = 0
     variants: dict[str, dict[str, Any] | None] = Field(default={})
     expect: list[str] = Field(default=[])
@@ -79,10 +87,12 @@ SECTIONS = tuple(Variant.model_fields)
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a scenario file, techniques' options included.
 
-    Since a section may be given in part here and in part in what it extends or in a variant, nothing is `required` but
-    `question` or `extends`; `podscope check` finds what is missing.
+    Since a section may be given in part here and in part in what it extends or in a variant,
+    nothing is `required` but `question` or `extends`; `podscope check` finds what is missing.
     """
-    from sim.techniques import TECHNIQUES  # here, because the techniques' options use the field types above
+    from sim.techniques import (
+        TECHNIQUES,  # here, because the techniques' options use the field types above
+    )
 
     top = File.model_json_schema(ref_template="#/$defs/{model}", mode="validation")
     defs = top.pop("$defs", {})
@@ -92,7 +102,14 @@ def json_schema() -> dict[str, Any]:
         defs.update(options.pop("$defs", {}))
         defs[f"technique_{name}"] = options
         reference = {"anyOf": [{"$ref": f"#/$defs/technique_{name}"}, {"type": "null"}]}
-        choices.append({"type": "object", "properties": {name: reference}, "required": [name], "maxProperties": 1})
+        choices.append(
+            {
+                "type": "object",
+                "properties": {name: reference},
+                "required": [name],
+                "maxProperties": 1,
+            }
+        )
     techniques = {"type": "array", "items": {"anyOf": choices}}
     variant = {name: top["properties"][name] for name in SECTIONS} | {"techniques": techniques}
     defs["Variant"] = {"type": "object", "properties": variant, "additionalProperties": False}

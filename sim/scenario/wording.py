@@ -1,4 +1,5 @@
-"""Pydantic's complaints as sentences about the user's file: what is wrong, the nearest right name, what is allowed."""
+"""Pydantic's complaints as sentences about the user's file: what is wrong, the nearest right name,
+what is allowed."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sim.scenario.layers import Node, nearest_node
-from sim.strict_yaml import Fault, KeyPath, nearest
+from sim.text.strict_yaml import Fault, KeyPath, nearest
 
 # Not faults in a part of a file, which another part completes.
 INCOMPLETE = {"missing", "union_tag_not_found"}
@@ -27,7 +28,9 @@ _DUE = {
 }
 
 
-def faults(error: ValidationError, schema: type[BaseModel], root: Node, *, partial: bool = False) -> Iterator[Fault]:
+def faults(
+    error: ValidationError, schema: type[BaseModel], root: Node, *, partial: bool = False
+) -> Iterator[Fault]:
     """Each complaint of `error` about `root`, which was validated as `schema`.
 
     `partial`: `root` is only a part, and what it lacks is no fault.
@@ -40,17 +43,28 @@ def faults(error: ValidationError, schema: type[BaseModel], root: Node, *, parti
         yield node.fault(_sentence(one, classes, node), below)
 
 
-def _walk(schema: type[BaseModel], loc: tuple[int | str, ...], root: Node) -> tuple[list[type[BaseModel]], KeyPath]:
-    """The models that the innermost mapping of `loc` may be, and `loc` without the marks that pydantic adds."""
+def _walk(
+    schema: type[BaseModel], loc: tuple[int | str, ...], root: Node
+) -> tuple[list[type[BaseModel]], KeyPath]:
+    """The models that the innermost mapping of `loc` may be, and `loc` without the marks that
+    pydantic adds."""
     classes, owner, path = [schema], [schema], []
     for part in loc:
         if part == "[key]":
             continue
-        tagged = [c for c in classes if len(classes) > 1 and part in get_args(c.model_fields["kind"].annotation)]
+        tagged = [
+            c
+            for c in classes
+            if len(classes) > 1 and part in get_args(c.model_fields["kind"].annotation)
+        ]
         if tagged:
             classes = tagged
             continue
-        fields = [c.model_fields[part] for c in classes if isinstance(part, str) and part in c.model_fields]
+        fields = [
+            c.model_fields[part]
+            for c in classes
+            if isinstance(part, str) and part in c.model_fields
+        ]
         path.append(part)
         owner = classes or owner
         classes = _models(fields[0].annotation) if fields else []
@@ -71,18 +85,29 @@ def _sentence(error: ErrorDetails, owner: list[type[BaseModel]], node: Node) -> 
     if kind == "missing":
         return "this key is missing"
     if kind == "union_tag_not_found":
-        return "the key 'kind' is missing; it is one of decode, requests, collectives, tenants, networks, granularity"
+        return (
+            "the key 'kind' is missing; it is one of decode, requests, collectives, "
+            "tenants, networks, granularity"
+        )
     if kind in ("literal_error", "union_tag_invalid"):
         allowed = context.get("expected") or context.get("expected_tags", "")
         choices = [part.strip(" '") for part in str(allowed).replace(" or ", ", ").split(",")]
         got = context.get("tag", given)
-        return f"{_shown(got, node)} is not allowed here{nearest(got, choices)}; choose one of {', '.join(choices)}"
+        return (
+            f"{_shown(got, node)} is not allowed here{nearest(got, choices)}; choose one of "
+            f"{', '.join(choices)}"
+        )
     if kind == "value_error":
         return str(context.get("error", error["msg"]))
     if kind in _DUE:
         return f"{_DUE[kind]} is due, not {_shown(given, node)}{_quoting(kind, given, node)}"
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        sign = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}[kind]
+        sign = {
+            "greater_than": ">",
+            "greater_than_equal": ">=",
+            "less_than": "<",
+            "less_than_equal": "<=",
+        }[kind]
         (bound,) = context.values()
         return f"{_shown(node.value, node)} is out of range, it must be {sign} {bound:g}"
     if kind == "too_short":
@@ -107,5 +132,9 @@ def _quoting(kind: str, given: Any, node: Node) -> str:
     if kind != "string_type" or isinstance(given, (dict, list)) or given is None:
         return ""
     raw = node.raw or str(given)
-    means = f" (without quotes it means {str(given).lower()} in YAML)" if isinstance(given, bool) else ""
+    means = (
+        f" (without quotes it means {str(given).lower()} in YAML)"
+        if isinstance(given, bool)
+        else ""
+    )
     return f"{means}; write it as '{raw}'"

@@ -1,8 +1,10 @@
-"""The loop of `sim.serving` as machine code, where numba is installed (extra `fast`): the answers are the same bits.
+"""The loop of `sim.serving` as machine code, where numba is installed (extra `fast`): the answers
+are the same bits.
 
-The source stays plain Python: copies of the functions are compiled with each other in place of the originals, once, to
-one object file kept on disk under a digest of the sources, the compiler and the processor. What is kept is loaded by
-LLVM alone and called through ctypes, so that a run pays neither the seconds nor the memory that numba itself takes.
+The source stays plain Python: copies of the functions are compiled with each other in place of the
+originals, once, to one object file kept on disk under a digest of the sources, the compiler and the
+processor. What is kept is loaded by LLVM alone and called through ctypes, so that a run pays
+neither the seconds nor the memory that numba itself takes.
 """
 
 from __future__ import annotations
@@ -21,14 +23,51 @@ from typing import Any
 
 import numpy as np
 
-from sim.serving import draws, fleet, kv, loop, outcome, pending, router, scheduler, stages, step_time, turns
-from sim.serving.fleet import RECORD, Rules, new_fleet, new_rows, plain_arrivals, pool_of, replica_of
+from sim.serving import (
+    draws,
+    fleet,
+    kv,
+    loop,
+    outcome,
+    pending,
+    router,
+    scheduler,
+    stages,
+    step_time,
+    turns,
+)
+from sim.serving.fleet import (
+    RECORD,
+    Rules,
+    new_fleet,
+    new_rows,
+    plain_arrivals,
+    pool_of,
+    replica_of,
+)
 from sim.serving.step_time import unpriced
 
-_MODULES = (draws, kv, pending, step_time, scheduler, outcome, router, turns, stages, loop)  # in order of imports
+_MODULES = (
+    draws,
+    kv,
+    pending,
+    step_time,
+    scheduler,
+    outcome,
+    router,
+    turns,
+    stages,
+    loop,
+)  # in order of imports
 # Nothing is allocated in there, so no references need be counted: that is six times as fast.
-_OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-# Requests: below, the compiled form costs more than it saves; to load what was compiled before, and to compile.
+_OPTIONS: dict[str, Any] = {
+    "error_model": "numpy",
+    "_nrt": False,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+# Requests: below, the compiled form costs more than it saves; to load what was compiled before, and
+# to compile.
 LOADED_FROM, COMPILED_FROM = 300, 3_000
 
 
@@ -40,9 +79,11 @@ def serve_for(requests: float) -> Callable[..., int]:
 
 
 class _Native:
-    """`loop.serve` with its arguments laid out as compiled code takes them: every array as seven words or more.
+    """`loop.serve` with its arguments laid out as compiled code takes them: every array as seven
+    words or more.
 
-    What is passed again is laid out once: the same fleet or price is the same arrays, whatever is written into them.
+    What is passed again is laid out once: the same fleet or price is the same arrays, whatever is
+    written into them.
     """
 
     def __init__(self) -> None:
@@ -64,12 +105,17 @@ class _Native:
 
 
 def _words(value: Any, sample: Any, held: list[Any]) -> list[Any]:
-    """An argument as scalars and arrays as (owner, parent, size, item size, address, shape, strides).
+    """An argument as scalars and arrays as (owner, parent, size, item size, address, shape,
+    strides).
 
     What had to be copied to look like `sample` is put into `held`, to stay alive.
     """
     if isinstance(sample, tuple):
-        return [word for each, like in zip(value, sample, strict=True) for word in _words(each, like, held)]
+        return [
+            word
+            for each, like in zip(value, sample, strict=True)
+            for word in _words(each, like, held)
+        ]
     if not isinstance(sample, np.ndarray):
         return [type(sample)(value)]
     array = value
@@ -77,16 +123,41 @@ def _words(value: Any, sample: Any, held: list[Any]) -> list[Any]:
         array = np.ascontiguousarray(value, sample.dtype)
         held.append(array)
     assert array.ndim == sample.ndim, "the loop was compiled for arrays of another shape"
-    return [None, None, array.size, array.itemsize, array.__array_interface__["data"][0], *array.shape, *array.strides]
+    return [
+        None,
+        None,
+        array.size,
+        array.itemsize,
+        array.__array_interface__["data"][0],
+        *array.shape,
+        *array.strides,
+    ]
 
 
 @cache
 def _sample() -> tuple[Any, ...]:
     """Arguments of `loop.serve` with the types that all have."""
     rules = Rules(0, 0, 0, True, False, 0, False, True)
-    some = new_fleet(rules, replica_of(0, 1, 1, 1, 1), pool_of(0, 1), slots=1, ranks=1, kinds=1, patterns=1, rows=0)
+    some = new_fleet(
+        rules,
+        replica_of(0, 1, 1, 1, 1),
+        pool_of(0, 1),
+        slots=1,
+        ranks=1,
+        kinds=1,
+        patterns=1,
+        rows=0,
+    )
     none = np.zeros(0)
-    return rules, some, unpriced(1), new_rows(RECORD, 1), plain_arrivals(none, none, none), 0.0, False
+    return (
+        rules,
+        some,
+        unpriced(1),
+        new_rows(RECORD, 1),
+        plain_arrivals(none, none, none),
+        0.0,
+        False,
+    )
 
 
 @cache
@@ -99,13 +170,20 @@ def _loaded() -> Callable[..., int]:
         _compile(file)
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_default_triple().create_target_machine(jit=True, codemodel="jitdefault")
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        jit=True, codemodel="jitdefault"
+    )
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     name, code = file.read_bytes().split(b"\n", 1)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _ENGINES.append(engine)
-    kinds = {int: ctypes.c_int64, float: ctypes.c_double, bool: ctypes.c_int8, type(None): ctypes.c_void_p}
+    kinds = {
+        int: ctypes.c_int64,
+        float: ctypes.c_double,
+        bool: ctypes.c_int8,
+        type(None): ctypes.c_void_p,
+    }
     words = [word for each in _sample() for word in _words(each, each, [])]
     types: list[Any] = [kinds[type(word)] for word in words]
     call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *types)
@@ -121,7 +199,10 @@ def _compile(file: Path) -> None:
 
     made: dict[Any, Any] = {}
     for module in _MODULES:
-        space = {name: made.get(value, value) if isfunction(value) else value for name, value in vars(module).items()}
+        space = {
+            name: made.get(value, value) if isfunction(value) else value
+            for name, value in vars(module).items()
+        }
         for name, function in _own_functions(module):
             copy = FunctionType(function.__code__, space, name, function.__defaults__)
             copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
@@ -139,7 +220,9 @@ def _compile(file: Path) -> None:
 
 
 def _own_functions(module: ModuleType) -> list[tuple[str, FunctionType]]:
-    return [(n, f) for n, f in vars(module).items() if isfunction(f) and f.__module__ == module.__name__]
+    return [
+        (n, f) for n, f in vars(module).items() if isfunction(f) and f.__module__ == module.__name__
+    ]
 
 
 @cache

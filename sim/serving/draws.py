@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 def draw(seed: int, a: int, b: int) -> int:
-    """A whole number of 31 random bits that depends on the three numbers alone (xorshift-multiply mixes)."""
+    """A whole number of 31 random bits that depends on the three numbers alone (xorshift-multiply
+    mixes)."""
     x = int(seed) & 0x7FFFFFFF
     for number in (a, b):
         x = (x * 40503 + int(number)) & 0x7FFFFFFF

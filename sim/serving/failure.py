@@ -13,7 +13,8 @@ from sim.serving.step_time import StepTime
 
 
 def cut_back(fleet: Fleet, price: StepTime, r: int, now_s: float) -> None:
-    """Have the iterations under way on replica `r` go on only to the last that is over at `now_s`, and none begin."""
+    """Have the iterations under way on replica `r` go on only to the last that is over at `now_s`,
+    and none begin."""
     me = fleet.replicas[r]
     me.halted = 1
     if me.activity != BUSY:
@@ -30,10 +31,12 @@ def cut_back(fleet: Fleet, price: StepTime, r: int, now_s: float) -> None:
 
 
 def fail(fleet: Fleet, r: int, now_s: float, back_s: float) -> None:
-    """Replica `r` stops at `now_s`, in the midst of what it does, and begins nothing before `back_s`.
+    """Replica `r` stops at `now_s`, in the midst of what it does, and begins nothing before
+    `back_s`.
 
-    Its KV-cache is lost and so is the iteration under way. Tokens already answered stand; each of its requests is
-    routed anew at once, to have its KV computed again. There is room for them among what is pending.
+    Its KV-cache is lost and so is the iteration under way. Tokens already answered stand; each of
+    its requests is routed anew at once, to have its KV computed again. There is room for them among
+    what is pending.
     """
     me = fleet.replicas[r]
     if me.running_count > 0:
@@ -50,12 +53,16 @@ def fail(fleet: Fleet, r: int, now_s: float, back_s: float) -> None:
         _forget(fleet, slot)
         push(fleet, now_s, slot, NONE)
     for slot in fleet.pending[: fleet.cursor[PENDING], 1].tolist():
-        if slot != NONE and fleet.slots[slot].source == r:  # its KV had not yet reached who decodes it
+        if (
+            slot != NONE and fleet.slots[slot].source == r
+        ):  # its KV had not yet reached who decodes it
             _forget(fleet, slot)
             fleet.slots[slot].pool = me.pool
     fleet.queues[r] = NONE
     fleet.buckets[r] = NONE
-    me.running_count = me.waiting_count = me.nodes_made = me.unused = me.blocked = me.up = me.halted = 0
+    me.running_count = me.waiting_count = me.nodes_made = me.unused = me.blocked = me.up = (
+        me.halted
+    ) = 0
     me.node_free = me.oldest = me.newest = NONE
     me.free_blocks, me.activity, me.now_s = me.blocks, IDLE, back_s
     me.link_free_s = back_s if np.isfinite(back_s) else now_s

@@ -1,4 +1,5 @@
-"""The state of a fleet of replicas, in arrays: requests in flight, who runs where, and what KV blocks are free."""
+"""The state of a fleet of replicas, in arrays: requests in flight, who runs where, and what KV
+blocks are free."""
 
 from __future__ import annotations
 
@@ -13,9 +14,13 @@ POLICIES = {"prefill_first": PREFILL_FIRST, "chunked": CHUNKED, "static": STATIC
 # Routers: which replica a request goes to.
 ROUND_ROBIN, LEAST_LOADED, LEAST_WORK, POWER_OF_TWO, PREFIX_AFFINE, STICKY = range(6)
 ROUTERS = {
-    "round_robin": ROUND_ROBIN, "least_loaded": LEAST_LOADED, "least_work": LEAST_WORK,
-    "power_of_two": POWER_OF_TWO, "prefix_affine": PREFIX_AFFINE, "sticky": STICKY,
-}  # fmt: skip
+    "round_robin": ROUND_ROBIN,
+    "least_loaded": LEAST_LOADED,
+    "least_work": LEAST_WORK,
+    "power_of_two": POWER_OF_TWO,
+    "prefix_affine": PREFIX_AFFINE,
+    "sticky": STICKY,
+}
 # Order of admission among the classes of one replica's queue.
 BY_ARRIVAL, BY_CLASS, BY_DEADLINE = range(3)
 ORDERS = {"arrival": BY_ARRIVAL, "priority": BY_CLASS, "deadline": BY_DEADLINE}
@@ -29,11 +34,13 @@ BINS = 512  # of the time series
 class Rules(NamedTuple):
     """What holds for the whole fleet.
 
-    `jump`: iterations of an unchanging batch are taken in one go. `coupled`: what ends may bring an arrival (a session
-    goes on, a prefill is handed over), so the replicas are kept in step. `unit_tokens`: tokens in a block of the
-    prefix cache, 0 without one; the engine's blocks divide it; `tail_first` says which block of a prefix is given up
-    first. `shed`: a request that waits past its deadline is turned away. `quantum`: 0 where each replica has chips of
-    its own; else those with the same `chips` take turns of so many iterations (`sim.serving.turns`), and are coupled.
+    `jump`: iterations of an unchanging batch are taken in one go. `coupled`: what ends may bring an
+    arrival (a session goes on, a prefill is handed over), so the replicas are kept in step.
+    `unit_tokens`: tokens in a block of the prefix cache, 0 without one; the engine's blocks divide
+    it; `tail_first` says which block of a prefix is given up first. `shed`: a request that waits
+    past its deadline is turned away. `quantum`: 0 where each replica has chips of its own; else
+    those with the same `chips` take turns of so many iterations (`sim.serving.turns`), and are
+    coupled.
     """
 
     router: int
@@ -50,8 +57,9 @@ class Rules(NamedTuple):
 class Arrivals(NamedTuple):
     """Requests in columns, those with an arrival of their own first and in its order.
 
-    A later turn of a session has infinite `arrival_s`: it comes `think_s` after the answer to the row that names it as
-    `next`. `blocks[block_from[i]:block_from[i + 1]]` name the prefix of row i, block by block.
+    A later turn of a session has infinite `arrival_s`: it comes `think_s` after the answer to the
+    row that names it as `next`. `blocks[block_from[i]:block_from[i + 1]]` name the prefix of row i,
+    block by block.
     """
 
     id: np.ndarray
@@ -109,15 +117,24 @@ REPLICA = np.dtype(
         ("blocks", "i8"),
         ("longest", "i8"),  # context that the model was made for
         ("reserve", "i8"),  # a request is admitted only if its whole prompt and answer fit
-        ("swap_s", "f8"),  # to move the KV of a token to host memory or back; NaN: recomputed instead
+        (
+            "swap_s",
+            "f8",
+        ),  # to move the KV of a token to host memory or back; NaN: recomputed instead
         ("drafts", "i8"),  # speculative tokens of a decode step
         ("overhead_s", "f8"),  # of an iteration, beside its ops
         ("slow", "f8"),  # how many times slower than it should be
         ("up", "i8"),  # the router may choose it
         ("halted", "i8"),  # begins nothing
         ("chips", "i8"),  # the number of those it runs on, where replicas share chips
-        ("stages", "i8"),  # that an iteration goes through, one after the other (`sim.serving.stages`)
-        ("lanes", "i8"),  # rows next to each other that share the stages; this one's place among them
+        (
+            "stages",
+            "i8",
+        ),  # that an iteration goes through, one after the other (`sim.serving.stages`)
+        (
+            "lanes",
+            "i8",
+        ),  # rows next to each other that share the stages; this one's place among them
         ("lane", "i8"),
         ("priority", "i8"),  # there the highest goes first,
         ("weight", "f8"),  # and of equals, the one that has been busy least for its weight
@@ -130,12 +147,18 @@ REPLICA = np.dtype(
         ("now_s", "f8"),  # of the last decision
         ("end_s", "f8"),  # of the iterations under way
         ("steps", "i8"),  # how many they are
-        ("played", "i8"),  # their time is base_s + i slope_s for the i-th; else from the closed form
+        (
+            "played",
+            "i8",
+        ),  # their time is base_s + i slope_s for the i-th; else from the closed form
         ("base_s", "f8"),
         ("slope_s", "f8"),
         ("delay_s", "f8"),  # of the first of them, beside its ops
         ("turn", "i8"),  # iterations left of its turn on shared chips; 0 if nobody else wants them
-        ("blocked", "i8"),  # the head of the queue could not be admitted: who comes behind it changes nothing
+        (
+            "blocked",
+            "i8",
+        ),  # the head of the queue could not be admitted: who comes behind it changes nothing
         # Its prefix cache.
         ("nodes_made", "i8"),
         ("node_free", "i8"),
@@ -188,16 +211,27 @@ RECORD = np.dtype(
         ("retried", "i4"),
     ]
 )
-NODE = np.dtype([("key", "i8"), ("users", "i8"), ("older", "i8"), ("newer", "i8"), ("chain", "i8"), ("lone", "i8")])
+NODE = np.dtype(
+    [
+        ("key", "i8"),
+        ("users", "i8"),
+        ("older", "i8"),
+        ("newer", "i8"),
+        ("chain", "i8"),
+        ("lone", "i8"),
+    ]
+)
 SERIES = ("busy_s", "kv_s", "sequences_s", "prompt_tokens", "output_tokens")
 GAP_BINS, GAP_FINEST_S, GAP_RATIO = 4608, 1e-6, 1.005  # of the histogram of times between tokens
 
 
 class Fleet(NamedTuple):
-    """Slots of requests in flight, and replicas.  A slot in no queue, batch or transfer is on the stack of free ones.
+    """Slots of requests in flight, and replicas.  A slot in no queue, batch or transfer is on the
+    stack of free ones.
 
-    `cursor` holds [NEXT] the next row of the arrivals, [WRITTEN] records written, [ASKS] the replica that asks,
-    [FREE] the height of the stack, [PENDING] the size of the heap, [PUSHED] what was ever put on it.
+    `cursor` holds [NEXT] the next row of the arrivals, [WRITTEN] records written, [ASKS] the
+    replica that asks, [FREE] the height of the stack, [PENDING] the size of the heap, [PUSHED] what
+    was ever put on it.
     """
 
     slots: np.recarray  # of SLOT
@@ -219,7 +253,9 @@ class Fleet(NamedTuple):
     of_lone: np.ndarray  # [kind, sequences with one query]
     # Sums by replica, so that they do not depend on who else is in the fleet.
     sums: np.ndarray  # [replica, feature] over all iterations
-    row_sums: np.ndarray  # [replica, stage, row of the price, ROW_SUMS] of the ops that see the context
+    row_sums: (
+        np.ndarray
+    )  # [replica, stage, row of the price, ROW_SUMS] of the ops that see the context
     stage_busy_s: np.ndarray  # [replica, stage] of lanes
     scratch: np.ndarray  # [row, ROW_SUMS]
     by_number: np.ndarray  # [sequences] tokens that so many sequences share
@@ -228,15 +264,16 @@ class Fleet(NamedTuple):
     cursor: np.ndarray
     bin_s: np.ndarray  # [replica] width of a bin of the series
     stage_s: np.ndarray  # [replica, stage] what the iteration under way takes there
-    free_s: (
-        np.ndarray
-    )  # [replica, stage] when the stage is done with all that is on its way, in the row of a first lane
+    # [replica, stage] when the stage is done with all that is on its way, in the row of a first
+    # lane
+    free_s: np.ndarray
 
 
-# Features of a batch: what an iteration takes depends on them only. LONE: sequences with one query; of what those have
-# in common and is worth expanding (`sim.serving.kv.shared`), SHARED_PAIRS and SHARED_ENTRIES, and SHARED_QUERIES to be
-# merged. Behind them, for each pattern of attention: pairs and entries of longer sequences, pairs (which are the
-# entries) of lone queries, and once more those in a pass with longer sequences.
+# Features of a batch: what an iteration takes depends on them only. LONE: sequences with one query;
+# of what those have in common and is worth expanding (`sim.serving.kv.shared`), SHARED_PAIRS and
+# SHARED_ENTRIES, and SHARED_QUERIES to be merged. Behind them, for each pattern of attention: pairs
+# and entries of longer sequences, pairs (which are the entries) of lone queries, and once more
+# those in a pass with longer sequences.
 ONE, TOKENS, LOGITS, LONE, SHARED_PAIRS, SHARED_ENTRIES, SHARED_QUERIES, PATTERN = range(8)
 LONG_PAIRS, LONG_ENTRIES, LONE_PAIRS, MIXED_PAIRS, PER_PATTERN = range(5)
 # Sums by row of a price: seconds by what bounds it, iterations in which it was not idle, bytes.
@@ -250,41 +287,93 @@ def features_of(patterns: int) -> int:
 
 
 def new_fleet(
-    rules: Rules, replicas: np.recarray, pools: np.recarray, *, slots: int, ranks: int, kinds: int, patterns: int,
-    rows: int, acceptance: tuple[float, ...] = (),
-) -> Fleet:  # fmt: skip
-    """An idle fleet of `replicas` (rows of REPLICA, as `replica_of` makes them) with room for `slots` requests."""
+    rules: Rules,
+    replicas: np.recarray,
+    pools: np.recarray,
+    *,
+    slots: int,
+    ranks: int,
+    kinds: int,
+    patterns: int,
+    rows: int,
+    acceptance: tuple[float, ...] = (),
+) -> Fleet:
+    """An idle fleet of `replicas` (rows of REPLICA, as `replica_of` makes them) with room for
+    `slots` requests."""
     table = replicas.copy()
     count, width, stages = len(table), features_of(patterns), int(table.stages.max())
-    nodes = int((table.blocks * table.block_tokens).max() // rules.unit_tokens) if rules.unit_tokens else 0
+    nodes = (
+        int((table.blocks * table.block_tokens).max() // rules.unit_tokens)
+        if rules.unit_tokens
+        else 0
+    )
     buckets = 1 << max(nodes, 1).bit_length()
     return Fleet(
-        slots=new_rows(SLOT, slots), free_slots=np.arange(slots)[::-1].copy(), replicas=table, pools=pools.copy(),
-        running=np.zeros((count, int(table.sequences.max())), np.int64), queues=np.full((count, ranks, 2), NONE),
-        features=np.zeros((count, width)), growth=np.zeros((count, width)),
-        nodes=new_rows(NODE, (count, nodes)), buckets=np.full((count, buckets), NONE),
-        pending_s=np.zeros(64), pending=np.zeros((64, 3), np.int64), blocks=np.zeros(0, np.int64),
+        slots=new_rows(SLOT, slots),
+        free_slots=np.arange(slots)[::-1].copy(),
+        replicas=table,
+        pools=pools.copy(),
+        running=np.zeros((count, int(table.sequences.max())), np.int64),
+        queues=np.full((count, ranks, 2), NONE),
+        features=np.zeros((count, width)),
+        growth=np.zeros((count, width)),
+        nodes=new_rows(NODE, (count, nodes)),
+        buckets=np.full((count, buckets), NONE),
+        pending_s=np.zeros(64),
+        pending=np.zeros((64, 3), np.int64),
+        blocks=np.zeros(0, np.int64),
         acceptance=np.array(acceptance, float),
-        of_tokens=np.zeros((kinds, 1), np.int64), of_logits=np.zeros((kinds, 1), np.int64),
+        of_tokens=np.zeros((kinds, 1), np.int64),
+        of_logits=np.zeros((kinds, 1), np.int64),
         of_lone=np.zeros((kinds, 1), np.int64),
-        sums=np.zeros((count, width)), row_sums=np.zeros((count, stages, rows, ROW_SUMS)),
-        stage_busy_s=np.zeros((count, stages)), stage_s=np.zeros((count, stages)), free_s=np.zeros((count, stages)),
+        sums=np.zeros((count, width)),
+        row_sums=np.zeros((count, stages, rows, ROW_SUMS)),
+        stage_busy_s=np.zeros((count, stages)),
+        stage_s=np.zeros((count, stages)),
+        free_s=np.zeros((count, stages)),
         scratch=np.zeros((rows, ROW_SUMS)),
-        by_number=np.zeros(int(table.sequences.max()) + 1), series=np.zeros((count, BINS, len(SERIES))),
-        gaps=np.zeros((count, GAP_BINS), np.int64), cursor=np.array([0, 0, 0, slots, 0, 0]),
+        by_number=np.zeros(int(table.sequences.max()) + 1),
+        series=np.zeros((count, BINS, len(SERIES))),
+        gaps=np.zeros((count, GAP_BINS), np.int64),
+        cursor=np.array([0, 0, 0, slots, 0, 0]),
         bin_s=np.full(count, 0.01),
-    )  # fmt: skip
+    )
 
 
 def replica_of(
-    policy: int, sequences: int, new_tokens: int, block_tokens: int, blocks: int, *, pool: int = 0, kind: int = 0,
-    reserve: bool = False, swap_s: float = np.nan, drafts: int = 0, overhead_s: float = 0.0, slow: float = 1.0,
-    longest: int = 2**62, stages: int = 1, lanes: int = 1, lane: int = 0,
-) -> np.recarray:  # fmt: skip
+    policy: int,
+    sequences: int,
+    new_tokens: int,
+    block_tokens: int,
+    blocks: int,
+    *,
+    pool: int = 0,
+    kind: int = 0,
+    reserve: bool = False,
+    swap_s: float = np.nan,
+    drafts: int = 0,
+    overhead_s: float = 0.0,
+    slow: float = 1.0,
+    longest: int = 2**62,
+    stages: int = 1,
+    lanes: int = 1,
+    lane: int = 0,
+) -> np.recarray:
     """One idle replica that is up, as a table of one row."""
     row = new_rows(REPLICA, 1)
-    row.policy, row.sequences, row.new_tokens, row.pool, row.kind = policy, sequences, new_tokens, pool, kind
-    row.block_tokens, row.blocks, row.free_blocks, row.reserve = block_tokens, blocks, blocks, reserve
+    row.policy, row.sequences, row.new_tokens, row.pool, row.kind = (
+        policy,
+        sequences,
+        new_tokens,
+        pool,
+        kind,
+    )
+    row.block_tokens, row.blocks, row.free_blocks, row.reserve = (
+        block_tokens,
+        blocks,
+        blocks,
+        reserve,
+    )
     row.longest = longest
     row.swap_s, row.drafts, row.overhead_s, row.slow, row.up = swap_s, drafts, overhead_s, slow, 1
     row.stages, row.lanes, row.lane = stages, lanes, lane
@@ -298,20 +387,37 @@ def pool_of(
 ) -> np.recarray:
     """One pool, as a table of one row."""
     row = new_rows(POOL, 1)
-    row.first, row.count, row.next, row.transfer_s, row.latency_s = first, count, next, transfer_s, latency_s
+    row.first, row.count, row.next, row.transfer_s, row.latency_s = (
+        first,
+        count,
+        next,
+        transfer_s,
+        latency_s,
+    )
     return row
 
 
-def plain_arrivals(arrival_s: np.ndarray, prompt: np.ndarray, output: np.ndarray, first_id: int = 0) -> Arrivals:
+def plain_arrivals(
+    arrival_s: np.ndarray, prompt: np.ndarray, output: np.ndarray, first_id: int = 0
+) -> Arrivals:
     """Arrivals of one pool and class, without sessions or prefixes."""
     count = len(arrival_s)
     zeros = np.zeros(count, np.int64)
     none = np.full(count, NONE)
     return Arrivals(
-        np.arange(first_id, first_id + count), np.asarray(arrival_s, float), np.asarray(prompt, np.int64),
-        np.asarray(output, np.int64), zeros, zeros, np.full(count, np.inf), zeros, none, np.zeros(count),
-        np.zeros(count + 1, np.int64), zeros[:0],
-    )  # fmt: skip
+        np.arange(first_id, first_id + count),
+        np.asarray(arrival_s, float),
+        np.asarray(prompt, np.int64),
+        np.asarray(output, np.int64),
+        zeros,
+        zeros,
+        np.full(count, np.inf),
+        zeros,
+        none,
+        np.zeros(count),
+        np.zeros(count + 1, np.int64),
+        zeros[:0],
+    )
 
 
 def with_more_slots(fleet: Fleet) -> Fleet:
@@ -335,7 +441,8 @@ def with_more_pending(fleet: Fleet) -> Fleet:
 
 
 def series_of(fleet: Fleet) -> tuple[float, np.ndarray]:
-    """(width of a bin in seconds, [bin, SERIES] sums over the replicas): all in bins of the widest."""
+    """(width of a bin in seconds, [bin, SERIES] sums over the replicas): all in bins of the
+    widest."""
     widest = float(fleet.bin_s.max())
     total = np.zeros(fleet.series.shape[1:])
     for series, bin_s in zip(fleet.series, fleet.bin_s):

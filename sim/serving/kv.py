@@ -1,9 +1,11 @@
-"""KV blocks of a replica: some free, some held by one request, some shared through the prefix cache.
+"""KV blocks of a replica: some free, some held by one request, some shared through the prefix
+cache.
 
-The prefix cache names blocks by what they hold and all that comes before it, so equal names are equal prefixes. A
-block that nobody uses stays until its room is needed; then the one that was used last the longest ago goes. Of the
-blocks that one request lets go together the last of the prefix goes first, for it is of no use without the others; or,
-by plain LRU (`tail_first` False), the first, which was read first.
+The prefix cache names blocks by what they hold and all that comes before it, so equal names are
+equal prefixes. A block that nobody uses stays until its room is needed; then the one that was used
+last the longest ago goes. Of the blocks that one request lets go together the last of the prefix
+goes first, for it is of no use without the others; or, by plain LRU (`tail_first` False), the
+first, which was read first.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ def room(rules: Rules, fleet: Fleet, r: int) -> int:
 
 
 def own_blocks(rules: Rules, fleet: Fleet, r: int, slot: int, tokens: int) -> int:
-    """Blocks of its own that a request needs for `tokens` tokens, beside those of the prefix cache that it uses."""
+    """Blocks of its own that a request needs for `tokens` tokens, beside those of the prefix cache
+    that it uses."""
     size = fleet.replicas[r].block_tokens
     return (tokens + size - 1) // size - fleet.slots[slot].shared * (rules.unit_tokens // size)
 
 
 def take(rules: Rules, fleet: Fleet, r: int, blocks: int) -> None:
-    """Take `blocks` (there is room) out of the free ones, and out of the cache if they do not do."""
+    """Take `blocks` (there is room) out of the free ones, and out of the cache if they do not
+    do."""
     me = fleet.replicas[r]
     while me.free_blocks < blocks:
         _evict(fleet, r, me.oldest)
@@ -36,7 +40,8 @@ def take(rules: Rules, fleet: Fleet, r: int, blocks: int) -> None:
 
 
 def matched(fleet: Fleet, r: int, block_from: int, most: int) -> tuple[int, int]:
-    """How many of the first `most` blocks of a prefix the cache has, and how many of those nobody uses now."""
+    """How many of the first `most` blocks of a prefix the cache has, and how many of those nobody
+    uses now."""
     count, unused = 0, 0
     while count < most:
         node = _find(fleet, r, fleet.blocks[block_from + count])
@@ -56,7 +61,8 @@ def share(rules: Rules, fleet: Fleet, r: int, slot: int, count: int) -> None:
 
 
 def publish(rules: Rules, fleet: Fleet, r: int, slot: int) -> None:
-    """Put what the request has computed of its named blocks into the cache, or use what is there already."""
+    """Put what the request has computed of its named blocks into the cache, or use what is there
+    already."""
     me, it = fleet.replicas[r], fleet.slots[slot]
     unit = rules.unit_tokens // me.block_tokens
     while it.shared < it.block_count and (it.shared + 1) * rules.unit_tokens <= it.cached:
@@ -93,8 +99,8 @@ def release(rules: Rules, fleet: Fleet, r: int, slot: int) -> None:
 
 
 def shared(rules: Rules, fleet: Fleet, r: int, least: float, most: float) -> tuple[float, float]:
-    """Of the blocks that sequences with one query have in common, those of `least` of them or more, up to `most`
-    tokens, those of most sequences first: (sequences times tokens, tokens)."""
+    """Of the blocks that sequences with one query have in common, those of `least` of them or more,
+    up to `most` tokens, those of most sequences first: (sequences times tokens, tokens)."""
     me = fleet.replicas[r]
     fleet.by_number[:] = 0.0
     for place in range(me.running_count):

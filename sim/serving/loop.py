@@ -1,6 +1,8 @@
-"""From one decision to the next: arrivals are routed in order, and each replica goes on until the next one.
+"""From one decision to the next: arrivals are routed in order, and each replica goes on until the
+next one.
 
-The loop stops when something outside it is needed, says what, and goes on where it stopped when called again.
+The loop stops when something outside it is needed, says what, and goes on where it stopped when
+called again.
 """
 
 from __future__ import annotations
@@ -36,18 +38,28 @@ DONE, PRICE, SLOTS, RECORDS, HEAP = range(5)  # why the loop stopped
 
 
 def serve(
-    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, until_s: float, ask: bool
+    rules: Rules,
+    fleet: Fleet,
+    price: StepTime,
+    records: np.recarray,
+    asked: Arrivals,
+    until_s: float,
+    ask: bool,
 ) -> int:
-    """Deliver what arrives by `until_s` from row `fleet.cursor[NEXT]` on, and run all replicas to then; why it
-    stopped.
+    """Deliver what arrives by `until_s` from row `fleet.cursor[NEXT]` on, and run all replicas to
+    then; why it stopped.
 
-    With `ask`, every iteration that begins is asked for, priced or not: the replica leaves with PRICE and its number
-    in `fleet.cursor[ASKS]`, and goes on once `set_price` has told.
+    With `ask`, every iteration that begins is asked for, priced or not: the replica leaves with
+    PRICE and its number in `fleet.cursor[ASKS]`, and goes on once `set_price` has told.
     """
     count = len(fleet.replicas)
     alone = not rules.coupled and (rules.router == ROUND_ROBIN or rules.router == STICKY)
     while True:
-        arrival_s = asked.arrival_s[fleet.cursor[NEXT]] if fleet.cursor[NEXT] < len(asked.arrival_s) else np.inf
+        arrival_s = (
+            asked.arrival_s[fleet.cursor[NEXT]]
+            if fleet.cursor[NEXT] < len(asked.arrival_s)
+            else np.inf
+        )
         at_s = min(min(arrival_s, next_s(fleet)), until_s)
         ends = arrival_s > until_s and (next_s(fleet) > until_s or fleet.cursor[PENDING] == 0)
         if np.isinf(arrival_s) and fleet.cursor[PENDING] == 0:
@@ -60,7 +72,8 @@ def serve(
                     if why != DONE:
                         return why
                 if fleet.replicas[r].activity == BUSY and (
-                    fleet.replicas[r].end_s < first_s or (fleet.replicas[r].end_s == first_s and first == NONE)
+                    fleet.replicas[r].end_s < first_s
+                    or (fleet.replicas[r].end_s == first_s and first == NONE)
                 ):
                     first, first_s = r, fleet.replicas[r].end_s
             if first != NONE:
@@ -88,7 +101,11 @@ def serve(
         session = asked.session[row] if slot == NONE else fleet.slots[slot].session
         pool = asked.pool[row] if slot == NONE else fleet.slots[slot].pool
         block_from = asked.block_from[row] if slot == NONE else fleet.slots[slot].block_from
-        block_to = asked.block_from[row + 1] if slot == NONE else block_from + fleet.slots[slot].block_count
+        block_to = (
+            asked.block_from[row + 1]
+            if slot == NONE
+            else block_from + fleet.slots[slot].block_count
+        )
         turn = fleet.pools[pool].turn
         r = route(rules, fleet, pool, session, block_from, block_to - block_from)
         if alone:
@@ -110,11 +127,17 @@ def serve(
 
 
 def _advance(
-    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int, until_s: float,
+    rules: Rules,
+    fleet: Fleet,
+    price: StepTime,
+    records: np.recarray,
+    asked: Arrivals,
+    r: int,
+    until_s: float,
     ask: bool,
-) -> int:  # fmt: skip
-    """Bring replica `r`, with all that share its stages, to `until_s`: what ends by then has ended, and what begins
-    before then has begun.
+) -> int:
+    """Bring replica `r`, with all that share its stages, to `until_s`: what ends by then has ended,
+    and what begins before then has begun.
 
     What begins at `until_s` itself waits, for a request may arrive at that instant.
     """
@@ -145,9 +168,15 @@ def _advance(
 
 
 def _begin(
-    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int, until_s: float,
+    rules: Rules,
+    fleet: Fleet,
+    price: StepTime,
+    records: np.recarray,
+    asked: Arrivals,
+    r: int,
+    until_s: float,
     ask: bool,
-) -> int:  # fmt: skip
+) -> int:
     """Plan and price the next iterations of an idle replica, if they begin before `until_s`."""
     me = fleet.replicas[r]
     if me.activity == IDLE:
@@ -194,9 +223,11 @@ def _go(fleet: Fleet, price: StepTime, r: int) -> None:
         me.end_s = me.now_s + seconds_of(fleet, price, r, me.steps)
 
 
-def set_price(fleet: Fleet, price: StepTime, r: int, base_s: float, slope_s: float, steps: int) -> None:
-    """The first of the iterations that replica `r` asked about takes `base_s`, and each of `steps` more by
-    `slope_s`; of a lane, what it takes on each stage is in `fleet.stage_s` already."""
+def set_price(
+    fleet: Fleet, price: StepTime, r: int, base_s: float, slope_s: float, steps: int
+) -> None:
+    """The first of the iterations that replica `r` asked about takes `base_s`, and each of `steps`
+    more by `slope_s`; of a lane, what it takes on each stage is in `fleet.stage_s` already."""
     me = fleet.replicas[r]
     me.steps = min(me.steps, steps)
     me.played, me.base_s, me.slope_s = 1, base_s, slope_s
@@ -213,13 +244,15 @@ def seconds_of(fleet: Fleet, price: StepTime, r: int, steps: int) -> float:
     elif steps == 1:
         seconds = me.base_s
     else:
-        seconds = steps_seconds(price, me.kind, fleet.features[r], fleet.growth[r], steps, fleet.scratch)
+        seconds = steps_seconds(
+            price, me.kind, fleet.features[r], fleet.growth[r], steps, fleet.scratch
+        )
     return seconds * me.slow + steps * me.overhead_s + me.delay_s
 
 
 def _end(
     rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int
-) -> int:  # fmt: skip
+) -> int:
     """The iterations under way on replica `r` end."""
     me = fleet.replicas[r]
     if fleet.cursor[WRITTEN] + me.running_count > len(records):
@@ -228,7 +261,14 @@ def _end(
         return HEAP
     book_features(fleet, r)
     for stage in range(me.stages):
-        steps_seconds(price, me.kind + stage, fleet.features[r], fleet.growth[r], me.steps, fleet.row_sums[r, stage])
+        steps_seconds(
+            price,
+            me.kind + stage,
+            fleet.features[r],
+            fleet.growth[r],
+            me.steps,
+            fleet.row_sums[r, stage],
+        )
     if me.stages > 1:
         leave(fleet, r)
     finish(rules, fleet, r, records, asked, seconds_of(fleet, price, r, 1))
@@ -242,19 +282,40 @@ def _new_slot(fleet: Fleet, asked: Arrivals, row: int, arrival_s: float) -> int:
     fleet.cursor[FREE] -= 1
     slot = fleet.free_slots[fleet.cursor[FREE]]
     it = fleet.slots[slot]
-    it.id, it.arrival_s, it.prompt, it.output = asked.id[row], arrival_s, asked.prompt[row], asked.output[row]
-    it.pool, it.rank, it.deadline_s = asked.pool[row], asked.rank[row], arrival_s + asked.patience_s[row]
+    it.id, it.arrival_s, it.prompt, it.output = (
+        asked.id[row],
+        arrival_s,
+        asked.prompt[row],
+        asked.output[row],
+    )
+    it.pool, it.rank, it.deadline_s = (
+        asked.pool[row],
+        asked.rank[row],
+        arrival_s + asked.patience_s[row],
+    )
     it.session, it.next = asked.session[row], asked.next[row]
-    it.block_from, it.block_count = asked.block_from[row], asked.block_from[row + 1] - asked.block_from[row]
+    it.block_from, it.block_count = (
+        asked.block_from[row],
+        asked.block_from[row + 1] - asked.block_from[row],
+    )
     it.scheduled_s = it.first_s = it.token_s = np.nan
-    it.made = it.cached = it.held = it.shared = it.hit = it.chunk = it.preempted = it.retried = it.away = 0
+    it.made = it.cached = it.held = it.shared = it.hit = it.chunk = it.preempted = it.retried = (
+        it.away
+    ) = 0
     it.behind = it.source = NONE
     return slot
 
 
 def deliver(
-    rules: Rules, fleet: Fleet, price: StepTime, records: np.recarray, asked: Arrivals, r: int, slot: int, now_s: float
-) -> None:  # fmt: skip
+    rules: Rules,
+    fleet: Fleet,
+    price: StepTime,
+    records: np.recarray,
+    asked: Arrivals,
+    r: int,
+    slot: int,
+    now_s: float,
+) -> None:
     """A request reaches replica `r`: into its queue, or away if it could never fit."""
     me, it = fleet.replicas[r], fleet.slots[slot]
     if it.prompt + it.output > min(me.blocks * me.block_tokens, me.longest):
@@ -290,7 +351,8 @@ def cut(fleet: Fleet, price: StepTime, r: int, now_s: float) -> None:
 
 
 def _shed(rules: Rules, fleet: Fleet, records: np.recarray, asked: Arrivals, r: int) -> bool:
-    """Turn away those at the head of the queue whose deadline has passed; whether there was room for their records."""
+    """Turn away those at the head of the queue whose deadline has passed; whether there was room
+    for their records."""
     me = fleet.replicas[r]
     while me.waiting_count > 0:
         rank = next_class(rules, fleet, r)

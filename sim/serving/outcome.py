@@ -1,4 +1,5 @@
-"""What is true once iterations have run: tokens made, answers complete, and the sums that metrics are taken from."""
+"""What is true once iterations have run: tokens made, answers complete, and the sums that metrics
+are taken from."""
 
 from __future__ import annotations
 
@@ -24,8 +25,11 @@ from sim.serving.kv import own_blocks, publish, release, room, take
 from sim.serving.pending import push
 
 
-def finish(rules: Rules, fleet: Fleet, r: int, records: np.recarray, asked: Arrivals, first_s: float) -> None:
-    """Book the iterations under way on replica `r`, the first of which took `first_s`, to their end.
+def finish(
+    rules: Rules, fleet: Fleet, r: int, records: np.recarray, asked: Arrivals, first_s: float
+) -> None:
+    """Book the iterations under way on replica `r`, the first of which took `first_s`, to their
+    end.
 
     There is room for a record and a pending entry of everyone in the batch.
     """
@@ -35,7 +39,9 @@ def finish(rules: Rules, fleet: Fleet, r: int, records: np.recarray, asked: Arri
     hands_over = fleet.pools[me.pool].next != NONE
     kept = made = prefilled = together = 0
     me.now_s = now_s
-    if steps > 1:  # all take their blocks before one of them gives up its own, as they do step by step
+    if (
+        steps > 1
+    ):  # all take their blocks before one of them gives up its own, as they do step by step
         for place in range(batch):
             prefilled += _jump(rules, fleet, r, fleet.running[r, place], steps)
     for place in range(batch):
@@ -77,7 +83,8 @@ def finish(rules: Rules, fleet: Fleet, r: int, records: np.recarray, asked: Arri
 
 
 def _jump(rules: Rules, fleet: Fleet, r: int, slot: int, steps: int) -> int:
-    """The sequence's part in decode steps that are taken in one go; the tokens of its prompt computed in them."""
+    """The sequence's part in decode steps that are taken in one go; the tokens of its prompt
+    computed in them."""
     it = fleet.slots[slot]
     prefill = it.made == 0
     it.cached += steps
@@ -90,8 +97,8 @@ def _jump(rules: Rules, fleet: Fleet, r: int, slot: int, steps: int) -> int:
 
 
 def _advance(rules: Rules, fleet: Fleet, r: int, slot: int) -> int:
-    """The sequence's part in an iteration; the tokens of its prompt computed in it (after a preemption without a swap,
-    of its answer too)."""
+    """The sequence's part in an iteration; the tokens of its prompt computed in it (after a
+    preemption without a swap, of its answer too)."""
     me, it = fleet.replicas[r], fleet.slots[slot]
     prefill = it.made == 0
     if it.chunk == 0:
@@ -101,7 +108,10 @@ def _advance(rules: Rules, fleet: Fleet, r: int, slot: int) -> int:
         it.cached += it.chunk
         return it.chunk
     accepted = 0  # of the drafted tokens: each with its chance, up to the first that does not hold
-    while accepted < it.chunk - need and chance(rules.seed, it.id, it.made + accepted) < fleet.acceptance[accepted]:
+    while (
+        accepted < it.chunk - need
+        and chance(rules.seed, it.id, it.made + accepted) < fleet.acceptance[accepted]
+    ):
         accepted += 1
     me.drafted += it.chunk - need
     me.accepted += accepted
@@ -110,8 +120,11 @@ def _advance(rules: Rules, fleet: Fleet, r: int, slot: int) -> int:
     return need if prefill or need > 1 else 0
 
 
-def depart(rules: Rules, fleet: Fleet, r: int, slot: int, records: np.recarray, asked: Arrivals) -> None:
-    """The answer is complete, or (`r` NONE) the request is turned away: a record, and the session goes on."""
+def depart(
+    rules: Rules, fleet: Fleet, r: int, slot: int, records: np.recarray, asked: Arrivals
+) -> None:
+    """The answer is complete, or (`r` NONE) the request is turned away: a record, and the session
+    goes on."""
     it = fleet.slots[slot]
     row = records[fleet.cursor[WRITTEN]]
     fleet.cursor[WRITTEN] += 1
@@ -153,7 +166,8 @@ def _present(fleet: Fleet, r: int, now_s: float, change: int) -> None:
 
 
 def _hand_over(fleet: Fleet, r: int, slot: int) -> None:
-    """The prefill is done: the KV goes to a decode replica, after what is still on its way from here."""
+    """The prefill is done: the KV goes to a decode replica, after what is still on its way from
+    here."""
     me, it = fleet.replicas[r], fleet.slots[slot]
     pool = fleet.pools[me.pool]
     me.link_free_s = max(me.link_free_s, me.now_s) + it.cached * pool.transfer_s
@@ -181,13 +195,22 @@ def _gap(fleet: Fleet, r: int, seconds: float, count: int) -> None:
 
 
 def _spread(
-    fleet: Fleet, r: int, begin_s: float, end_s: float, kv: float, sequences: int, prefilled: int, made: int
-) -> None:  # fmt: skip
+    fleet: Fleet,
+    r: int,
+    begin_s: float,
+    end_s: float,
+    kv: float,
+    sequences: int,
+    prefilled: int,
+    made: int,
+) -> None:
     """Add a stretch of work to the time series, in proportion to the time in each bin."""
     while end_s >= BINS * fleet.bin_s[r]:
         for column in range(fleet.series.shape[2]):
             for i in range(BINS // 2):
-                fleet.series[r, i, column] = fleet.series[r, 2 * i, column] + fleet.series[r, 2 * i + 1, column]
+                fleet.series[r, i, column] = (
+                    fleet.series[r, 2 * i, column] + fleet.series[r, 2 * i + 1, column]
+                )
             for i in range(BINS // 2, BINS):
                 fleet.series[r, i, column] = 0.0
         fleet.bin_s[r] *= 2

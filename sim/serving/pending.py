@@ -1,4 +1,5 @@
-"""What is to come at a known time: a heap in arrays, by time and then by the order in which it was put there."""
+"""What is to come at a known time: a heap in arrays, by time and then by the order in which it was
+put there."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def pop(fleet: Fleet) -> tuple[int, int]:
         below = 2 * at + 1
         if below >= size:
             break
-        if below + 1 < size and _before(fleet, below + 1, fleet.pending_s[below], fleet.pending[below, 0]):
+        if below + 1 < size and _before(
+            fleet, below + 1, fleet.pending_s[below], fleet.pending[below, 0]
+        ):
             below += 1
         if not _before(fleet, below, at_s, order):
             break
@@ -49,12 +52,19 @@ def pop(fleet: Fleet) -> tuple[int, int]:
 
 
 def _before(fleet: Fleet, place: int, at_s: float, order: int) -> bool:
-    return fleet.pending_s[place] < at_s or (fleet.pending_s[place] == at_s and fleet.pending[place, 0] < order)
+    return fleet.pending_s[place] < at_s or (
+        fleet.pending_s[place] == at_s and fleet.pending[place, 0] < order
+    )
 
 
 def _move(fleet: Fleet, source: int, to: int) -> None:
     _set(
-        fleet, to, fleet.pending_s[source], fleet.pending[source, 0], fleet.pending[source, 1], fleet.pending[source, 2]
+        fleet,
+        to,
+        fleet.pending_s[source],
+        fleet.pending[source, 0],
+        fleet.pending[source, 1],
+        fleet.pending[source, 2],
     )
 
 

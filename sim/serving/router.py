@@ -1,4 +1,5 @@
-"""Which replica of its pool a request goes to.  Only those that are up are chosen from; if none is, the first to be."""
+"""Which replica of its pool a request goes to.  Only those that are up are chosen from; if none is,
+the first to be."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from sim.serving.fleet import (
 )
 from sim.serving.kv import matched
 
-# When replicas differ by more than this many requests, balance goes before a prefix (RECALLED: SGLang's router).
+# When replicas differ by more than this many requests, balance goes before a prefix (RECALLED:
+# SGLang's router).
 _IMBALANCE = 32
 
 
@@ -83,7 +85,8 @@ def _first_back(fleet: Fleet, pool: int) -> int:
 
 
 def _nearest(fleet: Fleet, pool: int, block_from: int, blocks: int) -> int:
-    """The replica with the longest part of the prefix, if that is most of it and no replica is far behind."""
+    """The replica with the longest part of the prefix, if that is most of it and no replica is far
+    behind."""
     group = fleet.pools[pool]
     best, most = NONE, blocks // 2
     low, high = 2**40, 0

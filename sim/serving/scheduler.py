@@ -1,8 +1,9 @@
 """What runs in the next iteration of a replica, as engines decide it.
 
-`plan` chooses the sequences and their new tokens and takes the KV blocks they need. A sequence's tokens are its prompt
-and what it has made; those beyond `cached` need computing: the prompt less what the prefix cache has at first, one
-token in decode, everything again after a preemption that dropped its KV. Not modelled: the scheduler's own time.
+`plan` chooses the sequences and their new tokens and takes the KV blocks they need. A sequence's
+tokens are its prompt and what it has made; those beyond `cached` need computing: the prompt less
+what the prefix cache has at first, one token in decode, everything again after a preemption that
+dropped its KV. Not modelled: the scheduler's own time.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from sim.serving.kv import matched, own_blocks, release, room, share, take
 
 
 def plan(rules: Rules, fleet: Fleet, r: int) -> int:
-    """Decide the next iteration of replica `r`: `chunk` of each running slot.  How many equal ones may follow (itself
-    included) before a request ends or blocks run out; 0 if there is nothing to do."""
+    """Decide the next iteration of replica `r`: `chunk` of each running slot.  How many equal ones
+    may follow (itself included) before a request ends or blocks run out; 0 if there is nothing to
+    do."""
     me = fleet.replicas[r]
     me.blocked = 0
     me.delay_s = 0.0
@@ -47,7 +49,8 @@ def _blocks(block_tokens: int, tokens: int) -> int:
 
 
 def _continue(rules: Rules, fleet: Fleet, r: int, budget: int) -> tuple[int, bool]:
-    """Give every running sequence its next tokens, oldest first; the budget left, and whether one was preempted."""
+    """Give every running sequence its next tokens, oldest first; the budget left, and whether one
+    was preempted."""
     me = fleet.replicas[r]
     place, preempted = 0, False
     while place < me.running_count and budget > 0:
@@ -74,17 +77,22 @@ def _continue(rules: Rules, fleet: Fleet, r: int, budget: int) -> tuple[int, boo
 
 
 def _victim(rules: Rules, fleet: Fleet, r: int, place: int) -> int:
-    """Whom to preempt, at `place` or behind it: the one admitted last, of the lowest class where classes count."""
+    """Whom to preempt, at `place` or behind it: the one admitted last, of the lowest class where
+    classes count."""
     worst = fleet.replicas[r].running_count - 1
     if rules.order != BY_ARRIVAL:
         for other in range(worst - 1, place - 1, -1):
-            if fleet.slots[fleet.running[r, other]].rank > fleet.slots[fleet.running[r, worst]].rank:
+            if (
+                fleet.slots[fleet.running[r, other]].rank
+                > fleet.slots[fleet.running[r, worst]].rank
+            ):
                 worst = other
     return worst
 
 
 def _preempt(rules: Rules, fleet: Fleet, r: int, place: int) -> None:
-    """Give up a sequence: its KV is lost or goes to host memory, and it waits at the head of its queue."""
+    """Give up a sequence: its KV is lost or goes to host memory, and it waits at the head of its
+    queue."""
     me = fleet.replicas[r]
     slot = fleet.running[r, place]
     it = fleet.slots[slot]
@@ -139,7 +147,10 @@ def next_class(rules: Rules, fleet: Fleet, r: int) -> int:
             continue
         if rules.order != BY_DEADLINE:
             return rank
-        if best == NONE or fleet.slots[slot].deadline_s < fleet.slots[fleet.queues[r, best, 0]].deadline_s:
+        if (
+            best == NONE
+            or fleet.slots[slot].deadline_s < fleet.slots[fleet.queues[r, best, 0]].deadline_s
+        ):
             best = rank
     return best
 
@@ -198,8 +209,8 @@ def _admit(rules: Rules, fleet: Fleet, r: int, budget: int, in_chunks: bool) -> 
 
 
 def _equal_steps(rules: Rules, fleet: Fleet, r: int) -> int:
-    """Decode steps of this batch until the first answer ends, the next block cannot be had, or something else is
-    due."""
+    """Decode steps of this batch until the first answer ends, the next block cannot be had, or
+    something else is due."""
     me = fleet.replicas[r]
     count, steps = me.running_count, 2**40
     for place in range(count):
@@ -209,7 +220,8 @@ def _equal_steps(rules: Rules, fleet: Fleet, r: int) -> int:
         steps = min(steps, it.output - it.made)
         if it.shared < it.block_count:  # what it puts into the cache may free a block
             steps = min(steps, max((it.shared + 1) * rules.unit_tokens - it.cached, 1))
-    # A block that leaves the prefix cache may be all that the head of the queue waits for: it no longer has to stay.
+    # A block that leaves the prefix cache may be all that the head of the queue waits for: it no
+    # longer has to stay.
     has = me.free_blocks if me.waiting_count > 0 else room(rules, fleet, r)
     if me.reserve or count * _blocks(me.block_tokens, steps) <= has:
         return steps
@@ -219,7 +231,10 @@ def _equal_steps(rules: Rules, fleet: Fleet, r: int) -> int:
         short = 0
         for place in range(count):
             it = fleet.slots[fleet.running[r, place]]
-            short += max(own_blocks(rules, fleet, r, fleet.running[r, place], it.cached + middle) - it.held, 0)
+            short += max(
+                own_blocks(rules, fleet, r, fleet.running[r, place], it.cached + middle) - it.held,
+                0,
+            )
         if short <= has:
             low = middle
         else:

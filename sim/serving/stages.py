@@ -1,9 +1,10 @@
 """Passes through pipeline stages: each stage has one pass at a time, first come first served.
 
-A replica in stages is several rows of the fleet, its lanes: each has a micro-batch of its own, with a queue and a part
-of the KV-cache (as vLLM's virtual engines), and all of them share the stages. A lane plans its next iteration when the
-tokens of the last have come out of the last stage. Not modelled: a stage that waits to send, for want of room in the
-next; a queue and a cache that the lanes have together.
+A replica in stages is several rows of the fleet, its lanes: each has a micro-batch of its own, with
+a queue and a part of the KV-cache (as vLLM's virtual engines), and all of them share the stages. A
+lane plans its next iteration when the tokens of the last have come out of the last stage. Not
+modelled: a stage that waits to send, for want of room in the next; a queue and a cache that the
+lanes have together.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from sim.serving.fleet import Fleet
 
 
 def passed_through(ready_s: float, free_s: Any, seconds: Any, stages: int, slow: float) -> float:
-    """When a pass that is ready at `ready_s` and takes `seconds[s]` x `slow` on stage s is out of the last of them.
+    """When a pass that is ready at `ready_s` and takes `seconds[s]` x `slow` on stage s is out of
+    the last of them.
 
     `free_s[s]` is when stage s has done with those before it; afterwards, with this one as well.
     """
@@ -43,7 +45,8 @@ def leave(fleet: Fleet, r: int) -> None:
 
 
 def stop(fleet: Fleet, r: int, now_s: float, back_s: float) -> None:
-    """All that is on the stages whose first lane is `r` is lost; they take nothing before `back_s`."""
+    """All that is on the stages whose first lane is `r` is lost; they take nothing before
+    `back_s`."""
     me = fleet.replicas[r]
     me.flight_s -= max(me.flown_s - now_s, 0.0)
     me.flown_s = now_s

@@ -1,8 +1,10 @@
-"""What an iteration takes, from sums over its batch: a table where one number counts, lines where the context does.
+"""What an iteration takes, from sums over its batch: a table where one number counts, lines where
+the context does.
 
-The numbers come from the op graph and the cost functions (`sim.engine.pricing`). An op takes a fixed time and then
-the longest of its arithmetic, HBM and L2 time, each linear in the features of the batch; ops that see only new tokens,
-only logits, or only the number of sequences with one query are summed into tables beforehand.
+The numbers come from the op graph and the cost functions (`sim.engine.pricing`). An op takes a
+fixed time and then the longest of its arithmetic, HBM and L2 time, each linear in the features of
+the batch; ops that see only new tokens, only logits, or only the number of sequences with one query
+are summed into tables beforehand.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ PATTERNS = {"dense": DENSE, "window": WINDOW, "blocksparse": BLOCK_SPARSE}
 
 
 class Sharing(NamedTuple):
-    """Which prefixes that sequences of a batch share are made use of: those of `least` sequences or more, up to `most`
-    tokens of them."""
+    """Which prefixes that sequences of a batch share are made use of: those of `least` sequences or
+    more, up to `most` tokens of them."""
 
     least: float = np.inf
     most: float = np.inf
@@ -58,8 +60,8 @@ NO_SHARING = Sharing()
 class StepTime(NamedTuple):
     """Seconds of an iteration as a function of its features (`sim.serving.fleet`).
 
-    The first axis is the kind of machine and model, or a stage of it. The tables are NaN where they are not known yet.
-    The rest is by row: an op that sees the context, `times` times in a pass.
+    The first axis is the kind of machine and model, or a stage of it. The tables are NaN where they
+    are not known yet. The rest is by row: an op that sees the context, `times` times in a pass.
     """
 
     of_tokens: np.ndarray  # [kind, tokens] seconds of the ops that see new tokens only
@@ -71,7 +73,9 @@ class StepTime(NamedTuple):
     hbm_bytes: np.ndarray  # [kind, row, feature]
     buffer_bytes: np.ndarray  # [kind, row, feature]: over L2 if they fit into it, else over HBM
     hbm_bytes_per_s: np.ndarray  # [kind, row]
-    unhidden: np.ndarray  # [kind, row] share of the shorter of arithmetic and HBM time that the longer does not hide
+    unhidden: (
+        np.ndarray
+    )  # [kind, row] share of the shorter of arithmetic and HBM time that the longer does not hide
     l2_bytes_per_s: np.ndarray  # [kind]
     l2_bytes: np.ndarray  # [kind]
     pattern: np.ndarray  # [kind, pattern], or NONE
@@ -91,22 +95,42 @@ def unpriced(patterns: int, sharing: Sharing = NO_SHARING) -> StepTime:
     none, empty = np.full((1, 1), np.nan), np.zeros((1, 0))
     rows = np.zeros((1, 0, features_of(patterns)))
     return StepTime(
-        none, none, none, empty.astype(int), empty, rows, rows, rows, empty, empty, np.zeros(1), np.zeros(1),
-        np.zeros((1, patterns), int), np.zeros(1, int), np.ones(1, int),
-        np.array([sharing.least]), np.array([sharing.most]),
-    )  # fmt: skip
+        none,
+        none,
+        none,
+        empty.astype(int),
+        empty,
+        rows,
+        rows,
+        rows,
+        empty,
+        empty,
+        np.zeros(1),
+        np.zeros(1),
+        np.zeros((1, patterns), int),
+        np.zeros(1, int),
+        np.ones(1, int),
+        np.array([sharing.least]),
+        np.array([sharing.most]),
+    )
 
 
 def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Arrays one after the other along their first axis, each filled up along the others."""
     shape = np.max([array.shape[1:] for array in arrays], axis=0)
     fill = {"f": np.nan if arrays[0].ndim == 2 else 0.0, "i": NONE}[arrays[0].dtype.kind]
-    widths = [[(0, 0), *((0, int(most - has)) for most, has in zip(shape, array.shape[1:]))] for array in arrays]
-    return np.concatenate([np.pad(array, width, constant_values=fill) for array, width in zip(arrays, widths)])
+    widths = [
+        [(0, 0), *((0, int(most - has)) for most, has in zip(shape, array.shape[1:]))]
+        for array in arrays
+    ]
+    return np.concatenate(
+        [np.pad(array, width, constant_values=fill) for array, width in zip(arrays, widths)]
+    )
 
 
 def measure(rules: Rules, fleet: Fleet, r: int, price: StepTime) -> int:
-    """Write the features of the planned iteration and how they grow; for how many decode steps they grow so."""
+    """Write the features of the planned iteration and how they grow; for how many decode steps they
+    grow so."""
     features, growth, kind = fleet.features[r], fleet.growth[r], fleet.replicas[r].kind
     features[:] = 0.0
     growth[:] = 0.0
@@ -147,7 +171,11 @@ def measure(rules: Rules, fleet: Fleet, r: int, price: StepTime) -> int:
     if rules.unit_tokens > 0 and features[LONE] >= price.share_least[kind]:
         pairs, entries = shared(rules, fleet, r, price.share_least[kind], price.share_most[kind])
         if pairs > 0:
-            features[SHARED_PAIRS], features[SHARED_ENTRIES], features[SHARED_QUERIES] = pairs, entries, features[LONE]
+            features[SHARED_PAIRS], features[SHARED_ENTRIES], features[SHARED_QUERIES] = (
+                pairs,
+                entries,
+                features[LONE],
+            )
     return linear
 
 
@@ -159,7 +187,8 @@ def _seen(pattern: int, window: int, stride: int, entries: float) -> float:
 
 
 def attended(pattern: int, window: int, stride: int, new: int, past: int) -> tuple[float, float]:
-    """(query-key pairs, entries read) of one sequence: `sim.workload.transformer.attended`, for a compiler."""
+    """(query-key pairs, entries read) of one sequence: `sim.graph.transformer.attended`, for a
+    compiler."""
     total = past + new
     if new == 1:
         seen = _seen(pattern, window, stride, float(total))
@@ -175,16 +204,33 @@ def attended(pattern: int, window: int, stride: int, new: int, past: int) -> tup
 
 
 def steps_seconds(
-    price: StepTime, kind: int, features: np.ndarray, growth: np.ndarray, steps: int, parts: np.ndarray
+    price: StepTime,
+    kind: int,
+    features: np.ndarray,
+    growth: np.ndarray,
+    steps: int,
+    parts: np.ndarray,
 ) -> float:
-    """Seconds of `steps` iterations, the features growing from each to the next; NaN if a table lacks an entry.
+    """Seconds of `steps` iterations, the features growing from each to the next; NaN if a table
+    lacks an entry.
 
-    What each row takes and moves is added to `parts` [row, ROW_SUMS]. A row without arithmetic is idle.
+    What each row takes and moves is added to `parts` [row, ROW_SUMS]. A row without arithmetic is
+    idle.
     """
-    tokens, logits, lone = np.int64(features[TOKENS]), np.int64(features[LOGITS]), np.int64(features[LONE])
-    if tokens >= price.of_tokens.shape[1] or logits >= price.of_logits.shape[1] or lone >= price.of_lone.shape[1]:
+    tokens, logits, lone = (
+        np.int64(features[TOKENS]),
+        np.int64(features[LOGITS]),
+        np.int64(features[LONE]),
+    )
+    if (
+        tokens >= price.of_tokens.shape[1]
+        or logits >= price.of_logits.shape[1]
+        or lone >= price.of_lone.shape[1]
+    ):
         return np.nan
-    total = (price.of_tokens[kind, tokens] + price.of_logits[kind, logits] + price.of_lone[kind, lone]) * steps
+    total = (
+        price.of_tokens[kind, tokens] + price.of_logits[kind, logits] + price.of_lone[kind, lone]
+    ) * steps
     for row in range(price.times.shape[1]):
         times = price.times[kind, row]
         if not times > 0:
@@ -202,11 +248,20 @@ def steps_seconds(
             hbm, l2 = hbm + l2, 0.0
         rate = price.hbm_bytes_per_s[kind, row]
         a, b, c = _sums_of_longest(
-            arithmetic, arithmetic_up, hbm / rate, hbm_up / rate, l2 / price.l2_bytes_per_s[kind], steps
+            arithmetic,
+            arithmetic_up,
+            hbm / rate,
+            hbm_up / rate,
+            l2 / price.l2_bytes_per_s[kind],
+            steps,
         )
         if price.unhidden[kind, row] > 0.0:  # the shorter of two is their sum less the longer
-            d, e, _ = _sums_of_longest(arithmetic, arithmetic_up, hbm / rate, hbm_up / rate, 0.0, steps)
-            both = (arithmetic + hbm / rate) * steps + (arithmetic_up + hbm_up / rate) * (steps * (steps - 1) / 2)
+            d, e, _ = _sums_of_longest(
+                arithmetic, arithmetic_up, hbm / rate, hbm_up / rate, 0.0, steps
+            )
+            both = (arithmetic + hbm / rate) * steps + (arithmetic_up + hbm_up / rate) * (
+                steps * (steps - 1) / 2
+            )
             if d > e:
                 a += price.unhidden[kind, row] * (both - d - e)
             else:
@@ -224,8 +279,9 @@ def steps_seconds(
 
 def _sums_of_longest(
     a: float, a_up: float, b: float, b_up: float, c: float, steps: int
-) -> tuple[float, float, float]:  # fmt: skip
-    """Sum over i < steps of the highest of the lines a + i a_up, b + i b_up and c, by which it is."""
+) -> tuple[float, float, float]:
+    """Sum over i < steps of the highest of the lines a + i a_up, b + i b_up and c, by which it
+    is."""
     in_a = in_b = in_c = 0.0
     i = 0
     while i < steps:

@@ -1,17 +1,20 @@
-"""Whose turn it is on chips that several replicas share: one of them at a time, for a number of iterations.
+"""Whose turn it is on chips that several replicas share: one of them at a time, for a number of
+iterations.
 
-Strict priority first; of equals, the one that has been busy least for its weight, so that those who always have work
-are busy in proportion to their weights. A turn is over after `Rules.quantum` iterations, or when there is no more work;
-nobody is interrupted. While nobody else wants the chips no turn is counted, and iterations of an unchanging batch are
-taken in one go as ever, up to the one in which somebody else gets work. Not modelled: the time that a change takes, and
-what it costs in L2.
+Strict priority first; of equals, the one that has been busy least for its weight, so that those who
+always have work are busy in proportion to their weights. A turn is over after `Rules.quantum`
+iterations, or when there is no more work; nobody is interrupted. While nobody else wants the chips
+no turn is counted, and iterations of an unchanging batch are taken in one go as ever, up to the one
+in which somebody else gets work. Not modelled: the time that a change takes, and what it costs in
+L2.
 """
 
 from __future__ import annotations
 
 from sim.serving.fleet import IDLE, NONE, Fleet, Rules
 
-_ALIKE = 1e-9  # shares of busy time closer than this are equal: sums of one step and of many differ by rounding
+# shares of busy time closer than this are equal: sums of one step and of many differ by rounding
+_ALIKE = 1e-9
 
 
 def may_begin(fleet: Fleet, r: int) -> bool:
@@ -71,7 +74,8 @@ def hand_on(fleet: Fleet, r: int) -> None:
 
 
 def wanted(fleet: Fleet, r: int) -> int:
-    """The replica that has the chips of `r` to itself for several iterations, now that `r` gets work; or NONE."""
+    """The replica that has the chips of `r` to itself for several iterations, now that `r` gets
+    work; or NONE."""
     for other in range(len(fleet.replicas)):
         it = fleet.replicas[other]
         if other != r and it.chips == fleet.replicas[r].chips and it.activity != IDLE:

@@ -1,4 +1,5 @@
-"""The loops of `sim.systolic` as machine code, where numba is installed (extra `fast`); the answers are the same."""
+"""The loops of `sim.systolic` as machine code, where numba is installed (extra `fast`); the answers
+are the same."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ COMPILED_FROM = 20_000  # tile ops: below, loading the compiled form costs more 
 
 
 def loops_for(tile_ops: int) -> SimpleNamespace:
-    """The loops of `placement`: plain Python, or compiled if that pays for so many tile ops and can be had.
+    """The loops of `placement`: plain Python, or compiled if that pays for so many tile ops and can
+    be had.
 
     Compiled ones want arrays where plain ones want lists.
     """
@@ -30,14 +32,18 @@ def memory_for(tile_ops: int) -> SimpleNamespace:
 @cache
 def _loops(module: ModuleType, compiled: bool) -> SimpleNamespace:
     """The functions of a module; compiled, they are copies that call each other's compiled form."""
-    own = {n: f for n, f in vars(module).items() if isfunction(f) and f.__module__ == module.__name__}
+    own = {
+        n: f for n, f in vars(module).items() if isfunction(f) and f.__module__ == module.__name__
+    }
     if not (compiled and find_spec("numba")):
         return SimpleNamespace(compiled=False, **own)
     from numba import njit
 
     space: dict[str, Any] = dict(vars(module))
     for name, function in own.items():
-        copy: Callable[..., Any] = FunctionType(function.__code__, space, name, function.__defaults__)
+        copy: Callable[..., Any] = FunctionType(
+            function.__code__, space, name, function.__defaults__
+        )
         copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
         space[name] = njit(cache=True, error_model="numpy")(copy)
     return SimpleNamespace(compiled=True, **{name: space[name] for name in own})

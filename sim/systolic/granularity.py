@@ -1,7 +1,7 @@
 """The size of an array as a closed form: many small ones or few large ones for the same power?
 
-Tiles without a schedule: all that fit run at once, and a tile takes as long as its weights take to load. Source: the
-artifact of arXiv 2203.11540, `run_design_space`.
+Tiles without a schedule: all that fit run at once, and a tile takes as long as its weights take to
+load. Source: the artifact of arXiv 2203.11540, `run_design_space`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.dnn.gemms import Dnn
 from sim.systolic.machine import SRAM_JOULES_PER_BYTE, Numbers, most_pods, peak_power
-from sim.workload.gemms import Dnn
 
 
 class Budget(NamedTuple):
-    """What pods may draw in all, and what decides how much one draws; by default as in the paper."""
+    """What pods may draw in all, and what decides how much one draws; by default as in the
+    paper."""
 
     power_w: float = 400.0
     network: str = "butterfly_2"
@@ -29,7 +30,8 @@ PAPER = Budget()
 
 
 def ops_per_joule(dnn: Dnn, rows: Numbers, cols: Numbers, budget: Budget = PAPER) -> np.ndarray:
-    """Effective operations a second and watt, with all pods that the power allows.  [shape of rows x cols]"""
+    """Effective operations a second and watt, with all pods that the power allows.  [shape of rows
+    x cols]"""
     pods = most_pods(rows, cols, *budget)
     cycles = np.zeros(np.shape(pods))
     shapes = Counter((layer.m, layer.n, layer.k) for layer in dnn.layers)
@@ -44,5 +46,8 @@ def mean_of_means(
     families: Sequence[Sequence[Dnn]], rows: Numbers, cols: Numbers, budget: Budget = PAPER
 ) -> np.ndarray:
     """Harmonic mean over networks of the harmonic mean over the sizes of each."""
-    inverse = [np.mean([1 / ops_per_joule(dnn, rows, cols, budget) for dnn in sizes], axis=0) for sizes in families]
+    inverse = [
+        np.mean([1 / ops_per_joule(dnn, rows, cols, budget) for dnn in sizes], axis=0)
+        for sizes in families
+    ]
     return 1 / np.mean(inverse, axis=0)

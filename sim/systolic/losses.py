@@ -1,4 +1,5 @@
-"""Where the cycles of a run went, and which layer each pod was at: what is seen of a schedule once it is timed."""
+"""Where the cycles of a run went, and which layer each pod was at: what is seen of a schedule once
+it is timed."""
 
 from __future__ import annotations
 
@@ -18,14 +19,17 @@ class Losses(NamedTuple):
 
     macs: float
     small_tiles: float  # cells that a tile smaller than the array leaves empty
-    waiting: float  # pods done with their tile, while the round lasts for a longer one, an addition, loads or the way
+    # pods done with their tile, while the round lasts for a longer one, an addition, loads or the
+    # way
+    waiting: float
     idle: float  # pods without a tile in a round
     memory: float  # stalls
     ends: float  # warm-up and drain
 
 
 def losses(schedule: Schedule, timing: Timing) -> Losses:
-    """Of one run of a schedule.  In `exact` schedules the last round costs nothing, and its waiting is left out."""
+    """Of one run of a schedule.  In `exact` schedules the last round costs nothing, and its waiting
+    is left out."""
     machine = schedule.machine
     streamed = schedule.repeats * sum(plan.tiling.pod_cycles for plan in schedule.layers)
     macs = schedule.macs / (machine.rows * machine.cols * machine.pods)
@@ -50,23 +54,29 @@ class Occupancy(NamedTuple):
 
 
 def occupancy(schedule: Schedule, timing: Timing) -> Occupancy:
-    """Of one run of a schedule, repeats and all; layers beyond the 65,535th are shown as that one."""
+    """Of one run of a schedule, repeats and all; layers beyond the 65,535th are shown as that
+    one."""
     rounds = len(timing.starts)
     once = 1 + max(plan.last_round for plan in schedule.layers)
     gap = rounds - schedule.repeats * once
     layer = np.zeros((schedule.machine.pods, rounds), np.uint16)
     for index, plan in enumerate(schedule.layers):
         for copy in range(schedule.repeats):
-            layer[plan.pod, plan.round + copy * once + (gap if copy else 0)] = min(index + 1, 65_535)
+            layer[plan.pod, plan.round + copy * once + (gap if copy else 0)] = min(
+                index + 1, 65_535
+            )
     names = tuple((plan.dnn, plan.tiling.layer.name) for plan in schedule.layers)
     return Occupancy(names, timing.starts, timing.starts + timing.lengths, layer)
 
 
 def ends(schedule: Schedule, timing: Timing) -> tuple[int, ...]:
-    """The cycle in which each network of a schedule is done: its last round, and the drain behind it."""
+    """The cycle in which each network of a schedule is done: its last round, and the drain behind
+    it."""
     if len(schedule.dnns) == 1:
         return (timing.cycles,)
     round_ends = timing.starts + timing.lengths
     drain = timing.cycles - int(round_ends[-1])
-    last = [max(p.last_round for p in schedule.layers if p.dnn == d) for d in range(len(schedule.dnns))]
+    last = [
+        max(p.last_round for p in schedule.layers if p.dnn == d) for d in range(len(schedule.dnns))
+    ]
     return tuple(int(round_ends[at]) + drain for at in last)

@@ -1,7 +1,8 @@
-"""Rounds that wait for memory, cycle by cycle only where they wait; plain Python that a compiler may take.
+"""Rounds that wait for memory, cycle by cycle only where they wait; plain Python that a compiler
+may take.
 
-Tiles of W and X come in the order of rounds, so that what has come is a level: bytes from the start. Partial sums that
-had to leave their bank come before them, as soon as a round misses them.
+Tiles of W and X come in the order of rounds, so that what has come is a level: bytes from the
+start. Partial sums that had to leave their bank come before them, as soon as a round misses them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from sim.systolic.placement import Ints
 
 
 class Sums(NamedTuple):
-    """Every partial sum, of a tile op or an addition, and by round those that are made and those that must be there.
+    """Every partial sum, of a tile op or an addition, and by round those that are made and those
+    that must be there.
 
     Lists by round are flat: round t has `made[made_from[t] : made_from[t + 1]]`.
     """
@@ -41,7 +43,8 @@ class Banks(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What comes from memory: by round, bytes due when it starts, and bytes that may have come while it runs."""
+    """What comes from memory: by round, bytes due when it starts, and bytes that may have come
+    while it runs."""
 
     due: Ints
     within: Ints
@@ -49,7 +52,8 @@ class Stream(NamedTuple):
 
 
 def play(lengths: Ints, stream: Stream, warm_up: int, starts: Ints, stalls: Ints) -> int:
-    """When rounds start, and how many cycles each waits at its end for the next; cycles before round 0.
+    """When rounds start, and how many cycles each waits at its end for the next; cycles before
+    round 0.
 
     All sums stay in their banks: then a wait is one division.
     """
@@ -71,13 +75,21 @@ def play(lengths: Ints, stream: Stream, warm_up: int, starts: Ints, stalls: Ints
 
 
 def play_full(
-    lengths: Ints, stream: Stream, warm_up: int, sums: Sums, banks: Banks, bank_bytes: int, starts: Ints, stalls: Ints
+    lengths: Ints,
+    stream: Stream,
+    warm_up: int,
+    sums: Sums,
+    banks: Banks,
+    bank_bytes: int,
+    starts: Ints,
+    stalls: Ints,
 ) -> tuple[int, float]:
     """The same where sums may have to leave their banks; also the bytes of sums brought back.
 
-    -1 - t cycles before round 0 if round t can never start, its banks being too small. Before a round all that it makes
-    gets room, pushing out the oldest; what it reads must be there. In a cycle the first sum that tile ops miss is
-    asked for, and all that additions miss; what was asked for last comes first.
+    -1 - t cycles before round 0 if round t can never start, its banks being too small. Before a
+    round all that it makes gets room, pushing out the oldest; what it reads must be there. In a
+    cycle the first sum that tile ops miss is asked for, and all that additions miss; what was asked
+    for last comes first.
     """
     first, back = 0, 0.0
     asked, asked_for = [0], [0]  # a stack of sums and rounds
@@ -103,7 +115,9 @@ def play_full(
             fetched = min(fetched + left * stream.per_cycle, stream.within[r])
             left = 0
             known = made
-            while made < sums.made_from[t + 2] and _give_room(sums.made[made], t + 1, t + 1, sums, banks, bank_bytes):
+            while made < sums.made_from[t + 2] and _give_room(
+                sums.made[made], t + 1, t + 1, sums, banks, bank_bytes
+            ):
                 banks.here[sums.made[made]] = 1
                 made += 1
             missing = _ask(t + 1, asked, asked_for, sums, banks)
@@ -142,7 +156,13 @@ def _ask(t: int, asked: list[int], asked_for: list[int], sums: Sums, banks: Bank
 
 
 def _bring(
-    nbytes: float, r: int, asked: list[int], asked_for: list[int], sums: Sums, banks: Banks, bank_bytes: int
+    nbytes: float,
+    r: int,
+    asked: list[int],
+    asked_for: list[int],
+    sums: Sums,
+    banks: Banks,
+    bank_bytes: int,
 ) -> tuple[float, float]:
     """A cycle of memory in round r: bytes left for W and X, and bytes of sums that came."""
     moved = 0.0
@@ -153,7 +173,9 @@ def _bring(
             asked.pop()
             asked_for.pop()
             continue
-        if banks.come[what] == 0.0 and not _give_room(what, asked_for[-1], r, sums, banks, bank_bytes):
+        if banks.come[what] == 0.0 and not _give_room(
+            what, asked_for[-1], r, sums, banks, bank_bytes
+        ):
             return 0.0, moved
         part = min(nbytes, sums.nbytes[what] - banks.come[what])
         nbytes -= part
@@ -166,7 +188,8 @@ def _bring(
 
 
 def _give_room(what: int, until: int, r: int, sums: Sums, banks: Banks, bank_bytes: int) -> bool:
-    """Makes room for a sum in its bank, if those in front of the queue are not for round r or later."""
+    """Makes room for a sum in its bank, if those in front of the queue are not for round r or
+    later."""
     bank = sums.bank[what]
     while banks.used[bank] + sums.nbytes[what] > bank_bytes:
         oldest = banks.first[bank]

@@ -1,6 +1,8 @@
-"""Partial sums in their banks: when each is made and read, and whether the banks hold it for so long.
+"""Partial sums in their banks: when each is made and read, and whether the banks hold it for so
+long.
 
-A bank that is full gives up the sum it has had longest; who needs it later waits until memory has brought it back.
+A bank that is full gives up the sum it has had longest; who needs it later waits until memory has
+brought it back.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def sums_of(schedule: Schedule, rounds: int) -> Sums:
         made.append((plan.round, np.zeros(ops, int), first + np.arange(ops)))
         started.append((plan.round[chained], plan.pod[chained], first + plan.source[chained]))
         total = first + ops + np.arange(adds)
-        made.append((plan.add_round.min(axis=1), np.ones(adds, int), total))  # the second copy may come first
+        made.append(
+            (plan.add_round.min(axis=1), np.ones(adds, int), total)
+        )  # the second copy may come first
         for t, adder in zip(plan.add_round.T, plan.adder.T, strict=True):
             for place, what in enumerate((first + plan.add_left, first + plan.add_right, total)):
                 added.append((t, place * pods + adder, what))
@@ -53,16 +57,22 @@ def _nbytes(plan: LayerPlan) -> np.ndarray:
     return np.concatenate((np.tile(of_op, plan.tiling.tile_ops // (i * k)), of_op[plan.add_group]))
 
 
-def _by_round(facts: list[Fact], copies: list[tuple[int, int]], rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each round's part begins, and the sums by round and order, for copies shifted by (rounds, sums)."""
+def _by_round(
+    facts: list[Fact], copies: list[tuple[int, int]], rounds: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where each round's part begins, and the sums by round and order, for copies shifted by
+    (rounds, sums)."""
     t, order, what = (np.concatenate(parts) for parts in zip(*facts, strict=True))
     sort = np.lexsort((order, t))
-    t, what = (np.concatenate([own[sort] + copy[x] for copy in copies]) for x, own in enumerate((t, what)))
+    t, what = (
+        np.concatenate([own[sort] + copy[x] for copy in copies]) for x, own in enumerate((t, what))
+    )
     return np.searchsorted(t, np.arange(rounds + 1)), what
 
 
 def banks_hold(sums: Sums, bank_bytes: int) -> bool:
-    """Whether no sum that is still to be read has to leave: what was put into its bank since fits with it."""
+    """Whether no sum that is still to be read has to leave: what was put into its bank since fits
+    with it."""
     rounds = np.arange(len(sums.made_from) - 1)
     born, place = np.empty((2, len(sums.nbytes)), np.int64)
     born[sums.made] = np.repeat(rounds, np.diff(sums.made_from))
@@ -75,7 +85,9 @@ def banks_hold(sums: Sums, bank_bytes: int) -> bool:
     rank[by_bank] = np.arange(len(born))
     for start, what in ((sums.started_from, sums.started), (sums.added_from, sums.added)):
         read = np.repeat(rounds, np.diff(start))
-        since = np.searchsorted(ascending, sums.bank[what].astype(np.int64) * times + read, side="right")
+        since = np.searchsorted(
+            ascending, sums.bank[what].astype(np.int64) * times + read, side="right"
+        )
         if np.any(filled[since] - filled[rank[what]] > bank_bytes):
             return False
     return True

@@ -1,8 +1,10 @@
-"""Where and when tile ops run: the inner loops of the scheduler, in plain Python that a compiler may take.
+"""Where and when tile ops run: the inner loops of the scheduler, in plain Python that a compiler
+may take.
 
-First fit: an op goes into the first round, to the first pod, that has its ports and routes free. Everything is flat and
-of whole numbers. The same code runs on lists, where there is no compiler, and on arrays, where there is
-(`sim.systolic.compiled`): the answers are the same. 0 is "free" throughout, so names of tiles and sources count from 1.
+First fit: an op goes into the first round, to the first pod, that has its ports and routes free.
+Everything is flat and of whole numbers. The same code runs on lists, where there is no compiler,
+and on arrays, where there is (`sim.systolic.compiled`): the answers are the same. 0 is "free"
+throughout, so names of tiles and sources count from 1.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ Ints = Any  # a list of int or an array of integers
 
 
 class Net(NamedTuple):
-    """A network as the loops want it: a route from bank b to pod p is heads[b, way] and hops[way, p], all flattened.
+    """A network as the loops want it: a route from bank b to pod p is heads[b, way] and hops[way,
+    p], all flattened.
 
-    Where there is one way the bank is its number, and a route is hops[b, p]; else a bank tries ways by its `order`.
+    Where there is one way the bank is its number, and a route is hops[b, p]; else a bank tries ways
+    by its `order`.
     """
 
     ports: int
@@ -33,8 +37,8 @@ class Net(NamedTuple):
 class Window(NamedTuple):
     """What is taken in the rounds looked at, by round and pod, bank or link.
 
-    Pods: busy, and how many are; tiles that banks of X and W send; banks of P written and read; links by source. Then
-    the same of the post-processors, which have two inputs and one output.
+    Pods: busy, and how many are; tiles that banks of X and W send; banks of P written and read;
+    links by source. Then the same of the post-processors, which have two inputs and one output.
     """
 
     count: Ints  # [round]
@@ -57,7 +61,8 @@ class Window(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """Tile ops of a layer, in the order j, i, k: their round in the window, pod, bank of P, and whose sum they take."""
+    """Tile ops of a layer, in the order j, i, k: their round in the window, pod, bank of P, and
+    whose sum they take."""
 
     round: Ints
     pod: Ints
@@ -66,7 +71,8 @@ class Placed(NamedTuple):
 
 
 class Adds(NamedTuple):
-    """Additions that are left, by `copies` each: operands (an op, or the number of ops and an addition), and where."""
+    """Additions that are left, by `copies` each: operands (an op, or the number of ops and an
+    addition), and where."""
 
     left: Ints  # [add]
     right: Ints
@@ -76,7 +82,8 @@ class Adds(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A layer's numbers of tiles, its first round in the window, and the names of its first tiles."""
+    """A layer's numbers of tiles, its first round in the window, and the names of its first
+    tiles."""
 
     i: int
     j: int
@@ -87,7 +94,8 @@ class Grid(NamedTuple):
 
 
 def place_tiles(start: int, grid: Grid, net: Net, window: Window, placed: Placed) -> int:
-    """Places the ops from `start` on; the first that finds no round in the window, or the number of ops.
+    """Places the ops from `start` on; the first that finds no round in the window, or the number of
+    ops.
 
     Tiles of X and W are dealt to the banks in turn, j outside.
     """
@@ -104,7 +112,9 @@ def place_tiles(start: int, grid: Grid, net: Net, window: Window, placed: Placed
         at = -1
         while t < rounds:
             if window.count[t] < net.writers:
-                at = _place(t, x % net.ports, grid.first_x + x, w % net.ports, grid.first_w + w, net, window)
+                at = _place(
+                    t, x % net.ports, grid.first_x + x, w % net.ports, grid.first_w + w, net, window
+                )
                 if at >= 0:
                     break
             t += 1
@@ -117,8 +127,11 @@ def place_tiles(start: int, grid: Grid, net: Net, window: Window, placed: Placed
     return ops
 
 
-def _place(t: int, x_bank: int, x_name: int, w_bank: int, w_name: int, net: Net, window: Window) -> int:
-    """Puts an op into round t: its pod and bank of P, as pod x ports + bank, or -1 if it does not fit."""
+def _place(
+    t: int, x_bank: int, x_name: int, w_bank: int, w_name: int, net: Net, window: Window
+) -> int:
+    """Puts an op into round t: its pod and bank of P, as pod x ports + bank, or -1 if it does not
+    fit."""
     ports = net.ports
     at, links = t * ports, t * net.links
     if window.x_tile[at + x_bank] != 0 and window.x_tile[at + x_bank] != x_name:
@@ -152,10 +165,12 @@ def _place(t: int, x_bank: int, x_name: int, w_bank: int, w_name: int, net: Net,
 
 
 def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds) -> int:
-    """Lets ops start from the sums of earlier ones, at no cost; lists the additions that are left, and counts them.
+    """Lets ops start from the sums of earlier ones, at no cost; lists the additions that are left,
+    and counts them.
 
-    For each P[i, k] in turn: every op, by ascending j, hands its sum to the first op of a later round that has none yet
-    and whose round can still read it. What nobody takes is added in pairs, oldest first, sums behind.
+    For each P[i, k] in turn: every op, by ascending j, hands its sum to the first op of a later
+    round that has none yet and whose round can still read it. What nobody takes is added in pairs,
+    oldest first, sums behind.
     """
     ports = net.ports
     total, count = grid.i * grid.j * grid.k, 0
@@ -198,18 +213,24 @@ def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds) -> i
     return count
 
 
-def place_adds(start: int, count: int, copies: int, net: Net, window: Window, placed: Placed, adds: Adds) -> int:
-    """Places additions from `start` on (addition x copies + copy); the first that finds no round, or their number.
+def place_adds(
+    start: int, count: int, copies: int, net: Net, window: Window, placed: Placed, adds: Adds
+) -> int:
+    """Places additions from `start` on (addition x copies + copy); the first that finds no round,
+    or their number.
 
-    The copies of an addition read its operands with sides swapped and write the same bank. An addition comes after
-    both operands, and after all copies of them.
+    The copies of an addition read its operands with sides swapped and write the same bank. An
+    addition comes after both operands, and after all copies of them.
     """
     ops, rounds = len(placed.round), len(window.count)
     for index in range(start, count * copies):
         add, flip = index // copies, index % copies
         left = adds.right[add] if flip else adds.left[add]
         right = adds.left[add] if flip else adds.right[add]
-        t = max(_ready(left, ops, copies, placed, adds), _ready(right, ops, copies, placed, adds)) + 1
+        t = (
+            max(_ready(left, ops, copies, placed, adds), _ready(right, ops, copies, placed, adds))
+            + 1
+        )
         left_bank = placed.bank[left] if left < ops else adds.bank[left - ops]
         right_bank = placed.bank[right] if right < ops else adds.bank[right - ops]
         bank = adds.bank[add] if flip else -1
@@ -238,7 +259,8 @@ def _ready(operand: int, ops: int, copies: int, placed: Placed, adds: Adds) -> i
 
 
 def _place_add(t: int, left: int, right: int, target: int, net: Net, window: Window) -> int:
-    """Puts an addition into round t, to the bank `target` or, if -1, to any: adder x ports + bank, or -1."""
+    """Puts an addition into round t, to the bank `target` or, if -1, to any: adder x ports + bank,
+    or -1."""
     ports = net.ports
     at, links = t * ports, t * net.links
     if window.left_read[at + left] != 0 or window.right_read[at + right] != 0:
@@ -276,7 +298,11 @@ def _way(owner: Ints, first: int, net: Net, bank: int, pod: int) -> int:
     """The first way from a bank to a pod whose links are free or carry this bank's data, or -1."""
     if net.tries == 1:
         return (
-            bank if _free(owner, first, net.hops, (bank * net.ports + pod) * net.stages, net.stages, bank + 1) else -1
+            bank
+            if _free(
+                owner, first, net.hops, (bank * net.ports + pod) * net.stages, net.stages, bank + 1
+            )
+            else -1
         )
     for turn in range(bank * net.tries, (bank + 1) * net.tries):
         way = net.order[turn]

@@ -10,7 +10,8 @@ from sim.systolic.schedule import Schedule
 
 
 class Rounds(NamedTuple):
-    """By round of the schedule: cycles of the longest tile op, load and addition, tile ops and their MACs, bytes."""
+    """By round of the schedule: cycles of the longest tile op, load and addition, tile ops and
+    their MACs, bytes."""
 
     streamed: np.ndarray
     loaded: np.ndarray  # by the round that they are for
@@ -29,7 +30,11 @@ def rounds_of(schedule: Schedule) -> Rounds:
     for plan in schedule.layers:
         tiling = plan.tiling
         at = plan.cube(plan.round)  # [j, i, k]
-        x, w, cols = tiling.x_rows[None, :, None], tiling.w_rows[:, None, None], tiling.w_cols[None, None, :]
+        x, w, cols = (
+            tiling.x_rows[None, :, None],
+            tiling.w_rows[:, None, None],
+            tiling.w_cols[None, None, :],
+        )
         np.maximum.at(total.streamed, at, np.broadcast_to(tiling.streamed, at.shape))
         np.maximum.at(total.loaded, at, np.broadcast_to(tiling.loaded, at.shape))
         np.maximum.at(total.add_rows, plan.add_round, plan.add_rows[:, None])
@@ -46,8 +51,8 @@ def rounds_of(schedule: Schedule) -> Rounds:
 def repeated(once: Rounds, times: int, exact: bool) -> Rounds:
     """The rounds of so many copies, one behind the other.
 
-    `exact` keeps two habits of the artifact: an empty round after the first copy, and all of X coming from memory for
-    the others, as if its banks had been emptied.
+    `exact` keeps two habits of the artifact: an empty round after the first copy, and all of X
+    coming from memory for the others, as if its banks had been emptied.
     """
     if times == 1:
         return once

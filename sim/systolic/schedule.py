@@ -1,10 +1,11 @@
-"""The static schedule of one or several networks on an array of pods: rounds of tile ops, without conflicts.
+"""The static schedule of one or several networks on an array of pods: rounds of tile ops, without
+conflicts.
 
-In a round a pod takes one tile op, a bank sends one tile (to any number of pods) or stores one, and the links of seven
-networks carry one source each: X, W, partial sums in and out of the pods, two inputs and one output of the
-post-processors. Layers are placed one after the other, each behind the layers it reads: a barrier, so that only layers
-that do not depend on each other share a round. Source: arXiv 2203.11540 and its artifact; the loops are in
-`sim.systolic.placement`.
+In a round a pod takes one tile op, a bank sends one tile (to any number of pods) or stores one, and
+the links of seven networks carry one source each: X, W, partial sums in and out of the pods, two
+inputs and one output of the post-processors. Layers are placed one after the other, each behind the
+layers it reads: a barrier, so that only layers that do not depend on each other share a round.
+Source: arXiv 2203.11540 and its artifact; the loops are in `sim.systolic.placement`.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from typing import Any
 
 import numpy as np
 
+from sim.dnn.gemms import Dnn
 from sim.systolic.compiled import loops_for
+from sim.systolic.interconnect import Network, network
 from sim.systolic.machine import Machine
-from sim.systolic.networks import Network, network
 from sim.systolic.placement import Adds, Grid, Net, Placed, Window
 from sim.systolic.tiling import Tiling, tile
-from sim.workload.gemms import Dnn
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Where one layer's tile ops and additions run.  Tile ops in the order j, i, k (k changes fastest)."""
+    """Where one layer's tile ops and additions run.  Tile ops in the order j, i, k (k changes
+    fastest)."""
 
     dnn: int  # which of the networks
     tiling: Tiling
@@ -93,16 +95,22 @@ class Schedule:
         return self.repeats * sum(plan.tiling.macs for plan in self.layers)
 
 
-def schedule(dnns: Sequence[Dnn], machine: Machine, *, partition: int | None = None, exact: bool = False) -> Schedule:
-    """Places all layers of all networks; those of a later network fill what earlier ones leave, from round 0 on.
+def schedule(
+    dnns: Sequence[Dnn], machine: Machine, *, partition: int | None = None, exact: bool = False
+) -> Schedule:
+    """Places all layers of all networks; those of a later network fill what earlier ones leave,
+    from round 0 on.
 
-    `exact` makes every addition twice, as the artifact does: two post-processors, operands swapped, the same target.
-    Banks are large enough here, if a tile fits (see `tile`): that partial sums outgrow them is a matter of time.
+    `exact` makes every addition twice, as the artifact does: two post-processors, operands swapped,
+    the same target. Banks are large enough here, if a tile fits (see `tile`): that partial sums
+    outgrow them is a matter of time.
     """
     if not dnns:
         raise ValueError("nothing to schedule: no network was given")
     if len(dnns) > 1 and any(dnn.repeats > 1 for dnn in dnns):
-        raise ValueError("networks that run together are placed whole: none may be one part, repeated")
+        raise ValueError(
+            "networks that run together are placed whole: none may be one part, repeated"
+        )
     net = network(machine.network, machine.pods, exact=exact)
     tilings = [[tile(layer, machine, partition) for layer in dnn.layers] for dnn in dnns]
     loops = loops_for(sum(tiling.tile_ops for each in tilings for tiling in each))
@@ -131,16 +139,25 @@ def _earliest(dnn: Dnn, start: int, ends: dict[str, int]) -> int:
 
 
 class _Space:
-    """The rounds looked at, as the loops want them: from `base` on, growing at the end, forgotten at the start."""
+    """The rounds looked at, as the loops want them: from `base` on, growing at the end, forgotten
+    at the start."""
 
     def __init__(self, network: Network, compiled: bool) -> None:
         self.compiled, self.base = compiled, 0
         flat = (lambda array: array.ravel()) if compiled else (lambda array: array.ravel().tolist())
         _, ways, head_stages = network.heads.shape
         self.net = Net(
-            network.ports, network.hops.shape[2], network.links, network.writers, flat(network.hops), ways,
-            network.order.shape[1], head_stages, flat(network.heads), flat(network.order),
-        )  # fmt: skip
+            network.ports,
+            network.hops.shape[2],
+            network.links,
+            network.writers,
+            flat(network.hops),
+            ways,
+            network.order.shape[1],
+            head_stages,
+            flat(network.heads),
+            flat(network.order),
+        )
         self.names = 1, 1  # of the next tiles of X and W
         wide = {"links": network.links, "count": 1}
         self._widths = [wide.get(name.split("_")[-1], network.ports) for name in Window._fields]
@@ -160,14 +177,19 @@ class _Space:
         self.window = Window(*map(join, self.window, fresh))
 
     def forget_before(self, round: int) -> None:
-        """Drops rounds that nobody will use, if they are most of those here: lists are copied for it."""
+        """Drops rounds that nobody will use, if they are most of those here: lists are copied for
+        it."""
         gone = round - self.base
         if 2 * gone > len(self.window.count):
-            self.window = Window(*(field[gone * width :] for field, width in zip(self.window, self._widths)))
+            self.window = Window(
+                *(field[gone * width :] for field, width in zip(self.window, self._widths))
+            )
             self.base = round
 
 
-def _place_layer(dnn: int, tiling: Tiling, first: int, space: _Space, loops: SimpleNamespace, copies: int) -> LayerPlan:
+def _place_layer(
+    dnn: int, tiling: Tiling, first: int, space: _Space, loops: SimpleNamespace, copies: int
+) -> LayerPlan:
     i, j, k = tiling.shape
     ops, most = tiling.tile_ops, i * k * (j - 1)
     while first - space.base >= len(space.window.count):
@@ -178,10 +200,17 @@ def _place_layer(dnn: int, tiling: Tiling, first: int, space: _Space, loops: Sim
     done = 0
     while (done := loops.place_tiles(done, grid, space.net, space.window, placed)) < ops:
         space.grow()
-    adds = Adds(*(space.vector(most * (copies if name in ("round", "adder") else 1)) for name in Adds._fields))
+    adds = Adds(
+        *(
+            space.vector(most * (copies if name in ("round", "adder") else 1))
+            for name in Adds._fields
+        )
+    )
     count = loops.chain(grid, space.net, space.window, placed, adds)
     done = 0
-    while (done := loops.place_adds(done, count, copies, space.net, space.window, placed, adds)) < count * copies:
+    while (
+        done := loops.place_adds(done, count, copies, space.net, space.window, placed, adds)
+    ) < count * copies:
         space.grow()
     made = count * copies
     rounds = np.asarray(placed.round) + space.base

@@ -1,8 +1,9 @@
 """One systolic array by itself, fill and drain charged, as closed forms.
 
-A product is folded onto the array, one fold after the other: what stays in the cells is loaded, the rest streams
-through, skewed by a cycle from row to row and from column to column. Folds do not overlap, and one at the edge takes as
-long as any. Not modelled: memory. Laws: SCALE-Sim 3.0, whose count starts at 0 and is therefore lower by 1.
+A product is folded onto the array, one fold after the other: what stays in the cells is loaded, the
+rest streams through, skewed by a cycle from row to row and from column to column. Folds do not
+overlap, and one at the edge takes as long as any. Not modelled: memory. Laws: SCALE-Sim 3.0, whose
+count starts at 0 and is therefore lower by 1.
 
 X[m, n] W[n, k], as everywhere in `sim.systolic`.
 """
@@ -35,9 +36,11 @@ DATAFLOWS: dict[str, Callable[[int, int, int, int, int], int]] = {
 
 
 def steady_utilisation(m: int, n: int, k: int, rows: int, cols: int) -> float:
-    """MACs over cells and cycles of a weight-stationary array that loads the next fold while one streams.
+    """MACs over cells and cycles of a weight-stationary array that loads the next fold while one
+    streams.
 
-    A fold takes m rows of X and the cycle in which weights change; m is at least `rows`, or loading is what takes time.
+    A fold takes m rows of X and the cycle in which weights change; m is at least `rows`, or loading
+    is what takes time.
     """
     return m * n * k / (rows * cols * _folds(n, rows) * _folds(k, cols) * (m + 1))
 

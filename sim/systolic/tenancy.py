@@ -1,7 +1,9 @@
-"""Inference requests of several networks on one array: who runs when.  Times only; schedules are made elsewhere.
+"""Inference requests of several networks on one array: who runs when.  Times only; schedules are
+made elsewhere.
 
-An extension of SOSA (arXiv 2203.11540), whose authors run two networks together once, from round 0 on. An array has no
-instructions that could stop it in the middle: what runs is a static schedule, and the next begins when it has ended.
+An extension of SOSA (arXiv 2203.11540), whose authors run two networks together once, from round 0
+on. An array has no instructions that could stop it in the middle: what runs is a static schedule,
+and the next begins when it has ended.
 """
 
 from __future__ import annotations
@@ -30,17 +32,23 @@ class Served(NamedTuple):
     start_s: list[np.ndarray]
     end_s: list[np.ndarray]
     turns: list[Turn]  # the first so many, in the order of their starts
-    gangs: dict[tuple[int, ...], int]  # how often which networks ran together; one alone where they take turns
+    gangs: dict[
+        tuple[int, ...], int
+    ]  # how often which networks ran together; one alone where they take turns
     in_use_s: float
 
 
 def in_gangs(
-    arrival_s: Sequence[np.ndarray], ends_s: Callable[[tuple[int, ...]], Sequence[float]], keep: int = 0
+    arrival_s: Sequence[np.ndarray],
+    ends_s: Callable[[tuple[int, ...]], Sequence[float]],
+    keep: int = 0,
 ) -> Served:
-    """One schedule for all networks that have a request waiting when the array gets free: the oldest of each.
+    """One schedule for all networks that have a request waiting when the array gets free: the
+    oldest of each.
 
-    `ends_s` are the ends of the given networks in their joint schedule, seconds from its start. The next gang begins
-    when the last of them is done, so a request that comes while one runs waits for its end.
+    `ends_s` are the ends of the given networks in their joint schedule, seconds from its start. The
+    next gang begins when the last of them is done, so a request that comes while one runs waits for
+    its end.
     """
     count = len(arrival_s)
     start, end = ([np.full(len(each), np.nan) for each in arrival_s] for _ in range(2))
@@ -79,7 +87,9 @@ def apart(arrival_s: Sequence[np.ndarray], seconds: Sequence[float], keep: int =
     ]
     turns.sort()
     gangs: dict[tuple[int, ...], int] = {(i,): len(each) for i, each in enumerate(start)}
-    return Served(start, end, turns[:keep], gangs, _covered(np.concatenate(start), np.concatenate(end)))
+    return Served(
+        start, end, turns[:keep], gangs, _covered(np.concatenate(start), np.concatenate(end))
+    )
 
 
 def in_turns(
@@ -89,10 +99,11 @@ def in_turns(
     resume_s: Sequence[float] = (),
     keep: int = 0,
 ) -> Served:
-    """One network at a time, round robin over those that have a request: an inference, or at most `quantum_s` of it.
+    """One network at a time, round robin over those that have a request: an inference, or at most
+    `quantum_s` of it.
 
-    Whoever was interrupted and goes on pays its `resume_s` first, the weights having to come again; not if nobody else
-    ran in between. A turn ends early when its inference does.
+    Whoever was interrupted and goes on pays its `resume_s` first, the weights having to come again;
+    not if nobody else ran in between. A turn ends early when its inference does.
     """
     count = len(arrival_s)
     start, end = ([np.full(len(each), np.nan) for each in arrival_s] for _ in range(2))
@@ -103,7 +114,11 @@ def in_turns(
     turn, before = 0, -1
     while waiting := [i for i in range(count) if at[i] < len(coming[i])]:
         now = max(now, min(coming[i][at[i]] for i in waiting))
-        who = next(i for i in [*range(turn, count), *range(turn)] if at[i] < len(coming[i]) and coming[i][at[i]] <= now)
+        who = next(
+            i
+            for i in [*range(turn, count), *range(turn)]
+            if at[i] < len(coming[i]) and coming[i][at[i]] <= now
+        )
         begun, request = now, at[who]
         if left_s[who] == 0.0:
             left_s[who], start[who][request] = seconds[who], now
@@ -119,7 +134,9 @@ def in_turns(
             turns.append(Turn(begun, now, (who,), (request,)))
         in_use_s += now - begun
         turn, before = (who + 1) % count, who
-    return Served(start, end, turns, {(i,): len(each) for i, each in enumerate(arrival_s)}, in_use_s)
+    return Served(
+        start, end, turns, {(i,): len(each) for i, each in enumerate(arrival_s)}, in_use_s
+    )
 
 
 def _first_come(arrival_s: np.ndarray, service_s: float) -> np.ndarray:
@@ -140,7 +157,10 @@ def _covered(start: np.ndarray, end: np.ndarray) -> float:
 
 
 def part(machine: Machine, pods: int) -> Machine:
-    """So many pods of an array with a network of their own, and as much of the memory's bandwidth."""
+    """So many pods of an array with a network of their own, and as much of the memory's
+    bandwidth."""
     if pods == machine.pods:
         return machine
-    return replace(machine, pods=pods, dram_bytes_per_s=machine.dram_bytes_per_s * pods / machine.pods)
+    return replace(
+        machine, pods=pods, dram_bytes_per_s=machine.dram_bytes_per_s * pods / machine.pods
+    )

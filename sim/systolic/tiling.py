@@ -1,12 +1,13 @@
 """A matrix product cut into tiles that a pod takes in one piece.
 
-X[m, n] W[n, k] becomes tiles of partition x rows (X), rows x cols (W) and partition x cols (P); tile op (i, j, k) adds
-X[i, j] W[j, k] to P[i, k]. Tiles at the edge keep their true size. The paper's point (arXiv 2203.11540) is that
-partition = rows: a tile then takes as long as the next weights take to load.
+X[m, n] W[n, k] becomes tiles of partition x rows (X), rows x cols (W) and partition x cols (P);
+tile op (i, j, k) adds X[i, j] W[j, k] to P[i, k]. Tiles at the edge keep their true size. The
+paper's point (arXiv 2203.11540) is that partition = rows: a tile then takes as long as the next
+weights take to load.
 
-Two more dataflows are ours (INFER), by the same rule: one operand stays in the cells, rows x cols of it, loaded while
-the tile before is computed; what passes by is cut into parts of `partition`. Sums that stay are loaded as well, with
-what they start from, while those before them leave.
+Two more dataflows are ours (INFER), by the same rule: one operand stays in the cells, rows x cols
+of it, loaded while the tile before is computed; what passes by is cut into parts of `partition`.
+Sums that stay are loaded as well, with what they start from, while those before them leave.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.dnn.gemms import GemmLayer
 from sim.systolic.machine import DATAFLOWS, Dataflow, Machine
-from sim.workload.gemms import GemmLayer
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Tiling:
 
     @property
     def x_bytes(self) -> np.ndarray:
-        """[i, j]. Of a convolution the image, not its im2col, is kept: each element stands for the kernel's area."""
+        """[i, j]. Of a convolution the image, not its im2col, is kept: each element stands for the
+        kernel's area."""
         return np.outer(self.x_rows, self.w_rows) // self.layer.kernel_area
 
     @property
@@ -51,7 +53,8 @@ class Tiling:
 
     @property
     def streamed(self) -> np.ndarray:
-        """Cycles in which a tile op takes what passes by.  [j, i, k], of size 1 where it does not depend"""
+        """Cycles in which a tile op takes what passes by.  [j, i, k], of size 1 where it does not
+        depend"""
         return self._sizes(self.dataflow.streamed)
 
     @property
@@ -76,8 +79,8 @@ class Tiling:
 
 
 def tile(layer: GemmLayer, machine: Machine, partition: int | None = None) -> Tiling:
-    """The tiles of a layer; a tile takes `partition` of what passes by (rows of X), by default as many as the array has
-    rows.
+    """The tiles of a layer; a tile takes `partition` of what passes by (rows of X), by default as
+    many as the array has rows.
 
     ValueError if a tile is larger than a bank.
     """
@@ -87,7 +90,11 @@ def tile(layer: GemmLayer, machine: Machine, partition: int | None = None) -> Ti
     flow = DATAFLOWS[machine.dataflow]
     parts = {"rows": machine.rows, "cols": machine.cols, "partition": partition}
     tiling = Tiling(
-        layer, flow, _cut(layer.m, parts[flow.m]), _cut(layer.n, parts[flow.n]), _cut(layer.k, parts[flow.k])
+        layer,
+        flow,
+        _cut(layer.m, parts[flow.m]),
+        _cut(layer.n, parts[flow.n]),
+        _cut(layer.k, parts[flow.k]),
     )
     sizes = {
         "X": int(tiling.x_bytes.max()),
@@ -97,7 +104,8 @@ def tile(layer: GemmLayer, machine: Machine, partition: int | None = None) -> Ti
     for operand, nbytes in sizes.items():
         if nbytes > machine.bank_bytes:
             raise ValueError(
-                f"a tile of {operand} of layer {layer.name} has {nbytes} bytes, a bank {machine.bank_bytes}; "
+                f"a tile of {operand} of layer {layer.name} has {nbytes} bytes, a bank "
+                f"{machine.bank_bytes}; "
                 f"take a smaller partition than {partition}"
             )
     return tiling

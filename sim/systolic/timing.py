@@ -1,10 +1,11 @@
 """How long a schedule takes: the length of each round, and what waits for memory.
 
-All pods step from round to round together. A round is as long as its longest tile op, addition or load of the next
-round's weights, and at least the way to a bank and back. Tiles come from memory in the order of rounds, W before X, at
-its bandwidth, running ahead of the round by `prefetch_rounds`; a round starts when all its tiles are there. X comes
-from memory for the network's input only: activations stay in the banks. Partial sums may outgrow theirs: see
-`sim.systolic.memory`. Source: arXiv 2203.11540 and its artifact.
+All pods step from round to round together. A round is as long as its longest tile op, addition or
+load of the next round's weights, and at least the way to a bank and back. Tiles come from memory in
+the order of rounds, W before X, at its bandwidth, running ahead of the round by `prefetch_rounds`;
+a round starts when all its tiles are there. X comes from memory for the network's input only:
+activations stay in the banks. Partial sums may outgrow theirs: see `sim.systolic.memory`. Source:
+arXiv 2203.11540 and its artifact.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from sim.systolic.partial_sums import banks_hold, sums_of
 from sim.systolic.rounds import Rounds, repeated, rounds_of
 from sim.systolic.schedule import Schedule
 
-ROWS_AT_ONCE = 16  # cells that an input reaches, and sums that are added, in one cycle: of the published RTL
+ROWS_AT_ONCE = (
+    16  # cells that an input reaches, and sums that are added, in one cycle: of the published RTL
+)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """A run, in cycles.  Rounds count from 0, so that `last_main_round` is one less than the number of rounds."""
+    """A run, in cycles.  Rounds count from 0, so that `last_main_round` is one less than the number
+    of rounds."""
 
     cycles: int
     warm_up_cycles: int
@@ -42,10 +46,11 @@ class Timing:
 def simulate(schedule: Schedule) -> Timing:
     """Plays the rounds of a schedule.
 
-    Exact schedules keep three habits of the artifact: the last round costs nothing; repeated copies are a round apart
-    from the first, and load all of X from memory. Otherwise the last round counts, and the skew with which a pod's last
-    rows arrive and its last sums leave is charged once. Not modelled: the capacity of banks of X and W, writing to
-    memory, skew between rounds, which the next round hides.
+    Exact schedules keep three habits of the artifact: the last round costs nothing; repeated copies
+    are a round apart from the first, and load all of X from memory. Otherwise the last round
+    counts, and the skew with which a pod's last rows arrive and its last sums leave is charged
+    once. Not modelled: the capacity of banks of X and W, writing to memory, skew between rounds,
+    which the next round hides.
     """
     machine, latency = schedule.machine, schedule.network.latency_cycles
     once = rounds_of(schedule)
@@ -65,7 +70,11 @@ def simulate(schedule: Schedule) -> Timing:
     per_cycle = machine.dram_bytes_per_s / machine.clock_hz
     warm_up = ceil(int(rounds.w_bytes[0]) / per_cycle) + int(rounds.loaded[0]) + 1
     first, back, starts, stalls = _play(lengths, rounds, schedule, warm_up)
-    skew = 0 if schedule.exact else ceil(machine.rows / ROWS_AT_ONCE) + ceil(machine.cols / ROWS_AT_ONCE) - 2
+    skew = (
+        0
+        if schedule.exact
+        else ceil(machine.rows / ROWS_AT_ONCE) + ceil(machine.cols / ROWS_AT_ONCE) - 2
+    )
     return Timing(
         cycles=int(starts[-1] + lengths[-1]) + latency + 1 + skew,
         warm_up_cycles=warm_up,
@@ -83,7 +92,8 @@ def simulate(schedule: Schedule) -> Timing:
 def _play(
     lengths: np.ndarray, rounds: Rounds, schedule: Schedule, warm_up: int
 ) -> tuple[int, float, np.ndarray, np.ndarray]:
-    """Cycles before round 0, bytes of sums brought back; by round, its start and how long the next one waits."""
+    """Cycles before round 0, bytes of sums brought back; by round, its start and how long the next
+    one waits."""
     machine, count = schedule.machine, len(lengths)
     due = np.cumsum(rounds.w_bytes + rounds.raw_bytes).astype(float)
     within = due[np.minimum(np.arange(count) + machine.prefetch_rounds - 1, count - 1)]
@@ -117,7 +127,8 @@ def _play(
     )
     if first < 0:
         raise ValueError(
-            f"banks of {machine.bank_bytes} bytes hold too few partial sums for round {-first - 1} to start"
+            f"banks of {machine.bank_bytes} bytes hold too few partial sums for round "
+            f"{-first - 1} to start"
         )
     return first, back, starts, stalls
 

@@ -1,4 +1,5 @@
-"""Techniques: pure functions, graph in, new graph out.  Adding one is a file here and a line in `TECHNIQUES`."""
+"""Techniques: pure functions, graph in, new graph out.  Adding one is a file here and a line in
+`TECHNIQUES`."""
 
 from __future__ import annotations
 
@@ -7,17 +8,18 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from sim.graph.graph import Graph
 from sim.techniques import fused_collective, latent, preserve
 from sim.techniques.latent import Expansion
 from sim.techniques.machine import Machine
-from sim.workload.graph import Graph
 
 __all__ = ["TECHNIQUES", "Expansion", "Machine", "Technique", "apply"]
 
 
 class Technique(NamedTuple):
-    """A named graph pass, the schema of its options, one line on what it does, and what it keeps in HBM if it keeps
-    prefixes expanded: a function of (model, precision, parallel, machine, options)."""
+    """A named graph pass, the schema of its options, one line on what it does, and what it keeps in
+    HBM if it keeps prefixes expanded: a function of (model, precision, parallel, machine,
+    options)."""
 
     rewrite: Callable[[Graph, Machine, Any], Graph]
     options: type[BaseModel]

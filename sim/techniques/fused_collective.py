@@ -1,9 +1,10 @@
 """Fused GEMM + all-reduce: the baseline PRESERVE is compared with.
 
-The GEMM before an all-reduce is cut into tiles; a tile's all-reduce runs while the next tile is computed, inside one
-kernel. The kernel is launched once: the collective's launch (and a handshake of the ranks) runs beside the GEMM's,
-and no tile pays a launch of its own, only its rounds. Not modelled: the cores that the communication part takes from
-the GEMM, which makes this baseline a strong one.
+The GEMM before an all-reduce is cut into tiles; a tile's all-reduce runs while the next tile is
+computed, inside one kernel. The kernel is launched once: the collective's launch (and a handshake
+of the ranks) runs beside the GEMM's, and no tile pays a launch of its own, only its rounds. Not
+modelled: the cores that the communication part takes from the GEMM, which makes this baseline a
+strong one.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sim.graph.graph import After, Graph, Layer, Op, Tensor
 from sim.techniques.machine import Machine
-from sim.workload.graph import After, Graph, Layer, Op, Tensor
 
 
 class Options(BaseModel):
@@ -21,7 +22,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tiles: int = Field(4, ge=1, le=16, description="pieces that a GEMM and its all-reduce are cut into")
+    tiles: int = Field(
+        4, ge=1, le=16, description="pieces that a GEMM and its all-reduce are cut into"
+    )
 
 
 def fused_collective(graph: Graph, machine: Machine, options: Options) -> Graph:
@@ -29,7 +32,8 @@ def fused_collective(graph: Graph, machine: Machine, options: Options) -> Graph:
     fused = {layer: _fuse(layer, options.tiles) for layer in dict.fromkeys(graph.layers)}
     if all(fused[layer] is layer for layer in fused):
         raise ValueError(
-            "fused_collective: no MatMul is directly followed by an all-reduce (tensor parallel degree 1?)"
+            "fused_collective: no MatMul is directly followed by an all-reduce (tensor "
+            "parallel degree 1?)"
         )
     return Graph(tuple(fused[layer] for layer in graph.layers))
 
@@ -38,7 +42,9 @@ def _fuse(layer: Layer, tiles: int) -> Layer:
     pairs = {
         op.after[0].name: op
         for op in layer.ops
-        if op.kind == "all_reduce" and len(op.after) == 1 and layer.op(op.after[0].name).kind == "matmul"
+        if op.kind == "all_reduce"
+        and len(op.after) == 1
+        and layer.op(op.after[0].name).kind == "matmul"
     }
     if not pairs:
         return layer
@@ -46,7 +52,12 @@ def _fuse(layer: Layer, tiles: int) -> Layer:
     for place, op in enumerate(layer.ops):
         if op.name in pairs:
             before = [earlier for earlier in layer.ops[:place] if earlier.stream == op.stream]
-            ops += _tiles(op, pairs[op.name], tiles, op.after or tuple(After(earlier.name) for earlier in before[-1:]))
+            ops += _tiles(
+                op,
+                pairs[op.name],
+                tiles,
+                op.after or tuple(After(earlier.name) for earlier in before[-1:]),
+            )
         elif op not in pairs.values():
             ops.append(op)
     return Layer(layer.name, tuple(ops))
@@ -55,24 +66,46 @@ def _fuse(layer: Layer, tiles: int) -> Layer:
 def _tiles(matmul: Op, reduce: Op, tiles: int, start: tuple[After, ...]) -> list[Op]:
     """Tiles of a pair in turn; the last one keeps the all-reduce's name, which later ops wait for.
 
-    The GEMM's weight is cut by columns, so each tile reads its own part of the weight and all of its input.
+    The GEMM's weight is cut by columns, so each tile reads its own part of the weight and all of
+    its input.
     """
 
     def cut(tensor: Tensor, part: int) -> Tensor:
         name = f"{tensor.name}[{part}]" if tensor.kind == "weight" else tensor.name
         return tensor._replace(name=name, nbytes=tensor.nbytes / tiles)
 
-    ops = [replace(reduce, name=f"{reduce.name} handshake", after=start, reads=(), writes=(), message_bytes=0.0)]
+    ops = [
+        replace(
+            reduce,
+            name=f"{reduce.name} handshake",
+            after=start,
+            reads=(),
+            writes=(),
+            message_bytes=0.0,
+        )
+    ]
     for part in range(tiles):
         piece, last = f"{matmul.name}[{part}]", part == tiles - 1
         reads = tuple(cut(t, part) if t.kind == "weight" else t for t in matmul.reads)
         ops.append(
-            replace(matmul, name=piece, flop=matmul.flop / tiles, reads=reads,
-                    writes=tuple(cut(t, part) for t in matmul.writes), launch=matmul.launch and part == 0)
-        )  # fmt: skip
+            replace(
+                matmul,
+                name=piece,
+                flop=matmul.flop / tiles,
+                reads=reads,
+                writes=tuple(cut(t, part) for t in matmul.writes),
+                launch=matmul.launch and part == 0,
+            )
+        )
         ops.append(
-            replace(reduce, name=reduce.name if last else f"{reduce.name}[{part}]", after=(After(piece),),
-                    reads=tuple(cut(t, part) for t in reduce.reads), writes=tuple(cut(t, part) for t in reduce.writes),
-                    message_bytes=reduce.message_bytes / tiles, launch=False)
-        )  # fmt: skip
+            replace(
+                reduce,
+                name=reduce.name if last else f"{reduce.name}[{part}]",
+                after=(After(piece),),
+                reads=tuple(cut(t, part) for t in reduce.reads),
+                writes=tuple(cut(t, part) for t in reduce.writes),
+                message_bytes=reduce.message_bytes / tiles,
+                launch=False,
+            )
+        )
     return ops

@@ -1,12 +1,14 @@
-"""Other ways to go about latent attention (MLA) in decode: TyphoonMLA, and the baselines it is compared with.
+"""Other ways to go about latent attention (MLA) in decode: TyphoonMLA, and the baselines it is
+compared with.
 
-TyphoonMLA (Yuzuguler, Celik, Zhuang, Cavigelli, arXiv 2509.21081): what many sequences of the batch share is kept
-expanded, as keys and values of each head, and read once for all of them (naive); each sequence's own part stays latent
-(absorb); the two results are merged exactly by log-sum-exp. Absorb does 3.4 times the MACs of naive at DeepSeek's
-sizes, so with many queries on one prefix naive is quicker, and with few, for whom it is bound by HBM, absorb is.
+TyphoonMLA (Yuzuguler, Celik, Zhuang, Cavigelli, arXiv 2509.21081): what many sequences of the batch
+share is kept expanded, as keys and values of each head, and read once for all of them (naive); each
+sequence's own part stays latent (absorb); the two results are merged exactly by log-sum-exp. Absorb
+does 3.4 times the MACs of naive at DeepSeek's sizes, so with many queries on one prefix naive is
+quicker, and with few, for whom it is bound by HBM, absorb is.
 
-The expanded cache of a prefix is what its prefill computes anyway; it is kept, and costs HBM. Not modelled: the device
-synchronisation between the branches other than in the kernels' fixed cost.
+The expanded cache of a prefix is what its prefill computes anyway; it is kept, and costs HBM. Not
+modelled: the device synchronisation between the branches other than in the kernels' fixed cost.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sim.graph.batch import Shared
+from sim.graph.forward import MERGE_FLOP, SOFTMAX_FLOP
+from sim.graph.graph import Graph, LatentWork, Layer, Op, Tensor
+from sim.graph.model import Latent, Model
+from sim.graph.parallel import Parallel, shard, stage_layers
+from sim.graph.precision import BYTES, Precision
 from sim.techniques.machine import Machine
-from sim.workload.batch import Shared
-from sim.workload.forward import MERGE_FLOP, SOFTMAX_FLOP
-from sim.workload.graph import Graph, LatentWork, Layer, Op, Tensor
-from sim.workload.model import Latent, Model
-from sim.workload.parallel import Parallel, shard, stage_layers
-from sim.workload.precision import BYTES, Precision
 
 
 class TyphoonOptions(BaseModel):
@@ -34,15 +36,19 @@ class TyphoonOptions(BaseModel):
     threshold: float | None = Field(
         None,
         gt=0,
-        description="sequences of a rank from which a prefix is worth it; default: B_theta, or fewer",
+        description="sequences of a rank from which a prefix is worth it; default: B_theta, or "
+        "fewer",
     )
     branches: Literal["serial", "overlapped"] = Field(
-        "serial", description="naive, then absorb, as the authors' NPU code; or both in one kernel, in perfect overlap"
+        "serial",
+        description="naive, then absorb, as the authors' NPU code; or both in one kernel, in "
+        "perfect overlap",
     )
     expanded_tokens: int | None = Field(
         None,
         gt=0,
-        description="tokens of prefixes that HBM keeps expanded; default: all of a static batch, 2,048 of a trace",
+        description="tokens of prefixes that HBM keeps expanded; default: all of a static "
+        "batch, 2,048 of a trace",
     )
 
 
@@ -52,34 +58,53 @@ class LatentOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     form: Literal["naive", "absorb_once"] = Field(
-        description="naive: the whole cache is expanded; absorb_once: a shared prefix is read once for all sequences"
+        description="naive: the whole cache is expanded; absorb_once: a shared prefix is read "
+        "once for all sequences"
     )
 
 
 class Expansion(NamedTuple):
-    """Of the prefixes that sequences of a whole batch share, those of `least` or more are kept expanded, up to
-    `most_tokens` (None: no limit), each token in so many bytes of HBM on every rank."""
+    """Of the prefixes that sequences of a whole batch share, those of `least` or more are kept
+    expanded, up to `most_tokens` (None: no limit), each token in so many bytes of HBM on every
+    rank."""
 
     least: float
     most_tokens: int | None
     bytes_per_token: float
 
 
-def threshold(latent: Latent, flop_per_s: float, bytes_per_s: float, element_bytes: float = 2.0) -> float:
-    """B_theta: queries on one prefix from which naive, bound by HBM, is quicker than absorb, bound by arithmetic.
+def threshold(
+    latent: Latent, flop_per_s: float, bytes_per_s: float, element_bytes: float = 2.0
+) -> float:
+    """B_theta: queries on one prefix from which naive, bound by HBM, is quicker than absorb, bound
+    by arithmetic.
 
-    (D_qk + D_v) / (2 D_l + D_r) x T / M, in MACs and elements a second.  The number of heads cancels.
+    (D_qk + D_v) / (2 D_l + D_r) x T / M, in MACs and elements a second.  The number of heads
+    cancels.
     """
-    return latent.expanded / (2 * latent.kv_rank + latent.rope) * flop_per_s / 2 / (bytes_per_s / element_bytes)
+    return (
+        latent.expanded
+        / (2 * latent.kv_rank + latent.rope)
+        * flop_per_s
+        / 2
+        / (bytes_per_s / element_bytes)
+    )
 
 
 def least_sequences(
-    latent: Latent, heads: float, dtype: str, cache_bytes: float, machine: Machine, options: TyphoonOptions
+    latent: Latent,
+    heads: float,
+    dtype: str,
+    cache_bytes: float,
+    machine: Machine,
+    options: TyphoonOptions,
 ) -> float:
-    """Sequences of a rank from which it takes a prefix to be worth it; `dtype` is what attention computes with.
+    """Sequences of a rank from which it takes a prefix to be worth it; `dtype` is what attention
+    computes with.
 
-    B_theta supposes that absorb waits for its arithmetic. With few heads on a rank it waits for HBM, since each
-    sequence reads the latent cache; then naive is quicker as soon as the expanded cache is smaller than what they read.
+    B_theta supposes that absorb waits for its arithmetic. With few heads on a rank it waits for
+    HBM, since each sequence reads the latent cache; then naive is quicker as soon as the expanded
+    cache is smaller than what they read.
     """
     if options.threshold is not None:
         return options.threshold
@@ -89,11 +114,11 @@ def least_sequences(
 
 
 def cut(shared: Iterable[Shared], least: float, most_tokens: float) -> tuple[Shared, ...]:
-    """The part of a tree of prefixes that is worth expanding: every run that `least` sequences or more have, those of
-    most sequences first, up to `most_tokens`.
+    """The part of a tree of prefixes that is worth expanding: every run that `least` sequences or
+    more have, those of most sequences first, up to `most_tokens`.
 
-    Since a run has at most the sequences of the one before it, what is taken is the top of the tree, and no other cut
-    is quicker: each run saves or loses on its own.
+    Since a run has at most the sequences of the one before it, what is taken is the top of the
+    tree, and no other cut is quicker: each run saves or loses on its own.
     """
     taken, room = [], most_tokens
     for run in sorted(shared, key=lambda run: -run.number):
@@ -105,21 +130,38 @@ def cut(shared: Iterable[Shared], least: float, most_tokens: float) -> tuple[Sha
 
 
 def expanded_bytes(model: Model, precision: Precision, parallel: Parallel) -> float:
-    """Bytes that one token of expanded prefix takes on a rank, over its layers; of pipeline stages, those with most."""
+    """Bytes that one token of expanded prefix takes on a rank, over its layers; of pipeline stages,
+    those with most."""
     assert model.latent is not None
     elements = shard(model, parallel).heads * model.latent.expanded
-    return max(map(len, stage_layers(model.layers, parallel.pipeline))) * elements * BYTES[precision.communication]
+    return (
+        max(map(len, stage_layers(model.layers, parallel.pipeline)))
+        * elements
+        * BYTES[precision.communication]
+    )
 
 
 def expands(
-    model: Model, precision: Precision, parallel: Parallel, machine: Machine, options: TyphoonOptions
+    model: Model,
+    precision: Precision,
+    parallel: Parallel,
+    machine: Machine,
+    options: TyphoonOptions,
 ) -> Expansion:
-    """Which prefixes are kept expanded, and what a token of them takes; ValueError if there is nothing to expand."""
+    """Which prefixes are kept expanded, and what a token of them takes; ValueError if there is
+    nothing to expand."""
     if model.latent is None:
-        raise ValueError(f"typhoon_mla: {model.name} has no latent attention (MLA), as DeepSeek-V3 and Kimi K2 have")
+        raise ValueError(
+            f"typhoon_mla: {model.name} has no latent attention (MLA), as DeepSeek-V3 and Kimi "
+            "K2 have"
+        )
     heads = shard(model, parallel).heads
-    least = least_sequences(model.latent, heads, precision.communication, BYTES[precision.kv], machine, options)
-    return Expansion(least * parallel.data, options.expanded_tokens, expanded_bytes(model, precision, parallel))
+    least = least_sequences(
+        model.latent, heads, precision.communication, BYTES[precision.kv], machine, options
+    )
+    return Expansion(
+        least * parallel.data, options.expanded_tokens, expanded_bytes(model, precision, parallel)
+    )
 
 
 def typhoon_mla(graph: Graph, machine: Machine, options: TyphoonOptions) -> Graph:
@@ -129,19 +171,40 @@ def typhoon_mla(graph: Graph, machine: Machine, options: TyphoonOptions) -> Grap
     def mixed(absorb: Op, work: LatentWork) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
         runs = cut(
             work.shared,
-            least_sequences(work.latent, work.heads / work.parts, absorb.dtype, work.cache_bytes, machine, options),
+            least_sequences(
+                work.latent,
+                work.heads / work.parts,
+                absorb.dtype,
+                work.cache_bytes,
+                machine,
+                options,
+            ),
             most,
         )
-        pairs, entries = sum(run.number * run.tokens for run in runs), sum(run.tokens for run in runs)
+        pairs, entries = (
+            sum(run.number * run.tokens for run in runs),
+            sum(run.tokens for run in runs),
+        )
         rest, naive = _less(absorb, work, pairs), _naive(absorb, work, pairs, entries)
         queries = work.queries if runs else 0.0
         merged = queries * work.heads / work.parts * work.latent.value
-        partial, context = (Tensor(name, many * merged * work.wide_bytes, "activation") for name, many in
-                            (("partial_contexts", 2), ("context", 1)))  # fmt: skip
-        merge = Op("lse_merge", "merge", engine="vector", flop=MERGE_FLOP * merged, reads=(partial,), writes=(context,))
+        partial, context = (
+            Tensor(name, many * merged * work.wide_bytes, "activation")
+            for name, many in (("partial_contexts", 2), ("context", 1))
+        )
+        merge = Op(
+            "lse_merge",
+            "merge",
+            engine="vector",
+            flop=MERGE_FLOP * merged,
+            reads=(partial,),
+            writes=(context,),
+        )
         if options.branches == "serial":
             return (naive, rest), (merge,)
-        return (replace(rest, flop=rest.flop + naive.flop, reads=(*rest.reads, *naive.reads)),), (merge,)
+        return (replace(rest, flop=rest.flop + naive.flop, reads=(*rest.reads, *naive.reads)),), (
+            merge,
+        )
 
     return _rewritten(graph, mixed, "typhoon_mla")
 
@@ -164,8 +227,9 @@ def latent_attention(graph: Graph, machine: Machine, options: LatentOptions) -> 
 def _rewritten(
     graph: Graph, how: Callable[[Op, LatentWork], tuple[tuple[Op, ...], tuple[Op, ...]]], name: str
 ) -> Graph:
-    """Each `absorb` replaced by what `how` gives first, with what it gives second after its `v_expand`; without an
-    `absorb` left, nothing has to be projected into the latent space and out of it."""
+    """Each `absorb` replaced by what `how` gives first, with what it gives second after its
+    `v_expand`; without an `absorb` left, nothing has to be projected into the latent space and out
+    of it."""
 
     def rewrite(layer: Layer) -> Layer:
         ops: list[Op] = []
@@ -184,12 +248,15 @@ def _rewritten(
 
     made = {layer: rewrite(layer) for layer in dict.fromkeys(graph.layers)}
     if all(made[layer] is layer for layer in made):
-        raise ValueError(f"{name}: the model has no latent attention (MLA), as DeepSeek-V3 and Kimi K2 have")
+        raise ValueError(
+            f"{name}: the model has no latent attention (MLA), as DeepSeek-V3 and Kimi K2 have"
+        )
     return Graph(tuple(made[layer] for layer in graph.layers))
 
 
 def _less(absorb: Op, work: LatentWork, pairs: float) -> Op:
-    """The op without so many of its query-entry pairs, counted over all ranks that share the cache."""
+    """The op without so many of its query-entry pairs, counted over all ranks that share the
+    cache."""
     share = 1.0 - pairs / work.parts / work.pairs if work.pairs else 1.0
     return replace(absorb, flop=absorb.flop * share, reads=_fewer(absorb, work, pairs))
 
@@ -206,9 +273,17 @@ def _naive(absorb: Op, work: LatentWork, pairs: float, entries: float) -> Op:
     heads, m = work.heads / work.parts, work.latent
     queries = work.queries if pairs else 0.0
     return Op(
-        "naive", "naive", engine="matrix", dtype=absorb.dtype, flop=(2 * m.expanded + SOFTMAX_FLOP) * heads * pairs,
-        reads=(Tensor("kv_expanded", entries * heads * m.expanded * work.wide_bytes, "kv"),
-               Tensor("queries", queries * heads * m.query * work.wide_bytes, "activation")),
-        writes=(Tensor("naive_context", queries * heads * m.value * work.wide_bytes, "activation"),),
+        "naive",
+        "naive",
+        engine="matrix",
+        dtype=absorb.dtype,
+        flop=(2 * m.expanded + SOFTMAX_FLOP) * heads * pairs,
+        reads=(
+            Tensor("kv_expanded", entries * heads * m.expanded * work.wide_bytes, "kv"),
+            Tensor("queries", queries * heads * m.query * work.wide_bytes, "activation"),
+        ),
+        writes=(
+            Tensor("naive_context", queries * heads * m.value * work.wide_bytes, "activation"),
+        ),
         after=absorb.after,
-    )  # fmt: skip
+    )

@@ -1,0 +1,417 @@
+"""The command line.  It reads arguments, prints and sets the exit code; everything else is done by
+the module it calls.
+
+Exit codes: 0 done, 2 the user's input is wrong, 3 an expectation of the scenario failed, 130
+interrupted. Imports that take long stand in the functions that need them, so that `podscope
+--version` and `podscope check` answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sim.cli.text import console, plain, temporary, write
+from sim.cli.trace import trace
+from sim.facts.version import VERSION
+
+if TYPE_CHECKING:
+    from sim.scenario import Scenario
+
+WRONG_INPUT, CLAIM_FAILED, INTERRUPTED = 2, 3, 130
+
+
+class _Group(TyperGroup):
+    """Turns the user's mistakes into a message and an exit code; a mistake of ours keeps its
+    traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from sim.text.strict_yaml import ScenarioError
+
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("podscope: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # `podscope list devices | head`: not worth a message
+        except ScenarioError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(WRONG_INPUT) from None
+        except (ValueError, OSError) as error:
+            if ctx.params.get("traceback"):
+                raise
+            typer.echo(f"podscope: {error}", err=True)
+            raise typer.Exit(WRONG_INPUT) from None
+
+
+app = typer.Typer(
+    name="podscope",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A discrete-event simulator of the machines that run AI models.",
+)
+app.add_typer(trace, name="trace")
+Scenarios = Annotated[
+    list[str],
+    typer.Argument(metavar="SCENARIO...", help="Path of a scenario, or name of a shipped one."),
+]
+Override = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of every variant, e.g. workload.batch=8."
+    ),
+]
+
+
+def main() -> None:
+    """Entry point of the `podscope` command."""
+    try:
+        app(prog_name="podscope")
+    except (
+        KeyboardInterrupt
+    ):  # before or after a command; within one, the group above sees it first
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"podscope {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where in the program an error came from.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+class Fidelity(StrEnum):
+    """How closely requests are simulated."""
+
+    step = "step"
+    op = "op"
+
+
+@app.command()
+def run(
+    scenarios: Scenarios,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder; default: runs/NAME.")
+    ] = None,
+    overrides: Override = [],  # noqa: B006  (typer copies it)
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes that share the variants, or the replicas of the only one; default: "
+            "one a core.",
+            show_default=False,
+        ),
+    ] = os.cpu_count() or 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers do it instead."),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the report in a browser.")
+    ] = False,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM..UNTIL",
+            help="Window whose ops the timeline shows, e.g. 10s..10.2s; 10s.. for the default "
+            "length from there on. "
+            "Of requests and collectives.",
+        ),
+    ] = None,
+    fidelity: Annotated[
+        Fidelity | None,
+        typer.Option(help="Of requests: step prices iterations, op plays every op of each."),
+    ] = None,
+) -> None:
+    """Run every variant of a scenario, print the comparison, write the run folder."""
+    overrides = overrides + _shorthands(scenarios, overrides, record, fidelity)
+    loaded = _load(scenarios, overrides)
+    folders = _folders(loaded, out)
+    from sim.run import Interrupted
+    from sim.run import run as simulate
+
+    held = True
+    for name, folder in zip(scenarios, folders):
+        try:
+            with _progress() as progress:
+                result = simulate(
+                    name, overrides, progress=progress, workers=workers, cluster=cluster
+                )
+        except Interrupted as stop:
+            result = stop.result
+            folder = _beside(folder)
+        result.save(folder)
+        terminal, errors = console(), console(stderr=True)
+        terminal.print(result.table())
+        held = held and all(claim["ok"] for claim in result.expect)
+        for warning in result.warnings:
+            errors.print(f"[yellow]warning:[/] {plain(warning)}", highlight=False, soft_wrap=True)
+        terminal.print(f"wrote {plain(str(folder))}/", highlight=False, soft_wrap=True)
+        if result.partial:
+            raise typer.Exit(INTERRUPTED)
+        if show:
+            typer.launch(str((folder / "report.html").resolve()))
+    if not held:
+        raise typer.Exit(CLAIM_FAILED)
+
+
+@app.command()
+def check(scenarios: Scenarios, overrides: Override = []) -> None:  # noqa: B006
+    """Validate scenarios without running them: the file, and that its parts fit together."""
+    from sim.run import prepare
+
+    for scenario in _load(scenarios, overrides):
+        prepare(scenario)
+        claims = len(scenario.expect)
+        names = ", ".join(scenario.variants)
+        typer.echo(
+            f"{scenario.name}: ok, {len(scenario.variants)} variant(s) ({names}), {claims} "
+            "expectation(s)"
+        )
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a scenario, for editors."""
+    from sim.scenario import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+class Kind(StrEnum):
+    """What `podscope list` can list."""
+
+    devices = "devices"
+    models = "models"
+    networks = "networks"
+    libraries = "libraries"
+    topologies = "topologies"
+    collectives = "collectives"
+    techniques = "techniques"
+    scenarios = "scenarios"
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a table; numbers in SI units.")
+    ] = False,
+) -> None:
+    """List what there is, with its main numbers and where they come from."""
+    from sim.cli.listing import rows, table
+
+    if as_json:
+        typer.echo(json.dumps(rows(kind.value), indent=2, ensure_ascii=False))
+    else:
+        console().print(table(kind.value))
+
+
+@app.command()
+def topology(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of a shipped topology, or path of a file.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write an interactive picture.")
+    ] = None,
+) -> None:
+    """Show how a pod is wired: its figures, and with --out a picture of its links."""
+    from sim import catalog
+    from sim.cli.listing import pairs
+    from sim.results import topology_page
+
+    pod = catalog.pod(name)
+    graph = pod.graph()
+    console().print(
+        pairs(f"{pod.name}: {pod.shape.replace('_', ' ')}", topology_page.figures(graph))
+    )
+    if out is not None:
+        write(out, topology_page.page(pod.name, graph, pod.facts))
+        console().print(f"wrote {plain(str(out))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def reproduce(
+    system: Annotated[
+        str | None, typer.Argument(metavar="[SYSTEM]", help="One published system; default: all.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer points, for a first look.")] = False,
+    file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the rows as JSON.")
+    ] = None,
+) -> None:
+    """Rerun published experiments; print published, simulated, tolerance, and whether a constant
+    was fitted."""
+    from sim.cli.listing import experiments
+    from sim.reproduce import SYSTEMS
+    from sim.text.strict_yaml import nearest
+
+    if system is not None and system not in SYSTEMS:
+        raise ValueError(
+            f"no system {system!r}{nearest(system, SYSTEMS)}; choose one of {', '.join(SYSTEMS)}"
+        )
+    if file is not None:
+        # Whether it can be written: find out now, not after minutes of work.
+        temporary(file).unlink()
+    done: list[dict[str, Any]] = []
+    for name in [system] if system else SYSTEMS:
+        with _progress() as progress:
+            found = SYSTEMS[name](
+                quick=quick, progress=partial(_labelled, progress, f"reproduce {name}")
+            )
+        new = [_row(row) for row in found]
+        done += new
+        console().print(experiments(name, new))
+    if file is not None:
+        write(file, json.dumps(done, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _labelled(progress: Callable[[float, str], None], label: str, done_fraction: float) -> None:
+    progress(done_fraction, label)
+
+
+def _load(names: list[str], overrides: list[str]) -> list[Scenario]:
+    """All scenarios, or one error with the faults of all."""
+    from sim.scenario import ScenarioError, load
+
+    loaded, faults = [], []
+    for name in names:
+        try:
+            loaded.append(load(name, overrides))
+        except ScenarioError as error:
+            faults += error.faults
+    if faults:
+        raise ScenarioError(dict.fromkeys(faults))
+    return loaded
+
+
+def _shorthands(
+    names: list[str], overrides: list[str], record: str | None, fidelity: Fidelity | None
+) -> list[str]:
+    """`--record` and `--fidelity` as overrides; ValueError where they mean nothing."""
+    found = _window(record) if record is not None else []
+    found += [f"workload.fidelity={fidelity.value}"] if fidelity else []
+    for scenario in _load(names, overrides) if found else ():
+        for name, variant in scenario.variants.items():
+            kind = variant.workload.kind
+            if fidelity and kind != "requests":
+                raise ValueError(
+                    f"--fidelity: {scenario.name}: {name} is a workload of {kind}; only "
+                    "requests have one"
+                )
+            if record is not None and kind == "decode":
+                raise ValueError(
+                    f"--record: {scenario.name}: {name} is a static batch, of which two steps "
+                    "in the middle are "
+                    "recorded; a window is for requests and collectives"
+                )
+    return found
+
+
+def _window(text: str) -> list[str]:
+    from sim.text.units import parse
+
+    ends = [end.strip() for end in text.split("..")]
+    try:
+        if len(ends) != 2:
+            raise ValueError(f"{text!r} is no window")
+        from_s, until_s = parse(ends[0], "s"), parse(ends[1], "s") if ends[1] else float("inf")
+        if not 0 <= from_s < until_s:
+            raise ValueError(f"{text!r} ends before it begins, or begins before 0 s")
+    except ValueError as error:
+        what = str(error).partition(";")[0]
+        raise ValueError(f"--record: {what}; write it like 10s..10.2s, or 10s..") from None
+    return [f"record.from_s={ends[0]}", f"record.until_s={ends[1] or 'null'}"]
+
+
+def _folders(scenarios: list[Scenario], out: Path | None) -> list[Path]:
+    """A run folder for each scenario, each free to be written or replaced."""
+    from sim.results import check_folder
+
+    names = [scenario.name for scenario in scenarios]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"two of the scenarios have one name, and would share a run folder: {', '.join(names)}"
+        )
+    folders = [out if out and len(names) == 1 else (out or Path("runs")) / name for name in names]
+    for folder in folders:
+        check_folder(folder)
+    return folders
+
+
+def _beside(folder: Path) -> Path:
+    """Where an interrupted run goes: a complete one is not replaced by it."""
+    from sim.results.folder import MARK
+
+    held = folder / MARK
+    whole = held.is_file() and not json.loads(held.read_text(encoding="utf-8")).get(
+        "partial", False
+    )
+    return folder.with_name(f"{folder.name}.partial") if whole else folder
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[float, str], None]]:
+    """A function `progress(done_fraction, label)` that moves a bar on stderr, if stderr is a
+    terminal."""
+    terminal = console(stderr=True)
+    if not terminal.is_terminal:
+        yield lambda done_fraction, label: None
+        return
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=terminal, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda done_fraction, label: bar.update(
+            task, completed=done_fraction, description=plain(label)
+        )
+
+
+def _row(row: Any) -> dict[str, Any]:
+    """One row of an experiment as plain data; what is no finite number becomes null."""
+    from sim.cli.listing import EXPERIMENT_KEYS, finite
+
+    data = (
+        row if isinstance(row, Mapping) else row._asdict() if hasattr(row, "_asdict") else vars(row)
+    )
+    return {key: finite(data.get(key)) for key in EXPERIMENT_KEYS}

@@ -1,0 +1,360 @@
+"""What there is, as plain data and as tables for the terminal: the catalogue, what ships, and
+experiments' rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sim.text.units import show
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = dict[str, Any]
+EXPERIMENT_KEYS = (
+    "system",
+    "id",
+    "what",
+    "published",
+    "simulated",
+    "tolerance",
+    "ok",
+    "fitted",
+    "note",
+)
+
+
+def rows(kind: str) -> list[Row]:
+    """Everything of a kind (devices, models, libraries, topologies, collectives ...), in SI
+    units."""
+    return [finite(row) for row in _ROWS[kind]()]
+
+
+def table(kind: str) -> Table:
+    """The same as a table: the main numbers, in the units that people use, and their source."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    columns = _COLUMNS[kind]
+    grid = Table(title=kind, title_justify="left", show_edge=False, pad_edge=False)
+    for heading, _, numeric in columns:
+        grid.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for row in _ROWS[kind]():
+        grid.add_row(*(escape(str(cell(row))) for _, cell, _ in columns))
+    return grid
+
+
+def pairs(title: str, found: Mapping[str, str]) -> Table:
+    """Names and values, a line each."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(
+        title=escape(title),
+        title_justify="left",
+        show_header=False,
+        show_edge=False,
+        pad_edge=False,
+    )
+    for name, value in found.items():
+        grid.add_row(escape(name), escape(value))
+    return grid
+
+
+def experiments(system: str, found: Iterable[Mapping[str, Any]]) -> Table:
+    """Rows of `podscope reproduce` as a table."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(title=f"reproduce {system}", title_justify="left", show_edge=False, pad_edge=False)
+    for heading in ("id", "what", "published", "simulated", "tolerance", "", "fitted", "note"):
+        number = heading in ("published", "simulated", "tolerance")
+        grid.add_column(heading, justify="right" if number else "left", overflow="fold")
+    for row in found:
+        mark = "" if row["ok"] is None else "[green]ok[/]" if row["ok"] else "[red]NO[/]"
+        fitted = (
+            ""
+            if row["fitted"] in (None, False)
+            else "yes"
+            if row["fitted"] is True
+            else str(row["fitted"])
+        )
+        cells = [
+            escape(_number(row[key]))
+            for key in ("id", "what", "published", "simulated", "tolerance")
+        ]
+        grid.add_row(*cells, mark, escape(fitted), escape(_number(row["note"])))
+    return grid
+
+
+def finite(value: Any) -> Any:
+    """`value` as JSON knows it: tuples as lists, and null for a number that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()  # a numpy scalar
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _devices() -> list[Row]:
+    from sim import catalog
+
+    devices = {name: catalog.device(name) for name in catalog.names("devices")}
+    return [
+        _with_facts(name, device)
+        | {"kernels": {kind: own._asdict() for kind, own in device.kernels.items()}}
+        for name, device in devices.items()
+    ]
+
+
+def _libraries() -> list[Row]:
+    from sim import catalog
+
+    libraries = {name: catalog.library(name) for name in catalog.names("libraries")}
+    return [
+        _with_facts(name, library)
+        | {"within_node": library.within_node and library.within_node.name}
+        for name, library in libraries.items()
+    ]
+
+
+def _models() -> list[Row]:
+    from sim import catalog
+
+    models = {name: catalog.model(name) for name in catalog.names("models")}
+    return [
+        _fields(name, model)
+        | {
+            "latent": model.latent and model.latent._asdict(),
+            "experts": model.experts and model.experts._asdict(),
+        }
+        | {"parameters": model.parameters, "active_parameters": model.active_parameters}
+        for name, model in models.items()
+    ]
+
+
+def _networks() -> list[Row]:
+    from sim.dnn.known import known
+
+    return [
+        {
+            "name": name,
+            "input": what,
+            "products": len(dnn.layers),
+            "macs": dnn.macs,
+            "layers": [[layer.name, layer.m, layer.n, layer.k] for layer in dnn.layers],
+        }
+        for name, (dnn, what) in known().items()
+    ]
+
+
+def _topologies() -> list[Row]:
+    from sim import catalog
+    from sim.catalog import shipped
+    from sim.results.topology_page import figures
+
+    pods = {name: catalog.pod(name) for name in shipped.names("topologies")}
+    return [
+        _with_facts(name, pod) | {"figures": figures(pod.graph(), MOST_LISTED_LINKS)}
+        for name, pod in pods.items()
+    ]
+
+
+MOST_LISTED_LINKS = 2_000  # beyond, `podscope topology` measures a pod: a list is to be quick
+
+
+def _techniques() -> list[Row]:
+    from sim.techniques import TECHNIQUES
+
+    return [
+        {
+            "name": name,
+            "summary": technique.summary,
+            "options": {
+                key: {
+                    **(
+                        {}
+                        if option.is_required()
+                        else {"default": option.get_default(call_default_factory=True)}
+                    ),
+                    "description": option.description or "",
+                }
+                for key, option in technique.options.model_fields.items()
+            },
+        }
+        for name, technique in TECHNIQUES.items()
+    ]
+
+
+def _collectives() -> list[Row]:
+    from sim.network.collectives import PLANS
+
+    return [
+        {"name": kind, "algorithm": name, "summary": algorithm.doc, "needs": algorithm.lacking}
+        for kind, algorithms in PLANS.items()
+        for name, algorithm in algorithms.items()
+    ]
+
+
+def _scenarios() -> list[Row]:
+    from sim.catalog import shipped
+    from sim.scenario import load
+
+    found = [
+        load(shipped.folder("scenarios") / f"{name}.yaml") for name in shipped.names("scenarios")
+    ]
+    return [
+        {"name": s.name, "question": s.question, "variants": list(s.variants), "path": str(s.path)}
+        for s in found
+    ]
+
+
+def _fields(name: str, thing: Any) -> Row:
+    """Its fields, under the name that a scenario knows it by; its own name is its title."""
+    fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+    return {
+        "name": name,
+        "title": thing.name,
+        **{key: value for key, value in fields.items() if key != "name"},
+    }
+
+
+def _with_facts(name: str, thing: Any) -> Row:
+    return {
+        **_fields(name, thing),
+        "facts": {key: fact._asdict() for key, fact in thing.facts.items()},
+    }
+
+
+_ROWS: dict[str, Callable[[], list[Row]]] = {
+    "devices": _devices,
+    "models": _models,
+    "networks": _networks,
+    "libraries": _libraries,
+    "topologies": _topologies,
+    "collectives": _collectives,
+    "techniques": _techniques,
+    "scenarios": _scenarios,
+}
+
+
+def _text(key: str) -> tuple[str, Callable[[Row], Any], bool]:
+    return key, lambda row: row.get(key, ""), False
+
+
+def _count(key: str, heading: str = "") -> tuple[str, Callable[[Row], Any], bool]:
+    return heading or key, lambda row: f"{row[key]:,}", True
+
+
+def _quantity(heading: str, key: str, unit: str) -> tuple[str, Callable[[Row], Any], bool]:
+    return (
+        heading,
+        lambda row: show(row[key], unit) if math.isfinite(row[key]) else "unlimited",
+        True,
+    )
+
+
+def _peak(dtype: str) -> tuple[str, Callable[[Row], Any], bool]:
+    def cell(row: Row) -> str:
+        rate = row["matrix_flop_per_s"].get(dtype)
+        return show(rate, "FLOP/s") if rate else "-"
+
+    return dtype, cell, True
+
+
+def _sources(row: Row) -> str:
+    """The first source of a thing with many, and how many more there are."""
+    found = list(dict.fromkeys(fact["source"] for fact in row["facts"].values()))
+    more = f" (+{len(found) - 1} more, see --json)" if len(found) > 1 else ""
+    return f"{found[0]}{more}" if found else ""
+
+
+_SOURCES = ("source", _sources, False)
+_COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
+    "devices": [
+        _text("name"),
+        _quantity("HBM", "hbm_bytes", "B"),
+        _quantity("HBM rate", "hbm_bytes_per_s", "B/s"),
+        _quantity("L2", "l2_bytes", "B"),
+        _quantity("L2 rate", "l2_bytes_per_s", "B/s"),
+        _peak("fp16"),
+        _peak("int8"),
+        _SOURCES,
+    ],
+    "models": [
+        _text("name"),
+        _count("layers"),
+        _count("hidden"),
+        ("heads/KV", lambda row: f"{row['heads']}/{row['kv_heads']}", True),
+        _count("ffn"),
+        _count("vocab"),
+        (
+            "experts",
+            lambda row: "{chosen}/{routed}".format(**row["experts"]) if row["experts"] else "-",
+            True,
+        ),
+        ("parameters", lambda row: f"{row['parameters'] / 1e9:.3g} G", True),
+        (
+            "active",
+            lambda row: f"{row['active_parameters'] / 1e9:.3g} G" if row["experts"] else "-",
+            True,
+        ),
+        _text("source"),
+    ],
+    "networks": [
+        _text("name"),
+        _text("input"),
+        _count("products", "matrix products"),
+        ("MACs", lambda row: f"{row['macs'] / 1e9:.4g} G", True),
+    ],
+    "libraries": [
+        _text("name"),
+        _quantity("launch", "launch_s", "s"),
+        _quantity("step", "step_s", "s"),
+        ("link efficiency", lambda row: f"{row['link_efficiency']:.3g}", True),
+        (
+            "measured ways",
+            lambda row: ", ".join(dict.fromkeys(way[1] for way in row["ways"])) or "-",
+            False,
+        ),
+        _SOURCES,
+    ],
+    "topologies": [
+        _text("name"),
+        _text("shape"),
+        ("chips", lambda row: f"{row['devices']:,}", True),
+        _text("device"),
+        _text("library"),
+        _quantity("link", "link_bytes_per_s", "B/s"),
+        ("degree", lambda row: row["figures"]["wires a chip"], True),
+        ("diameter", lambda row: row["figures"].get("diameter", "-").split()[0], True),
+        (
+            "bisection",
+            lambda row: row["figures"].get("bisection bandwidth", "-").removesuffix(" one way"),
+            True,
+        ),
+        _SOURCES,
+    ],
+    "collectives": [_text("name"), _text("algorithm"), _text("summary"), _text("needs")],
+    "techniques": [
+        _text("name"),
+        _text("summary"),
+        ("options", lambda row: ", ".join(row["options"]), False),
+    ],
+    "scenarios": [
+        _text("name"),
+        _text("question"),
+        ("variants", lambda row: ", ".join(row["variants"]), False),
+    ],
+}

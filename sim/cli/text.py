@@ -1,0 +1,50 @@
+"""What commands print and write: to a terminal, a pipe, or a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def console(stderr: bool = False) -> Console:
+    """A rich console; piped into a file, a table keeps its columns rather than being squeezed into
+    80."""
+    from rich.console import Console
+
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=160)
+
+
+def plain(text: str) -> str:
+    """Text in which nothing is markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def write(path: Path, text: str) -> None:
+    """The whole text or nothing: a killed command leaves the old file or the new one."""
+    beside = temporary(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.chmod(0o644)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def temporary(path: Path) -> Path:
+    """An empty file of its own beside `path`, to be renamed to it."""
+    import os
+    import tempfile
+
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and cannot be written as a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    return Path(name)

@@ -1,0 +1,145 @@
+"""Convolutional networks, written down node by node and read off as matrix products.
+
+Every node counts, also those that compute nothing here: the order of the layers is that in which
+Keras lists a model, by distance from the output, and a schedule depends on it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sim.dnn.gemms import Dnn, GemmLayer
+
+
+class Image(NamedTuple):
+    """The output of a node: so many channels of height x width."""
+
+    node: int
+    height: int
+    width: int
+    channels: int
+
+
+class _Node(NamedTuple):
+    inputs: tuple[int, ...]
+    name: str = ""
+    gemm: tuple[int, int, int, int] | None = None  # m, n, k, kernel area
+
+
+class Network:
+    """A network being written down, in the order of data flow."""
+
+    def __init__(self, name: str, image: int, batch: int = 1, channels: int = 3) -> None:
+        if image < 1 or batch < 1:
+            raise ValueError(
+                f"{name} needs an image and a batch of at least 1, not {image} and {batch}"
+            )
+        self.name, self.batch = name, batch
+        self._nodes = [_Node(())]
+        self.input = Image(0, image, image, channels)
+
+    def conv(
+        self,
+        name: str,
+        x: Image,
+        channels: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        pad: int | None = None,
+    ) -> Image:
+        """A convolution; `pad` on every side, or as much as keeps the size but for the stride."""
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        rows = _positions(self.name, name, x.height, height, stride, pad)
+        columns = _positions(self.name, name, x.width, width, stride, pad)
+        area = height * width
+        gemm = self.batch * rows * columns, area * x.channels, channels, area
+        return Image(self._add(_Node((x.node,), name, gemm)), rows, columns, channels)
+
+    def dense(self, name: str, x: Image, units: int) -> Image:
+        """A fully connected layer on all elements of x."""
+        gemm = self.batch, x.height * x.width * x.channels, units, 1
+        return Image(self._add(_Node((x.node,), name, gemm)), 1, 1, units)
+
+    def pool(self, x: Image, kernel: int, stride: int, pad: int | None = 0) -> Image:
+        """Any pooling over kernel x kernel."""
+        height = _positions(self.name, "pool", x.height, kernel, stride, pad)
+        width = _positions(self.name, "pool", x.width, kernel, stride, pad)
+        return Image(self._add(_Node((x.node,))), height, width, x.channels)
+
+    def mean(self, x: Image) -> Image:
+        """Global average pooling."""
+        return Image(self._add(_Node((x.node,))), 1, 1, x.channels)
+
+    def pointwise(self, x: Image, nodes: int) -> Image:
+        """So many nodes that keep the shape: normalisation, activation."""
+        for _ in range(nodes):
+            x = x._replace(node=self._add(_Node((x.node,))))
+        return x
+
+    def depthwise(self, x: Image, kernel: int, stride: int) -> Image:
+        """A convolution of every channel by itself: no matrix product, so it takes no time here."""
+        height = _positions(self.name, "depthwise", x.height, kernel, stride, None)
+        width = _positions(self.name, "depthwise", x.width, kernel, stride, None)
+        return Image(self._add(_Node((x.node,))), height, width, x.channels)
+
+    def add(self, *images: Image) -> Image:
+        """The sum of images of one shape."""
+        return images[0]._replace(node=self._add(_Node(tuple(image.node for image in images))))
+
+    def concat(self, *images: Image) -> Image:
+        """All channels of images of one size, one after the other."""
+        node = self._add(_Node(tuple(image.node for image in images)))
+        return images[0]._replace(node=node, channels=sum(image.channels for image in images))
+
+    def dnn(self) -> Dnn:
+        """What has been written down, ending with the last node."""
+        sources: list[tuple[int, ...]] = []  # by node, the products whose output it holds
+        for at, node in enumerate(self._nodes):
+            sources.append(
+                (at,) if node.gemm else tuple({s: None for i in node.inputs for s in sources[i]})
+            )
+        order = [at for at in _listed(self._nodes) if self._nodes[at].gemm]
+        place = {at: index for index, at in enumerate(order)}
+        layers = []
+        for at in order:
+            before = sorted(
+                {s for i in self._nodes[at].inputs for s in sources[i]}, key=place.__getitem__
+            )
+            m, n, k, area = self._nodes[at].gemm or (0, 0, 0, 0)
+            after = tuple(self._nodes[b].name for b in before)
+            layers.append(
+                GemmLayer(self._nodes[at].name, m, n, k, area, after, raw_input=not before)
+            )
+        return Dnn(self.name, tuple(layers))
+
+    def _add(self, node: _Node) -> int:
+        self._nodes.append(node)
+        return len(self._nodes) - 1
+
+
+def _listed(nodes: list[_Node]) -> list[int]:
+    """Nodes by descending distance from the last one; equally distant ones as a walk up from there
+    first meets them."""
+    distance = [0] * len(nodes)
+    for at in reversed(range(len(nodes))):
+        for before in nodes[at].inputs:
+            distance[before] = max(distance[before], distance[at] + 1)
+    met: dict[int, int] = {}
+    walk = [len(nodes) - 1]
+    while walk:
+        at = walk.pop()
+        if at not in met:
+            met[at] = len(met)
+            walk += reversed(nodes[at].inputs)
+    return sorted(met, key=lambda at: (-distance[at], met[at]))
+
+
+def _positions(
+    network: str, layer: str, size: int, kernel: int, stride: int, pad: int | None
+) -> int:
+    count = -(-size // stride) if pad is None else (size + 2 * pad - kernel) // stride + 1
+    if count < 1:
+        raise ValueError(
+            f"{network}: an image of {size} is too small for {layer}, a kernel of {kernel}"
+        )
+    return count

@@ -1,0 +1,162 @@
+"""A network as a list of matrix products in CSV: whatever no other reader knows.
+
+One row a product, in the order in which they are placed: `m,n,k` for X[m, n] times W[n, k], and if
+wanted `name`, `kernel_area`, `after` (names of earlier rows, separated by spaces; empty: none) and
+`raw_input`. Without a column `after` each row waits for the one before.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from sim.dnn.gemms import Dnn, GemmLayer
+
+_NEEDED, _MORE = ("m", "n", "k"), ("name", "kernel_area", "after", "raw_input")
+_MOST_BYTES = 64 << 20
+_MOST_SIZE = 2**40
+_SHOWN = 10
+_TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0", "")
+
+
+class _Row(NamedTuple):
+    line: int
+    cells: Mapping[str, str]
+
+
+def read_gemms(path: Path, *, batch: int = 1) -> tuple[Dnn, tuple[str, ...]]:
+    """The network in the file at `path`, for `batch` inputs at once, and what its user should know.
+
+    A batch has that many times the rows of X. ValueError, a line for each fault, if anything is
+    wrong.
+    """
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(
+            f"{path.stat().st_size:,} bytes are no list of matrix products; at most {_MOST_BYTES:,}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"this is not text in UTF-8 (byte {error.start:,})") from None
+    rows, columns = _rows(text)
+    faults: list[str] = []
+    layers: list[GemmLayer] = []
+    names: dict[str, int] = {}
+    for row in rows:
+        layer = _layer(row, columns, names, layers, batch, faults)
+        if layer.name in names:
+            faults.append(
+                f"line {row.line}: the name {layer.name!r} is that of line {names[layer.name]}"
+            )
+        names.setdefault(layer.name, row.line)
+        layers.append(layer)
+    if faults:
+        more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+        raise ValueError("\n".join([*faults[:_SHOWN], *more]))
+    notes = (
+        []
+        if "after" in columns
+        else ["the file has no column `after`: each product waits for the one before"]
+    )
+    return Dnn(path.stem, tuple(layers)), tuple(notes)
+
+
+def _rows(text: str) -> tuple[list[_Row], list[str]]:
+    """The rows that are not blank, and the columns; ValueError if the header is wrong or nothing is
+    below it."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns: list[str] = []
+    rows: list[_Row] = []
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if not any(stripped):
+                continue
+            if not columns:
+                columns = _header(stripped, reader.line_num)
+                continue
+            if len(stripped) != len(columns):
+                raise ValueError(
+                    f"line {reader.line_num}: {len(stripped)} cells, the header has {len(columns)}"
+                )
+            rows.append(_Row(reader.line_num, dict(zip(columns, stripped))))
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from None
+    if not columns:
+        raise ValueError("the file is empty; its first line names the columns: m,n,k")
+    if not rows:
+        raise ValueError("there is no product below the header")
+    return rows, columns
+
+
+def _header(names: list[str], line: int) -> list[str]:
+    wrong = []
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            wrong.append(f"the column {name!r} is there twice")
+        elif name not in (*_NEEDED, *_MORE):
+            wrong.append(f"no column {name!r} is known{_nearest(name, (*_NEEDED, *_MORE))}")
+    wrong += [f"the column {name!r} is missing" for name in _NEEDED if name not in names]
+    if wrong:
+        raise ValueError("\n".join(f"line {line}: {what}" for what in wrong))
+    return names
+
+
+def _layer(
+    row: _Row,
+    columns: list[str],
+    known: Mapping[str, int],
+    above: list[GemmLayer],
+    batch: int,
+    faults: list[str],
+) -> GemmLayer:
+    """A row as a layer; what is wrong with it goes to `faults`, and stands as 1."""
+
+    def size(column: str) -> int:
+        text = row.cells.get(column, "1")
+        value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+        if value is None:
+            faults.append(f"line {row.line}: {column} is {text!r}, not a whole number")
+        elif not 1 <= value <= _MOST_SIZE:
+            least = (
+                "a layer has a size of at least 1"
+                if value < 1
+                else f"a size is at most {_MOST_SIZE:,}"
+            )
+            faults.append(f"line {row.line}: {column} is {value}; {least}")
+        else:
+            return value
+        return 1
+
+    name = row.cells.get("name") or f"gemm{len(above) + 1}"
+    after = (
+        tuple(_after(row, known, faults))
+        if "after" in columns
+        else tuple(each.name for each in above[-1:])
+    )
+    raw = row.cells.get("raw_input", "" if after else "true").lower()
+    if raw not in _TRUE + _FALSE:
+        faults.append(f"line {row.line}: raw_input is {raw!r}; write true or false")
+    m, n, k, area = size("m"), size("n"), size("k"), size("kernel_area")
+    if area > n:
+        faults.append(f"line {row.line}: a kernel of {area} elements is more than n, which is {n}")
+    return GemmLayer(name, m * batch, n, k, area, after, raw in _TRUE)
+
+
+def _after(row: _Row, known: Mapping[str, int], faults: list[str]) -> Iterator[str]:
+    for name in dict.fromkeys(row.cells["after"].split()):
+        if name in known:
+            yield name
+        else:
+            faults.append(
+                f"line {row.line}: no product {name!r} above this line{_nearest(name, known)}"
+            )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), 1)
+    return f"; nearest is {close[0]!r}" if close else ""

@@ -1,0 +1,267 @@
+"""A network from an ONNX file, as the matrix products in it.  Needs the package onnx (extra
+`onnx`).
+
+Only shapes are read: weights kept outside the file need not be there. Convolutions are products by
+im2col, a product of stacks of matrices one for each; normalisation, activation, pooling and
+whatever moves data take no time, their place being kept by the dependencies. What is computed from
+constants and shapes alone is no work.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sim.dnn.gemms import Dnn, GemmLayer
+
+# Where the two operands of a product are among a node's inputs.
+_CONVOLUTIONS = {
+    "Conv": (0, 1),
+    "ConvInteger": (0, 1),
+    "QLinearConv": (0, 3),
+    "ConvTranspose": (0, 1),
+}
+_PRODUCTS = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3), "Gemm": (0, 1)}
+_TAKE_NO_TIME = """
+Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
+BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Compress Concat Constant ConstantOfShape Cos Cosh
+CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Expand EyeLike Flatten
+Floor Gather GatherElements GatherND Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual
+GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN
+LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool LRN Max MaxPool Mean
+MeanVarianceNormalization Min Mish Mod Mul Neg NonZero Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal
+ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
+Relu Reshape Resize ReverseSequence RMSNormalization RotaryEmbedding Round ScatterElements ScatterND Selu Shape
+Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan
+Tanh ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Upsample Where Xor
+"""
+_FREE = frozenset(_TAKE_NO_TIME.split())
+_STANDARD = ("", "ai.onnx")
+_MOST_LAYERS = 200_000
+
+
+class _Product(NamedTuple):
+    """So many products of one shape."""
+
+    m: int
+    n: int
+    k: int
+    area: int = 1
+    copies: int = 1
+
+
+def read_onnx(
+    path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = None
+) -> tuple[Dnn, tuple[str, ...]]:
+    """The network in the file at `path`, and what its user should know.
+
+    A first dimension that the file leaves free is `batch`; `sizes` gives the others by name
+    ("sequence"), or where they have none by input and place ("input_ids[1]"). ValueError if the
+    file is no such network, an operation is none of those known here, or a shape cannot be found
+    out.
+    """
+    model, fixed = _shaped(path, batch, dict(sizes or {}))
+    graph = model.graph
+    _require_known(graph.node)
+    shapes = _shapes(graph)
+    constant = {each.name for each in graph.initializer} | {""}
+    sources: dict[str, tuple[str, ...]] = {}  # by tensor, the products whose results it holds
+    taken: Counter[str] = Counter()
+    layers: list[GemmLayer] = []
+    left_out = [0, 0]
+    for number, node in enumerate(graph.node):
+        if node.op_type == "Shape" or all(name in constant for name in node.input):
+            constant.update(node.output)
+            continue
+        held = tuple(dict.fromkeys(s for name in node.input for s in sources.get(name, ())))
+        product = _product(node, shapes)
+        if (
+            product is not None
+            and product.n == product.area
+            and product.copies > 1
+            and node.op_type in _CONVOLUTIONS
+        ):
+            left_out[0] += 1
+            left_out[1] += product.m * product.n * product.k * product.copies
+        elif product is not None:
+            name = _unique((node.name or f"{node.op_type}_{number}").strip("/"), taken)
+            layers += _layers(name, product, held)
+            held = tuple(layer.name for layer in layers[len(layers) - product.copies :])
+        sources |= dict.fromkeys(node.output, held)
+        if len(layers) > _MOST_LAYERS:
+            raise ValueError(f"it has more than {_MOST_LAYERS:,} matrix products")
+    if not layers:
+        raise ValueError("there is no matrix product in it, so nothing to do for a systolic array")
+    notes = [f"the file fixes its batch: {fixed}"] if fixed and fixed != batch else []
+    if left_out[0]:
+        notes.append(
+            f"{left_out[0]} depthwise convolutions ({left_out[1] / 1e6:,.4g} M MACs) are no "
+            "matrix products and take "
+            "no time here"
+        )
+    return Dnn(path.stem, tuple(layers)), tuple(notes)
+
+
+def _shaped(path: Path, batch: int, sizes: dict[str, int]) -> tuple[Any, int]:
+    """The model with every shape that follows from the inputs', and the batch if the file fixes it
+    (else 0)."""
+    try:
+        import onnx
+        from onnx import inliner, shape_inference
+    except ImportError:
+        raise ValueError(
+            "reading ONNX files needs the package onnx; install podscope[onnx]"
+        ) from None
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"this is no ONNX model: {error}") from None
+    if not model.graph.node:
+        raise ValueError("this is no ONNX model, or one without operations")
+    fixed = _fill_in(model.graph, batch, sizes)
+    del model.graph.value_info[:]  # they may name dimensions that have a size now
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    try:
+        return shape_inference.infer_shapes(model, data_prop=True), fixed
+    except (shape_inference.InferenceError, ValueError) as error:
+        raise ValueError(f"its shapes cannot be found out: {error}") from None
+
+
+def _fill_in(graph: Any, batch: int, sizes: dict[str, int]) -> int:
+    """Gives the inputs' free dimensions their sizes; the batch that the file fixes, or 0."""
+    weights = {each.name for each in graph.initializer}
+    free: dict[str, None] = {}
+    missing: list[str] = []
+    fixed = 0
+    for each in graph.input:
+        if each.name in weights or not each.type.HasField("tensor_type"):
+            continue
+        for axis, dim in enumerate(each.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value > 0:
+                fixed = fixed or (dim.dim_value if axis == 0 else 0)
+                continue
+            name = dim.dim_param or f"{each.name}[{axis}]"
+            free[name] = None
+            if name not in sizes and axis > 0:
+                missing.append(f"{name!r} of input {each.name!r}")
+            dim.dim_value = sizes.get(name, batch)
+    unknown = [name for name in sizes if name not in free]
+    if unknown:
+        close = get_close_matches(unknown[0], free, 1)
+        hint = (
+            f"; nearest is {close[0]!r}"
+            if close
+            else f"; they are {', '.join(free)}"
+            if free
+            else "; it has none"
+        )
+        raise ValueError(f"it has no free dimension {unknown[0]!r}{hint}")
+    if missing:
+        raise ValueError(
+            f"the file leaves the size of {', '.join(dict.fromkeys(missing))} free; give it in "
+            "`sizes`"
+        )
+    if fixed and batch not in (1, fixed):
+        raise ValueError(f"the file fixes its batch as {fixed}, so it cannot be {batch}")
+    return fixed
+
+
+def _require_known(nodes: Sequence[Any]) -> None:
+    unknown: Counter[str] = Counter()
+    for node in nodes:
+        standard = node.domain in _STANDARD
+        if not (standard and node.op_type in (_FREE | _CONVOLUTIONS.keys() | _PRODUCTS.keys())):
+            unknown[node.op_type if standard else f"{node.domain}.{node.op_type}"] += 1
+    if unknown:
+        each = ", ".join(f"{op} ({count})" for op, count in sorted(unknown.items()))
+        raise ValueError(f"operations that are not supported: {each}")
+
+
+def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+    """By tensor, where all of it is known."""
+    found = {each.name: tuple(each.dims) for each in graph.initializer}
+    for each in (*graph.input, *graph.value_info, *graph.output):
+        if each.type.tensor_type.HasField("shape"):
+            dims = each.type.tensor_type.shape.dim
+            if all(dim.HasField("dim_value") for dim in dims):
+                found[each.name] = tuple(dim.dim_value for dim in dims)
+    return found
+
+
+def _product(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> _Product | None:
+    """What a node multiplies; None if it is free."""
+    places = (_CONVOLUTIONS | _PRODUCTS).get(node.op_type)
+    if places is None:
+        return None
+
+    def shape(tensor: str) -> tuple[int, ...]:
+        if tensor not in shapes:
+            raise ValueError(
+                f"the shape of {tensor!r}, at {node.op_type} {node.name!r}, cannot be found out"
+            )
+        return shapes[tensor]
+
+    x, w = (shape(node.input[place]) for place in places)
+    if node.op_type in _CONVOLUTIONS:
+        return _convolution(node, x, w, shape(node.output[0]))
+    if node.op_type == "Gemm":
+        x, w = (
+            each[::-1] if _attribute(node, flag, 0) else each
+            for each, flag in ((x, "transA"), (w, "transB"))
+        )
+    return _stacked(node, x, w)
+
+
+def _convolution(node: Any, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> _Product:
+    groups = _attribute(node, "group", 1)
+    area = prod(w[2:])
+    if node.op_type == "ConvTranspose":
+        return _Product(x[0] * prod(x[2:]), w[0] // groups, w[1] * area, 1, groups)
+    return _Product(y[0] * prod(y[2:]), w[1] * area, w[0] // groups, area, groups)
+
+
+def _stacked(node: Any, x: tuple[int, ...], w: tuple[int, ...]) -> _Product:
+    """Stacks of matrices, as numpy multiplies them; one matrix W for all of X is one product."""
+    x, w = (1, *x) if len(x) == 1 else x, (*w, 1) if len(w) == 1 else w
+    if x[-1] != w[-2]:
+        raise ValueError(
+            f"{node.op_type} {node.name!r} multiplies {_text(x)} by {_text(w)}, which do not fit"
+        )
+    if prod(w[:-2]) == 1:
+        return _Product(prod(x[:-1]), x[-1], w[-1])
+    long = max(len(x), len(w)) - 2
+    stacks = [(1,) * (long - len(each) + 2) + each[:-2] for each in (x, w)]
+    return _Product(
+        x[-2], x[-1], w[-1], 1, prod(map(max, *stacks)) if 0 not in stacks[0] + stacks[1] else 0
+    )
+
+
+def _layers(name: str, product: _Product, after: tuple[str, ...]) -> Iterator[GemmLayer]:
+    m, n, k, area, copies = product
+    if not copies:
+        raise ValueError(f"layer {name} has a size of zero")
+    for copy in range(copies):
+        own = name if copies == 1 else f"{name}:{copy}"
+        yield GemmLayer(own, m, n, k, area, after, raw_input=not after)
+
+
+def _attribute(node: Any, name: str, default: int) -> int:
+    return next((each.i for each in node.attribute if each.name == name), default)
+
+
+def _unique(name: str, taken: Counter[str]) -> str:
+    taken[name] += 1
+    return name if taken[name] == 1 else f"{name}#{taken[name]}"
+
+
+def _text(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

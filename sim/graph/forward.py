@@ -1,0 +1,131 @@
+"""How the ops of a forward pass are written: what they have in common on one rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sim.graph.batch import Batch
+from sim.graph.graph import After, Op, Tensor
+from sim.graph.model import Model
+from sim.graph.parallel import Shard
+from sim.graph.precision import BYTES, Precision
+
+# A norm, an activation or a rotation touches an element a handful of times; the exact count never
+# bounds a kernel here.
+NORM_FLOP, ROPE_FLOP, GLU_FLOP, SOFTMAX_FLOP, MERGE_FLOP = 6, 6, 8, 5, 4
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One pass of `batch`, which is this rank's part of `whole`, over a model of which it holds
+    `part`."""
+
+    model: Model
+    precision: Precision
+    part: Shard
+    whole: Batch
+    batch: Batch
+
+    @property
+    def wide(self) -> float:
+        """Bytes of an element of the residual and of messages."""
+        return BYTES[self.precision.communication]
+
+    @property
+    def narrow(self) -> float:
+        """Bytes of an element that enters a GEMM."""
+        return BYTES[self.precision.activations]
+
+    @property
+    def weight(self) -> float:
+        """Bytes of an element of a stored weight."""
+        return BYTES[self.precision.weights]
+
+    @property
+    def cached(self) -> float:
+        """Bytes of an element of the KV-cache."""
+        return BYTES[self.precision.kv]
+
+    @property
+    def tensor(self) -> int:
+        """Ranks that share the heads."""
+        return self.part.parallel.tensor
+
+    def residual(self, name: str, rows: float) -> Tensor:
+        """A buffer of hidden states."""
+        return Tensor(name, rows * self.model.hidden * self.wide, "activation")
+
+    def normed(self, rows: float) -> Tensor:
+        """Hidden states as a GEMM takes them."""
+        return Tensor("normed", rows * self.model.hidden * self.narrow, "activation")
+
+    def norm(self, name: str, rows: float, *after: After) -> Op:
+        """What has been added to the residual, normed."""
+        hidden, added = self.residual("hidden", rows), self.residual("partial", rows)
+        return vector(
+            name,
+            "norm",
+            NORM_FLOP * rows * self.model.hidden,
+            (hidden, added),
+            (hidden, self.normed(rows)),
+            *after,
+        )
+
+    def matmul(
+        self,
+        name: str,
+        rows: float,
+        inner: float,
+        columns: float,
+        source: Tensor,
+        result: Tensor,
+        *after: After,
+    ) -> Op:
+        """`rows` x `inner` times a weight of `inner` x `columns`."""
+        weights = Tensor(f"w_{name}", inner * columns * self.weight, "weight")
+        return Op(
+            name,
+            "matmul",
+            engine="matrix",
+            dtype=self.precision.arithmetic,
+            flop=2 * rows * inner * columns,
+            reads=(weights, source),
+            writes=(result,),
+            after=after,
+            stored=self.precision.packed(self.precision.weights),
+        )
+
+    def collective(
+        self,
+        name: str,
+        kind: str,
+        message_bytes: float,
+        reads: Tensor,
+        writes: Tensor,
+        after: str | None,
+        ranks: int = 0,
+    ) -> Op:
+        """An exchange of `ranks` ranks that follows the op `after`, if it does; 0: all of them."""
+        return Op(
+            name,
+            kind,
+            "communication",
+            dtype=self.precision.communication,
+            reads=(reads,),
+            writes=(writes,),
+            after=(After(after),) if after else (),
+            message_bytes=message_bytes,
+            ranks=0 if ranks == self.part.parallel.ranks else ranks,
+        )
+
+
+def vector(
+    name: str,
+    kind: str,
+    flop: float,
+    reads: tuple[Tensor, ...],
+    writes: tuple[Tensor, ...],
+    *after: After,
+) -> Op:
+    """A kernel of the vector engine."""
+    return Op(name, kind, engine="vector", flop=flop, reads=reads, writes=writes, after=after)

@@ -1,0 +1,232 @@
+"""A decoder-only transformer as an op graph: one rank's share of a forward pass.
+
+What is modelled: norms, attention over the KV-cache (`sim.graph.attention`), MLP or experts
+(`sim.graph.experts`), the exchanges between ranks, embedding, LM head, logits gather, sampling.
+What is not: biases' bytes, attention sinks (a number a head), quantisation scales, padding of
+ragged batches, multi-token prediction.
+"""
+
+from __future__ import annotations
+
+from sim.graph.attention import attention
+from sim.graph.batch import Batch
+from sim.graph.experts import experts, mlp
+from sim.graph.forward import NORM_FLOP, SOFTMAX_FLOP, Forward, vector
+from sim.graph.graph import After, Graph, Layer, Op, Tensor
+from sim.graph.model import Model
+from sim.graph.parallel import Parallel, shard, stage_layers
+from sim.graph.precision import BYTES, Precision
+
+_TOKEN_BYTES = 4  # of a token's number
+
+
+def kv_bytes_per_token(
+    model: Model, precision: Precision, parallel: Parallel, stage: int = 0
+) -> float:
+    """Bytes of KV-cache that one token of the whole batch takes on one rank, over the layers of a
+    pipeline stage."""
+    part = shard(model, parallel)
+    elements = model.latent.cached if model.latent else 2 * part.kv_heads * model.head_dim
+    layers = len(stage_layers(model.layers, parallel.pipeline)[stage])
+    return layers * elements * BYTES[precision.kv] / (parallel.data * parallel.sequence)
+
+
+def weight_bytes(model: Model, precision: Precision, parallel: Parallel, stage: int = 0) -> float:
+    """Bytes of weights on one rank of a pipeline stage; embedding, LM head, norms and routers stay
+    in the communication format, as engines keep them."""
+    part, wide, narrow, d = (
+        shard(model, parallel),
+        BYTES[precision.communication],
+        BYTES[precision.weights],
+        model.hidden,
+    )
+    if model.latent:
+        m = model.latent
+        queries = (
+            d * m.q_rank + m.q_rank * part.heads * m.query if m.q_rank else d * part.heads * m.query
+        )
+        # The expansion is kept whole, for prefill, and in two halves, for decode.
+        attention = (
+            queries + d * m.cached + part.heads * (2 * m.kv_rank * (m.nope + m.value) + m.value * d)
+        )
+    else:
+        attention = d * (2 * part.heads + 2 * part.kv_heads) * model.head_dim
+    up = 3 if model.gated else 2
+    layers = stage_layers(model.layers, parallel.pipeline)[stage]
+    dense = sum(layer < model.dense_layers for layer in layers)
+    total = len(layers) * (attention * narrow + 2 * d * wide) + dense * up * d * part.ffn * narrow
+    if model.experts:
+        e = model.experts
+        shared = e.shared_ffn if parallel.data > 1 else e.shared_ffn / parallel.tensor
+        own = BYTES[precision.experts or precision.weights] * part.experts * part.expert_ffn
+        layer = up * d * (own + shared * narrow) + d * e.routed * wide
+        total += (len(layers) - dense) * layer
+    head, embedding = part.vocab * d * wide, model.vocab * d * wide
+    if parallel.pipeline == 1:
+        return total + head + (0 if model.tied_embeddings else embedding)
+    return total + (embedding if stage == 0 else head if stage == parallel.pipeline - 1 else 0.0)
+
+
+def transformer(
+    model: Model, precision: Precision, parallel: Parallel, batch: Batch, stage: int = 0
+) -> Graph:
+    """The op graph of one forward pass of `batch` on one rank, of the busiest ones, of a pipeline
+    stage.
+
+    Shapes (T new tokens, d hidden, h head_dim, N tensor ranks): qkv (T,d)x(d,(H+2K)h/N), attention
+    (H/N heads), o (T,Hh/N)x(Hh/N,d), gate_up (T,d)x(d,2f/N), down (T,f/N)x(f/N,d); messages of the
+    all-reduces T*d. The hidden state is replicated on every rank of a tensor group; groups that are
+    data parallel have an equal part of the batch each. Between stages each rank sends its N-th part
+    of the hidden state, and the receivers gather them.
+    """
+    f = Forward(model, precision, shard(model, parallel), batch, batch.part(parallel.data))
+    own, last_stage = (
+        stage_layers(model.layers, parallel.pipeline)[stage],
+        stage == parallel.pipeline - 1,
+    )
+    layers = [_embedding(f)] if stage == 0 else _received(f)
+    made: dict[tuple[str, bool, tuple[After, ...]], Layer] = {}
+    last = _end(layers[-1]) if layers else ()  # the exchange that the layer before ends with
+    for index in own:
+        pattern, dense = model.attention[index % len(model.attention)], index < model.dense_layers
+        key = pattern, dense, last
+        if key not in made:
+            ops = (*attention(f, pattern, *last), *(_dense(f) if dense else experts(f)))
+            made[key] = Layer("decoder", ops)
+        layers.append(made[key])
+        last = _end(made[key])
+    return Graph((*layers, _head(f, last) if last_stage else _handed_on(f, layers[-1])))
+
+
+def _embedding(f: Forward) -> Layer:
+    tokens = f.batch.tokens
+    lookup = Tensor("w_embedding", tokens * f.model.hidden * f.wide, "weight")
+    embedding = vector(
+        "embedding",
+        "embedding",
+        tokens * f.model.hidden,
+        (lookup,),
+        (f.residual("hidden", tokens),),
+    )
+    return Layer("embedding", (embedding,))
+
+
+def _received(f: Forward) -> list[Layer]:
+    """What a stage does with the parts of the hidden state that its ranks have got: nothing, if
+    that is all of it."""
+    if f.tensor == 1:
+        return []
+    whole, part = (
+        f.residual("hidden", f.batch.tokens),
+        f.residual("hidden_part", f.batch.tokens / f.tensor),
+    )
+    return [
+        Layer(
+            "received",
+            (
+                f.collective(
+                    "hidden_all_gather", "all_gather", whole.nbytes, part, whole, None, f.tensor
+                ),
+            ),
+        )
+    ]
+
+
+def _handed_on(f: Forward, before: Layer) -> Layer:
+    """Each rank sends its part of the hidden state to the rank at its place in the next stage."""
+    part = f.residual("hidden_part", f.batch.tokens / f.tensor)
+    return Layer("handed on", (_send(f, part, After(before.ops[-1].name, back=1)),))
+
+
+def _send(f: Forward, what: Tensor, after: After) -> Op:
+    return Op(
+        "stage_send",
+        "send",
+        "communication",
+        dtype=f.precision.communication,
+        reads=(what,),
+        after=(after,),
+        message_bytes=what.nbytes,
+        ranks=2 * f.part.parallel.ranks,
+    )
+
+
+def _end(layer: Layer) -> tuple[After, ...]:
+    op = layer.ops[-1]
+    return (After(op.name, back=1),) if op.stream == "communication" else ()
+
+
+def _dense(f: Forward) -> tuple[Op, ...]:
+    rows, partial = f.batch.tokens, f.residual("partial", f.batch.tokens)
+    before, after = (
+        ((), ())
+        if f.tensor == 1
+        else tuple(
+            (
+                f.collective(
+                    f"{name}_all_reduce",
+                    "all_reduce",
+                    partial.nbytes,
+                    partial,
+                    partial,
+                    last,
+                    f.tensor,
+                ),
+            )
+            for name, last in (("attention", "o"), ("mlp", "down"))
+        )
+    )
+    return (
+        *before,
+        f.norm("mlp_norm", rows, *(After(op.name) for op in before)),
+        *mlp(f, rows, f.part.ffn),
+        *after,
+    )
+
+
+def _head(f: Forward, before: tuple[After, ...]) -> Layer:
+    rows, wide, d, vocab = f.batch.logits, f.wide, f.model.hidden, f.part.vocab
+    last, normed = (
+        Tensor("last", rows * d * wide, "activation"),
+        Tensor("last_normed", rows * d * wide, "activation"),
+    )
+    shard_logits = Tensor("logits", rows * vocab * wide, "activation")
+    logits = Tensor("all_logits", rows * f.model.vocab * wide, "activation")
+    joined = f.tensor > 1
+    ops = [
+        vector("final_norm", "norm", NORM_FLOP * rows * d, (last,), (normed,), *before),
+        Op(
+            "lm_head",
+            "matmul",
+            engine="matrix",
+            dtype=f.precision.communication,
+            flop=2 * rows * d * vocab,
+            reads=(Tensor("w_lm_head", d * vocab * wide, "weight"), normed),
+            writes=(shard_logits,),
+        ),
+    ]
+    if joined:
+        ops.append(
+            f.collective(
+                "logits_all_gather",
+                "all_gather",
+                logits.nbytes,
+                shard_logits,
+                logits,
+                "lm_head",
+                f.tensor,
+            )
+        )
+    ops.append(
+        vector(
+            "sampling",
+            "sampling",
+            SOFTMAX_FLOP * rows * f.model.vocab,
+            (logits,),
+            (),
+            *((After("logits_all_gather"),) if joined else ()),
+        )
+    )
+    if f.part.parallel.pipeline > 1:  # what was sampled goes back to the first stage
+        ops.append(_send(f, Tensor("tokens", rows * _TOKEN_BYTES, "activation"), After("sampling")))
+    return Layer("head", tuple(ops))

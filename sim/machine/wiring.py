@@ -1,0 +1,94 @@
+"""The `pod:` section of a scenario as a graph of links and a library, with its faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from sim import catalog
+from sim.hardware.device import Fact
+from sim.network import topology
+from sim.network.library import Library
+from sim.network.topology import Fault, Graph
+from sim.scenario import MisfitError, Variant
+from sim.scenario.jobs import LinkFault
+from sim.text.strict_yaml import KeyPath, nearest
+
+Assumption = tuple[str, str, str, str]
+
+
+class Wiring(NamedTuple):
+    """A pod's links without its faults, and what drives them."""
+
+    pod: catalog.PodSpec
+    library: Library
+    graph: Graph
+
+
+def wiring(v: Variant) -> Wiring:
+    """The wires of a variant's pod; ValueError if they cannot be."""
+    pod = catalog.pod(v.pod.topology, v.pod.change.link.given())
+    library = catalog.library(v.pod.library or pod.library, v.pod.change.library.given())
+    return Wiring(pod, library, pod.graph())
+
+
+def with_faults(
+    graph: Graph, faults: Sequence[LinkFault], groups: Iterable[Sequence[int]]
+) -> Graph:
+    """The graph with its faults; MisfitError if a link is not there, or if a group of chips falls
+    apart."""
+    if not faults:
+        return graph
+    wrong: list[tuple[KeyPath, str]] = []
+    seen: dict[frozenset[int | str], int] = {}
+    for index, fault in enumerate(faults):
+        what = _no_link(graph, *fault.link)
+        if not what and seen.setdefault(frozenset(fault.link), index) != index:
+            what = (
+                f"the link {fault.link[0]} - {fault.link[1]} has a fault already; give both in one"
+            )
+        if what:
+            wrong.append((("pod", "faults", index, "link"), what))
+    if wrong:
+        raise MisfitError(wrong)
+    specs = [
+        Fault(fault.link[0], fault.link[1], fault.bandwidth, fault.latency, fault.failed)
+        for fault in faults
+    ]
+    faulty = graph
+    for group in dict.fromkeys(map(tuple, groups)):
+        try:
+            faulty = topology.degraded(graph, specs, group)
+        except ValueError as error:
+            raise MisfitError([(("pod", "faults"), str(error))]) from None
+    return faulty
+
+
+def _no_link(graph: Graph, a: int | str, b: int | str) -> str:
+    """Why there is no such link; '' where there is one."""
+    for node in (a, b):
+        if node not in graph:
+            chips = sum(isinstance(each, int) for each in graph)
+            names = [str(each) for each in graph if not isinstance(each, int)]
+            few = (
+                f"; the others are {', '.join(names[:6])}{' ...' * (len(names) > 6)}"
+                if names
+                else ""
+            )
+            return (
+                f"no node {node!r} in the pod{nearest(node, names)}; its chips are 0 to "
+                f"{chips - 1}{few}"
+            )
+    if graph.has_edge(a, b) or graph.has_edge(b, a):
+        return ""
+    near = ", ".join(map(str, list(graph.adj[a])[:8])) + (" ..." if len(graph.adj[a]) > 8 else "")
+    return f"there is no link from {a} to {b}; {a} is wired to {near}"
+
+
+def assumptions(facts: Mapping[str, Mapping[str, Fact]]) -> list[Assumption]:
+    """Rows for the report, from each part's facts."""
+    return [
+        (f"{part}: {what}", fact.value, fact.tag, fact.source)
+        for part in facts
+        for what, fact in facts[part].items()
+    ]

@@ -1,0 +1,1 @@
+"""Text in and out: YAML read strictly, and quantities with their units."""

@@ -1,0 +1,99 @@
+"""Text with units at the edge, plain SI floats inside: the one place where they meet."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Annotated
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+# Exact until the last step, so that "192 MiB" is rounded once.
+_PREFIX: dict[str, Fraction] = {
+    "": Fraction(1),
+    "k": Fraction(10**3),
+    "M": Fraction(10**6),
+    "G": Fraction(10**9),
+    "T": Fraction(10**12),
+    "P": Fraction(10**15),
+    "m": Fraction(1, 10**3),
+    "u": Fraction(1, 10**6),
+    "µ": Fraction(1, 10**6),
+    "n": Fraction(1, 10**9),
+    "p": Fraction(1, 10**12),
+    "Ki": Fraction(2**10),
+    "Mi": Fraction(2**20),
+    "Gi": Fraction(2**30),
+    "Ti": Fraction(2**40),
+}
+_QUANTITY = re.compile(
+    r"([+-]?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,2})?)\s*([KMGT]i|[kMGTPmuµnp]?)"
+    r"(FLOP/s|FLOPS|OPS|B/s|b/s|bps|B|b|s|W|J/B|J|Hz)"
+)
+_SAME = {"b": "B", "b/s": "B/s", "bps": "B/s", "FLOPS": "FLOP/s", "OPS": "FLOP/s"}
+_EXAMPLE = {
+    "B/s": "1.6 TB/s",
+    "B": "192 MiB",
+    "s": "10 us",
+    "FLOP/s": "376 TFLOP/s",
+    "W": "700 W",
+    "J": "3 J",
+    "J/B": "2.7 pJ/B",
+    "Hz": "1 GHz",
+}
+
+
+def parse(text: object, unit: str) -> float:
+    """Value of `text` in `unit` ("B", "B/s", "s", "FLOP/s", "W", "J", "J/B", "Hz"); ValueError if
+    it is not one.
+
+    >>> parse("400 Gb/s", "B/s"), parse("80 GiB", "B"), parse("5 us", "s")
+    (50000000000.0, 85899345920.0, 5e-06)
+    """
+    match = _QUANTITY.fullmatch(str(text).strip())
+    if not match:
+        bare = isinstance(text, (int, float)) and not isinstance(text, bool)
+        why = "is a bare number where a unit is due" if bare else "is not a quantity"
+        raise ValueError(f"{text!r} {why}; write it like {_EXAMPLE[unit]!r}")
+    number, prefix, got = match.groups()
+    if _SAME.get(got, got) != unit:
+        raise ValueError(
+            f"{text!r} is in {got}, but {unit} is due; write it like {_EXAMPLE[unit]!r}"
+        )
+    bits = 8 if got in ("b", "b/s", "bps") else 1
+    return float(Fraction(number) * _PREFIX[prefix] / bits)
+
+
+def show(value: float, unit: str) -> str:
+    """`value` as text a person reads: three significant digits and a decimal prefix.
+
+    >>> show(1.759e12, "B/s"), show(3.05e-5, "s"), show(0.0, "B")
+    ('1.76 TB/s', '30.5 us', '0 B')
+    """
+    if value == 0:
+        return f"0 {unit}"
+    small = ("n", "u", "m", "") if unit == "s" else ("", "k", "M", "G", "T", "P")
+    for prefix in reversed(small):
+        scaled = value / float(_PREFIX[prefix])
+        if abs(scaled) >= 1 or prefix == small[0]:
+            return (
+                f"{scaled:.3g} {prefix}{unit}"
+                if abs(scaled) < 1000
+                else f"{scaled:,.0f} {prefix}{unit}"
+            )
+    raise AssertionError("unreachable")
+
+
+def _quantity(unit: str) -> tuple[BeforeValidator, WithJsonSchema]:
+    schema = {"type": "string", "pattern": _QUANTITY.pattern, "examples": [_EXAMPLE[unit]]}
+    return BeforeValidator(lambda text: parse(text, unit)), WithJsonSchema(schema)
+
+
+# Field types for anything read from YAML: text with a unit in, SI float out.
+Bytes = Annotated[float, *_quantity("B")]
+BytesPerSecond = Annotated[float, *_quantity("B/s")]
+Seconds = Annotated[float, *_quantity("s")]
+FlopPerSecond = Annotated[float, *_quantity("FLOP/s")]
+Watts = Annotated[float, *_quantity("W")]
+JoulesPerByte = Annotated[float, *_quantity("J/B")]
+Hertz = Annotated[float, *_quantity("Hz")]

@@ -1,0 +1,1 @@
+"""Request traces: read, written, described and made up."""

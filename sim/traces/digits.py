@@ -1,0 +1,169 @@
+"""Numbers from text, a column at a time: eight digits of every row in one step of 64-bit
+arithmetic.
+
+Each function returns the values and which of them are sound; a field that is anything but plain
+digits (a sign, a space, an exponent, nothing) is not sound, and is left to the reader of single
+rows. What is sound has the very bits that Python's `int` and `float` give.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.traces.columns import Array
+
+PAD = 32  # bytes before and after the text, so that eight bytes can be read at any place of it
+_ZEROS, _HIGH, _NINES = (np.uint64(int(byte * 8, 16)) for byte in ("30", "80", "76"))
+_KEEP = np.array(
+    [((1 << 8 * n) - 1) << (64 - 8 * n) if n else 0 for n in range(9)], np.uint64
+)  # the last n bytes
+_TENS = np.array([float(10**n) for n in range(23)])  # each one exact
+_POWERS = np.array([10**n for n in range(19)], np.int64)
+
+
+class Text(NamedTuple):
+    """Bytes with room on both sides, and the same as overlapping 64-bit words: `words[i]` are bytes
+    i to i + 7."""
+
+    data: Array
+    words: Array
+
+
+def padded(block: bytes) -> Text:
+    """`block` with its first byte at PAD."""
+    data = np.frombuffer(b"".join((bytes(PAD), block, bytes(PAD))), np.uint8)
+    return Text(data, np.ndarray(len(data) - 7, "<u8", buffer=data, strides=(1,)))
+
+
+def whole(text: Text, start: Array, end: Array) -> tuple[Array, Array]:
+    """Integers of 1 to 15 digits in bytes start to end - 1 of each row."""
+    length = end - start
+    sound = (length > 0) & (length < 16)
+    values, digits = _digits(text, end, np.clip(length, 0, 15))
+    return values, sound & digits
+
+
+def decimal(text: Text, start: Array, end: Array, dots: Array) -> tuple[Array, Array]:
+    """Decimal numbers such as 12 or 0.125, without sign or exponent; `dots` are the places of all
+    dots of the text.
+
+    A number whose digits make an integer up to 2**53 is that integer over a power of ten, both
+    exact, so that one division rounds right. One with more digits is given to `float`, on its own.
+    """
+    if len(dots):
+        next_dot = np.searchsorted(dots, start)
+        dot = np.minimum(np.append(dots, len(text.data))[next_dot], end)
+    else:
+        dot = end
+    decimals = np.maximum(end - dot - 1, 0)
+    before, after = dot - start, decimals
+    sound = (before + after > 0) & (before < 16) & (after < 17)
+    high, high_sound = _digits(text, dot, np.clip(before, 0, 15))
+    if not after.any():
+        return high.astype(np.float64), sound & high_sound
+    low, low_sound = _digits(text, end, np.clip(after, 0, 16))
+    sound &= high_sound & low_sound
+    short = sound & (before + after < 19)
+    after = np.where(short, after, 0)
+    mantissa = np.where(short, high, 0) * _POWERS[after] + low
+    short &= mantissa <= 2**53
+    values = mantissa / _TENS[after]
+    long = np.flatnonzero(sound & ~short)
+    if len(long):
+        raw = text.data.tobytes()
+        values[long] = [float(raw[a:b]) for a, b in zip(start[long].tolist(), end[long].tolist())]
+    return values, sound
+
+
+def date(text: Text, start: Array, end: Array) -> tuple[Array, Array]:
+    """Nanoseconds since 1970 of times like 2023-11-16 18:15:46.6805900, in UTC: with no offset, Z
+    or +00:00.
+
+    Only years 1970 to 2199; other offsets and years are left to the reader of rows.
+    """
+    words, data = text.words, text.data
+    last = data[end - 1]
+    tail = np.where(last == ord("Z"), 1, 0)
+    offset = (data[end - 6] == ord("+")) & (end - start >= 25)
+    tail = np.where(offset, 6, tail)
+    sound = ~offset | (
+        _word(words, end - 8) >> np.uint64(16) == int.from_bytes(b"+00:00", "little")
+    )
+    stop = end - tail
+    length = stop - start
+    sound &= (length == 19) | ((length > 20) & (length < 30) & (data[start + 19] == ord(".")))
+    fields = []
+    for at, size, before in (
+        (0, 4, b""),
+        (5, 2, b"-"),
+        (8, 2, b"-"),
+        (11, 2, b" T"),
+        (14, 2, b":"),
+        (17, 2, b":"),
+    ):
+        if before:
+            sound &= np.isin(data[start + at - 1], np.frombuffer(before, np.uint8))
+        value, digits = _eight(words, start + at + size, np.full(1, size))
+        sound &= digits
+        fields.append(value)
+    year, month, day, hour, minute, second = fields
+    sound &= (year >= 1970) & (year < 2200) & (hour < 24) & (minute < 60) & (second < 60)
+    # Dates change rarely: one calendar look-up for each that occurs.
+    code = np.where(sound, (year * 100 + month) * 100 + day, 19700101)
+    days, which = _distinct(code)
+    since = np.array([_days_since_1970(int(each)) for each in days], np.int64)[which]
+    sound &= since >= 0
+    places = np.clip(length - 20, 0, 9)
+    fraction, digits = _digits(text, stop, places)
+    sound &= digits
+    seconds = ((since * 24 + hour) * 60 + minute) * 60 + second
+    return np.where(sound, seconds * 10**9 + fraction * _POWERS[9 - places], 0), sound
+
+
+def _digits(text: Text, end: Array, length: Array) -> tuple[Array, Array]:
+    """Values of 0 to 16 digits that end before `end`, and which of them are all digits."""
+    value, sound = _eight(text.words, end, np.minimum(length, 8))
+    if len(length) and length.max() > 8:
+        high, high_sound = _eight(text.words, end - 8, np.maximum(length - 8, 0))
+        return high * 10**8 + value, sound & high_sound
+    return value, sound
+
+
+def _eight(words: Array, end: Array, length: Array) -> tuple[Array, Array]:
+    """Values of 0 to 8 digits: pairs, then fours, then the eight are added up side by side in one
+    word."""
+    keep = _KEEP[length]
+    word = ((_word(words, end - 8) ^ _ZEROS) & keep).view(np.uint64)
+    sound = ((word + _NINES) | word) & _HIGH == 0
+    word = (word * np.uint64(2561)) >> np.uint64(8)
+    word = ((word & np.uint64(0x00FF00FF00FF00FF)) * np.uint64(6553601)) >> np.uint64(16)
+    word = ((word & np.uint64(0x0000FFFF0000FFFF)) * np.uint64(42949672960001)) >> np.uint64(32)
+    return word.astype(np.int64), sound
+
+
+def _word(words: Array, at: Array) -> Array:
+    return words[at]
+
+
+def _distinct(values: Array) -> tuple[Array, Array]:
+    """np.unique with the inverse, quick where neighbours are mostly equal."""
+    change = np.flatnonzero(np.diff(values)) + 1
+    runs = values[np.concatenate(([0], change))] if len(values) else values
+    distinct, which = np.unique(runs, return_inverse=True)
+    counts = (
+        np.diff(np.concatenate(([0], change, [len(values)])))
+        if len(values)
+        else np.zeros(0, np.int64)
+    )
+    return distinct, np.repeat(which, counts)
+
+
+def _days_since_1970(code: int) -> int:
+    import datetime
+
+    try:
+        return datetime.date(code // 10000, code // 100 % 100, code % 100).toordinal() - 719163
+    except ValueError:
+        return -1  # no such day

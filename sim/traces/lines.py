@@ -1,0 +1,225 @@
+"""The lines of a trace file, in blocks, numbered as an editor numbers them, whether or not the file
+is compressed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+
+from sim.traces.columns import Array
+from sim.traces.digits import PAD, Text, padded
+
+MAX_LINE_BYTES = 16 * 2**20  # a longer line is no row of a trace; memory stays bounded on any file
+BLOCK_BYTES = 2**20
+
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_READ_BYTES = 8192  # at once from a compressed file: as much is lost where it is corrupt
+
+
+class TraceError(ValueError):
+    """The user's trace file is wrong.  The message names file and row, what is wrong, and a right
+    row."""
+
+
+class CutShortError(ValueError):
+    """A compressed file that ends before its end mark: what came before is sound, what comes after
+    is missing."""
+
+
+class _Stream(Protocol):
+    def read1(self, size: int, /) -> bytes: ...
+
+
+class Lines(NamedTuple):
+    """Lines of one block that are not blank: their bytes `start` to `end - 1` of `text`, and their
+    numbers in the file.
+
+    The line end is not among the bytes; a last line that has none is `unended`.
+    """
+
+    text: Text
+    start: Array
+    end: Array
+    number: Array
+    unended: bool
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def part(self, start: int, stop: int) -> Lines:
+        """Lines `start` to `stop - 1` of these."""
+        unended = self.unended and stop >= len(self)
+        return Lines(
+            self.text,
+            self.start[start:stop],
+            self.end[start:stop],
+            self.number[start:stop],
+            unended,
+        )
+
+    def line(self, index: int) -> str:
+        """One line, with a line end if it has one in the file.  Bytes that are not UTF-8 become
+        U+FFFD."""
+        end = "" if self.unended and index == len(self) - 1 else "\n"
+        return (
+            self.text.data[self.start[index] : self.end[index]].tobytes().decode("utf-8", "replace")
+            + end
+        )
+
+
+def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
+    """The lines of a file that are not blank, in blocks of about so many bytes.
+
+    Compression is told by the file's content, not by its name; line numbers are those of the
+    uncompressed text. Errors: ValueError that says what is wrong, without the file's name: the file
+    cannot be opened, is in zstd and the extra is not installed, is corrupt, has an endless line;
+    CutShortError for truncated gzip or zstd. All comes after the sound lines before it were
+    yielded.
+    """
+    number = 1  # of the first line in `held`
+    held: list[bytes] = []
+    size = 0
+    try:
+        with open(path, "rb") as raw:
+            stream = _unpacked(raw)
+            while data := stream.read1(_READ_BYTES if stream is not raw else block_bytes):
+                held.append(data)
+                size += len(data)
+                if size < block_bytes:
+                    continue
+                block = b"".join(held)
+                cut = block.rfind(b"\n") + 1
+                held, size = [block[cut:]], len(block) - cut
+                if cut:
+                    _refuse_endless(block.find(b"\n") + 1, number)
+                    yield (lines := _lines(block[:cut], number))[0]
+                    number = lines[1]
+                _refuse_endless(size, number)
+    except EOFError:
+        fault: ValueError = CutShortError(
+            "the gzip data end early, after row {}; the file was cut off, fetch it again"
+        )
+    except _ZstdCutShortError:
+        fault = CutShortError(
+            "the zstd data end early, after row {}; the file was cut off, fetch it again"
+        )
+    except (gzip.BadGzipFile, zlib.error) as error:
+        fault = ValueError(
+            f"corrupt gzip data after row {{}} ({_braced(error)}); fetch the file again"
+        )
+    except _ZstdCorruptError as error:
+        fault = ValueError(
+            f"corrupt zstd data after row {{}} ({_braced(error)}); fetch the file again"
+        )
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror or error}") from None
+    else:
+        block = b"".join(held)
+        if block:
+            _refuse_endless(block.find(b"\n") + 1 or len(block), number)
+            yield _lines(block, number)[0]
+        return
+    block = b"".join(held)  # before a fault: its last line may be half a line
+    cut = block.rfind(b"\n") + 1
+    if cut:
+        yield (lines := _lines(block[:cut], number))[0]
+        number = lines[1]
+    raise type(fault)(str(fault).format(number - 1))
+
+
+def _lines(block: bytes, number: int) -> tuple[Lines, int]:
+    """The lines of a block whose first has this number, and the number of the line after it."""
+    skip = (
+        3 if number == 1 and block.startswith(b"\xef\xbb\xbf") else 0
+    )  # some spreadsheets begin so
+    text = padded(block)
+    ends = np.flatnonzero(text.data[PAD : PAD + len(block)] == 10) + PAD
+    unended = not block.endswith(b"\n")
+    if unended:
+        ends = np.append(ends, PAD + len(block))
+    starts = np.concatenate(([PAD], ends[:-1] + 1))
+    starts[0] += skip
+    numbers = np.arange(number, number + len(starts))
+    following = number + len(starts)
+    first = text.data[starts]
+    plain = (
+        (first > 32) & (first < 127) & (ends > starts)
+    )  # such a line is not blank; others are looked at one by one
+    if not plain.all():
+        keep = plain.copy()
+        for index in np.flatnonzero(~plain).tolist():
+            line = text.data[starts[index] : ends[index]].tobytes().decode("utf-8", "replace")
+            keep[index] = bool(line) and not line.isspace()
+        unended = unended and bool(keep[-1])
+        starts, ends, numbers = starts[keep], ends[keep], numbers[keep]
+    return Lines(text, starts, ends, numbers, unended), following
+
+
+def _braced(error: Exception) -> str:
+    return str(error).replace("{", "{{").replace("}", "}}")
+
+
+def _refuse_endless(size: int, number: int) -> None:
+    if size > MAX_LINE_BYTES:
+        raise ValueError(f"row {number} is longer than {MAX_LINE_BYTES // 2**20} MiB")
+
+
+def _unpacked(raw: io.BufferedReader) -> _Stream:
+    magic = raw.peek(4)[:4]  # a pipe cannot be read twice
+    if magic.startswith(_GZIP):
+        return gzip.GzipFile(fileobj=raw)
+    return _Zstd(raw) if magic == _ZSTD else raw
+
+
+class _ZstdCutShortError(Exception):
+    pass
+
+
+class _ZstdCorruptError(Exception):
+    pass
+
+
+class _Zstd:
+    """The text of a zstd file of one or more frames; unlike the library's own reader it tells a
+    truncated one."""
+
+    def __init__(self, raw: BinaryIO):
+        try:
+            import zstandard
+        except ImportError:
+            raise ValueError(
+                "is zstd-compressed; to read it install the extra: pip install 'podscope[zstd]', "
+                "or decompress it first: zstd -d FILE"
+            ) from None
+        self.raw, self.corrupt = raw, zstandard.ZstdError
+        self.fresh = lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+        self.frame, self.within = self.fresh(), False
+
+    def read1(self, size: int, /) -> bytes:
+        """Some bytes, about four times `size`; none at the end of the file."""
+        while True:
+            packed = self.raw.read(size)
+            if not packed:
+                if self.within:
+                    raise _ZstdCutShortError
+                return b""
+            parts = []
+            while packed:
+                self.within = True
+                try:
+                    parts.append(self.frame.decompress(packed))
+                except self.corrupt as error:
+                    raise _ZstdCorruptError(
+                        str(error).removeprefix("zstd decompress error: ")
+                    ) from None
+                packed = b""
+                if self.frame.eof:
+                    packed, self.frame, self.within = self.frame.unused_data, self.fresh(), False
+            if any(parts):
+                return b"".join(parts)

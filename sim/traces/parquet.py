@@ -1,0 +1,169 @@
+"""Traces as Parquet tables, with the columns of plain traces; read and written with the extra
+`parquet`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sim.traces.columns import Array, Columns
+from sim.traces.formats import FORMATS, Parser, TraceFormat
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MAGIC = b"PAR1"
+_BATCH_ROWS = 65_536
+
+
+class Table:
+    """Rows of a Parquet file; as a line, a row is the JSON object that a plain JSON Lines trace
+    would have."""
+
+    def __init__(self, batch: pa.RecordBatch, number: int):
+        self.batch = batch
+        self.number = np.arange(number, number + batch.num_rows)
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+    def part(self, start: int, stop: int) -> Table:
+        """Rows `start` to `stop - 1` of these."""
+        number = int(self.number[0]) if len(self) else 0
+        return Table(self.batch.slice(start, stop - start), number + start)
+
+    def line(self, index: int) -> str:
+        """One row."""
+        return json.dumps(self.batch.slice(index, 1).to_pylist()[0], default=str) + "\n"
+
+    def told(self, kinds: Mapping[str, str]) -> dict[str, Any] | None:
+        """What the rows tell beside arrival and lengths, by kind; None if a value is not of the
+        type we write."""
+        found: dict[str, Any] = {}
+        if "session" in kinds and "think_s" not in kinds:
+            return None  # it is worked out row by row
+        for kind, name in kinds.items():
+            column = self.batch.column(name)
+            form = str(column.type)
+            if kind == "session" and form == "int64":
+                found[kind] = column.fill_null(-1).to_numpy(zero_copy_only=False)
+                if column.null_count != (found[kind] < 0).sum():
+                    return None
+            elif kind == "think_s" and form == "double":
+                found[kind] = column.fill_null(float("nan")).to_numpy(zero_copy_only=False)
+                if not (
+                    np.isnan(found[kind]) | (np.isfinite(found[kind]) & (found[kind] >= 0))
+                ).all():
+                    return None
+                if column.null_count != np.isnan(found[kind]).sum():
+                    return None
+            elif kind == "tenant" and form in ("string", "large_string"):
+                coded = column.fill_null("").dictionary_encode()
+                found[kind] = (
+                    coded.dictionary.to_pylist(),
+                    coded.indices.to_numpy(zero_copy_only=False),
+                )
+            elif kind == "blocks" and form.endswith("int64>") and column.null_count == 0:
+                values = column.flatten()
+                if values.null_count:
+                    return None
+                counts = column.value_lengths().to_numpy(zero_copy_only=False)
+                found[kind] = counts, values.to_numpy(zero_copy_only=False)
+            else:
+                return None
+        return found
+
+    def plain_rows(self, max_tokens: int) -> tuple[Array, Array, Array, Array]:
+        """Arrival, prompt and output of each row, and which of them are right beyond doubt; the
+        others are zero."""
+        count = len(self)
+        columns, kept = [], np.ones(count, bool)
+        for name, kind in zip(FORMATS["plain"].columns, "fii"):
+            column = self.batch.column(name)
+            right = column.null_count == 0 and (str(column.type) in ("double", "int64", "int32"))
+            values = column.to_numpy(zero_copy_only=False) if right else np.full(count, np.nan)
+            with np.errstate(invalid="ignore"):
+                if kind == "f":
+                    kept &= np.isfinite(values) & (values >= 0)
+                    columns.append(np.where(kept, values, 0.0).astype(np.float64))
+                else:
+                    kept &= (values > 0) & (values <= max_tokens) & (values == np.floor(values))
+                    columns.append(np.where(kept, values, 0).astype(np.int64))
+        time, prompt, output = (np.where(kept, column, 0) for column in columns)
+        return time, prompt, output, kept
+
+
+def is_parquet(path: Path) -> bool:
+    """Told by the first bytes of the file."""
+    try:
+        if not path.is_file():  # of a pipe nothing may be read twice
+            return False
+        with open(path, "rb") as file:
+            return file.read(4) == _MAGIC
+    except OSError:
+        return False  # whoever reads it next will say why
+
+
+def tables(path: Path) -> tuple[TraceFormat, Parser, Iterator[Table]]:
+    """Format, parser, and the rows of a file in batches; ValueError without the file's name."""
+    pq = _pyarrow_parquet()
+    form = FORMATS["plain_jsonl"]
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+    except (ValueError, OSError) as error:
+        raise ValueError(f"cannot be read as Parquet: {error}") from None
+    if missing := [column for column in form.columns if column not in names]:
+        raise ValueError(
+            f"missing column {', '.join(map(repr, missing))}; columns found: "
+            f"{', '.join(names)[:200]}; "
+            f"a right table has {', '.join(form.columns)}"
+        )
+    return form, form.parser(1, json.dumps(dict.fromkeys(names))), _batches(file)
+
+
+def _batches(file: Any) -> Iterator[Table]:
+    number = 1
+    try:
+        for batch in file.iter_batches(_BATCH_ROWS):
+            yield Table(batch, number)
+            number += batch.num_rows
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"corrupt Parquet data after row {number - 1} ({error}); fetch the file again"
+        ) from None
+
+
+def table_of(columns: Columns, tenants: list[str], block_tokens: int) -> pa.Table:
+    """Requests as a table with the columns of plain traces."""
+    _pyarrow_parquet()
+    import pyarrow as pa
+
+    found: dict[str, Any] = {
+        "arrival_s": pa.array(columns.arrival_s),
+        "prompt_tokens": pa.array(columns.prompt_tokens),
+        "output_tokens": pa.array(columns.output_tokens),
+    }
+    if columns.session is not None:
+        found["session"] = pa.array(columns.session, mask=columns.session < 0)
+    if columns.think_s is not None:
+        found["think_s"] = pa.array(columns.think_s, mask=np.isnan(columns.think_s))
+    if columns.tenant is not None:
+        found["tenant"] = pa.array([tenants[each] for each in columns.tenant.tolist()], pa.string())
+    if columns.block_from is not None and columns.blocks is not None:
+        found[f"blocks_{block_tokens}"] = pa.LargeListArray.from_arrays(
+            columns.block_from, columns.blocks
+        )
+    return pa.table(found)
+
+
+def _pyarrow_parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError("Parquet needs an extra: pip install 'podscope[parquet]'") from None
+    return pyarrow.parquet

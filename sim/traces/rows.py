@@ -1,0 +1,266 @@
+"""Lines of a trace file judged under one rule for rows that are not right, and turned into columns.
+
+The rows of a CSV file are read many at a time where every field is plain digits; any other row, and
+each row of JSON, is read on its own by the parser of its format, which also finds what is wrong
+with it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sim.traces.columns import Array, Columns
+from sim.traces.digits import date, decimal, whole
+from sim.traces.formats import Parser, Row, TraceFormat
+from sim.traces.lines import Lines
+from sim.traces.parquet import Table
+from sim.traces.sessions import Sessions
+
+
+class Judge:
+    """Reads rows of one file and keeps the tally of what was not right; the rules are those of
+    `read_trace`.
+
+    Errors are ValueErrors that name the row, not the file.
+    """
+
+    def __init__(
+        self, parser: Parser, form: TraceFormat, skip: bool, max_tokens: int, fast: bool = True
+    ):
+        self.parser, self.form, self.skip, self.max_tokens = parser, form, skip, max_tokens
+        self.fast = fast
+        self.sessions = Sessions(parser.extras, form.per_s)
+        self.notes: list[str] = []  # faults of the file as a whole
+        self.assumed: list[str] = []
+        self._bad, self._bad_rows = 0, list[str]()  # counts, and the first three
+        self._failed, self._failed_rows = 0, list[str]()
+        self._latest, self._early, self._early_row = -math.inf, 0, 0
+
+    def columns(self, lines: Lines | Table) -> tuple[Columns, Array]:
+        """The rows that can be served, in file order, their times in the unit of the format; and
+        their numbers.
+
+        Raises what the first row that is not right deserves, unless rows may be skipped.
+        """
+        time, prompt, output, kept = self._plain_rows(lines)
+        if (
+            self.fast
+            and kept.all()
+            and isinstance(lines, Table)
+            and (told := lines.told(self.parser.told)) is not None
+        ):
+            self._order(time, lines.number)
+            return self.sessions.added_columns(Columns(time, prompt, output), told), lines.number
+        if self.parser.extras:
+            kept[:] = False  # these are read row by row
+        extras: list[Row] = []
+        fault = None
+        for index in np.flatnonzero(~kept).tolist():
+            row_number = int(lines.number[index])
+            try:
+                row = self._check(lines.line(index))
+            except ValueError as error:
+                if not self.skip:
+                    fault = (
+                        index,
+                        ValueError(
+                            f"row {row_number}: {error}; a right row: {self.parser.example}"
+                        ),
+                    )
+                    break
+                self._bad += 1
+                if self._bad <= 3:
+                    self._bad_rows.append(f"row {row_number}: {error}")
+                continue
+            if row is None:
+                self._failed += 1
+                if self._failed <= 3:
+                    self._failed_rows.append(str(row_number))
+                continue
+            time[index], prompt[index], output[index] = row[:3]
+            kept[index] = True
+            extras.append(row)
+        if fault:
+            kept[fault[0] :] = False
+        number = lines.number
+        if not kept.all():
+            time, prompt, output, number = time[kept], prompt[kept], output[kept], number[kept]
+        self._order(time, number)
+        if fault:
+            raise fault[1]
+        return self.sessions.added(Columns(time, prompt, output), extras), number
+
+    def times(self, lines: Lines | Table) -> Array:
+        """Times of rows outside the slice, of those that would be served; what is wrong with the
+        others is not told."""
+        time, _, _, kept = self._plain_rows(lines)
+        for index in np.flatnonzero(~kept).tolist():
+            try:
+                row = self._check(lines.line(index))
+            except ValueError:
+                continue
+            if row is not None:
+                time[index], kept[index] = row[0], True
+        return time[kept]
+
+    def warnings(self) -> list[str]:
+        """One line for each kind of thing that was not right, with a count and the first three
+        rows."""
+        lines = []
+        if self._bad:
+            lines.append(
+                f"{_rows(self._bad)} skipped: {'; '.join(self._bad_rows)}{_more(self._bad)}"
+            )
+        if self._failed:
+            where = (
+                f"row{'s' if self._failed > 1 else ''} "
+                f"{', '.join(self._failed_rows)}{_more(self._failed)}"
+            )
+            lines.append(
+                f"{_rows(self._failed)} skipped, failed requests without output to serve: {where}"
+            )
+        lines += self.notes
+        if self._early:
+            lines.append(
+                f"sorted by arrival: {_rows(self._early)} arrived before one above, the first "
+                f"is row {self._early_row}"
+            )
+        return lines + self.assumed + self.sessions.notes()
+
+    def nothing(self, first: int, passed: int) -> str:
+        """Why there is no request to serve, after so many rows were passed."""
+        if warnings := self.warnings():
+            return (
+                f"no row can be served: {'; '.join(warnings)}; a right row: {self.parser.example}"
+            )
+        if passed:
+            return f"has {_rows(passed)} of data, so none from first={first} on"
+        return f"has a header but no rows; a right row: {self.parser.example}"
+
+    def _order(self, time: Array, number: Array) -> None:
+        """Count the rows that arrive before one above them, or refuse the first."""
+        if not len(time):
+            return
+        latest = np.maximum.accumulate(time)
+        before = np.concatenate(([time[0]], latest[:-1]))
+        if self._latest > -math.inf:
+            before = np.maximum(before, np.asarray(self._latest, time.dtype))
+        self._latest = max(self._latest, latest[-1].item())
+        early = time < before
+        if not early.any():
+            return
+        first = int(number[np.argmax(early)])
+        if not self.skip:
+            fault = f"{self.form.columns[0]} is before that of the row above; sort the file by it"
+            raise ValueError(f"row {first}: {fault}; a right row: {self.parser.example}")
+        self._early += int(early.sum())
+        self._early_row = self._early_row or first
+
+    def _plain_rows(self, lines: Lines | Table) -> tuple[Array, Array, Array, Array]:
+        """Time, prompt and output of each row, and which of them were read; the others are zero."""
+        count = len(lines)
+        time = np.zeros(count, np.int64 if self.form.whole_time else np.float64)
+        prompt, output, kept = (
+            np.zeros(count, np.int64),
+            np.zeros(count, np.int64),
+            np.zeros(count, bool),
+        )
+        if isinstance(lines, Table):
+            return lines.plain_rows(self.max_tokens) if self.fast else (time, prompt, output, kept)
+        if not (self.fast and count and self.parser.places) or self.parser.extras:
+            return time, prompt, output, kept
+        text, width = lines.text, self.parser.width
+        begin = int(lines.start[0])
+        used = text.data[begin : int(lines.end[-1])]
+        commas = np.flatnonzero(used == ord(",")) + begin
+        regular = np.arange(count)
+        if len(commas) != count * (width - 1) or not _in_lines(commas, lines, width):
+            upto = np.searchsorted(commas, lines.start)
+            regular = np.flatnonzero(np.searchsorted(commas, lines.end) - upto == width - 1)
+            commas = commas[(upto[regular][:, None] + np.arange(width - 1)).ravel()]
+        between = commas.reshape(-1, width - 1)
+        end = lines.end[regular]
+        end = end - (text.data[end - 1] == ord("\r"))
+
+        def field(at: int) -> tuple[Array, Array]:
+            return (
+                between[:, at - 1] + 1 if at else lines.start[regular],
+                between[:, at] if at < width - 1 else end,
+            )
+
+        at_time, at_prompt, at_output = self.parser.places
+        prompts, sound = whole(text, *field(at_prompt))
+        outputs, more = whole(text, *field(at_output))
+        sound &= (
+            more
+            & (prompts > 0)
+            & (prompts <= self.max_tokens)
+            & (outputs > 0)
+            & (outputs <= self.max_tokens)
+        )
+        if at_time < 0:
+            times, more = time[regular], sound
+        elif self.form.whole_time:
+            times, more = date(text, *field(at_time))
+        else:
+            dots = np.flatnonzero(used == ord(".")) + begin
+            times, more = decimal(text, *field(at_time), dots)
+        sound &= more
+        quotes = np.flatnonzero(used == ord('"')) + begin
+        if len(quotes):  # a comma within quotes ends no field
+            sound &= np.searchsorted(quotes, lines.start[regular]) == np.searchsorted(
+                quotes, lines.end[regular]
+            )
+        if len(regular) == count and sound.all():
+            return times, prompts, outputs, sound
+        rows = regular[sound]
+        time[rows], prompt[rows], output[rows], kept[rows] = (
+            times[sound],
+            prompts[sound],
+            outputs[sound],
+            True,
+        )
+        return time, prompt, output, kept
+
+    def _check(self, line: str) -> Row | None:
+        """The row of a line, None if it has no output to serve, or ValueError."""
+        try:
+            row = self.parser.row(line)
+            prompt, output = row[1], row[2]
+            if not output:
+                return None
+            if not 0 < prompt <= self.max_tokens:
+                raise ValueError(self._out_of_range(self.form.columns[1], prompt))
+            if output > self.max_tokens:
+                raise ValueError(self._out_of_range(self.form.columns[2], output))
+        except ValueError as error:
+            cut = (
+                ""
+                if line.endswith(("\n", "\r"))
+                else "; the row has no line end: was the file cut off here?"
+            )
+            raise ValueError(f"{error}{cut}") from None
+        return row
+
+    def _out_of_range(self, column: str, tokens: int) -> str:
+        return (
+            f"{column} is {tokens}, above the limit of {self.max_tokens}"
+            if tokens
+            else f"{column} is zero"
+        )
+
+
+def _in_lines(commas: Array, lines: Lines, width: int) -> bool:
+    """Whether each line has its share of the commas."""
+    each = commas.reshape(-1, width - 1)
+    return bool((each[:, 0] >= lines.start).all() and (each[:, -1] < lines.end).all())
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"
+
+
+def _more(count: int) -> str:
+    return f" and {count - 3} more" if count > 3 else ""

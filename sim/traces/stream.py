@@ -1,0 +1,160 @@
+"""A trace as a stream of columns, from whatever source; and what can be done to streams: merge,
+cut, speed up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sim.traces.columns import Columns, joined, rechunked, taken
+
+CHUNK_ROWS = 65_536
+
+
+@dataclass
+class TraceStream:
+    """Requests that are read or made while they are asked for, so that memory follows a chunk and
+    not the trace.
+
+    Each call of `chunks()` starts anew; `warnings` and `tenants` are complete when its last chunk
+    was taken. Arrivals never fall, within a chunk and from one to the next, and the first is 0.
+    """
+
+    name: str
+    format: str
+    source: Callable[[TraceStream], Iterator[Columns]]
+    block_tokens: int = 0  # tokens of a prefix block; 0: the trace has none
+    tenants: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def chunks(self) -> Iterator[Columns]:
+        """The requests, in order of arrival; ValueError (TraceError for a file) where one is
+        wrong."""
+        self.tenants.clear()
+        self.warnings.clear()
+        return self.source(self)
+
+
+def gathered(stream: TraceStream) -> Columns:
+    """All requests of a stream at once."""
+    return joined(list(stream.chunks()))
+
+
+def merged(streams: Sequence[TraceStream], chunk_rows: int = CHUNK_ROWS) -> TraceStream:
+    """Several traces as one, each from its own time 0, its requests told apart as tenants named
+    after its file.
+
+    A trace with tenants of its own gets one for each, "file/tenant". Sessions and blocks of one are
+    never those of another. ValueError if the traces have prefix blocks of different sizes.
+    """
+    sizes = {stream.block_tokens for stream in streams if stream.block_tokens}
+    if len(sizes) > 1:
+        told = ", ".join(
+            f"{stream.name}: {stream.block_tokens}" for stream in streams if stream.block_tokens
+        )
+        raise ValueError(
+            f"traces with prefix blocks of different sizes cannot be merged ({told} tokens)"
+        )
+    names = [
+        each.name if [s.name for s in streams].count(each.name) == 1 else f"{each.name}#{number}"
+        for number, each in enumerate(streams, 1)
+    ]
+
+    def source(out: TraceStream) -> Iterator[Columns]:
+        numbers: dict[
+            tuple[int, str, int], int
+        ] = {}  # (stream, kind, its number) -> number in the merged trace
+        counts = {"session": 0, "blocks": 0}
+
+        def own(at: int, columns: Columns) -> Columns:
+            tenant = np.zeros(len(columns), np.int64) if columns.tenant is None else columns.tenant
+            for each in np.unique(tenant).tolist():
+                if (at, "tenant", each) not in numbers:
+                    numbers[at, "tenant", each] = len(out.tenants)
+                    theirs = streams[at].tenants
+                    label = (
+                        theirs[each] if columns.tenant is not None and each < len(theirs) else ""
+                    )
+                    out.tenants.append(f"{names[at]}/{label}" if label else names[at])
+            changed = {
+                "tenant": np.array(
+                    [numbers[at, "tenant", each] for each in tenant.tolist()], np.int64
+                )
+            }
+            for kind in ("session", "blocks"):
+                given = getattr(columns, kind)
+                if given is not None:
+                    distinct, which = np.unique(given, return_inverse=True)
+                    for each in distinct.tolist():
+                        if each >= 0 and (at, kind, each) not in numbers:
+                            numbers[at, kind, each] = counts[kind]
+                            counts[kind] += 1
+                    table = np.array(
+                        [numbers.get((at, kind, each), -1) for each in distinct.tolist()], np.int64
+                    )
+                    changed[kind] = table[which]
+            return replace(columns, **changed)
+
+        yield from rechunked(
+            _in_order([_owned(s, at, own) for at, s in enumerate(streams)]), chunk_rows
+        )
+        for name, stream in zip(names, streams):
+            out.warnings += [f"{name}: {warning}" for warning in stream.warnings]
+
+    return TraceStream(" + ".join(names), "merged", source, max(sizes, default=0))
+
+
+def _owned(
+    stream: TraceStream, at: int, own: Callable[[int, Columns], Columns]
+) -> Iterator[Columns]:
+    for chunk in stream.chunks():
+        yield own(at, chunk)
+
+
+def _in_order(sources: list[Iterator[Columns]]) -> Iterator[Columns]:
+    """Chunks by arrival: at each step, all that arrive no later than the earliest end of the chunks
+    at hand.
+
+    Each has the columns that any of the sources has.
+    """
+    held = [next(source, None) for source in sources]
+    pattern = joined([chunk[:1] for chunk in held if chunk is not None])
+    while any(chunk is not None for chunk in held):
+        until = min(float(chunk.arrival_s[-1]) for chunk in held if chunk is not None)
+        parts: list[Columns] = []
+        for at, chunk in enumerate(held):
+            if chunk is None:
+                continue
+            count = int(np.searchsorted(chunk.arrival_s, until, side="right"))
+            parts.append(chunk[:count])
+            held[at] = chunk[count:] if count < len(chunk) else next(sources[at], None)
+        whole = joined([pattern[:1], *parts])[1:]
+        yield taken(whole, np.argsort(whole.arrival_s, kind="stable"))
+
+
+def cut(
+    stream: TraceStream, first: int = 0, limit: int | None = None, speed: float = 1.0
+) -> TraceStream:
+    """`limit` requests from request `first` on, the first of them at 0, sent `speed` times as
+    fast."""
+
+    def source(out: TraceStream) -> Iterator[Columns]:
+        skip, left, start = first, limit, None
+        for chunk in stream.chunks():
+            part = chunk[skip : len(chunk) if left is None else skip + left]
+            skip = max(0, skip - len(chunk))
+            if len(part):
+                start = float(part.arrival_s[0]) if start is None else start
+                changed = {"arrival_s": (part.arrival_s - start) / speed}
+                if part.think_s is not None:
+                    changed["think_s"] = part.think_s / speed
+                yield replace(part, **changed)
+                left = None if left is None else left - len(part)
+            if left == 0:
+                break
+        out.tenants += stream.tenants
+        out.warnings += stream.warnings
+
+    return TraceStream(stream.name, stream.format, source, stream.block_tokens)
