@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, group, network, replace
 
 from sim.engine.fleet import Kind, player, serve_fleet
+from sim.engine.lines import features_of_batch
 from sim.engine.pieces import Pieces
-from sim.engine.pricing import features_of_batch, pricing
+from sim.engine.pricing import pricing
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
 from sim.graph.batch import Batch, Sequences, decode_batch, prefill_batch
 from sim.hardware.device import Kernel

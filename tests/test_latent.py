@@ -12,7 +12,8 @@ from machines import DEVICE, network
 
 from sim import catalog
 from sim.engine.group import Group
-from sim.engine.pricing import features_of_batch, pricing
+from sim.engine.lines import features_of_batch
+from sim.engine.pricing import pricing
 from sim.graph.batch import Batch, Sequences, Shared, decode_batch, prefill_batch
 from sim.graph.footprint import room
 from sim.graph.forward import SOFTMAX_FLOP

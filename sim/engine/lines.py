@@ -1,0 +1,299 @@
+"""The op graph as straight lines: every size of an op as a linear function of a batch's features.
+
+The coefficients are found by looking at the graph of a few batches, and checked on others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.engine.steps import GraphOf
+from sim.graph.batch import Batch, Sequences, Shared, attended_by
+from sim.graph.graph import Graph, Op, is_collective
+from sim.graph.model import Model
+from sim.hardware.device import Device
+from sim.serving.fleet import (
+    LOGITS,
+    LONE,
+    LONE_PAIRS,
+    LONG_ENTRIES,
+    LONG_PAIRS,
+    MIXED_PAIRS,
+    PATTERN,
+    PER_PATTERN,
+    SHARED_ENTRIES,
+    SHARED_PAIRS,
+    SHARED_QUERIES,
+    TOKENS,
+    features_of,
+)
+from sim.serving.step_time import NO_SHARING, Sharing
+
+_EXACT = 1e-9  # a size further than this from its line bends
+
+
+class Bent:
+    """Bytes of weights that an op reads, by new tokens of the batch: more experts are met by more
+    tokens.
+
+    Looked up in the graph, at enough counts that between two of them it is a straight line.
+    """
+
+    def __init__(self, read: Callable[[int], float]) -> None:
+        self._read = cache(read)
+        self._known = np.zeros(1)
+
+    def __call__(self, tokens: np.ndarray) -> np.ndarray:
+        """Bytes at each of `tokens`, whole numbers."""
+        if tokens.max(initial=0) >= len(self._known):
+            self._known = self._table(1 << int(tokens.max()).bit_length())
+        return self._known[tokens.astype(np.int64)]
+
+    def _table(self, size: int) -> np.ndarray:
+        found = np.zeros(size + 1)
+        # By powers of two, so that a longer table begins as a shorter one does.
+        todo = [(1 << bit, 2 << bit) for bit in range(size.bit_length() - 1)]
+        found[1] = self._read(1)
+        while todo:
+            low, high = todo.pop()
+            middle = (low + high) // 2
+            a, b, c = self._read(low), self._read(middle), self._read(high)
+            straight = a + (c - a) * (middle - low) / (high - low)
+            if high - low < 2 or abs(straight - b) <= _EXACT * b:
+                found[low : high + 1] = np.linspace(a, c, high - low + 1)
+            else:
+                todo += [(low, middle), (middle, high)]
+        return found
+
+
+class OpLine(NamedTuple):
+    """One op of the graph, `times` times in a pass, with sizes as coefficients of the features."""
+
+    op: Op
+    times: int
+    bent: (
+        Bent | None
+    )  # bytes of weights that are on no line over the tokens, in place of all in `hbm_bytes`
+    flop: np.ndarray
+    hbm_bytes: np.ndarray  # weights and KV-cache
+    buffer_bytes: np.ndarray  # activations
+    message_bytes: np.ndarray
+    asked_bytes: np.ndarray  # of all that it reads
+    lone_flop: np.ndarray
+
+    @property
+    def sizes(self) -> tuple[np.ndarray, ...]:
+        """All that what it takes depends on."""
+        return (*self[3:7], self.lone_flop)
+
+
+def op_lines(
+    graph_of: GraphOf, device: Device, model: Model, sharing: Sharing = NO_SHARING
+) -> list[OpLine] | None:
+    """The ops of `graph_of` with sizes as lines over a batch's features; None if they are on
+    none."""
+    batches = _probes(sharing)
+    graphs = [graph_of(batch) for batch in batches]
+    if not all(_in_series(graph) for graph in graphs[:2]):
+        return None
+    shapes = [[len(layer.ops) for layer in graph.layers] for graph in graphs]
+    if any(shape != shapes[0] for shape in shapes):
+        return None
+    weights = sum(
+        t.nbytes
+        for layer in graphs[0].layers
+        for op in layer.ops
+        for t in op.reads
+        if t.kind == "weight"
+    )
+    if weights <= device.l2_bytes:
+        return None  # a pass may find weights in L2 that the pass before left there
+    features = np.array([features_of_batch(model, batch, sharing) for batch in batches])
+    lines = []
+    for layer, times in _distinct(graphs[0]).items():
+        for place in range(len(graphs[0].layers[layer].ops)):
+            ops = [graph.layers[layer].ops[place] for graph in graphs]
+            bent = None
+            if ops[0].kind == "experts":
+                bent = Bent(
+                    lambda tokens, layer=layer, place=place: _read(  # type: ignore[misc]
+                        graph_of(Batch((Sequences(tokens, 1, 0),), 0)).layers[layer].ops[place]
+                    )
+                )
+                found, due = (
+                    bent(np.array([batch.tokens for batch in batches])),
+                    np.array([_read(op) for op in ops]),
+                )
+                if np.abs(found / due - 1).max() > 100 * _EXACT:
+                    return None
+            fitted = [
+                _line(features, np.array([size(op) for op in ops]))
+                for size in (_UNBENT if bent else _SIZES)
+            ]
+            whole = [column for column in fitted if column is not None]
+            if len(whole) < len(fitted):
+                return None
+            lines.append(OpLine(ops[0], times, bent, *whole))
+    if any(
+        sees(line) is None and (is_collective(line.op) or _sees_logits(line) or line.bent)
+        for line in lines
+    ):
+        return None
+    return lines
+
+
+def features_of_batch(model: Model, batch: Batch, sharing: Sharing = NO_SHARING) -> list[float]:
+    """The features of a batch, as `sim.serving.step_time.measure` writes them."""
+    patterns = list(dict.fromkeys(model.attention))
+    found = [0.0] * features_of(len(patterns))
+    found[:PATTERN] = 1.0, batch.tokens, batch.logits, batch.lone, 0.0, 0.0, 0.0
+    for p, pattern in enumerate(patterns):
+        seen = attended_by(model, pattern, batch)
+        own = {
+            LONG_PAIRS: seen.long_pairs,
+            LONG_ENTRIES: seen.long_entries,
+            LONE_PAIRS: seen.lone,
+            MIXED_PAIRS: seen.lone if batch.mixed else 0.0,
+        }
+        for feature, value in own.items():
+            found[PATTERN + PER_PATTERN * p + feature] = value
+    room = sharing.most
+    for run in sorted(batch.shared, key=lambda run: -run.number):
+        if run.number >= sharing.least and room > 0:
+            tokens = min(run.tokens, room)
+            room -= tokens
+            found[SHARED_PAIRS] += run.number * tokens
+            found[SHARED_ENTRIES] += tokens
+            found[SHARED_QUERIES] = batch.lone
+    return found
+
+
+def _probes(sharing: Sharing) -> list[Batch]:
+    """Batches whose features are far from lying on a line, and some to check by."""
+    shapes = [
+        [(1, 1, 0)],
+        [(1, 1, 700)],
+        [(7, 1, 4096)],
+        [(1, 512, 0)],
+        [(3, 100, 50)],
+        [(1, 1024, 9000)],
+        [(64, 1, 123)],
+        [(2, 33, 20_000)],
+        [(5, 1, 1), (1, 300, 12)],
+        [(1, 2000, 0), (9, 1, 777)],
+        [(30, 1, 3000), (2, 64, 640)],
+        [(1, 17, 1700)],
+        [(200, 1, 40)],
+        [(12, 1, 9), (4, 130, 5)],
+        [(90, 1, 60), (6, 128, 0)],
+        [(17, 77, 300)],
+        [(3, 1, 30_000), (1, 900, 4000)],
+        [(128, 1, 8000)],
+        [(40, 1, 20_000), (3, 700, 100)],
+        [(1, 4000, 2)],
+    ]
+    logits = (1, 1, 7, 1, 3, 0, 64, 2, 5, 10, 31, 0, 200, 13, 96, 17, 4, 128, 40, 1)
+    probes = [
+        Batch(tuple(Sequences(*each) for each in shape), rows)
+        for shape, rows in zip(shapes, logits)
+    ]
+    if not np.isfinite(sharing.least):
+        return probes
+    n = int(np.ceil(sharing.least))
+    runs = [(n, 512.0), (2 * n, 100.0), (n + 40, 7.0), (5 * n, 900.0), (n, 1.0)]
+    return probes + [
+        Batch(
+            (Sequences(number + i, 1, 4000 + 77 * i),),
+            number,
+            (Shared(number, min(tokens, sharing.most)),),
+        )
+        for i, (number, tokens) in enumerate(runs)
+    ]
+
+
+def _distinct(graph: Graph) -> dict[int, int]:
+    """The place of the first of each set of equal layers, and how many they are."""
+    first: dict[int, int] = {}
+    for place, layer in enumerate(graph.layers):
+        first.setdefault(id(layer), place)
+    return {
+        place: sum(layer is graph.layers[place] for layer in graph.layers)
+        for place in first.values()
+    }
+
+
+def _in_series(graph: Graph) -> bool:
+    """Whether no two ops can run at once: each follows the one before it, on its stream or by a
+    dependency."""
+    before: tuple[int, Op] | None = None
+    for index, layer in enumerate(graph.layers):
+        for op in layer.ops:
+            if before is not None:
+                at, last = before
+                if op.stream != last.stream and not any(
+                    after.name == last.name and index - after.back == at for after in op.after
+                ):
+                    return False
+            before = index, op
+    return True
+
+
+def _read(op: Op) -> float:
+    return sum(tensor.nbytes for tensor in op.reads if tensor.kind != "activation")
+
+
+def _buffers(op: Op) -> float:
+    return sum(tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation")
+
+
+_SIZES = (
+    lambda op: op.flop,
+    _read,
+    _buffers,
+    lambda op: op.message_bytes,
+    lambda op: sum(t.nbytes for t in op.reads),
+    lambda op: op.lone_flop,
+)
+
+
+_UNBENT = (
+    lambda op: op.flop,
+    lambda op: 0.0,
+    _buffers,
+    lambda op: op.message_bytes,
+    lambda op: sum(t.nbytes for t in op.reads) - _read(op),
+    lambda op: op.lone_flop,
+)
+
+
+def _line(features: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
+    """Coefficients of `sizes` on the features; None if they are on no line."""
+    scale = np.maximum(features.max(axis=0), 1e-300)
+    found = np.linalg.lstsq(features / scale, sizes, rcond=None)[0]
+    found[np.abs(found) <= 1e-12 * np.abs(found).max(initial=0.0)] = 0.0
+    if np.abs(features / scale @ found - sizes).max() > _EXACT * np.abs(sizes).max():
+        return None
+    return found / scale
+
+
+TABLES = (
+    TOKENS,
+    LOGITS,
+    LONE,
+)  # features by which what an op takes is looked up, if it sees no other
+
+
+def sees(line: OpLine) -> int | None:
+    """The one feature of `TABLES` that counts for the op (TOKENS if none does), or None: others
+    count as well."""
+    seen = {feature for column in line.sizes for feature in np.flatnonzero(column[1:]).tolist()}
+    seen = {feature + 1 for feature in seen} | ({TOKENS} if line.bent else set())
+    return TOKENS if not seen else seen.pop() if len(seen) == 1 and seen <= {*TABLES} else None
+
+
+def _sees_logits(line: OpLine) -> bool:
+    return any(column[LOGITS] for column in line.sizes)
