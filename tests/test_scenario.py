@@ -607,8 +607,9 @@ def test_groups(write: Write, group: Any, chips: Any) -> None:
 def test_the_names_of_collectives_are_those_of_the_plans() -> None:
     from typing import get_args
 
-    from sim.network.collectives import PLANS
     from sim.scenario.jobs import CollectiveName
+
+    from sim.network.collectives import PLANS
 
     assert list(get_args(CollectiveName)) == list(PLANS)
 
