@@ -1,4 +1,4 @@
-"""A network as a list of matrix products in CSV: whatever no other reader knows.
+"""A DNN as a list of matrix products in CSV: whatever no other reader knows.
 
 One row a product, in the order in which they are placed: `m,n,k` for X[m, n] times W[n, k], and if
 wanted `name`, `kernel_area`, `after` (names of earlier rows, separated by spaces; empty: none) and
@@ -29,7 +29,7 @@ class _Row(NamedTuple):
 
 
 def read_gemms(path: Path, *, batch: int = 1) -> tuple[Dnn, tuple[str, ...]]:
-    """The network in the file at `path`, for `batch` inputs at once, and what its user should know.
+    """The DNN in the file at `path`, for `batch` inputs at once, and what its user should know.
 
     A batch has that many times the rows of X. ValueError, a line for each fault, if anything is
     wrong.
@@ -66,8 +66,7 @@ def read_gemms(path: Path, *, batch: int = 1) -> tuple[Dnn, tuple[str, ...]]:
 
 
 def _rows(text: str) -> tuple[list[_Row], list[str]]:
-    """The rows that are not blank, and the columns; ValueError if the header is wrong or nothing is
-    below it."""
+    """The rows that are not blank, and the columns; ValueError if the header or all rows fail."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     columns: list[str] = []
     rows: list[_Row] = []

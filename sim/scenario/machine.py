@@ -27,8 +27,8 @@ from sim.scenario.fields import (
     Watts,
 )
 from sim.scenario.jobs import LinkFault
-from sim.systolic.interconnect import NETWORKS
-from sim.systolic.machine import DATAFLOWS
+from sim.systolic.dataflow import DATAFLOWS
+from sim.systolic.interconnect import INTERCONNECTS
 
 
 class KernelChange(Section):
@@ -102,7 +102,7 @@ class Array(Section):
     rows: Count = Field(default=32, description="of one systolic array: the reduction")
     cols: Count = Field(default=32, description="of one systolic array: output channels")
     pods: Annotated[Count, Field(le=2048)] = Field(default=256, description="systolic arrays")
-    network: Literal[tuple(NETWORKS)] = "butterfly_2"  # type: ignore[valid-type]
+    network: Literal[tuple(INTERCONNECTS)] = "butterfly_2"  # type: ignore[valid-type]
     dataflow: Literal[tuple(DATAFLOWS)] = Field(  # type: ignore[valid-type]
         default="weight_stationary",
         description="what stays in the cells; the paper's, or one of two extensions of ours",
