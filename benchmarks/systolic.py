@@ -15,23 +15,12 @@ import resource
 from time import perf_counter
 
 from sim.dnn.known import dnn
+from sim.reproduce.sosa_rows import TEN
 from sim.systolic import compiled
 from sim.systolic.pod_array import PodArray
 from sim.systolic.schedule import schedule
 from sim.systolic.timing import simulate
 
-TEN = (
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "densenet121",
-    "densenet169",
-    "densenet201",
-    "inception_v3",
-    "bert_medium",
-    "bert_base",
-    "bert_large",
-)
 PLAIN = ("resnet50", "bert_medium")
 NEVER = 10**12
 

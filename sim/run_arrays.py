@@ -14,7 +14,7 @@ from sim.dnn.decoder import decoder
 from sim.dnn.files import read_dnn
 from sim.dnn.gemms import Dnn
 from sim.dnn.known import INPUTS, KNOWN
-from sim.facts.array import ArrayRecord, ArrayRun, NetworkRecord, Tiles
+from sim.facts.array import ArrayRecord, ArrayRun, NetworkRecord
 from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
 from sim.facts.span import digest
@@ -185,8 +185,7 @@ class _Play:
         hz = array.clock_hz
         tiles = None
         if plan.variant.record.enabled and len(timing.starts) * pods <= MOST_CELLS:
-            seen = occupancy(made, timing)
-            tiles = Tiles(seen.layers, seen.starts / hz, seen.ends / hz, seen.layer)
+            tiles = occupancy(made, timing)
         elif plan.variant.record.enabled:
             self.notes.append(
                 f"{' and '.join(names)}: {len(timing.starts):,} rounds are too many to draw"

@@ -18,7 +18,7 @@ from sim.dnn.known import dnn
 from sim.systolic import compiled, placement
 from sim.systolic import schedule as scheduling
 from sim.systolic.dataflow import DATAFLOWS
-from sim.systolic.interconnect import INTERCONNECTS, interconnect
+from sim.systolic.interconnect import INTERCONNECTS, Routes, interconnect
 from sim.systolic.pod_array import PodArray
 from sim.systolic.rounds import rounds_of
 from sim.systolic.schedule import LayerPlan, Schedule, schedule
@@ -39,6 +39,13 @@ def dnns_of_gemms(draw: st.DrawFn) -> Dnn:
             GemmLayer(f"g{index}", m, n, k, after=tuple(sorted(after)), raw_input=not after)
         )
     return Dnn("random", tuple(layers))
+
+
+def route(routes: Routes, bank: int, pod: int, way: int = 0) -> tuple[int, ...]:
+    """The links from a bank to a pod, in order."""
+    if routes.order.shape[1] < 2:
+        return tuple(routes.hops[bank, pod].tolist())
+    return (*routes.heads[bank, way].tolist(), *routes.hops[way, pod].tolist())
 
 
 def joined(array: PodArray) -> PodArray:
@@ -98,7 +105,7 @@ def check_conflicts(made: Schedule) -> None:
             assert (name, t, to) not in takers
             takers.add((name, t, to))
             for link in (
-                made.routes.route(bank, to) if made.routes.order.shape[1] == 1 else ()
+                route(made.routes, bank, to) if made.routes.order.shape[1] == 1 else ()
             ):  # several ways: see below
                 assert links.setdefault((name, t, link), bank) == bank
 
@@ -158,7 +165,7 @@ def test_a_way_through_a_benes_network_is_free_when_it_is_taken(
     def checked(
         owner: list[int], first: int, net: placement.Net, way: int, bank: int, pod: int
     ) -> None:
-        links = benes.route(bank, pod, way)
+        links = route(benes, bank, pod, way)
         assert all(owner[first + link] in (0, bank + 1) for link in links)
         take(owner, first, net, way, bank, pod)
         assert all(owner[first + link] == bank + 1 for link in links)

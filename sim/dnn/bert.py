@@ -80,15 +80,11 @@ def _encoder(
         )
         for part in ("k", "q", "v")
     ]
-    scores: list[GemmLayer] = []
-    values: list[GemmLayer] = []
     projected = tuple(f"{name}_{part}" for part in ("kqv" if exact else "kq"))
-    of = [(s, h) for s in range(sequences) for h in range(width // HEAD)]
-    for s, h in of:
-        scores.append(GemmLayer(f"{name}_qk{s}_{h}", seen, HEAD, seen, after=projected))
-    every_score = tuple(layer.name for layer in scores) + (() if exact else (f"{name}_v",))
-    for s, h in of:
-        values.append(GemmLayer(f"{name}_pv{s}_{h}", seen, seen, HEAD, after=every_score))
+    heads = [f"{s}_{h}" for s in range(sequences) for h in range(width // HEAD)]
+    scored = (*(f"{name}_qk{head}" for head in heads), *(() if exact else (f"{name}_v",)))
+    scores = [GemmLayer(f"{name}_qk{head}", seen, HEAD, seen, after=projected) for head in heads]
+    values = [GemmLayer(f"{name}_pv{head}", seen, seen, HEAD, after=scored) for head in heads]
     every_value = tuple(layer.name for layer in values)
     return [
         *layers,

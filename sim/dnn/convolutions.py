@@ -90,23 +90,20 @@ class Convnet:
 
     def dnn(self) -> Dnn:
         """What has been written down, ending with the last node."""
-        sources: list[tuple[int, ...]] = []  # by node, the products whose output it holds
-        for at, node in enumerate(self._nodes):
-            sources.append(
-                (at,) if node.gemm else tuple({s: None for i in node.inputs for s in sources[i]})
+        read: list[set[int]] = []  # by node, the products whose output it reads
+        for node in self._nodes:
+            read.append(
+                set().union(*({i} if self._nodes[i].gemm else read[i] for i in node.inputs))
             )
         order = [at for at in _listed(self._nodes) if self._nodes[at].gemm]
-        place = {at: index for index, at in enumerate(order)}
         layers = []
         for at in order:
-            before = sorted(
-                {s for i in self._nodes[at].inputs for s in sources[i]}, key=place.__getitem__
+            node, after = (
+                self._nodes[at],
+                tuple(self._nodes[b].name for b in order if b in read[at]),
             )
-            m, n, k, area = self._nodes[at].gemm or (0, 0, 0, 0)
-            after = tuple(self._nodes[b].name for b in before)
-            layers.append(
-                GemmLayer(self._nodes[at].name, m, n, k, area, after, raw_input=not before)
-            )
+            m, n, k, area = node.gemm or (0, 0, 0, 0)
+            layers.append(GemmLayer(node.name, m, n, k, area, after, raw_input=not after))
         return Dnn(self.name, tuple(layers))
 
     def _positions(

@@ -54,6 +54,11 @@ class _Product(NamedTuple):
     area: int = 1
     copies: int = 1
 
+    @property
+    def depthwise(self) -> bool:
+        """Of a convolution: each of several groups is one channel."""
+        return self.n == self.area and self.copies > 1
+
 
 def read_onnx(
     path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = None
@@ -73,21 +78,15 @@ def read_onnx(
     sources: dict[str, tuple[str, ...]] = {}  # by tensor, the products whose results it holds
     taken: Counter[str] = Counter()
     layers: list[GemmLayer] = []
-    left_out = [0, 0]
+    depthwise: list[_Product] = []
     for number, node in enumerate(graph.node):
         if node.op_type == "Shape" or all(name in constant for name in node.input):
             constant.update(node.output)
             continue
         held = tuple(dict.fromkeys(s for name in node.input for s in sources.get(name, ())))
         product = _product(node, shapes)
-        if (
-            product is not None
-            and product.n == product.area
-            and product.copies > 1
-            and node.op_type in _CONVOLUTIONS
-        ):
-            left_out[0] += 1
-            left_out[1] += product.m * product.n * product.k * product.copies
+        if product is not None and product.depthwise and node.op_type in _CONVOLUTIONS:
+            depthwise.append(product)
         elif product is not None:
             name = _unique((node.name or f"{node.op_type}_{number}").strip("/"), taken)
             layers += _layers(name, product, held)
@@ -98,11 +97,11 @@ def read_onnx(
     if not layers:
         raise ValueError("there is no matrix product in it, so nothing to do for a systolic array")
     notes = [f"the file fixes its batch: {fixed}"] if fixed and fixed != batch else []
-    if left_out[0]:
+    if depthwise:
+        macs = sum(each.m * each.n * each.k * each.copies for each in depthwise)
         notes.append(
-            f"{left_out[0]} depthwise convolutions ({left_out[1] / 1e6:,.4g} M MACs) are no "
-            "matrix products and take "
-            "no time here"
+            f"{len(depthwise)} depthwise convolutions ({macs / 1e6:,.4g} M MACs) are no matrix "
+            "products and take no time here"
         )
     return Dnn(path.stem, tuple(layers)), tuple(notes)
 

@@ -34,12 +34,15 @@ def single_arrays() -> Iterator[Row]:
     with file.open(newline="") as lines:
         table = list(csv.DictReader(lines))
     for flow in DATAFLOWS.values():
-        cases = [line for line in table if line["dataflow"] == flow.scale_sim]
-        met = 0
-        for line in cases:
-            m, outputs, reduction, size = (int(line[key]) for key in ("M", "N", "K", "array"))
-            cycles = folded_cycles(flow, m, reduction, outputs, size, size)
-            met += cycles - 1 == int(line["cycles"])
+        cases = [
+            [int(line[key]) for key in ("M", "K", "N", "array", "cycles")]
+            for line in table
+            if line["dataflow"] == flow.scale_sim
+        ]
+        met = sum(
+            folded_cycles(flow, m, n, k, size, size) - 1 == cycles
+            for m, n, k, size, cycles in cases
+        )
         yield _equal(
             "S9",
             f"{what}, {flow.scale_sim}: cases met exactly",

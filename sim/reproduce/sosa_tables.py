@@ -38,17 +38,28 @@ def integers() -> Iterator[Row]:
     two = "cycles, last main round"
     four = f"{two}, last round of additions, stalls"
     for name, counts in published.RUNS.items():
-        what = f"{name}, 32 x 32, 256 pods: {four}, tile ops"
-        yield _counts(what, counts, Case((name,)), _REBUILT * (name in published.REBUILT))
+        yield _counts(
+            f"{name}, 32 x 32, 256 pods: {four}, tile ops",
+            counts,
+            Case((name,)),
+            _REBUILT * (name in published.REBUILT),
+        )
     for (pods, kind), pair in published.ROUTED.items():
-        case = Case(("bert_medium",), PodArray(pods=pods, interconnect=kind))
-        yield _counts(f"bert_medium, 32 x 32, {pods} pods, {kind}: {two}", pair, case)
+        yield _counts(
+            f"bert_medium, 32 x 32, {pods} pods, {kind}: {two}",
+            pair,
+            Case(("bert_medium",), PodArray(pods=pods, interconnect=kind)),
+        )
     for (size, pods, name), pair in published.SQUARES.items():
-        what = f"{name}, {_size((size, size, pods))}: {two}"
-        yield _counts(what, pair, Case((name,), array_of((size, size, pods))))
+        shape = size, size, pods
+        yield _counts(f"{name}, {_size(shape)}: {two}", pair, Case((name,), array_of(shape)))
     for names, tenants in published.TENANTS.items():
-        what = f"{' beside '.join(names)}, all encoders, 32 x 32, 256 pods: {four}"
-        yield _counts(what, tenants, Case(names, repeated=False), _REBUILT)
+        yield _counts(
+            f"{' beside '.join(names)}, all encoders, 32 x 32, 256 pods: {four}",
+            tenants,
+            Case(names, repeated=False),
+            _REBUILT,
+        )
 
 
 def _counts(what: str, known: Sequence[int], case: Case, note: str = "") -> Row:
@@ -66,14 +77,26 @@ def main_table(shape: Shape) -> Iterator[Row]:
         found = array.at_power(run(Case((name,), array)).tops)
         yield _near("S2", f"{name}, {_size(shape)}: TOPS at 400 W", value, found, percent)
     mean = array.at_power(mean_tops(array))
-    what = f"ten networks, {_size(shape)}: harmonic mean of TOPS at 400 W"
-    yield _near("S2", what, known[-1], mean, percent, note)
+    yield _near(
+        "S2",
+        f"ten networks, {_size(shape)}: harmonic mean of TOPS at 400 W",
+        known[-1],
+        mean,
+        percent,
+        note,
+    )
     if shape == SOSA:
         large = 128, 128, 32
         ratio = mean / array_of(large).at_power(mean_tops(array_of(large)))
         known_ratio = known[-1] / published.AT_400_W[large][-1]
-        what = "256 pods of 32 x 32 over 32 of 128 x 128: harmonic means"
-        yield _near("S2", what, known_ratio, ratio, 0.2, "the abstract's 1.5 times")
+        yield _near(
+            "S2",
+            "256 pods of 32 x 32 over 32 of 128 x 128: harmonic means",
+            known_ratio,
+            ratio,
+            0.2,
+            "the abstract's 1.5 times",
+        )
 
 
 def design_space() -> Iterator[Row]:
@@ -150,8 +173,9 @@ def pareto() -> Iterator[Row]:
     what = "256 pods, butterfly_2 over crossbar"
     yield _row("S4", f"{what}: throughput", fast / fastest, share, ">= 0.94", share >= 0.94)
     yield _row("S4", f"{what}: peak power", watts / most, power, "< 0.45", power < 0.45)
-    what = "256 pods, benes_copy over butterfly_2: throughput"
-    yield _near("S4", what, slowest / fast, slow, 0.5)
+    yield _near(
+        "S4", "256 pods, benes_copy over butterfly_2: throughput", slowest / fast, slow, 0.5
+    )
 
 
 def partitions(sizes: Sequence[int]) -> Iterator[Row]:
@@ -159,8 +183,13 @@ def partitions(sizes: Sequence[int]) -> Iterator[Row]:
     found = {size: mean_tops(array_of(SOSA), None if size == 32 else size) for size in sizes}
     for size, value in found.items():
         rows = size if size < 512 else "all (512)"
-        what = f"{rows} rows of X in a tile: harmonic mean, TOPS"
-        yield _near("S5", what, published.PARTITIONS[size], value, 0.5)
+        yield _near(
+            "S5",
+            f"{rows} rows of X in a tile: harmonic mean, TOPS",
+            published.PARTITIONS[size],
+            value,
+            0.5,
+        )
     best = max(found, key=lambda size: found[size])
     yield _equal("S5", "rows of X in the best tile, of those above", 32.0, float(best))
 
@@ -171,14 +200,16 @@ def tenants(batches: Sequence[int]) -> Iterator[Row]:
         found = []
         for names, known in zip(published.TENANTS, published.TOGETHER[batch]):
             found.append(run(Case(names, repeated=False, batch=batch)).tops)
-            what = f"{' beside '.join(names)}, batch {batch}: TOPS"
-            yield _near("S6", what, known, found[-1], 0.5)
+            yield _near(
+                "S6", f"{' beside '.join(names)}, batch {batch}: TOPS", known, found[-1], 0.5
+            )
         known_gain, gain = (
             both / float(harmonic_mean(np.array(alone)))
             for *alone, both in (published.TOGETHER[batch], found)
         )
-        what = f"together over one after the other, batch {batch}"
-        yield _near("S6", what, known_gain, gain, 0.5)
+        yield _near(
+            "S6", f"together over one after the other, batch {batch}", known_gain, gain, 0.5
+        )
 
 
 def banks() -> Iterator[Row]:

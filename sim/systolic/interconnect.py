@@ -44,12 +44,6 @@ class Routes:
     order: np.ndarray = field(default_factory=lambda: _none(1, 1), repr=False)
     recounted_cycles: int = 0  # of the latency, what the artifact counts twice
 
-    def route(self, bank: int, pod: int, way: int = 0) -> tuple[int, ...]:
-        """The links from a bank to a pod, in order."""
-        if self.order.shape[1] < 2:
-            return tuple(self.hops[bank, pod].tolist())
-        return (*self.heads[bank, way].tolist(), *self.hops[way, pod].tolist())
-
 
 def butterfly(ports: int, expansion: int = 2) -> Routes:
     """A banyan of expansion x ports, rounded up to a power of two; `ports` of each side are used.

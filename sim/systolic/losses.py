@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.facts.array import Tiles
 from sim.systolic.schedule import Schedule
 from sim.systolic.timing import Timing
 
@@ -41,16 +42,7 @@ def losses(schedule: Schedule, timing: Timing) -> Losses:
     return Losses(*found, ends=timing.cycles - sum(found))
 
 
-class Occupancy(NamedTuple):
-    """What each pod did in each round."""
-
-    layers: tuple[tuple[int, str], ...]  # DNN and layer
-    starts: np.ndarray  # [round], cycles
-    ends: np.ndarray  # [round]
-    layer: np.ndarray  # [pod, round] of uint16: 0 is none, else 1 + the place in `layers`
-
-
-def occupancy(schedule: Schedule, timing: Timing) -> Occupancy:
+def occupancy(schedule: Schedule, timing: Timing) -> Tiles:
     """Of one run, repeats and all; layers beyond the 65,535th are shown as that one."""
     rounds = len(timing.starts)
     once = 1 + max(plan.last_round for plan in schedule.layers)
@@ -62,7 +54,8 @@ def occupancy(schedule: Schedule, timing: Timing) -> Occupancy:
                 index + 1, 65_535
             )
     names = tuple((plan.dnn, plan.tiling.layer.name) for plan in schedule.layers)
-    return Occupancy(names, timing.starts, timing.starts + timing.lengths, layer)
+    hz = schedule.array.clock_hz
+    return Tiles(names, timing.starts / hz, (timing.starts + timing.lengths) / hz, layer)
 
 
 def ends(schedule: Schedule, timing: Timing) -> tuple[int, ...]:

@@ -63,11 +63,6 @@ class PodArray:
         """Operations, two a MAC."""
         return 2.0 * self.rows * self.cols * self.pods * self.clock_hz
 
-    @property
-    def dram_bytes_per_cycle(self) -> float:
-        """From memory."""
-        return self.dram_bytes_per_s / self.clock_hz
-
     def at_power(self, ops_per_s: float, power_w: float = PAPER.power_w) -> float:
         """Throughput if scaled to a power: linearly, as the authors do after a simulation."""
         return float(ops_per_s * power_w / self.power.total_w)
@@ -79,6 +74,6 @@ class PodArray:
         return replace(self, pods=pods, dram_bytes_per_s=self.dram_bytes_per_s * pods / self.pods)
 
 
-def harmonic_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
+def harmonic_mean(values: np.ndarray) -> np.ndarray:
     """Of throughputs, the mean of their times for equal work."""
-    return 1.0 / np.mean(1.0 / np.asarray(values, float), axis=axis)
+    return 1.0 / np.mean(1.0 / np.asarray(values, float), axis=0)

@@ -65,7 +65,7 @@ def simulate(schedule: Schedule) -> Timing:
     )
     if schedule.exact:
         lengths[-1] = 0
-    per_cycle = array.dram_bytes_per_cycle
+    per_cycle = array.dram_bytes_per_s / array.clock_hz
     warm_up = ceil(int(rounds.w_bytes[0]) / per_cycle) + int(rounds.loaded[0]) + 1
     first, back, starts, stalls = _play(lengths, rounds, schedule, warm_up)
     skew = (
@@ -94,7 +94,7 @@ def _play(
     array, count = schedule.array, len(lengths)
     due = np.cumsum(rounds.w_bytes + rounds.raw_bytes).astype(float)
     within = due[np.minimum(np.arange(count) + array.prefetch_rounds - 1, count - 1)]
-    per_cycle = array.dram_bytes_per_cycle
+    per_cycle = array.dram_bytes_per_s / array.clock_hz
     starts, stalls = np.zeros((2, count), np.int64)
     sums = sums_of(schedule, count)
     if banks_hold(sums, array.bank_bytes):
@@ -133,8 +133,3 @@ def _play(
 def ops_per_s(schedule: Schedule, timing: Timing) -> float:
     """Effective throughput: operations asked for, over the time of the run."""
     return schedule.ops / timing.cycles * schedule.array.clock_hz
-
-
-def busy_share(schedule: Schedule, timing: Timing) -> float:
-    """Tile ops over pods and rounds, as the artifact counts both."""
-    return timing.tile_ops / (max(timing.last_main_round, 1) * schedule.array.pods)
