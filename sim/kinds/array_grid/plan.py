@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,15 +13,23 @@ from sim.facts.array import GridRecord
 from sim.facts.outcome import Outcome
 from sim.facts.span import digest
 from sim.facts.totals import Totals
-from sim.machine.array import array_assumptions, array_of
+from sim.kinds.array_grid.spec import Family, Granularity
+from sim.kinds.dnn.plan import network_of
+from sim.kinds.dnn.spec import Networks
+from sim.machine.array import PAPER, array_assumptions, array_of
 from sim.machine.wiring import Assumption
-from sim.run_arrays import network_of
 from sim.scenario import MisfitError, Variant
-from sim.scenario.networks import Family, Granularity, Networks
 from sim.systolic.granularity import mean_of_means
 from sim.systolic.pod_array import PodArray, harmonic_mean
 from sim.systolic.power import Budget, most_pods
 from sim.text.strict_yaml import KeyPath
+
+_RULE = (
+    "array: closed form",
+    "all tiles that fit run at once, and take as long as their weights to load",
+    "READ",
+    f"{PAPER}, its artifact's run_design_space",
+)
 
 
 class GridPlan(NamedTuple):
@@ -33,8 +42,9 @@ class GridPlan(NamedTuple):
     assumptions: list[Assumption]
 
 
-def prepare_grid(v: Variant, work: Granularity) -> GridPlan:
+def prepare(v: Variant, seed: int) -> GridPlan:
     """Build the networks; MisfitError with everything that cannot be."""
+    work: Granularity = v.workload
     array = array_of(v)
     wrong: list[tuple[KeyPath, str]] = []
     families: dict[str, list[list[Dnn]]] = {}
@@ -49,7 +59,7 @@ def prepare_grid(v: Variant, work: Granularity) -> GridPlan:
                 wrong.append((("workload", "families", name, "networks", each), str(error)))
     if wrong:
         raise MisfitError(wrong)
-    return GridPlan(v, work, array, families, array_assumptions(v, array))
+    return GridPlan(v, work, array, families, [*array_assumptions(v, array), _RULE])
 
 
 def _sizes(name: str, family: Family) -> list[Dnn]:
@@ -68,7 +78,7 @@ def _sizes(name: str, family: Family) -> list[Dnn]:
     return found
 
 
-def play_grid(plan: GridPlan) -> Outcome:
+def play(plan: GridPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Operations a joule of every size in the grid, and of the array that the variant has."""
     spec, array = plan.variant.pod.array, plan.array
     assert spec is not None
@@ -94,7 +104,7 @@ def play_grid(plan: GridPlan) -> Outcome:
     )
     return Outcome(
         Totals(),
-        grid=record,
+        part=record,
         assumptions=plan.assumptions,
         fingerprint=digest(whole.ravel().tolist()),
     )
