@@ -28,7 +28,7 @@ WHOLE = PodArray()  # 256 pods of 32 x 32, butterfly-2
 def exact(
     name: str, array: PodArray = WHOLE, partition: int | None = None
 ) -> tuple[Timing, float, float]:
-    """The run, its TOPS, and the share of busy pods: over pods and rounds as the artifact counts."""
+    """The run, its TOPS, and the share of busy pods over all rounds, as the artifact counts."""
     made = schedule(
         [dnn(name, image=299, length=100, exact=True)], array, partition=partition, exact=True
     )
