@@ -63,8 +63,7 @@ def prepare(v: Variant, seed: int) -> GridPlan:
 
 
 def _sizes(name: str, family: Family) -> list[Dnn]:
-    """A network at each image size or length of its family; one size is enough where it is not
-    known by name."""
+    """A DNN at each size of its family's inputs; one is enough where it is not known by name."""
     spec = family.networks[name]
     found: list[Dnn] = []
     for image in family.images or [INPUTS["image"].default]:

@@ -66,8 +66,7 @@ class _Played(NamedTuple):
 
 
 def prepare(v: Variant, seed: int) -> ArrayPlan:
-    """Build array and networks, and see that the ones fit the other; MisfitError with everything
-    that does not."""
+    """Build array and DNNs, and see that they fit; MisfitError with everything that does not."""
     work: Networks = v.workload
     array = array_of(v)
     pods = _pods(work, array)
@@ -139,8 +138,7 @@ def _assumptions(work: Networks, array: PodArray) -> Iterator[Assumption]:
 
 
 def network_of(name: str, spec: DnnSpec, work: Networks) -> tuple[Dnn, str, Sequence[str]]:
-    """The layers of a network, what it is in words, and what the user should know of it;
-    ValueError, MisfitError."""
+    """A DNN, what it is in words, and what the user should know of it; ValueError, MisfitError."""
     batch = spec.batch or work.batch
     if spec.file is not None:
         found, notes = read_dnn(Path(spec.file), batch=batch, sizes=spec.sizes)
