@@ -65,8 +65,7 @@ class LinkFile(hardware.Sourced):
 
 
 class UplinkFile(BaseModel):
-    """The `nic:` or `spine:` of several nodes; without a source of its own, the link's stands for
-    it."""
+    """The `nic:` or `spine:` of several nodes; without a source of its own, it has the link's."""
 
     model_config = hardware.STRICT
     bytes_per_s: _Rate
@@ -177,8 +176,10 @@ Wire = Annotated[tuple[Node, Node, EdgeFacts], BeforeValidator(_wire)]
 
 
 class PodFile(BaseModel):
-    """A file in `topologies/`.  Which parameters a shape has is written at its function in
-    `sim/network`."""
+    """A file in `topologies/`.
+
+    Which parameters a shape has is written at its function in `sim/network`.
+    """
 
     model_config = hardware.STRICT
     name: hardware.Text
@@ -232,8 +233,9 @@ class PodFile(BaseModel):
 
 
 def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) -> PodSpec:
-    """The pod of that name, or in a file; `changes` sets `bytes_per_s` and `latency_s` of its
-    links, in SI units.
+    """The pod of that name, or in a file.
+
+    `changes` sets `bytes_per_s` and `latency_s` of its links, in SI units.
 
     ScenarioError with every fault of the file, those that only building it shows among them.
     """
@@ -318,8 +320,7 @@ def _counted(spec: PodSpec, doc: Document) -> PodSpec:
 
 
 def _blamed(spec: PodSpec, doc: Document, what: str) -> KeyPath:
-    """The key that a fault of building is about: a wire of the list, a parameter that it names, or
-    the shape."""
+    """The key that a fault of building is about: a wire, a parameter it names, or the shape."""
     if spec.shape == "edges":
         found = [
             i

@@ -239,10 +239,8 @@ def _sorted_out(shape: str, parameters: Mapping[str, Any]) -> tuple[dict[str, An
     return {name: value for name, value in parameters.items() if name not in wanted}, own
 
 
-# fmt: off
-_LEAST = {"devices": 1, "dimensions": 0, "k": 2, "n": 1, "levels": 1, "expansion": 1, "groups": 1, "routers": 1,
-          "chips": 1, "global_links": 1, "nodes": 1, "rails": 1, "spines": 1}
-# fmt: on
+_COUNTED = "devices n levels expansion groups routers chips global_links nodes rails spines"
+_LEAST = {**dict.fromkeys(_COUNTED.split(), 1), "k": 2, "dimensions": 0}
 
 
 def _power(base: int, exponent: int) -> float:
