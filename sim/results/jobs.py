@@ -11,6 +11,7 @@ import numpy as np
 
 from sim.facts.jobs import JobRecord, LinkUse
 from sim.facts.outcome import Outcome
+from sim.network.collectives import COLLECTIVES
 
 OF_JOBS: dict[str, str] = {
     "mean_s": "mean time of the job's collectives, each from its start to the last rank's end",
@@ -37,12 +38,6 @@ OF_LINKS: dict[str, str] = {
     "link_bytes": "bytes over all links, once for each link crossed",
     "most_flows_on_a_link": "messages that were on one link at once, at most",
 }
-_BUS = {
-    "all_reduce": lambda n: 2 * (n - 1) / n,
-    "all_gather": lambda n: (n - 1) / n,
-    "reduce_scatter": lambda n: (n - 1) / n,
-    "all_to_all": lambda n: (n - 1) / n,
-}
 
 
 def tenants(outcome: Outcome) -> dict[str, dict[str, float]]:
@@ -68,7 +63,7 @@ def _numbers(job: JobRecord) -> dict[str, float]:
         "min_s": float(times.min()),
         "max_s": float(times.max()),
     }
-    bus = _BUS[job.collective](job.ranks) if job.collective in _BUS else 1.0
+    bus = COLLECTIVES[job.collective].bus(job.ranks)
     return facts | {
         "slowdown": mean_s / job.idle_s,
         "bus_bandwidth_bytes_per_s": job.nbytes * bus / mean_s,

@@ -16,8 +16,9 @@ from pydantic import (
     model_validator,
 )
 
-from sim.network.collectives import AlgorithmName, CollectiveName
+from sim.network.collectives import COLLECTIVES, choices
 from sim.scenario.fields import Bytes, Count, Factor, Seconds, Section, Share
+from sim.text.choice import Choice
 from sim.text.strict_yaml import nearest
 
 _RANGE = re.compile(r"(\d{1,12})(?:\s*-\s*(\d{1,12}))?")
@@ -107,7 +108,7 @@ class Job(Section):
     """A tenant that issues one collective after the other, each when all its ranks are done with
     the last."""
 
-    collective: CollectiveName
+    collective: Annotated[str, Choice(COLLECTIVES.keys)]
     bytes: Bytes = Field(
         description="the buffer of one rank; of all-gather, what each has in the end"
     )
@@ -116,7 +117,7 @@ class Job(Section):
         validate_default=True,
         description="'all', '0-7', [0, 1, 4-7], or {every, from, count}",
     )
-    algorithm: Literal["auto", AlgorithmName] | None = Field(
+    algorithm: Annotated[str, Choice(choices)] | None = Field(
         default=None, description="default: pod.collective"
     )
     start: Seconds = 0.0

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from sim.graph import parallel, routing
 from sim.hardware.device import OWN_KERNELS
-from sim.network.collectives import AlgorithmName
+from sim.network.collectives import choices
 from sim.scenario.fields import (
     Bytes,
     BytesPerSecond,
@@ -29,6 +29,7 @@ from sim.scenario.fields import (
 from sim.scenario.jobs import LinkFault
 from sim.systolic.interconnect import NETWORKS
 from sim.systolic.machine import DATAFLOWS
+from sim.text.choice import Choice
 
 
 class KernelChange(Section):
@@ -145,7 +146,7 @@ class Pod(Section):
         description="rank -> how many times slower its compute and HBM are; of collectives "
         "alone, its steps",
     )
-    collective: Literal["auto", AlgorithmName] = "auto"
+    collective: Annotated[str, Choice(choices)] = "auto"
     faults: list[LinkFault] = Field(default=[], description="links that are slow, late, or gone")
     jitter: Seconds = Field(
         default=0.0, description="mean of a random (exponential) extra delay of each message"
