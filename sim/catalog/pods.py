@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,7 @@ from sim.catalog import hardware, shipped
 from sim.catalog.files import checked, find
 from sim.hardware.device import Fact
 from sim.network import topology
-from sim.network.topology import SHAPES, Graph, Shape
+from sim.network.topology import SHAPES, Graph
 from sim.text import strict_yaml
 from sim.text.strict_yaml import Document, KeyPath, ScenarioError, nearest
 from sim.text.units import BytesPerSecond, Seconds
@@ -201,9 +202,10 @@ class _Whole(PodFile):
     model_config = hardware.STRICT
 
 
-def _form(shape: Shape) -> type[PodFile]:
-    """The keys of a file of that shape."""
-    fields: dict[str, Any] = {}
+@cache
+def _form(name: str) -> type[PodFile]:
+    """The keys of a file of the shape of that name."""
+    shape, fields = SHAPES[name], dict[str, Any]()
     for name, default in topology.defaults(shape).items():
         parameter = shape.parameters[name]
         kind = _FIELDS[parameter.kind]
@@ -222,8 +224,8 @@ def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) ->
         "topologies", name_or_path, shipped.folder("topologies"), shipped.names("topologies")
     )
     doc = strict_yaml.read(path)
-    shape = SHAPES.get(str(doc.data.get("shape")))
-    form, of = (_form(shape), topology.called(doc.data["shape"])) if shape else (PodFile, "a pod")
+    shape = str(doc.data.get("shape"))
+    form, of = (_form(shape), topology.called(shape)) if shape in SHAPES else (PodFile, "a pod")
     file = checked(form, doc, of)
     facts = {
         f"link_{key}": hardware.fact(file.link, doc.raw(("link", key)))

@@ -78,8 +78,8 @@ class Algorithm(NamedTuple):
 
     @property
     def doc(self) -> str:
-        """What it does, in a line."""
-        return (self.plan.__doc__ or "").partition("\n")[0]
+        """What it does: the first paragraph of what its plan says of itself."""
+        return " ".join((self.plan.__doc__ or "").partition("\n\n")[0].split())
 
 
 class Collective(NamedTuple):
