@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sim.facts.version import VERSION as __version__  # noqa: N811
 from sim.results import Result
-from sim.run import run
-from sim.scenario import Scenario, ScenarioError, load
+from sim.run import load, run
+from sim.scenario import Scenario, ScenarioError
 
 __all__ = ["Result", "Scenario", "ScenarioError", "__version__", "load", "run"]

@@ -608,7 +608,7 @@ def test_the_choices_of_a_job_are_the_rows_of_the_tables(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that comes late counts: in the file, and in the schema that an editor reads."""
-    from sim.network.collectives import COLLECTIVES, Algorithm, choices
+    from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES, Algorithm
 
     def asked(name: str) -> str | None:
         return load(write(**network(algorithm=name))).variants["run"].workload.jobs["a"].algorithm
@@ -618,9 +618,9 @@ def test_the_choices_of_a_job_are_the_rows_of_the_tables(
     plan = COLLECTIVES["all_reduce"].algorithms["ring"].plan
     monkeypatch.setitem(COLLECTIVES["all_reduce"].algorithms, "own", Algorithm(plan))
     assert asked("own") == "own"
-    job = json_schema()["$defs"]["Job"]["properties"]
+    job = json_schema()["$defs"]["JobSpec"]["properties"]
     assert job["collective"]["enum"] == list(COLLECTIVES)
-    assert job["algorithm"]["anyOf"][0]["enum"] == choices()
+    assert job["algorithm"]["anyOf"][0]["enum"] == ["auto", *ALGORITHM_NAMES]
 
 
 def collectives(**work: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sim.catalog.files import checked, find
 from sim.hardware.cost import told_as, with_kernel
 from sim.hardware.device import OWN_KERNELS, Device, Fact, Kernel
-from sim.network.collectives import COLLECTIVES, algorithm_names
+from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES
 from sim.network.library import Library, Way
 from sim.text import strict_yaml
 from sim.text.choice import Choice
@@ -37,7 +37,7 @@ KernelName = Annotated[
 _POSITIVE = Field(gt=0)
 _NOT_NEGATIVE = Field(ge=0)
 STRICT = ConfigDict(extra="forbid", frozen=True)
-AlgorithmName = Annotated[str, Choice(algorithm_names)]
+AlgorithmName = Annotated[str, Choice(ALGORITHM_NAMES)]
 
 
 class Sourced(BaseModel):
@@ -108,9 +108,7 @@ class WayFile(BaseModel):
     """A line of `ways.table`: one way of a library to do some collectives."""
 
     model_config = STRICT
-    collectives: Annotated[
-        tuple[Annotated[str, Choice(COLLECTIVES.keys)], ...], Field(min_length=1)
-    ]
+    collectives: Annotated[tuple[Annotated[str, Choice(COLLECTIVES)], ...], Field(min_length=1)]
     algorithm: AlgorithmName
     protocol: Text
     launch: Annotated[Seconds, Field(ge=0)]

@@ -7,7 +7,7 @@ listed follow from the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from sim.network import plans
@@ -153,15 +153,17 @@ COLLECTIVES: dict[str, Collective] = {
 }
 
 
-def algorithm_names() -> list[str]:
-    """Every name that an algorithm of some collective has, once."""
-    return list(dict.fromkeys(name for each in COLLECTIVES.values() for name in each.algorithms))
+class _Names:
+    """Every name that an algorithm of some collective has, once, as the rows are when asked."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(
+            dict.fromkeys(name for each in COLLECTIVES.values() for name in each.algorithms)
+        )
 
 
-def choices() -> list[str]:
-    """What a pod or a job may ask for: an algorithm, or `auto`, the quickest of those that
-    serve."""
-    return ["auto", *algorithm_names()]
+ALGORITHM_NAMES = _Names()
+AUTO = "auto"  # what may be asked for in place of an algorithm: the quickest of those that serve
 
 
 def serving(kind: str, who: Members) -> list[str]:

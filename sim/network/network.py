@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.network.collectives import COLLECTIVES, algorithm, choices, serving
+from sim.network.collectives import ALGORITHM_NAMES, AUTO, COLLECTIVES, algorithm, serving
 from sim.network.layout import layout, ring_order
 from sim.network.library import Library, Way
 from sim.network.plans import Floats, Ints, Members, Plan, Round, repeats
@@ -53,7 +53,7 @@ class Fold(NamedTuple):
 class Network:
     """What a technique or an engine may ask about communication on a pod."""
 
-    def __init__(self, graph: Graph, library: Library, algorithm: str = "auto") -> None:
+    def __init__(self, graph: Graph, library: Library, algorithm: str = AUTO) -> None:
         self.graph, self.library, self.wires = graph, library, Wires(graph)
         self._choose(algorithm)
 
@@ -70,9 +70,10 @@ class Network:
 
     def _choose(self, algorithm: str) -> None:
         """Take up an algorithm, or `auto`; answers once given are kept."""
-        if algorithm not in choices():
+        names = (AUTO, *ALGORITHM_NAMES)
+        if algorithm not in names:
             raise ValueError(
-                f"no collective algorithm {algorithm!r}; choose one of {', '.join(choices())}"
+                f"no collective algorithm {algorithm!r}; choose one of {', '.join(names)}"
             )
         self.algorithm = algorithm
         self.fold = lru_cache(maxsize=4096)(self._fold)

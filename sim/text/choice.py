@@ -3,33 +3,33 @@ chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+from pydantic_core import core_schema
+
+from sim.text.strict_yaml import nearest
 
 
 class Choice:
-    """Marks a text field that is one of some names: `Annotated[str, Choice(TABLE.keys)]`.
+    """One of the names of a table, as it is when the file is read: installed packages add rows."""
 
-    The names are asked for at each reading, so that a row which a package adds to the table counts
-    however late it comes.
-    """
+    def __init__(self, table: Iterable[str], *more: str) -> None:
+        self.table, self.more = table, more
 
-    def __init__(self, names: Callable[[], Iterable[str]]) -> None:
-        self.names = names
+    @property
+    def names(self) -> list[str]:
+        """What may be chosen."""
+        return [*self.more, *self.table]
 
-    def _known(self, value: Any) -> Any:
-        names = list(self.names())
-        if value not in names:
-            *others, last = map(repr, names)
-            expected = " or ".join(filter(None, (", ".join(others), last)))
-            raise PydanticKnownError("literal_error", {"expected": expected})
+    def _known(self, value: str) -> str:
+        if value not in self.names:
+            close, choices = nearest(value, self.names), ", ".join(self.names)
+            raise ValueError(f"{value!r} is not allowed here{close}; choose one of {choices}")
         return value
 
-    def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._known)
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
 
-    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict:
-        return {"enum": list(self.names()), "type": "string"}
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"enum": self.names, "type": "string"}
