@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from sim.catalog.installed import FILES
 from sim.text.strict_yaml import Document, Fault, KeyPath, ScenarioError, dotted, nearest
 
 KINDS = ("devices", "models", "libraries")
@@ -24,7 +25,7 @@ def names(kind: str) -> list[str]:
         raise ValueError(
             f"the catalogue has no {kind!r}{nearest(kind, KINDS)}; there are {', '.join(KINDS)}"
         )
-    return sorted(path.stem for path in (_HERE / kind).glob("*.yaml"))
+    return sorted({path.stem for path in (_HERE / kind).glob("*.yaml")} | {*FILES[kind]})
 
 
 def find(
@@ -50,7 +51,7 @@ def find(
             f"no {_NOUN[kind]} {text!r}{nearest(text, known)}; {there_are}, or give the path "
             "of a file"
         )
-    return next(
+    return FILES[kind].get(text) or next(
         p
         for p in ((folder or _HERE / kind) / (text + end) for end in (".yaml", ".yml"))
         if p.is_file()

@@ -218,6 +218,9 @@ class Kind(StrEnum):
     collectives = "collectives"
     techniques = "techniques"
     scenarios = "scenarios"
+    kinds = "kinds"
+    metrics = "metrics"
+    formats = "formats"
 
 
 @app.command("list")

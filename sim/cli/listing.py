@@ -30,7 +30,7 @@ EXPERIMENT_KEYS = (
 def rows(kind: str) -> list[Row]:
     """Everything of a kind (devices, models, libraries, topologies, collectives ...), in SI
     units."""
-    return [finite(row) for row in _ROWS[kind]()]
+    return [finite(row) for row in _with_origin(kind)]
 
 
 def table(kind: str) -> Table:
@@ -39,12 +39,22 @@ def table(kind: str) -> Table:
     from rich.table import Table
 
     columns = _COLUMNS[kind]
+    found = _with_origin(kind)
+    columns += [_text("from")] if any(row["from"] for row in found) else []
     grid = Table(title=kind, title_justify="left", show_edge=False, pad_edge=False)
     for heading, _, numeric in columns:
         grid.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-    for row in _ROWS[kind]():
+    for row in found:
         grid.add_row(*(escape(str(cell(row))) for _, cell, _ in columns))
     return grid
+
+
+def _with_origin(kind: str) -> list[Row]:
+    """The rows of installed packages too, each with the package that it is from."""
+    from sim.catalog.installed import add_installed, origin
+
+    add_installed()
+    return [{**row, "from": origin(_TABLES.get(kind, ""), row["name"])} for row in _ROWS[kind]()]
 
 
 def pairs(title: str, found: Mapping[str, str]) -> Table:
@@ -211,13 +221,40 @@ def _scenarios() -> list[Row]:
     from sim.catalog import shipped
     from sim.run import load
 
-    found = [
-        load(shipped.folder("scenarios") / f"{name}.yaml") for name in shipped.names("scenarios")
-    ]
+    found = [load(name) for name in shipped.names("scenarios")]
     return [
         {"name": s.name, "question": s.question, "variants": list(s.variants), "path": str(s.path)}
         for s in found
     ]
+
+
+def _kinds() -> list[Row]:
+    from sim.kinds import KINDS
+
+    return [
+        {"name": name, "summary": kind.summary, "reads": ", ".join(kind.reads)}
+        for name, kind in KINDS.items()
+    ]
+
+
+def _metrics() -> list[Row]:
+    from sim.kinds import KINDS
+    from sim.results.metrics import part_rows_of, rows_of
+
+    found: dict[tuple[str, str], Row] = {}
+    for kind in KINDS.values():
+        for part, table in (("", rows_of(kind)), (kind.part, part_rows_of(kind))):
+            for name, row in table.items():
+                new = {"name": name, "unit": row.unit, "better": row.better, "definition": row.of}
+                of = found.setdefault((name, row.of), new | {"of": []})["of"]
+                of.append(f"{part} of {kind.name}" if part else kind.name)
+    return list(found.values())
+
+
+def _formats() -> list[Row]:
+    from sim.traces.formats import FORMATS
+
+    return [{"name": name, "first_line": form.first_line()} for name, form in FORMATS.items()]
 
 
 def _fields(name: str, thing: Any) -> Row:
@@ -237,6 +274,18 @@ def _with_facts(name: str, thing: Any) -> Row:
     }
 
 
+# Under which name packages add to it.
+_TABLES = {
+    "devices": "device",
+    "models": "model",
+    "libraries": "library",
+    "topologies": "topology",
+    "techniques": "technique",
+    "scenarios": "scenario",
+    "kinds": "kind",
+    "metrics": "metric",
+    "formats": "format",
+}
 _ROWS: dict[str, Callable[[], list[Row]]] = {
     "devices": _devices,
     "models": _models,
@@ -246,6 +295,9 @@ _ROWS: dict[str, Callable[[], list[Row]]] = {
     "collectives": _collectives,
     "techniques": _techniques,
     "scenarios": _scenarios,
+    "kinds": _kinds,
+    "metrics": _metrics,
+    "formats": _formats,
 }
 
 
@@ -352,6 +404,14 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
         _text("summary"),
         ("options", lambda row: ", ".join(row["options"]), False),
     ],
+    "kinds": [_text("name"), _text("summary"), _text("reads")],
+    "metrics": [
+        _text("name"),
+        _text("unit"),
+        ("of", lambda row: ", ".join(row["of"]), False),
+        _text("definition"),
+    ],
+    "formats": [_text("name"), ("first line", lambda row: row["first_line"], False)],
     "scenarios": [
         _text("name"),
         _text("question"),

@@ -93,9 +93,8 @@ DeviceName = Annotated[str, Place("device", "devices", YAML_SUFFIXES)]
 LibraryName = Annotated[str, Place("library", "libraries", YAML_SUFFIXES)]
 ModelName = Annotated[str, Place("model", "models", (*YAML_SUFFIXES, "/config.json"))]
 FilePath = Annotated[str, Place("file")]
-_TRACES = ("", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
-TraceFile = Annotated[str, Place("trace", "traces", _TRACES, absent=True)]
-TraceFallback = Annotated[str, Place("trace", "traces", _TRACES)]
+TraceFile = Annotated[str, Place("trace", "traces", absent=True)]
+TraceFallback = Annotated[str, Place("trace", "traces")]
 
 
 class Section(BaseModel):

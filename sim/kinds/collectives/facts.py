@@ -77,7 +77,9 @@ JOBS = table_of(
             unit="s",
             better="lower",
             label="alone",
-            of="time of one of them with the healthy pod to itself: the closed form where all ranks "
+            of="time of one of them with the healthy pod to itself: the closed form where "
+            "all "
+            "ranks "
             "go in step, else one played alone",
             value=lambda job: job.idle_s,
         ),
