@@ -33,7 +33,6 @@ TEN = (
     "bert_large",
 )
 PLAIN = ("resnet50", "bert_medium")
-NEVER = 10**12
 
 
 def timed(name: str, machine: Machine) -> tuple[int, float]:
@@ -56,7 +55,7 @@ def report(what: str, tile_ops: int, seconds: float) -> None:
 def main() -> None:
     machine = Machine()
     start = perf_counter()
-    compiled.loops_for(NEVER)
+    compiled.loops_for(10**12)
     timed("resnet18", machine)
     print(f"compiled or loaded in {perf_counter() - start:.1f} s")
     total, seconds = 0, 0.0
@@ -65,7 +64,7 @@ def main() -> None:
         report(name, tile_ops, took)
         total, seconds = total + tile_ops, seconds + took
     report("the ten", total, seconds)
-    compiled.COMPILED_FROM = NEVER
+    compiled.LOOPS.native = lambda amount: None  # type: ignore[method-assign]
     for name in PLAIN:
         report(f"{name}, plain Python", *timed(name, machine))
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
