@@ -35,7 +35,7 @@ _OPTIONS: dict[str, Any] = {
 }
 _LOAD_S = 0.06  # what LLVM and an object file take to load
 # A file is kept for later runs: it is made where this one alone would lose so much of its making.
-_WORTH = 0.02
+_WORTH = 0.04
 _C_TYPES: dict[type, Any] = {
     int: ctypes.c_int64,
     float: ctypes.c_double,
@@ -44,6 +44,7 @@ _C_TYPES: dict[type, Any] = {
 }
 _ALL: list[Loops] = []
 _RAN: dict[str, str] = {}
+_TOLD: set[str] = set()
 _ENGINES: list[Any] = []  # code lives as long as its engine
 
 
@@ -113,11 +114,13 @@ class Loops:
         if not self._never and not find_spec("numba"):
             self._never = "numba is not installed"
         if self._never:
-            if pays and self.name not in _RAN:
+            if pays:
                 _say(f"the {self.name} loop runs in plain Python, much slower: {self._never}")
-            return self.plain(self._never)
+            self.plain(self._never)
+            return None
         if work_s < _LOAD_S or (self._absent and not pays):
-            return self.plain("there is little to do")
+            self.plain("there is little to do")
+            return None
         file = object_file(self)
         code = read(file)
         if code is None and pays:
@@ -190,7 +193,10 @@ def object_file(loops: Loops) -> Path:
 
 
 def _say(text: str) -> None:
-    print(f"podscope: {text}", file=sys.stderr, flush=True)
+    """On stderr, once a process."""
+    if text not in _TOLD:
+        _TOLD.add(text)
+        print(f"podscope: {text}", file=sys.stderr, flush=True)
 
 
 def _head(code: bytes) -> bytes:
@@ -215,12 +221,12 @@ def _compile(loops: Loops) -> bytes:
 
     made: dict[Any, Any] = {}
     for module in loops.modules:
-        space = {
+        space: dict[str, Any] = {
             name: made.get(value, value) if isfunction(value) else value
             for name, value in vars(module).items()
         }
         for name, function in own_functions(module).items():
-            source = loops.instead.get(function, function)
+            source: Any = loops.instead.get(function, function)
             copy = FunctionType(source.__code__, space, name, source.__defaults__)
             copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
             space[name] = made[function] = numba.njit(**_OPTIONS)(copy)

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from sim import scenario
+from sim import compiled, scenario
 from sim.engine.shares import Part, Spread
 from sim.facts.outcome import Outcome
 from sim.facts.version import VERSION
@@ -46,6 +46,7 @@ def run(
     depend on their number. Raises ScenarioError, listing every fault, if anything in the scenario
     is wrong.
     """
+    compiled.begin()
     s = scenario.load(path, overrides)
     plans = prepare(s)
     outcomes: dict[str, Outcome] = {}

@@ -36,6 +36,7 @@ from sim.network.network import Network
 from sim.scenario import MisfitError, Variant
 from sim.scenario.workloads import Decode, Prefill, Requests
 from sim.scenario.workloads import Trace as TraceSource
+from sim.serving import compiled
 from sim.serving.fleet import ORDERS, POLICIES, ROUTERS, Arrivals, Rules, pool_of, replica_of
 from sim.serving.step_time import NO_SHARING, Sharing
 from sim.techniques import TECHNIQUES, Machine, apply
@@ -534,6 +535,7 @@ def trace_of(t: TraceSource) -> tuple[TraceStream, list[str]]:
     stream = open_trace(
         file, format=t.format, first=t.first, limit=t.limit, speed=t.speed, bad_rows=t.bad_rows
     )
-    for _ in itertools.islice(stream.chunks(), 1):
-        pass  # what is wrong with the beginning is told before anything runs
+    # What is wrong with the beginning is told before anything runs.
+    for chunk in itertools.islice(stream.chunks(), 1):
+        compiled.LOOPS.foresee(len(chunk))
     return stream, warning

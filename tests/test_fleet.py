@@ -514,7 +514,7 @@ def many(count, rate, seed=1):
     ids=["chunked", "prefill first", "static"],
 )
 def test_compiled_is_interpreted(replicas, router):
-    pytest.importorskip("numba", reason="the extra 'fast' is not installed")
+    pytest.importorskip("numba", reason="the compiled form needs numba")
     rules = RULES._replace(router=ROUTERS[router])
     quick, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules, expected=1e9)
     with pytest.MonkeyPatch.context() as patch:

@@ -173,6 +173,8 @@ def run(
         held = held and all(claim["ok"] for claim in result.expect)
         for warning in result.warnings:
             errors.print(f"[yellow]warning:[/] {plain(warning)}", highlight=False, soft_wrap=True)
+        if result.ran:
+            errors.print(f"loops: {plain('; '.join(result.ran))}", highlight=False, soft_wrap=True)
         terminal.print(f"wrote {plain(str(folder))}/", highlight=False, soft_wrap=True)
         if result.partial:
             raise typer.Exit(INTERRUPTED)

@@ -73,7 +73,7 @@ class Crossings(NamedTuple):
     share: Floats
     start: Ints
     flow: Ints
-    room: Room | None = None  # that compiled code works in
+    room: Room  # that compiled code works in; none for plain Python
 
 
 class Room(NamedTuple):
@@ -89,7 +89,7 @@ class Room(NamedTuple):
 
 def crossings(first: Ints, capacity: Ints, share: Floats, capacities: int) -> Crossings:
     """The table of flows given in compressed rows; every flow has at least one crossing."""
-    if (native := LOOPS.native(len(capacity))) is not None:
+    if (native := LOOPS.native(_PASS + len(capacity))) is not None:
         start, end = np.zeros((2, capacities + 1), np.int64)
         flow = np.empty(len(capacity), np.int64)
         native["_turned"](first, capacity, start, end, flow)
@@ -97,7 +97,8 @@ def crossings(first: Ints, capacity: Ints, share: Floats, capacities: int) -> Cr
     flow = np.repeat(np.arange(len(first) - 1), np.diff(first))
     start = np.zeros(capacities + 1, dtype=np.int64)
     np.cumsum(np.bincount(capacity, minlength=capacities), out=start[1:])
-    return Crossings(first, capacity, share, start, flow[np.argsort(capacity, kind="stable")])
+    flow = flow[np.argsort(capacity, kind="stable")]
+    return Crossings(first, capacity, share, start, flow, _room(0, 0))
 
 
 def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
@@ -108,11 +109,11 @@ def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
     however many flows it has.
     """
     rates = np.zeros(len(weights))
-    if table.room is not None and (native := LOOPS.native(0)) is not None:
+    if len(table.room.state) and (native := LOOPS.native(0)) is not None:
         native["_fill"](table, capacities, weights, rates)
         return rates
     first, capacity, share, start, by_capacity, _ = table
-    LOOPS.native(len(capacity))
+    LOOPS.native(_PASS + len(capacity))
     left = capacities.astype(float)
     demand = share * np.repeat(weights, np.diff(first))
     load = np.bincount(capacity, demand, minlength=len(left))
@@ -139,12 +140,12 @@ def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
 
 _ONE_LEVEL = 1 + 1e-12  # levels that differ by rounding only are one
 _NOTHING = 1e-9  # weight left on a link by rounding
+_PASS = 100  # crossings: what a call of a few flows takes beside them, in plain Python
 
 
 def _room(flows: int, capacities: int) -> Room:
-    return Room(
-        *np.zeros((3, capacities)), np.zeros(capacities, np.int64), *np.zeros((2, flows), np.int64)
-    )
+    floats, ints = np.zeros((3, capacities)), np.zeros((2, flows), np.int64)
+    return Room(*floats, np.zeros(capacities, np.int64), *ints)  # type: ignore[call-arg]
 
 
 def _turned(first: Ints, capacity: Ints, start: Ints, end: Ints, flow: Ints) -> int:
@@ -249,4 +250,4 @@ def _ranges(start: Ints, stop: Ints) -> Ints:
     return np.repeat(stop - ends, lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
-LOOPS = Loops("sharing", (sys.modules[__name__],), _samples, plain_s=2e-6, compile_s=2)
+LOOPS = Loops("sharing", (sys.modules[__name__],), _samples, plain_s=1e-6, compile_s=2)

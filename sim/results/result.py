@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim import compiled
 from sim.facts.outcome import Outcome
 from sim.results.array_figures import figures_page
 from sim.results.expect import check, parse
@@ -54,6 +55,7 @@ class Result:
     resolved: str  # the scenario as YAML, with every default filled in
     outcomes: dict[str, Outcome] = field(repr=False)
     partial: bool = False  # interrupted: some variants are missing, or one ends before its time
+    ran: tuple[str, ...] = ()  # which loops were compiled and which plain Python, and why
 
     @property
     def ok(self) -> bool:
@@ -162,6 +164,7 @@ class Result:
             for row in self.expect
         ]
         lines += [f"warning {text}" for text in self.warnings]
+        lines += [f"loop {text}" for text in self.ran]
         return "\n".join([*lines, self.verdict]) + "\n"
 
 
@@ -206,6 +209,7 @@ def build(
         resolved=resolved,
         outcomes=dict(outcomes),
         partial=partial,
+        ran=tuple(compiled.ran()),
     )
 
 
