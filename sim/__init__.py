@@ -17,15 +17,15 @@ from sim.facts.version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
     from sim.results import Result
-    from sim.run import run
-    from sim.scenario import Scenario, ScenarioError, load
+    from sim.run import load, run
+    from sim.scenario import Scenario, ScenarioError
 
 __all__ = ["Result", "Scenario", "ScenarioError", "__version__", "load", "run"]
 _HOME = {
     "Result": "sim.results",
     "Scenario": "sim.scenario",
     "ScenarioError": "sim.scenario",
-    "load": "sim.scenario",
+    "load": "sim.run",
     "run": "sim.run",
 }
 

@@ -44,6 +44,7 @@ _C_TYPES: dict[type, Any] = {
 }
 _ALL: list[Loops] = []
 _RAN: dict[str, str] = {}
+_FORESEEN: dict[str, float] = {}
 _TOLD: set[str] = set()
 _ENGINES: list[Any] = []  # code lives as long as its engine
 
@@ -51,8 +52,14 @@ _ENGINES: list[Any] = []  # code lives as long as its engine
 def begin() -> None:
     """A new run: what it will do is not known yet, and nothing has run."""
     _RAN.clear()
+    _FORESEEN.clear()
     for loops in _ALL:
         loops.begin()
+
+
+def foresee(name: str, amount: float) -> None:
+    """So much work is to come in this run for the loops of that name, in their unit."""
+    _FORESEEN[name] = _FORESEEN.get(name, 0.0) + amount
 
 
 def ran() -> list[str]:
@@ -90,13 +97,9 @@ class Loops:
         _ALL.append(self)
 
     def begin(self) -> None:
-        """Nothing is foreseen or asked for yet."""
-        self._foreseen_s = self._asked_s = 0.0
+        """Nothing is asked for yet."""
+        self._asked_s = 0.0
         self._absent = False  # there is no object file
-
-    def foresee(self, amount: float) -> None:
-        """So much more work is to come in this run."""
-        self._foreseen_s += amount * self.plain_s
 
     def native(self, amount: float) -> Mapping[str, Callable[..., int]] | None:
         """The compiled functions by name, for so much work more; None where plain Python is to do
@@ -109,7 +112,7 @@ class Loops:
             _RAN[self.name] = "compiled"
             return self._entries
         self._asked_s += amount * self.plain_s
-        work_s = max(self._foreseen_s, self._asked_s)
+        work_s = max(_FORESEEN.get(self.name, 0.0) * self.plain_s, self._asked_s)
         pays = work_s >= _WORTH * self.compile_s
         if not self._never and not find_spec("numba"):
             self._never = "numba is not installed"

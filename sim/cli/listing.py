@@ -209,7 +209,7 @@ def _collectives() -> list[Row]:
 
 def _scenarios() -> list[Row]:
     from sim.catalog import shipped
-    from sim.scenario import load
+    from sim.run import load
 
     found = [
         load(shipped.folder("scenarios") / f"{name}.yaml") for name in shipped.names("scenarios")

@@ -13,7 +13,7 @@ import simpy
 
 from sim.engine.exchange import Exchange, Jitter, Known
 from sim.engine.fabric import Fabric
-from sim.facts.jobs import Instance, JobRecord, LinkUse
+from sim.facts.jobs import Instance, JobRecord, LinkUse, Traffic
 from sim.facts.outcome import Outcome
 from sim.facts.span import Span, Use, digest
 from sim.facts.timeline import Timeline
@@ -116,6 +116,7 @@ def play_jobs(
             "record window"
         )
     lanes.put_into(timeline, links if keep.max_spans else [])
+    timeline.owners = [job.name for job in jobs]
     records = [one.summary(undisturbed) for one in played]
     times = [time_s for record in records for each in record.instances for time_s in each]
     moved = {"link": sum(link.moved_bytes for link in links)}
@@ -127,8 +128,7 @@ def play_jobs(
         ),
         ranks=len({chip for job in jobs for chip in job.ranks}),
         timeline=timeline,
-        jobs=records,
-        links=links,
+        part=Traffic(records, links),
         warnings=warnings,
         fingerprint=digest([env.now, *times]),
     )

@@ -29,6 +29,7 @@ from sim.engine.steps import (
     totals_of,
 )
 from sim.facts.outcome import Outcome
+from sim.facts.phases import Phases
 from sim.facts.span import digest
 from sim.facts.timeline import Timeline
 from sim.graph.batch import Batch
@@ -128,9 +129,8 @@ def run_static(
         _recorded(stages, work, timeline)
     return Outcome(
         totals,
-        phases={"prefill": first_s, "decode": totals.seconds - first_s},
+        part=Phases(first_s, totals.seconds - first_s, work.output_tokens - 1),
         tokens=work.batch * work.output_tokens,
-        decode_steps=work.output_tokens - 1,
         ranks=sum(group.ranks for group in groups),
         timeline=timeline or Timeline(),
         rates=groups[0].rates(),

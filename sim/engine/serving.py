@@ -100,13 +100,15 @@ def run_service(
     table.replica[table.replica != NONE] //= lanes_of(service.replicas)
     totals = together([each.totals(last) for each in served])
     _use_of_time(totals, last, makespan_s * count)
+    paid = _paid(served, scaler, makespan_s)
     return Outcome(
         totals,
         tokens=int(table.output[table.replica >= 0].sum()),
         ranks=served[0].ranks,
         replicas=count,
         requests=requests_of(table),
-        serving=serving_of(last, _paid(served, scaler, makespan_s), _most_on(count, scaler)),
+        part=serving_of(last, paid, _most_on(count, scaler)),
+        chip_s=sum(chip_s for _, chip_s in paid),
         timeline=timeline or Timeline(),
         rates=_mean_rates(served),
         warnings=warnings_of(table, service),

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from sim.machine.wiring import Assumption
 from sim.scenario import MisfitError, Variant
 from sim.scenario.machine import Array
-from sim.scenario.networks import Networks
 from sim.systolic.interconnect import EXTENSIONS, TRIES, network
 from sim.systolic.machine import (
     MAC_JOULES,
@@ -18,8 +17,8 @@ from sim.systolic.machine import (
 )
 from sim.text.units import show
 
-_PAPER = "SOSA, arXiv 2203.11540"
-_OURS = "an extension of podscope"
+PAPER = "SOSA, arXiv 2203.11540"
+OURS = "an extension of podscope"
 
 
 def machine_of(v: Variant) -> Machine:
@@ -46,21 +45,19 @@ def machine_of(v: Variant) -> Machine:
     return machine
 
 
-def array_assumptions(
-    v: Variant, machine: Machine, work: Networks | None = None
-) -> list[Assumption]:
-    """What the numbers of an array rest on."""
+def array_assumptions(v: Variant, machine: Machine) -> list[Assumption]:
+    """What the numbers of an array rest on, whatever runs on it."""
     spec = v.pod.array
     assert spec is not None
-    return list(_assumed(spec, machine, work))
+    return list(_assumed(spec, machine))
 
 
-def _assumed(spec: Array, machine: Machine, work: Networks | None) -> Iterator[Assumption]:
+def _assumed(spec: Array, machine: Machine) -> Iterator[Assumption]:
     energy = f"{machine.sram_joules_per_byte * 1e12:.3g} pJ/B"
     if spec.sram_energy:
         yield "array: energy of a byte from a bank", energy, "READ", "the scenario"
     elif spec.bank in SRAM_JOULES_PER_BYTE:
-        yield "array: energy of a byte from a bank", energy, "READ", f"{_PAPER}: TSMC 28 nm"
+        yield "array: energy of a byte from a bank", energy, "READ", f"{PAPER}: TSMC 28 nm"
     else:
         sizes = ", ".join(
             f"{joules * 1e12:g} at {show(size, 'B')}"
@@ -70,64 +67,45 @@ def _assumed(spec: Array, machine: Machine, work: Networks | None) -> Iterator[A
             "array: energy of a byte from a bank",
             energy,
             "INFER",
-            f"between the {sizes} (pJ/B) of {_PAPER}",
+            f"between the {sizes} (pJ/B) of {PAPER}",
         )
     yield (
         "array: energy of a MAC",
         f"{MAC_JOULES * 1e12:g} pJ",
         "READ",
-        f"{_PAPER}: 8 x 8 bits into 16",
+        f"{PAPER}: 8 x 8 bits into 16",
     )
     switch = f"{SWITCH_WATTS_PER_BYTE * 1e6:g} uW for each byte of a port"
-    yield "array: a 2 x 2 switch", switch, "READ", f"{_PAPER}, its artifact; at 1 GHz"
+    yield "array: a 2 x 2 switch", switch, "READ", f"{PAPER}, its artifact; at 1 GHz"
     yield (
         "array: power",
         "peak, all cells and ports busy, without memory and leakage",
         "READ",
-        _PAPER,
+        PAPER,
     )
-    if work is None:
-        rule = "all tiles that fit run at once, and take as long as their weights to load"
-        yield "array: closed form", rule, "READ", f"{_PAPER}, its artifact's run_design_space"
-        return
-    rules = "first fit into rounds without conflicts" + (
-        ", with the authors' habits" if work.exact else ""
-    )
-    yield (
-        "array: schedule",
-        rules,
-        "CHECKED",
-        f"{_PAPER}: equal to its artifact to the cycle where `exact`",
-    )
+
+
+def schedule_assumptions(v: Variant) -> Iterator[Assumption]:
+    """What schedules on an array rest on, beside."""
+    spec = v.pod.array
+    assert spec is not None
     if spec.network in EXTENSIONS:
         yield (
             f"array: {spec.network}",
             "routes by textbook rules, power by crosspoints",
             "INFER",
-            _OURS,
+            OURS,
         )
     if spec.network == "benes":
         yield (
             "array: benes",
             f"up to {TRIES} ways tried for each route",
             "INFER",
-            f"{_PAPER} draws {TRIES} settings",
+            f"{PAPER} draws {TRIES} settings",
         )
     if spec.dataflow != "weight_stationary":
         rule = (
             "tiles, chains and rounds of weight-stationary arrays, another operand in the "
             "cells; the same peak power"
         )
-        yield f"array: {spec.dataflow.replace('_', '-')}", rule, "INFER", _OURS
-    tenants = {
-        "partitioned": "a network of its own for the pods of each, and as much of the memory's "
-        "bandwidth",
-        "time_sliced": "a schedule is not stopped but at the end of a turn; who goes on loads "
-        "its weights again",
-        "interleaved": "one schedule for all that wait when the array gets free; the next "
-        "begins when it has ended",
-    }
-    if work.sharing in tenants and (
-        work.sharing != "interleaved" or any(n.trace for n in work.networks.values())
-    ):
-        yield f"array: {work.sharing.replace('_', ' ')}", tenants[work.sharing], "INFER", _OURS
+        yield f"array: {spec.dataflow.replace('_', '-')}", rule, "INFER", OURS

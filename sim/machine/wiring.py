@@ -11,7 +11,7 @@ from sim.network import topology
 from sim.network.library import Library
 from sim.network.topology import Fault, Graph
 from sim.scenario import MisfitError, Variant
-from sim.scenario.jobs import LinkFault
+from sim.scenario.faults import LinkFault
 from sim.text.strict_yaml import KeyPath, nearest
 
 Assumption = tuple[str, str, str, str]

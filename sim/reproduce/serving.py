@@ -12,6 +12,7 @@ import numpy as np
 
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
+from sim.kinds import KINDS
 from sim.reproduce.host import RULES, Host, one_replica
 from sim.reproduce.row import Row, absent
 from sim.results.metrics import metrics
@@ -22,6 +23,7 @@ from sim.traces.stream import gathered
 from sim.traces.synthesis import calibrated, generated
 
 REQUESTS, RUNS = Path("../shared/data/requests"), Path("../shared/data/end_to_end")
+SERVED = KINDS["requests"]
 AZURE = REQUESTS / "AzureLLMInferenceTrace_conv.csv.gz"
 MOONCAKE = REQUESTS / "mooncake_conversation_trace.jsonl.gz"
 Progress = Callable[[float], None]
@@ -75,10 +77,9 @@ def fidelities(quick: bool = False) -> list[Row]:
             worst = max(
                 worst, _most_apart(getattr(step.requests, column), getattr(op.requests, column))
             )
-        assert step.serving is not None
         note = (
-            f"{len(asked)} requests, {step.serving.preemptions} preemptions, "
-            f"{step.serving.blocks_found} blocks found"
+            f"{len(asked)} requests, {step.part.preemptions} preemptions, "
+            f"{step.part.blocks_found} blocks found"
         )
         rows.append(_row("V1", f"{name}: {what}", 0.0, worst, "1e-6", worst <= 1e-6, note=note))
     return rows
@@ -128,7 +129,9 @@ def peers(quick: bool = False) -> list[Row]:
         np.cumsum(gaps) - gaps[0], prompt, np.minimum(recorded.output_tokens, 4096 - prompt)
     )
     host = Host("dgx_a100", "llama2-7b")
-    found = metrics(host.serve(asked, one_replica("chunked", 128, 512, host.kv_tokens(512))))
+    found = metrics(
+        host.serve(asked, one_replica("chunked", 128, 512, host.kv_tokens(512))), SERVED
+    )
     return [
         _row(
             "V3",
@@ -198,7 +201,7 @@ def prefix_cache(quick: bool = False) -> list[Row]:
 def _hits(host: Host, columns: Columns, blocks: int, rules: Rules) -> dict[str, float]:
     # Two more blocks than the cache is said to have: those of the request's own last tokens.
     replica = replica_of(POLICIES["prefill_first"], 1, 8192, 512, blocks + 2)
-    return metrics(host.serve(columns, replica, rules))
+    return metrics(host.serve(columns, replica, rules), SERVED)
 
 
 # V5: queues.
@@ -324,7 +327,7 @@ def engine_runs(quick: bool = False) -> list[Row]:
         replica = one_replica(
             "chunked", engine["max_num_seqs"], tokens, host.kv_tokens(tokens, memory["mem_util"])
         )
-        found = metrics(host.serve(gathered(open_trace(file)), replica))
+        found = metrics(host.serve(gathered(open_trace(file)), replica), SERVED)
         link = (
             ""
             if host.parallel.ranks == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,14 +12,22 @@ from sim.facts.array import GridRecord
 from sim.facts.outcome import Outcome
 from sim.facts.span import digest
 from sim.facts.totals import Totals
-from sim.machine.array import array_assumptions, machine_of
+from sim.kinds.array_grid.spec import Family, Granularity
+from sim.kinds.dnn.plan import network_of
+from sim.kinds.dnn.spec import Networks
+from sim.machine.array import PAPER, array_assumptions, machine_of
 from sim.machine.wiring import Assumption
-from sim.run_arrays import network_of
 from sim.scenario import MisfitError, Variant
-from sim.scenario.networks import Family, Granularity, Networks
 from sim.systolic.granularity import Budget, mean_of_means
 from sim.systolic.machine import Machine, harmonic_mean, most_pods
 from sim.text.strict_yaml import KeyPath
+
+_RULE = (
+    "array: closed form",
+    "all tiles that fit run at once, and take as long as their weights to load",
+    "READ",
+    f"{PAPER}, its artifact's run_design_space",
+)
 
 
 class GridPlan(NamedTuple):
@@ -31,8 +40,9 @@ class GridPlan(NamedTuple):
     assumptions: list[Assumption]
 
 
-def prepare_grid(v: Variant, work: Granularity) -> GridPlan:
+def prepare(v: Variant, seed: int) -> GridPlan:
     """Build the networks; MisfitError with everything that cannot be."""
+    work: Granularity = v.workload
     machine = machine_of(v)
     wrong: list[tuple[KeyPath, str]] = []
     families: dict[str, list[list[Dnn]]] = {}
@@ -47,7 +57,7 @@ def prepare_grid(v: Variant, work: Granularity) -> GridPlan:
                 wrong.append((("workload", "families", name, "networks", each), str(error)))
     if wrong:
         raise MisfitError(wrong)
-    return GridPlan(v, work, machine, families, array_assumptions(v, machine))
+    return GridPlan(v, work, machine, families, [*array_assumptions(v, machine), _RULE])
 
 
 def _sizes(name: str, family: Family) -> list[Dnn]:
@@ -66,7 +76,7 @@ def _sizes(name: str, family: Family) -> list[Dnn]:
     return found
 
 
-def play_grid(plan: GridPlan) -> Outcome:
+def play(plan: GridPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Operations a joule of every size in the grid, and of the array that the variant has."""
     spec, machine = plan.variant.pod.array, plan.machine
     assert spec is not None
@@ -92,7 +102,7 @@ def play_grid(plan: GridPlan) -> Outcome:
     )
     return Outcome(
         Totals(),
-        grid=record,
+        part=record,
         assumptions=plan.assumptions,
         fingerprint=digest(whole.ravel().tolist()),
     )

@@ -1,5 +1,4 @@
-"""What a scenario asks of systolic arrays: networks to run on them, or which size an array should
-have."""
+"""What a scenario says of neural networks on an array of pods."""
 
 from __future__ import annotations
 
@@ -9,24 +8,24 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sim.dnn.known import BERTS, CONVNETS
-from sim.scenario.fields import Count, Seconds, Section
-from sim.scenario.workloads import Trace
+from sim.scenario.fields import Choice, Count, FilePath, ModelName, Seconds, Section
+from sim.scenario.trace import Trace
 
 KNOWN = (*CONVNETS, *BERTS)
 # Options of a network, and what they belong to.
 _OF_KNOWN, _OF_MODELS, _OF_FILES = ("image", "length"), ("phase", "tokens", "layers"), ("sizes",)
 
 
-class Network(Section):
+class DnnSpec(Section):
     """One neural network, known by name, read from a file, or a decoder of the catalogue."""
 
-    network: Literal[KNOWN] | None = Field(
+    network: Annotated[str, Choice(KNOWN)] | None = Field(
         default=None, description="default: the name it has here"
-    )  # type: ignore[valid-type]
-    file: str | None = Field(
+    )
+    file: FilePath | None = Field(
         default=None, description="matrix products in CSV, or a network in ONNX"
     )
-    model: str | None = Field(
+    model: ModelName | None = Field(
         default=None, description="a decoder: name of the catalogue, or a file"
     )
     image: Count | None = Field(
@@ -54,7 +53,7 @@ class Network(Section):
     )
 
     @model_validator(mode="after")
-    def _one_source(self) -> Network:
+    def _one_source(self) -> DnnSpec:
         named = [key for key in ("network", "file", "model") if getattr(self, key) is not None]
         if len(named) > 1:
             raise ValueError(
@@ -71,7 +70,8 @@ class Network(Section):
         return self
 
 
-def _network_name(name: str) -> str:
+def network_name(name: str) -> str:
+    """The name of a network or family, as it may be; ValueError if not."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(
             "a network's name is made of letters, digits and '_', and begins with a letter"
@@ -87,7 +87,7 @@ def _empty(networks: Any) -> Any:
 
 
 NetworksByName = Annotated[
-    dict[Annotated[str, AfterValidator(_network_name)], Network],
+    dict[Annotated[str, AfterValidator(network_name)], DnnSpec],
     Field(min_length=1, max_length=64),
     BeforeValidator(_empty),
 ]
@@ -144,59 +144,3 @@ class Networks(Section):
                 f"{own[0]} has pods of its own, which only partitioned networks have; take pods out"
             )
         return self
-
-
-class Steps(Section):
-    """Numbers from `first` to `last`, `step` apart."""
-
-    first: Count = 2
-    last: Count = 256
-    step: Count = 2
-
-    @model_validator(mode="after")
-    def _some(self) -> Steps:
-        if self.last < self.first:
-            raise ValueError(f"last ({self.last}) is less than first ({self.first})")
-        if (self.last - self.first) // self.step >= 1000:
-            raise ValueError("more than 1,000 sizes; take a larger step")
-        return self
-
-    def numbers(self) -> list[int]:
-        """All of them."""
-        return list(range(self.first, self.last + 1, self.step))
-
-
-class Family(Section):
-    """Networks that count as one, each at several sizes: harmonic means over the sizes, then over
-    the networks."""
-
-    networks: NetworksByName
-    images: list[Count] = Field(default=[], description="default: 224; of convolutional networks")
-    lengths: list[Count] = Field(default=[], description="default: 128; of BERT")
-    batch: Count = 1
-
-    @model_validator(mode="after")
-    def _sizes_are_shared(self) -> Family:
-        for name, network in self.networks.items():
-            for key in ("image", "length", "batch", "trace", "pods"):
-                if key in network.model_fields_set:
-                    raise ValueError(
-                        f"{name}: {key} has no part here; the family says images, lengths and batch"
-                    )
-        return self
-
-
-class Granularity(Section):
-    """How large an array should be: operations a joule over rows and columns, by the closed form of
-    `granularity`.
-
-    As many pods as `pod.array.power` allows; `pod.array` also says which network joins them. What
-    it says of rows, columns and pods is the array that the best is compared with.
-    """
-
-    kind: Literal["granularity"]
-    families: dict[Annotated[str, AfterValidator(_network_name)], Family] = Field(
-        min_length=1, max_length=16
-    )
-    rows: Steps = Steps()
-    cols: Steps = Steps()

@@ -3,14 +3,16 @@ of the report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sim.facts.outcome import Outcome
-from sim.results.metrics import pretty
+from sim.kinds.tenants.facts import TENANTS, tenants
+from sim.results.metric import Metric
+from sim.results.over_time import over_time_section
 from sim.results.palette import escaped
-from sim.results.table import label
-from sim.results.tenants import tenants
+from sim.results.table import Numbers, cell, columns, part_lines
+from sim.results.where import what_limits, where_time_goes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,53 +43,18 @@ _HOT = 3.0  # a slowdown from which on a cell is as dark as it gets
 
 
 def tenants_lines(outcomes: Mapping[str, Outcome]) -> list[RenderableType]:
-    """A rich table with a row for each variant and tenant; nothing where no pod is shared."""
-    return part_lines(
-        {v: tenants(o) for v, o in outcomes.items() if o.tenants}, "tenant", _ON_TERMINAL
-    )
-
-
-def part_lines(
-    found: Mapping[str, Mapping[str, Mapping[str, float]]], noun: str, wanted: Sequence[str]
-) -> list[RenderableType]:
-    """The same of whatever variants are made of: those of the wanted metrics that any part has."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    if not found:
-        return []
-    shown = [
-        name
-        for name in wanted
-        if any(name in mine for each in found.values() for mine in each.values())
-    ]
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    grid.add_column("")
-    grid.add_column(noun)
-    for name in shown:
-        grid.add_column(label(name), justify="right")
-    for variant, each in found.items():
-        for number, (part, mine) in enumerate(each.items()):
-            cells = [pretty(name, mine[name]) if name in mine else "" for name in shown]
-            grid.add_row(Text("" if number else variant), Text(part), *map(Text, cells))
-    return [grid]
+    """A table with a row for each variant and tenant."""
+    found = {variant: tenants(outcome) for variant, outcome in outcomes.items()}
+    return part_lines(TENANTS, found, "tenant", _ON_TERMINAL)
 
 
 def tenants_section(outcomes: Mapping[str, Outcome]) -> str:
     """What each tenant got, and what each costs the others."""
-    shared = {variant: outcome for variant, outcome in outcomes.items() if outcome.tenants}
-    if not shared:
-        return ""
-    found = {variant: tenants(outcome) for variant, outcome in shared.items()}
-    shown = [
-        name
-        for name in _SHOWN
-        if any(name in mine for each in found.values() for mine in each.values())
-    ]
-    head = "".join(f"<th class=num>{escaped(label(name))}</th>" for name in shown)
+    found = {variant: tenants(outcome) for variant, outcome in outcomes.items()}
+    shown = columns(TENANTS, found, _SHOWN)
+    head = "".join(f"<th class=num>{escaped(row.label)}</th>" for row in shown)
     lines = [
-        _row(shared[variant], variant, tenant, mine, shown)
+        _row(outcomes[variant], variant, tenant, mine, shown)
         for variant, each in found.items()
         for tenant, mine in each.items()
     ]
@@ -105,20 +72,18 @@ def tenants_section(outcomes: Mapping[str, Outcome]) -> str:
 
 
 def _row(
-    outcome: Outcome, variant: str, tenant: str, mine: Mapping[str, float], shown: list[str]
+    outcome: Outcome, variant: str, tenant: str, mine: Mapping[str, float], shown: list[Metric]
 ) -> str:
-    record = next(each for each in outcome.tenants if each.name == tenant)
-    how = outcome.sharing.replace("_", " ").replace("co ", "co-")
-    chips = f"{record.chips} {'of its own' if outcome.sharing == 'partitioned' else how}"
-    if outcome.sharing != "partitioned":
+    record = next(each for each in outcome.part.tenants if each.name == tenant)
+    how = outcome.part.sharing.replace("_", " ").replace("co ", "co-")
+    chips = f"{record.chips} {'of its own' if outcome.part.sharing == 'partitioned' else how}"
+    if outcome.part.sharing != "partitioned":
         chips += f", weight {record.weight:g}" + (
             f", priority {record.priority}" if record.priority else ""
         )
-    cells = "".join(
-        f"<td class=num>{escaped(pretty(name, mine[name])) if name in mine else ''}</td>"
-        for name in shown
-    )
-    return f"<tr><td>{escaped(variant)}</td><td>{escaped(tenant)}</td><td>{escaped(chips)}</td>{cells}</tr>"
+    cells = "".join(f"<td class=num>{escaped(cell(row, mine))}</td>" for row in shown)
+    names = "".join(f"<td>{escaped(name)}</td>" for name in (variant, tenant, chips))
+    return f"<tr>{names}{cells}</tr>"
 
 
 def _matrix(variant: str, each: Mapping[str, Mapping[str, float]]) -> str:
@@ -148,3 +113,29 @@ def _cell(slowdown: float | None) -> str:
         return "<td></td>"
     heat = min(max((slowdown - 1) / (_HOT - 1), 0.0), 1.0)
     return f'<td class=num style="background:rgba(213,94,0,{0.75 * heat:.2f})">{slowdown:.2f}x</td>'
+
+
+def chips_sections(outcomes: Mapping[str, Outcome]) -> str:
+    """Where the time of each tenant goes, what limits it, and what its replicas did over time."""
+    each = {
+        f"{variant} · {record.name}": record.outcome
+        for variant, outcome in outcomes.items()
+        for record in outcome.part.tenants
+    }
+    parts = where_time_goes(each), what_limits(each), over_time_section(each)
+    return "\n".join(filter(None, parts))
+
+
+def verdict(outcomes: Mapping[str, Outcome], metrics: Numbers, comparison: Numbers) -> str:
+    """How much slower each way of sharing makes each tenant."""
+    said = []
+    for variant, outcome in outcomes.items():
+        slow = {
+            name: mine["slowdown"] for name, mine in tenants(outcome).items() if "slowdown" in mine
+        }
+        if slow and max(slow.values()) < 1.005:
+            said.append(f"{variant} slows nobody down")
+        else:
+            each = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in slow.items())
+            said.append(f"{variant} makes {each} as slow as with its chips to itself")
+    return f"{'; '.join(said)}."

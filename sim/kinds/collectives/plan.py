@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 from sim.engine.jobs import Job, Recording, Trouble, play_jobs
 from sim.facts.outcome import Outcome
+from sim.kinds.collectives.spec import Collectives, JobSpec
 from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
 from sim.network.collectives import PLANS, algorithm
 from sim.network.network import Network
 from sim.scenario import MisfitError, Variant
-from sim.scenario.jobs import Collectives
-from sim.scenario.jobs import Job as JobSpec
 from sim.text.strict_yaml import KeyPath
 
 # sends of one collective in which everybody sends to everybody: some GB of host memory
@@ -32,9 +31,10 @@ class JobsPlan(NamedTuple):
     assumptions: list[Assumption]
 
 
-def prepare_jobs(v: Variant, work: Collectives, seed: int) -> JobsPlan:
+def prepare(v: Variant, seed: int) -> JobsPlan:
     """Build the pod and find each job's chips and algorithm on it; MisfitError with everything that
     does not fit."""
+    work: Collectives = v.workload
     wires = wiring(v)
     chips = sum(isinstance(node, int) for node in wires.graph)
     wrong: list[tuple[KeyPath, str]] = []
@@ -75,9 +75,7 @@ def prepare_jobs(v: Variant, work: Collectives, seed: int) -> JobsPlan:
     return JobsPlan(v, network, jobs, Trouble(v.pod.stragglers, v.pod.jitter, seed), notes, rows)
 
 
-def play_jobs_plan(
-    plan: JobsPlan, progress: Callable[[float], None] = lambda share: None
-) -> Outcome:
+def play(plan: JobsPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Simulate one variant."""
     record = plan.variant.record
     keep = (

@@ -13,17 +13,20 @@ import numpy as np
 
 from sim.engine.steps import Progress, Sums, sums_of, totals_of
 from sim.engine.tenants import Shared, Tenant, share_chips
-from sim.facts.outcome import Outcome, TenantRecord
+from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
+from sim.facts.shared_pod import SharedPod, TenantRecord
 from sim.facts.timeline import Timeline
 from sim.graph.transformer import kv_bytes_per_token
+from sim.kinds.served.fleet import ServedPlan, service
+from sim.kinds.served.plan import complete
+from sim.kinds.served.plan import play as play_served
+from sim.kinds.served.plan import prepare as prepare_served
+from sim.kinds.served.spec import Served, ServedTrace
+from sim.kinds.tenants.spec import Tenants, TenantSpec
 from sim.machine.wiring import Assumption, wiring, with_faults
-from sim.run_model import ModelPlan, complete, play_model, prepare_model, service
 from sim.scenario import MisfitError, Variant
 from sim.scenario.machine import Parallel
-from sim.scenario.workloads import Requests as RequestsSpec
-from sim.scenario.workloads import Served, Tenants
-from sim.scenario.workloads import Tenant as TenantSpec
 from sim.text.strict_yaml import KeyPath
 from sim.text.units import show
 
@@ -63,15 +66,16 @@ class TenantsPlan(NamedTuple):
 
     variant: Variant
     work: Tenants
-    plans: dict[str, ModelPlan]
+    plans: dict[str, ServedPlan]
     chips: int  # that are used, of all tenants together
     notes: list[str]
     assumptions: list[Assumption]
 
 
-def prepare_tenants(v: Variant, work: Tenants, seed: int) -> TenantsPlan:
+def prepare(v: Variant, seed: int) -> TenantsPlan:
     """Find each tenant's chips on the pod and see that all fit; MisfitError with everything that
     does not."""
+    work: Tenants = v.workload
     apart = work.sharing == "partitioned"
     wires = wiring(v)
     chips = sum(isinstance(node, int) for node in wires.graph)
@@ -104,10 +108,10 @@ def prepare_tenants(v: Variant, work: Tenants, seed: int) -> TenantsPlan:
     firsts = np.cumsum([0, *need.values()]).tolist() if apart else [0] * len(need)
     mine = {name: range(first, first + need[name]) for name, first in zip(need, firsts)}
     with_faults(wires.graph, v.pod.faults, mine.values())
-    plans: dict[str, ModelPlan] = {}
+    plans: dict[str, ServedPlan] = {}
     for name, spec in work.tenants.items():
         try:
-            plan = prepare_model(_alone(v, work, spec, mine[name]), _requests(work, spec), seed)
+            plan = prepare_served(_alone(v, work, spec, mine[name]), seed)
             here = plan.machinery
             plans[name] = plan._replace(
                 machinery=here._replace(network=here.network.part(tuple(mine[name])))
@@ -161,9 +165,7 @@ def prepare_tenants(v: Variant, work: Tenants, seed: int) -> TenantsPlan:
     return TenantsPlan(v, work, plans, used, notes, rows)
 
 
-def play_tenants(
-    plan: TenantsPlan, progress: Callable[[float], None] = lambda share: None
-) -> Outcome:
+def play(plan: TenantsPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Simulate one variant: all tenants together, and where they share chips, each alone and each
     two of them."""
     apart = plan.work.sharing == "partitioned"
@@ -176,7 +178,7 @@ def play_tenants(
             progress((number + share) / len(runs))
 
         if apart:
-            outcome = play_model(plan.plans[names[0]], step)
+            outcome = play_served(plan.plans[names[0]], step)
             shared[names] = Shared([outcome], [outcome.totals.seconds - outcome.totals.idle_s], 0.0)
         else:
             shared[names] = _together(plan, names, None if number else timeline, step)
@@ -199,7 +201,7 @@ def _together(
     for name, each in _divided(work, {name: plan.plans[name] for name in names}).items():
         spec, trace, here = work.tenants[name], each.trace, each.machinery
         assert trace is not None
-        serving = service(each, _requests(work, spec))
+        serving = service(each)
         if work.sharing == "co_resident" and plan.variant.record.until_s is None:
             serving = serving._replace(window=(serving.window[0], serving.window[0] + _SHOWN_S))
         tenants.append(
@@ -288,8 +290,7 @@ def _whole(
         requests=Requests.joined([part.requests for part in parts]),
         timeline=(_side_by_side(records) if apart else timeline) or Timeline(),
         rates=parts[0].rates,
-        tenants=records,
-        sharing=plan.work.sharing,
+        part=SharedPod(plan.work.sharing, records),
         assumptions=plan.assumptions,
         warnings=[*plan.notes, *(text for part in parts for text in part.warnings)],
         fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12],
@@ -363,13 +364,13 @@ def _alone(v: Variant, work: Tenants, spec: TenantSpec, chips: range) -> Variant
     return v.model_copy(update=change)
 
 
-def _requests(work: Tenants, spec: TenantSpec) -> RequestsSpec:
+def _requests(work: Tenants, spec: TenantSpec) -> ServedTrace:
     fidelity = work.fidelity or ("op" if work.sharing == "co_resident" else "step")
     given = {name: getattr(spec, name) for name in Served.model_fields}
-    return RequestsSpec.model_construct(kind="requests", fidelity=fidelity, **given)
+    return ServedTrace.model_construct(kind="requests", fidelity=fidelity, **given)
 
 
-def _divided(work: Tenants, plans: Mapping[str, ModelPlan]) -> dict[str, ModelPlan]:
+def _divided(work: Tenants, plans: Mapping[str, ServedPlan]) -> dict[str, ServedPlan]:
     """The plans of tenants that share chips: HBM holds the weights and activations of all, and what
     is left is split by weight; of co-residents L2 too.
 
@@ -416,11 +417,11 @@ def _divided(work: Tenants, plans: Mapping[str, ModelPlan]) -> dict[str, ModelPl
     return found
 
 
-def _see_that_they_serve(work: Tenants, plans: Mapping[str, ModelPlan]) -> None:
+def _see_that_they_serve(work: Tenants, plans: Mapping[str, ServedPlan]) -> None:
     wrong: list[tuple[KeyPath, str]] = []
     for name, plan in plans.items():
         try:
-            service(plan, _requests(work, work.tenants[name]))
+            service(plan)
         except ValueError as error:
             wrong.append((("workload", "tenants", name), str(error)))
     if wrong:

@@ -1,5 +1,4 @@
-"""What a scenario says of collectives alone: jobs, the chips of each, and links that have a
-fault."""
+"""What a scenario says of collectives alone: jobs, and the chips of each."""
 
 from __future__ import annotations
 
@@ -11,13 +10,12 @@ from pydantic import (
     BeforeValidator,
     Field,
     InstanceOf,
-    SkipValidation,
     WithJsonSchema,
     model_validator,
 )
 
 from sim.network.collectives import AlgorithmName, CollectiveName
-from sim.scenario.fields import Bytes, Count, Factor, Seconds, Section, Share
+from sim.scenario.fields import Bytes, Count, Factor, Seconds, Section
 from sim.text.strict_yaml import nearest
 
 _RANGE = re.compile(r"(\d{1,12})(?:\s*-\s*(\d{1,12}))?")
@@ -103,7 +101,7 @@ Group = Annotated[
 ]
 
 
-class Job(Section):
+class JobSpec(Section):
     """A tenant that issues one collective after the other, each when all its ranks are done with
     the last."""
 
@@ -130,7 +128,7 @@ class Job(Section):
     )
 
     @model_validator(mode="after")
-    def _endless(self) -> Job:
+    def _endless(self) -> JobSpec:
         if self.background and "repeat" in self.model_fields_set:
             raise ValueError(
                 "a background job goes on until the others are done; take 'repeat' out"
@@ -148,55 +146,12 @@ class Collectives(Section):
     """The network alone: jobs that issue collectives, without a model."""
 
     kind: Literal["collectives"]
-    jobs: dict[Annotated[str, AfterValidator(_job_name)], Job] = Field(min_length=1)
+    jobs: dict[Annotated[str, AfterValidator(_job_name)], JobSpec] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _somebody_ends(self) -> Collectives:
         if all(job.background for job in self.jobs.values()):
             raise ValueError(
                 "all jobs are in the background, so the run would have no end; one must not be"
-            )
-        return self
-
-
-def _link(value: Any) -> list[int | str]:
-    good = isinstance(value, list) and len(value) == 2
-    if not good or not all(
-        isinstance(node, (int, str)) and not isinstance(node, bool) for node in value
-    ):
-        raise ValueError(
-            f"{value!r} is no link; name the two nodes it joins, like [0, 1] or [leaf 0, spine 0]"
-        )
-    return value
-
-
-class LinkFault(Section):
-    """The wire between two nodes is slow, late, or gone; both ways alike."""
-
-    link: Annotated[
-        SkipValidation[list[int | str]],
-        BeforeValidator(_link),
-        WithJsonSchema(
-            {
-                "type": "array",
-                "items": {"anyOf": [_NUMBER, {"type": "string"}]},
-                "minItems": 2,
-                "maxItems": 2,
-            }
-        ),
-    ]
-    bandwidth: Share = Field(default=1.0, description="share of its bandwidth that is left")
-    latency: Seconds = Field(default=0.0, description="extra")
-    failed: bool = Field(default=False, description="traffic goes round it")
-
-    @model_validator(mode="after")
-    def _some_fault(self) -> LinkFault:
-        if self.failed and self.model_fields_set & {"bandwidth", "latency"}:
-            raise ValueError(
-                "a failed link has no bandwidth or latency left; give either 'failed' or these"
-            )
-        if not self.failed and self.bandwidth == 1 and not self.latency:
-            raise ValueError(
-                "nothing is wrong with this link: give 'bandwidth', 'latency' or 'failed: true'"
             )
         return self

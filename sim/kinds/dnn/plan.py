@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from sim import catalog
-from sim.array_spans import drawn, turns_drawn
 from sim.dnn.bert import bert
 from sim.dnn.decoder import decoder
 from sim.dnn.gemm_file import read_gemms
@@ -22,12 +21,12 @@ from sim.facts.requests import Requests
 from sim.facts.span import digest
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
-from sim.machine.array import array_assumptions, machine_of
+from sim.kinds.dnn.spans import drawn, turns_drawn
+from sim.kinds.dnn.spec import KNOWN, DnnSpec, Networks
+from sim.machine.array import OURS, PAPER, array_assumptions, machine_of, schedule_assumptions
+from sim.machine.traces import trace_of
 from sim.machine.wiring import Assumption
-from sim.run_model import trace_of
 from sim.scenario import MisfitError, Variant
-from sim.scenario.networks import KNOWN, Networks
-from sim.scenario.networks import Network as NetworkSpec
 from sim.systolic import tenancy
 from sim.systolic.interconnect import network
 from sim.systolic.losses import ends, losses, occupancy
@@ -67,9 +66,10 @@ class _Played(NamedTuple):
     resume_s: float  # what it costs to go on after others ran: weights have to come again
 
 
-def prepare_array(v: Variant, work: Networks) -> ArrayPlan:
+def prepare(v: Variant, seed: int) -> ArrayPlan:
     """Build array and networks, and see that the ones fit the other; MisfitError with everything
     that does not."""
+    work: Networks = v.workload
     machine = machine_of(v)
     pods = _pods(work, machine)
     wrong: list[tuple[KeyPath, str]] = []
@@ -107,11 +107,39 @@ def prepare_array(v: Variant, work: Networks) -> ArrayPlan:
     if wrong:
         raise MisfitError(wrong)
     return ArrayPlan(
-        v, work, machine, dnns, what, pods, arrivals, notes, array_assumptions(v, machine, work)
+        v,
+        work,
+        machine,
+        dnns,
+        what,
+        pods,
+        arrivals,
+        notes,
+        [*array_assumptions(v, machine), *_assumptions(v, work)],
     )
 
 
-def network_of(name: str, spec: NetworkSpec, work: Networks) -> tuple[Dnn, str, Sequence[str]]:
+def _assumptions(v: Variant, work: Networks) -> Iterator[Assumption]:
+    rules = "first fit into rounds without conflicts"
+    rules += ", with the authors' habits" if work.exact else ""
+    equal = f"{PAPER}: equal to its artifact to the cycle where `exact`"
+    yield "array: schedule", rules, "CHECKED", equal
+    yield from schedule_assumptions(v)
+    tenants = {
+        "partitioned": "a network of its own for the pods of each, and as much of the memory's "
+        "bandwidth",
+        "time_sliced": "a schedule is not stopped but at the end of a turn; who goes on loads "
+        "its weights again",
+        "interleaved": "one schedule for all that wait when the array gets free; the next "
+        "begins when it has ended",
+    }
+    if work.sharing in tenants and (
+        work.sharing != "interleaved" or any(n.trace for n in work.networks.values())
+    ):
+        yield f"array: {work.sharing.replace('_', ' ')}", tenants[work.sharing], "INFER", OURS
+
+
+def network_of(name: str, spec: DnnSpec, work: Networks) -> tuple[Dnn, str, Sequence[str]]:
     """The layers of a network, what it is in words, and what the user should know of it;
     ValueError, MisfitError."""
     batch = spec.batch or work.batch
@@ -149,7 +177,7 @@ def network_of(name: str, spec: NetworkSpec, work: Networks) -> tuple[Dnn, str, 
     return bert(known.removeprefix("bert_"), length, batch, exact=work.exact), what, ()
 
 
-def _from_file(path: Path, spec: NetworkSpec, batch: int) -> tuple[Dnn, str, Sequence[str]]:
+def _from_file(path: Path, spec: DnnSpec, batch: int) -> tuple[Dnn, str, Sequence[str]]:
     if path.suffix == ".csv" and spec.sizes:
         raise ValueError("sizes are for ONNX files; take them out")
     if path.suffix not in (".csv", ".onnx"):
@@ -169,18 +197,17 @@ def _from_file(path: Path, spec: NetworkSpec, batch: int) -> tuple[Dnn, str, Seq
     return found, f"{path.name}, batch {batch}", notes
 
 
-def play_array(plan: ArrayPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
+def play(plan: ArrayPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Simulate one variant: schedule what runs together, and play it once or by the traces."""
     play = _Play(plan, progress)
     outcome = (_by_traces if plan.arrivals else _once)(plan, play)
     spec = plan.variant.pod.array
-    assert spec is not None and outcome.array is not None
+    assert spec is not None
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
-    outcome.sharing = plan.work.sharing
     outcome.fingerprint = digest(
-        [s for run in outcome.array.runs for s in (run.start_s, run.seconds, *run.parts_s.values())]
-        + [each.seconds for each in outcome.array.networks]
+        [s for run in outcome.part.runs for s in (run.start_s, run.seconds, *run.parts_s.values())]
+        + [each.seconds for each in outcome.part.networks]
     )
     return outcome
 
@@ -276,7 +303,7 @@ def _once(plan: ArrayPlan, play: _Play) -> Outcome:
     return Outcome(
         totals,
         timeline=drawn(plan.variant.record, runs),
-        array=_record(plan, networks, runs),
+        part=_record(plan, networks, runs),
         warnings=play.notes,
     )
 
@@ -328,8 +355,9 @@ def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
     timeline = turns_drawn(record, names, served.turns, [plan.pods[name] for name in names])
     return Outcome(
         totals,
+        requests=Requests.joined([each.requests for each in networks if each.requests is not None]),
         timeline=timeline or Timeline(),
-        array=_record(plan, networks, runs),
+        part=_record(plan, networks, runs),
         warnings=play.notes,
     )
 
@@ -357,15 +385,16 @@ def _record(plan: ArrayPlan, networks: list[NetworkRecord], runs: list[ArrayRun]
         "batch": plan.work.batch,
     }
     return ArrayRecord(
-        m.rows,
-        m.cols,
-        m.pods,
-        peak_ops_per_s(m),
-        float(power_of(m).total_w),
-        spec.power,
-        settings,
-        networks,
-        runs,
+        sharing=plan.work.sharing,
+        rows=m.rows,
+        cols=m.cols,
+        pods=m.pods,
+        peak_ops_per_s=peak_ops_per_s(m),
+        peak_power_w=float(power_of(m).total_w),
+        power_w=spec.power,
+        settings=settings,
+        networks=networks,
+        runs=runs,
     )
 
 

@@ -1,15 +1,14 @@
-"""What a scenario asks of a model: a batch to decode, requests to serve, or the requests of several
-tenants."""
+"""What a scenario says of requests that are served."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from sim.scenario.fields import (
     BytesPerSecond,
+    Choice,
     Count,
     Factor,
     Index,
@@ -18,64 +17,9 @@ from sim.scenario.fields import (
     Section,
     Share,
 )
-from sim.scenario.machine import Pod, Precision
+from sim.scenario.machine import Pod
+from sim.scenario.trace import Trace
 from sim.serving.fleet import ORDERS, POLICIES, ROUTERS
-from sim.traces.formats import FORMATS
-
-
-class SharedRun(Section):
-    """A run of tokens that the prompts of several sequences have in common, a node of the tree of
-    their prefixes."""
-
-    tokens: Count
-    sequences: Count | None = Field(default=None, description="default: all of the batch")
-
-
-class Decode(Section):
-    """A static batch: one prefill, then every decode step with a context that grows."""
-
-    kind: Literal["decode"]
-    batch: Count
-    prompt_tokens: Count
-    output_tokens: Count
-    shared: list[SharedRun] = Field(
-        default=[], max_length=1000, description="what the prompts have in common"
-    )
-    every_step: bool = Field(
-        default=False, description="play every step, not a sample where the cost is linear"
-    )
-
-    @model_validator(mode="after")
-    def _shared_fits(self) -> Decode:
-        by_all = sum(run.tokens for run in self.shared if run.sequences in (None, self.batch))
-        if by_all >= self.prompt_tokens:
-            raise ValueError(
-                f"a prompt of {self.prompt_tokens} tokens cannot share {by_all}: its last is "
-                "its own"
-            )
-        most = max((run.sequences or 0 for run in self.shared), default=0)
-        if most > self.batch:
-            raise ValueError(f"{most} sequences cannot share a prefix in a batch of {self.batch}")
-        together = sum((run.sequences or self.batch) * run.tokens for run in self.shared)
-        if together > self.batch * (self.prompt_tokens - 1):
-            raise ValueError(
-                f"the shared runs come to {together} tokens, more than the prompts have"
-            )
-        return self
-
-
-class Trace(Section):
-    """Which rows of which recording to replay."""
-
-    file: str
-    format: Literal[("auto", *FORMATS)] = "auto"  # type: ignore[valid-type]
-    fallback: str | None = Field(
-        default=None, description="read instead, with a warning, where `file` is missing"
-    )
-    first: Index = 0
-    limit: Count | None = None
-    speed: Factor = Field(default=1.0, description="2.0: requests arrive twice as fast")
-    bad_rows: Literal["error", "skip"] = "error"
 
 
 class Slo(Section):
@@ -105,7 +49,7 @@ class Admission(Section):
     """Who is admitted first, and who not at all.  Recordings name no classes: they are drawn, or go
     by length."""
 
-    order: Literal[tuple(ORDERS)] = Field(  # type: ignore[valid-type]
+    order: Annotated[str, Choice(ORDERS)] = Field(
         default="arrival",
         description="of each replica's queue; deadline: earliest first, by `ttft`",
     )
@@ -196,8 +140,8 @@ class Served(Section):
 
     trace: Trace
     replicas: Count = Field(default=1, description="copies of the model, each on chips of its own")
-    router: Literal[tuple(ROUTERS)] = "round_robin"  # type: ignore[valid-type]
-    policy: Literal[tuple(POLICIES)] = Field(  # type: ignore[valid-type]
+    router: Annotated[str, Choice(ROUTERS)] = "round_robin"
+    policy: Annotated[str, Choice(POLICIES)] = Field(
         default="prefill_first",
         description="what an iteration is made of; chunked: prefill in pieces beside decode",
     )
@@ -244,7 +188,7 @@ class Served(Section):
     )
 
 
-class Requests(Served):
+class ServedTrace(Served):
     """A recorded or generated trace, replayed through the scheduler of a serving engine."""
 
     kind: Literal["requests"]
@@ -253,60 +197,3 @@ class Requests(Served):
         description="op: play every op of every iteration; step: the same answers, iterations "
         "priced",
     )
-
-
-class Tenant(Served):
-    """One of those who share a pod: a model, its requests, and what it is entitled to."""
-
-    model: str
-    tensor: Count = Field(default=1, description="chips that the model is split over")
-    precision: Precision | None = Field(default=None, description="default: that of the scenario")
-    weight: Factor = Field(
-        default=1.0, description="its part of shared chips, against that of the others"
-    )
-    priority: int = Field(
-        default=0, ge=-1000, le=1000, description="the highest goes first; of time_sliced"
-    )
-
-
-def _tenant_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise ValueError(
-            "a tenant's name is made of letters, digits and '_', and begins with a letter"
-        )
-    return name
-
-
-class Tenants(Section):
-    """Several models that serve requests on one pod, each on chips of its own or all on the same
-    ones."""
-
-    kind: Literal["tenants"]
-    sharing: Literal["partitioned", "time_sliced", "co_resident"] = Field(
-        description="partitioned: each has chips of its own; time_sliced: all have the same, "
-        "one iteration at a time; "
-        "co_resident: their iterations run at the same time and share engines, HBM and links"
-    )
-    quantum: Count = Field(
-        default=1, description="iterations of one tenant before the next choice; of time_sliced"
-    )
-    fidelity: Literal["step", "op"] | None = Field(
-        default=None,
-        description="as of `requests`; default: step, of co_resident op, which has no other",
-    )
-    interference: bool = Field(
-        default=True, description="also run the tenants two by two, where they are three"
-    )
-    tenants: dict[Annotated[str, AfterValidator(_tenant_name)], Tenant] = Field(
-        min_length=1, max_length=16
-    )
-
-    @model_validator(mode="after")
-    def _in_place(self) -> Tenants:
-        if self.sharing == "co_resident" and self.fidelity == "step":
-            raise ValueError(
-                "co_resident tenants slow each other within an iteration, which has no price "
-                "beforehand: "
-                "write 'fidelity: op', or take it out"
-            )
-        return self

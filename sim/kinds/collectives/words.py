@@ -3,16 +3,17 @@ report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from sim.facts.jobs import JobRecord
 from sim.facts.outcome import Outcome
+from sim.kinds.collectives.facts import busiest, jobs, share
 from sim.results import charts
-from sim.results.jobs import busiest, share, tenants
-from sim.results.metrics import pretty, seconds_text
+from sim.results.metric import seconds_text
+from sim.results.metrics import SPEEDUP
 from sim.results.palette import EXPOSED, escaped, words
-from sim.results.table import closing
+from sim.results.table import Numbers, grid_of
 from sim.text.units import show
 
 if TYPE_CHECKING:
@@ -24,48 +25,41 @@ _ALONE = "#0072B2"
 
 
 def jobs_table(
-    outcomes: Mapping[str, Outcome],
-    metrics: Mapping[str, Mapping[str, float]],
-    comparison: Mapping[str, Mapping[str, float]],
-    verdict: str,
-    expect: Sequence[Mapping[str, Any]],
+    outcomes: Mapping[str, Outcome], metrics: Numbers, comparison: Numbers
 ) -> RenderableType:
-    """A rich renderable: a row for each variant with its wall time, each job's mean and slow-down,
-    the fullest link."""
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
+    """A row for each variant with its wall time, each job's mean and slow-down, the fullest
+    link."""
     from rich.text import Text
 
-    jobs = list(dict.fromkeys(job.name for outcome in outcomes.values() for job in outcome.jobs))
-    wide = len(jobs) <= _ACROSS
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    names = list(
+        dict.fromkeys(job.name for outcome in outcomes.values() for job in outcome.part.jobs)
+    )
+    wide = len(names) <= _ACROSS
+    grid = grid_of()
     grid.add_column("")
     for title in ("wall time", *(["speed-up"] if len(outcomes) > 1 else [])):
         grid.add_column(title, justify="right")
     for title in (
-        [part for job in jobs for part in (job, "slow-down")]
+        [part for job in names for part in (job, "slow-down")]
         if wide
         else ["job", "mean", "slow-down"]
     ):
         grid.add_column(Text(title), justify="left" if title == "job" else "right")
     grid.add_column("busiest link", overflow="fold")
     for variant, outcome in outcomes.items():
-        mine, found = metrics[variant], tenants(outcome)
-        cells = [Text(variant), Text(pretty("makespan_s", mine["makespan_s"]))]
+        mine, found = metrics[variant], jobs(outcome)
+        cells = [Text(variant), Text(seconds_text(mine["makespan_s"]))]
         if len(outcomes) > 1:
-            cells.append(
-                Text(pretty("speedup", comparison[variant].get("speedup", 1.0)), style="bold")
-            )
+            cells.append(Text(SPEEDUP.text(comparison[variant].get("speedup", 1.0)), style="bold"))
         rows = (
-            [[cell for job in jobs for cell in _cells(found.get(job, {}))]]
+            [[cell for job in names for cell in _cells(found.get(job, {}))]]
             if wide
             else [[job, *_cells(found[job])] for job in found]
         )
         for number, row in enumerate(rows):
             head = cells if not number else [Text("")] * len(cells)
             grid.add_row(*head, *map(Text, row), Text(busiest(outcome) if not number else ""))
-    return Group(grid, *closing(verdict, expect))
+    return grid
 
 
 def _cells(job: Mapping[str, float]) -> list[str]:
@@ -80,17 +74,15 @@ def _times(ratio: float) -> str:
 
 def jobs_section(outcomes: Mapping[str, Outcome]) -> str:
     """What each job's collectives took, beside what one takes alone."""
-    if not any(outcome.jobs for outcome in outcomes.values()):
-        return ""
     bars: dict[str, list[tuple[str, str, float]]] = {}
     texts, lines = {}, []
     for variant, outcome in outcomes.items():
-        numbers = tenants(outcome)
-        for job in outcome.jobs:
+        numbers = jobs(outcome)
+        for job in outcome.part.jobs:
             mine = numbers[job.name]
             lines.append(_job_row(variant, job, mine))
             if "mean_s" in mine:
-                name = variant if len(outcome.jobs) == 1 else f"{variant} · {job.name}"
+                name = variant if len(outcome.part.jobs) == 1 else f"{variant} · {job.name}"
                 more_s = max(mine["mean_s"] - job.idle_s, 0.0)
                 alone_s = min(mine["mean_s"], job.idle_s)
                 bars[name] = [
@@ -151,10 +143,10 @@ def links_section(outcomes: Mapping[str, Outcome]) -> str:
     parts: list[str] = []
     for variant, outcome in outcomes.items():
         wall_s, lines = outcome.totals.seconds, []
-        if not outcome.links or not wall_s:
+        if not outcome.part.links or not wall_s:
             continue
-        top = share(outcome.links[0], wall_s)
-        for link in outcome.links[:_LINKS_SHOWN]:
+        top = share(outcome.part.links[0], wall_s)
+        for link in outcome.part.links[:_LINKS_SHOWN]:
             used, busy = share(link, wall_s), link.busy_s / wall_s
             mark = ' <span class="tag">bottleneck</span>' if used > top * (1 - 1e-6) else ""
             meter = f'<i class="meter"><i style="width:{100 * min(used, 1.0):.1f}%"></i></i>'
@@ -165,7 +157,7 @@ def links_section(outcomes: Mapping[str, Outcome]) -> str:
                 f"<td class=num>{100 * used:.1f} %</td><td class=num>{100 * busy:.1f} %</td>"
                 f"<td class=num>{link.most_flows:,}</td></tr>"
             )
-        more = len(outcome.links) - _LINKS_SHOWN
+        more = len(outcome.part.links) - _LINKS_SHOWN
         rest = (
             f'<p class="soft">{more:,} more that carried anything are in links.csv.</p>'
             if more > 0
@@ -188,3 +180,25 @@ def links_section(outcomes: Mapping[str, Outcome]) -> str:
         "in the wall time, "
         f"fullest first. Busy: at least one message on it.</p>{''.join(parts)}"
     )
+
+
+def verdict(outcomes: Mapping[str, Outcome], metrics: Numbers, comparison: Numbers) -> str:
+    """Which variant is the quickest, which the slowest, and the link that limits it."""
+    wall_s = {name: mine["makespan_s"] for name, mine in metrics.items() if name in outcomes}
+    quick, slow = (
+        min(wall_s, key=lambda name: wall_s[name]),
+        max(wall_s, key=lambda name: wall_s[name]),
+    )
+    full, most = busiest(outcomes[slow]), metrics[slow].get("busiest_link_utilisation", 0.0)
+    where = f"; its busiest link: {full} in use" if full else ""
+    if 0 < most < 0.5:
+        where = f"; there, no link is more than {100 * most:.0f} % in use"
+    if len(wall_s) == 1:
+        return f"{slow} takes {seconds_text(wall_s[slow])}{where}."
+    if wall_s[slow] < 1.005 * wall_s[quick]:
+        return (
+            "All variants take as long, within half a percent: "
+            f"{seconds_text(wall_s[slow])}{where}."
+        )
+    ratio = f"{wall_s[slow] / wall_s[quick]:.2f}"
+    return f"{quick} takes {seconds_text(wall_s[quick])}, {slow} {ratio}x as long{where}."

@@ -3,7 +3,7 @@ what is allowed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -13,7 +13,7 @@ from sim.scenario.layers import Node, nearest_node
 from sim.text.strict_yaml import Fault, KeyPath, nearest
 
 # Not faults in a part of a file, which another part completes.
-INCOMPLETE = {"missing", "union_tag_not_found"}
+INCOMPLETE = {"missing"}
 _DUE = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -29,18 +29,24 @@ _DUE = {
 
 
 def faults(
-    error: ValidationError, schema: type[BaseModel], root: Node, *, partial: bool = False
+    error: ValidationError,
+    schema: type[BaseModel],
+    root: Node,
+    *,
+    partial: bool = False,
+    also: Iterable[str] = (),
 ) -> Iterator[Fault]:
     """Each complaint of `error` about `root`, which was validated as `schema`.
 
-    `partial`: `root` is only a part, and what it lacks is no fault.
+    `partial`: `root` is only a part, and what it lacks is no fault. `also` are keys at its top that
+    another schema knows.
     """
     for one in error.errors(include_url=False):
         if partial and one["type"] in INCOMPLETE:
             continue
         classes, path = _walk(schema, one["loc"], root)
         node, below = nearest_node(root, path)
-        yield node.fault(_sentence(one, classes, node), below)
+        yield node.fault(_sentence(one, classes, node, () if path[1:] else also), below)
 
 
 def _walk(
@@ -51,14 +57,6 @@ def _walk(
     classes, owner, path = [schema], [schema], []
     for part in loc:
         if part == "[key]":
-            continue
-        tagged = [
-            c
-            for c in classes
-            if len(classes) > 1 and part in get_args(c.model_fields["kind"].annotation)
-        ]
-        if tagged:
-            classes = tagged
             continue
         fields = [
             c.model_fields[part]
@@ -77,30 +75,26 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
-def _sentence(error: ErrorDetails, owner: list[type[BaseModel]], node: Node) -> str:
+def _sentence(
+    error: ErrorDetails, owner: list[type[BaseModel]], node: Node, also: Iterable[str]
+) -> str:
     kind, context, given = error["type"], error.get("ctx", {}), error["input"]
     if kind == "extra_forbidden":
-        known = [name for model in owner for name in model.model_fields]
+        known = [*also, *(name for model in owner for name in model.model_fields)]
         return f"unknown key{nearest(error['loc'][-1], known)}; known keys: {', '.join(known)}"
     if kind == "missing":
         return "this key is missing"
-    if kind == "union_tag_not_found":
-        return (
-            "the key 'kind' is missing; it is one of decode, requests, collectives, "
-            "tenants, networks, granularity"
-        )
-    if kind in ("literal_error", "union_tag_invalid"):
-        allowed = context.get("expected") or context.get("expected_tags", "")
+    if kind == "literal_error":
+        allowed = context.get("expected", "")
         choices = [part.strip(" '") for part in str(allowed).replace(" or ", ", ").split(",")]
-        got = context.get("tag", given)
         return (
-            f"{_shown(got, node)} is not allowed here{nearest(got, choices)}; choose one of "
+            f"{shown(given, node)} is not allowed here{nearest(given, choices)}; choose one of "
             f"{', '.join(choices)}"
         )
     if kind == "value_error":
         return str(context.get("error", error["msg"]))
     if kind in _DUE:
-        return f"{_DUE[kind]} is due, not {_shown(given, node)}{_quoting(kind, given, node)}"
+        return f"{_DUE[kind]} is due, not {shown(given, node)}{_quoting(kind, given, node)}"
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         sign = {
             "greater_than": ">",
@@ -109,7 +103,7 @@ def _sentence(error: ErrorDetails, owner: list[type[BaseModel]], node: Node) -> 
             "less_than_equal": "<=",
         }[kind]
         (bound,) = context.values()
-        return f"{_shown(node.value, node)} is out of range, it must be {sign} {bound:g}"
+        return f"{shown(node.value, node)} is out of range, it must be {sign} {bound:g}"
     if kind == "too_short":
         return "at least one entry is due"
     if kind == "string_too_short":
@@ -117,7 +111,8 @@ def _sentence(error: ErrorDetails, owner: list[type[BaseModel]], node: Node) -> 
     return error["msg"]
 
 
-def _shown(value: Any, node: Node) -> str:
+def shown(value: Any, node: Node) -> str:
+    """A value as the file has it, short."""
     if isinstance(value, bool):
         return node.raw or str(value).lower()
     if isinstance(value, dict):
