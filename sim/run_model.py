@@ -13,9 +13,8 @@ import numpy as np
 import simpy
 
 from sim import catalog
-from sim.engine.chip import Tenancy
-from sim.engine.group import Group
-from sim.engine.pipeline import Stage, run_static
+from sim.engine.group import Group, Tenancy, members_of
+from sim.engine.pipeline import run_static
 from sim.engine.scaling import Autoscale, Failure
 from sim.engine.served import Host
 from sim.engine.serving import Service, run_service, serve_share
@@ -76,10 +75,8 @@ class Machinery(NamedTuple):
         }
         return Group(
             tenancy.env if tenancy else simpy.Environment(),
-            self.device,
+            members_of(self.device, partial(self.graph, stage=stage), ranks, slow),
             self.network_of(stage),
-            ranks,
-            stragglers=slow,
             unfold=bool(v.pod.faults),
             timeline=timeline,
             max_spans=v.record.max_spans,
@@ -106,13 +103,7 @@ class Machinery(NamedTuple):
     def hosts(self) -> list[Host]:
         """The stages as the engine wants them."""
         return [
-            Host(
-                partial(self.group, stage=stage),
-                partial(self.graph, stage=stage),
-                self.device,
-                self.network_of(stage),
-                self.sharing,
-            )
+            Host(partial(self.group, stage=stage), self.sharing)
             for stage in range(self.parallel.pipeline)
         ]
 
@@ -305,7 +296,7 @@ def play_model(
             shared_runs(work),
             here.parallel.micro_batches,
         )
-        stages = [Stage(host.group_of, host.graph_of) for host in here.hosts]
+        stages = [host.group_of for host in here.hosts]
         outcome = run_static(stages, static, timeline, progress)
     else:
         assert plan.trace is not None and isinstance(work, Requests)
