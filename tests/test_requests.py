@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from sim.traces.formats import FORMATS
 from sim.traces.lines import MAX_LINE_BYTES
-from sim.traces.requests import Request, Trace, TraceError, read_trace, write_trace
+from tests.recordings import Request, Trace, TraceError, read_trace
+from traces.azure_conv_like import write_trace
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "requests"
 AZURE = RECORDED / "AzureLLMInferenceTrace_conv.csv.gz"

@@ -19,7 +19,7 @@ from sim.run import prepare
 from sim.scenario import ScenarioError, load
 from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
 from sim.traces.columns import Columns
-from sim.traces.requests import Request
+from tests.recordings import Request
 
 SMALL = replace(MODEL, layers=1)
 
