@@ -514,10 +514,12 @@ def many(count, rate, seed=1):
     ids=["chunked", "prefill first", "static"],
 )
 def test_compiled_is_interpreted(replicas, router):
-    pytest.importorskip("numba", reason="the extra 'fast' is not installed")
+    pytest.importorskip("numba", reason="the compiled form needs numba")
     rules = RULES._replace(router=ROUTERS[router])
     quick, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules, expected=1e9)
-    slow, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled.LOOPS, "native", lambda amount: None)
+        slow, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules)
     assert quick.tobytes() == slow.tobytes()
 
 
@@ -526,7 +528,7 @@ def test_compiled_is_interpreted(replicas, router):
 def test_waiting_of_deterministic_servers(load, servers):
     """M/D/c, one request at a time on each, all of equal length, each to the server that is free
     first."""
-    count = 1_000_000 if compiled.serve_for(1e9) is not compiled.serve_for(0) else 30_000
+    count = 1_000_000 if compiled.LOOPS.native(1e9) else 30_000
     replicas = replicas_of(servers, "prefill_first", sequences=1)
     rules = RULES._replace(router=ROUTERS["least_work"])
     one, _ = served(trace([(0.0, 100, 1)]), replicas, KINDS[DENSE, 1], rules)

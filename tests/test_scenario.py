@@ -606,14 +606,23 @@ def test_groups(write: Write, group: Any, chips: Any) -> None:
     ) == tuple(chips)
 
 
-def test_the_names_of_collectives_are_those_of_the_plans() -> None:
-    from typing import get_args
+def test_the_choices_of_a_job_are_the_rows_of_the_tables(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that comes late counts: in the file, and in the schema that an editor reads."""
+    from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES, Algorithm
 
-    from sim.scenario.jobs import CollectiveName
+    def asked(name: str) -> str | None:
+        return load(write(**network(algorithm=name))).variants["run"].workload.jobs["a"].algorithm
 
-    from sim.network.collectives import PLANS
-
-    assert list(get_args(CollectiveName)) == list(PLANS)
+    with pytest.raises(ScenarioError, match="'own' is not allowed here"):
+        asked("own")
+    plan = COLLECTIVES["all_reduce"].algorithms["ring"].plan
+    monkeypatch.setitem(COLLECTIVES["all_reduce"].algorithms, "own", Algorithm(plan))
+    assert asked("own") == "own"
+    job = json_schema()["$defs"]["JobSpec"]["properties"]
+    assert job["collective"]["enum"] == list(COLLECTIVES)
+    assert job["algorithm"]["anyOf"][0]["enum"] == ["auto", *ALGORITHM_NAMES]
 
 
 def collectives(**work: Any) -> dict[str, Any]:

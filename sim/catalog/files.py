@@ -57,23 +57,25 @@ def find(
     )
 
 
-def checked(section: type[Section], doc: Document) -> Section:
-    """The document as `section`; ScenarioError with every fault, each with its line and key."""
+def checked(section: type[Section], doc: Document, of: str = "") -> Section:
+    """The document as `section`; ScenarioError with every fault, each with its line and key.  `of`
+    says of what it is a file."""
     try:
         return section.model_validate(doc.data)
     except ValidationError as error:
-        faults = [_fault(section, doc, dict(e)) for e in error.errors(include_url=False)]
+        faults = [_fault(section, doc, dict(e), of) for e in error.errors(include_url=False)]
         raise ScenarioError(sorted(set(faults), key=lambda fault: fault.line)) from None
 
 
-def _fault(section: type[BaseModel], doc: Document, error: dict[str, Any]) -> Fault:
+def _fault(section: type[BaseModel], doc: Document, error: dict[str, Any], of: str) -> Fault:
     at: KeyPath = tuple(part for part in error["loc"] if part != "[key]")
     kind = error["type"]
     if kind == "extra_forbidden":
         known = _fields(section, at[:-1])
-        what = f"unknown key{nearest(at[-1], known)}; known here: {', '.join(known)}"
+        owner = f" of {of}" if of and len(at) == 1 else ""
+        what = f"unknown key{owner}{nearest(at[-1], known)}; known here: {', '.join(known)}"
     elif kind == "missing":
-        what = "this key is missing"
+        what = "this key is missing" + (f"; {of} needs it" if of and len(at) == 1 else "")
     elif kind in ("model_type", "model_attributes_type") and at:
         what = f"a mapping with {', '.join(_fields(section, at))} is due, not {error['input']!r}"
     elif kind == "value_error":

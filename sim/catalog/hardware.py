@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sim.catalog.files import checked, find
 from sim.hardware.cost import told_as, with_kernel
 from sim.hardware.device import OWN_KERNELS, Device, Fact, Kernel
-from sim.network.collectives import AlgorithmName, CollectiveName
+from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES
 from sim.network.library import Library, Way
 from sim.text import strict_yaml
+from sim.text.choice import Choice
 from sim.text.strict_yaml import Document, nearest
 from sim.text.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show
 
@@ -35,6 +36,7 @@ KernelName = Annotated[
 _POSITIVE = Field(gt=0)
 _NOT_NEGATIVE = Field(ge=0)
 STRICT = ConfigDict(extra="forbid", frozen=True)
+AlgorithmName = Annotated[str, Choice(ALGORITHM_NAMES)]
 
 
 class Sourced(BaseModel):
@@ -104,7 +106,7 @@ class WayFile(BaseModel):
     """A line of `ways.table`: one way of a library to do some collectives."""
 
     model_config = STRICT
-    collectives: Annotated[tuple[CollectiveName, ...], Field(min_length=1)]
+    collectives: Annotated[tuple[Annotated[str, Choice(COLLECTIVES)], ...], Field(min_length=1)]
     algorithm: AlgorithmName
     protocol: Text
     launch: Annotated[Seconds, Field(ge=0)]
@@ -129,9 +131,8 @@ class LibraryFile(BaseModel):
     link_efficiency: Number[Share] | None = None
     reduce_bytes_per_s: Rate | None = None
     algorithms: tuple[AlgorithmName, ...] | None = None
-    within_node: Text | None = (
-        None  # the library that stands for this one where a group is within one node
-    )
+    # the library that stands for this one where a group is within one node
+    within_node: Text | None = None
     also: Text | None = None  # a library whose ways it has beside its own
     ways: WaysFile | None = None
 
@@ -220,13 +221,13 @@ def library(
     }
     ways = tuple(
         Way(
-            way.collectives,
-            way.algorithm,
-            way.protocol,
-            way.launch,
-            way.step,
-            way.efficiency,
-            way.most,
+            collectives=way.collectives,
+            algorithm=way.algorithm,
+            protocol=way.protocol,
+            launch_s=way.launch,
+            step_s=way.step,
+            link_efficiency=way.efficiency,
+            most_bytes=way.most,
         )._replace(**asked)
         for way in file.ways.table
     )

@@ -209,12 +209,12 @@ def _techniques() -> list[Row]:
 
 
 def _collectives() -> list[Row]:
-    from sim.network.collectives import PLANS
+    from sim.network.collectives import COLLECTIVES
 
     return [
-        {"name": kind, "algorithm": name, "summary": algorithm.doc, "needs": algorithm.lacking}
-        for kind, algorithms in PLANS.items()
-        for name, algorithm in algorithms.items()
+        {"name": kind, "algorithm": name, "summary": algorithm.doc, "needs": algorithm.needs.words}
+        for kind, collective in COLLECTIVES.items()
+        for name, algorithm in collective.algorithms.items()
     ]
 
 

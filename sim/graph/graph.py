@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 from sim.graph.batch import Shared
 from sim.graph.model import Latent
+from sim.network.collectives import COLLECTIVES
 
 Stream = Literal["compute", "communication", "prefetch"]
 Engine = Literal["matrix", "vector", "none"]
@@ -150,11 +151,6 @@ class Graph:
         """Bytes of tensors of `kind` that the compute stream's ops read."""
         ops = (op for _, op in self.ops() if op.stream == "compute" and not op.idle)
         return sum(t.nbytes for op in ops for t in op.reads if t.kind == kind)
-
-
-COLLECTIVES = frozenset(
-    {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send"}
-)
 
 
 def is_collective(op: Op) -> bool:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from sim import catalog
 from sim.hardware.device import Fact
-from sim.network import topology
+from sim.network.faults import Defect, degraded
 from sim.network.library import Library
-from sim.network.topology import Fault, Graph
+from sim.network.topology import Graph
 from sim.scenario import MisfitError, Variant
 from sim.scenario.faults import LinkFault
 from sim.text.strict_yaml import KeyPath, nearest
@@ -51,14 +51,20 @@ def with_faults(
             wrong.append((("pod", "faults", index, "link"), what))
     if wrong:
         raise MisfitError(wrong)
-    specs = [
-        Fault(fault.link[0], fault.link[1], fault.bandwidth, fault.latency, fault.failed)
+    defects = [
+        Defect(
+            a=fault.link[0],
+            b=fault.link[1],
+            share=fault.bandwidth,
+            extra_latency_s=fault.latency,
+            failed=fault.failed,
+        )
         for fault in faults
     ]
     faulty = graph
     for group in dict.fromkeys(map(tuple, groups)):
         try:
-            faulty = topology.degraded(graph, specs, group)
+            faulty = degraded(graph, defects, group)
         except ValueError as error:
             raise MisfitError([(("pod", "faults"), str(error))]) from None
     return faulty

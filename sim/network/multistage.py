@@ -28,18 +28,12 @@ def switch(
 
     The latency of the link is that of the whole way through the switch, half of it on each side.
     Non-blocking, unless `core_bytes_per_s` says what all ports together can pass.
-    `store_and_forward` takes a message in before sending it.
+    `store_and_forward` takes a message in before sending it. A crossbar is a non-blocking one, by
+    the name that the literature of interconnects gives it.
     """
-    graph = _started("switch", devices, routing="shortest")
+    graph = _started(devices)
     graph.add_node("switch", **_core(core_bytes_per_s, forwarding))
     _both_ways(graph, ((chip, "switch") for chip in range(devices)), _halved(link))
-    return graph
-
-
-def crossbar(devices: int, **link: Any) -> nx.DiGraph:
-    """One non-blocking switch, by the name that the literature of interconnects gives it."""
-    graph = switch(devices, **link)
-    graph.graph["shape"] = "crossbar"
     return graph
 
 
@@ -70,20 +64,16 @@ def multi_node(
         )
     if nic is None and nodes > 1:
         raise ValueError(
-            f"{nodes} nodes need nic facts: bytes_per_s and latency_s of each chip's wire to "
-            "its leaf"
+            f"{nodes} nodes need nic facts: bytes_per_s and latency_s of each chip's wire to its "
+            "leaf"
         )
     if spine and "bytes_per_s" in spine and oversubscription != 1:
         raise ValueError(
-            "oversubscription says what a spine's wires carry: give it or their bytes_per_s, "
-            "not both"
+            "oversubscription says what a spine's wires carry: give it or their bytes_per_s, not "
+            "both"
         )
-    if not oversubscription > 0:
-        raise ValueError(f"oversubscription is a positive ratio, not {oversubscription}")
     count = nodes * chips
-    graph = _started(
-        "multi_node", 0, routing="up_down", dims=(nodes, chips), rails=rails, spines=spines
-    )
+    graph = _started(0, dims=(nodes, chips), node_chips=chips, rails=rails, spines=spines)
     graph.add_nodes_from(
         (n * chips + c, {"at": (n, c)}) for n in range(nodes) for c in range(chips)
     )
@@ -134,7 +124,7 @@ def dragonfly(
             f"{global_links} have {ports}"
         )
     per_group = routers * chips
-    graph = _started("dragonfly", 0, routing="shortest", dims=(groups, routers, chips))
+    graph = _started(0, dims=(groups, routers, chips), group_chips=per_group)
     at = ((g, r, c) for g in range(groups) for r in range(routers) for c in range(chips))
     graph.add_nodes_from((i, {"at": where}) for i, where in enumerate(at))
     names = [[f"group {g} router {r}" for r in range(routers)] for g in range(groups)]
@@ -174,7 +164,7 @@ def fat_tree(k: int, levels: int, oversubscription: float = 1.0, **link: Any) ->
     the top level carry 1 / oversubscription of the others.
     """
     rows, chips = k ** (levels - 1), k**levels
-    graph = _started("fat_tree", chips, routing="up_down", k=k, levels=levels)
+    graph = _started(chips, k=k, levels=levels)
     names = [[f"level {level} row {row}" for row in range(rows)] for level in range(levels)]
     graph.add_nodes_from(chain.from_iterable(names))
     _both_ways(graph, ((p, names[0][p // k]) for p in range(chips)), {"tier": "chip", **link})
@@ -209,7 +199,7 @@ def butterfly(k: int, n: int, expansion: int = 1, **link: Any) -> nx.DiGraph:
         raise ValueError(f"the expansion of a {k}-ary butterfly is a power of {k}, not {expansion}")
     chips = k**n
     shapes = fly_stages(k, n, extra)
-    graph = _started("butterfly", chips, routing="bit_steered", k=k, n=n, extra=extra)
+    graph = _started(chips, k=k, n=n, extra=extra)
     names = [
         [f"stage {j} row {row}" for row in range(tops * lows)]
         for j, (tops, lows) in enumerate(shapes)
@@ -257,7 +247,7 @@ def benes(k: int, n: int, **link: Any) -> nx.DiGraph:
     that, `spray` meets its rate.
     """
     rows, chips, stages = k ** (n - 1), k**n, 2 * n - 1
-    graph = _started("benes", chips, routing="bit_steered", k=k, n=n)
+    graph = _started(chips, k=k, n=n, turn=n - 1)
     names = [[f"stage {j} row {row}" for row in range(rows)] for j in range(stages)]
     graph.add_nodes_from(chain.from_iterable(names))
     graph.add_edges_from(((p, names[0][p // k]) for p in range(chips)), tier="chip", **link)
@@ -279,8 +269,8 @@ def _fan(row: int, digit: int, k: int) -> range:
     return range(lowest, lowest + k ** (digit + 1), k**digit)
 
 
-def _started(shape: str, chips: int, **facts: Any) -> nx.DiGraph:
-    graph = nx.DiGraph(shape=shape, chips_forward=False, **facts)
+def _started(chips: int, **facts: Any) -> nx.DiGraph:
+    graph = nx.DiGraph(chips_forward=False, **facts)
     graph.add_nodes_from(range(chips))
     return graph
 

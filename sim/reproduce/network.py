@@ -17,7 +17,7 @@ from sim.calibrate.libraries import SOURCES
 from sim.calibrate.tables import Measured
 from sim.engine.alone import finish_times, played
 from sim.network import topology
-from sim.network.collectives import PLANS
+from sim.network.collectives import COLLECTIVES
 from sim.network.library import Library
 from sim.network.network import Network
 from sim.network.topology import Graph
@@ -116,11 +116,11 @@ def closed_forms(quick: bool = False) -> list[Row]:
     for name, build in list(IDLE.items())[:: 3 if quick else 1]:
         graph = build()
         worst, forms, apart = 0.0, 0, [0.0]
-        for kind in PLANS:
-            for algorithm in PLANS[kind]:
+        for kind in COLLECTIVES:
+            for algorithm, row in COLLECTIVES[kind].algorithms.items():
                 network = Network(graph, library, algorithm)
                 members = network.members(network.wires.chips)
-                if PLANS[kind][algorithm].needs(members):
+                if row.needs(members):
                     continue
                 for nbytes in (1e4, 64e6) if quick else (1.0, 1e4, 1e6, 64e6, 1e9):
                     fold = network.fold(kind, network.wires.chips, nbytes)
@@ -171,13 +171,10 @@ def _shared_fabric(library: Library, quick: bool) -> Iterator[Row]:
         thin = {**LINK, "bytes_per_s": LINK["bytes_per_s"] / oversubscription}
         full = topology.build("multi_node", nodes=4, chips=4, nic=LINK, spine=LINK, **LINK)
         shared = topology.build("multi_node", nodes=4, chips=4, nic=thin, spine=thin, **LINK)
-        for kind in PLANS:
-            for algorithm in PLANS[kind]:
+        for kind in COLLECTIVES:
+            for algorithm, row in COLLECTIVES[kind].algorithms.items():
                 network = Network(full, library, algorithm)
-                if (
-                    PLANS[kind][algorithm].needs(network.members(16))
-                    or not network.fold(kind, 16, 8e6).exact
-                ):
+                if row.needs(network.members(16)) or not network.fold(kind, 16, 8e6).exact:
                     continue
                 seconds = played(Network(shared, library, algorithm), kind, 16, 8e6).seconds
                 least = min(least, seconds / network.fold(kind, 16, 8e6).seconds)

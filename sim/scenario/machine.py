@@ -9,12 +9,11 @@ from pydantic import Field, model_validator
 
 from sim.graph import parallel, routing
 from sim.hardware.device import OWN_KERNELS
-from sim.network.collectives import AlgorithmName
+from sim.network.collectives import ALGORITHM_NAMES, AUTO
 from sim.scenario.faults import LinkFault
 from sim.scenario.fields import (
     Bytes,
     BytesPerSecond,
-    Choice,
     Count,
     DeviceName,
     Dtype,
@@ -34,6 +33,7 @@ from sim.scenario.fields import (
 )
 from sim.systolic.dataflow import DATAFLOWS
 from sim.systolic.interconnect import INTERCONNECTS
+from sim.text.choice import Choice
 
 
 class KernelChange(Section):
@@ -150,7 +150,7 @@ class Pod(Section):
         description="rank -> how many times slower its compute and HBM are; of collectives "
         "alone, its steps",
     )
-    collective: Literal["auto", AlgorithmName] = "auto"
+    collective: Annotated[str, Choice(ALGORITHM_NAMES, AUTO)] = AUTO
     faults: list[LinkFault] = Field(default=[], description="links that are slow, late, or gone")
     jitter: Seconds = Field(
         default=0.0, description="mean of a random (exponential) extra delay of each message"

@@ -10,14 +10,13 @@ from sim.engine.jobs import Job, Recording, Trouble, play_jobs
 from sim.facts.outcome import Outcome
 from sim.kinds.collectives.spec import Collectives, JobSpec
 from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
-from sim.network.collectives import PLANS, algorithm
+from sim.network.collectives import COLLECTIVES, algorithm
 from sim.network.network import Network
 from sim.scenario import MisfitError, Variant
 from sim.text.strict_yaml import KeyPath
 
 # sends of one collective in which everybody sends to everybody: some GB of host memory
 MOST_PAIRS = 200_000_000
-_EVERYBODY = ("direct", "one_shot", "two_shot", "pairwise")
 
 
 class JobsPlan(NamedTuple):
@@ -91,11 +90,9 @@ def play(plan: JobsPlan, progress: Callable[[float], None] = lambda share: None)
 
 def _unfit(spec: JobSpec, network: Network, group: tuple[int, ...]) -> str:
     """Why the job's algorithm does not serve its group; '' where it does."""
-    chosen = spec.algorithm or (
-        network.algorithm if network.algorithm in PLANS[spec.collective] else "auto"
-    )
-    everybody = chosen in _EVERYBODY or spec.collective == "all_to_all"
-    if everybody and len(group) ** 2 > MOST_PAIRS:
+    rows, chosen = COLLECTIVES[spec.collective].algorithms, spec.algorithm or network.algorithm
+    asked = [rows[chosen]] if chosen in rows else rows.values()
+    if all(row.crowded for row in asked) and len(group) ** 2 > MOST_PAIRS:
         return (
             f"among {len(group):,} chips everybody sends to everybody, which takes too much "
             "memory to play"

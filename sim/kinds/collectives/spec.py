@@ -14,8 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from sim.network.collectives import AlgorithmName, CollectiveName
+from sim.network.collectives import ALGORITHM_NAMES, AUTO, COLLECTIVES
 from sim.scenario.fields import Bytes, Count, Factor, Seconds, Section
+from sim.text.choice import Choice
 from sim.text.strict_yaml import nearest
 
 _RANGE = re.compile(r"(\d{1,12})(?:\s*-\s*(\d{1,12}))?")
@@ -105,7 +106,7 @@ class JobSpec(Section):
     """A tenant that issues one collective after the other, each when all its ranks are done with
     the last."""
 
-    collective: CollectiveName
+    collective: Annotated[str, Choice(COLLECTIVES)]
     bytes: Bytes = Field(
         description="the buffer of one rank; of all-gather, what each has in the end"
     )
@@ -114,7 +115,7 @@ class JobSpec(Section):
         validate_default=True,
         description="'all', '0-7', [0, 1, 4-7], or {every, from, count}",
     )
-    algorithm: Literal["auto", AlgorithmName] | None = Field(
+    algorithm: Annotated[str, Choice(ALGORITHM_NAMES, AUTO)] | None = Field(
         default=None, description="default: pod.collective"
     )
     start: Seconds = 0.0

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sim.dnn.known import INPUTS, KNOWN
-from sim.scenario.fields import Choice, Count, FilePath, ModelName, Seconds, Section
+from sim.scenario.fields import Count, FilePath, ModelName, Seconds, Section
 from sim.scenario.trace import Trace
+from sim.text.choice import Choice
 
 # Options of a network, and what they belong to.
 _OF_KNOWN, _OF_MODELS, _OF_FILES = tuple(INPUTS), ("phase", "tokens", "layers"), ("sizes",)
