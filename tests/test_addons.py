@@ -19,6 +19,10 @@ ENTRIES = {
     "technique.half_flop": "podscope_toy.rows:HALF_FLOP",
     "metric.hbm_bytes_a_token": "podscope_toy.rows:BYTES_A_TOKEN",
     "format.semicolons": "podscope_toy.rows:SEMICOLONS",
+    "interconnect.twin": "podscope_toy.rows:TWIN",
+    "dataflow.turned": "podscope_toy.rows:TURNED",
+    "dnn.mlp": "podscope_toy.rows:MLP",
+    "dnn_file..mlp": "podscope_toy.rows:MLP_FILE",
     "device.toy_chip": "podscope_toy.files:DEVICE",
     "topology.toy_pod": "podscope_toy.files:POD",
 }
@@ -136,6 +140,33 @@ def test_a_trace_format(toy: Path) -> None:
         },
     )
     assert found["variants"]["run"]["metrics"]["requests"] == 2
+
+
+def test_an_array_with_an_interconnect_a_dataflow_a_dnn_and_its_file(toy: Path) -> None:
+    (toy / "net.mlp").write_text("40")
+    found, out, _ = run(
+        toy,
+        {
+            "pod": {"array": {"rows": 8, "cols": 8, "pods": 4, "network": "crossbar"}},
+            "workload": {"kind": "networks", "networks": {"mlp": {"length": 40}}},
+            "variants": {
+                "plain": {},
+                "joined": {"pod": {"array": {"network": "twin"}}},
+                "turned": {"pod": {"array": {"dataflow": "turned"}}},
+                "read": {"workload": {"networks": {"mlp": {"length": None, "file": "net.mlp"}}}},
+            },
+            "expect": ["plain.effective_ops_per_s_ratio == 1", "plain.peak_power_w_ratio > 1"],
+        },
+    )
+    assert all(claim["ok"] for claim in found["expect"])
+    metrics = {name: each["metrics"] for name, each in found["variants"].items()}
+    assert metrics["turned"] == metrics["plain"] == metrics["read"]
+    assert any("it was read" in text for text in found["warnings"])
+    page = (out / "report.html").read_text()
+    assert "array: twin" in page and "array: turned" in page
+    listed = json.loads(podscope(toy, "list", "interconnects", "--json").stdout)
+    of = {row["name"]: row["from"] for row in listed}
+    assert of["twin"] == "podscope-toy 0.3" and of["crossbar"] == ""
 
 
 def test_the_list_says_where_a_row_is_from(toy: Path) -> None:

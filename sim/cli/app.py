@@ -224,6 +224,8 @@ class Kind(StrEnum):
     kinds = "kinds"
     metrics = "metrics"
     formats = "formats"
+    interconnects = "interconnects"
+    dataflows = "dataflows"
 
 
 @app.command("list")

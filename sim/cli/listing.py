@@ -258,6 +258,25 @@ def _formats() -> list[Row]:
     return [{"name": name, "first_line": form.first_line()} for name, form in FORMATS.items()]
 
 
+def _interconnects() -> list[Row]:
+    from sim.systolic.interconnect import INTERCONNECTS
+
+    return [
+        {"name": row.name, "free": row.free, "tries": row.tries, "extension": row.ours}
+        for row in INTERCONNECTS.values()
+    ]
+
+
+def _dataflows() -> list[Row]:
+    from sim.systolic.dataflow import DATAFLOWS
+
+    return [
+        {"name": row.name, "stays": row.stays, "rows": "mnk"[row.loaded]}
+        | {"streams": "mnk"[row.streamed], "extension": row.ours}
+        for row in DATAFLOWS.values()
+    ]
+
+
 def _fields(name: str, thing: Any) -> Row:
     """Its fields, under the name that a scenario knows it by; its own name is its title."""
     fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
@@ -286,6 +305,9 @@ _TABLES = {
     "kinds": "kind",
     "metrics": "metric",
     "formats": "format",
+    "networks": "dnn",
+    "interconnects": "interconnect",
+    "dataflows": "dataflow",
 }
 _ROWS: dict[str, Callable[[], list[Row]]] = {
     "devices": _devices,
@@ -299,11 +321,17 @@ _ROWS: dict[str, Callable[[], list[Row]]] = {
     "kinds": _kinds,
     "metrics": _metrics,
     "formats": _formats,
+    "interconnects": _interconnects,
+    "dataflows": _dataflows,
 }
 
 
 def _text(key: str) -> tuple[str, Callable[[Row], Any], bool]:
     return key, lambda row: row.get(key, ""), False
+
+
+def _answer(key: str, heading: str = "") -> tuple[str, Callable[[Row], Any], bool]:
+    return heading or key, lambda row: "yes" if row[key] else "no", False
 
 
 def _count(key: str, heading: str = "") -> tuple[str, Callable[[Row], Any], bool]:
@@ -413,6 +441,19 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
         _text("definition"),
     ],
     "formats": [_text("name"), ("first line", lambda row: row["first_line"], False)],
+    "interconnects": [
+        _text("name"),
+        _answer("free", "without conflicts"),
+        _count("tries", "ways tried"),
+        _answer("extension"),
+    ],
+    "dataflows": [
+        _text("name"),
+        _text("stays"),
+        _text("rows"),
+        _text("streams"),
+        _answer("extension"),
+    ],
     "scenarios": [
         _text("name"),
         _text("question"),

@@ -103,7 +103,9 @@ class Convnet:
                 tuple(self._nodes[b].name for b in order if b in read[at]),
             )
             m, n, k, area = node.gemm or (0, 0, 0, 0)
-            layers.append(GemmLayer(node.name, m, n, k, area, after, raw_input=not after))
+            layers.append(
+                GemmLayer(node.name, m, n, k, kernel_area=area, after=after, raw_input=not after)
+            )
         return Dnn(self.name, tuple(layers))
 
     def _positions(

@@ -135,7 +135,7 @@ def _layer(
     m, n, k, area = size("m"), size("n"), size("k"), size("kernel_area")
     if area > n:
         faults.append(f"line {row.line}: a kernel of {area} elements is more than n, which is {n}")
-    return GemmLayer(name, m * batch, n, k, area, after, raw in _TRUE)
+    return GemmLayer(name, m * batch, n, k, kernel_area=area, after=after, raw_input=raw in _TRUE)
 
 
 def _after(row: _Row, known: Mapping[str, int], faults: list[str]) -> Iterator[str]:

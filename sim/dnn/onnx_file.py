@@ -250,7 +250,7 @@ def _layers(name: str, product: _Product, after: tuple[str, ...]) -> Iterator[Ge
         raise ValueError(f"layer {name} has a size of zero")
     for copy in range(copies):
         own = name if copies == 1 else f"{name}:{copy}"
-        yield GemmLayer(own, m, n, k, area, after, raw_input=not after)
+        yield GemmLayer(own, m, n, k, kernel_area=area, after=after, raw_input=not after)
 
 
 def _attribute(node: Any, name: str, default: int) -> int:

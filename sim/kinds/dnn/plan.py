@@ -216,19 +216,21 @@ class _Play:
                 f"{' and '.join(names)}: {len(timing.starts):,} rounds are too many to draw"
             )
         run = ArrayRun(
-            names,
-            0,
-            pods,
-            0.0,
-            timing.cycles / hz,
-            0,
-            float(made.ops),
-            len(timing.starts),
-            timing.last_add_round + 1 if any(len(p.add_left) for p in made.layers) else 0,
-            timing.tile_ops,
-            timing.dram_bytes,
-            {part: cycles / hz for part, cycles in losses(made, timing)._asdict().items()},
-            tiles,
+            names=names,
+            first_pod=0,
+            pods=pods,
+            start_s=0.0,
+            seconds=timing.cycles / hz,
+            times=0,
+            ops=float(made.ops),
+            rounds=len(timing.starts),
+            add_rounds=timing.last_add_round + 1
+            if any(len(p.add_left) for p in made.layers)
+            else 0,
+            tile_ops=timing.tile_ops,
+            dram_bytes=timing.dram_bytes,
+            parts_s={part: cycles / hz for part, cycles in losses(made, timing)._asdict().items()},
+            tiles=tiles,
         )
         return _Played(
             run, tuple(end / hz for end in ends(made, timing)), timing.warm_up_cycles / hz
@@ -254,17 +256,16 @@ def _once(plan: ArrayPlan, play: _Play) -> Outcome:
                 first += run.pods
             else:
                 now += run.seconds
-    none = np.empty(0)
     networks = [
         NetworkRecord(
-            name,
-            plan.what[name],
-            float(plan.dnns[name].ops),
-            plan.pods[name],
-            ends_s[name],
-            play([name]).run.seconds,
-            None,
-            none,
+            name=name,
+            what=plan.what[name],
+            ops=float(plan.dnns[name].ops),
+            pods=plan.pods[name],
+            seconds=ends_s[name],
+            alone_s=play([name]).run.seconds,
+            requests=None,
+            alone_e2e_s=np.empty(0),
         )
         for name in names
     ]
@@ -306,14 +307,14 @@ def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
         alone = tenancy.apart([arrival_s], [alone_s])
         networks.append(
             NetworkRecord(
-                name,
-                plan.what[name],
-                float(plan.dnns[name].ops),
-                plan.pods[name],
-                float((end_s - start_s).mean()),
-                alone_s,
-                _requests(arrival_s, start_s, end_s),
-                alone.end_s[0] - arrival_s,
+                name=name,
+                what=plan.what[name],
+                ops=float(plan.dnns[name].ops),
+                pods=plan.pods[name],
+                seconds=float((end_s - start_s).mean()),
+                alone_s=alone_s,
+                requests=_requests(arrival_s, start_s, end_s),
+                alone_e2e_s=alone.end_s[0] - arrival_s,
             )
         )
     last_s = max(float(each.max()) for each in served.end_s)
