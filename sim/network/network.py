@@ -101,6 +101,15 @@ class Network:
             return self.library
         return within if len(np.unique(who.ranks // node)) == 1 else self.library
 
+    def wires_used(self, kind: str, ranks: Ranks, nbytes: float) -> set[frozenset[object]]:
+        """The wires that a collective's messages cross, by the two nodes that each joins."""
+        rounds = {id(each): each for each in self.plan(kind, ranks, nbytes)[1]}.values()
+        wires = self.wires
+        crossed = np.concatenate([self.routes(each).legs.capacities for each in rounds])
+        crossed = np.unique(crossed[crossed < len(wires.source)])
+        ends = zip(wires.source[crossed].tolist(), wires.target[crossed].tolist())
+        return {frozenset((wires.nodes[a], wires.nodes[b])) for a, b in ends}
+
     def routes(self, sends: Round) -> Routes:
         """The ways of a round's sends; equal rounds of a plan are one object, looked up once by the
         caller."""
