@@ -169,7 +169,8 @@ workload:
     main: {collective: all_reduce, bytes: 64 MiB, algorithm: ring, repeat: 3}
 variants:
   alone: {}
-  shared: {workload: {jobs: {other: {collective: all_to_all, bytes: 64 MiB, group: [0-3, 6], background: true}}}}
+  shared: {workload: {jobs: {other: {collective: all_to_all, bytes: 64 MiB, \
+group: [0-3, 6], background: true}}}}
   sick:
     pod: {stragglers: {3: 2.0}, jitter: 2 us, faults: [{link: [3, switch], bandwidth: 0.5}]}
 expect:

@@ -121,7 +121,8 @@ extens: x
 pod:
   topology: atlas_800t_a2
   device: ascend_910b22
-  change: {device: {l2_bytes: 64, hbm_bytes_per_s: 1 TB, hbm_efficiency: 1.4, kernel_overhead_s: 1e999999999 s}}
+  change: {device: {l2_bytes: 64, hbm_bytes_per_s: 1 TB, hbm_efficiency: 1.4, \
+kernel_overhead_s: 1e999999999 s}}
   stragglers: {3: 0, x: 2}
 model: llama38b
 precision: {weights: int9}
@@ -512,9 +513,10 @@ _LEAVES = st.sampled_from(
     ]
 )
 _KEY_WORDS = """
-question extends seed pod topology device library change link stragglers model kind precision kv parallel tensor
-pipeline workload trace file fallback batch every_step techniques preserve cap record from_s until_s variants a
-expect 3 l2_bytes null << jobs bytes group collective background faults jitter every
+question extends seed pod topology device library change link stragglers model kind precision kv
+parallel tensor pipeline workload trace file fallback batch every_step techniques preserve cap
+record from_s until_s variants a expect 3 l2_bytes null << jobs bytes group collective background
+faults jitter every
 """
 _KEYS = st.sampled_from(_KEY_WORDS.split())
 _TREES = st.recursive(

@@ -1,5 +1,4 @@
-"""A device's efficiencies, fitted to measured kernels: GEMMs, small vector kernels, attention alone
-and mixed.
+"""A device's efficiencies, fitted to measured kernels: GEMMs, small vector kernels, attention.
 
 The tables are layer profiles of one decoder layer in LLMServingSim's format: microseconds by new
 tokens, or for attention by (prefill chunk, its cached tokens, decode sequences, their cached
@@ -102,8 +101,7 @@ def _kernel(
 
 
 def fit(kernels: Sequence[Kernel], device: Device) -> Device:
-    """`device` with the efficiencies and overheads that meet the kernels best, in mean relative
-    error."""
+    """`device` with the efficiencies and overheads of least mean relative error."""
 
     def some(*families: str, least: int = 0, most: int = DENSE_TOKENS) -> list[Kernel]:
         return [k for k in kernels if k.family in families and least <= k.tokens <= most]
@@ -178,8 +176,7 @@ def _relative(columns: np.ndarray, device: Device, kind: str) -> np.ndarray:
 
 
 def _line(sizes: Sequence[float], kernels: Sequence[Kernel]) -> tuple[float, float]:
-    """(seconds, seconds a byte) of the straight line that meets the kernels best, in relative
-    squares."""
+    """(seconds, seconds a byte) of the straight line of least relative squares."""
     took = np.array([k.seconds for k in kernels])
     return line(sizes, took, took)
 

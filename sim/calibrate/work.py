@@ -77,16 +77,14 @@ def seconds(device: Device, work: Work) -> np.ndarray:
 def line(
     sizes: Sequence[float] | np.ndarray, seconds: np.ndarray, weight: np.ndarray
 ) -> tuple[float, float]:
-    """(seconds, seconds a byte) of the straight line that meets `seconds` best, in squares relative
-    to `weight`."""
+    """(seconds, seconds a byte) of the straight line of least squares, relative to `weight`."""
     columns = np.column_stack([np.ones(len(seconds)), sizes]) / weight[:, None]
     fixed, slope = np.linalg.lstsq(columns, seconds / weight, rcond=None)[0]
     return float(fixed), float(slope)
 
 
 class Measured(NamedTuple):
-    """Rows of a table: ops of the kind that is fitted, the others that a row times, and what it
-    took."""
+    """Rows of a table: ops of the kind that is fitted, others that a row times, what it took."""
 
     own: tuple[Work, ...]
     others: tuple[Work, ...]

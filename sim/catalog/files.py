@@ -1,5 +1,4 @@
-"""From a name or a path to a file of the catalogue, and from its text to checked fields or every
-fault at once."""
+"""From a name or path to a file of the catalogue, and its text to checked fields or all faults."""
 
 from __future__ import annotations
 
@@ -87,8 +86,7 @@ def _fault(section: type[BaseModel], doc: Document, error: dict[str, Any], of: s
 
 
 def _fields(section: type[BaseModel], at: KeyPath) -> list[str]:
-    """Keys allowed in the mapping at `at`: follows fields that are sections, and the values of
-    mappings."""
+    """Keys allowed in the mapping at `at`; follows sections, and the values of mappings."""
     here: Any = section
     for part in at:
         fields = getattr(here, "model_fields", None)

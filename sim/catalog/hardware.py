@@ -1,5 +1,4 @@
-"""Devices and collective libraries: YAML files in which every number names its source, and what-if
-edits of them."""
+"""Devices and collective libraries: YAML files of numbers with sources, and what-if edits."""
 
 from __future__ import annotations
 
@@ -41,8 +40,7 @@ AlgorithmName = Annotated[str, Choice(ALGORITHM_NAMES)]
 
 
 class Sourced(BaseModel):
-    """Where something comes from: the four keys that no entry of the catalogue may leave out, bar
-    the last."""
+    """Where something comes from: four keys, of which only the last may be left out."""
 
     model_config = STRICT
     source: Text
@@ -144,9 +142,11 @@ def device(
     changes: Mapping[str, Any] | None = None,
     kernels: Mapping[str, str] | None = None,
 ) -> Device:
-    """The device of that name in the catalogue, or in a file; `changes` maps fields to values in SI
-    units, and `kernels` kinds of op to the name of the kernel that is to do them; without it the
-    card has all there are."""
+    """The device of that name in the catalogue, or in a file.
+
+    `changes` maps fields to values in SI units, and `kernels` kinds of op to the name of the kernel
+    that is to do them; without it the card has all there are.
+    """
     doc = strict_yaml.read(find("devices", name_or_path))
     file = checked(DeviceFile, doc)
     given, facts = _numbers(file, doc)
@@ -194,8 +194,7 @@ def device(
 def library(
     name_or_path: str | Path, changes: Mapping[str, Any] | None = None, *, inner: bool = False
 ) -> Library:
-    """The collective library of that name in the catalogue, or in a file; `changes` as for
-    `device`.
+    """The library of that name in the catalogue, or in a file; `changes` as for `device`.
 
     An `inner` one stands for another within a node, and so has none to stand for itself there.
     """
@@ -287,8 +286,7 @@ Card = TypeVar("Card", bound=Any)
 
 
 def changed(card: Card, changes: Mapping[str, Any] | None) -> Card:
-    """A copy of a frozen card with some numbers set by a scenario, as their facts then say; None
-    changes nothing."""
+    """A copy of a frozen card with a scenario's numbers, as its facts then say; None: no change."""
     edits = {field: value for field, value in (changes or {}).items() if value is not None}
     numeric = [
         f.name
@@ -319,8 +317,10 @@ def changed(card: Card, changes: Mapping[str, Any] | None) -> Card:
 
 
 def _kernels_changed(card: Device, edits: Mapping[str, Mapping[str, float | None]]) -> Device:
-    """A copy with some numbers of its kernels set, by kind and field; what a kind had from the kind
-    it is like, it keeps."""
+    """A copy with some numbers of its kernels set, by kind and field.
+
+    What a kind had from the kind it is like, it keeps.
+    """
     wrong = []
     for kind, numbers in edits.items():
         if kind not in OWN_KERNELS:

@@ -71,8 +71,7 @@ class LinkFile(hardware.Sourced):
 
 
 class UplinkFile(BaseModel):
-    """The `nic:` or `spine:` of several nodes; without a source of its own, the link's stands for
-    it."""
+    """The `nic:` or `spine:` of several nodes; without a source of its own, it has the link's."""
 
     model_config = hardware.STRICT
     bytes_per_s: _Rate
@@ -215,8 +214,9 @@ def _form(name: str) -> type[PodFile]:
 
 
 def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) -> PodSpec:
-    """The pod of that name, or in a file; `changes` sets `bytes_per_s` and `latency_s` of its
-    links, in SI units.
+    """The pod of that name, or in a file.
+
+    `changes` sets `bytes_per_s` and `latency_s` of its links, in SI units.
 
     ScenarioError with every fault of the file, those that only building it shows among them.
     """

@@ -1,5 +1,4 @@
-"""Folders of ready-made files: inside an installed wheel they lie in `sim/shipped`, in a checkout
-at its top."""
+"""Folders of ready-made files: `sim/shipped` in an installed wheel, the top of a checkout."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 
 def folder(kind: str) -> Path:
-    """Where the files of `kind` ("scenarios", "topologies", "traces") lie; the folder may be
-    absent."""
+    """Where the files of `kind` ("scenarios", "topologies", "traces") lie; it may be absent."""
     if kind not in KINDS:
         raise ValueError(
             f"nothing ships under {kind!r}{nearest(kind, KINDS)}; there are {', '.join(KINDS)}"

@@ -155,17 +155,18 @@ def _models() -> list[Row]:
 
 
 def _networks() -> list[Row]:
-    from sim.dnn.known import known
+    from sim.dnn.known import KNOWN
 
+    usual = {row: row.of(row.input.default) for row in KNOWN.values()}
     return [
         {
-            "name": name,
-            "input": what,
+            "name": row.name,
+            "input": row.input.text.format(row.input.default),
             "products": len(dnn.layers),
             "macs": dnn.macs,
             "layers": [[layer.name, layer.m, layer.n, layer.k] for layer in dnn.layers],
         }
-        for name, (dnn, what) in known().items()
+        for row, dnn in usual.items()
     ]
 
 

@@ -1,5 +1,4 @@
-"""What the engine costs: simulated ops per second beside bare SimPy timeouts, timed in turn in one
-process."""
+"""What the engine costs: ops per second beside bare SimPy timeouts, in turn in one process."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ class Cost(NamedTuple):
 
 
 def engine_cost(technique: str = "", rounds: int = 5, steps: int = 12) -> Cost:
-    """Play `steps` Llama3-70B TP 8 decode steps at `op` fidelity, and as many bare timeouts as they
-    had ops, in turn.
+    """Play `steps` Llama3-70B TP 8 decode steps at `op`, and in turn as many timeouts.
 
     The graph is lowered once, as it is for equal steps; no spans are kept.
     """

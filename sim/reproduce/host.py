@@ -47,8 +47,10 @@ class Host(NamedTuple):
         op: bool = False,
         closed_loop: bool = False,
     ) -> Outcome:
-        """The requests through a pool of replicas; in a closed loop, a session's next turn waits
-        for the answer."""
+        """The requests through a pool of replicas.
+
+        In a closed loop, a session's next turn waits for the answer.
+        """
         pod, model = catalog.pod(self.pod), catalog.model(self.model)
         device, ranks = catalog.device(pod.device), self.parallel.ranks
         network = Network(pod.graph(), catalog.library(self.library or pod.library))
@@ -75,8 +77,7 @@ class Host(NamedTuple):
         )
 
     def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
-        """What the KV-cache holds, as an engine derives it; ValueError if not even the weights
-        fit."""
+        """What the KV-cache holds, as an engine derives it; ValueError if weights do not fit."""
         model, device = catalog.model(self.model), catalog.device(catalog.pod(self.pod).device)
         return int(
             room(

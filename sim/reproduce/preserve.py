@@ -55,8 +55,7 @@ UNCERTAIN = (
 
 
 class Point(NamedTuple):
-    """One simulated run: what is varied from the authors' set-up, and by which technique it
-    runs."""
+    """One simulated run: what is varied from the authors' set-up, and its technique."""
 
     model: str
     ranks: int
@@ -71,8 +70,7 @@ class Point(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Seconds of a run, prefill and every decode step, and of its all-reduces and prefetches on
-    their streams."""
+    """Seconds of a run, prefill and decode, and of all-reduces and prefetches on their streams."""
 
     seconds: float
     all_reduce_s: float

@@ -324,7 +324,8 @@ main { max-width:1280px; margin:0 auto; padding:24px 20px 40px }
 h1 { font-size:26px; line-height:1.25; margin:0 0 12px }
 .pair { display:flex; flex-wrap:wrap; gap:24px; align-items:flex-start }
 table { border-collapse:collapse; font-variant-numeric:tabular-nums; font-size:14px }
-th, td { text-align:left; padding:3px 12px 3px 0; border-bottom:1px solid #E4E7EB; vertical-align:top }
+th, td { text-align:left; padding:3px 12px 3px 0; border-bottom:1px solid #E4E7EB;
+  vertical-align:top }
 th { font-weight:600; white-space:nowrap } td:nth-child(2) { white-space:nowrap }
 .sources { flex:1; min-width:420px; font-size:13px; color:#52606D }
 """

@@ -47,7 +47,8 @@ def page(found: Description) -> str:
         'href="data:,">'
         f"<title>{title}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n<body><main>"
         f"<h1>{title}</h1><table class=facts>{rows}</table>"
-        f"{f'<ul class=warnings>{warnings}</ul>' if warnings else ''}{charts}</main></body></html>\n"
+        f"{f'<ul class=warnings>{warnings}</ul>' if warnings else ''}{charts}"
+        "</main></body></html>\n"
     )
 
 

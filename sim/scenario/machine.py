@@ -31,8 +31,8 @@ from sim.scenario.fields import (
     TopologyName,
     Watts,
 )
-from sim.systolic.interconnect import NETWORKS
-from sim.systolic.machine import DATAFLOWS
+from sim.systolic.dataflow import DATAFLOWS
+from sim.systolic.interconnect import INTERCONNECTS
 from sim.text.choice import Choice
 
 
@@ -107,7 +107,7 @@ class Array(Section):
     rows: Count = Field(default=32, description="of one systolic array: the reduction")
     cols: Count = Field(default=32, description="of one systolic array: output channels")
     pods: Annotated[Count, Field(le=2048)] = Field(default=256, description="systolic arrays")
-    network: Annotated[str, Choice(NETWORKS)] = "butterfly_2"
+    network: Annotated[str, Choice(INTERCONNECTS)] = "butterfly_2"
     dataflow: Annotated[str, Choice(DATAFLOWS)] = Field(
         default="weight_stationary",
         description="what stays in the cells; the paper's, or one of two extensions of ours",

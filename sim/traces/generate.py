@@ -1,5 +1,4 @@
-"""Request traces from statistics: arrivals and lengths drawn from a seed, when the recording itself
-cannot be shipped.
+"""Request traces from statistics: arrivals and lengths from a seed, if no recording can be shipped.
 
 python -m sim.traces.generate traces/azure_conv_like.csv
 """
@@ -20,8 +19,7 @@ from sim.traces.requests import Request, write_trace
 
 @dataclass(frozen=True)
 class TraceStatistics:
-    """What is known of a stream of requests: arrivals as a renewal process with Gamma gaps, and two
-    lengths.
+    """What is known of a stream of requests: arrivals with Gamma gaps, and two lengths.
 
     Between two quantile points the logarithm of the length is linear in the probability, so that
     every point is met. Not modelled: correlation between prompt and output, between one request and
@@ -46,8 +44,7 @@ class TraceStatistics:
 
 
 def generate(statistics: TraceStatistics, count: int, seed: int) -> list[Request]:
-    """`count` requests with the given statistics, the first at 0; the same seed gives the same
-    requests.
+    """`count` requests with these statistics, the first at 0; equal seeds give equal requests.
 
     Arrivals are whole microseconds, so that the last bit of a logarithm, which differs between
     processors, does not show. Errors: ValueError if `count` is below 1 or `seed` is negative.

@@ -1,5 +1,4 @@
-"""A trace file as a stream of columns: read in blocks, judged, sorted, spread, and counted from its
-first request."""
+"""A trace file as a stream of columns: read in blocks, judged, sorted, spread, begun at 0."""
 
 from __future__ import annotations
 
@@ -41,8 +40,7 @@ def open_trace(
     seed: int = 0,
     fast: bool = True,
 ) -> TraceStream:
-    """The requests of a trace file, to be taken in chunks of `chunk_rows`; the arguments and rules
-    of `read_trace`.
+    """The requests of a trace file in chunks of `chunk_rows`; arguments and rules of `read_trace`.
 
     Only the first line is read here, so a wrong row shows when its chunk is taken. Memory follows
     the chunk, with three exceptions: under `bad_rows="skip"` up to twice `sort_rows` rows are held
@@ -161,8 +159,7 @@ def _opened(
 
 
 class _Slice:
-    """The rows `first` to `first + limit - 1`; with ticks to spread also what is outside in the
-    ticks at its edges.
+    """The rows `first` to `first + limit - 1`; with ticks to spread also the rest of those.
 
     So the rows before the slice are parsed, and those after it up to the next tick. Faults there
     are not reported, as they were not asked for.
@@ -226,8 +223,7 @@ class _Slice:
             )
 
     def rest_of_tick(self, tick: float) -> tuple[int, float]:
-        """How many rows after the slice have the time `tick`, and the time of the next one
-        (infinite: none)."""
+        """How many rows after the slice have the time `tick`, and the next (infinite: none)."""
         after = 0
         try:
             for lines in chain([self._rest] if self._rest else [], self.lines):
@@ -300,8 +296,10 @@ def _spread(chunks: Iterable[Columns], rows: _Slice) -> Iterator[Columns]:
 
 
 def _spread_ticks(columns: Columns, before: int, after: int, end: float, width: float) -> Columns:
-    """Whole ticks; `before` and `after` are rows outside in the first and the last one, `end` the
-    tick after them."""
+    """Whole ticks.
+
+    `before` and `after` are rows outside in the first and the last one, `end` the tick after them.
+    """
     times = columns.arrival_s
     first = np.concatenate(([0], np.flatnonzero(np.diff(times)) + 1))
     counts = np.diff(np.append(first, len(times)))

@@ -24,8 +24,7 @@ class Request(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """Requests in order of arrival, the file and format they came from, and what was done to them
-    on the way."""
+    """Requests in order of arrival, their file and format, and what was done to them on the way."""
 
     requests: list[Request]
     name: str
@@ -44,8 +43,7 @@ def read_trace(
     max_tokens: int = 1_000_000,
     spread_ticks: bool = True,
 ) -> Trace:
-    """Requests of a trace file, plain or gzipped: `limit` data rows from row `first` (0: the first
-    after the header).
+    """Requests of a trace file, plain or gzipped: `limit` rows from `first` (0: after the header).
 
     `format` is a name in `sim.traces.formats.FORMATS`, or "auto": told by the first line. Ids count
     the requests from 0. The first request arrives at 0, the others as long after it as recorded,
@@ -100,8 +98,7 @@ def read_trace(
 
 
 def write_trace(path: str | Path, requests: Sequence[Request]) -> None:
-    """Write requests as plain CSV, replacing the file whole; they read back equal if the first
-    arrives at 0."""
+    """Write requests as plain CSV, replacing the file whole; they read back equal if begun at 0."""
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
     with open(partial, "w", encoding="ascii", newline="\n") as file:

@@ -77,10 +77,8 @@ JOBS = table_of(
             unit="s",
             better="lower",
             label="alone",
-            of="time of one of them with the healthy pod to itself: the closed form where "
-            "all "
-            "ranks "
-            "go in step, else one played alone",
+            of="time of one of them with the healthy pod to itself: the closed form where all "
+            "ranks go in step, else one played alone",
             value=lambda job: job.idle_s,
         ),
         Metric(
