@@ -22,7 +22,6 @@ from sim.systolic.schedule import schedule
 from sim.systolic.timing import simulate
 
 PLAIN = ("resnet50", "bert_medium")
-NEVER = 10**12
 
 
 def timed(name: str, array: PodArray) -> tuple[int, float]:
@@ -45,7 +44,7 @@ def report(what: str, tile_ops: int, seconds: float) -> None:
 def main() -> None:
     array = PodArray()
     start = perf_counter()
-    compiled.loops_for(NEVER)
+    compiled.loops_for(10**12)
     timed("resnet18", array)
     print(f"compiled or loaded in {perf_counter() - start:.1f} s")
     total, seconds = 0, 0.0
@@ -54,7 +53,7 @@ def main() -> None:
         report(name, tile_ops, took)
         total, seconds = total + tile_ops, seconds + took
     report("the ten", total, seconds)
-    compiled.COMPILED_FROM = NEVER
+    compiled.LOOPS.native = lambda amount: None  # type: ignore[method-assign]
     for name in PLAIN:
         report(f"{name}, plain Python", *timed(name, array))
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")

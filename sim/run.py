@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sim import scenario
+from sim import compiled, scenario
 from sim.catalog.installed import add_installed
 from sim.engine.shares import Part, Spread
 from sim.facts.outcome import Outcome
@@ -57,6 +57,7 @@ def run(
     depend on their number. Raises ScenarioError, listing every fault, if anything in the scenario
     is wrong.
     """
+    compiled.begin()
     s = load(path, overrides)
     plans = prepare(s)
     outcomes: dict[str, Outcome] = {}

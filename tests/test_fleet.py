@@ -100,12 +100,9 @@ def served(
 
 def played(model, ranks, replicas, *techniques):
     """A kind that has every op of every iteration played."""
-    groups = [group(CHIP, ranks=ranks, pod=NETWORK) for _ in range(replicas)]
-    return Kind(
-        None,
-        len(set(model.attention)),
-        player([[each] for each in groups], [graph_of(model, ranks, *techniques)]),
-    )
+    asked = graph_of(model, ranks, *techniques)
+    groups = [[group(CHIP, ranks, pod=NETWORK, graph_of=asked)] for _ in range(replicas)]
+    return Kind(None, len(set(model.attention)), player(groups))
 
 
 @st.composite
@@ -283,8 +280,8 @@ def test_totals_of_priced_iterations_are_those_of_played_ones(machine):
     model, ranks = machine
     asked = many(12, 50)
     _, fleet = served(asked, replicas_of(), KINDS[machine])
-    some = group(CHIP, ranks=ranks, pod=NETWORK)
-    kind = Kind(None, len(set(model.attention)), player([[some]], [graph_of(model, ranks)]))
+    some = group(CHIP, ranks=ranks, pod=NETWORK, graph_of=graph_of(model, ranks))
+    kind = Kind(None, len(set(model.attention)), player([[some]]))
     served(asked, replicas_of(), kind, RULES._replace(jump=False))
     priced, true = KINDS[machine].pricing.totals(fleet, 0), some.chips[0].totals
     for name in ("steps", "ops", "flop", "matrix_flop", "asked_bytes"):
@@ -477,7 +474,8 @@ def test_step_is_op_with_overlap(world, technique):
     judge."""
     asked, rules, replicas, pools = world
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
-    pieces = Pieces(group(CHIP, ranks=2, pod=NETWORK), graph_of(DENSE, 2, technique), True)
+    asked_of = graph_of(DENSE, 2, technique)
+    pieces = Pieces(group(CHIP, ranks=2, pod=NETWORK, graph_of=asked_of), True)
     told, fleet = served(asked, replicas, Kind(None, 1, pieces), rules, **more)
     kind = played(DENSE, 2, len(replicas), technique)
     every, _ = served(asked, replicas, kind, rules._replace(jump=False), **more)
@@ -514,10 +512,12 @@ def many(count, rate, seed=1):
     ids=["chunked", "prefill first", "static"],
 )
 def test_compiled_is_interpreted(replicas, router):
-    pytest.importorskip("numba", reason="the extra 'fast' is not installed")
+    pytest.importorskip("numba", reason="the compiled form needs numba")
     rules = RULES._replace(router=ROUTERS[router])
     quick, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules, expected=1e9)
-    slow, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled.LOOPS, "native", lambda amount: None)
+        slow, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules)
     assert quick.tobytes() == slow.tobytes()
 
 
@@ -526,7 +526,7 @@ def test_compiled_is_interpreted(replicas, router):
 def test_waiting_of_deterministic_servers(load, servers):
     """M/D/c, one request at a time on each, all of equal length, each to the server that is free
     first."""
-    count = 1_000_000 if compiled.serve_for(1e9) is not compiled.serve_for(0) else 30_000
+    count = 1_000_000 if compiled.LOOPS.native(1e9) else 30_000
     replicas = replicas_of(servers, "prefill_first", sequences=1)
     rules = RULES._replace(router=ROUTERS["least_work"])
     one, _ = served(trace([(0.0, 100, 1)]), replicas, KINDS[DENSE, 1], rules)

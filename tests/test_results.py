@@ -456,8 +456,9 @@ def test_numbers_of_jobs_and_links():
     ],
 )
 def test_bus_bandwidth_is_that_of_nccl_tests(collective, factor):
-    from sim.facts.jobs import Instance, JobRecord
     from sim.results.jobs import tenants
+
+    from sim.facts.jobs import Instance, JobRecord
 
     job = JobRecord("a", collective, "ring", 1, 8, 1e9, False, 1.0, True, [Instance(0.0, 2.0, 2.0)])
     assert (

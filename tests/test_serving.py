@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import DEVICE, MODEL, graph, group, network, replace
+from machines import MODEL, graph, group, replace
 
 from sim.engine.served import Host
 from sim.engine.serving import Service, run_service
@@ -63,7 +63,7 @@ def served(
     outcome = run_service(
         [columns],
         service,
-        [[Host(lambda timeline: group(ranks=2, timeline=timeline), graph_of, DEVICE, network(2))]],
+        [[Host(lambda timeline: group(ranks=2, timeline=timeline, graph_of=graph_of))]],
         SMALL,
         None,
     )

@@ -173,6 +173,7 @@ def test_a_way_through_a_benes_network_is_free_when_it_is_taken(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(placement, "_take", checked)
+        patch.setattr(compiled.LOOPS, "native", lambda amount: None)
         made = schedule([net], PodArray(4, 4, pods, "benes"), exact=exact)
     assert len(seen) >= 3 * made.tile_ops
 
@@ -219,8 +220,8 @@ def test_a_network_first_placed_is_not_touched_by_what_follows(
 def test_compiled_loops_give_the_same_schedule(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nets = [dnn("bert_tiny", length=30), dnn("resnet18", image=64)]
     made = []
-    for least in (0, 10**9):
-        monkeypatch.setattr(compiled, "COMPILED_FROM", least)
+    for form in (compiled.LOOPS.native(1e9), None):
+        monkeypatch.setattr(compiled.LOOPS, "native", lambda amount, form=form: form)
         made.append(schedule(nets, PodArray(pods=32, interconnect=kind), exact=True))
     for a, b in zip(made[0].layers, made[1].layers, strict=True):
         for field in fields(LayerPlan):
@@ -228,8 +229,10 @@ def test_compiled_loops_give_the_same_schedule(kind: str, monkeypatch: pytest.Mo
                 assert np.array_equal(getattr(a, field.name), getattr(b, field.name)), field.name
 
 
-def test_plain_loops_stay_plain() -> None:
+def test_plain_loops_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling works on copies: what runs without a compiler is not replaced."""
+    compiled.loops_for(10**9)
+    monkeypatch.setattr(compiled.LOOPS, "native", lambda amount: None)
     loops = compiled.loops_for(1)
     assert loops.place_tiles is placement.place_tiles
     assert not loops.compiled

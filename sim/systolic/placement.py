@@ -2,7 +2,7 @@
 
 First fit: an op goes into the first round, to the first pod, that has its ports and routes free.
 Everything is flat and of whole numbers. The same code runs on lists, where there is no compiler,
-and on arrays, where there is (`sim.systolic.compiled`): the answers are the same. 0 is "free"
+and on arrays, where there is (`sim.compiled`): the answers are the same. 0 is "free"
 throughout, so names of tiles and sources count from 1.
 """
 
@@ -157,8 +157,9 @@ def _place(
     return -1
 
 
-def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds) -> int:
+def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds, waiting: Ints) -> int:
     """Lets ops start from earlier sums, at no cost; lists and counts the additions that are left.
+    `waiting` is room for 2 j numbers.
 
     For each P[i, k] in turn: every op, by ascending j, hands its sum to the first op of a later
     round that has none yet and whose round can still read it. What nobody takes is added in pairs,
@@ -167,7 +168,6 @@ def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds) -> i
     ports = net.ports
     total, count = grid.i * grid.j * grid.k, 0
     step = grid.i * grid.k
-    waiting = [0] * (2 * grid.j)
     for group in range(step):
         free = 0  # ops before this j have a sum to start from
         tail = 0

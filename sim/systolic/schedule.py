@@ -204,7 +204,7 @@ def _place_layer(
             for name in Adds._fields
         )
     )
-    count = loops.chain(grid, space.net, space.window, placed, adds)
+    count = loops.chain(grid, space.net, space.window, placed, adds, space.vector(2 * j))
     done = 0
     while (
         done := loops.place_adds(done, count, copies, space.net, space.window, placed, adds)

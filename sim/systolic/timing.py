@@ -15,8 +15,8 @@ from math import ceil
 
 import numpy as np
 
-from sim.systolic.compiled import memory_for
-from sim.systolic.memory import Banks, Stream, Sums, play
+from sim.systolic.compiled import loops_for
+from sim.systolic.memory import NO_ROOM, Asked, Banks, Stream, Sums, play
 from sim.systolic.partial_sums import banks_hold, sums_of
 from sim.systolic.rounds import Rounds, repeated, rounds_of
 from sim.systolic.schedule import Schedule
@@ -100,34 +100,40 @@ def _play(
     if banks_hold(sums, array.bank_bytes):
         stream = Stream(due.tolist(), within.tolist(), per_cycle)
         return play(lengths.tolist(), stream, warm_up, starts, stalls), 0.0, starts, stalls
-    loops = memory_for(schedule.tile_ops)
+    loops = loops_for(schedule.tile_ops)
     flat = (lambda a: a) if loops.compiled else (lambda a: a.tolist())
-    of_bank, of_sum = (np.full(size, -1, np.int64) for size in (array.pods, len(sums.nbytes)))
-    first, back = loops.play_full(
-        flat(lengths),
-        Stream(flat(due), flat(within), per_cycle),
-        warm_up,
-        Sums(*map(flat, sums)),
-        Banks(
-            used=flat(0 * of_bank),
-            first=flat(of_bank),
-            last=flat(of_bank.copy()),
-            before=flat(of_sum),
-            behind=flat(of_sum.copy()),
-            until=flat(of_sum.copy()),
-            come=flat(np.zeros(len(of_sum))),
-            here=flat(0 * of_sum),
-        ),
-        array.bank_bytes,
-        starts,
-        stalls,
-    )
+    room, first, back = 4 * len(sums.nbytes), NO_ROOM, np.zeros(1)
+    while first == NO_ROOM:
+        of_bank, of_sum = (np.full(size, -1, np.int64) for size in (array.pods, len(sums.nbytes)))
+        back[:] = 0
+        first = loops.play_full(
+            flat(lengths),
+            Stream(flat(due), flat(within), per_cycle),
+            warm_up,
+            Sums(*map(flat, sums)),
+            Banks(
+                used=flat(0 * of_bank),
+                first=flat(of_bank),
+                last=flat(of_bank.copy()),
+                before=flat(of_sum),
+                behind=flat(of_sum.copy()),
+                until=flat(of_sum.copy()),
+                come=flat(np.zeros(len(of_sum))),
+                here=flat(0 * of_sum),
+            ),
+            array.bank_bytes,
+            Asked(*(flat(np.zeros(size, np.int64)) for size in (room, room, 1))),
+            starts,
+            stalls,
+            back,
+        )
+        room *= 4
     if first < 0:
         raise ValueError(
             f"banks of {array.bank_bytes} bytes hold too few partial sums for round "
             f"{-first - 1} to start"
         )
-    return first, back, starts, stalls
+    return first, float(back[0]), starts, stalls
 
 
 def ops_per_s(schedule: Schedule, timing: Timing) -> float:

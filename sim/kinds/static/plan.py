@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sim.engine.pipeline import Stage, run_static
+from sim.engine.pipeline import run_static
 from sim.engine.steps import Progress, StaticBatch
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
@@ -82,7 +82,7 @@ def play(plan: StaticPlan, progress: Progress = lambda share: None) -> Outcome:
         shared_runs(work),
         here.parallel.micro_batches,
     )
-    stages = [Stage(host.group_of, host.graph_of) for host in here.hosts]
+    stages = [host.group_of for host in here.hosts]
     outcome = run_static(stages, static, timeline, progress)
     outcome.warnings[:0] = here.notes
     outcome.assumptions = here.assumptions
