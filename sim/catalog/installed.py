@@ -34,6 +34,10 @@ TABLES = {
     "technique": "sim.techniques:TECHNIQUES",
     "metric": "sim.results.metrics:METRICS",
     "format": "sim.traces.formats:FORMATS",
+    "shape": "sim.network.topology:SHAPES",
+    "collective": "sim.network.collectives:COLLECTIVES",
+    "algorithm": "sim.network.collectives:ALGORITHMS",  # algorithm.all_reduce.mine
+    "routing": "sim.network.routing:ROUTINGS",
     "device": "sim.catalog.installed:DEVICES",
     "model": "sim.catalog.installed:MODELS",
     "library": "sim.catalog.installed:LIBRARIES",
