@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from addons.podscope_toy.wires import TABLE_OF_SIX
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -25,6 +26,8 @@ ENTRIES = {
     "dnn_file..mlp": "podscope_toy.rows:MLP_FILE",
     "device.toy_chip": "podscope_toy.files:DEVICE",
     "topology.toy_pod": "podscope_toy.files:POD",
+    "shape.cycle": "podscope_toy.wires:CYCLE",
+    "algorithm.all_reduce.gather_and_add": "podscope_toy.wires:GATHER_AND_ADD",
 }
 
 
@@ -167,6 +170,31 @@ def test_an_array_with_an_interconnect_a_dataflow_a_dnn_and_its_file(toy: Path) 
     listed = json.loads(podscope(toy, "list", "interconnects", "--json").stdout)
     of = {row["name"]: row["from"] for row in listed}
     assert of["twin"] == "podscope-toy 0.3" and of["crossbar"] == ""
+
+
+def test_a_shape_and_an_algorithm(toy: Path) -> None:
+    (toy / "six.yaml").write_text(TABLE_OF_SIX)
+    found, _, _ = run(
+        toy,
+        {
+            "pod": {"topology": "six.yaml", "collective": "gather_and_add"},
+            "workload": {
+                "kind": "collectives",
+                "jobs": {"a": {"collective": "all_reduce", "bytes": "1 MB"}},
+            },
+        },
+    )
+    job = found["variants"]["run"]["tenants"]["a"]
+    assert job["rounds"] == 5
+    assert job["mean_s"] == pytest.approx(5 * (1e-6 + 1e6 / 10e9), rel=1e-9)
+    shown = podscope(toy, "topology", "six.yaml").stdout
+    assert "wires a chip" in shown and "4" in shown and "2 hops" in shown
+    listed = json.loads(podscope(toy, "list", "shapes", "--json").stdout)
+    of = {row["name"]: (row["from"], row["parameters"]) for row in listed}
+    assert of["cycle"] == ("podscope-toy 0.3", ["chips", "chords"]) and of["ring"][0] == ""
+    (toy / "six.yaml").write_text(TABLE_OF_SIX.replace("chords: 2", "cords: 2"))
+    wrong = podscope(toy, "topology", "six.yaml").stderr
+    assert "unknown key of a cycle, did you mean 'chords'?" in wrong
 
 
 def test_the_list_says_where_a_row_is_from(toy: Path) -> None:

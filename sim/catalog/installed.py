@@ -38,6 +38,10 @@ TABLES = {
     "dataflow": "sim.systolic.dataflow:DATAFLOWS",
     "dnn": "sim.dnn.known:KNOWN",
     "dnn_file": "sim.dnn.files:FORMATS",
+    "shape": "sim.network.topology:SHAPES",
+    "collective": "sim.network.collectives:COLLECTIVES",
+    "algorithm": "sim.network.collectives:ALGORITHMS",  # algorithm.all_reduce.mine
+    "routing": "sim.network.routing:ROUTINGS",
     "device": "sim.catalog.installed:DEVICES",
     "model": "sim.catalog.installed:MODELS",
     "library": "sim.catalog.installed:LIBRARIES",

@@ -13,6 +13,7 @@ from sim.graph.footprint import require
 from sim.graph.parallel import Parallel
 from sim.kinds.static.spec import Decode
 from sim.machine.pod import Machinery, machinery
+from sim.machine.unused import refuse_unused
 from sim.scenario import MisfitError, Variant
 
 
@@ -52,6 +53,7 @@ def prepare(v: Variant, seed: int) -> StaticPlan:
         here.notes.append(
             f"{here.model.name} was made for {most:,} tokens; this run goes to {longest:,}"
         )
+    refuse_unused(v.pod, [here])
     return StaticPlan(v, here)
 
 
