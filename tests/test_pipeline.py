@@ -31,7 +31,8 @@ from sim.network import topology
 from sim.network.network import Network
 from sim.scenario import ScenarioError
 from sim.serving import compiled
-from sim.serving.fleet import POLICIES, ROUTERS, Rules, plain_arrivals, pool_of, replica_of
+from sim.serving.fleet import POLICIES, Rules, number, plain_arrivals, pool_of, replica_of
+from sim.serving.router import ROUTERS
 from sim.serving.stages import passed_through
 from sim.techniques import TECHNIQUES, Machine, apply
 
@@ -234,7 +235,7 @@ def test_every_rank_on_its_own_takes_as_long(stage):
 
 DENSE = replace(MODEL, layers=4)
 CHIP = replace(DEVICE, l2_bytes=20e6)  # a stage's weights do not fit into it
-RULES = Rules(ROUTERS["round_robin"], 0, 0, True, False, 0, False, True)
+RULES = Rules(number(ROUTERS, "round_robin"), 0, 0, True, False, 0, False, True)
 NETWORK = network(8)
 
 
@@ -318,7 +319,7 @@ def worlds(draw):
         slow=draw(st.sampled_from([1.0, 1.5])),
     )
     rules = RULES._replace(
-        router=draw(st.sampled_from([*ROUTERS.values()])), coupled=draw(st.booleans())
+        router=draw(st.sampled_from(range(len(ROUTERS)))), coupled=draw(st.booleans())
     )
     return requests_of(draw), rows, rules, draw(st.sampled_from([(), ("preserve",)]))
 

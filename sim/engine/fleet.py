@@ -135,7 +135,7 @@ def serve_fleet(
         acceptance=acceptance,
     )
     fleet = prices.room_for_sums(fleet)
-    serve = serve_for(expected)
+    serve = serve_for(expected, rules)
     records = new_rows(RECORD, max(rows, 2 * int(replicas.sequences.max())))
     todo = sorted([*events, *_edges(window)], key=lambda event: event.at_s)
     now_s = 0.0  # of the last event

@@ -30,7 +30,6 @@ from sim.serving.fleet import (
     NONE,
     PATTERN,
     PER_PATTERN,
-    ROUTERS,
     SERIES,
     SHARED_PAIRS,
     Arrivals,
@@ -40,6 +39,7 @@ from sim.serving.fleet import (
     pool_of,
     series_of,
 )
+from sim.serving.router import apart
 from sim.traces.columns import Columns
 
 
@@ -145,10 +145,7 @@ def _served(
 def _apart(service: Service, served: Sequence[Served]) -> bool:
     """Whether each replica goes its way once requests are routed, and routing does not ask how
     replicas are."""
-    alone = (
-        service.rules.router in (ROUTERS["round_robin"], ROUTERS["sticky"])
-        and not service.rules.coupled
-    )
+    alone = apart(service.rules.router) and not service.rules.coupled
     events = service.failures or service.autoscale
     priced = len(served) == 1 and bool(served[0].forms) and lanes_of(service.replicas) == 1
     return alone and not events and not service.op and priced
