@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.catalog import shipped
-from sim.scenario import Scenario, ScenarioError, json_schema, load
+from sim.scenario import Scenario, ScenarioError, json_schema
 from sim.text.strict_yaml import dump
 
 GOOD: dict[str, Any] = {
