@@ -106,9 +106,9 @@ def date(text: Text, start: Array, end: Array) -> tuple[Array, Array]:
     year, month, day, hour, minute, second = fields
     sound &= (year >= 1970) & (year < 2200) & (month > 0) & (month < 13)
     sound &= (day > 0) & (hour < 24) & (minute < 60) & (second < 60)
-    at = np.where(sound, (year - 1970) * 12 + month - 1, 0)
-    since = _MONTHS[at] + day - 1
-    sound &= since < _MONTHS[at + 1]
+    months = np.where(sound, (year - 1970) * 12 + month - 1, 0)
+    since = _MONTHS[months] + day - 1
+    sound &= since < _MONTHS[months + 1]
     places = np.clip(length - 20, 0, 9)
     fraction, digits = _digits(text, stop, places)
     sound &= digits

@@ -51,8 +51,10 @@ class Lines(NamedTuple):
     def part(self, start: int, stop: int) -> Lines:
         """Lines `start` to `stop - 1` of these."""
         return Lines(
-            self.text,
-            *(column[start:stop] for column in (self.start, self.end, self.number)),
+            text=self.text,
+            start=self.start[start:stop],
+            end=self.end[start:stop],
+            number=self.number[start:stop],
             unended=self.unended and stop >= len(self),
         )
 

@@ -61,9 +61,7 @@ def finite(value: object, column: str) -> float:
         raise ValueError(f"{column} is empty")
     try:
         # float() also reads "1_000" and digits of other scripts, which no recorder writes.
-        if (isinstance(text, str) and (not text.isascii() or "_" in text)) or isinstance(
-            text, bool
-        ):
+        if isinstance(text, bool) or not str(text).isascii() or "_" in str(text):
             raise ValueError
         number = float(text)
     except OverflowError:
