@@ -164,6 +164,7 @@ class TraceFormat:
 
     def _json_row(self, extras: Mapping[str, str]) -> Callable[[str], Row]:
         columns, readers = self.columns, self._readers(extras)
+        needed = frozenset(columns)
         dotted = [name for _, name in readers if "." in name]
 
         def row(line: str) -> Row:
@@ -172,9 +173,9 @@ class TraceFormat:
                 raise ValueError(f"is not a JSON object: {line.strip()[:60]!r}")
             for name in dotted:
                 found = lifted(found, name)
-            if missing := [
-                _near(column, key_names(found)) for column in columns if column not in found
-            ]:
+            if not needed <= found.keys():
+                names = key_names(found)
+                missing = (_near(column, names) for column in columns if column not in found)
                 raise ValueError(f"missing key {', '.join(missing)}")
             return tuple([read(found.get(name), name) for read, name in readers])
 
