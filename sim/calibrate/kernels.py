@@ -33,7 +33,9 @@ MEMORY_BOUND, DENSE_TOKENS, RESIDENT_TOKENS = (
 _GEMMS = {"qkv_proj": "qkv", "o_proj": "o", "gate_up_proj": "gate_up", "down_proj": "down"}
 _VECTORS = {"layernorm": "mlp_norm", "act_fn": "act", "rotary_emb": "rope"}
 _PRECISION = Precision("bf16", "bf16", "bf16", "bf16")
-_FAMILY = {"decode": "attention", "prefill": "attention", "mixed": "attention"}
+_KINDS = {"vector": "norm", "gemm": "matmul", "lm_head": "matmul"} | dict.fromkeys(
+    ("decode", "prefill", "mixed"), "attention"
+)
 _TILES = (1.0, 16.0, 32.0, 64.0, 128.0)
 
 
@@ -152,19 +154,9 @@ def fit(kernels: Sequence[Kernel], device: Device) -> Device:
 def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:
     """Relative error of each kernel: predicted / measured - 1."""
     found = np.empty(len(kernels))
-    for family, kind in (
-        ("vector", "norm"),
-        ("gemm", "matmul"),
-        ("lm_head", "matmul"),
-        ("attention", "attention"),
-    ):
-        own = [
-            i
-            for i, kernel in enumerate(kernels)
-            if family == _FAMILY.get(kernel.family, kernel.family)
-        ]
-        if own:
-            found[own] = _relative(np.array([kernels[i][2:] for i in own]).T, device, kind)
+    for kind in {_KINDS[kernel.family] for kernel in kernels}:
+        own = [i for i, kernel in enumerate(kernels) if _KINDS[kernel.family] == kind]
+        found[own] = _relative(np.array([kernels[i][2:] for i in own]).T, device, kind)
     return found
 
 

@@ -10,7 +10,7 @@ values of head h are latent @ w_k[h].T and latent @ w_v[h].
 
 An attention over a part of the context gives its result and the log of the sum of exponentials
 (LSE) of its scores; parts merge by them. float16 is added up in float32 and handed on in float16,
-as kernels do; NumPy has no bfloat16, whose inputs `rounded` gives. Not modelled: masks (a query
+as kernels do; NumPy has no bfloat16. Not modelled: masks (a query
 sees all of its context), dropout, block-sparse caches.
 """
 
@@ -124,27 +124,6 @@ def merge(parts: Sequence[Partial]) -> Partial:
     share, lse = _shares([part.lse for part in parts])
     out = sum(each[..., None] * _wide(part.out) for each, part in zip(share, parts))
     return Partial(np.asarray(out).astype(parts[0].out.dtype), lse)
-
-
-def merge_gradient(parts: Sequence[Partial], d_out: Array) -> list[Partial]:
-    """Gradients of a scalar with respect to each part's `out` and `lse`, given that to the merged
-    out: d_out [B, H, D].
-
-    out = sum w_i out_i, w = softmax(lse): d out_i = w_i d_out, d lse_i = w_i d_out . (out_i - out).
-    """
-    share, _ = _shares([part.lse for part in parts])
-    whole = merge(parts).out
-    return [
-        Partial(weight[..., None] * d_out, weight * ((part.out - whole) * d_out).sum(axis=-1))
-        for weight, part in zip(share, parts)
-    ]
-
-
-def rounded(values: Array) -> Array:
-    """float32 numbers rounded to bfloat16, ties to even, and kept as float32, which NumPy can
-    compute with."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def _wide(values: Array) -> Array:
