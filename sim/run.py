@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sim import scenario
-from sim.engine.shares import Part, Spread
+from sim.engine.partition import Part, Spread
 from sim.facts.outcome import Outcome
 from sim.facts.version import VERSION
 from sim.results import Result, build

@@ -14,11 +14,11 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group, Tenancy, members_of
+from sim.engine.partition import Part, Spread
 from sim.engine.pipeline import run_static
+from sim.engine.pool import Host
 from sim.engine.scaling import Autoscale, Failure
-from sim.engine.served import Host
-from sim.engine.serving import Service, run_service, serve_share
-from sim.engine.shares import Part, Spread
+from sim.engine.service import Service, run_service, serve_share
 from sim.engine.steps import StaticBatch
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
