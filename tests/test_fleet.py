@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, group, network, replace
 
 from sim.compiled import ran
-from sim.engine.fleet import Kind, player, serve_fleet
 from sim.engine.lines import features_of_batch
-from sim.engine.pieces import Pieces
+from sim.engine.played_prices import PlayedPrices
 from sim.engine.pricing import pricing
+from sim.engine.replay import Kind, player, serve_fleet
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
 from sim.graph.batch import Batch, Sequences, decode_batch, prefill_batch
 from sim.hardware.device import Kernel
@@ -479,7 +479,7 @@ def test_step_is_op_with_overlap(world, technique):
     asked, rules, replicas, pools = world
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
     asked_of = graph_of(DENSE, 2, technique)
-    pieces = Pieces(group(CHIP, ranks=2, pod=NETWORK, graph_of=asked_of), True)
+    pieces = PlayedPrices(group(CHIP, ranks=2, pod=NETWORK, graph_of=asked_of), True)
     told, fleet = served(asked, replicas, Kind(None, 1, pieces), rules, **more)
     kind = played(DENSE, 2, len(replicas), technique)
     every, _ = served(asked, replicas, kind, rules._replace(jump=False), **more)

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from machines import DEVICE, INT8, LIBRARY, MODEL, graph, group, network, replace
 
 import sim
-from sim.engine.alone import played
-from sim.engine.fleet import Kind, player, serve_fleet
 from sim.engine.group import Group, members_of
-from sim.engine.pieces import Pieces, in_stages
+from sim.engine.isolated import played
 from sim.engine.pipeline import run_static
+from sim.engine.played_prices import PlayedPrices, in_stages
 from sim.engine.pricing import pricing
+from sim.engine.replay import Kind, player, serve_fleet
 from sim.engine.scaling import Failure, failures
 from sim.engine.steps import StaticBatch
 from sim.facts.timeline import Timeline
@@ -266,7 +266,7 @@ def kinds(stages, how, techniques=(), lanes_groups=1):
         assert None not in forms
         return [Kind(form, 1) for form in forms]
     if how == "pieces":
-        answer = in_stages([Pieces(some, True) for some in groups()])
+        answer = in_stages([PlayedPrices(some, True) for some in groups()])
     else:
         answer = player([groups() for _ in range(lanes_groups)])
     return [Kind(None, 1, answer)] * stages

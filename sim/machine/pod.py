@@ -10,7 +10,7 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group, Tenancy, members_of
-from sim.engine.served import Host
+from sim.engine.pool import Host
 from sim.facts.timeline import Timeline
 from sim.graph.batch import Batch, Shared, decode_batch
 from sim.graph.footprint import Room, room

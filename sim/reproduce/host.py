@@ -9,8 +9,8 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group, members_of
-from sim.engine.served import Host as EngineHost
-from sim.engine.serving import Service, run_service
+from sim.engine.pool import Host as EngineHost
+from sim.engine.service import Service, run_service
 from sim.facts.outcome import Outcome
 from sim.graph.batch import Batch
 from sim.graph.footprint import room
