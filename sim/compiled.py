@@ -235,12 +235,12 @@ def _compile(loops: Loops) -> bytes:
             copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
             space[name] = made[function] = numba.njit(**_OPTIONS)(copy)
     table, parts = [], []
-    for function, sample in loops.samples().items():
+    for entry, sample in loops.samples().items():
         types = tuple(numba.typeof(argument) for argument in sample)
-        made[function].compile(types)
-        compiled = made[function].overloads[types]
+        made[entry].compile(types)
+        compiled = made[entry].overloads[types]
         _, _, (code, _) = compiled.library.serialize_using_object_code()
-        table.append((function.__name__, compiled.fndesc.llvm_func_name, len(code)))
+        table.append((entry.__name__, compiled.fndesc.llvm_func_name, len(code)))
         parts.append(code)
     return b"\n".join([json.dumps(table).encode(), b"".join(parts)])
 

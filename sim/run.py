@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim import compiled, scenario
+from sim.catalog.installed import add_installed
 from sim.engine.shares import Part, Spread
 from sim.facts.outcome import Outcome
 from sim.facts.version import VERSION
@@ -36,6 +37,7 @@ def load(path: str | Path, overrides: scenario.Overrides = ()) -> Scenario:
     read as YAML. They apply to the common part and over each variant; `variants.NAME.key` reaches
     one variant. Raises ScenarioError.
     """
+    add_installed()
     return scenario.load(path, overrides, KINDS)
 
 

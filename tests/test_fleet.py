@@ -104,12 +104,9 @@ def served(
 
 def played(model, ranks, replicas, *techniques):
     """A kind that has every op of every iteration played."""
-    groups = [group(CHIP, ranks=ranks, pod=NETWORK) for _ in range(replicas)]
-    return Kind(
-        None,
-        len(set(model.attention)),
-        player([[each] for each in groups], [graph_of(model, ranks, *techniques)]),
-    )
+    asked = graph_of(model, ranks, *techniques)
+    groups = [[group(CHIP, ranks, pod=NETWORK, graph_of=asked)] for _ in range(replicas)]
+    return Kind(None, len(set(model.attention)), player(groups))
 
 
 @st.composite
@@ -287,8 +284,8 @@ def test_totals_of_priced_iterations_are_those_of_played_ones(machine):
     model, ranks = machine
     asked = many(12, 50)
     _, fleet = served(asked, replicas_of(), KINDS[machine])
-    some = group(CHIP, ranks=ranks, pod=NETWORK)
-    kind = Kind(None, len(set(model.attention)), player([[some]], [graph_of(model, ranks)]))
+    some = group(CHIP, ranks=ranks, pod=NETWORK, graph_of=graph_of(model, ranks))
+    kind = Kind(None, len(set(model.attention)), player([[some]]))
     served(asked, replicas_of(), kind, RULES._replace(jump=False))
     priced, true = KINDS[machine].pricing.totals(fleet, 0), some.chips[0].totals
     for name in ("steps", "ops", "flop", "matrix_flop", "asked_bytes"):
@@ -481,7 +478,8 @@ def test_step_is_op_with_overlap(world, technique):
     judge."""
     asked, rules, replicas, pools = world
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
-    pieces = Pieces(group(CHIP, ranks=2, pod=NETWORK), graph_of(DENSE, 2, technique), True)
+    asked_of = graph_of(DENSE, 2, technique)
+    pieces = Pieces(group(CHIP, ranks=2, pod=NETWORK, graph_of=asked_of), True)
     told, fleet = served(asked, replicas, Kind(None, 1, pieces), rules, **more)
     kind = played(DENSE, 2, len(replicas), technique)
     every, _ = served(asked, replicas, kind, rules._replace(jump=False), **more)

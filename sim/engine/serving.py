@@ -347,7 +347,7 @@ def _paid(
     scaled = scaler.members if scaler else range(0)
     return [
         (
-            each.stages[0].device,
+            each.plain[0].members[0].device,
             each.ranks
             * sum(
                 scaler.on_s(r, makespan_s) if scaler and r in scaled else makespan_s

@@ -211,8 +211,8 @@ def build(
     """The Result of the outcomes of all variants, the baseline first; ValueError if there is none
     or a claim is wrong.
 
-    `kinds` are the rows of `sim.kinds`; `resolved` is the scenario as YAML text; `warnings` are those of the loader, before those of the
-    variants.
+    `kinds` are the rows of `sim.kinds`; `resolved` is the scenario as YAML text; `warnings` are
+    those of the loader, before those of the variants.
     """
     if not outcomes:
         raise ValueError("a run needs at least one variant")

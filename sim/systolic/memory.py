@@ -1,5 +1,4 @@
-"""Rounds that wait for memory, cycle by cycle only where they wait; plain Python that a compiler
-may take.
+"""Rounds that wait for memory, cycle by cycle only then; plain Python that a compiler may take.
 
 Tiles of W and X come in the order of rounds, so that what has come is a level: bytes from the
 start. Partial sums that had to leave their bank come before them, as soon as a round misses them.
@@ -15,8 +14,7 @@ NO_ROOM = -(2**62)
 
 
 class Sums(NamedTuple):
-    """Every partial sum, of a tile op or an addition, and by round those that are made and those
-    that must be there.
+    """Every partial sum, of a tile op or an addition; by round, those made and those needed.
 
     Lists by round are flat: round t has `made[made_from[t] : made_from[t + 1]]`.
     """
@@ -53,8 +51,7 @@ class Asked(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What comes from memory: by round, bytes due when it starts, and bytes that may have come
-    while it runs."""
+    """What comes from memory: by round, bytes due at its start, and bytes that may have come."""
 
     due: Ints
     within: Ints
@@ -62,8 +59,7 @@ class Stream(NamedTuple):
 
 
 def play(lengths: Ints, stream: Stream, warm_up: int, starts: Ints, stalls: Ints) -> int:
-    """When rounds start, and how many cycles each waits at its end for the next; cycles before
-    round 0.
+    """When rounds start, and how long each waits at its end; returns the cycles before round 0.
 
     All sums stay in their banks: then a wait is one division.
     """
@@ -194,8 +190,7 @@ def _bring(
 
 
 def _give_room(what: int, until: int, r: int, sums: Sums, banks: Banks, bank_bytes: int) -> bool:
-    """Makes room for a sum in its bank, if those in front of the queue are not for round r or
-    later."""
+    """Makes room for a sum in its bank, if those it pushes out are for rounds before r."""
     bank = sums.bank[what]
     while banks.used[bank] + sums.nbytes[what] > bank_bytes:
         oldest = banks.first[bank]
