@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import sim
-from sim.run import prepare
-from sim.scenario import ScenarioError, load
+from sim.run import load, prepare
+from sim.scenario import ScenarioError
 
 SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
 FILES = sorted(SCENARIOS.glob("*.yaml"))

@@ -15,8 +15,8 @@ from sim.engine.serving import Service, run_service
 from sim.facts.outcome import Outcome
 from sim.facts.requests import RequestRecord
 from sim.graph.batch import decode_batch, prefill_batch
-from sim.run import prepare
-from sim.scenario import ScenarioError, load
+from sim.run import load, prepare
+from sim.scenario import ScenarioError
 from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
 from sim.traces.columns import Columns
 from tests.recordings import Request

@@ -213,7 +213,8 @@ class _Together:
     share."""
 
     def __init__(self, tenants: Sequence[Tenant], count: int, timeline: Timeline | None) -> None:
-        self.tenants, self.count, self.groups = tenants, count, [[] for _ in tenants]  # type: ignore[var-annotated]
+        self.tenants, self.count = tenants, count
+        self.groups: list[list[Group]] = [[] for _ in tenants]
         self.env = simpy.Environment()
         for r in range(count):
             first: Group | None = None

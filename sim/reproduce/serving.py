@@ -33,9 +33,9 @@ def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: No
     """Rows of the system `serving`; those without their data say so and are not judged."""
     parts = [fidelities, peers, prefix_cache, queues, traces, engine_runs]
     rows: list[Row] = []
-    for number, part in enumerate(parts):
+    for done, part in enumerate(parts, 1):
         rows += part(quick)
-        progress((number + 1) / len(parts))
+        progress(done / len(parts))
     return rows
 
 
