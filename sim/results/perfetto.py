@@ -51,15 +51,14 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
             owner, _, stream = s.track.rpartition("/")
             pid = process(variant, owner)
             start_ns, end_ns = round(s.start_s * 1e9), round(s.end_s * 1e9)
-            args: dict[str, Any] = {"bound": s.bound}
             numbers = {
                 "HBM bytes": s.hbm_bytes,
                 "L2 bytes": s.l2_bytes,
                 "link bytes": s.link_bytes,
                 "FLOP": s.flop,
+                "note": s.note,
             }
-            args |= {name: value for name, value in numbers.items() if value}
-            args |= {"note": s.note} if s.note else {}
+            args = {"bound": s.bound} | {name: value for name, value in numbers.items() if value}
             events.append(
                 {
                     "ph": "X",
@@ -76,15 +75,16 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
             owner, _, kind = capacity.rpartition("/")
             pid = process(variant, owner)
             for time_s, share in zip(*utilisation(outcome.timeline.uses, capacity, rate)):
-                percent = round(100 * float(share), 3)
-                at = {
-                    "ph": "C",
-                    "name": f"{kind} %",
-                    "pid": pid,
-                    "tid": 0,
-                    "ts": round(float(time_s) * 1e9) / 1e3,
-                }
-                events.append({**at, "args": {"in use": percent}})
+                events.append(
+                    {
+                        "ph": "C",
+                        "name": f"{kind} %",
+                        "pid": pid,
+                        "tid": 0,
+                        "ts": round(float(time_s) * 1e9) / 1e3,
+                        "args": {"in use": round(100 * float(share), 3)},
+                    }
+                )
     events.sort(key=lambda e: (e["ts"], e["pid"], e["tid"]))
     return metadata + events
 
