@@ -118,9 +118,8 @@ def _zero_load(data_folder: Path) -> Iterator[Row]:
         )
         yield from _latency(fabric, mine, float(hops.mean()))
     yield _row(
-        "all pairs of all 13 networks: latency of our idle links (4 cycles a wire, torus 5, 1 "
-        "flit a cycle, a "
-        "fixed cost at the ends) less BookSim's law",
+        "all pairs of all 13 networks: latency of our idle links (4 cycles a wire, torus 5, 1 flit "
+        "a cycle, a fixed cost at the ends) less BookSim's law",
         0.0,
         worst,
         "exact",
