@@ -19,7 +19,8 @@ from sim.hardware.cost import hbm_bytes_per_s, matrix_flop_per_s, roofline_secon
 from sim.hardware.device import Device, Kernel
 from sim.network import topology
 from sim.network.library import Library, Way
-from sim.network.network import Network
+from sim.network.network import Fold, Network
+from sim.network.topology import Graph
 from sim.reproduce.typhoon_rows import BENCH
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -50,12 +51,27 @@ def test_the_catalogue_holds_the_fit(name):
         pytest.skip(f"{SHARED} is not there")
     if SOURCES[name].file.endswith("parquet"):
         pytest.importorskip("pyarrow", reason="the table is a Parquet file")
-    found = [way for family in fitted(name, SHARED) for way in family.fitted.ways]
-    card = catalog.library(name)
-    assert len(card.ways) == len(found)
-    for way, fresh in zip(card.ways, found):
-        assert way[:3] == fresh[:3]
-        assert way[3:] == pytest.approx(fresh[3:], rel=2e-3, abs=1e-10)
+    families, graph = fitted(name, SHARED), SOURCES[name].pod()
+    ways = iter(catalog.library(name).ways)
+    for family in families:
+        found = [(next(ways), fresh) for fresh in family.fitted.ways]
+        played = {way: _folds(way, graph, family.rows) for pair in found for way in pair}
+        for way, fresh in found:
+            assert way[:3] == fresh[:3]
+            assert way.link_efficiency == pytest.approx(fresh.link_efficiency, rel=2e-3)
+            seconds, due = ([fold.seconds for fold in played[each]] for each in (way, fresh))
+            assert seconds == pytest.approx(due, rel=1e-3)
+            # Rows of one number of rounds tell launch + rounds x step, and nothing of its parts.
+            if any(len({fold.rounds for fold in played[each]}) > 1 for _, each in found):
+                assert way[3:] == pytest.approx(fresh[3:], rel=2e-3, abs=1e-10)
+    assert next(ways, None) is None
+
+
+def _folds(way: Way, graph: Graph, rows: list[Measured]) -> list[Fold]:
+    """The rows that a way serves, each played by that way alone."""
+    network = Network(graph, Library("one way", 0.0, ways=(way,)))
+    mine = [row for row in rows if row.kind in way.collectives]
+    return [network.fold(row.kind, row.ranks, float(row.nbytes)) for row in mine]
 
 
 BLANK = Device("blank", {"bf16": 500e12}, 125e12, 96e9, 1.597e12, 128e6, 1e12, 0.0, 0.0)
