@@ -3,6 +3,7 @@ fidelities agree."""
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -233,12 +234,17 @@ RULES = Rules(ROUTERS["round_robin"], 0, 0, True, False, 0, False, True)
 NETWORK = network(8)
 
 
-def kinds(stages, how, techniques=(), lanes_groups=1):
-    """The stages of one pipeline as kinds: priced, in pieces, or played."""
-    parallel = Parallel(2, pipeline=stages)
-    parts = [
+@cache
+def parts_of(stages):
+    """The chips of each stage, first; one network each, which keeps what it has folded."""
+    return [
         NETWORK.part(tuple((2 * stage + chip) % 8 for chip in range(8))) for stage in range(stages)
     ]
+
+
+def kinds(stages, how, techniques=(), lanes_groups=1):
+    """The stages of one pipeline as kinds: priced, in pieces, or played."""
+    parallel, parts = Parallel(2, pipeline=stages), parts_of(stages)
     options = [(name, TECHNIQUES[name].options()) for name in techniques]
 
     def graph_of(stage):
