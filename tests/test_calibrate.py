@@ -12,7 +12,7 @@ import pytest
 from sim import catalog
 from sim.calibrate import attention, kernels, latent, moe
 from sim.calibrate.collectives import Form, fit, leave_one_size_out
-from sim.calibrate.libraries import SOURCES, fitted
+from sim.calibrate.libraries import SOURCES, card
 from sim.calibrate.tables import Measured
 from sim.calibrate.work import Work, fit_8bit, seconds
 from sim.hardware.cost import hbm_bytes_per_s, matrix_flop_per_s, roofline_seconds
@@ -51,11 +51,12 @@ def test_the_catalogue_holds_the_fit(name):
         pytest.skip(f"{SHARED} is not there")
     if SOURCES[name].file.endswith("parquet"):
         pytest.importorskip("pyarrow", reason="the table is a Parquet file")
-    families, graph = fitted(name, SHARED), SOURCES[name].pod()
-    ways = iter(catalog.library(name).ways)
-    for family in families:
-        found = [(next(ways), fresh) for fresh in family.fitted.ways]
-        played = {way: _folds(way, graph, family.rows) for pair in found for way in pair}
+    source, graph, ways = SOURCES[name], SOURCES[name].pod(), iter(catalog.library(name).ways)
+    for forms in source.families:
+        kinds = {kind for form in forms for kind in form.collectives}
+        rows = [row for row in source.rows(SHARED) if row.kind in kinds]
+        found = [(next(ways), fresh) for fresh in fit(rows, graph, forms).ways]
+        played = {way: _folds(way, graph, rows) for pair in found for way in pair}
         for way, fresh in found:
             assert way[:3] == fresh[:3]
             assert way.link_efficiency == pytest.approx(fresh.link_efficiency, rel=2e-3)
@@ -65,6 +66,14 @@ def test_the_catalogue_holds_the_fit(name):
             if any(len({fold.rounds for fold in played[each]}) > 1 for _, each in found):
                 assert way[3:] == pytest.approx(fresh[3:], rel=2e-3, abs=1e-10)
     assert next(ways, None) is None
+
+
+def test_the_residuals_of_a_card_are_those_of_its_fit():
+    if not (SHARED / SOURCES["nccl_p4de"].file).exists():
+        pytest.skip(f"{SHARED} is not there")
+    shipped = Path(catalog.__file__).parent / "libraries" / "nccl_p4de.yaml"
+    (line,) = [line for line in card("nccl_p4de", SHARED).splitlines() if "residual" in line]
+    assert line.strip() in shipped.read_text(encoding="utf-8")
 
 
 def _folds(way: Way, graph: Graph, rows: list[Measured]) -> list[Fold]:
