@@ -81,6 +81,8 @@ def replaced(root: Node, path: KeyPath, value: Any) -> Node:
     kept."""
     if not path:
         return root._replace(value=value)
-    return root._replace(
-        value={**root.value, path[0]: replaced(root.value[path[0]], path[1:], value)}
-    )
+    inside = replaced(root.value[path[0]], path[1:], value)
+    if isinstance(root.value, list):
+        at = int(path[0])
+        return root._replace(value=[*root.value[:at], inside, *root.value[at + 1 :]])
+    return root._replace(value={**root.value, path[0]: inside})
