@@ -373,7 +373,7 @@ def test_more_micro_batches_fill_the_stages():
     asked = plain_arrivals(np.zeros(64), np.full(64, 100), np.full(64, 40))
     mean, most = {}, {}
     for lanes in (1, 2, 4):
-        _, fleet = served(asked, lanes_of(4, lanes), kinds(4, "priced"))
+        _, fleet = served(asked, lanes_of(4, lanes), kinds(4, "priced"), expected=1e9)
         shares = fleet.stage_busy_s.sum(axis=0) / fleet.replicas.flight_s.sum()
         mean[lanes], most[lanes] = shares.mean(), shares.max()
     assert mean[1] == pytest.approx(1 / 4, rel=1e-9), "one at a time"
