@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import simpy
 from sim import catalog
 from sim.engine.chip import Tenancy
 from sim.engine.group import Group
+from sim.engine.lines import sharing_of
 from sim.engine.pipeline import Stage, run_static
 from sim.engine.scaling import Autoscale, Failure
 from sim.engine.served import Host
@@ -23,13 +24,13 @@ from sim.engine.shares import Part, Spread
 from sim.engine.steps import StaticBatch
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
-from sim.graph.batch import Batch, Shared, decode_batch
-from sim.graph.footprint import Room, require, room
+from sim.graph.batch import NO_SHARING, Batch, Shared, Sharing, decode_batch
+from sim.graph.footprint import Footprint, Room, footprint, require, room
 from sim.graph.graph import Graph
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel, shard
 from sim.graph.precision import Precision
-from sim.graph.transformer import kv_bytes_per_token, transformer
+from sim.graph.transformer import transformer
 from sim.hardware.device import Device
 from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
 from sim.network.network import Network
@@ -37,9 +38,7 @@ from sim.scenario import MisfitError, Variant
 from sim.scenario.workloads import Decode, Prefill, Requests
 from sim.scenario.workloads import Trace as TraceSource
 from sim.serving.fleet import ORDERS, POLICIES, ROUTERS, Arrivals, Rules, pool_of, replica_of
-from sim.serving.step_time import NO_SHARING, Sharing
-from sim.techniques import TECHNIQUES, Machine, apply
-from sim.techniques.latent import cut
+from sim.techniques import Machine, apply
 from sim.text.strict_yaml import KeyPath
 from sim.text.units import show
 from sim.traces.reading import open_trace
@@ -49,7 +48,8 @@ _TRACE_TOKENS = 2048  # of expanded prefixes, if the scenario does not say
 
 
 class Machinery(NamedTuple):
-    """A pod with a share of a model on each of some of its chips, and the room that is left."""
+    """A pod with a share of a model on each of some of its chips, what each stage of it occupies
+    there, and the room that is left."""
 
     variant: Variant
     device: Device
@@ -57,6 +57,7 @@ class Machinery(NamedTuple):
     model: Model
     precision: Precision
     parallel: Parallel
+    footprints: list[Footprint]
     room: Room
     sharing: Sharing
     notes: list[str]
@@ -90,17 +91,12 @@ class Machinery(NamedTuple):
     def graph(self, batch: Batch, stage: int = 0) -> Graph:
         """What a pass asks of one rank of a stage, techniques applied."""
         graph = transformer(self.model, self.precision, self.parallel, batch, stage)
-        return apply(graph, self.machine, self.variant.techniques)
+        return apply(graph, _machine(self.device, self.parallel), self.variant.techniques)
 
     def network_of(self, stage: int) -> Network:
         """The pod as the ranks of a stage see it: theirs come first, then those of the next
         stage."""
         return self.parts[stage] if self.parts else self.network
-
-    @property
-    def machine(self) -> Machine:
-        """What techniques may know of it."""
-        return _machine(self.device, self.parallel)
 
     @property
     def hosts(self) -> list[Host]:
@@ -146,13 +142,7 @@ def prepare_model(v: Variant, work: Decode | Requests, seed: int) -> ModelPlan:
             )
         here = _machinery(v, 1.0, -(-work.batch // micro))
         longest = work.prompt_tokens + work.output_tokens
-        require(
-            here.model,
-            here.room,
-            here.precision,
-            here.parallel,
-            _unique_tokens(work, here.parallel),
-        )
+        require(here.model.name, here.room, _unique_tokens(work, here.parallel))
         if 0 < here.model.max_tokens < longest:
             most = here.model.max_tokens
             here.notes.append(
@@ -202,30 +192,47 @@ def _machinery(v: Variant, hbm_share: float, new_tokens: int) -> Machinery:
         network.part(tuple((first + chip) % chips for chip in range(chips)))
         for first in range(0, chips, ranks)
     )
-    notes = list(shard(model, parallel).notes)
-    sharing, kept_bytes, said = _expanded(v, model, precision, parallel, _machine(device, parallel))
-    notes += said
-    space = room(model, precision, parallel, device.hbm_bytes * hbm_share, new_tokens, kept_bytes)
     rows = assumptions(
         {device.name: device.facts, library.name: library.facts, pod.name: pod.facts}
     )
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
     found = Machinery(
-        v,
-        device,
-        network,
-        model,
-        precision,
-        parallel,
-        space,
-        sharing,
-        notes,
-        rows,
-        parts if len(parts) > 1 else (),
+        variant=v,
+        device=device,
+        network=network,
+        model=model,
+        precision=precision,
+        parallel=parallel,
+        footprints=[],
+        room=Room(0.0, 0.0, 0.0, 0.0),
+        sharing=NO_SHARING,
+        notes=list(shard(model, parallel).notes),
+        assumptions=rows,
+        parts=parts if len(parts) > 1 else (),
     )
-    for stage in range(parallel.pipeline):
-        found.graph(decode_batch([1]), stage)  # says now if a technique does not apply
-    return found
+    # This says also if a technique does not apply.
+    of_rank = sharing_of(found.graph(decode_batch([1])))
+    runs, sharing = _reshaped(v.workload, parallel, of_rank)
+    stages = [
+        footprint(partial(found.graph, stage=stage), parallel, new_tokens, runs)
+        for stage in range(parallel.pipeline)
+    ]
+    kept_bytes = max(stage.kept_bytes for stage in stages)
+    if runs and not kept_bytes:
+        found.notes.append(
+            f"no prefix is shared by the {sharing.least:,.1f} sequences from which it pays to "
+            "expand it: all of it is absorb"
+        )
+    elif sharing.most < inf == of_rank.most:
+        found.notes.append(
+            f"{show(kept_bytes, 'B')} a device are kept for {sharing.most:,.0f} tokens of "
+            "expanded prefixes (expanded_tokens)"
+        )
+    return found._replace(
+        footprints=stages,
+        room=room(model.name, stages, parallel, device.hbm_bytes * hbm_share, new_tokens),
+        sharing=sharing,
+    )
 
 
 def _machine(device: Device, parallel: Parallel) -> Machine:
@@ -234,45 +241,18 @@ def _machine(device: Device, parallel: Parallel) -> Machine:
     )
 
 
-def _expanded(
-    v: Variant, model: Model, precision: Precision, parallel: Parallel, machine: Machine
-) -> tuple[Sharing, float, list[str]]:
-    """Which shared prefixes the techniques keep expanded, the bytes that takes on a rank, and what
-    to say of it."""
-    work = v.workload
-    for name, options in v.techniques:
-        expands = TECHNIQUES[name].expands
-        if expands is None:
-            continue
-        found = expands(model, precision, parallel, machine, options)
-        if isinstance(work, Decode):
-            in_a_pass = (
-                run._replace(number=run.number / parallel.micro_batches)
-                for run in shared_runs(work)
-            )
-            runs = cut(in_a_pass, found.least, found.most_tokens or inf)
-            tokens = sum(run.tokens for run in runs)
-            some = [
-                f"no prefix is shared by the {found.least:,.1f} sequences from which it pays: "
-                "all of it is absorb"
-            ]
-            return (
-                Sharing(found.least),
-                tokens * found.bytes_per_token,
-                [] if runs else [f"{name}: {some[0]}"],
-            )
-        tokens = found.most_tokens or _TRACE_TOKENS
-        nbytes = tokens * found.bytes_per_token
-        said = (
-            f"{name}: {show(nbytes, 'B')} a device are kept for {tokens:,.0f} tokens of "
-            "expanded prefixes"
-        )
-        return (
-            Sharing(found.least, tokens),
-            nbytes,
-            [] if found.most_tokens else [f"{said} (expanded_tokens)"],
-        )
-    return NO_SHARING, 0.0, []
+def _reshaped(work: object, parallel: Parallel, of_rank: Sharing) -> tuple[list[Shared], Sharing]:
+    """The prefixes that techniques keep in a form of their own at the same time, and which of the
+    whole batch's those are."""
+    if of_rank == NO_SHARING:
+        return [], NO_SHARING
+    least = of_rank.least * parallel.data
+    if isinstance(work, Decode):
+        micro = parallel.micro_batches
+        in_a_pass = [run._replace(number=run.number / micro) for run in shared_runs(work)]
+        return in_a_pass, Sharing(least)
+    tokens = of_rank.most if of_rank.most < inf else _TRACE_TOKENS
+    return [Shared(ceil(of_rank.least) * parallel.data, tokens)], Sharing(least, tokens)
 
 
 def shared_runs(work: Decode) -> tuple[Shared, ...]:
@@ -311,9 +291,7 @@ def play_model(
         assert plan.trace is not None and isinstance(work, Requests)
         chunks = [gathered(plan.trace)] if work.closed_loop else plan.trace.chunks()
         hosts = [part.hosts for part in (plan.prefill, here) if part is not None]
-        outcome = run_service(
-            chunks, service(plan, work), hosts, here.model, timeline, progress, spread
-        )
+        outcome = run_service(chunks, service(plan, work), hosts, timeline, progress, spread)
         complete(plan, outcome)
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
@@ -327,7 +305,7 @@ def play_share(plan: ModelPlan, share: int, shares: int) -> Part:
     assert plan.trace is not None and isinstance(work, Requests)
     recorded = plan.variant.record.enabled
     return serve_share(
-        plan.trace.chunks(), service(plan, work), [here.hosts], here.model, recorded, share, shares
+        plan.trace.chunks(), service(plan, work), [here.hosts], recorded, share, shares
     )
 
 
@@ -415,7 +393,7 @@ def service(plan: ModelPlan, work: Requests) -> Service:
             sum(len(table) for table in tables),
             (own.replicas if own else work.replicas) * lanes,
         )
-        each = kv_bytes_per_token(part.model, part.precision, part.parallel)
+        each = part.footprints[0].kv_bytes_per_token
         pools.append(
             pool_of(first, count, next=1, transfer_s=each / own.link, latency_s=own.latency)
             if own

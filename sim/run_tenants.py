@@ -16,7 +16,6 @@ from sim.engine.tenants import Shared, Tenant, share_chips
 from sim.facts.outcome import Outcome, TenantRecord
 from sim.facts.requests import Requests
 from sim.facts.timeline import Timeline
-from sim.graph.transformer import kv_bytes_per_token
 from sim.machine.wiring import Assumption, wiring, with_faults
 from sim.run_model import ModelPlan, complete, play_model, prepare_model, service
 from sim.scenario import MisfitError, Variant
@@ -211,7 +210,6 @@ def _together(
                 here.graph,
                 here.device,
                 here.network,
-                here.model,
                 spec.weight,
                 spec.priority,
             )
@@ -378,7 +376,7 @@ def _divided(work: Tenants, plans: Mapping[str, ModelPlan]) -> dict[str, ModelPl
     given, held, weight, used = 0.0, 0.0, 0.0, {}
     for name, plan in plans.items():
         spec, here = work.tenants[name], plan.machinery
-        each = kv_bytes_per_token(here.model, here.precision, here.parallel)
+        each = here.room.token_bytes
         used[name] = here.room.weight_bytes + here.room.activation_bytes
         held += used[name]
         if spec.kv_tokens:
@@ -405,8 +403,7 @@ def _divided(work: Tenants, plans: Mapping[str, ModelPlan]) -> dict[str, ModelPl
     found = {}
     for name, plan in plans.items():
         spec, here = work.tenants[name], plan.machinery
-        each = kv_bytes_per_token(here.model, here.precision, here.parallel)
-        tokens = spec.kv_tokens or left * spec.weight / weight / each
+        tokens = spec.kv_tokens or left * spec.weight / weight / here.room.token_bytes
         device = here.device
         if work.sharing == "co_resident":
             device = replace(device, l2_bytes=device.l2_bytes * spec.weight / total)

@@ -74,7 +74,7 @@ class LoweredOp:
         self.reads = [
             (tensor.ahead * _WIDTH + tensor_id(tensor.name), tensor.nbytes)
             for tensor in op.reads
-            if tensor.kind != "activation"
+            if tensor.kind != "activation" and tensor.nbytes
         ]
         # Buffers that layers reuse stay in L2 beside the rest if what the op touches of them fits,
         # else they are in HBM.

@@ -10,6 +10,7 @@ closed form, and the iteration is played.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +19,8 @@ from sim.engine.lines import TABLES, OpLine, op_lines, sees
 from sim.engine.steps import GraphOf
 from sim.facts.span import BOUNDS
 from sim.facts.totals import Totals
+from sim.graph.batch import NO_SHARING, Pattern, Sharing
 from sim.graph.graph import STREAMS, Op, is_collective
-from sim.graph.model import Model
 from sim.hardware.cost import (
     arithmetic_seconds,
     hbm_bytes_per_s,
@@ -41,7 +42,7 @@ from sim.serving.fleet import (
     TOKENS,
     Fleet,
 )
-from sim.serving.step_time import NO_SHARING, PATTERNS, Sharing, StepTime
+from sim.serving.step_time import StepTime, pattern_rows
 
 
 class Alone(NamedTuple):
@@ -65,17 +66,15 @@ class Pricing:
         device: Device,
         network: Network,
         ranks: int,
-        model: Model,
+        patterns: Sequence[Pattern],
         sharing: Sharing,
     ) -> None:
-        self.sharing = sharing
+        self.patterns, self.sharing = patterns, sharing
         self.lines, self.device, self.network, self.ranks = lines, device, network, ranks
         self._of = {
             feature: [line for line in lines if sees(line) == feature] for feature in TABLES
         }
         self._context = [line for line in lines if sees(line) is None]
-        self._pattern = [PATTERNS[name] for name in dict.fromkeys(model.attention)]
-        self._window, self._stride = model.window_tokens, max(model.sparse_stride, 1)
 
     def table(self, tokens: int, logits: int) -> StepTime:
         """The closed form for batches of up to `tokens` new tokens, and `logits` logits and lone
@@ -100,9 +99,7 @@ class Pricing:
             [unhidden_share(device, line.op.kernel) for line in context],
             device.l2_bytes_per_s,
             device.l2_bytes,
-            self._pattern,
-            self._window,
-            self._stride,
+            *pattern_rows(self.patterns),
             *self.sharing,
         )
         return StepTime(*(np.array([column]) for column in columns))
@@ -278,12 +275,13 @@ def pricing(
     device: Device,
     network: Network,
     ranks: int,
-    model: Model,
+    patterns: Sequence[Pattern],
     sharing: Sharing = NO_SHARING,
 ) -> Pricing | None:
-    """The closed form of `graph_of` on `ranks` symmetric ranks, or None if it has none."""
-    lines = op_lines(graph_of, device, model, sharing)
-    return None if lines is None else Pricing(lines, device, network, ranks, model, sharing)
+    """The closed form of `graph_of`, in which attention has these patterns, on `ranks` symmetric
+    ranks; None if it has none."""
+    lines = op_lines(graph_of, device, patterns, sharing)
+    return None if lines is None else Pricing(lines, device, network, ranks, patterns, sharing)
 
 
 def _used(counts: np.ndarray) -> np.ndarray:

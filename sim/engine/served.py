@@ -10,16 +10,16 @@ import numpy as np
 
 from sim.engine.fleet import Answer, Kind, Player, player
 from sim.engine.group import Group
+from sim.engine.lines import patterns_of
 from sim.engine.pieces import Pieces, in_stages
 from sim.engine.pricing import Pricing, pricing
 from sim.engine.steps import GraphOf, GroupOf, Sums, sums_of, totals_of
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
-from sim.graph.model import Model
+from sim.graph.batch import NO_SHARING, Sharing, decode_batch
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.serving.fleet import Fleet
-from sim.serving.step_time import NO_SHARING, Sharing
 
 
 class Host(NamedTuple):
@@ -40,7 +40,6 @@ class Served:
     def __init__(
         self,
         stages: Sequence[Host],
-        model: Model,
         replicas: np.recarray,
         pool: np.record,
         op: bool,
@@ -53,7 +52,7 @@ class Served:
         self.recorded = _Recorded(stages, self.first, self.count, lanes_of(replicas), timeline)
         self.forms: list[Pricing] = []
         self.pieces: list[Pieces] = []
-        patterns = len(set(model.attention))
+        patterns = patterns_of(host.graph_of(decode_batch([1])) for host in stages)
         play: Player
         if op:
             self.recorded.window = window
@@ -62,16 +61,21 @@ class Served:
             if all(plain.folded for plain in self.plain):
                 forms = [
                     pricing(
-                        host.graph_of, host.device, host.network, plain.ranks, model, host.sharing
+                        host.graph_of,
+                        host.device,
+                        host.network,
+                        plain.ranks,
+                        patterns,
+                        host.sharing,
                     )
                     for host, plain in zip(stages, self.plain)
                 ]
                 self.forms = [form for form in forms if form is not None]
             if len(self.forms) < len(stages):
-                dense = set(model.attention) == {"dense"}
                 self.forms = []
                 self.pieces = [
-                    Pieces(plain, host.graph_of, dense) for host, plain in zip(stages, self.plain)
+                    Pieces(plain, host.graph_of, patterns)
+                    for host, plain in zip(stages, self.plain)
                 ]
             play = self.pieces[0] if len(self.pieces) == 1 else in_stages(self.pieces)
         self.kinds = [

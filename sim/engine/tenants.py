@@ -20,6 +20,7 @@ import simpy
 from sim.engine.chip import Tenancy
 from sim.engine.fleet import Answer, Kind, Window, batch_of, serve_fleet
 from sim.engine.group import Group
+from sim.engine.lines import patterns_of
 from sim.engine.served import Host, Served, played_totals
 from sim.engine.serving import (
     Service,
@@ -36,9 +37,8 @@ from sim.engine.steps import GraphOf, Progress
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
-from sim.graph.batch import Batch
+from sim.graph.batch import Batch, decode_batch
 from sim.graph.graph import Graph
-from sim.graph.model import Model
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.serving.fleet import NEXT, NONE, PENDING, RECORD, Arrivals, Fleet, new_rows, pool_of
@@ -64,7 +64,6 @@ class Tenant(NamedTuple):
     graph_of: GraphOf
     device: Device
     network: Network
-    model: Model
     weight: float = 1.0
     priority: int = 0
 
@@ -104,7 +103,6 @@ def share_chips(
         else [
             Served(
                 [Host(tenant.group_of, partial(_named, tenant), tenant.device, tenant.network)],
-                tenant.model,
                 replicas,
                 pool,
                 tenant.service.op,
@@ -114,11 +112,13 @@ def share_chips(
             for tenant, pool in zip(tenants, pools)
         ]
     )
-    patterns = [len(set(tenant.model.attention)) for tenant in tenants]
     kinds = (
         [kind for turn in turns for kind in turn.kinds]
         if clock is None
-        else [Kind(None, each, clock) for each in patterns]
+        else [
+            Kind(None, patterns_of([tenant.graph_of(decode_batch([1]))]), clock)
+            for tenant in tenants
+        ]
     )
     window = None
     if clock is None and timeline is not None and not tenants[0].service.op:

@@ -11,10 +11,9 @@ from sim import catalog
 from sim.engine.group import Group
 from sim.engine.served import Host as EngineHost
 from sim.engine.serving import Service, run_service
+from sim.engine.steps import GraphOf
 from sim.facts.outcome import Outcome
-from sim.graph.batch import Batch
-from sim.graph.footprint import room
-from sim.graph.graph import Graph
+from sim.graph.footprint import footprint, room
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
 from sim.graph.transformer import transformer
@@ -49,14 +48,9 @@ class Host(NamedTuple):
     ) -> Outcome:
         """The requests through a pool of replicas; in a closed loop, a session's next turn waits
         for the answer."""
-        pod, model = catalog.pod(self.pod), catalog.model(self.model)
+        pod = catalog.pod(self.pod)
         device, ranks = catalog.device(pod.device), self.parallel.ranks
         network = Network(pod.graph(), catalog.library(self.library or pod.library))
-        machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks)
-        chosen = [(name, TECHNIQUES[name].options()) for name in self.techniques]
-
-        def graph_of(batch: Batch) -> Graph:
-            return apply(transformer(model, self.precision, self.parallel, batch), machine, chosen)
 
         def group_of(_: object) -> Group:
             return Group(simpy.Environment(), device, network, ranks)
@@ -71,17 +65,23 @@ class Host(NamedTuple):
             expected=len(columns),
         )
         return run_service(
-            [columns], service, [[EngineHost(group_of, graph_of, device, network)]], model, None
+            [columns], service, [[EngineHost(group_of, self.graph_of(), device, network)]], None
         )
 
     def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
         """What the KV-cache holds, as an engine derives it; ValueError if not even the weights
         fit."""
-        model, device = catalog.model(self.model), catalog.device(catalog.pod(self.pod).device)
-        return int(
-            room(
-                model, self.precision, self.parallel, device.hbm_bytes * utilisation, new_tokens
-            ).kv_tokens
+        whole = footprint(self.graph_of(), self.parallel, new_tokens)
+        hbm_bytes = catalog.device(catalog.pod(self.pod).device).hbm_bytes * utilisation
+        return int(room(self.model, [whole], self.parallel, hbm_bytes, new_tokens).kv_tokens)
+
+    def graph_of(self) -> GraphOf:
+        """What a pass asks of one rank, techniques applied."""
+        device, model = catalog.device(catalog.pod(self.pod).device), catalog.model(self.model)
+        machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, self.parallel.ranks)
+        chosen = [(name, TECHNIQUES[name].options()) for name in self.techniques]
+        return lambda batch: apply(
+            transformer(model, self.precision, self.parallel, batch), machine, chosen
         )
 
 

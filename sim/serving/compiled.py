@@ -152,7 +152,7 @@ def _sample() -> tuple[Any, ...]:
     return (
         rules,
         some,
-        unpriced(1),
+        unpriced([("dense", 0, 1)]),
         new_rows(RECORD, 1),
         plain_arrivals(none, none, none),
         0.0,
