@@ -177,7 +177,7 @@ def _machinery(v: Variant, hbm_share: float, new_tokens: int) -> Machinery:
     """The pod and the model of a variant, `hbm_share` of its HBM for them."""
     pod, library, graph = wiring(v)
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
-    model, parallel = catalog.model(v.model), v.parallel.degrees()
+    model, parallel = catalog.model(v.model.name, v.model.changes()), v.parallel.degrees()
     ranks, chips = parallel.ranks, parallel.chips
     precision = Precision(**v.precision.model_dump())
     network = Network(with_faults(graph, v.pod.faults, [range(chips)]), library, v.pod.collective)
@@ -196,6 +196,10 @@ def _machinery(v: Variant, hbm_share: float, new_tokens: int) -> Machinery:
         {device.name: device.facts, library.name: library.facts, pod.name: pod.facts}
     )
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
+    rows += [
+        (f"{model.name}: {what}", str(value), "CHANGED", "set by the scenario")
+        for what, value in v.model.changes().items()
+    ]
     found = Machinery(
         variant=v,
         device=device,

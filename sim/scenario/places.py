@@ -16,6 +16,7 @@ _NAMED: dict[KeyPath, tuple[str, str, tuple[str, ...]]] = {
     ("pod", "device"): ("device", "devices", YAML_SUFFIXES),
     ("pod", "library"): ("library", "libraries", YAML_SUFFIXES),
     ("model",): ("model", "models", (*YAML_SUFFIXES, "/config.json")),
+    ("model", "name"): ("model", "models", (*YAML_SUFFIXES, "/config.json")),
 }
 _PREFILL: KeyPath = ("workload", "prefill")  # has a pod of its own
 _NAMED |= {(*_PREFILL, *path): named for path, named in _NAMED.items() if path[0] == "pod"}
@@ -72,7 +73,9 @@ def settle(section: Node, scenario_folder: Path) -> tuple[Node, list[Fault]]:
     """
     faults: list[Fault] = []
     models: list[KeyPath] = [
-        (*owner, "model") for owner in [*_tenants(section), *_networks(section)]
+        (*owner, *key)
+        for owner in [*_tenants(section), *_networks(section)]
+        for key in (("model",), ("model", "name"))
     ]
     for path, (noun, kind, suffixes) in [
         *_NAMED.items(),

@@ -13,6 +13,7 @@ from pydantic import Field, SkipValidation, model_validator
 from sim.scenario.fields import Index, Seconds, Section
 from sim.scenario.jobs import Collectives
 from sim.scenario.machine import Parallel, Pod, Precision
+from sim.scenario.model import Model
 from sim.scenario.networks import Granularity, Networks
 from sim.scenario.workloads import Decode, Requests, Tenants
 
@@ -55,8 +56,9 @@ class Variant(Section):
     """
 
     pod: Pod
-    model: str = Field(
-        default="", description="of a workload of decode or requests; elsewhere there is none"
+    model: Model = Field(
+        default=Model(name=""),
+        description="of a workload of decode or requests; elsewhere there is none",
     )
     precision: Precision = Precision()
     parallel: Parallel = Parallel()

@@ -19,6 +19,7 @@ from sim.scenario.fields import (
     Share,
 )
 from sim.scenario.machine import Pod, Precision
+from sim.scenario.model import Model
 from sim.serving.fleet import ORDERS, POLICIES, ROUTERS
 from sim.traces.formats import FORMATS
 
@@ -258,7 +259,7 @@ class Requests(Served):
 class Tenant(Served):
     """One of those who share a pod: a model, its requests, and what it is entitled to."""
 
-    model: str
+    model: Model
     tensor: Count = Field(default=1, description="chips that the model is split over")
     precision: Precision | None = Field(default=None, description="default: that of the scenario")
     weight: Factor = Field(
