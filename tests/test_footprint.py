@@ -247,11 +247,11 @@ def typhoon():
 # Through a scenario: a trace with so little room that requests are preempted.
 
 TRACE = "arrival_s,prompt_tokens,output_tokens\n" + "\n".join(
-    f"{0.001 * i},{60 + 37 * i % 200},{40 + 11 * i % 90}" for i in range(24)
+    f"{0.001 * i},{60 + 37 * i % 200},{20 + 11 * i % 40}" for i in range(20)
 )
 SCENARIO = """\
 question: What is in the KV-cache?
-pod: {topology: single, change: {device: {hbm_bytes: 1134 MB}}}
+pod: {topology: single, change: {device: {hbm_bytes: 1130 MB}}}
 model: {name: llama3-8b, change: {layers: 2, vocab: 4000}}
 workload:
   kind: requests
@@ -306,8 +306,8 @@ def test_fidelities_agree_where_a_technique_bends_sizes(metrics, technique):
     """Where no line goes through the sizes, or the sums over a batch do not tell them, iterations
     are played."""
     machine = {"pod__topology": "atlas_800t_a2", "parallel__tensor": 2}
-    machine["workload__trace__limit"] = 8
-    machine["pod__change__device__hbm_bytes"] = "592 MB"
+    machine["workload__trace__limit"] = 6
+    machine["pod__change__device__hbm_bytes"] = "591 MB"
     step, op = (
         metrics(
             technique, "{workload: {trace: {limit: 1}}}", workload__fidelity=fidelity, **machine
