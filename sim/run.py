@@ -8,26 +8,37 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sim import scenario
+from sim import compiled, scenario
+from sim.catalog.installed import add_installed
 from sim.engine.shares import Part, Spread
 from sim.facts.outcome import Outcome
 from sim.facts.version import VERSION
+from sim.kinds import KINDS, Kind
 from sim.results import Result, build
-from sim.run_arrays import ArrayPlan, play_array, prepare_array
-from sim.run_granularity import GridPlan, play_grid, prepare_grid
-from sim.run_jobs import JobsPlan, play_jobs_plan, prepare_jobs
-from sim.run_model import ModelPlan, play_model, play_share, prepare_model
-from sim.run_tenants import TenantsPlan, play_tenants, prepare_tenants
 from sim.scenario import MisfitError, Scenario, ScenarioError, Variant
-from sim.scenario.jobs import Collectives
-from sim.scenario.networks import Granularity, Networks
-from sim.scenario.workloads import Tenants
 
 Progress = Callable[[float, str], None]
 _SPREAD_FROM = 100_000  # requests: below, another process costs more than it saves
-Plan = ModelPlan | JobsPlan | TenantsPlan | ArrayPlan | GridPlan
+
+
+class Plan(NamedTuple):
+    """A variant made ready: its kind of work, and what that has built."""
+
+    kind: Kind
+    built: Any
+
+
+def load(path: str | Path, overrides: scenario.Overrides = ()) -> Scenario:
+    """The scenario in file `path`, or the shipped one of that name.
+
+    `overrides` are "dotted.key=value" texts, or a mapping from dotted key to value; text values are
+    read as YAML. They apply to the common part and over each variant; `variants.NAME.key` reaches
+    one variant. Raises ScenarioError.
+    """
+    add_installed()
+    return scenario.load(path, overrides, KINDS)
 
 
 def run(
@@ -46,7 +57,8 @@ def run(
     depend on their number. Raises ScenarioError, listing every fault, if anything in the scenario
     is wrong.
     """
-    s = scenario.load(path, overrides)
+    compiled.begin()
+    s = load(path, overrides)
     plans = prepare(s)
     outcomes: dict[str, Outcome] = {}
     try:
@@ -86,6 +98,7 @@ def _result(s: Scenario, outcomes: dict[str, Outcome], wanted: list[str]) -> Res
         version=VERSION,
         seed=s.seed,
         outcomes=outcomes,
+        kinds=KINDS,
         expect=[] if wanted else s.expect,
         resolved=s.resolved,
         warnings=warnings,
@@ -115,35 +128,21 @@ def prepare(s: Scenario) -> dict[str, Plan]:
 
 
 def _prepared(v: Variant, seed: int) -> Plan:
-    work = v.workload
-    if isinstance(work, Collectives):
-        return prepare_jobs(v, work, seed)
-    if isinstance(work, Networks):
-        return prepare_array(v, work)
-    if isinstance(work, Granularity):
-        return prepare_grid(v, work)
-    return (
-        prepare_tenants(v, work, seed)
-        if isinstance(work, Tenants)
-        else prepare_model(v, work, seed)
-    )
+    kind = KINDS[v.workload.kind]
+    return Plan(kind, kind.prepare(v, seed))
 
 
 def play(
-    plan: Plan, progress: Callable[[float], None] = lambda share: None, spread: Spread | None = None
+    plan: Plan,
+    progress: Callable[[float], None] = lambda share: None,
+    spread: Spread | None = None,
 ) -> Outcome:
-    """Simulate one variant; `spread` are processes that may serve some of its replicas."""
-    if isinstance(plan, JobsPlan):
-        return play_jobs_plan(plan, progress)
-    if isinstance(plan, ArrayPlan):
-        return play_array(plan, progress)
-    if isinstance(plan, GridPlan):
-        return play_grid(plan)
-    return (
-        play_tenants(plan, progress)
-        if isinstance(plan, TenantsPlan)
-        else play_model(plan, progress, spread)
-    )
+    """Simulate one variant; `spread` are processes that may do a share of it, where its kind of
+    work can be shared."""
+    others = {"spread": spread} if plan.kind.share else {}
+    outcome = plan.kind.play(plan.built, progress, **others)
+    outcome.kind = plan.kind.name
+    return outcome
 
 
 def _spread(
@@ -220,7 +219,7 @@ def _client(address: str) -> Any:
 
 def play_named(path: str | Path, overrides: scenario.Overrides, name: str) -> Outcome:
     """Play one variant of a scenario file: what a worker process is asked to do."""
-    s = scenario.load(path, overrides)
+    s = load(path, overrides)
     return play(_prepared(s.variants[name], s.seed))
 
 
@@ -228,7 +227,7 @@ def play_named_share(
     path: str | Path, overrides: scenario.Overrides, name: str, share: int, shares: int
 ) -> Part:
     """Serve a share of the replicas of a variant: the same, for a part of one."""
-    s = scenario.load(path, overrides)
+    s = load(path, overrides)
     plan = _prepared(s.variants[name], s.seed)
-    assert isinstance(plan, ModelPlan)
-    return play_share(plan, share, shares)
+    assert plan.kind.share is not None
+    return plan.kind.share(plan.built, share, shares)

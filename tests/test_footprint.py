@@ -14,8 +14,8 @@ from sim.graph.footprint import footprint
 from sim.graph.parallel import Parallel, shard, stage_layers
 from sim.graph.precision import BYTES, Precision
 from sim.graph.transformer import transformer
-from sim.run import prepare
-from sim.scenario import ScenarioError, load
+from sim.run import load, prepare
+from sim.scenario import ScenarioError
 from sim.techniques import TECHNIQUES, Machine, Technique, apply
 
 MACHINE = Machine(200e6, 1e12, 2, {"fp16": 400e12, "bf16": 400e12})
@@ -329,7 +329,7 @@ def test_a_model_with_edits_says_so(tmp_path):
     assert s.variants["base"].model.changes() == {"layers": 2, "vocab": 4000}
     assert s.variants["other"].model.changes() == {}, "another model"
     plans = prepare(load(file, {"variants.other.model": "smollm2-135m"}))
-    rows = plans["base"].assumptions
+    rows = plans["base"].built.machinery.assumptions
     assert ("llama3-8b: layers", "2", "CHANGED", "set by the scenario") in rows
     assert any(row[0] == "llama3-8b" and row[1].startswith("0.47 G") for row in rows)
     with pytest.raises(ScenarioError, match="layerz: unknown key, did you mean 'layers'"):

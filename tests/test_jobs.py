@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from sim.engine import jobs as engine
 from sim.engine.jobs import Job, Recording, Trouble, play_jobs
 from sim.network import topology
+from sim.network.edge_list import from_edges
+from sim.network.faults import Defect, degraded
 from sim.network.library import Library
 from sim.network.network import Network
-from sim.network.topology import Fault
 from sim.results.utilisation import utilisation
 
 RATE, LATENCY_S, LAUNCH_S, STEP_S = 1e9, 1e-6, 5e-6, 2e-6
@@ -27,7 +28,7 @@ def dumbbell(rate=RATE) -> Network:
     """Chips 0 and 1 on one switch, 2 and 3 on another, one wire between the switches."""
     wires = [(0, "left"), (1, "left"), ("left", "right"), (2, "right"), (3, "right")]
     edges = [(a, b, {"bytes_per_s": rate, "latency_s": LATENCY_S}) for a, b in wires]
-    return Network(topology.from_edges(edges), LIBRARY)
+    return Network(from_edges(edges), LIBRARY)
 
 
 def job(network, ranks=(0, 1, 2, 3), collective="all_reduce", nbytes=4e6, name="a", **more) -> Job:
@@ -149,12 +150,12 @@ def test_jitter_follows_the_seed():
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault(0, 1, share=0.5), Fault(0, 1, extra_latency_s=1e-3), Fault(0, 1, failed=True)],
+    [Defect(0, 1, share=0.5), Defect(0, 1, extra_latency_s=1e-3), Defect(0, 1, failed=True)],
     ids=str,
 )
 def test_a_faulty_link_slows_a_ring(fault):
     healthy = pod("ring", 5)
-    faulty = Network(topology.degraded(healthy.graph, [fault]), LIBRARY)
+    faulty = Network(degraded(healthy.graph, [fault]), LIBRARY)
     sick = job(faulty, range(5), algorithm="ring", healthy=healthy.using("ring"))
     outcome = play_jobs(faulty, [sick])
     assert (

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.catalog import shipped
-from sim.scenario import Scenario, ScenarioError, json_schema, load
+from sim.kinds import KINDS
+from sim.run import load
+from sim.scenario import Scenario, ScenarioError, json_schema
 from sim.text.strict_yaml import dump
 
 GOOD: dict[str, Any] = {
@@ -121,7 +123,8 @@ extens: x
 pod:
   topology: atlas_800t_a2
   device: ascend_910b22
-  change: {device: {l2_bytes: 64, hbm_bytes_per_s: 1 TB, hbm_efficiency: 1.4, kernel_overhead_s: 1e999999999 s}}
+  change: {device: {l2_bytes: 64, hbm_bytes_per_s: 1 TB, hbm_efficiency: 1.4, \
+kernel_overhead_s: 1e999999999 s}}
   stragglers: {3: 0, x: 2}
 model: llama38b
 precision: {weights: int9}
@@ -187,12 +190,13 @@ expect: ["preserve.speedup >= 1.2", "preserv.speedup > 1", "faster please", 3]
         ({"pod": None}, "pod: this key is missing"),
         ({"model": 5}, "model: text is due, not 5; write it as '5'"),
         ({"model": "nowhere/config.json"}, "model: no such file 'nowhere/config.json'"),
-        ({"workload": {"batch": 1}}, "workload: the key 'kind' is missing"),
+        ({"workload": {"batch": 1}}, "workload.kind: this key is missing; it is one of decode, "),
         (
             {"workload": {**GOOD["workload"], "kind": "decod"}},
-            "workload: 'decod' is not allowed here, did you mean 'decode'?",
+            "workload.kind: 'decod' is not allowed here, did you mean 'decode'?",
         ),
-        ({"workload": 3}, "workload: a mapping"),
+        ({"workload": 3}, "workload: a mapping ('key: value' lines) is due, not 3"),
+        ({"workload": {"kind": ["decode"]}}, "workload.kind: a list is not allowed here; choose"),
         (
             {"workload": {**GOOD["workload"], "batch": "1e3 "}},
             "workload.batch: '1e3 ' is text, a whole number is due",
@@ -440,7 +444,8 @@ def _allows(schema: Any, value: Any, defs: dict[str, Any]) -> bool:
 
 
 def test_json_schema_agrees_with_the_loader() -> None:
-    schema = json.loads(json.dumps(json_schema()))
+    specs = {name: kind.spec.found for name, kind in KINDS.items()}
+    schema = json.loads(json.dumps(json_schema(specs)))
     defs = schema["$defs"]
 
     def allows(**changes: Any) -> bool:
@@ -512,9 +517,10 @@ _LEAVES = st.sampled_from(
     ]
 )
 _KEY_WORDS = """
-question extends seed pod topology device library change link stragglers model kind precision kv parallel tensor
-pipeline workload trace file fallback batch every_step techniques preserve cap record from_s until_s variants a
-expect 3 l2_bytes null << jobs bytes group collective background faults jitter every
+question extends seed pod topology device library change link stragglers model kind precision kv
+parallel tensor pipeline workload trace file fallback batch every_step techniques preserve cap
+record from_s until_s variants a expect 3 l2_bytes null << jobs bytes group collective background
+faults jitter every
 """
 _KEYS = st.sampled_from(_KEY_WORDS.split())
 _TREES = st.recursive(
@@ -604,13 +610,23 @@ def test_groups(write: Write, group: Any, chips: Any) -> None:
     ) == tuple(chips)
 
 
-def test_the_names_of_collectives_are_those_of_the_plans() -> None:
-    from typing import get_args
+def test_the_choices_of_a_job_are_the_rows_of_the_tables(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that comes late counts: in the file, and in the schema that an editor reads."""
+    from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES, Algorithm
 
-    from sim.network.collectives import PLANS
-    from sim.scenario.jobs import CollectiveName
+    def asked(name: str) -> str | None:
+        return load(write(**network(algorithm=name))).variants["run"].workload.jobs["a"].algorithm
 
-    assert list(get_args(CollectiveName)) == list(PLANS)
+    with pytest.raises(ScenarioError, match="'own' is not allowed here"):
+        asked("own")
+    plan = COLLECTIVES["all_reduce"].algorithms["ring"].plan
+    monkeypatch.setitem(COLLECTIVES["all_reduce"].algorithms, "own", Algorithm(plan))
+    assert asked("own") == "own"
+    job = json_schema()["$defs"]["JobSpec"]["properties"]
+    assert job["collective"]["enum"] == list(COLLECTIVES)
+    assert job["algorithm"]["anyOf"][0]["enum"] == ["auto", *ALGORITHM_NAMES]
 
 
 def collectives(**work: Any) -> dict[str, Any]:
@@ -686,22 +702,26 @@ def collectives(**work: Any) -> dict[str, Any]:
             "pod.faults[0].bandwidth: 2 is out of range",
         ),
         (network(pod_jitter=2), "pod.jitter: 2 is a bare number where a unit is due"),
-        ({**network(), "model": "llama3-8b"}, "model: a workload of collectives has no model"),
+        (
+            {**network(), "model": "llama3-8b"},
+            "model: unknown key: a workload of collectives reads workload, pod, record; take this "
+            "out, or set it to null",
+        ),
         (
             {**network(), "parallel": {"tensor": 2}},
-            "parallel: a workload of collectives has no model",
+            "parallel: unknown key: a workload of collectives reads workload, pod, record; take",
         ),
         (
             {**network(), "techniques": ["preserve"]},
-            "techniques: a workload of collectives has no model",
+            "techniques: unknown key: a workload of collectives reads workload, pod, record; take",
         ),
         (
             network(pod_device="h100_sxm"),
-            "pod.device: the device has no part in a workload of collectives",
+            "pod.device: unknown key: a workload of collectives reads topology, library, change, ",
         ),
         (
             {"pod": {**GOOD["pod"], "jitter": "1 us"}},
-            "pod.jitter: only a workload of collectives has jitter so far",
+            "pod.jitter: unknown key: a workload of decode reads topology, device, library, change",
         ),
         ({**network(), "expect": ["run.b.mean_s > 1"]}, "expect[0]: no job 'b' in variant 'run'"),
         (
@@ -713,6 +733,15 @@ def collectives(**work: Any) -> dict[str, Any]:
 def test_one_fault_of_collectives(write: Write, changes: dict[str, Any], fault: str) -> None:
     found = [line.split(" ", 1)[1] for line in faults(write(**changes))]
     assert len(found) == 1 and found[0].startswith(fault), found
+
+
+def test_a_misspelt_key_is_one_fault_also_where_its_section_is_half_read(write: Write) -> None:
+    pod = {**GOOD["pod"], "jiter": "1 us", "change": {"devise": {}}}
+    found = sorted(line.split(" ", 1)[1] for line in faults(write(pod=pod)))
+    assert len(found) == 2 and found[0].startswith(
+        "pod.change.devise: unknown key, did you mean 'device'?; known keys: "
+    )
+    assert found[1].startswith("pod.jiter: unknown key, did you mean 'jitter'?; known keys: ")
 
 
 def test_a_variant_may_leave_the_model_out(write: Write) -> None:

@@ -1,5 +1,4 @@
-"""Models: YAML files of plain numbers with one source for the file, or a published
-`config.json`."""
+"""Models: YAML files of numbers with one source each, or a published `config.json`."""
 
 from __future__ import annotations
 
@@ -90,10 +89,10 @@ class ModelFile(Sourced):
 
 
 def model(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Model:
-    """The model of that name in the catalogue, in a YAML file, or in a Hugging Face `config.json`
-    (or its folder); `changes` sets some of its numbers, also those of its parts, by name.
+    """The model of that name: the catalogue's, a YAML file's, or a Hugging Face `config.json`'s.
 
-    ValueError if it has no such part, or if its numbers do not fit together any more.
+    The last may be given by its folder. `changes` sets some of its numbers, also those of its
+    parts, by name; ValueError if it has no such part, or if they do not fit together any more.
     """
     path = find("models", name_or_path)
     if path.is_dir():
@@ -106,7 +105,7 @@ def model(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) ->
 
 
 def _changed(card: Model, changes: Mapping[str, Any]) -> Model:
-    given = vars(card) | changes
+    given = {**vars(card), **changes}
     for key in _PARTS:
         own = getattr(card, key)
         if own is None and given[key]:

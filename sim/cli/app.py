@@ -60,12 +60,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich takes longer to load than all else that help needs
     help="A discrete-event simulator of the machines that run AI models.",
 )
 app.add_typer(trace, name="trace")
 Scenarios = Annotated[
     list[str],
-    typer.Argument(metavar="SCENARIO...", help="Path of a scenario, or name of a shipped one."),
+    typer.Argument(metavar="SCENARIO", help="Path of a scenario, or name of a shipped one."),
 ]
 Override = Annotated[
     list[str],
@@ -150,7 +151,7 @@ def run(
         typer.Option(help="Of requests: step prices iterations, op plays every op of each."),
     ] = None,
 ) -> None:
-    """Run every variant of a scenario, print the comparison, write the run folder."""
+    """Run every variant of a scenario.  Prints the comparison, writes the run folder."""
     overrides = overrides + _shorthands(scenarios, overrides, record, fidelity)
     loaded = _load(scenarios, overrides)
     folders = _folders(loaded, out)
@@ -173,6 +174,8 @@ def run(
         held = held and all(claim["ok"] for claim in result.expect)
         for warning in result.warnings:
             errors.print(f"[yellow]warning:[/] {plain(warning)}", highlight=False, soft_wrap=True)
+        if result.ran:
+            errors.print(f"loops: {plain('; '.join(result.ran))}", highlight=False, soft_wrap=True)
         terminal.print(f"wrote {plain(str(folder))}/", highlight=False, soft_wrap=True)
         if result.partial:
             raise typer.Exit(INTERRUPTED)
@@ -184,7 +187,7 @@ def run(
 
 @app.command()
 def check(scenarios: Scenarios, overrides: Override = []) -> None:  # noqa: B006
-    """Validate scenarios without running them: the file, and that its parts fit together."""
+    """Validate scenarios without running them.  The file, and that its parts fit together."""
     from sim.run import prepare
 
     for scenario in _load(scenarios, overrides):
@@ -200,9 +203,11 @@ def check(scenarios: Scenarios, overrides: Override = []) -> None:  # noqa: B006
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a scenario, for editors."""
+    from sim.kinds import KINDS
     from sim.scenario import json_schema
 
-    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    specs = {name: kind.spec.found for name, kind in KINDS.items()}
+    typer.echo(json.dumps(json_schema(specs), indent=2, ensure_ascii=False))
 
 
 class Kind(StrEnum):
@@ -213,9 +218,15 @@ class Kind(StrEnum):
     networks = "networks"
     libraries = "libraries"
     topologies = "topologies"
+    shapes = "shapes"
     collectives = "collectives"
     techniques = "techniques"
     scenarios = "scenarios"
+    kinds = "kinds"
+    metrics = "metrics"
+    formats = "formats"
+    interconnects = "interconnects"
+    dataflows = "dataflows"
 
 
 @app.command("list")
@@ -225,7 +236,7 @@ def list_(
         bool, typer.Option("--json", help="Print JSON instead of a table; numbers in SI units.")
     ] = False,
 ) -> None:
-    """List what there is, with its main numbers and where they come from."""
+    """List what there is.  With its main numbers and where they come from."""
     from sim.cli.listing import rows, table
 
     if as_json:
@@ -243,11 +254,13 @@ def topology(
         Path | None, typer.Option(metavar="FILE", help="Write an interactive picture.")
     ] = None,
 ) -> None:
-    """Show how a pod is wired: its figures, and with --out a picture of its links."""
+    """Show how a pod is wired.  Its figures, and with --out a picture of its links."""
     from sim import catalog
+    from sim.catalog.installed import add_installed
     from sim.cli.listing import pairs
     from sim.results import topology_page
 
+    add_installed()
     pod = catalog.pod(name)
     graph = pod.graph()
     console().print(
@@ -268,7 +281,7 @@ def reproduce(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the rows as JSON.")
     ] = None,
 ) -> None:
-    """Rerun published experiments; print published, simulated, tolerance, and whether a constant
+    """Rerun published experiments.  Prints published, simulated, tolerance, and whether a constant
     was fitted."""
     from sim.cli.listing import experiments
     from sim.reproduce import SYSTEMS
@@ -300,7 +313,8 @@ def _labelled(progress: Callable[[float, str], None], label: str, done_fraction:
 
 def _load(names: list[str], overrides: list[str]) -> list[Scenario]:
     """All scenarios, or one error with the faults of all."""
-    from sim.scenario import ScenarioError, load
+    from sim.run import load
+    from sim.scenario import ScenarioError
 
     loaded, faults = [], []
     for name in names:
@@ -319,20 +333,6 @@ def _shorthands(
     """`--record` and `--fidelity` as overrides; ValueError where they mean nothing."""
     found = _window(record) if record is not None else []
     found += [f"workload.fidelity={fidelity.value}"] if fidelity else []
-    for scenario in _load(names, overrides) if found else ():
-        for name, variant in scenario.variants.items():
-            kind = variant.workload.kind
-            if fidelity and kind != "requests":
-                raise ValueError(
-                    f"--fidelity: {scenario.name}: {name} is a workload of {kind}; only "
-                    "requests have one"
-                )
-            if record is not None and kind == "decode":
-                raise ValueError(
-                    f"--record: {scenario.name}: {name} is a static batch, of which two steps "
-                    "in the middle are "
-                    "recorded; a window is for requests and collectives"
-                )
     return found
 
 

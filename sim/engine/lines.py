@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.steps import GraphOf
+from sim.engine.group import GraphOf, Group
 from sim.graph.batch import (
     DENSE,
     NO_SHARING,
@@ -21,6 +21,7 @@ from sim.graph.batch import (
     Shared,
     Sharing,
     attended_by,
+    decode_batch,
 )
 from sim.graph.graph import Graph, Op, is_collective
 from sim.hardware.device import Device
@@ -161,8 +162,9 @@ def op_lines(
     return lines
 
 
-def patterns_of(graphs: Iterable[Graph]) -> tuple[Pattern, ...]:
-    """The patterns of attention that ops of the graphs have, in their order."""
+def patterns_of(groups: Iterable[Group]) -> tuple[Pattern, ...]:
+    """The patterns of attention that ops of the groups' graphs have, in their order."""
+    graphs = (graph for group in groups for graph in group.graphs(decode_batch([1])))
     works = (op.work for graph in graphs for _, op in graph.ops() if op.work)
     return tuple(dict.fromkeys(work.pattern for work in works)) or (DENSE,)
 

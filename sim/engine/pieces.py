@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from sim.engine.fleet import Answer, Player, batch_of
 from sim.engine.group import Group
-from sim.engine.steps import GraphOf, Sums, bends, play, sizes_of
+from sim.engine.steps import Numbers, Sums, bends, play, sizes_of
 from sim.graph.batch import DENSE, Batch, Pattern, Sequences, decode_batch
 from sim.serving.fleet import LOGITS, LONE_PAIRS, PATTERN, SHARED_PAIRS, TOKENS, Fleet
 
@@ -30,9 +30,9 @@ class Pieces:
     """Answers for the iterations of one kind of replica, and what they add to the sums of one
     rank."""
 
-    def __init__(self, group: Group, graph_of: GraphOf, patterns: Sequence[Pattern]) -> None:
-        self.group, self.graph_of = group, graph_of
-        self.dense, self.by_sums = set(patterns) == {DENSE}, _by_sums(graph_of, patterns)
+    def __init__(self, group: Group, patterns: Sequence[Pattern]) -> None:
+        self.group, self.dense = group, set(patterns) == {DENSE}
+        self.by_sums = _by_sums(group, patterns)
         self._seen: dict[object, Sums] = {}
         self._at: dict[tuple[int, int], tuple[Sums, tuple]] = {}
         self._straight: dict[tuple[int, int, int], bool] = {}
@@ -99,9 +99,7 @@ class Pieces:
         key = count, low, high
         if key not in self._straight:
             middle = (low + high) // 2
-            ends = [
-                sizes_of(self.graph_of(_contexts(count, total))) for total in (low, middle, high)
-            ]
+            ends = [sizes_of(self.group, _contexts(count, at)) for at in (low, middle, high)]
             same = self._point(count, low)[1] == self._point(count, high)[1]
             self._straight[key] = high - low <= 1 or (
                 same and not bends(ends[0], ends[1], ends[2], (middle - low) / (high - low))
@@ -114,16 +112,15 @@ class Pieces:
         return self._at[count, total]
 
     def _played(self, batch: Batch) -> tuple[Sums, tuple]:
-        graph = self.graph_of(batch)
-        found = play(self.group, graph)
+        found = play(self.group, batch)
         if self.group.chips[
             0
         ].residency.reused:  # then it matters how the pass before left L2: like this one
-            found = play(self.group, graph)
+            found = play(self.group, batch)
         return found
 
 
-def _by_sums(graph_of: GraphOf, patterns: Sequence[Pattern]) -> bool:
+def _by_sums(group: Group, patterns: Sequence[Pattern]) -> bool:
     """Whether sizes depend on the sums over a batch alone: batches of equal sums have equal sizes,
     with all contexts within the windows, and with all beyond them."""
     windows = [pattern.window for pattern in patterns if pattern != DENSE]
@@ -137,9 +134,9 @@ def _by_sums(graph_of: GraphOf, patterns: Sequence[Pattern]) -> bool:
         ),
     ]
 
-    def sizes(some: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+    def sizes(some: Sequence[tuple[int, int]]) -> Numbers:
         groups = tuple(Sequences(1, new, past) for new, past in some)
-        return sizes_of(graph_of(Batch(groups, len(groups))))
+        return sizes_of(group, Batch(groups, len(groups)))
 
     return not any(bends(sizes(a), sizes(b), sizes(a), 0.5) for a, b in pairs)
 

@@ -9,27 +9,21 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.engine.fleet import Answer, Kind, Player, player
-from sim.engine.group import Group
+from sim.engine.group import Group, GroupOf
 from sim.engine.lines import patterns_of
 from sim.engine.pieces import Pieces, in_stages
 from sim.engine.pricing import Pricing, pricing
-from sim.engine.steps import GraphOf, GroupOf, Sums, sums_of, totals_of
+from sim.engine.steps import Sums, sums_of, totals_of
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
-from sim.graph.batch import NO_SHARING, Sharing, decode_batch
-from sim.hardware.device import Device
-from sim.network.network import Network
+from sim.graph.batch import NO_SHARING, Sharing
 from sim.serving.fleet import Fleet
 
 
 class Host(NamedTuple):
-    """The machine of a pool of replicas, or of one of their stages: its idle ranks, the graph of a
-    pass, and what both are made of."""
+    """The machine of a pool of replicas, or of one of their stages: how to make its ranks, idle."""
 
     group_of: GroupOf
-    graph_of: GraphOf
-    device: Device
-    network: Network
     sharing: Sharing = NO_SHARING  # which shared prefixes its techniques make use of
 
 
@@ -52,7 +46,7 @@ class Served:
         self.recorded = _Recorded(stages, self.first, self.count, lanes_of(replicas), timeline)
         self.forms: list[Pricing] = []
         self.pieces: list[Pieces] = []
-        patterns = patterns_of(host.graph_of(decode_batch([1])) for host in stages)
+        patterns = patterns_of(self.plain)
         play: Player
         if op:
             self.recorded.window = window
@@ -61,9 +55,9 @@ class Served:
             if all(plain.folded for plain in self.plain):
                 forms = [
                     pricing(
-                        host.graph_of,
-                        host.device,
-                        host.network,
+                        plain.members[0].graph_of,
+                        plain.members[0].device,
+                        plain.network,
                         plain.ranks,
                         patterns,
                         host.sharing,
@@ -73,10 +67,7 @@ class Served:
                 self.forms = [form for form in forms if form is not None]
             if len(self.forms) < len(stages):
                 self.forms = []
-                self.pieces = [
-                    Pieces(plain, host.graph_of, patterns)
-                    for host, plain in zip(stages, self.plain)
-                ]
+                self.pieces = [Pieces(plain, patterns) for plain in self.plain]
             play = self.pieces[0] if len(self.pieces) == 1 else in_stages(self.pieces)
         self.kinds = [
             Kind(self.forms[place] if self.forms else None, patterns, play, host.sharing)
@@ -140,7 +131,7 @@ class _Recorded:
                 [host.group_of(self.timeline if i == 0 else None) for host in self.stages]
                 for i in range(self.count)
             ]
-            self._play = player(self.groups, [host.graph_of for host in self.stages], self.first)
+            self._play = player(self.groups, self.first)
         # A timeline shows one replica: the first.
         place = (r - self.first) // self.lanes
         shown = place == 0 and self.timeline is not None

@@ -29,7 +29,6 @@ from sim.serving.fleet import (
     NONE,
     PATTERN,
     PER_PATTERN,
-    ROUTERS,
     SERIES,
     SHARED_PAIRS,
     Arrivals,
@@ -39,6 +38,7 @@ from sim.serving.fleet import (
     pool_of,
     series_of,
 )
+from sim.serving.router import apart
 from sim.traces.columns import Columns
 
 
@@ -98,13 +98,15 @@ def run_service(
     table.replica[table.replica != NONE] //= lanes_of(service.replicas)
     totals = together([each.totals(last) for each in served])
     _use_of_time(totals, last, makespan_s * count)
+    paid = _paid(served, scaler, makespan_s)
     return Outcome(
         totals,
         tokens=int(table.output[table.replica >= 0].sum()),
         ranks=served[0].ranks,
         replicas=count,
         requests=requests_of(table),
-        serving=serving_of(last, _paid(served, scaler, makespan_s), _most_on(count, scaler)),
+        part=serving_of(last, paid, _most_on(count, scaler)),
+        chip_s=sum(chip_s for _, chip_s in paid),
         timeline=timeline or Timeline(),
         rates=_mean_rates(served),
         warnings=warnings_of(table, service),
@@ -138,10 +140,7 @@ def _served(
 def _apart(service: Service, served: Sequence[Served]) -> bool:
     """Whether each replica goes its way once requests are routed, and routing does not ask how
     replicas are."""
-    alone = (
-        service.rules.router in (ROUTERS["round_robin"], ROUTERS["sticky"])
-        and not service.rules.coupled
-    )
+    alone = apart(service.rules.router) and not service.rules.coupled
     events = service.failures or service.autoscale
     priced = len(served) == 1 and bool(served[0].forms) and lanes_of(service.replicas) == 1
     return alone and not events and not service.op and priced
@@ -343,7 +342,7 @@ def _paid(
     scaled = scaler.members if scaler else range(0)
     return [
         (
-            each.stages[0].device,
+            each.plain[0].members[0].device,
             each.ranks
             * sum(
                 scaler.on_s(r, makespan_s) if scaler and r in scaled else makespan_s

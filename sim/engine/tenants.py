@@ -17,9 +17,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import simpy
 
-from sim.engine.chip import Tenancy
 from sim.engine.fleet import Answer, Kind, Window, batch_of, serve_fleet
-from sim.engine.group import Group
+from sim.engine.group import GraphOf, Group, Tenancy
 from sim.engine.lines import patterns_of
 from sim.engine.served import Host, Served, played_totals
 from sim.engine.serving import (
@@ -33,14 +32,12 @@ from sim.engine.serving import (
     warnings_of,
 )
 from sim.engine.shares import rows_of
-from sim.engine.steps import GraphOf, Progress
+from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
-from sim.graph.batch import Batch, decode_batch
+from sim.graph.batch import Batch
 from sim.graph.graph import Graph
-from sim.hardware.device import Device
-from sim.network.network import Network
 from sim.serving.fleet import NEXT, NONE, PENDING, RECORD, Arrivals, Fleet, new_rows, pool_of
 from sim.traces.columns import Columns, joined
 
@@ -61,9 +58,6 @@ class Tenant(NamedTuple):
     chunks: Iterable[Columns]
     service: Service
     group_of: GroupOf
-    graph_of: GraphOf
-    device: Device
-    network: Network
     weight: float = 1.0
     priority: int = 0
 
@@ -102,7 +96,7 @@ def share_chips(
         if clock
         else [
             Served(
-                [Host(tenant.group_of, partial(_named, tenant), tenant.device, tenant.network)],
+                [Host(partial(_named, tenant))],
                 replicas,
                 pool,
                 tenant.service.op,
@@ -115,10 +109,7 @@ def share_chips(
     kinds = (
         [kind for turn in turns for kind in turn.kinds]
         if clock is None
-        else [
-            Kind(None, patterns_of([tenant.graph_of(decode_batch([1]))]), clock)
-            for tenant in tenants
-        ]
+        else [Kind(None, patterns_of(groups), clock) for groups in clock.groups]
     )
     window = None
     if clock is None and timeline is not None and not tenants[0].service.op:
@@ -199,14 +190,15 @@ def _outcome(
     totals.seconds = makespan_s * count
     totals.idle_s = max(totals.seconds - float(fleet.replicas.busy_s.sum()), 0.0)
     totals.engine_s = engine_seconds(fleet.replicas)
-    paid = [(tenant.device, plain.ranks * count * makespan_s)]
+    paid = [(plain.members[0].device, plain.ranks * count * makespan_s)]
     return Outcome(
         totals,
         tokens=int(table.output[table.replica >= 0].sum()),
         ranks=plain.ranks,
         replicas=count,
         requests=requests_of(table),
-        serving=serving_of(fleet, paid, count),
+        part=serving_of(fleet, paid, count),
+        chip_s=sum(chip_s for _, chip_s in paid),
         rates=plain.rates(),
         warnings=[f"{tenant.name}: {text}" for text in warnings_of(table, tenant.service)],
         fingerprint=digest_of(table[table.replica != NONE]),
@@ -218,7 +210,8 @@ class _Together:
     share."""
 
     def __init__(self, tenants: Sequence[Tenant], count: int, timeline: Timeline | None) -> None:
-        self.tenants, self.count, self.groups = tenants, count, [[] for _ in tenants]  # type: ignore[var-annotated]
+        self.tenants, self.count = tenants, count
+        self.groups: list[list[Group]] = [[] for _ in tenants]
         self.env = simpy.Environment()
         for r in range(count):
             first: Group | None = None
@@ -246,10 +239,10 @@ class _Together:
         group, me, env = self.groups[r // self.count][place], fleet.replicas[r], self.env
         window_s = tenant.service.window
         group.record(place == 0 and window_s[0] <= env.now < window_s[1])
-        graph = tenant.graph_of(batch_of(fleet, r))
+        graphs = group.graphs(batch_of(fleet, r))
         self._use(place, 1)
         start_s = env.now
-        yield from group.run(graph)
+        yield from group.run(*graphs)
         took_s = env.now - start_s
         more_s = took_s * (float(me.slow) - 1) + float(me.overhead_s) + float(me.delay_s)
         if more_s > 0:
@@ -291,12 +284,18 @@ class _Together:
         return self._until_s
 
 
-def _named(tenant: Tenant, batch: Batch) -> Graph:
-    """The op graph with its tenant's name in it, for a timeline on which all tenants are."""
-    graph = tenant.graph_of(batch)
-    layers = {
-        id(layer): replace(layer, name=f"{tenant.name}, {layer.name}") for layer in graph.layers
-    }
+def _named(tenant: Tenant, timeline: Timeline | None) -> Group:
+    """Ranks whose graphs have their tenant's name in them, for a timeline on which all tenants
+    are."""
+    group = tenant.group_of(timeline)
+    made = {each.graph_of: partial(_labelled, tenant.name, each.graph_of) for each in group.members}
+    group.members = [each._replace(graph_of=made[each.graph_of]) for each in group.members]
+    return group
+
+
+def _labelled(name: str, graph_of: GraphOf, batch: Batch) -> Graph:
+    graph = graph_of(batch)
+    layers = {id(layer): replace(layer, name=f"{name}, {layer.name}") for layer in graph.layers}
     return Graph(tuple(layers[id(layer)] for layer in graph.layers))
 
 

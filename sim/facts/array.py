@@ -57,6 +57,8 @@ class NetworkRecord(NamedTuple):
 class ArrayRecord:
     """An array of pods and what it did."""
 
+    sharing: str  # alone, interleaved, partitioned or time_sliced
+
     rows: int
     cols: int
     pods: int

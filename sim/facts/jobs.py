@@ -38,3 +38,10 @@ class JobRecord(NamedTuple):
     idle_s: float
     exact: bool  # `idle_s` is the closed form; else one instance played alone
     instances: list[Instance]  # those that ended within the run
+
+
+class Traffic(NamedTuple):
+    """Jobs, and the links under them that carried anything, fullest first."""
+
+    jobs: list[JobRecord]
+    links: list[LinkUse]

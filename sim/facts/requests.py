@@ -21,7 +21,7 @@ class RequestRecord(NamedTuple):
     last_token_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Requests:
     """What happened to the requests of a run, in columns, by id.  Times are NaN, and `replica` -1,
     of one turned away."""

@@ -14,4 +14,5 @@ class Timeline:
     spans: list[Span] = field(default_factory=list)
     uses: list[Use] = field(default_factory=list)
     capacities: dict[str, float] = field(default_factory=dict)
+    owners: list[str] = field(default_factory=list)  # of tracks, those to be shown first
     truncated: int = 0  # spans that were played but not kept, because the limit was reached

@@ -9,8 +9,8 @@ ragged batches, multi-token prediction.
 from __future__ import annotations
 
 from sim.graph.attention import attention
-from sim.graph.experts import experts, mlp
 from sim.graph.batch import Batch, Pattern
+from sim.graph.experts import experts, mlp
 from sim.graph.forward import NORM_FLOP, Forward, vector
 from sim.graph.graph import After, Graph, Layer, Op, Tensor
 from sim.graph.model import Model

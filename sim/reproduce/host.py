@@ -8,10 +8,9 @@ import numpy as np
 import simpy
 
 from sim import catalog
-from sim.engine.group import Group
+from sim.engine.group import GraphOf, Group, members_of
 from sim.engine.served import Host as EngineHost
 from sim.engine.serving import Service, run_service
-from sim.engine.steps import GraphOf
 from sim.facts.outcome import Outcome
 from sim.graph.footprint import footprint, room
 from sim.graph.parallel import Parallel
@@ -46,14 +45,18 @@ class Host(NamedTuple):
         op: bool = False,
         closed_loop: bool = False,
     ) -> Outcome:
-        """The requests through a pool of replicas; in a closed loop, a session's next turn waits
-        for the answer."""
+        """The requests through a pool of replicas.
+
+        In a closed loop, a session's next turn waits for the answer.
+        """
         pod = catalog.pod(self.pod)
         device, ranks = catalog.device(pod.device), self.parallel.ranks
         network = Network(pod.graph(), catalog.library(self.library or pod.library))
 
+        graph_of = self.graph_of()
+
         def group_of(_: object) -> Group:
-            return Group(simpy.Environment(), device, network, ranks)
+            return Group(simpy.Environment(), members_of(device, graph_of, ranks), network)
 
         service = Service(
             rules._replace(jump=not op, coupled=rules.coupled or closed_loop),
@@ -64,13 +67,10 @@ class Host(NamedTuple):
             closed_loop=closed_loop,
             expected=len(columns),
         )
-        return run_service(
-            [columns], service, [[EngineHost(group_of, self.graph_of(), device, network)]], None
-        )
+        return run_service([columns], service, [[EngineHost(group_of)]], None)
 
     def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
-        """What the KV-cache holds, as an engine derives it; ValueError if not even the weights
-        fit."""
+        """What the KV-cache holds, as an engine derives it; ValueError if weights do not fit."""
         whole = footprint(self.graph_of(), self.parallel, new_tokens)
         hbm_bytes = catalog.device(catalog.pod(self.pod).device).hbm_bytes * utilisation
         return int(room(self.model, [whole], self.parallel, hbm_bytes, new_tokens).kv_tokens)

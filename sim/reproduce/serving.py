@@ -1,5 +1,4 @@
-"""Serving at fleet scale: both fidelities, peers' workload, prefix caches, queues, generated
-traces, vLLM runs."""
+"""Serving at fleet scale: fidelities, peers, prefix caches, queues, generated traces, vLLM runs."""
 
 from __future__ import annotations
 
@@ -12,29 +11,31 @@ import numpy as np
 
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
+from sim.kinds import KINDS
 from sim.reproduce.host import RULES, Host, one_replica
 from sim.reproduce.row import Row, absent
 from sim.results.metrics import metrics
-from sim.serving.fleet import POLICIES, ROUTERS, Rules, replica_of
+from sim.serving.fleet import POLICIES, Rules, number, replica_of
+from sim.serving.router import ROUTERS
 from sim.traces.columns import Columns
 from sim.traces.reading import open_trace
 from sim.traces.stream import gathered
 from sim.traces.synthesis import calibrated, generated
 
 REQUESTS, RUNS = Path("../shared/data/requests"), Path("../shared/data/end_to_end")
+SERVED = KINDS["requests"]
 AZURE = REQUESTS / "AzureLLMInferenceTrace_conv.csv.gz"
 MOONCAKE = REQUESTS / "mooncake_conversation_trace.jsonl.gz"
 Progress = Callable[[float], None]
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
-    """Rows of the system `serving`; those whose data is not beside the checkout say so and are not
-    judged."""
+    """Rows of the system `serving`; those without their data say so and are not judged."""
     parts = [fidelities, peers, prefix_cache, queues, traces, engine_runs]
     rows: list[Row] = []
-    for number, part in enumerate(parts):
+    for done, part in enumerate(parts, 1):
         rows += part(quick)
-        progress((number + 1) / len(parts))
+        progress(done / len(parts))
     return rows
 
 
@@ -46,8 +47,7 @@ _absent = partial(absent, "serving")
 
 
 def fidelities(quick: bool = False) -> list[Row]:
-    """Every request's first and last token at both fidelities, on conversations of the Azure
-    trace."""
+    """Every request's first and last token at both fidelities, on Azure's conversations."""
     what = "largest relative difference of step and op in first- and last-token times"
     if not AZURE.exists():
         return _absent("V1", what, AZURE)
@@ -75,10 +75,9 @@ def fidelities(quick: bool = False) -> list[Row]:
             worst = max(
                 worst, _most_apart(getattr(step.requests, column), getattr(op.requests, column))
             )
-        assert step.serving is not None
         note = (
-            f"{len(asked)} requests, {step.serving.preemptions} preemptions, "
-            f"{step.serving.blocks_found} blocks found"
+            f"{len(asked)} requests, {step.part.preemptions} preemptions, "
+            f"{step.part.blocks_found} blocks found"
         )
         rows.append(_row("V1", f"{name}: {what}", 0.0, worst, "1e-6", worst <= 1e-6, note=note))
     return rows
@@ -89,8 +88,10 @@ def _most_apart(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _with_prefixes(columns: Columns) -> Columns:
-    """The recording names no prefixes: here each request begins with one of eight long system
-    prompts."""
+    """Prefix caches: each request begins with one of eight long system prompts.
+
+    The recording itself names no prefixes.
+    """
     count = columns.prompt_tokens // 64
     family = np.random.default_rng(0).integers(0, 8, len(columns))
     edges = np.concatenate([[0], np.cumsum(count)])
@@ -116,8 +117,7 @@ _PEERS = (
 
 
 def peers(quick: bool = False) -> list[Row]:
-    """10,000 conversations on Llama-2-7B and one A100: what two simulators say, which disagree, and
-    we."""
+    """10,000 conversations on Llama-2-7B and one A100: two simulators, which disagree, and we."""
     what = "Llama-2-7B on one A100, chunked prefill 512"
     if not AZURE.exists():
         return _absent("V3", what, AZURE)
@@ -128,7 +128,9 @@ def peers(quick: bool = False) -> list[Row]:
         np.cumsum(gaps) - gaps[0], prompt, np.minimum(recorded.output_tokens, 4096 - prompt)
     )
     host = Host("dgx_a100", "llama2-7b")
-    found = metrics(host.serve(asked, one_replica("chunked", 128, 512, host.kv_tokens(512))))
+    found = metrics(
+        host.serve(asked, one_replica("chunked", 128, 512, host.kv_tokens(512))), SERVED
+    )
     return [
         _row(
             "V3",
@@ -198,18 +200,17 @@ def prefix_cache(quick: bool = False) -> list[Row]:
 def _hits(host: Host, columns: Columns, blocks: int, rules: Rules) -> dict[str, float]:
     # Two more blocks than the cache is said to have: those of the request's own last tokens.
     replica = replica_of(POLICIES["prefill_first"], 1, 8192, 512, blocks + 2)
-    return metrics(host.serve(columns, replica, rules))
+    return metrics(host.serve(columns, replica, rules), SERVED)
 
 
 # V5: queues.
 
 
 def queues(quick: bool = False) -> list[Row]:
-    """Mean waiting of requests of equal length that are served one at a time, against M/D/1 and
-    M/D/3 queues."""
+    """Mean waiting of equal requests, served one at a time, against M/D/1 and M/D/3 queues."""
     host, rules, rows = (
         Host("dgx_a100", "llama2-7b"),
-        RULES._replace(router=ROUTERS["least_work"]),
+        RULES._replace(router=number(ROUTERS, "oracle_least_work")),
         [],
     )
     count = 100_000 if quick else 1_000_000
@@ -239,8 +240,11 @@ def queues(quick: bool = False) -> list[Row]:
 
 
 def md_c_waiting(load: float, servers: int, service_s: float) -> float:
-    """Mean wait of M/D/c in the long run: the number present a service time later is what exceeds
-    `servers` now and who has come since (Crommelin 1932), iterated to its steady state."""
+    """Mean wait of M/D/c in the long run (Crommelin 1932).
+
+    The number present a service time later is what exceeds `servers` now and who has come since,
+    iterated to its steady state.
+    """
     size = 400
     steps = np.arange(size)
     arrivals = np.exp(
@@ -257,8 +261,7 @@ def md_c_waiting(load: float, servers: int, service_s: float) -> float:
 
 
 def traces(quick: bool = False) -> list[Row]:
-    """A trace generated after a recorded one: rate, CV of the gaps, and quantiles of the
-    lengths."""
+    """A trace generated after a recorded one: rate, CV of the gaps, quantiles of the lengths."""
     rows: list[Row] = []
     for file in (AZURE, MOONCAKE):
         if not file.exists():
@@ -304,8 +307,7 @@ _ENGINES = (
 
 
 def engine_runs(quick: bool = False) -> list[Row]:
-    """Two runs of vLLM, with its settings, on a card that knows nothing of them but kernels'
-    times."""
+    """Two runs of vLLM, with its settings, on a card fitted to nothing of them but kernels."""
     rows: list[Row] = []
     for name, host, judged in _ENGINES:
         file, settings = (
@@ -324,7 +326,7 @@ def engine_runs(quick: bool = False) -> list[Row]:
         replica = one_replica(
             "chunked", engine["max_num_seqs"], tokens, host.kv_tokens(tokens, memory["mem_util"])
         )
-        found = metrics(host.serve(gathered(open_trace(file)), replica))
+        found = metrics(host.serve(gathered(open_trace(file)), replica), SERVED)
         link = (
             ""
             if host.parallel.ranks == 1

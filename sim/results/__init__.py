@@ -2,7 +2,6 @@
 functions of Outcomes."""
 
 from sim.results.folder import check_folder
-from sim.results.metrics import DEFINITIONS, metrics
 from sim.results.result import Result, build
 
-__all__ = ["DEFINITIONS", "Result", "build", "check_folder", "metrics"]
+__all__ = ["Result", "build", "check_folder"]

@@ -9,10 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sim.results.arrays import OF_GRID, OF_NETWORKS
-from sim.results.jobs import OF_JOBS
-from sim.results.metrics import DEFINITIONS, OF_INFERENCES, OF_KIND
-from sim.results.tenants import OF_TENANTS
+from sim.results.metric import row_of
+from sim.results.metrics import SPEEDUP, part_rows_of, rows_of
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _NAME = r"[\w-]+(?:\.[\w-]+)*\.\w+"
@@ -87,28 +85,16 @@ def parse(text: str) -> Expect:
     )
 
 
-def unknown_metric(metric: str, kind: str, *, of_job: bool = False) -> str:
-    """What is wrong with the name of a metric of a workload of `kind`, before anything has run; ''
-    if nothing is."""
-    known: Mapping[str, str] = OF_KIND[kind]
-    if of_job:
-        of_parts = {
-            "tenants": OF_TENANTS | OF_KIND["requests"],
-            "networks": OF_NETWORKS | OF_INFERENCES,
-            "granularity": OF_GRID,
-        }
-        known = of_parts.get(kind, OF_JOBS)
-        metric = re.sub(r"^slowdown_beside_\w+$", "slowdown", metric)
-    if metric in known or (
-        metric.removesuffix("_ratio") in known and metric not in ("speedup_ratio",)
-    ):
+def unknown_metric(metric: str, kind: Any, *, of_part: bool = False) -> str:
+    """What is wrong with the name of a metric of a `kind` of work, before anything has run; '' if
+    nothing is."""
+    rows = part_rows_of(kind) if of_part else rows_of(kind) | {SPEEDUP.name: SPEEDUP}
+    plain = metric.removesuffix("_ratio")
+    if row_of(rows, metric) or (row_of(rows, plain) and plain != SPEEDUP.name):
         return ""
-    if metric.removesuffix("_ratio") in DEFINITIONS:
-        return f"{metric!r} has no value in a workload of {kind}{_nearest(metric, known)}"
-    return (
-        f"{metric!r} is not a "
-        f"metric{_nearest(metric, [*known, *(f'{name}_ratio' for name in known)])}"
-    )
+    names = [*rows, *(f"{name}_ratio" for name in rows)]
+    what = f"a {kind.part or 'part'} in a workload" if of_part else "a workload"
+    return f"{metric!r} is not a metric of {what} of {kind.name}{_nearest(metric, names)}"
 
 
 def check(
@@ -147,8 +133,7 @@ def _found(
     if job:
         jobs = tenants.get(variant, {})
         if job not in jobs:
-            noun = "tenant" if any("weight" in mine for mine in jobs.values()) else "job"
-            raise ValueError(f"expect: no {noun} {job!r} in {variant!r}{_nearest(job, jobs)}")
+            raise ValueError(f"expect: no part {job!r} in {variant!r}{_nearest(job, jobs)}")
         known = dict(jobs[job])
         base = tenants[next(iter(metrics))].get(job, {})
         known |= {
@@ -162,12 +147,9 @@ def _found(
         known |= {"speedup": ratios["speedup"]} if "speedup" in ratios else {}
         known |= {f"{name}_ratio": ratio for name, ratio in ratios.items() if name != "speedup"}
     if metric not in known:
-        why = (
-            "has no value in this run"
-            if metric in DEFINITIONS | OF_JOBS | OF_TENANTS | OF_NETWORKS
-            else "is not a metric"
+        raise ValueError(
+            f"expect: {metric!r} of {owner!r} has no value in this run{_nearest(metric, known)}"
         )
-        raise ValueError(f"expect: {metric!r} of {owner!r} {why}{_nearest(metric, known)}")
     return known[metric]
 
 

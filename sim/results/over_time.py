@@ -85,12 +85,12 @@ def waiting_s(requests: Requests, edges: np.ndarray) -> np.ndarray:
 
 
 def over_time_section(outcomes: Mapping[str, Outcome]) -> str:
-    """The section of the report; nothing where no replica ran."""
+    """The section of the report of fleets (`part` is a Serving); nothing where no replica ran."""
     colours = variant_colours(outcomes)
     found = {
-        name: over_time(o.serving, o.requests, o.totals.seconds / o.replicas)
+        name: over_time(o.part, o.requests, o.totals.seconds / o.replicas)
         for name, o in outcomes.items()
-        if o.serving and len(o.serving.series["busy_s"])
+        if len(o.part.series["busy_s"])
     }
     if not found:
         return ""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sim.facts.outcome import Outcome
 from sim.facts.span import Span
-from sim.results.metrics import seconds_text
+from sim.results.metric import seconds_text
 from sim.results.palette import CAPACITY_COLOURS, escaped, kind_order
 from sim.results.utilisation import utilisation
 from sim.text.units import show
@@ -85,9 +85,7 @@ def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
     by_track: dict[str, list[Span]] = {}
     for span in outcome.timeline.spans:
         by_track.setdefault(span.track, []).append(span)
-    owners = list(
-        dict.fromkeys([job.name for job in outcome.jobs] + [t.rpartition("/")[0] for t in by_track])
-    )
+    owners = list(dict.fromkeys(outcome.timeline.owners + [t.rpartition("/")[0] for t in by_track]))
     several = len({track.rpartition("/")[0] for track in by_track}) > 1
     tracks = []
     shown = sorted(by_track, key=lambda t: (owners.index(t.rpartition("/")[0]), _stream_order(t)))

@@ -3,36 +3,16 @@ of it rests on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from sim.facts.outcome import Outcome
-from sim.facts.span import BOUNDS
-from sim.results import charts
-from sim.results.arrays import OF_NETWORKS
-from sim.results.arrays_page import grid_section, networks_section
-from sim.results.jobs import OF_JOBS
-from sim.results.jobs_page import jobs_section, links_section
-from sim.results.metrics import DEFINITIONS, exposed_s, pretty, seconds_text
-from sim.results.over_time import over_time_section
-from sim.results.palette import (
-    BOUND_COLOURS,
-    BUBBLES,
-    ENGINE,
-    EXPOSED,
-    IDLE,
-    escaped,
-    kind_colour,
-    kind_order,
-    variant_colours,
-    words,
-)
-from sim.results.statistics import latencies
-from sim.results.table import best, label, ratio_text, rows
-from sim.results.tenants import OF_TENANTS, by_tenant, requests_by_tenant
-from sim.results.tenants_page import tenants_section
+from sim.results.latency import latency_section
+from sim.results.metric import Metric
+from sim.results.metrics import SPEEDUP, kinds_of, part_rows_of, rows_of, rows_of_all
+from sim.results.palette import escaped
+from sim.results.requests import owners_of
+from sim.results.table import Numbers, best, cell, ratio_text, shown
 
 _TAGS = {
     "READ": "read in a public source",
@@ -41,19 +21,13 @@ _TAGS = {
     "FITTED": "chosen so that the model meets a published number",
     "RECALLED": "from memory, not verified",
 }
-_CURVES = {
-    "ttft": "Time to first token",
-    "tpot": "Time per output token",
-    "e2e": "End-to-end latency",
-    "queue": "Queueing before the first iteration",
-}
 _CAREFUL = {"FITTED", "INFER", "RECALLED"}
 
 _STYLE = """
 :root { --ink:#1d2430; --soft:#5a6473; --paper:#fff; --line:#d9dee5; --good:#0a7a55; --bad:#b3261e;
   --warn:#8a5a00; --warnpaper:#fff4dc; }
-@media (prefers-color-scheme: dark) { :root { --ink:#e6e9ee; --soft:#9aa4b2; --paper:#14181f; --line:#343c48;
-  --good:#4fc79a; --bad:#ff8a80; --warn:#ffcf70; --warnpaper:#3a2f14; } }
+@media (prefers-color-scheme: dark) { :root { --ink:#e6e9ee; --soft:#9aa4b2; --paper:#14181f;
+  --line:#343c48; --good:#4fc79a; --bad:#ff8a80; --warn:#ffcf70; --warnpaper:#3a2f14; } }
 * { box-sizing:border-box }
 body { margin:0; background:var(--paper); color:var(--ink);
   font:15px/1.5 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif }
@@ -67,24 +41,32 @@ svg text { fill:var(--ink) } svg .soft { fill:var(--soft) } svg text.name { font
 svg text.in[fill="#fff"] { fill:#fff }
 svg text.in[fill="#111"] { fill:#111 } svg .grid { stroke:var(--line); stroke-width:1 }
 table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
-th, td { text-align:left; padding:5px 10px 5px 0; border-bottom:1px solid var(--line); vertical-align:top }
-th { font-weight:600 } .num { text-align:right; white-space:nowrap } .ratio { color:var(--soft); white-space:nowrap }
+th, td { text-align:left; padding:5px 10px 5px 0; border-bottom:1px solid var(--line);
+  vertical-align:top }
+th { font-weight:600 } .num { text-align:right; white-space:nowrap }
+.ratio { color:var(--soft); white-space:nowrap }
 .best { color:var(--good); font-weight:600 } .ok { color:var(--good); font-weight:600 }
 .failed { color:var(--bad); font-weight:700 } .mark { width:80px }
 .legend { display:flex; flex-wrap:wrap; gap:4px 16px; color:var(--soft); font-size:13px }
 .legend i { display:inline-block; width:11px; height:11px; border-radius:2px; margin-right:6px }
-.tag { font-size:12px; padding:1px 7px; border-radius:9px; border:1px solid var(--line); white-space:nowrap }
-.tag.careful { background:var(--warnpaper); color:var(--warn); border-color:var(--warn); font-weight:600 }
-.pair { display:flex; flex-wrap:wrap; gap:16px } .wide { overflow-x:auto } summary { cursor:pointer; font-weight:600 }
+.tag { font-size:12px; padding:1px 7px; border-radius:9px; border:1px solid var(--line);
+  white-space:nowrap }
+.tag.careful { background:var(--warnpaper); color:var(--warn); border-color:var(--warn);
+  font-weight:600 }
+.pair { display:flex; flex-wrap:wrap; gap:16px } .wide { overflow-x:auto }
+summary { cursor:pointer; font-weight:600 }
 .warnings li { color:var(--warn) } a { color:inherit } td code { font-size:13px }
 td:last-child { overflow-wrap:anywhere }
 .dense { font-size:13px } .dense td, .dense th { padding-right:8px }
 .jobs td, .jobs th { white-space:nowrap }
-.meter { display:inline-block; width:110px; height:9px; border-radius:3px; background:var(--line); overflow:hidden }
+.meter { display:inline-block; width:110px; height:9px; border-radius:3px; background:var(--line);
+  overflow:hidden }
 .heat { width:auto; margin:4px 0 14px } .heat td, .heat th { padding:5px 14px }
 .meter i { display:block; height:100%; background:#D55E00 } details { margin:6px 0 }
-@media print { main { max-width:none; padding:0 } h2 { break-after:avoid } tr, svg, .legend { break-inside:avoid }
-  .screen { display:none } .pair svg { width:calc(50% - 8px) } h2 + p, h2 + p + .legend { break-after:avoid }
+@media print { main { max-width:none; padding:0 } h2 { break-after:avoid }
+  tr, svg, .legend { break-inside:avoid }
+  .screen { display:none } .pair svg { width:calc(50% - 8px) }
+  h2 + p, h2 + p + .legend { break-after:avoid }
   * { -webkit-print-color-adjust:exact; print-color-adjust:exact } }
 """
 
@@ -98,35 +80,33 @@ def report(
     seed: int,
     fingerprint: str,
     outcomes: Mapping[str, Outcome],
-    metrics: Mapping[str, Mapping[str, float]],
-    comparison: Mapping[str, Mapping[str, float]],
+    kinds: Mapping[str, Any],
+    metrics: Numbers,
+    comparison: Numbers,
     expect: Sequence[Mapping[str, Any]],
     warnings: Sequence[str],
 ) -> str:
-    """The page as HTML: one file, no script, no network.  Every name is escaped: they come from the
-    user's YAML."""
+    """The page as HTML: one file, no script, no network.
+
+    Every name is escaped: they come from the user's YAML. The sections in the middle are those of
+    the `kinds` of work that the outcomes are of.
+    """
     title = escaped(question or scenario)
-    each = by_tenant(outcomes)
+    used = {kind: _of_kind(outcomes, kind) for kind in kinds_of(outcomes)}
+    owners = owners_of(outcomes, kinds)
     body = [
         f"<h1>{title}</h1>",
         f'<p class="lead">{escaped(verdict)}</p>',
         f'<p class="soft">{escaped(scenario)}, podscope {escaped(version)}, seed {seed}, '
         f"fingerprint {escaped(fingerprint)}."
-        f"{_links(outcomes)}</p>",
+        f"{''.join(_links([kinds[kind] for kind in used]))}</p>",
         _warnings(warnings),
         _expectations(expect),
-        _comparison(metrics, comparison),
-        tenants_section(outcomes),
-        networks_section(outcomes),
-        grid_section(outcomes),
-        _where_time_goes(each),
-        jobs_section(outcomes),
-        links_section(outcomes),
-        _bounds(each),
-        over_time_section(each),
-        _latency_curves(outcomes),
+        _comparison(rows_of_all(kinds, outcomes), metrics, comparison),
+        *(section(mine) for kind, mine in used.items() for section in kinds[kind].sections),
+        latency_section(owners),
         _assumptions(outcomes),
-        _definitions(metrics, comparison),
+        _definitions([kinds[kind] for kind in used], metrics, comparison),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -139,18 +119,14 @@ def report(
     )
 
 
-def _links(outcomes: Mapping[str, Outcome]) -> str:
-    pages = (
-        {"timeline": "timeline.html"}
-        if any(o.timeline.spans or not o.grid for o in outcomes.values())
-        else {}
-    )
-    pages |= (
-        {"figures": "figures.html"} if any(o.array or o.grid for o in outcomes.values()) else {}
-    )
-    return "".join(
-        f' <a class="screen" href="{page}">Open the {what}</a>' for what, page in pages.items()
-    )
+def _of_kind(outcomes: Mapping[str, Outcome], kind: str) -> dict[str, Outcome]:
+    return {name: outcome for name, outcome in outcomes.items() if outcome.kind == kind}
+
+
+def _links(kinds: Sequence[Any]) -> Iterator[str]:
+    pages = {title: file for kind in kinds for title, file, _ in kind.pages}
+    for title, file in pages.items():
+        yield f' <a class="screen" href="{file}">Open the {title}</a>'
 
 
 def _warnings(warnings: Sequence[str]) -> str:
@@ -177,29 +153,23 @@ def _expectations(expect: Sequence[Mapping[str, Any]]) -> str:
     return f"<h2>Expectations</h2><table>{head}{''.join(lines)}</table>"
 
 
-def _comparison(
-    metrics: Mapping[str, Mapping[str, float]], comparison: Mapping[str, Mapping[str, float]]
-) -> str:
+def _comparison(rows: Mapping[str, Metric], metrics: Numbers, comparison: Numbers) -> str:
     base = next(iter(metrics))
     head = "".join(
         f'<th class="num">{escaped(v)}</th>{"" if v == base else "<th></th>"}' for v in metrics
     )
     lines = []
     if len(metrics) > 1:
-        winners = best("speedup", comparison)
+        winners = best(SPEEDUP, comparison)
+        cells = "".join(_cells(SPEEDUP, v, comparison[v], {}, v == base, winners) for v in metrics)
+        lines.append(f"<tr><th>{escaped(SPEEDUP.label)}</th>{cells}</tr>")
+    for row in shown(rows, metrics):
+        winners = best(row, metrics)
         cells = "".join(
-            _cells("speedup", v, comparison[v], {}, v == base, winners) for v in metrics
+            _cells(row, v, mine, comparison[v], v == base, winners) for v, mine in metrics.items()
         )
-        lines.append(f"<tr><th>{escaped(label('speedup'))}</th>{cells}</tr>")
-    for name in rows(metrics):
-        winners = best(name, metrics)
-        cells = "".join(
-            _cells(name, v, mine, comparison[v], v == base, winners) for v, mine in metrics.items()
-        )
-        lines.append(
-            "<tr><td "
-            f'title="{escaped(DEFINITIONS.get(name, ""))}">{escaped(label(name))}</td>{cells}</tr>'
-        )
+        tip = f'<td title="{escaped(row.of)}">{escaped(row.label)}</td>'
+        lines.append(f"<tr>{tip}{cells}</tr>")
     note = (
         ""
         if len(metrics) < 2
@@ -212,7 +182,7 @@ def _comparison(
 
 
 def _cells(
-    name: str,
+    row: Metric,
     variant: str,
     mine: Mapping[str, float],
     ratios: Mapping[str, float],
@@ -220,125 +190,9 @@ def _cells(
     winners: set[str],
 ) -> str:
     good = " best" if variant in winners else ""
-    cell = f'<td class="num{good}">{escaped(pretty(name, mine[name])) if name in mine else ""}</td>'
-    return cell if is_base else f'{cell}<td class="ratio">{ratio_text(ratios.get(name))}</td>'
-
-
-def _where_time_goes(outcomes: Mapping[str, Outcome]) -> str:
-    bars, texts = {}, {}
-    if any(outcome.jobs or outcome.array or outcome.grid for outcome in outcomes.values()):
-        return ""
-    for name, outcome in outcomes.items():
-        kinds = outcome.totals.span_s.get("compute", {})
-        parts = [(words(k), kind_colour(k), kinds[k]) for k in sorted(kinds, key=kind_order)]
-        bars[name] = _of_one([*parts, *_waiting(outcome)], outcome)
-        texts[name] = seconds_text(outcome.totals.seconds / outcome.replicas)
-    figure = charts.stacked_bars(
-        bars, "Wall time of each variant by what the compute stream does", texts
-    )
-    return (
-        "<h2>Where the time goes</h2>"
-        '<p class="soft">Wall time of one rank by what its compute stream does; nothing '
-        "computes while "
-        f"communication is exposed.{_mean(outcomes)}</p>{figure}"
-    )
-
-
-def _of_one(parts: list[tuple[str, str, float]], outcome: Outcome) -> list[tuple[str, str, float]]:
-    """The mean of the replicas, from their sum: variants with more of them stand on the same
-    scale."""
-    return [(name, colour, seconds / outcome.replicas) for name, colour, seconds in parts]
-
-
-def _waiting(outcome: Outcome) -> list[tuple[str, str, float]]:
-    return [
-        ("exposed communication", EXPOSED, max(0.0, exposed_s(outcome.totals))),
-        ("engine", ENGINE, outcome.totals.engine_s),
-        ("bubbles", BUBBLES, outcome.totals.bubble_s),
-        ("idle", IDLE, outcome.totals.idle_s),
-    ]
-
-
-def _bounds(outcomes: Mapping[str, Outcome]) -> str:
-    if not any(outcome.totals.bound_s for outcome in outcomes.values()):
-        return ""
-    bars, texts = {}, {}
-    for name, outcome in outcomes.items():
-        bound_s = outcome.totals.bound_s
-        bars[name] = _of_one(
-            [(f"limited by {b}", BOUND_COLOURS[b], bound_s.get(b, 0.0)) for b in BOUNDS], outcome
-        )
-        texts[name] = seconds_text(sum(bound_s.values()) / outcome.replicas)
-    figure = charts.stacked_bars(
-        bars, "Time on the compute stream of each variant by what limits it", texts
-    )
-    return (
-        "<h2>What limits the kernels</h2>"
-        '<p class="soft">Time on the compute stream by what a faster machine would have to '
-        "improve; latency is launch "
-        f"overhead.{_mean(outcomes)}</p>{figure}"
-    )
-
-
-def _mean(outcomes: Mapping[str, Outcome]) -> str:
-    stages = (
-        " Mean of the pipeline stages." if any(o.totals.bubble_s for o in outcomes.values()) else ""
-    )
-    return stages + (
-        " Mean of the replicas." if any(o.replicas > 1 for o in outcomes.values()) else ""
-    )
-
-
-def _latency_curves(outcomes: Mapping[str, Outcome]) -> str:
-    asked = {
-        f"{variant} · {tenant}" if tenant else variant: latencies(requests.finished())
-        for variant, outcome in outcomes.items()
-        for tenant, requests in requests_by_tenant(outcome).items()
-    }
-    found = {name: mine for name, mine in asked.items() if len(mine["e2e"])}
-    if not found:
-        return ""
-    colours = variant_colours(asked)
-    figures = []
-    for key, title in _CURVES.items():
-        points = {
-            name: charts.quantiles(mine[key])
-            for name, mine in found.items()
-            if len(mine.get(key, ()))
-        }
-        figures.append(_curves(points, colours, title, "requests") if points else "")
-    gaps = {
-        name: charts.histogram_quantiles(o.serving.gap_ends_s, o.serving.gaps)
-        for name, o in by_tenant(outcomes).items()
-        if o.serving and o.serving.gaps.any()
-    }
-    figures.append(
-        _curves(gaps, colours, "Inter-token latency", "gaps between tokens") if gaps else ""
-    )
-    names = charts.legend([(name, colours[name]) for name in found])
-    tokens = (
-        "; of the inter-token latency, share of the times between two tokens of an answer"
-        if gaps
-        else ""
-    )
-    return (
-        '<h2>Latency of the requests</h2><p class="soft">Share of finished requests that took '
-        f"no longer{tokens}.</p>"
-        f'{names}<div class="pair">{"".join(figures)}</div>'
-    )
-
-
-def _curves(
-    points: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    colours: Mapping[str, str],
-    title: str,
-    what: str,
-) -> str:
-    slowest = max((float(values[-1]) for values, _ in points.values()), default=0.0)
-    unit, scale = ("s", 1.0) if slowest >= 2 else ("ms", 1e3) if slowest >= 2e-3 else ("µs", 1e6)
-    return charts.cdf(
-        {n: charts.Line(colours[n], *line) for n, line in points.items()}, title, unit, scale, what
-    )
+    value = f'<td class="num{good}">{escaped(cell(row, mine))}</td>'
+    ratio = ratio_text(ratios.get(row.name))
+    return value if is_base else f'{value}<td class="ratio">{ratio}</td>'
 
 
 def _assumptions(outcomes: Mapping[str, Outcome]) -> str:
@@ -361,7 +215,8 @@ def _assumptions(outcomes: Mapping[str, Outcome]) -> str:
             f'title="{escaped(_TAGS.get(tag, ""))}">{escaped(tag)}</span>'
         )
         lines.append(
-            f"<tr><td>{escaped(what)}{only}</td><td>{escaped(value)}</td><td>{mark}</td><td>{escaped(source)}</td></tr>"
+            f"<tr><td>{escaped(what)}{only}</td><td>{escaped(value)}</td><td>{mark}</td>"
+            f"<td>{escaped(source)}</td></tr>"
         )
     used = dict.fromkeys(tag for _, _, tag, _ in held)
     key = "; ".join(f"{escaped(tag)}: {escaped(_TAGS[tag])}" for tag in used if tag in _TAGS)
@@ -370,22 +225,19 @@ def _assumptions(outcomes: Mapping[str, Outcome]) -> str:
     return f'<h2>What this rests on</h2>{grid}<p class="soft">{key}.</p>'
 
 
-def _defined(used: set[str]) -> dict[str, str]:
-    """The definitions of the metrics used, and of those of jobs or tenants where there are any."""
-    of_parts = {"busiest_link_utilisation": OF_JOBS, "rounds": OF_NETWORKS, "fairness": OF_TENANTS}
-    more = next((texts for name, texts in of_parts.items() if name in used), {})
-    return {name: text for name, text in DEFINITIONS.items() if name in used} | more
-
-
-def _definitions(
-    metrics: Mapping[str, Mapping[str, float]], comparison: Mapping[str, Mapping[str, float]]
-) -> str:
-    used = {name for mine in metrics.values() for name in mine} | {
-        name for mine in comparison.values() for name in mine
-    }
+def _definitions(kinds: Sequence[Any], metrics: Numbers, comparison: Numbers) -> str:
+    """The definitions of the metrics that some variant has, and of those of its parts."""
+    used = {name for each in (metrics, comparison) for mine in each.values() for name in mine}
+    rows = {SPEEDUP.name: SPEEDUP}
+    parts: dict[str, Metric] = {}
+    for kind in kinds:
+        rows |= rows_of(kind)
+        parts |= part_rows_of(kind)
+    found = {name: row.of for name, row in rows.items() if name in used}
+    found |= {name: row.of for name, row in parts.items() if name not in found}
     lines = "".join(
-        f"<tr><td><code>{n}</code></td><td>{escaped(text)}</td></tr>"
-        for n, text in _defined(used).items()
+        f"<tr><td><code>{name}</code></td><td>{escaped(text)}</td></tr>"
+        for name, text in found.items()
     )
     return (
         "<h2>Definitions</h2><details><summary>How each metric is "

@@ -7,53 +7,57 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
 from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
-from sim.results.tenants import requests_by_tenant
 
 _FACTS = tuple(field.name for field in fields(Requests))
 COLUMNS = ("variant", *_FACTS, "ttft_s", "tpot_s", "e2e_s", "queue_s")
 _ROWS = 65_536  # in a piece
 
 
-def requests_file(outcomes: Mapping[str, Outcome]) -> tuple[str, bytes] | None:
-    """Name and content of the table, one row a request and variant, by tenant where a pod is
-    shared; None where no variant has requests.
+Owners = Mapping[tuple[str, str], Requests]  # by variant, and by tenant where a pod is shared
+
+
+def owners_of(
+    outcomes: Mapping[str, Outcome], kinds: Mapping[str, Any]
+) -> dict[tuple[str, str], Outcome]:
+    """Whose requests there are, as kinds of work tell them apart."""
+    return {
+        (variant, part): one
+        for variant, outcome in outcomes.items()
+        if kinds[outcome.kind].requests
+        for part, one in kinds[outcome.kind].requests(outcome).items()
+    }
+
+
+def requests_file(owners: Owners) -> dict[str, bytes]:
+    """Name and content of the table, one row a request and owner; nothing where there are no
+    requests.
 
     Times are empty for a request that was turned away, `tpot_s` also for one of a single output
     token.
     """
-    if not any(
-        len(each) for outcome in outcomes.values() for each in requests_by_tenant(outcome).values()
-    ):
-        return None
-    return (
-        ("requests.parquet", _parquet(outcomes))
-        if find_spec("pyarrow")
-        else ("requests.csv", _csv(outcomes))
-    )
+    if not any(map(len, owners.values())):
+        return {}
+    if find_spec("pyarrow"):
+        return {"requests.parquet": _parquet(owners)}
+    return {"requests.csv": _csv(owners)}
 
 
-def _names(outcomes: Mapping[str, Outcome]) -> list[str]:
+def _names(owners: Owners) -> list[str]:
     """What names a row: its variant, and its tenant where a pod is shared."""
-    shared = any("" not in requests_by_tenant(outcome) for outcome in outcomes.values())
-    return ["variant", "tenant"] if shared else ["variant"]
+    return ["variant", "tenant"] if any(part for _, part in owners) else ["variant"]
 
 
-def _pieces(
-    outcomes: Mapping[str, Outcome],
-) -> Iterator[tuple[tuple[str, ...], dict[str, np.ndarray]]]:
+def _pieces(owners: Owners) -> Iterator[tuple[tuple[str, ...], dict[str, np.ndarray]]]:
     """(variant and tenant, columns), a stretch of requests at a time."""
-    width = len(_names(outcomes))
-    owners = [
-        ((variant, tenant)[:width], requests)
-        for variant, outcome in outcomes.items()
-        for tenant, requests in requests_by_tenant(outcome).items()
-    ]
-    for name, requests in owners:
+    width = len(_names(owners))
+    for owner, requests in owners.items():
+        name = owner[:width]
         for first in range(0, len(requests), _ROWS):
             held = {fact: getattr(requests, fact)[first : first + _ROWS] for fact in _FACTS}
             arrival_s, first_s, last_s = (
@@ -68,11 +72,11 @@ def _pieces(
             yield name, held
 
 
-def _csv(outcomes: Mapping[str, Outcome]) -> bytes:
+def _csv(owners: Owners) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_names(outcomes), *COLUMNS[1:]])
-    for name, held in _pieces(outcomes):
+    writer.writerow([*_names(owners), *COLUMNS[1:]])
+    for name, held in _pieces(owners):
         columns = [
             ["" if value != value else value for value in column.tolist()]
             for column in (held[c] for c in COLUMNS[1:])
@@ -81,12 +85,12 @@ def _csv(outcomes: Mapping[str, Outcome]) -> bytes:
     return text.getvalue().encode()
 
 
-def _parquet(outcomes: Mapping[str, Outcome]) -> bytes:
+def _parquet(owners: Owners) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
     sink, writer = io.BytesIO(), None
-    for name, held in _pieces(outcomes):
+    for name, held in _pieces(owners):
         same = np.zeros(len(held["id"]), np.int8)
         names = [
             pyarrow.DictionaryArray.from_arrays(same, [each]).dictionary_decode() for each in name
@@ -95,7 +99,7 @@ def _parquet(outcomes: Mapping[str, Outcome]) -> bytes:
             *names,
             *(pyarrow.array(held[column], from_pandas=True) for column in COLUMNS[1:]),
         ]
-        piece = pyarrow.table(dict(zip([*_names(outcomes), *COLUMNS[1:]], columns)))
+        piece = pyarrow.table(dict(zip([*_names(owners), *COLUMNS[1:]], columns)))
         writer = writer or pyarrow.parquet.ParquetWriter(sink, piece.schema)
         writer.write_table(piece)
     assert writer is not None

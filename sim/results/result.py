@@ -10,21 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim import compiled
 from sim.facts.outcome import Outcome
-from sim.results.array_figures import figures_page
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
-from sim.results.jobs import links_csv
-from sim.results.jobs import tenants as job_metrics
-from sim.results.jobs_page import jobs_table
-from sim.results.metrics import metrics
-from sim.results.perfetto import trace_gz
-from sim.results.report import report
-from sim.results.requests import requests_file
-from sim.results.table import table
-from sim.results.tenants import shared_metrics, tenants
-from sim.results.timeline import timeline, timeline_page
-from sim.results.verdict import verdict
+from sim.results.metric import Metric
+from sim.results.metrics import SPEEDUP, kinds_of, metrics, rows_of, rows_of_all
+from sim.results.requests import owners_of, requests_file
+from sim.results.table import closing, comparison_table
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -53,7 +46,9 @@ class Result:
     warnings: list[str]
     resolved: str  # the scenario as YAML, with every default filled in
     outcomes: dict[str, Outcome] = field(repr=False)
+    kinds: Mapping[str, Any] = field(repr=False)  # the rows of `sim.kinds`
     partial: bool = False  # interrupted: some variants are missing, or one ends before its time
+    ran: tuple[str, ...] = ()  # which loops were compiled and which plain Python, and why
 
     @property
     def ok(self) -> bool:
@@ -61,9 +56,17 @@ class Result:
         return all(row["ok"] for row in self.expect)
 
     @property
+    def metric_rows(self) -> dict[str, Metric]:
+        """What is known of each metric of the variants: unit, label, definition."""
+        return rows_of_all(self.kinds, self.outcomes) | {SPEEDUP.name: SPEEDUP}
+
+    @property
     def verdict(self) -> str:
-        """The answer in one sentence."""
-        found = verdict(self.outcomes, self._metrics(), self.comparison)
+        """The answer in one sentence for each kind of work."""
+        found = " ".join(
+            self.kinds[kind].verdict(mine, self._metrics(), self.comparison)
+            for kind, mine in self._by_kind().items()
+        )
         return f"Interrupted, so this is no answer yet: {found}" if self.partial else found
 
     def to_json(self) -> str:
@@ -84,8 +87,18 @@ class Result:
 
     def table(self) -> RenderableType:
         """The comparison for the terminal: `rich.print(result.table())`."""
-        draw = jobs_table if any(outcome.jobs for outcome in self.outcomes.values()) else table
-        return draw(self.outcomes, self._metrics(), self.comparison, self.verdict, self.expect)
+        from rich.console import Group
+
+        above: list[RenderableType] = []
+        below: list[RenderableType] = []
+        for kind, mine in self._by_kind().items():
+            row, found = self.kinds[kind], {name: self.variants[name]["metrics"] for name in mine}
+            if row.table:
+                above.append(row.table(mine, found, self.comparison))
+            else:
+                above.append(comparison_table(rows_of(row), found, self.comparison))
+            below += row.lines(mine) if row.lines else []
+        return Group(*above, *below, *closing(self.verdict, self.expect))
 
     def timeline(
         self,
@@ -100,11 +113,15 @@ class Result:
         KeyError if there is no such variant. Short ops are gathered into blocks: narrow the window
         to see each of them.
         """
+        from sim.results.timeline import timeline
+
         chosen = self.outcomes if variant is None else {variant: self.outcomes[variant]}
         return timeline(chosen, start_s=start_s, end_s=end_s)
 
     def report(self) -> str:
         """The one-page answer as HTML that needs no network."""
+        from sim.results.report import report
+
         return report(
             scenario=self.scenario,
             question=self.question,
@@ -113,6 +130,7 @@ class Result:
             seed=self.seed,
             fingerprint=self.fingerprint,
             outcomes=self.outcomes,
+            kinds=self.kinds,
             metrics=self._metrics(),
             comparison=self.comparison,
             expect=self.expect,
@@ -122,28 +140,39 @@ class Result:
     def files(self, log: str = "") -> dict[str, bytes]:
         """Name and content of every file of the run folder; `log` is put before the summary in
         `log.txt`."""
+        from sim.results.perfetto import trace_gz
+        from sim.results.timeline import timeline_page
+
+        title = self.question or self.scenario
         texts = {
             "result.json": self.to_json(),
-            "timeline.html": timeline_page(self.outcomes, self.question or self.scenario),
+            "timeline.html": timeline_page(self.outcomes, title),
             "report.html": self.report(),
             "scenario.yaml": self.resolved,
             "log.txt": log + self._log(),
         }
         found = {name: text.encode() for name, text in texts.items()}
-        if any(outcome.array or outcome.grid for outcome in self.outcomes.values()):
-            found["figures.html"] = figures_page(
-                self.outcomes, self.question or self.scenario
-            ).encode()
         found["trace.json.gz"] = trace_gz(self.outcomes)
-        links = links_csv(self.outcomes)
-        found |= {"links.csv": links} if links else {}
-        requests = requests_file(self.outcomes)
-        return found | ({requests[0]: requests[1]} if requests else {})
+        owners = owners_of(self.outcomes, self.kinds)
+        found |= requests_file({owner: one.requests for owner, one in owners.items()})
+        for kind, mine in self._by_kind().items():
+            for _, file, page in self.kinds[kind].pages:
+                found |= {file: page(mine, title).encode()} if page else {}
+            for files in self.kinds[kind].files:
+                found |= files(mine)
+        return found
 
     def save(self, folder: str | os.PathLike[str], log: str = "") -> Path:
         """Writes the run folder whole or not at all; ValueError if `folder` holds something that is
         no earlier run."""
         return write_folder(folder, self.files(log))
+
+    def _by_kind(self) -> dict[str, dict[str, Outcome]]:
+        """The outcomes of each kind of work."""
+        return {
+            kind: {name: one for name, one in self.outcomes.items() if one.kind == kind}
+            for kind in kinds_of(self.outcomes)
+        }
 
     def _metrics(self) -> dict[str, dict[str, float]]:
         return {name: variant["metrics"] for name, variant in self.variants.items()}
@@ -162,6 +191,7 @@ class Result:
             for row in self.expect
         ]
         lines += [f"warning {text}" for text in self.warnings]
+        lines += [f"loop {text}" for text in self.ran]
         return "\n".join([*lines, self.verdict]) + "\n"
 
 
@@ -172,6 +202,7 @@ def build(
     version: str,
     seed: int,
     outcomes: Mapping[str, Outcome],
+    kinds: Mapping[str, Any],
     expect: Sequence[str],
     resolved: str,
     warnings: Iterable[str] = (),
@@ -180,18 +211,19 @@ def build(
     """The Result of the outcomes of all variants, the baseline first; ValueError if there is none
     or a claim is wrong.
 
-    `resolved` is the scenario as YAML text; `warnings` are those of the loader, before those of the
-    variants.
+    `kinds` are the rows of `sim.kinds`; `resolved` is the scenario as YAML text; `warnings` are
+    those of the loader, before those of the variants.
     """
     if not outcomes:
         raise ValueError("a run needs at least one variant")
-    found = {
-        name: shared_metrics(outcome) if outcome.tenants else metrics(outcome)
-        for name, outcome in outcomes.items()
+    rows = {name: kinds[outcome.kind] for name, outcome in outcomes.items()}
+    found = {name: metrics(one, rows[name]) for name, one in outcomes.items()}
+    parts = {
+        name: rows[name].parts(one) if rows[name].parts else {} for name, one in outcomes.items()
     }
-    base = found[next(iter(found))]
-    jobs = {name: job_metrics(outcome) | tenants(outcome) for name, outcome in outcomes.items()}
-    comparison = {name: _ratios(mine, base) for name, mine in found.items()}
+    first = next(iter(found))
+    judged = next((key for key in rows[first].judged if found[first].get(key)), "")
+    comparison = {name: _ratios(mine, found[first], judged) for name, mine in found.items()}
     prints = "\n".join(f"{name} {outcome.fingerprint}" for name, outcome in outcomes.items())
     return Result(
         scenario=scenario,
@@ -199,13 +231,15 @@ def build(
         version=version,
         seed=seed,
         fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12],
-        variants={name: {"metrics": mine, "tenants": jobs[name]} for name, mine in found.items()},
+        variants={name: {"metrics": mine, "tenants": parts[name]} for name, mine in found.items()},
         comparison=comparison,
-        expect=check(map(parse, expect), found, comparison, jobs),
+        expect=check(map(parse, expect), found, comparison, parts),
         warnings=[*dict.fromkeys([*warnings, *_said(outcomes)])],
         resolved=resolved,
         outcomes=dict(outcomes),
+        kinds=kinds,
         partial=partial,
+        ran=tuple(compiled.ran()),
     )
 
 
@@ -219,12 +253,12 @@ def _said(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
         yield text if len(names) == len(outcomes) else f"{', '.join(names)}: {text}"
 
 
-def _ratios(mine: Mapping[str, float], base: Mapping[str, float]) -> dict[str, float]:
-    """Each metric over the baseline's, where that is not zero; and the speed-up."""
+def _ratios(mine: Mapping[str, float], base: Mapping[str, float], judged: str) -> dict[str, float]:
+    """Each metric over the baseline's, where that is not zero; and the speed-up, by the metric that
+    is judged."""
     ratios = {name: value / base[name] for name, value in mine.items() if base.get(name)}
-    key = "e2e_mean_s" if "e2e_mean_s" in base else "makespan_s"
-    if mine.get(key) and base.get(key):
-        ratios["speedup"] = base[key] / mine[key]
+    if mine.get(judged):
+        ratios[SPEEDUP.name] = base[judged] / mine[judged]
     return ratios
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
+from sim.results.metric import Metric, table_of
+from sim.results.metrics import wall_s
 
 LATENCIES = {
     "ttft": "time to first token: first token minus arrival",
@@ -15,12 +19,14 @@ LATENCIES = {
     "e2e": "end-to-end latency: last token minus arrival",
     "queue": "waiting: start of the first iteration that works on the request minus its arrival",
 }
-STATISTICS = {
+_STATISTICS = {
     "mean": "mean over finished requests",
     "p50": "median over finished requests, linear between ranks",
     "p90": "90th percentile over finished requests, linear between ranks",
     "p99": "99th percentile over finished requests, linear between ranks",
 }
+_LABELS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "end to end", "queue": "queueing"}
+_MEMORY: WeakKeyDictionary[Requests, dict[str, float]] = WeakKeyDictionary()
 
 
 def latencies(requests: Requests) -> dict[str, np.ndarray]:
@@ -45,19 +51,66 @@ def latencies(requests: Requests) -> dict[str, np.ndarray]:
     }
 
 
-def request_metrics(requests: Requests) -> dict[str, float]:
-    """Their number, and mean and percentiles of each latency; of finished requests."""
-    found: dict[str, float] = {"requests": len(requests)}
-    for name, seconds in latencies(requests).items():
-        if len(seconds):
-            found[f"{name}_mean_s"] = float(np.mean(seconds))
-            p50, p90, p99 = np.percentile(seconds, (50, 90, 99))
-            found |= {
-                f"{name}_p50_s": float(p50),
-                f"{name}_p90_s": float(p90),
-                f"{name}_p99_s": float(p99),
-            }
-    return found
+def statistics(requests: Requests) -> Mapping[str, float]:
+    """Number of finished requests, and mean and percentiles of each latency of theirs, in
+    seconds."""
+    if requests not in _MEMORY:
+        done = requests.finished()
+        found: dict[str, float] = {"requests": float(len(done))}
+        for name, seconds in latencies(done).items():
+            if len(seconds):
+                found[f"{name}_mean_s"] = float(np.mean(seconds))
+                percentiles = np.percentile(seconds, (50, 90, 99)).tolist()
+                found |= dict(zip((f"{name}_p{p}_s" for p in (50, 90, 99)), percentiles))
+        _MEMORY[requests] = found
+    return _MEMORY[requests]
+
+
+def _of(name: str, outcome: Outcome) -> float | None:
+    return statistics(outcome.requests).get(name) if len(outcome.requests) else None
+
+
+def _requests_per_s(outcome: Outcome) -> float | None:
+    if not len(outcome.requests) or not wall_s(outcome) > 0:
+        return None
+    return statistics(outcome.requests)["requests"] / wall_s(outcome)
+
+
+def _latency(name: str, statistic: str) -> Metric:
+    key = f"{name}_{statistic}_s"
+    return Metric(
+        name=key,
+        unit="s",
+        better="lower",
+        label=f"{_LABELS[name]} {statistic}",
+        of=f"{LATENCIES[name]}; {_STATISTICS[statistic]}",
+        value=lambda outcome: _of(key, outcome),
+        shown=name != "queue" or statistic == "p99",
+    )
+
+
+REQUESTS = table_of(
+    [
+        Metric(
+            name="requests",
+            unit="count",
+            better="",
+            label="requests",
+            of="requests finished: those not rejected, for a run goes on until the last has its "
+            "answer",
+            value=lambda outcome: _of("requests", outcome),
+        ),
+        *(_latency(name, statistic) for name in LATENCIES for statistic in _STATISTICS),
+        Metric(
+            name="requests_per_s",
+            unit="/s",
+            better="higher",
+            label="throughput in requests",
+            of="requests finished / makespan_s, all replicas together",
+            value=_requests_per_s,
+        ),
+    ]
+)
 
 
 def jain(values: Iterable[float]) -> float:

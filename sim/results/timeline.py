@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sim.facts.outcome import Outcome
 from sim.facts.span import Span
-from sim.results.metrics import seconds_text
+from sim.results.metric import seconds_text
 from sim.results.palette import escaped, inside_script, words
 from sim.results.panels import Area, Panel, Track, axis_unit, detail, kinds_of, panel_of, recorded
 from sim.results.timeline_layout import skeleton

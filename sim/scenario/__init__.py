@@ -1,13 +1,14 @@
 """A scenario: one YAML file, one question, an ordered set of variants, each validated before time
 zero."""
 
-from sim.scenario.load import Overrides, Scenario, find_scenario, load
-from sim.scenario.misfit import MisfitError
+from sim.scenario.errors import MisfitError
+from sim.scenario.load import Kinds, Overrides, Scenario, find_scenario, load
 from sim.scenario.schema import Variant, json_schema
 from sim.text.strict_yaml import Fault, ScenarioError
 
 __all__ = [
     "Fault",
+    "Kinds",
     "MisfitError",
     "Overrides",
     "Scenario",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -69,6 +70,32 @@ Seconds = Annotated[units.Seconds, Field(ge=0), BeforeValidator(_sane)]
 Watts = Annotated[units.Watts, Field(gt=0), BeforeValidator(_sane)]
 JoulesPerByte = Annotated[units.JoulesPerByte, Field(gt=0), BeforeValidator(_sane)]
 Hertz = Annotated[units.Hertz, Field(gt=0), BeforeValidator(_sane)]
+
+
+YAML_SUFFIXES = ("", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a text in the file leads: to a name of the catalogue or of what ships, or to a file.
+
+    `absent`: a file that is not there is no fault yet, for another may stand in for it.
+    """
+
+    noun: str
+    table: str = ""  # of names: devices, models, libraries, topologies, traces; none: files only
+    suffixes: tuple[str, ...] = ("",)
+    absent: bool = False
+
+
+TopologyName = Annotated[str, Place("topology", "topologies", YAML_SUFFIXES)]
+DeviceName = Annotated[str, Place("device", "devices", YAML_SUFFIXES)]
+LibraryName = Annotated[str, Place("library", "libraries", YAML_SUFFIXES)]
+MODEL = Place("model", "models", (*YAML_SUFFIXES, "/config.json"))
+ModelName = Annotated[str, MODEL]
+FilePath = Annotated[str, Place("file")]
+TraceFile = Annotated[str, Place("trace", "traces", absent=True)]
+TraceFallback = Annotated[str, Place("trace", "traces")]
 
 
 class Section(BaseModel):

@@ -48,9 +48,9 @@ def plain(node: Node) -> Any:
 def merge(under: Node, over: Node) -> Node:
     """`over` laid on `under`: mappings merge key by key, anything else replaces.
 
-    A mapping laid on the bare name of a model adds to it. A mapping whose `kind` changes is another thing, and replaces too. A merged mapping is said to
-    be from `over`'s file, or, where that is the command line, from `under`'s: what it lacks is
-    lacking there.
+    A mapping laid on the bare name of a model adds to it. A mapping whose `kind` changes is another
+    thing, and replaces too. A merged mapping is said to be from `over`'s file, or, where that is
+    the command line, from `under`'s: what it lacks is lacking there.
     """
     if over.at[-1:] == ("model",) and isinstance(under.value, str):
         under = under._replace(value={"name": under})
@@ -83,6 +83,8 @@ def replaced(root: Node, path: KeyPath, value: Any) -> Node:
     kept."""
     if not path:
         return root._replace(value=value)
-    return root._replace(
-        value={**root.value, path[0]: replaced(root.value[path[0]], path[1:], value)}
-    )
+    inside = replaced(root.value[path[0]], path[1:], value)
+    if isinstance(root.value, list):
+        at = int(path[0])
+        return root._replace(value=[*root.value[:at], inside, *root.value[at + 1 :]])
+    return root._replace(value={**root.value, path[0]: inside})

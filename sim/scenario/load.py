@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from sim.scenario import places, wording
+from sim.scenario import messages, paths
 from sim.scenario.fields import absurd
 from sim.scenario.layers import OVERRIDES, Node, merge, nearest_node, plain, tree
-from sim.scenario.machine import Pod
-from sim.scenario.schema import SECTIONS, File, Head, Technique, Variant
+from sim.scenario.schema import SECTIONS, Head, Technique, Variant, variant_of
 from sim.text import strict_yaml
 from sim.text.strict_yaml import Fault, KeyPath, ScenarioError, nearest
 
 Overrides = Mapping[str, Any] | Sequence[str]
+Kinds = Mapping[str, Any]  # the table of `sim.kinds`, handed down so that no kind is imported here
 MAX_VARIANTS = 200
 ONLY_VARIANT = "run"  # the variant's name where a file names none
 _VARIANT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -61,8 +61,9 @@ class Scenario:
         return self.path.parent
 
 
-def load(path_or_name: str | Path, overrides: Overrides = ()) -> Scenario:
-    """The scenario in the file `path_or_name`, or the shipped one of that name.
+def load(path_or_name: str | Path, overrides: Overrides, kinds: Kinds) -> Scenario:
+    """The scenario in the file `path_or_name`, or the shipped one of that name, of one of the
+    `kinds` of work.
 
     `overrides` are "dotted.key=value" texts, or a mapping from dotted key to value; text values are
     read as YAML. They apply to the common part and over each variant; `variants.NAME.key` reaches
@@ -70,24 +71,24 @@ def load(path_or_name: str | Path, overrides: Overrides = ()) -> Scenario:
     """
     path = find_scenario(path_or_name)
     faults: list[Fault] = []
-    root = _with_extended(strict_yaml.read(places.shown(path)), [], faults)
+    root = _with_extended(strict_yaml.read(paths.shown(path)), [], faults)
     extended = not faults  # else much may seem to be missing that is only out of reach
     root = _overridden(root, overrides, faults)
-    root, variants = _split(root, path.parent, faults)
+    root, variants = _split(root, path.parent, kinds, faults)
     head = _head(root, faults)
     common = root._replace(value={key: node for key, node in root.value.items() if key in SECTIONS})
     specs, sites, parts = {}, {}, {}
-    faults += _variant(common, partial=True)[1]  # also what every variant overrides
+    faults += _variant(common, kinds, partial=True)[1]  # also what every variant overrides
     for name, node in (variants or {ONLY_VARIANT: common._replace(value={})}).items():
         merged = merge(common, node)._replace(
             doc=root.doc, at=root.at
         )  # a missing section is missing at the top
-        spec, wrong = _variant(merged, partial=not extended)
+        spec, wrong = _variant(merged, kinds, partial=not extended)
         faults += wrong
         sites[name] = node.fault("") if name in variants else root.fault("")
         if spec is not None:
             specs[name], parts[name] = spec, merged
-    faults += _expectations(root, list(variants) or [ONLY_VARIANT], specs)
+    faults += _expectations(root, list(variants) or [ONLY_VARIANT], specs, kinds)
     if faults or head is None or not specs:
         raise ScenarioError(_in_order(faults))
     resolved = _resolved(head, common, variants)
@@ -102,14 +103,14 @@ def find_scenario(path_or_name: str | Path) -> Path:
     from sim.catalog import shipped
 
     text = str(path_or_name)
-    found = places.file_at(text, [Path.cwd()], ("",))
+    found = paths.file_at(text, [Path.cwd()], ("",))
     if found is None and not isinstance(path_or_name, Path) and Path(text).name == text:
-        found = places.file_at(text, [shipped.folder("scenarios")])
+        found = shipped.find("scenarios", text)
     if found is not None:
         return found
     if Path(text).name != text or Path(text).suffix in (".yaml", ".yml"):
         strict_yaml.read(path_or_name)  # for its reason why not
-    names = places.known("scenarios")
+    names = paths.known("scenarios")
     what = (
         f"no such file or scenario{nearest(text, names)}; scenarios that ship: {', '.join(names)}"
     )
@@ -123,13 +124,13 @@ def _with_extended(doc: strict_yaml.Document, under: list[Path], faults: list[Fa
     if node is None or not isinstance(node.value, str):
         return root
     chain = [*under, doc.path.resolve()]
-    found = places.file_at(node.value, places.around(node, doc.path.parent))
+    found = paths.file_at(node.value, paths.around(node, doc.path.parent))
     if found is None and Path(node.value).name == node.value:
         from sim.catalog import shipped
 
-        found = places.file_at(node.value, [shipped.folder("scenarios")])
+        found = shipped.find("scenarios", node.value)
     if found is None:
-        what = f"no such scenario {node.value!r}{nearest(node.value, places.known('scenarios'))}"
+        what = f"no such scenario {node.value!r}{nearest(node.value, paths.known('scenarios'))}"
         faults.append(node.fault(what))
         return root
     if found in chain:
@@ -139,7 +140,7 @@ def _with_extended(doc: strict_yaml.Document, under: list[Path], faults: list[Fa
         )
         return root
     try:
-        return merge(_with_extended(strict_yaml.read(places.shown(found)), chain, faults), root)
+        return merge(_with_extended(strict_yaml.read(paths.shown(found)), chain, faults), root)
     except ScenarioError as error:
         faults += error.faults
         return root
@@ -209,9 +210,12 @@ def _mapping(node: Node) -> Node:
     return node._replace(value={}) if node.value is None else node
 
 
-def _split(root: Node, folder: Path, faults: list[Fault]) -> tuple[Node, dict[str, Node]]:
+def _split(
+    root: Node, folder: Path, kinds: Kinds, faults: list[Fault]
+) -> tuple[Node, dict[str, Node]]:
     """The common part and each variant's own part, with names and paths settled in both."""
-    root, wrong = places.settle(root, folder)
+    common = _specs(root, kinds)
+    root, wrong = paths.settle(root, common, folder)
     faults += wrong
     variants: dict[str, Node] = {}
     node = root.value.get("variants")
@@ -236,7 +240,8 @@ def _split(root: Node, folder: Path, faults: list[Fault]) -> tuple[Node, dict[st
                 )
             )
         else:
-            variants[name], wrong = places.settle(_mapping(own), folder)
+            specs = _specs(own, kinds, common)
+            variants[name], wrong = paths.settle(_mapping(own), specs, folder)
             faults += wrong
     settled = {**node.value, **variants}
     return root._replace(value={**root.value, "variants": node._replace(value=settled)}), variants
@@ -250,23 +255,56 @@ def _head(root: Node, faults: list[Fault]) -> Head | None:
     try:
         return Head.model_validate(data)
     except ValidationError as error:
-        faults += wording.faults(error, File, root)
+        faults += messages.faults(error, Head, root, also=SECTIONS)
         return None
 
 
-def _variant(merged: Node, *, partial: bool) -> tuple[Variant | None, list[Fault]]:
+def _specs(
+    section: Node, kinds: Kinds, otherwise: Sequence[type[BaseModel]] = ()
+) -> list[type[BaseModel]]:
+    """What the workload of a section may be, as far as it says."""
+    kind = _kind(section, kinds)
+    if kind is not None:
+        return [kind.spec.found]
+    return list(otherwise) or [kind.spec.found for kind in kinds.values()]
+
+
+def _kind(section: Node, kinds: Kinds) -> Any:
+    """The row of the kind of work that a section is of; None where it names none that there is."""
+    node, rest = nearest_node(section, ("workload", "kind"))
+    return None if rest or not isinstance(node.value, str) else kinds.get(node.value)
+
+
+def _variant(merged: Node, kinds: Kinds, *, partial: bool) -> tuple[Variant | None, list[Fault]]:
     """The part of the file that makes one variant, validated.  `partial`: what it lacks is no
     fault."""
-    faults = [] if partial else [*places.absent_trace(merged), *_out_of_place(merged)]
+    kind = _kind(merged, kinds)
+    faults = list(_no_kind(merged, kinds, partial=partial)) if kind is None else []
+    schema = Variant if kind is None else variant_of(kind.spec.found)
+    if kind is not None and not partial:
+        faults += [*paths.absent_trace(merged, kind.spec.found), *_out_of_place(merged, kind)]
     data = plain(merged)
     techniques, wrong = _techniques(merged)
     faults += wrong
     data["techniques"] = techniques
     try:
-        spec = Variant.model_validate(data)
+        spec = schema.model_validate(data)
     except ValidationError as error:
-        return None, faults + list(wording.faults(error, Variant, merged, partial=partial))
+        return None, faults + list(messages.faults(error, schema, merged, partial=partial))
     return (None if faults else spec), faults
+
+
+def _no_kind(merged: Node, kinds: Kinds, *, partial: bool) -> Iterator[Fault]:
+    """What is wrong where a workload is of no kind that there is."""
+    node, rest = nearest_node(merged, ("workload", "kind"))
+    choices, shown = ", ".join(kinds), messages.shown(node.value, node)
+    if not rest:
+        close = nearest(node.value, kinds)
+        yield node.fault(f"{shown} is not allowed here{close}; choose one of {choices}")
+    elif isinstance(node.value, dict) and rest == ("kind",) and not partial:
+        yield node.fault(f"this key is missing; it is one of {choices}", rest)
+    elif not isinstance(node.value, dict) and node.value is not None:
+        yield node.fault(f"a mapping ('key: value' lines) is due, not {shown}")
 
 
 def _techniques(section: Node) -> tuple[tuple[Technique, ...], list[Fault]]:
@@ -306,81 +344,63 @@ def _techniques(section: Node) -> tuple[tuple[Technique, ...], list[Fault]]:
         try:
             techniques.append(Technique(name, model.model_validate(data, strict=True)))
         except ValidationError as error:
-            faults += wording.faults(error, model, options)
+            faults += messages.faults(error, model, options)
     return tuple(techniques), faults
 
 
-def _out_of_place(merged: Node) -> Iterator[Fault]:
-    """What a workload needs and has not, or has and cannot use."""
-    node, rest = nearest_node(merged, ("workload", "kind"))
-    kind = "" if rest else str(node.value)
-    on_array = kind in ("networks", "granularity")
-    if kind in ("decode", "requests") and _lacks(merged, ("model",)):
-        yield merged.fault("this key is missing", ("model",))
-    if (
-        kind
-        and not _lacks(merged, ("pod",))
-        and _lacks(merged, ("pod", "array" if on_array else "topology"))
-    ):
-        at, below = nearest_node(merged, ("pod",))
-        hint = "; {} is that of the paper" if on_array else ""
-        yield at.fault(
-            f"this key is missing: a workload of {kind} needs it{hint}",
-            (*below, "array" if on_array else "topology"),
-        )
-    for path, what in _UNUSED.get(kind, _OF_COLLECTIVES):
-        node, rest = nearest_node(merged, path)
-        if not rest and node.value not in (None, {}, []):
-            yield node.fault(what)
+def _out_of_place(merged: Node, kind: Any) -> Iterator[Fault]:
+    """What a kind of work needs and has not, or has and does not read."""
+    for dotted in kind.needs:
+        path = tuple(dotted.split("."))
+        at, below = nearest_node(merged, path)
+        if (below or at.value is None) and len(below) <= 1:
+            at, below = nearest_node(merged, path[:-1]) if not below else (at, below)
+            hint = _hint(path)
+            what = f"this key is missing: a workload of {kind.name} needs it{hint}"
+            yield at.fault(what, below or path[-1:])
+    for key in SECTIONS:
+        if key in merged.value and key != "workload":
+            yield from _unread(merged.value[key], (key,), kind, Variant)
 
 
-def _lacks(merged: Node, path: KeyPath) -> bool:
-    node, rest = nearest_node(merged, path)
-    return bool(rest) or node.value is None
+def _hint(path: KeyPath) -> str:
+    """What may stand there, if nothing need be said."""
+    owner: Any = Variant
+    for key in path:
+        owner = owner.model_fields[key].annotation
+    whole = messages.models(owner)
+    plain_too = whole and not any(f.is_required() for f in whole[0].model_fields.values())
+    return "; {} takes the defaults" if plain_too else ""
 
 
-_NO_MODEL = "a workload of collectives has no model; take this out, or set it to null"
-_NO_CHIPS = "the machine is an array, which has no part for this; take it out, or set it to null"
-_NO_ARRAY = (
-    "only workloads of networks and granularity run on an array; take this out, or set it to null"
-)
-_OF_MODELS: tuple[tuple[KeyPath, str], ...] = (
-    *(((key,), _NO_MODEL) for key in ("model", "precision", "parallel", "techniques")),
-    (
-        ("pod", "device"),
-        "the device has no part in a workload of collectives; take this out, or set it to null",
-    ),
-    (
-        ("pod", "change", "device"),
-        "the device has no part in a workload of collectives; take this out",
-    ),
-    (("pod", "array"), _NO_ARRAY),
-)
-_OF_COLLECTIVES: tuple[tuple[KeyPath, str], ...] = (
-    (
-        ("pod", "jitter"),
-        "only a workload of collectives has jitter so far; take this out, or set it to null",
-    ),
-    (("pod", "array"), _NO_ARRAY),
-)
-_OF_ONE_MODEL: tuple[tuple[KeyPath, str], ...] = (
-    (("model",), "each tenant has a `model` of its own; take this out, or set it to null"),
-    (("parallel",), "each tenant says `tensor` itself; take this out, or set it to null"),
-)
-_OF_CHIPS: tuple[tuple[KeyPath, str], ...] = (
-    *(((key,), _NO_CHIPS) for key in ("model", "precision", "parallel", "techniques")),
-    *((("pod", key), _NO_CHIPS) for key in Pod.model_fields if key != "array"),
-)
-# By kind of workload, others as decode: what has no part in it.
-_UNUSED = {
-    "collectives": _OF_MODELS,
-    "tenants": _OF_COLLECTIVES + _OF_ONE_MODEL,
-    "networks": _OF_CHIPS,
-    "granularity": _OF_CHIPS,
-}
+def _unread(
+    node: Node, path: tuple[str, ...], kind: Any, owner: type[BaseModel]
+) -> Iterator[Fault]:
+    """Keys at and below `path`, whose last is one of `owner`'s, that a kind of work does not
+    read."""
+    dotted = ".".join(path)
+    if dotted in kind.reads or node.value in (None, {}, []):
+        return
+    inside = f"{dotted}."
+    if any(key.startswith(inside) for key in kind.reads):
+        for model in messages.models(owner.model_fields[path[-1]].annotation):
+            for key in model.model_fields:  # what it has not, the schema refuses
+                if isinstance(node.value, dict) and key in node.value:
+                    yield from _unread(node.value[key], (*path, key), kind, model)
+        return
+    above = dotted.removesuffix(path[-1])
+    siblings = [
+        key.removeprefix(above).split(".")[0] for key in kind.reads if key.startswith(above)
+    ]
+    known = ", ".join(dict.fromkeys(siblings if above else ["workload", *siblings]))
+    yield node.fault(
+        f"unknown key: a workload of {kind.name} reads {known}; take this out, or set it to null"
+    )
 
 
-def _expectations(root: Node, names: list[str], specs: Mapping[str, Variant]) -> Iterator[Fault]:
+def _expectations(
+    root: Node, names: list[str], specs: Mapping[str, Variant], kinds: Kinds
+) -> Iterator[Fault]:
     from sim.results.expect import parse, unknown_metric
 
     node, rest = nearest_node(root, ("expect",))
@@ -395,28 +415,22 @@ def _expectations(root: Node, names: list[str], specs: Mapping[str, Variant]) ->
         for owner, metric in ((claim.variant, claim.metric), claim.than.rpartition(".")[::2]):
             if not owner:
                 continue
-            variant, _, job = owner.partition(".")
+            variant, _, part = owner.partition(".")
             if variant not in names:
                 yield claim_node.fault(
                     f"no variant {variant!r}{nearest(variant, names)} in this file"
                 )
-            elif job and variant in specs:
-                work = specs[variant].workload
-                noun = _PARTS.get(work.kind, "jobs")
-                jobs = getattr(work, noun, {})
-                if job not in jobs:
-                    yield claim_node.fault(
-                        f"no {_ONE[noun]} {job!r}{nearest(job, jobs)} in variant {variant!r}"
-                    )
-            if variant in specs and (
-                wrong := unknown_metric(metric, specs[variant].workload.kind, of_job=bool(job))
-            ):
+            if variant not in specs:
+                continue
+            work = specs[variant].workload
+            kind = kinds[work.kind]
+            parts = getattr(work, kind.part_key, {})
+            if part and part not in parts:
+                noun = kind.part or "part"
+                close = nearest(part, parts)
+                yield claim_node.fault(f"no {noun} {part!r}{close} in variant {variant!r}")
+            elif wrong := unknown_metric(metric, kind, of_part=bool(part)):
                 yield claim_node.fault(wrong)
-
-
-# What a workload is made of that has metrics of its own, by kind, and what one of it is called.
-_PARTS = {"tenants": "tenants", "networks": "networks", "granularity": "families"}
-_ONE = {"jobs": "job", "tenants": "tenant", "networks": "network", "families": "family"}
 
 
 def _resolved(head: Head, common: Node, variants: dict[str, Node]) -> str:

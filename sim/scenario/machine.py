@@ -9,26 +9,31 @@ from pydantic import Field, model_validator
 
 from sim.graph import parallel, routing
 from sim.hardware.device import OWN_KERNELS
-from sim.network.collectives import AlgorithmName
+from sim.network.collectives import ALGORITHM_NAMES, AUTO
+from sim.scenario.faults import LinkFault
 from sim.scenario.fields import (
     Bytes,
     BytesPerSecond,
     Count,
+    DeviceName,
     Dtype,
     Factor,
+    FilePath,
     FlopPerSecond,
     Hertz,
     Index,
     JoulesPerByte,
+    LibraryName,
     Probability,
     Seconds,
     Section,
     Share,
+    TopologyName,
     Watts,
 )
-from sim.scenario.jobs import LinkFault
-from sim.systolic.interconnect import NETWORKS
-from sim.systolic.machine import DATAFLOWS
+from sim.systolic.dataflow import DATAFLOWS
+from sim.systolic.interconnect import INTERCONNECTS
+from sim.text.choice import Choice
 
 
 class KernelChange(Section):
@@ -102,8 +107,8 @@ class Array(Section):
     rows: Count = Field(default=32, description="of one systolic array: the reduction")
     cols: Count = Field(default=32, description="of one systolic array: output channels")
     pods: Annotated[Count, Field(le=2048)] = Field(default=256, description="systolic arrays")
-    network: Literal[tuple(NETWORKS)] = "butterfly_2"  # type: ignore[valid-type]
-    dataflow: Literal[tuple(DATAFLOWS)] = Field(  # type: ignore[valid-type]
+    network: Annotated[str, Choice(INTERCONNECTS)] = "butterfly_2"
+    dataflow: Annotated[str, Choice(DATAFLOWS)] = Field(
         default="weight_stationary",
         description="what stays in the cells; the paper's, or one of two extensions of ours",
     )
@@ -129,12 +134,12 @@ class Pod(Section):
     Names are the catalogue's, or paths to YAML files; None: the topology's own.
     """
 
-    topology: str = Field(
+    topology: TopologyName = Field(
         default="", description="none where the machine is an `array`, needed elsewhere"
     )
     array: Array | None = Field(default=None, description="systolic arrays, in place of all else")
-    device: str | None = None
-    library: str | None = None
+    device: DeviceName | None = None
+    library: LibraryName | None = None
     change: Change = Change()
     kernels: dict[Literal[OWN_KERNELS], str] = Field(  # type: ignore[valid-type]
         default={},
@@ -145,7 +150,7 @@ class Pod(Section):
         description="rank -> how many times slower its compute and HBM are; of collectives "
         "alone, its steps",
     )
-    collective: Literal["auto", AlgorithmName] = "auto"
+    collective: Annotated[str, Choice(ALGORITHM_NAMES, AUTO)] = AUTO
     faults: list[LinkFault] = Field(default=[], description="links that are slow, late, or gone")
     jitter: Seconds = Field(
         default=0.0, description="mean of a random (exponential) extra delay of each message"
@@ -172,7 +177,7 @@ class Routing(Section):
         default=0.0, description="exponent of the power law; 0: even"
     )
     seed: Index = 0
-    file: str | None = Field(
+    file: FilePath | None = Field(
         default=None, description="recorded tokens of each expert, one number a line"
     )
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticKnownError
 
-from sim.scenario.fields import Count, Index, Section
+from sim.scenario.fields import MODEL, Count, Index, ModelName, Section
 
 
 class LatentChange(Section):
@@ -53,7 +53,7 @@ class Model(Section):
     """A model of the catalogue, or in a file, by its name alone or with edits:
     `model: {name: llama3-8b, change: {layers: 16}}`."""
 
-    name: str
+    name: ModelName
     change: ModelChange = ModelChange()
 
     @model_validator(mode="before")
@@ -75,3 +75,6 @@ class Model(Section):
     def changes(self) -> dict[str, Any]:
         """The fields that the file sets, those of its parts too, by name."""
         return self.change.model_dump(exclude_unset=True)
+
+
+ModelUse = Annotated[Model, MODEL]

@@ -5,21 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Annotated, Any, NamedTuple, Union
 
-from pydantic import Field, SkipValidation, model_validator
+from pydantic import BaseModel, Field, SkipValidation, create_model, model_validator
 
 from sim.scenario.fields import Index, Seconds, Section
-from sim.scenario.jobs import Collectives
 from sim.scenario.machine import Parallel, Pod, Precision
-from sim.scenario.model import Model
-from sim.scenario.networks import Granularity, Networks
-from sim.scenario.workloads import Decode, Requests, Tenants
+from sim.scenario.model import Model, ModelUse
 
-Workload = Annotated[
-    Decode | Requests | Collectives | Tenants | Networks | Granularity, Field(discriminator="kind")
-]
+Specs = Mapping[str, type[BaseModel]]  # class of the section `workload`, by kind of work
 
 
 class Record(Section):
@@ -49,22 +45,25 @@ class Technique(NamedTuple):
 
 
 class Variant(Section):
-    """One machine, one model, one workload, and the techniques to apply, in order.
-
-    A workload of collectives alone has no model, of tenants or of networks on an array each has its
-    own; every other has one (`sim.scenario.load` sees to it).
-    """
+    """One machine, one workload, and what else the kind of workload reads: a model, techniques to
+    apply in order, ..."""
 
     pod: Pod
-    model: Model = Field(
+    model: ModelUse = Field(
         default=Model(name=""),
-        description="of a workload of decode or requests; elsewhere there is none",
+        description="of workloads on one model; elsewhere there is none",
     )
     precision: Precision = Precision()
     parallel: Parallel = Parallel()
-    workload: Workload
+    workload: Any
     techniques: SkipValidation[tuple[Technique, ...]] = ()
     record: Record = Record()
+
+
+@cache
+def variant_of(spec: type[BaseModel]) -> type[Variant]:
+    """The class of variants whose workload is a `spec`."""
+    return create_model("Variant", __base__=Variant, workload=(spec, ...))
 
 
 class Head(Section):
@@ -79,24 +78,25 @@ class Head(Section):
     expect: list[str] = Field(default=[])
 
 
-class File(Variant, Head):
-    """The top of a scenario file: its head, and what all variants share."""
-
-
 SECTIONS = tuple(Variant.model_fields)
 
 
-def json_schema() -> dict[str, Any]:
+def file_of(specs: Specs) -> type[BaseModel]:
+    """The class of the top of a scenario file: its head, and what all variants share."""
+    some: Any = Annotated[Union[tuple(specs.values())], Field(discriminator="kind")]  # noqa: UP007
+    return create_model("File", __base__=(Variant, Head), workload=(some, ...))
+
+
+def json_schema(specs: Specs) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a scenario file, techniques' options included.
 
     Since a section may be given in part here and in part in what it extends or in a variant,
     nothing is `required` but `question` or `extends`; `podscope check` finds what is missing.
     """
-    from sim.techniques import (
-        TECHNIQUES,  # here, because the techniques' options use the field types above
-    )
+    # Here, because the techniques' options use the field types above.
+    from sim.techniques import TECHNIQUES
 
-    top = File.model_json_schema(ref_template="#/$defs/{model}", mode="validation")
+    top = file_of(specs).model_json_schema(ref_template="#/$defs/{model}", mode="validation")
     defs = top.pop("$defs", {})
     choices: list[dict[str, Any]] = [{"enum": sorted(TECHNIQUES)}]
     for name, technique in sorted(TECHNIQUES.items()):

@@ -68,7 +68,7 @@ class StepTime(NamedTuple):
     unhidden: (
         np.ndarray
     )  # [kind, row] share of the shorter of arithmetic and HBM time that the longer does not hide
-    l2_bytes_per_s: np.ndarray  # [kind]
+    l2_bytes_per_s: np.ndarray  # [kind, row]
     l2_bytes: np.ndarray  # [kind]
     pattern: np.ndarray  # [kind, pattern], or NONE
     window_tokens: np.ndarray  # [kind, pattern]
@@ -106,7 +106,7 @@ def unpriced(patterns: Patterns, sharing: tuple[float, float] = (np.inf, np.inf)
         rows,
         empty,
         empty,
-        np.zeros(1),
+        empty,
         np.zeros(1),
         *(np.array([row]) for row in pattern_rows(patterns)),
         *(np.array([limit]) for limit in sharing),
@@ -250,7 +250,7 @@ def steps_seconds(
             arithmetic_up,
             hbm / rate,
             hbm_up / rate,
-            l2 / price.l2_bytes_per_s[kind],
+            l2 / price.l2_bytes_per_s[kind, row],
             steps,
         )
         if price.unhidden[kind, row] > 0.0:  # the shorter of two is their sum less the longer

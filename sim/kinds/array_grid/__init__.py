@@ -1,0 +1,1 @@
+"""How large an array should be: operations a joule of every size."""

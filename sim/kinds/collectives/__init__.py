@@ -1,0 +1,1 @@
+"""The network alone: jobs that issue collectives, without a model."""

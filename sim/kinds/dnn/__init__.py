@@ -1,0 +1,1 @@
+"""Inference of neural networks on an array of systolic pods."""

@@ -1,0 +1,1 @@
+"""A trace of requests, replayed through the scheduler of a serving engine."""

@@ -1,0 +1,212 @@
+"""The fleet of a scenario as the engine wants it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.engine.scaling import Autoscale, Failure
+from sim.engine.serving import Service
+from sim.kinds.served.spec import Prefill, Served, ServedTrace
+from sim.machine.pod import Machinery
+from sim.machine.wiring import Assumption
+from sim.scenario import MisfitError, Variant
+from sim.serving.fleet import POLICIES, Arrivals, Rules, number, pool_of, replica_of
+from sim.serving.order import ORDERS
+from sim.serving.router import ROUTERS
+from sim.text.strict_yaml import KeyPath
+from sim.traces.stream import TraceStream
+
+
+class ServedPlan(NamedTuple):
+    """A variant made ready: every part built and found to fit, nothing played yet."""
+
+    variant: Variant
+    machinery: Machinery
+    prefill: Machinery | None  # of a pool of its own
+    trace: TraceStream
+    notes: list[str]
+    assumptions: list[Assumption]
+    seed: int
+
+
+def require_replicas(work: Served, pipeline: int) -> None:
+    """MisfitError if replicas are named that are not there, or none would be left."""
+    prefills = work.prefill.replicas if work.prefill else 0
+    total = work.replicas + prefills
+    which = f"they are 0 to {total - 1}" + (", those that prefill first" if prefills else "")
+    named: list[tuple[KeyPath, int]] = [
+        (("workload", "slow", replica), replica) for replica in work.slow
+    ]
+    named += [
+        (("workload", "failures", i, "replica"), fault.replica)
+        for i, fault in enumerate(work.failures)
+    ]
+    wrong: list[tuple[KeyPath, str]] = [
+        (at, f"no replica {replica}; {which}") for at, replica in named if replica >= total
+    ]
+    for_good = {fault.replica for fault in work.failures if fault.duration is None}
+    for first, count in ((0, prefills), (prefills, work.replicas)):
+        if count and for_good >= set(range(first, first + count)):
+            wrong.append(
+                (
+                    ("workload", "failures"),
+                    "no replica would be left; give one of them a `duration`",
+                )
+            )
+    if work.autoscale and pipeline > 1:
+        wrong.append(
+            (("workload", "autoscale"), "not modelled for a model in pipeline stages; take it out")
+        )
+    if work.autoscale and work.autoscale.least > work.replicas:
+        most = work.replicas
+        wrong.append(
+            (
+                ("workload", "autoscale", "least"),
+                f"{work.autoscale.least} is more than there are; at most {most}",
+            )
+        )
+    if work.admission.shed and not work.admission.ttft and work.slo.ttft is None:
+        wrong.append(
+            (
+                ("workload", "admission", "shed"),
+                "this needs a deadline; give admission.ttft or slo.ttft",
+            )
+        )
+    if wrong:
+        raise MisfitError(wrong)
+
+
+def require_blocks(trace: TraceStream, work: Served) -> None:
+    """ValueError if the prefix cache has nothing to go by."""
+    if not trace.block_tokens:
+        raise ValueError(
+            f"prefix_caching: the trace {trace.name} does not say which prefixes are equal"
+        )
+    if trace.block_tokens % work.block_tokens:
+        raise ValueError(
+            f"prefix_caching: the trace names blocks of {trace.block_tokens} tokens, which "
+            "block_tokens "
+            f"({work.block_tokens}) must divide"
+        )
+
+
+def service(plan: ServedPlan) -> Service:
+    """The fleet as the scenario wants it."""
+    work: ServedTrace = plan.variant.workload
+    unit = plan.trace.block_tokens or 0 if work.prefix_caching else 0
+    pools: list[np.recarray] = []
+    tables: list[np.recarray] = []
+    for pool, part in enumerate(
+        part for part in (plan.prefill, plan.machinery) if part is not None
+    ):
+        own, lanes = work.prefill if part is plan.prefill else None, part.parallel.micro_batches
+        first, count = (
+            sum(len(table) for table in tables),
+            (own.replicas if own else work.replicas) * lanes,
+        )
+        each = part.footprints[0].kv_bytes_per_token
+        pools.append(
+            pool_of(first, count, next=1, transfer_s=each / own.link, latency_s=own.latency)
+            if own
+            else pool_of(first, count)
+        )
+        rows = [_replica(work, own, part, pool, first + i, each) for i in range(count)]
+        tables.append(np.concatenate(rows).view(np.recarray))
+    admission = work.admission
+    coupled = work.closed_loop or work.prefill is not None
+    rules = Rules(
+        number(ROUTERS, work.router),
+        number(ORDERS, admission.order),
+        plan.seed,
+        work.fidelity == "step",
+        coupled,
+        unit,
+        admission.shed,
+        work.prefix_eviction == "tail_first",
+    )
+    record = plan.variant.record
+    end_s = record.from_s + 0.1 if work.fidelity == "step" else np.inf
+    scale = work.autoscale
+    return Service(
+        rules,
+        np.concatenate(tables).view(np.recarray),
+        np.concatenate(pools).view(np.recarray),
+        work.fidelity == "op",
+        (record.from_s, end_s if record.until_s is None else record.until_s),
+        tuple(work.speculative.acceptance) if work.speculative else (),
+        work.closed_loop,
+        work.trace.limit or np.inf,
+        tuple(
+            Failure(fault.replica, fault.at, np.inf if fault.duration is None else fault.duration)
+            for fault in work.failures
+        ),
+        Autoscale(
+            int(pools[-1][0]["first"]),
+            work.replicas,
+            scale.least,
+            scale.requests,
+            scale.every,
+            scale.start_up,
+            scale.cool_down,
+        )
+        if scale
+        else None,
+        admission.classes,
+        partial(_classed, work, plan.seed),
+    )
+
+
+def _replica(
+    work: Served, own: Prefill | None, part: Machinery, pool: int, number: int, kv_bytes: float
+) -> np.recarray:
+    """One row of the fleet: a replica, or the lane of one of its micro-batches; `own` says what is
+    different in a pool that only prefills."""
+    given, stages, lanes = own or work, part.parallel.pipeline, part.parallel.micro_batches
+    tokens = (given.kv_tokens or part.room.kv_tokens) / lanes
+    blocks = int(tokens // work.block_tokens)
+    if blocks < 1:
+        of = " for each micro-batch" if lanes > 1 else ""
+        raise ValueError(
+            f"the KV-cache holds {tokens:,.0f} tokens{of}, less than a block of {work.block_tokens}"
+        )
+    drafts = len(work.speculative.acceptance) if work.speculative and own is None else 0
+    return replica_of(
+        POLICIES[work.policy],
+        given.max_batch or work.max_batch,
+        given.max_batched_tokens or work.max_batched_tokens,
+        work.block_tokens,
+        blocks,
+        pool=pool,
+        kind=pool * stages,
+        reserve=work.kv == "reserve",
+        swap_s=kv_bytes / work.host_bandwidth if work.kv == "swap" else np.nan,
+        drafts=drafts,
+        overhead_s=work.overhead
+        + (drafts * work.speculative.drafting if work.speculative else 0.0),
+        slow=work.slow.get(number // lanes, 1.0),
+        longest=part.model.max_tokens or 2**62,
+        stages=stages,
+        lanes=lanes,
+        lane=number % lanes,
+    )
+
+
+def _classed(work: Served, seed: int, asked: Arrivals) -> Arrivals:
+    """Requests with the class of their queue and the deadline of their first token."""
+    admission = work.admission
+    rank = asked.rank
+    if admission.shares:
+        chances = np.random.default_rng((seed, *asked.id[:1])).random(len(asked.id))
+        rank = np.minimum(
+            np.searchsorted(np.cumsum(admission.shares), chances, side="right"),
+            admission.classes - 1,
+        )
+    elif admission.prompt_tokens:
+        rank = np.searchsorted(admission.prompt_tokens, asked.prompt)
+    limits = np.array(
+        admission.ttft or [np.inf if work.slo.ttft is None else work.slo.ttft] * admission.classes
+    )
+    return asked._replace(rank=rank.astype(np.int64), patience_s=limits[rank])

@@ -1,0 +1,79 @@
+"""Requests that are served, from specs to Outcome."""
+
+from __future__ import annotations
+
+from sim.engine.serving import run_service, serve_share
+from sim.engine.shares import Part, Spread
+from sim.engine.steps import Progress
+from sim.facts.outcome import Outcome
+from sim.facts.timeline import Timeline
+from sim.kinds.served.fleet import ServedPlan, require_blocks, require_replicas, service
+from sim.kinds.served.spec import Served
+from sim.machine.pod import machinery
+from sim.machine.traces import trace_of
+from sim.machine.unused import refuse_unused
+from sim.scenario import Variant
+from sim.traces.stream import gathered
+
+
+def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
+    """Build the machine and the model, and see that the one fits the other; ValueError if it does
+    not.  `alone`: nobody else may have a use for what the pod's section says."""
+    work: Served = v.workload
+    here = machinery(v, work.hbm_utilisation, work.max_batched_tokens)
+    trace, warning = trace_of(work.trace)
+    if work.prefix_caching:
+        require_blocks(trace, work)
+    require_replicas(work, v.parallel.pipeline)
+    prefill = None
+    if work.prefill:
+        own = v.model_copy(
+            update={
+                "pod": work.prefill.pod or v.pod,
+                "parallel": v.parallel.model_copy(
+                    update={"tensor": work.prefill.tensor or v.parallel.tensor}
+                ),
+            }
+        )
+        prefill = machinery(
+            own, work.hbm_utilisation, work.prefill.max_batched_tokens or work.max_batched_tokens
+        )
+    parts = [here, *([prefill] if prefill else [])]
+    if work.prefill and work.prefill.pod:
+        refuse_unused(work.prefill.pod, parts[1:], ("workload", "prefill", "pod"))
+        refuse_unused(v.pod, parts[:1])
+    elif alone:
+        refuse_unused(v.pod, parts)
+    notes = dict.fromkeys(note for part in parts for note in part.notes)
+    rows = dict.fromkeys(row for part in parts for row in part.assumptions)
+    return ServedPlan(v, here, prefill, trace, [*notes, *warning], [*rows], seed)
+
+
+def play(
+    plan: ServedPlan, progress: Progress = lambda share: None, spread: Spread | None = None
+) -> Outcome:
+    """Simulate one variant; `spread` are processes that may serve some of its replicas."""
+    v, here = plan.variant, plan.machinery
+    work: Served = v.workload
+    timeline = Timeline() if v.record.enabled else None
+    chunks = [gathered(plan.trace)] if work.closed_loop else plan.trace.chunks()
+    hosts = [part.hosts for part in (plan.prefill, here) if part is not None]
+    outcome = run_service(chunks, service(plan), hosts, timeline, progress, spread)
+    complete(plan, outcome)
+    outcome.warnings[:0] = plan.notes
+    outcome.assumptions = plan.assumptions
+    return outcome
+
+
+def play_share(plan: ServedPlan, share: int, shares: int) -> Part:
+    """Serve some of the replicas of a workload of requests: what a process is asked to do for
+    another."""
+    here, recorded = plan.machinery, plan.variant.record.enabled
+    return serve_share(plan.trace.chunks(), service(plan), [here.hosts], recorded, share, shares)
+
+
+def complete(plan: ServedPlan, outcome: Outcome) -> None:
+    """Add to what was served what the scenario knows of it."""
+    limits = {name: limit for name, limit in plan.variant.workload.slo if limit is not None}
+    outcome.part = outcome.part._replace(slo_s=limits)
+    outcome.warnings[:0] = plan.trace.warnings

@@ -1,0 +1,83 @@
+"""A static batch, from specs to Outcome."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sim.engine.pipeline import run_static
+from sim.engine.steps import Progress, StaticBatch
+from sim.facts.outcome import Outcome
+from sim.facts.timeline import Timeline
+from sim.graph.batch import Shared
+from sim.graph.footprint import require
+from sim.graph.parallel import Parallel
+from sim.kinds.static.spec import Decode
+from sim.machine.pod import Machinery, machinery
+from sim.machine.unused import refuse_unused
+from sim.scenario import MisfitError, Variant
+
+
+class StaticPlan(NamedTuple):
+    """A variant made ready: machine and model found to fit, nothing played yet."""
+
+    variant: Variant
+    machinery: Machinery
+
+
+def prepare(v: Variant, seed: int) -> StaticPlan:
+    """Build the machine and the model, and see that the one fits the other; ValueError if it does
+    not."""
+    work: Decode = v.workload
+    micro = v.parallel.degrees().micro_batches
+    if micro > work.batch:
+        raise MisfitError(
+            [
+                (
+                    ("parallel", "micro_batches"),
+                    f"a batch of {work.batch} cannot be cut into {micro} "
+                    f"micro-batches; at most {work.batch}",
+                )
+            ]
+        )
+    here = machinery(v, 1.0, -(-work.batch // micro), shared_runs(work))
+    longest = work.prompt_tokens + work.output_tokens
+    require(here.model.name, here.room, _unique_tokens(work, here.parallel))
+    if 0 < here.model.max_tokens < longest:
+        most = here.model.max_tokens
+        here.notes.append(
+            f"{here.model.name} was made for {most:,} tokens; this run goes to {longest:,}"
+        )
+    refuse_unused(v.pod, [here])
+    return StaticPlan(v, here)
+
+
+def shared_runs(work: Decode) -> tuple[Shared, ...]:
+    """What the prompts of a static batch have in common."""
+    return tuple(Shared(run.sequences or work.batch, run.tokens) for run in work.shared)
+
+
+def _unique_tokens(work: Decode, parallel: Parallel) -> int:
+    """Tokens that the KV-caches hold at the end: what sequences share stands once in each
+    data-parallel group."""
+    again = sum(max(run.number - parallel.data, 0) * run.tokens for run in shared_runs(work))
+    return work.batch * (work.prompt_tokens + work.output_tokens) - int(again)
+
+
+def play(plan: StaticPlan, progress: Progress = lambda share: None) -> Outcome:
+    """Simulate one variant."""
+    v, here = plan.variant, plan.machinery
+    work: Decode = v.workload
+    timeline = Timeline() if v.record.enabled else None
+    static = StaticBatch(
+        work.batch,
+        work.prompt_tokens,
+        work.output_tokens,
+        work.every_step,
+        shared_runs(work),
+        here.parallel.micro_batches,
+    )
+    stages = [host.group_of for host in here.hosts]
+    outcome = run_static(stages, static, timeline, progress)
+    outcome.warnings[:0] = here.notes
+    outcome.assumptions = here.assumptions
+    return outcome

@@ -1,0 +1,1 @@
+"""Several models that serve requests on one pod."""

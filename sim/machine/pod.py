@@ -1,0 +1,179 @@
+"""A pod with a share of a model on each of some of its chips."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import ceil, inf
+from typing import NamedTuple
+
+import simpy
+
+from sim import catalog
+from sim.engine.group import Group, Tenancy, members_of
+from sim.engine.lines import sharing_of
+from sim.engine.served import Host
+from sim.facts.timeline import Timeline
+from sim.graph.batch import NO_SHARING, Batch, Shared, Sharing, decode_batch
+from sim.graph.footprint import Footprint, Room, footprint, room
+from sim.graph.graph import Graph
+from sim.graph.model import Model
+from sim.graph.parallel import Parallel, shard
+from sim.graph.precision import Precision
+from sim.graph.transformer import transformer
+from sim.hardware.device import Device
+from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
+from sim.network.network import Network
+from sim.scenario import Variant
+from sim.techniques import Machine, apply
+from sim.text.units import show
+
+_TRACE_TOKENS = 2048  # of expanded prefixes, if the scenario does not say
+
+
+class Machinery(NamedTuple):
+    """A pod with a share of a model on each of some of its chips, what each stage of it occupies
+    there, and the room that is left."""
+
+    variant: Variant
+    device: Device
+    network: Network
+    model: Model
+    precision: Precision
+    parallel: Parallel
+    footprints: list[Footprint]
+    room: Room
+    sharing: Sharing
+    notes: list[str]
+    assumptions: list[Assumption]
+    parts: tuple[Network, ...] = ()  # as each pipeline stage sees it, where there are several
+
+    def group(
+        self, timeline: Timeline | None, tenancy: Tenancy | None = None, stage: int = 0
+    ) -> Group:
+        """The ranks of a stage, idle, in a simulation of their own or on the chips of other
+        tenants."""
+        v, ranks = self.variant, self.parallel.ranks
+        slow = {
+            chip - stage * ranks: factor
+            for chip, factor in v.pod.stragglers.items()
+            if chip // ranks == stage
+        }
+        return Group(
+            tenancy.env if tenancy else simpy.Environment(),
+            members_of(self.device, partial(self.graph, stage=stage), ranks, slow),
+            self.network_of(stage),
+            unfold=bool(v.pod.faults),
+            timeline=timeline,
+            max_spans=v.record.max_spans,
+            tenancy=tenancy,
+            name=f"stage {stage}" if self.parts else "",
+        )
+
+    def graph(self, batch: Batch, stage: int = 0) -> Graph:
+        """What a pass asks of one rank of a stage, techniques applied."""
+        graph = transformer(self.model, self.precision, self.parallel, batch, stage)
+        device = self.device
+        machine = Machine(
+            device.l2_bytes, device.hbm_bytes_per_s, self.parallel.ranks, device.matrix_flop_per_s
+        )
+        return apply(graph, machine, self.variant.techniques)
+
+    def network_of(self, stage: int) -> Network:
+        """The pod as the ranks of a stage see it: theirs come first, then those of the next
+        stage."""
+        return self.parts[stage] if self.parts else self.network
+
+    @property
+    def hosts(self) -> list[Host]:
+        """The stages as the engine wants them."""
+        return [
+            Host(partial(self.group, stage=stage), self.sharing)
+            for stage in range(self.parallel.pipeline)
+        ]
+
+
+def machinery(
+    v: Variant, hbm_share: float, new_tokens: int, shared: tuple[Shared, ...] | None = None
+) -> Machinery:
+    """The pod and the model of a variant, `hbm_share` of its HBM for them.
+
+    `shared` are the runs of tokens that sequences of a batch share, where they are known before
+    time zero.
+    """
+    pod, library, graph = wiring(v)
+    device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
+    model, parallel = catalog.model(v.model.name, v.model.changes()), v.parallel.degrees()
+    ranks, chips = parallel.ranks, parallel.chips
+    precision = Precision(**v.precision.model_dump())
+    network = Network(with_faults(graph, v.pod.faults, [range(chips)]), library, v.pod.collective)
+    if chips > 1:
+        network.members(chips)  # the pod has that many chips
+    for chip in v.pod.stragglers:
+        if chip >= chips:
+            raise ValueError(
+                f"straggler rank {chip} is not in the group: ranks are 0 to {chips - 1}"
+            )
+    parts = tuple(
+        network.part(tuple((first + chip) % chips for chip in range(chips)))
+        for first in range(0, chips, ranks)
+    )
+    rows = assumptions(
+        {device.name: device.facts, library.name: library.facts, pod.name: pod.facts}
+    )
+    rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
+    rows += [
+        (f"{model.name}: {what}", str(value), "CHANGED", "set by the scenario")
+        for what, value in v.model.changes().items()
+    ]
+    found = Machinery(
+        variant=v,
+        device=device,
+        network=network,
+        model=model,
+        precision=precision,
+        parallel=parallel,
+        footprints=[],
+        room=Room(0.0, 0.0, 0.0, 0.0),
+        sharing=NO_SHARING,
+        notes=list(shard(model, parallel).notes),
+        assumptions=rows,
+        parts=parts if len(parts) > 1 else (),
+    )
+    # This says also if a technique does not apply.
+    of_rank = sharing_of(found.graph(decode_batch([1])))
+    runs, sharing = _reshaped(shared, parallel, of_rank)
+    stages = [
+        footprint(partial(found.graph, stage=stage), parallel, new_tokens, runs)
+        for stage in range(parallel.pipeline)
+    ]
+    kept_bytes = max(stage.kept_bytes for stage in stages)
+    if sharing != NO_SHARING and not kept_bytes:
+        found.notes.append(
+            f"no prefix is shared by the {sharing.least:,.1f} sequences from which it pays to "
+            "expand it: all of it is absorb"
+        )
+    elif sharing.most < inf == of_rank.most:
+        found.notes.append(
+            f"{show(kept_bytes, 'B')} a device are kept for {sharing.most:,.0f} tokens of "
+            "expanded prefixes (expanded_tokens)"
+        )
+    return found._replace(
+        footprints=stages,
+        room=room(model.name, stages, parallel, device.hbm_bytes * hbm_share, new_tokens),
+        sharing=sharing,
+    )
+
+
+def _reshaped(
+    shared: tuple[Shared, ...] | None, parallel: Parallel, of_rank: Sharing
+) -> tuple[list[Shared], Sharing]:
+    """The prefixes that techniques keep in a form of their own at the same time, and which of the
+    whole batch's those are."""
+    if of_rank == NO_SHARING:
+        return [], NO_SHARING
+    least = of_rank.least * parallel.data
+    if shared is not None:
+        micro = parallel.micro_batches
+        return [run._replace(number=run.number / micro) for run in shared], Sharing(least)
+    tokens = of_rank.most if of_rank.most < inf else _TRACE_TOKENS
+    return [Shared(ceil(of_rank.least) * parallel.data, tokens)], Sharing(least, tokens)

@@ -1,0 +1,35 @@
+"""What a workload is made of, as a table of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sim.results.metric import Metric
+from sim.results.palette import escaped
+from sim.results.table import Numbers, cell, columns
+
+
+def parts_table(
+    rows: Mapping[str, Metric],
+    found: Mapping[str, Numbers],
+    wanted: Sequence[str],
+    noun: str,
+    tips: Mapping[tuple[str, str], str] | None = None,
+) -> str:
+    """A row for each variant and part of it: those of the wanted metrics that any part has."""
+    some = columns(rows, found, wanted)
+    head = "".join(f"<th class=num>{escaped(row.label)}</th>" for row in some)
+    lines = []
+    for variant, each in found.items():
+        for name, mine in each.items():
+            cells = "".join(f"<td class=num>{escaped(cell(row, mine))}</td>" for row in some)
+            tip = (tips or {}).get((variant, name))
+            title = f' title="{escaped(tip)}"' if tip else ""
+            lines.append(
+                f"<tr><td>{escaped(variant)}</td><td{title}>{escaped(name)}</td>{cells}</tr>"
+            )
+    return (
+        '<div class="wide"><table class="dense '
+        f'jobs"><tr><th>Variant</th><th>{noun}</th>{head}</tr>'
+        f"{''.join(lines)}</table></div>"
+    )
