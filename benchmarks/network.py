@@ -14,7 +14,6 @@ round of n sends is about thirty passes over arrays of n numbers, some 50 ns a m
 from __future__ import annotations
 
 import resource
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from time import perf_counter, process_time
@@ -23,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import simpy
 
-from sim.engine.alone import finish_times, played
 from sim.engine.flows import Capacity, Flow, Net, Work
+from sim.engine.isolated import finish_times, played
 from sim.network import topology
 from sim.network.library import Library
 from sim.network.network import Network
@@ -192,10 +191,7 @@ def main() -> None:
         for flows in (500, 2000, 4000):
             for together in (True, False):
                 print(alone.submit(random_flows, flows, together).result(), flush=True)
-    print(
-        "SimGrid's C++: about 3,400 flows/s"
-        + ("" if "numba" in sys.modules else "; compiled filling needs numba (the extra fast)")
-    )
+    print("SimGrid's C++: about 3,400 flows/s")
 
 
 if __name__ == "__main__":

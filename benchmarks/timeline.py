@@ -23,9 +23,11 @@ sys.path[:0] = [
 
 from tests.test_browser import CHROMIUM, PROBE, fifty_thousand_spans, opened  # noqa: E402
 
-EMPTY = """<!doctype html><html><head>{probe}<script>{plotly}</script></head><body><div id="timeline"></div><script>
+EMPTY = """<!doctype html><html><head>{probe}<script>{plotly}</script></head>
+<body><div id="timeline"></div><script>
 const root = document.getElementById("timeline");
-Plotly.newPlot(root, [{{ y: [1, 2], type: "scatter" }}], {{ xaxis: {{ range: [0, 1] }} }}).then(() => {{
+const data = [{{ y: [1, 2], type: "scatter" }}];
+Plotly.newPlot(root, data, {{ xaxis: {{ range: [0, 1] }} }}).then(() => {{
   root.on("plotly_relayout", () => root.emit("plotly_redraw"));
   document.documentElement.dataset.drawnMs = "1";
 }});

@@ -10,8 +10,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sim import scenario
-from sim.engine.shares import Part, Spread
+from sim import compiled, scenario
+from sim.catalog.installed import add_installed
+from sim.engine.partition import Part, Spread
 from sim.facts.outcome import Outcome
 from sim.facts.version import VERSION
 from sim.kinds import KINDS, Kind
@@ -36,6 +37,7 @@ def load(path: str | Path, overrides: scenario.Overrides = ()) -> Scenario:
     read as YAML. They apply to the common part and over each variant; `variants.NAME.key` reaches
     one variant. Raises ScenarioError.
     """
+    add_installed()
     return scenario.load(path, overrides, KINDS)
 
 
@@ -55,6 +57,7 @@ def run(
     depend on their number. Raises ScenarioError, listing every fault, if anything in the scenario
     is wrong.
     """
+    compiled.begin()
     s = load(path, overrides)
     plans = prepare(s)
     outcomes: dict[str, Outcome] = {}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_systolic_schedule import machines, networks_of_gemms
+from test_systolic_schedule import arrays, dnns_of_gemms
 
 from sim.dnn.gemms import Dnn, GemmLayer
 from sim.dnn.known import dnn
@@ -21,7 +21,8 @@ from sim.run import run
 from sim.scenario import ScenarioError
 from sim.systolic import tenancy
 from sim.systolic.losses import ends, losses, occupancy
-from sim.systolic.machine import Machine, sram_joules_per_byte
+from sim.systolic.pod_array import PodArray
+from sim.systolic.power import sram_joules_per_byte
 from sim.systolic.schedule import schedule
 from sim.systolic.timing import simulate
 
@@ -59,7 +60,7 @@ def shared(folder: Path, networks: str, more: str = "") -> Result:
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("name", ["bert_tiny", "resnet18"])
 def test_parts_of_time_add_up_and_tiles_are_all_there(name: str, exact: bool) -> None:
-    net, machine = dnn(name, exact=exact), Machine(16, 16, 32)
+    net, machine = dnn(name, exact=exact), PodArray(16, 16, 32)
     made = schedule([net], machine, exact=exact)
     timing = simulate(made)
     parts = losses(made, timing)
@@ -157,9 +158,9 @@ def test_apart_is_a_queue_each_and_the_array_in_use_while_either_is() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(one=networks_of_gemms(), other=networks_of_gemms(), machine=machines)
+@given(one=dnns_of_gemms(), other=dnns_of_gemms(), machine=arrays)
 def test_the_first_of_a_schedule_ends_no_sooner_than_alone(
-    one: Dnn, other: Dnn, machine: Machine
+    one: Dnn, other: Dnn, machine: PodArray
 ) -> None:
     made = schedule([one, other], machine)
     together = ends(made, simulate(made))
@@ -174,7 +175,7 @@ def test_a_later_one_may_gain_by_being_pushed_back() -> None:
         Dnn(name, (GemmLayer("g", 1, n, 1, raw_input=True),))
         for name, n in (("one", 1), ("other", 5))
     )
-    machine = Machine(4, 2, 2, "butterfly_1")
+    machine = PodArray(4, 2, 2, "butterfly_1")
     made, alone = schedule([one, other], machine), schedule([other], machine)
     assert (len(alone.layers[0].add_left), len(made.layers[1].add_left)) == (1, 0)
     assert ends(made, simulate(made))[1] < simulate(alone).cycles
@@ -199,7 +200,7 @@ def test_networks_alone(tmp_path: Path) -> None:
         "slowdown" not in one and one["inference_s"] == one["alone_s"] for one in each.values()
     )
     net = dnn("bert_tiny", length=40)
-    timing = simulate(schedule([net], Machine(16, 16, 16)))
+    timing = simulate(schedule([net], PodArray(16, 16, 16)))
     assert each["bert_tiny"]["inference_s"] == timing.cycles / 1e9
     assert each["bert_tiny"]["ops"] == net.ops
 

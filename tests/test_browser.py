@@ -42,10 +42,12 @@ addEventListener("error", (e) => problems.push(String(e.message)));
   const root = document.getElementById("timeline");
   if (!root || !document.documentElement.dataset.drawnMs) return setTimeout(wait, 10);
   requestAnimationFrame(() => requestAnimationFrame(() => {
-    const opened = performance.now(), boxes = () => root.querySelectorAll(".bars .point").length, all = boxes();
+    const opened = performance.now();
+    const boxes = () => root.querySelectorAll(".bars .point").length, all = boxes();
     root.on("plotly_redraw", () => requestAnimationFrame(() => requestAnimationFrame(() => {
       const names = [...root.querySelectorAll(".bars .bartext")].map((t) => t.textContent);
-      fetch("/done", { method: "POST", body: JSON.stringify({ opened, zoomed: performance.now() - opened, all,
+      const zoomed = performance.now() - opened;
+      fetch("/done", { method: "POST", body: JSON.stringify({ opened, zoomed, all,
         few: boxes(), names, problems, hacked: window.hacked === 1,
         legend: root.querySelectorAll(".legendtext").length }) });
     })));
@@ -135,12 +137,14 @@ addEventListener("error", (e) => problems.push(String(e.message)));
     layer.dispatchEvent(new MouseEvent("mouseover", at));
     layer.dispatchEvent(new MouseEvent("mousemove", at));
     setTimeout(() => {
-      const which = document.getElementById("which"), seen = document.getElementById("seen").textContent;
+      const which = document.getElementById("which");
+      const seen = document.getElementById("seen").textContent;
       which.value = 1;
       which.dispatchEvent(new Event("change"));
       setTimeout(() => fetch("/done", { method: "POST", body: JSON.stringify({ seen, problems,
         hacked: window.hacked === 1, legend: document.getElementById("legend").textContent,
-        figures: document.querySelectorAll("#figures .main-svg").length, schedules: which.options.length }) }), 300);
+        figures: document.querySelectorAll("#figures .main-svg").length,
+        schedules: which.options.length }) }), 300);
     }, 300);
   }, 300);
 })();

@@ -15,7 +15,6 @@ from sim import catalog
 from sim.catalog import shipped
 from sim.graph.model import Model
 from sim.hardware.device import Device
-from sim.network import topology
 from sim.network.library import Library
 from sim.network.network import Network
 from sim.text.strict_yaml import ScenarioError
@@ -162,12 +161,6 @@ def test_pod(name):
     graph = pod.graph()
     if pod.devices > 1:
         assert 0 < Network(graph, library).fold("all_reduce", pod.devices, 65536.0).seconds < 1
-
-
-def test_pod_shapes_are_those_of_the_network():
-    assert set(topology.SHAPES) | {"edges"} == set(
-        catalog.pods.PodFile.model_fields["shape"].annotation.__args__
-    )
 
 
 @pytest.mark.parametrize("name", catalog.names("models"))

@@ -9,15 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import LIBRARY, network, replace
 
-from sim.engine.alone import played
+from sim.engine.isolated import played
 from sim.network import topology
-from sim.network.collectives import ALGORITHMS, PLANS, Members
+from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES
 from sim.network.library import Library, Way
 from sim.network.network import Network
+from sim.network.plans import Members
 
 BARE = replace(LIBRARY, launch_s=0.0, step_s=0.0)
 LINK = {"bytes_per_s": 25e9, "latency_s": 1e-6}
-EVERY = [(kind, name) for kind in PLANS for name in PLANS[kind]]
+EVERY = [(kind, name) for kind, row in COLLECTIVES.items() for name in row.algorithms]
 SHAPES = {
     "ring": lambda: topology.build("ring", devices=8, **LINK),
     "mesh": lambda: topology.build("full_mesh", devices=8, **LINK),
@@ -53,9 +54,9 @@ def contributions(plan, n, kind):
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
 def test_everybody_hears_of_everybody(kind, name, n):
     who = members(n, (2, n // 2) if n > 2 else ())
-    if PLANS[kind][name].needs(who):
+    if COLLECTIVES[kind].algorithms[name].needs(who):
         pytest.skip("does not serve this group")
-    heard = contributions(PLANS[kind][name].plan(who, 1e6), n, kind)
+    heard = contributions(COLLECTIVES[kind].algorithms[name].plan(who, 1e6), n, kind)
     if kind == "broadcast":
         assert heard[:, 0].all()
     elif kind == "send_receive":
@@ -97,10 +98,10 @@ USUAL = {
 def test_bytes_are_those_of_the_algorithm(kind, name, n):
     nbytes = 8e6
     who = members(n, (2, n // 2) if name in ("hierarchical", "multi_dimensional") and n > 2 else ())
-    if PLANS[kind][name].needs(who):
+    if COLLECTIVES[kind].algorithms[name].needs(who):
         pytest.skip("does not serve this group")
     sent, received = np.zeros(n + 2), np.zeros(n + 2)
-    for sends in PLANS[kind][name].plan(who, nbytes):
+    for sends in COLLECTIVES[kind].algorithms[name].plan(who, nbytes):
         assert (sends.source != sends.target).all()
         np.add.at(sent, sends.source, sends.nbytes)
         np.add.at(received, sends.target, sends.nbytes)
@@ -116,7 +117,7 @@ def test_bytes_are_those_of_the_algorithm(kind, name, n):
 def test_played_meets_the_fold(shape, kind, name):
     """In step, playing send by send takes exactly as long as the closed form."""
     pod = Network(SHAPES[shape](), LIBRARY, name)
-    if PLANS[kind][name].needs(pod.members(8)):
+    if COLLECTIVES[kind].algorithms[name].needs(pod.members(8)):
         pytest.skip("does not serve this group")
     for nbytes in (8.0, 8e6):
         fold, result = pod.fold(kind, 8, nbytes), played(pod, kind, 8, nbytes)
@@ -173,14 +174,14 @@ def test_a_late_rank_holds_up_only_who_waits_for_it():
 
 @given(
     st.integers(2, 12),
-    st.sampled_from(sorted(PLANS["all_reduce"])),
+    st.sampled_from(sorted(COLLECTIVES["all_reduce"].algorithms)),
     st.floats(1.0, 1e9),
     st.floats(1.1, 8.0),
 )
 @settings(max_examples=60, deadline=None)
 def test_more_bandwidth_is_never_slower(n, name, nbytes, factor):
     slow = network(n, "switch", library=BARE, algorithm=name)
-    if PLANS["all_reduce"][name].needs(slow.members(n)):
+    if COLLECTIVES["all_reduce"].algorithms[name].needs(slow.members(n)):
         return
     fast = network(n, "switch", bytes_per_s=25e9 * factor, library=BARE, algorithm=name)
     assert played(fast, "all_reduce", n, nbytes).seconds <= played(
@@ -273,5 +274,5 @@ def test_impossible_networks_are_refused():
         network(8).fold("all_to_nobody", 8, 1e6)
 
 
-def test_names_of_algorithms():
-    assert set(ALGORITHMS) == {"auto"} | {name for plans in PLANS.values() for name in plans}
+def test_what_may_be_asked_for_are_the_names_of_the_rows():
+    assert sorted(ALGORITHM_NAMES) == sorted({name for _, name in EVERY})

@@ -8,7 +8,7 @@ import pytest
 from sim.dnn.bert import bert
 from sim.dnn.convnets import densenet, resnet
 from sim.dnn.gemms import Dnn, GemmLayer
-from sim.dnn.known import BERTS, CONVNETS, dnn
+from sim.dnn.known import IMAGE, KNOWN, dnn
 
 # GOps at 299 and at 224 pixels, products.
 KERAS = {
@@ -63,14 +63,16 @@ def test_a_batch_attends_within_its_sequences_unless_exact() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [*CONVNETS, *BERTS])
+@pytest.mark.parametrize("name", KNOWN)
 def test_layers_are_fed_by_what_they_read(name: str) -> None:
     """Only the first product reads what comes from memory; BERT's first Q and V share it."""
     network = dnn(name)
     assert [layer.raw_input for layer in network.layers] == [True] + [False] * (
         len(network.layers) - 1
     )
-    assert sum(not layer.after for layer in network.layers) == (3 if name in BERTS else 1)
+    assert sum(not layer.after for layer in network.layers) == (
+        1 if KNOWN[name].input == IMAGE else 3
+    )
     last = network.layers[-1].name
     assert not any(last in layer.after for layer in network.layers)
 

@@ -98,7 +98,10 @@ def test_a_claim_made_in_code_prints_itself():
 @pytest.mark.parametrize(
     ("claim", "what"),
     [
-        ("vanilla.tpot_p99_sec < 1", "'tpot_p99_sec' is not a metric of a workload of requests; nearest is 'tpot_p99_s'"),
+        (
+            "vanilla.tpot_p99_sec < 1",
+            "'tpot_p99_sec' is not a metric of a workload of requests; nearest is 'tpot_p99_s'",
+        ),
         ("preserve.spedup > 1", "nearest is 'speedup'"),
         (
             "preserve.e2e_mean_s < 2 * vanilla.e2e_means",

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim.network.sharing as sharing
-from sim.engine.alone import finish_times
 from sim.engine.fabric import Fabric
 from sim.engine.flows import Capacity, Flow, Net, Work
+from sim.engine.isolated import finish_times
 from sim.network.sharing import crossings, fill, max_min
 from sim.network.wires import Paths
 
@@ -107,12 +107,11 @@ def test_filling_on_arrays_is_filling_on_lists(some, compiled):
         pytest.importorskip("numba", reason="the compiled form needs numba")
     first = np.cumsum([0, *map(len, routes)])
     crossed = np.array([link for route in routes for link in route])
-    before, sharing.COMPILED_FROM = sharing.COMPILED_FROM, 0 if compiled else 10**9
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        form = sharing.LOOPS.native(1e9) if compiled else None
+        patch.setattr(sharing.LOOPS, "native", lambda amount: form)
         table = crossings(first, crossed, np.ones(len(crossed)), len(rates))
         ours = fill(table, np.array(rates), np.array(weight))
-    finally:
-        sharing.COMPILED_FROM = before
     assert ours.tolist() == pytest.approx(
         max_min(routes, rates, weight, [INF] * len(routes)), rel=1e-9
     )
@@ -130,8 +129,8 @@ def test_compiled_and_interpreted_filling_agree_to_the_bit(flows, monkeypatch):
         dice.uniform(1, 3, flows),
     )
     answers = []
-    for least in (0, 10**9):
-        monkeypatch.setattr(sharing, "COMPILED_FROM", least)
+    for form in (sharing.LOOPS.native(1e9), None):
+        monkeypatch.setattr(sharing.LOOPS, "native", lambda amount, form=form: form)
         answers.append(fill(crossings(first, crossed, share, 40), rates, weight))
     assert (answers[0] == answers[1]).all()
 

@@ -61,7 +61,7 @@ def written(folder, shape, parameters, tail=TAIL):
     return file
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, "edges"])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_can_be_written(shape, tmp_path):
     pod = catalog.pod(written(tmp_path, shape, PARAMETERS[shape]))
     graph = pod.graph()

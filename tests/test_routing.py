@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.network.edge_list import from_edges
+from sim.network.faults import Defect, degraded
 from sim.network.routing import ROUTINGS, routes
-from sim.network.topology import ROUTES_ON, Fault, build, degraded, from_edges
+from sim.network.topology import SHAPES, build
 from sim.network.traffic import all_to_all
 from sim.network.wires import Wires
 
@@ -40,12 +42,7 @@ PODS = [
     ("multi_node", {"nodes": 3, "chips": 1, "nic": NIC}),
     ("multi_node", {"nodes": 1, "chips": 4}),
 ]
-RULED = [
-    (s, p, rule)
-    for s, p in PODS
-    for rule, shapes in ROUTES_ON.items()
-    if s in shapes and rule != "spray"
-]
+RULED = [(s, p, rule) for s, p in PODS for rule in SHAPES[s].rules if rule != "spray"]
 
 
 def pairs(shape, parameters, **more):
@@ -60,7 +57,7 @@ def distance(wires, source, target):
 
 
 def test_every_rule_is_in_the_table():
-    assert set(ROUTES_ON) == {*ROUTINGS, "spray"}
+    assert {rule for row in SHAPES.values() for rule in row.rules} == {*ROUTINGS, "spray"}
 
 
 @pytest.mark.parametrize(("shape", "parameters", "rule"), RULED)
@@ -192,7 +189,7 @@ def test_around_a_failed_link(shape, parameters):
         return
     a, b = wires.nodes[wires.source[inner[0]]], wires.nodes[wires.target[inner[0]]]
     try:
-        broken = degraded(pod, [Fault(a, b, failed=True)])
+        broken = degraded(pod, [Defect(a, b, failed=True)])
     except ValueError as cut:
         assert "can no longer reach" in str(cut)
         return

@@ -123,7 +123,8 @@ extens: x
 pod:
   topology: atlas_800t_a2
   device: ascend_910b22
-  change: {device: {l2_bytes: 64, hbm_bytes_per_s: 1 TB, hbm_efficiency: 1.4, kernel_overhead_s: 1e999999999 s}}
+  change: {device: {l2_bytes: 64, hbm_bytes_per_s: 1 TB, hbm_efficiency: 1.4, \
+kernel_overhead_s: 1e999999999 s}}
   stragglers: {3: 0, x: 2}
 model: llama38b
 precision: {weights: int9}
@@ -516,9 +517,10 @@ _LEAVES = st.sampled_from(
     ]
 )
 _KEY_WORDS = """
-question extends seed pod topology device library change link stragglers model kind precision kv parallel tensor
-pipeline workload trace file fallback batch every_step techniques preserve cap record from_s until_s variants a
-expect 3 l2_bytes null << jobs bytes group collective background faults jitter every
+question extends seed pod topology device library change link stragglers model kind precision kv
+parallel tensor pipeline workload trace file fallback batch every_step techniques preserve cap
+record from_s until_s variants a expect 3 l2_bytes null << jobs bytes group collective background
+faults jitter every
 """
 _KEYS = st.sampled_from(_KEY_WORDS.split())
 _TREES = st.recursive(
@@ -608,11 +610,23 @@ def test_groups(write: Write, group: Any, chips: Any) -> None:
     ) == tuple(chips)
 
 
-def test_the_names_of_collectives_are_those_of_the_plans() -> None:
-    from sim.kinds.collectives.spec import JobSpec
-    from sim.network.collectives import PLANS
+def test_the_choices_of_a_job_are_the_rows_of_the_tables(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that comes late counts: in the file, and in the schema that an editor reads."""
+    from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES, Algorithm
 
-    assert JobSpec.model_json_schema()["properties"]["collective"]["enum"] == list(PLANS)
+    def asked(name: str) -> str | None:
+        return load(write(**network(algorithm=name))).variants["run"].workload.jobs["a"].algorithm
+
+    with pytest.raises(ScenarioError, match="'own' is not allowed here"):
+        asked("own")
+    plan = COLLECTIVES["all_reduce"].algorithms["ring"].plan
+    monkeypatch.setitem(COLLECTIVES["all_reduce"].algorithms, "own", Algorithm(plan))
+    assert asked("own") == "own"
+    job = json_schema()["$defs"]["JobSpec"]["properties"]
+    assert job["collective"]["enum"] == list(COLLECTIVES)
+    assert job["algorithm"]["anyOf"][0]["enum"] == ["auto", *ALGORITHM_NAMES]
 
 
 def collectives(**work: Any) -> dict[str, Any]:

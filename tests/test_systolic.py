@@ -10,31 +10,31 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_systolic_schedule import machines, networks_of_gemms
+from test_systolic_schedule import arrays, dnns_of_gemms
 
 from sim.dnn.bert import bert
 from sim.dnn.gemms import Dnn, GemmLayer
 from sim.dnn.known import dnn
-from sim.reproduce.sosa_rows import AT_400_W, ROUTED, RUNS, SQUARES, TENANTS
-from sim.reproduce.sosa_rows import NETWORKS_OF_THE_MAIN_TABLE as TEN
-from sim.systolic.machine import Machine, at_power, harmonic_mean
+from sim.reproduce.sosa_rows import AT_400_W, ROUTED, RUNS, SQUARES, TEN, TENANTS
+from sim.systolic.pod_array import PodArray, harmonic_mean
 from sim.systolic.rounds import rounds_of
 from sim.systolic.schedule import Schedule, schedule
-from sim.systolic.timing import Timing, busy_share, ops_per_s, simulate
+from sim.systolic.timing import Timing, ops_per_s, simulate
 
-WHOLE = Machine()  # 256 pods of 32 x 32, butterfly-2
+WHOLE = PodArray()  # 256 pods of 32 x 32, butterfly-2
 
 
 @cache
 def exact(
-    name: str, machine: Machine = WHOLE, partition: int | None = None
+    name: str, array: PodArray = WHOLE, partition: int | None = None
 ) -> tuple[Timing, float, float]:
-    """The run, its TOPS, and the share of busy pods."""
+    """The run, its TOPS, and the share of busy pods over all rounds, as the artifact counts."""
     made = schedule(
-        [dnn(name, image=299, length=100, exact=True)], machine, partition=partition, exact=True
+        [dnn(name, image=299, length=100, exact=True)], array, partition=partition, exact=True
     )
     timing = simulate(made)
-    return timing, ops_per_s(made, timing) / 1e12, busy_share(made, timing)
+    busy = timing.tile_ops / (max(timing.last_main_round, 1) * array.pods)
+    return timing, ops_per_s(made, timing) / 1e12, busy
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -44,14 +44,14 @@ def test_exact_runs_are_those_of_the_artifact(name: str) -> None:
 
 
 @pytest.mark.parametrize(("pods", "kind"), ROUTED)
-def test_exact_networks_are_those_of_the_artifact(pods: int, kind: str) -> None:
-    t, _, _ = exact("bert_medium", Machine(pods=pods, network=kind))
+def test_exact_interconnects_are_those_of_the_artifact(pods: int, kind: str) -> None:
+    t, _, _ = exact("bert_medium", PodArray(pods=pods, interconnect=kind))
     assert (t.cycles, t.last_main_round) == ROUTED[pods, kind]
 
 
-def square(size: int, pods: int) -> Machine:
+def square(size: int, pods: int) -> PodArray:
     """The authors enlarge the banks for few pods, and keep the energy of a small one."""
-    return Machine(size, size, pods, bank_bytes=(256 << 10) * max(128 // pods, 1))
+    return PodArray(size, size, pods, bank_bytes=(256 << 10) * max(128 // pods, 1))
 
 
 @pytest.mark.parametrize(("size", "pods", "name"), SQUARES)
@@ -65,9 +65,9 @@ def test_exact_arrays_are_those_of_the_artifact(size: int, pods: int, name: str)
 def test_throughput_at_400_w_is_that_of_the_main_figure(size: int, pods: int) -> None:
     """To the last printed digit.  Inception on 64 x 64 waits 27 cycles for partial sums that had
     left their bank."""
-    machine = square(size, pods)
-    tops = np.array([exact(name, machine)[1] for name in TEN])
-    scaled = [at_power(float(x), machine) for x in (*tops, harmonic_mean(tops))]
+    array = square(size, pods)
+    tops = np.array([exact(name, array)[1] for name in TEN])
+    scaled = [array.at_power(float(x)) for x in (*tops, harmonic_mean(tops))]
     assert [round(x, 1) for x in scaled] == list(AT_400_W[size, size, pods])
 
 
@@ -113,45 +113,43 @@ def test_one_tile_op_by_hand() -> None:
     """W: 16 bytes at 8 a cycle, then 4 rows to load and one cycle; X: 16 bytes; a round of max(4, 2
     x 1 + 1) + 1."""
     net = Dnn("one", (GemmLayer("g", 4, 4, 4, raw_input=True),))
-    machine = Machine(4, 4, 1, "crossbar", dram_bytes_per_s=8e9)
-    clean = simulate(schedule([net], machine))
+    array = PodArray(4, 4, 1, "crossbar", dram_bytes_per_s=8e9)
+    clean = simulate(schedule([net], array))
     assert (clean.warm_up_cycles, clean.stall_cycles, clean.lengths.tolist()) == (2 + 4 + 1, 0, [5])
     assert clean.cycles == 7 + 5 + 1 + 1
-    last_is_free = simulate(schedule([net], machine, exact=True))
+    last_is_free = simulate(schedule([net], array, exact=True))
     assert last_is_free.cycles == 7 + 1 + 1
-    slow = simulate(schedule([net], Machine(4, 4, 1, "crossbar", dram_bytes_per_s=1e9)))
+    slow = simulate(schedule([net], PodArray(4, 4, 1, "crossbar", dram_bytes_per_s=1e9)))
     assert (slow.warm_up_cycles, slow.stall_cycles) == (16 + 4 + 1, 32 - 21)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    net=networks_of_gemms(),
-    machine=machines,
+    net=dnns_of_gemms(),
+    array=arrays,
     exact=st.booleans(),
     gbytes_per_s=st.sampled_from([1, 4, 32]),
 )
 def test_rounds_follow_each_other_and_memory_keeps_its_rate(
-    net: Dnn, machine: Machine, exact: bool, gbytes_per_s: int
+    net: Dnn, array: PodArray, exact: bool, gbytes_per_s: int
 ) -> None:
-    machine = replace(
-        machine, dram_bytes_per_s=gbytes_per_s * 1e9, prefetch_rounds=2 + machine.pods
-    )
-    made = schedule([net], machine, exact=exact)
+    array = replace(array, dram_bytes_per_s=gbytes_per_s * 1e9, prefetch_rounds=2 + array.pods)
+    made = schedule([net], array, exact=exact)
     t = simulate(made)
     waits = np.diff(t.starts) - t.lengths[:-1]
     assert np.all(waits >= 0)
     assert waits.sum() + t.starts[0] - t.warm_up_cycles == t.stall_cycles
     assert t.dram_bytes <= t.starts[-1] * gbytes_per_s + 1e-6
     assert t.dram_bytes >= sum(layer.n * layer.k for layer in net.layers)
-    twice = replace(machine, dram_bytes_per_s=2 * gbytes_per_s * 1e9)
+    twice = replace(array, dram_bytes_per_s=2 * gbytes_per_s * 1e9)
     assert simulate(schedule([net], twice, exact=exact)).cycles <= t.cycles
 
 
 def cycle_by_cycle(made: Schedule) -> tuple[int, int]:
     """Cycles and stalls with a queue of tiles and a clock, as the artifact counts them; its last
     round is free."""
-    machine, latency = made.machine, made.network.latency_cycles
-    rate = int(machine.dram_bytes_per_s / machine.clock_hz)
+    array, latency = made.array, made.latency_cycles
+    rate = int(array.dram_bytes_per_s / array.clock_hz)
     once = rounds_of(made)
     queue = [
         [t, size]
@@ -166,7 +164,7 @@ def cycle_by_cycle(made: Schedule) -> tuple[int, int]:
         nonlocal clock, fetched
         clock += 1
         budget = rate
-        while budget and queue and queue[0][0] < t + machine.prefetch_rounds:
+        while budget and queue and queue[0][0] < t + array.prefetch_rounds:
             part = min(budget, queue[0][1])
             budget, queue[0][1], fetched = budget - part, queue[0][1] - part, fetched + part
             if not queue[0][1]:
@@ -189,21 +187,21 @@ def cycle_by_cycle(made: Schedule) -> tuple[int, int]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(net=networks_of_gemms(), machine=machines, rate=st.integers(1, 9), ahead=st.integers(2, 5))
+@given(net=dnns_of_gemms(), array=arrays, rate=st.integers(1, 9), ahead=st.integers(2, 5))
 def test_memory_as_a_level_is_memory_as_a_queue(
-    net: Dnn, machine: Machine, rate: int, ahead: int
+    net: Dnn, array: PodArray, rate: int, ahead: int
 ) -> None:
-    machine = replace(machine, dram_bytes_per_s=rate * 1e9, prefetch_rounds=ahead)
-    made = schedule([net], machine, exact=True)
+    array = replace(array, dram_bytes_per_s=rate * 1e9, prefetch_rounds=ahead)
+    made = schedule([net], array, exact=True)
     timing = simulate(made)
     assert (timing.cycles, timing.stall_cycles) == cycle_by_cycle(made)
 
 
 @settings(max_examples=30, deadline=None)
-@given(net=networks_of_gemms(), times=st.integers(2, 4), machine=machines)
-def test_repeats_cost_the_rounds_again(net: Dnn, times: int, machine: Machine) -> None:
-    once = simulate(schedule([net], machine))
-    more = simulate(schedule([Dnn("more", net.layers, times)], machine))
+@given(net=dnns_of_gemms(), times=st.integers(2, 4), array=arrays)
+def test_repeats_cost_the_rounds_again(net: Dnn, times: int, array: PodArray) -> None:
+    once = simulate(schedule([net], array))
+    more = simulate(schedule([Dnn("more", net.layers, times)], array))
     assert more.tile_ops == times * once.tile_ops
     assert more.last_main_round == once.last_main_round + (times - 1) * len(once.lengths)
     assert more.dram_bytes == times * once.dram_bytes

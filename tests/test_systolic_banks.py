@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_systolic import TEN, exact
-from test_systolic_schedule import bank_of, networks_of_gemms
+from test_systolic_schedule import bank_of, dnns_of_gemms
 
 from sim.dnn.gemms import Dnn, GemmLayer
 from sim.dnn.known import dnn
 from sim.systolic import compiled
-from sim.systolic.interconnect import NETWORKS
-from sim.systolic.machine import Machine, harmonic_mean
+from sim.systolic.interconnect import INTERCONNECTS
 from sim.systolic.partial_sums import banks_hold, sums_of
+from sim.systolic.pod_array import PodArray, harmonic_mean
 from sim.systolic.rounds import rounds_of
 from sim.systolic.schedule import LayerPlan, Schedule, schedule
 from sim.systolic.timing import simulate
@@ -33,8 +33,8 @@ class Clock:
     own."""
 
     def __init__(self, made: Schedule) -> None:
-        self.machine, self.once = made.machine, rounds_of(made)
-        self.rate = int(made.machine.dram_bytes_per_s / made.machine.clock_hz)
+        self.array, self.once = made.array, rounds_of(made)
+        self.rate = int(made.array.dram_bytes_per_s / made.array.clock_hz)
         self.size: dict[Sum, int] = {}
         self.bank: dict[Sum, int] = {}
         self.reads: dict[int, list[tuple[tuple[int, int], Sum]]] = defaultdict(
@@ -45,7 +45,7 @@ class Clock:
         )  # by round: bank, kind, sum
         for index, plan in enumerate(made.layers):
             self.enter(index, plan)
-        self.queues: list[OrderedDict[Sum, int]] = [OrderedDict() for _ in range(made.machine.pods)]
+        self.queues: list[OrderedDict[Sum, int]] = [OrderedDict() for _ in range(made.array.pods)]
         self.here: set[Sum] = set()
         self.known: set[Sum] = set()
         self.come: dict[Sum, int] = defaultdict(int)
@@ -80,7 +80,7 @@ class Clock:
 
     def room(self, what: Sum, t: int) -> bool:
         queue = self.queues[self.bank[what]]
-        while sum(self.size[held] for held in queue) + self.size[what] > self.machine.bank_bytes:
+        while sum(self.size[held] for held in queue) + self.size[what] > self.array.bank_bytes:
             if not queue:
                 return False
             oldest, until = next(iter(queue.items()))
@@ -112,7 +112,7 @@ class Clock:
             self.come[what] = (self.come[what] + part) % self.size[what]
             if not self.come[what]:
                 self.here.add(what)
-        while budget and self.due and self.due[0][0] < t + self.machine.prefetch_rounds:
+        while budget and self.due and self.due[0][0] < t + self.array.prefetch_rounds:
             part = min(budget, self.due[0][1])
             budget, self.due[0][1] = budget - part, self.due[0][1] - part
             if not self.due[0][1]:
@@ -137,7 +137,7 @@ class Clock:
 
 def by_the_clock(made: Schedule) -> tuple[int, int, int]:
     """Cycles, stalls, and bytes of sums that came back; the last round is free."""
-    clock, once, latency = Clock(made), rounds_of(made), made.network.latency_cycles
+    clock, once, latency = Clock(made), rounds_of(made), made.latency_cycles
     for _ in range(ceil(int(once.w_bytes[0]) / clock.rate) + int(once.loaded[0]) + 1):
         clock.cycle(0)
     for t in range(-1, len(once.streamed) - 1):
@@ -152,11 +152,11 @@ def by_the_clock(made: Schedule) -> tuple[int, int, int]:
 
 
 small = st.builds(
-    Machine,
+    PodArray,
     rows=st.just(4),
     cols=st.sampled_from([2, 4]),
     pods=st.sampled_from([1, 2, 4]),
-    network=st.sampled_from(list(NETWORKS)),
+    interconnect=st.sampled_from(list(INTERCONNECTS)),
     bank_bytes=st.sampled_from([384, 448, 512]),
     dram_bytes_per_s=st.sampled_from([3e9, 8e9, 32e9]),
     prefetch_rounds=st.integers(2, 5),
@@ -164,23 +164,23 @@ small = st.builds(
 
 
 @settings(max_examples=80, deadline=None)
-@given(net=networks_of_gemms(), machine=small)
-def test_full_banks_are_those_of_a_clock_with_queues(net: Dnn, machine: Machine) -> None:
-    made = schedule([net], machine, exact=True)
+@given(net=dnns_of_gemms(), array=small)
+def test_full_banks_are_those_of_a_clock_with_queues(net: Dnn, array: PodArray) -> None:
+    made = schedule([net], array, exact=True)
     timing = simulate(made)
     streamed = sum(int(x.sum()) for x in (rounds_of(made).w_bytes, rounds_of(made).raw_bytes))
     assert (timing.cycles, timing.stall_cycles, timing.dram_bytes - streamed) == by_the_clock(made)
 
 
 @settings(max_examples=40, deadline=None)
-@given(net=networks_of_gemms(), machine=small, times=st.integers(1, 3))
-def test_banks_hold_exactly_what_never_comes_back(net: Dnn, machine: Machine, times: int) -> None:
-    made = schedule([Dnn("repeated", net.layers, times)], machine)
+@given(net=dnns_of_gemms(), array=small, times=st.integers(1, 3))
+def test_banks_hold_exactly_what_never_comes_back(net: Dnn, array: PodArray, times: int) -> None:
+    made = schedule([Dnn("repeated", net.layers, times)], array)
     timing = simulate(made)
     roomy = simulate(
-        schedule([Dnn("repeated", net.layers, times)], replace(machine, bank_bytes=1 << 20))
+        schedule([Dnn("repeated", net.layers, times)], replace(array, bank_bytes=1 << 20))
     )
-    held = banks_hold(sums_of(made, len(timing.starts)), machine.bank_bytes)
+    held = banks_hold(sums_of(made, len(timing.starts)), array.bank_bytes)
     assert held == (timing.dram_bytes == roomy.dram_bytes)
     assert timing.cycles == roomy.cycles if held else timing.cycles >= roomy.cycles
 
@@ -188,11 +188,11 @@ def test_banks_hold_exactly_what_never_comes_back(net: Dnn, machine: Machine, ti
 @pytest.mark.skipif(not find_spec("numba"), reason="needs numba")
 def test_compiled_banks_give_the_same_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
     made = schedule(
-        [dnn("resnet18", image=96)], Machine(16, 16, 16, "butterfly_1", bank_bytes=4 << 10)
+        [dnn("resnet18", image=96)], PodArray(16, 16, 16, "butterfly_1", bank_bytes=4 << 10)
     )
     runs = []
-    for least in (0, 10**9):
-        monkeypatch.setattr(compiled, "COMPILED_FROM", least)
+    for form in (compiled.LOOPS.native(1e9), None):
+        monkeypatch.setattr(compiled.LOOPS, "native", lambda amount, form=form: form)
         runs.append(simulate(made))
     assert runs[0].stall_cycles == runs[1].stall_cycles > 0
     assert runs[0].dram_bytes == runs[1].dram_bytes
@@ -201,7 +201,7 @@ def test_compiled_banks_give_the_same_cycles(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_banks_too_small_for_a_round_are_refused() -> None:
     made = schedule(
-        [Dnn("one", (GemmLayer("g", 13, 37, 33),))], Machine(4, 4, 4, "butterfly_1", bank_bytes=96)
+        [Dnn("one", (GemmLayer("g", 13, 37, 33),))], PodArray(4, 4, 4, "butterfly_1", bank_bytes=96)
     )
     with pytest.raises(
         ValueError, match="banks of 96 bytes hold too few partial sums for round 10 to start"
@@ -213,5 +213,5 @@ def test_banks_too_small_for_a_round_are_refused() -> None:
 def test_butterflies_without_expansion_wait_for_sums() -> None:
     """Harmonic mean of the ten networks on 64 pods, raw TOPS.  Without full banks it would be
     95.15."""
-    runs = [exact(name, Machine(pods=64, network="butterfly_1"))[1] for name in TEN]
+    runs = [exact(name, PodArray(pods=64, interconnect="butterfly_1"))[1] for name in TEN]
     assert round(float(harmonic_mean(np.array(runs))), 2) == 94.50

@@ -17,8 +17,9 @@ from sim.dnn.gemms import Dnn, GemmLayer
 from sim.dnn.known import dnn
 from sim.systolic import compiled, placement
 from sim.systolic import schedule as scheduling
-from sim.systolic.interconnect import EXTENSIONS, NETWORKS, network
-from sim.systolic.machine import DATAFLOWS, Machine
+from sim.systolic.dataflow import DATAFLOWS
+from sim.systolic.interconnect import INTERCONNECTS, Routes, interconnect
+from sim.systolic.pod_array import PodArray
 from sim.systolic.rounds import rounds_of
 from sim.systolic.schedule import LayerPlan, Schedule, schedule
 from sim.systolic.tiling import tile
@@ -27,7 +28,7 @@ NEVER = -1
 
 
 @st.composite
-def networks_of_gemms(draw: st.DrawFn) -> Dnn:
+def dnns_of_gemms(draw: st.DrawFn) -> Dnn:
     layers: list[GemmLayer] = []
     for index in range(draw(st.integers(1, 4))):
         m, n, k = (draw(st.integers(1, 40)) for _ in range(3))
@@ -40,27 +41,34 @@ def networks_of_gemms(draw: st.DrawFn) -> Dnn:
     return Dnn("random", tuple(layers))
 
 
-def joined(machine: Machine) -> Machine:
-    """With 8 pods where its network cannot join as many as it has."""
+def route(routes: Routes, bank: int, pod: int, way: int = 0) -> tuple[int, ...]:
+    """The links from a bank to a pod, in order."""
+    if routes.order.shape[1] < 2:
+        return tuple(routes.hops[bank, pod].tolist())
+    return (*routes.heads[bank, way].tolist(), *routes.hops[way, pod].tolist())
+
+
+def joined(array: PodArray) -> PodArray:
+    """With 8 pods where its interconnect cannot join as many as it has."""
     try:
-        network(machine.network, machine.pods)
+        interconnect(array.interconnect, array.pods)
     except ValueError:
-        return replace(machine, pods=8)
-    return machine
+        return replace(array, pods=8)
+    return array
 
 
-machines = st.builds(
-    Machine,
+arrays = st.builds(
+    PodArray,
     rows=st.sampled_from([2, 4, 8]),
     cols=st.sampled_from([2, 4, 8]),
     pods=st.sampled_from([1, 2, 4, 6, 8]),
-    network=st.sampled_from(list(NETWORKS)),
+    interconnect=st.sampled_from(list(INTERCONNECTS)),
     dataflow=st.sampled_from(list(DATAFLOWS)),
 ).map(joined)
 
 
 def transfers(plan: LayerPlan, pods: int) -> Iterator[tuple[str, int, int, int, object]]:
-    """(network, round, bank, pod or adder, tile) of everything that a layer sends."""
+    """(interconnect, round, bank, pod or adder, tile) of everything that a layer sends."""
     i, _, k = plan.tiling.shape
     for op in range(plan.tiling.tile_ops):
         j, row, col = op // (i * k), op // k % i, op % k
@@ -92,13 +100,13 @@ def check_conflicts(made: Schedule) -> None:
     takers: set[tuple[str, int, int]] = set()
     links: dict[tuple[str, int, int], int] = {}
     for plan in made.layers:
-        for name, t, bank, to, what in transfers(plan, made.machine.pods):
+        for name, t, bank, to, what in transfers(plan, made.array.pods):
             assert tiles.setdefault((name, t, bank), what) == what
             assert (name, t, to) not in takers
             takers.add((name, t, to))
             for link in (
-                () if made.network.kind == "benes" else made.network.route(bank, to)
-            ):  # benes: see below
+                route(made.routes, bank, to) if made.routes.order.shape[1] == 1 else ()
+            ):  # several ways: see below
                 assert links.setdefault((name, t, link), bank) == bank
 
 
@@ -128,11 +136,11 @@ def check_order(plan: LayerPlan, ends: dict[str, int]) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(net=networks_of_gemms(), other=networks_of_gemms(), machine=machines, exact=st.booleans())
+@given(net=dnns_of_gemms(), other=dnns_of_gemms(), array=arrays, exact=st.booleans())
 def test_schedules_are_free_of_conflicts_and_lose_nothing(
-    net: Dnn, other: Dnn, machine: Machine, exact: bool
+    net: Dnn, other: Dnn, array: PodArray, exact: bool
 ) -> None:
-    made = schedule([net, other], machine, exact=exact)
+    made = schedule([net, other], array, exact=exact)
     check_conflicts(made)
     for index in (0, 1):
         ends: dict[str, int] = {}
@@ -143,21 +151,21 @@ def test_schedules_are_free_of_conflicts_and_lose_nothing(
     rounds = rounds_of(made)
     assert rounds.macs.sum() == net.macs + other.macs == made.macs
     assert rounds.w_bytes.sum() == sum(layer.n * layer.k for layer in (*net.layers, *other.layers))
-    assert rounds.tile_ops.max() <= machine.pods
+    assert rounds.tile_ops.max() <= array.pods
     assert rounds.tile_ops.sum() == made.tile_ops
 
 
 @settings(max_examples=40, deadline=None)
-@given(net=networks_of_gemms(), pods=st.sampled_from([4, 8, 16]), exact=st.booleans())
+@given(net=dnns_of_gemms(), pods=st.sampled_from([4, 8, 16]), exact=st.booleans())
 def test_a_way_through_a_benes_network_is_free_when_it_is_taken(
     net: Dnn, pods: int, exact: bool
 ) -> None:
-    benes, take, seen = network("benes", pods), placement._take, []
+    benes, take, seen = interconnect("benes", pods), placement._take, []
 
     def checked(
         owner: list[int], first: int, net: placement.Net, way: int, bank: int, pod: int
     ) -> None:
-        links = benes.route(bank, pod, way)
+        links = route(benes, bank, pod, way)
         assert all(owner[first + link] in (0, bank + 1) for link in links)
         take(owner, first, net, way, bank, pod)
         assert all(owner[first + link] == bank + 1 for link in links)
@@ -165,14 +173,15 @@ def test_a_way_through_a_benes_network_is_free_when_it_is_taken(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(placement, "_take", checked)
-        made = schedule([net], Machine(4, 4, pods, "benes"), exact=exact)
+        patch.setattr(compiled.LOOPS, "native", lambda amount: None)
+        made = schedule([net], PodArray(4, 4, pods, "benes"), exact=exact)
     assert len(seen) >= 3 * made.tile_ops
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     tiles=st.tuples(*[st.integers(1, 12)] * 3),
-    kind=st.sampled_from(sorted(set(NETWORKS) - {"bus", *EXTENSIONS})),
+    kind=st.sampled_from([k for k, row in INTERCONNECTS.items() if not row.ours and k != "bus"]),
     pods=st.sampled_from([1, 2, 4, 8]),
     exact=st.booleans(),
 )
@@ -183,7 +192,7 @@ def test_more_pods_never_take_more_rounds_for_a_product(
     other's sum."""
     net = Dnn("one", (GemmLayer("g", *(4 * count for count in tiles)),))
     few, many = (
-        schedule([net], Machine(4, 4, count, kind), exact=exact).layers[0]
+        schedule([net], PodArray(4, 4, count, kind), exact=exact).layers[0]
         for count in (pods, 2 * pods)
     )
     assert many.round.max() <= few.round.max()
@@ -191,13 +200,13 @@ def test_more_pods_never_take_more_rounds_for_a_product(
 
 
 @settings(max_examples=30, deadline=None)
-@given(net=networks_of_gemms(), machine=machines, exact=st.booleans())
+@given(net=dnns_of_gemms(), array=arrays, exact=st.booleans())
 def test_a_network_first_placed_is_not_touched_by_what_follows(
-    net: Dnn, machine: Machine, exact: bool
+    net: Dnn, array: PodArray, exact: bool
 ) -> None:
     """Later networks fill holes: the first runs as if alone, and both end no sooner than one."""
-    alone = schedule([net], machine, exact=exact)
-    pair = schedule([net, net], machine, exact=exact)
+    alone = schedule([net], array, exact=exact)
+    pair = schedule([net, net], array, exact=exact)
     for own, first in zip(alone.layers, pair.layers, strict=False):
         for field in ("round", "pod", "bank", "source", "add_round", "adder"):
             assert np.array_equal(getattr(own, field), getattr(first, field))
@@ -211,33 +220,35 @@ def test_a_network_first_placed_is_not_touched_by_what_follows(
 def test_compiled_loops_give_the_same_schedule(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nets = [dnn("bert_tiny", length=30), dnn("resnet18", image=64)]
     made = []
-    for least in (0, 10**9):
-        monkeypatch.setattr(compiled, "COMPILED_FROM", least)
-        made.append(schedule(nets, Machine(pods=32, network=kind), exact=True))
+    for form in (compiled.LOOPS.native(1e9), None):
+        monkeypatch.setattr(compiled.LOOPS, "native", lambda amount, form=form: form)
+        made.append(schedule(nets, PodArray(pods=32, interconnect=kind), exact=True))
     for a, b in zip(made[0].layers, made[1].layers, strict=True):
         for field in fields(LayerPlan):
             if field.name != "tiling":
                 assert np.array_equal(getattr(a, field.name), getattr(b, field.name)), field.name
 
 
-def test_plain_loops_stay_plain() -> None:
+def test_plain_loops_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling works on copies: what runs without a compiler is not replaced."""
+    compiled.loops_for(10**9)
+    monkeypatch.setattr(compiled.LOOPS, "native", lambda amount: None)
     loops = compiled.loops_for(1)
     assert loops.place_tiles is placement.place_tiles
     assert not loops.compiled
 
 
 def test_forgetting_rounds_does_not_change_a_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, machine = dnn("resnet18", image=96), Machine(16, 16, 16)
-    forgetful = schedule([net], machine)
+    net, array = dnn("resnet18", image=96), PodArray(16, 16, 16)
+    forgetful = schedule([net], array)
     monkeypatch.setattr(scheduling._Space, "forget_before", lambda self, round: None)
-    for a, b in zip(forgetful.layers, schedule([net], machine).layers, strict=True):
+    for a, b in zip(forgetful.layers, schedule([net], array).layers, strict=True):
         assert np.array_equal(a.round, b.round)
         assert np.array_equal(a.add_round, b.add_round)
 
 
 def test_tiles_at_the_edge_keep_their_size() -> None:
-    tiling = tile(GemmLayer("conv", 70, 9 * 5, 40, kernel_area=9), Machine(32, 16, 4))
+    tiling = tile(GemmLayer("conv", 70, 9 * 5, 40, kernel_area=9), PodArray(32, 16, 4))
     assert (tiling.x_rows.tolist(), tiling.w_rows.tolist(), tiling.w_cols.tolist()) == (
         [32, 32, 6],
         [32, 13],
@@ -245,31 +256,31 @@ def test_tiles_at_the_edge_keep_their_size() -> None:
     )
     assert tiling.x_bytes.tolist() == [[113, 46], [113, 46], [21, 8]]
     assert tiling.macs == 70 * 45 * 40
-    assert tile(GemmLayer("g", 70, 1, 1), Machine(), partition=70).shape == (1, 1, 1)
+    assert tile(GemmLayer("g", 70, 1, 1), PodArray(), partition=70).shape == (1, 1, 1)
 
 
 def test_sums_that_share_a_round_are_added() -> None:
     """Four tile ops of one sum on four pods: none can start from another, so three additions make
     one of four."""
     net = Dnn("one", (GemmLayer("g", 4, 16, 4),))
-    once = schedule([net], Machine(4, 4, 4, "crossbar")).layers[0]
+    once = schedule([net], PodArray(4, 4, 4, "crossbar")).layers[0]
     assert once.round.tolist() == [0, 0, 0, 0]
     assert once.add_round.tolist() == [[1], [1], [2]]
-    twice = schedule([net], Machine(4, 4, 4, "crossbar"), exact=True).layers[0]
+    twice = schedule([net], PodArray(4, 4, 4, "crossbar"), exact=True).layers[0]
     assert twice.add_round.tolist() == [[1, 2], [1, 2], [3, 4]]
-    chained = schedule([net], Machine(4, 4, 1, "crossbar")).layers[0]
+    chained = schedule([net], PodArray(4, 4, 1, "crossbar")).layers[0]
     assert chained.source.tolist() == [-1, 0, 1, 2]
     assert all(a < b for a, b in pairwise(chained.round.tolist()))
     assert len(chained.add_round) == 0
 
 
 def test_what_cannot_be_scheduled_is_refused() -> None:
-    with pytest.raises(ValueError, match="no network was given"):
-        schedule([], Machine())
+    with pytest.raises(ValueError, match="no DNN was given"):
+        schedule([], PodArray())
     repeated = dnn("bert_tiny", exact=True)
     with pytest.raises(ValueError, match="none may be one part, repeated"):
-        schedule([repeated, repeated], Machine())
+        schedule([repeated, repeated], PodArray())
     with pytest.raises(ValueError, match="a tile of X of layer g has 320000 bytes, a bank 262144"):
-        schedule([Dnn("one", (GemmLayer("g", 10**5, 64, 32),))], Machine(), partition=10_000)
+        schedule([Dnn("one", (GemmLayer("g", 10**5, 64, 32),))], PodArray(), partition=10_000)
     with pytest.raises(ValueError, match="at least 1 row"):
-        schedule([Dnn("one", (GemmLayer("g", 1, 1, 1),))], Machine(), partition=0)
+        schedule([Dnn("one", (GemmLayer("g", 1, 1, 1),))], PodArray(), partition=0)

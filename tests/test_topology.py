@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.network import measures, topology
+from sim.network.edge_list import from_edges
+from sim.network.faults import Defect, check, degraded
+from sim.network.layout import layout, ring_order
 from sim.network.measures import bisection, degree, distances, wire_count
-from sim.network.topology import Fault, build, check, degraded, from_edges, layout, ring_order
+from sim.network.topology import SHAPES, build
 from sim.network.wires import Wires
 
 LINK = {"bytes_per_s": 1e9, "latency_s": 1e-6}
@@ -67,8 +70,8 @@ def test_closed_forms(shape, parameters, chips, wires, ports, diameter):
 @pytest.mark.parametrize(("shape", "parameters"), ALL)
 def test_any_shape_is_a_pod_of_the_size_foreseen(shape, parameters):
     pod = check(build(shape, **parameters, **LINK))
-    own = topology._sorted_out(shape, parameters)[1]
-    nodes, links = topology.SIZES[shape](own)
+    own = topology.defaults(SHAPES[shape]) | parameters
+    nodes, links = SHAPES[shape].size(own)
     if own.get("nodes") != 1:
         assert (len(pod), pod.number_of_edges()) == (pytest.approx(nodes), pytest.approx(links))
     assert pod.graph["shape"] == shape
@@ -151,7 +154,7 @@ def test_bisection_is_the_narrowest_even_split(shape, parameters):
 def test_bisection_of_large_regular_pods_and_of_slow_links():
     assert bisection(build("torus", dims=(100, 100), **LINK)).bytes_per_s == 200e9
     assert bisection(build("hypercube", dimensions=12, **LINK)).bytes_per_s == 2048e9
-    slow = degraded(build("ring", 8, 1e9, 1e-6), [Fault(0, 1, share=0.25)])
+    slow = degraded(build("ring", 8, 1e9, 1e-6), [Defect(0, 1, share=0.25)])
     assert bisection(slow) == (1.25e9, False, "narrowest split found")
 
 
@@ -255,19 +258,19 @@ def test_impossible_edge_lists_are_refused(edges, message):
 
 def test_faults():
     ring = build("ring", 6, 1e9, 1e-6)
-    slow = degraded(ring, [Fault(1, 2, share=0.5, extra_latency_s=3e-6)])
+    slow = degraded(ring, [Defect(1, 2, share=0.5, extra_latency_s=3e-6)])
     assert slow.edges[2, 1] == {"bytes_per_s": 0.5e9, "latency_s": 4e-6}
     assert ring.edges[2, 1]["bytes_per_s"] == 1e9
-    assert not degraded(ring, [Fault(1, 2, failed=True)]).has_edge(2, 1)
+    assert not degraded(ring, [Defect(1, 2, failed=True)]).has_edge(2, 1)
     with pytest.raises(ValueError, match="no link 1 - 3 to fail; chip 1 is wired to chip"):
-        degraded(ring, [Fault(1, 3, failed=True)])
+        degraded(ring, [Defect(1, 3, failed=True)])
     with pytest.raises(ValueError, match="a positive share"):
-        degraded(ring, [Fault(1, 2, share=0.0)])
+        degraded(ring, [Defect(1, 2, share=0.0)])
 
 
 def test_a_cut_is_named():
     ring = build("ring", 6, 1e9, 1e-6)
-    cut = [Fault(0, 1, failed=True), Fault(3, 4, failed=True)]
+    cut = [Defect(0, 1, failed=True), Defect(3, 4, failed=True)]
     with pytest.raises(
         ValueError,
         match="failed links 0 - 1, 3 - 4, chip 0 can no longer reach chip 1, chip 2, chip 3",
@@ -275,7 +278,7 @@ def test_a_cut_is_named():
         degraded(ring, cut)
     assert degraded(ring, cut, group=[1, 2, 3]).graph["failed"] == 2
     nodes = build("multi_node", nodes=2, chips=4, nic=NIC, **LINK)
-    no_nic = [Fault(5, "leaf 1", failed=True)]
+    no_nic = [Defect(5, "leaf 1", failed=True)]
     with pytest.raises(
         ValueError, match="failed link 5 - leaf 1, chip 0 can no longer reach chip 5"
     ):
@@ -286,7 +289,7 @@ def test_a_cut_is_named():
         ValueError,
         match="failed link stage 0 row 0 - stage 1 row 2, chip 0 can no longer reach chip 4",
     ):
-        degraded(fly, [Fault("stage 0 row 0", "stage 1 row 2", failed=True)])
+        degraded(fly, [Defect("stage 0 row 0", "stage 1 row 2", failed=True)])
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=3), st.booleans())
@@ -339,4 +342,4 @@ def test_the_first_shapes_are_as_they_were():
     pod = build("switch", 4, 1e9, 1e-6)
     assert pod.edges[0, "switch"] == {"bytes_per_s": 1e9, "latency_s": 0.5e-6}
     assert nx.is_isomorphic(build("ring", 4, 1e9, 1e-6), build("torus", dims=(4,), **LINK))
-    assert topology.neighbour_order(pod, 4) == [0, 1, 2, 3]
+    assert ring_order(pod, 4) == [0, 1, 2, 3]

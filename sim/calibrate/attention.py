@@ -49,8 +49,10 @@ class Row(NamedTuple):
 
 
 def grouped(path: Path, head_dim: int = 128) -> list[Row]:
-    """Rows of an `attention_perf` table: bf16, all of the context seen, and that of a length that
-    is served: below, a decode takes a time for each sequence and KV head, however short."""
+    """Rows of an `attention_perf` table: bf16, all of the context seen, of lengths that are served.
+
+    Below such lengths a decode takes a time for each sequence and KV head, however short.
+    """
     where = [
         ("attn_dtype", "=", "bfloat16"),
         ("kv_cache_dtype", "=", "bfloat16"),
@@ -66,8 +68,7 @@ def modules(path: Path, gemm: str = "bfloat16", cache: str = "bfloat16") -> list
 
 
 def _read(path: Path, filters: list[tuple[str, str, object]], kv: str, counted: int) -> list[Row]:
-    """`kv`: where the KV heads are told; `counted`: of the new tokens, those that a decode's `step`
-    includes."""
+    """`kv`: where the KV heads are told; `counted`: new tokens that a decode's `step` includes."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
@@ -98,8 +99,7 @@ def measured(
     names: Sequence[str] = (),
     precision: Precision = BF16,
 ) -> Measured:
-    """The op `own` of a layer of `model`, with the heads of each row, and the others that a row
-    times."""
+    """The op `own` of a layer of `model`, with each row's heads, and others that a row times."""
     layers = [_layer(row, model, precision) for row in rows]
     columns = {name: work_of([layer.op(name) for layer in layers]) for name in (own, *names)}
     others = tuple(columns[name] for name in names if name != own)

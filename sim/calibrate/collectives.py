@@ -31,8 +31,7 @@ class Form(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Ways with their constants, and the relative error of each row (0.1: predicted 10 % too
-    long)."""
+    """Ways with their constants, and relative errors by row (0.1: predicted 10 % too long)."""
 
     ways: tuple[Way, ...]
     errors: Floats
@@ -145,8 +144,7 @@ def _serving(serves: Ints, wanted: Ints) -> Ints:
 
 
 def _bounded(matrix: Floats, target: Floats) -> Floats:
-    """Least squares with every constant at least 0 and every slowdown at least 1, by dropping what
-    would go below."""
+    """Least squares with constants >= 0 and slowdowns >= 1, by dropping what is less."""
     low = np.zeros(matrix.shape[1])
     low[2::2] = 1.0
     free = np.abs(matrix).sum(axis=0) > 0

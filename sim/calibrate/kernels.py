@@ -1,5 +1,4 @@
-"""A device's efficiencies, fitted to measured kernels: GEMMs, small vector kernels, attention alone
-and mixed.
+"""A device's efficiencies, fitted to measured kernels: GEMMs, small vector kernels, attention.
 
 The tables are layer profiles of one decoder layer in LLMServingSim's format: microseconds by new
 tokens, or for attention by (prefill chunk, its cached tokens, decode sequences, their cached
@@ -17,13 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.calibrate.work import Work, line, seconds
+from sim.calibrate.work import line
 from sim.graph.batch import Batch, Sequences
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
 from sim.graph.transformer import transformer
-from sim.hardware.cost import with_kernel
+from sim.hardware.cost import Sizes, alone, with_kernel
 from sim.hardware.device import Device
 
 MEMORY_BOUND, DENSE_TOKENS, RESIDENT_TOKENS = (
@@ -92,18 +91,19 @@ def _kernel(
 ) -> Kernel:
     layers = transformer(model, _PRECISION, Parallel(tensor), batch).layers
     op = layers[-1 if name == "lm_head" else 1].op(name)
-    read = sum(tensor.nbytes for tensor in op.reads if tensor.kind != "activation")
-    buffers = sum(
-        tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation"
-    )
     return Kernel(
-        family, int(batch.tokens), op.flop, op.lone_flop, read, buffers, microseconds * 1e-6
+        family=family,
+        tokens=int(batch.tokens),
+        flop=op.flop,
+        lone_flop=op.lone_flop,
+        hbm_bytes=op.hbm_bytes,
+        buffer_bytes=op.buffer_bytes,
+        seconds=microseconds * 1e-6,
     )
 
 
 def fit(kernels: Sequence[Kernel], device: Device) -> Device:
-    """`device` with the efficiencies and overheads that meet the kernels best, in mean relative
-    error."""
+    """`device` with the efficiencies and overheads of least mean relative error."""
 
     def some(*families: str, least: int = 0, most: int = DENSE_TOKENS) -> list[Kernel]:
         return [k for k in kernels if k.family in families and least <= k.tokens <= most]
@@ -171,15 +171,12 @@ def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:
 def _relative(columns: np.ndarray, device: Device, kind: str) -> np.ndarray:
     """`errors` of kernels of one kind."""
     *sizes, took = columns
-    return (
-        seconds(device, Work(kind, "vector" if kind == "norm" else "matrix", "bf16", *sizes)) / took
-        - 1
-    )
+    engine = "vector" if kind == "norm" else "matrix"
+    return alone(Sizes(kind, engine, "bf16", *sizes), device).seconds / took - 1
 
 
 def _line(sizes: Sequence[float], kernels: Sequence[Kernel]) -> tuple[float, float]:
-    """(seconds, seconds a byte) of the straight line that meets the kernels best, in relative
-    squares."""
+    """(seconds, seconds a byte) of the straight line of least relative squares."""
     took = np.array([k.seconds for k in kernels])
     return line(sizes, took, took)
 

@@ -1,5 +1,4 @@
-"""Kernels of latent attention from measured layers: absorb that reads its context for each request,
-and TyphoonMLA.
+"""Kernels of latent attention from measured layers: absorb by request, and TyphoonMLA.
 
 A layer takes a fixed time, and then arithmetic and HBM traffic one after the other (`overlap` 0 on
 the cards), as the benchmark of an Ascend 910B2 asks for: linear in the constants, so a fit is a
@@ -123,8 +122,7 @@ def _least(peaks: Peaks) -> list[float]:
 def _solved(
     columns: np.ndarray, seconds: np.ndarray, least: Sequence[float], held: Sequence[int] = ()
 ) -> list[float]:
-    """A fixed cost and others of least relative squares, none below the `least` there can be and
-    those `held` at it, as rates."""
+    """A cost and rates of least relative squares, none below `least`, those `held` at it."""
     scaled = columns / seconds[:, None]
     costs = np.array([0.0, *least])
     free = [c for c in range(columns.shape[1]) if c not in held]

@@ -1,5 +1,4 @@
-"""The catalogue's collective libraries: which table each was fitted to, in which forms; and its
-card as YAML."""
+"""The catalogue's libraries: the table and forms that each was fitted to, and its card as YAML."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ SMALLEST = 8 * 1024  # bytes: below, every size takes as long
 
 
 class Source(NamedTuple):
-    """A measured library: its table (below ../shared/data/collectives), its pod, and the forms
-    fitted together."""
+    """A measured library: its table (in ../shared/data/collectives), pod, and forms in a fit."""
 
     file: str
     what: str
@@ -36,8 +34,7 @@ class Source(NamedTuple):
 
 
 class Family(NamedTuple):
-    """One fit of a library: its rows, the ways, and the errors of predictions that have not seen
-    the row's size."""
+    """One fit of a library: its rows, the ways, and errors without a row's own size."""
 
     rows: list[Measured]
     fitted: Fitted
@@ -139,8 +136,7 @@ def fitted(name: str, folder: Path) -> list[Family]:
 
 
 def card(name: str, folder: Path) -> str:
-    """The `ways:` of a library's YAML file, with residuals, to be pasted into
-    `sim/catalog/libraries`."""
+    """The `ways:` of a library's file in `sim/catalog/libraries`, as YAML with residuals."""
     source, lines = SOURCES[name], ["ways:", "  tag: FITTED"]
     residual = []
     families = fitted(name, folder)

@@ -70,8 +70,10 @@ class Row(NamedTuple):
 def aiconfigurator(
     path: Path, dtype: str, kernels: tuple[str, ...] = TRITON, tile: int = TILE
 ) -> list[Row]:
-    """Rows of a `moe_perf` table (Parquet; needs pyarrow) that our graph has the ops of, done by
-    one of `kernels`, with a width on a rank of whole tiles."""
+    """Rows of a `moe_perf` table that our graph has the ops of, done by one of `kernels`.
+
+    The table is Parquet (needs pyarrow); on a rank the width is one of whole tiles.
+    """
     try:
         import pyarrow.parquet as parquet
     except ImportError:
@@ -103,8 +105,7 @@ def aiconfigurator(
 
 
 def met(row: Row) -> float:
-    """Experts that at least one token goes to: as many as there are pairs, or, of unequal
-    popularity, as drawn."""
+    """Experts that at least one token goes to: one a pair, or, of unequal popularity, as drawn."""
     pairs = row.tokens * row.chosen
     if not row.skew:
         return float(min(pairs, row.routed))
@@ -118,8 +119,7 @@ def met(row: Row) -> float:
 
 
 def measured(rows: Sequence[Row], precision: Precision, top_k: bool = True) -> Measured:
-    """The ops of our graph that the rows time, with the experts that they met: the GEMMs, and the
-    kernels around."""
+    """The ops of our graph that the rows time, with the experts they met: GEMMs, and others."""
     ops = [_ops(row, precision) for row in rows]
     others = ("top_k", "experts_act", "experts_sum") if top_k else ("experts_act", "experts_sum")
     gemms, around = (

@@ -26,8 +26,7 @@ class Measured(NamedTuple):
 
 
 def aiconfigurator(path: Path, dtype: str = "half") -> list[Measured]:
-    """Rows of an aiconfigurator NCCL table (Parquet; needs pyarrow): message_size in elements,
-    latency in ms."""
+    """Rows of an aiconfigurator NCCL table (Parquet; needs pyarrow): elements and ms."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
@@ -48,8 +47,7 @@ def aiconfigurator(path: Path, dtype: str = "half") -> list[Measured]:
 
 
 def nccl_tests(path: Path, source: str, section: str, ranks: int) -> list[Measured]:
-    """All-reduce rows of nccl-tests logs parsed to CSV: bytes and out-of-place time_us of one
-    section of one log."""
+    """All-reduce rows of nccl-tests logs as CSV: bytes and out-of-place time_us of a section."""
     with path.open(newline="") as file:
         return sorted(
             Measured("all_reduce", ranks, int(row["bytes"]), float(row["time_us"]) * 1e-6)

@@ -1,5 +1,4 @@
-"""The catalogue: devices, collective libraries, models and pods, one file each, every number with
-its source."""
+"""The catalogue: devices, libraries, models and pods, a file each, every number with its source."""
 
 from sim.catalog.architecture import model
 from sim.catalog.files import names

@@ -1,5 +1,4 @@
-"""Models: YAML files of plain numbers with one source for the file, or a published
-`config.json`."""
+"""Models: YAML files of numbers with one source each, or a published `config.json`."""
 
 from __future__ import annotations
 
@@ -88,8 +87,10 @@ class ModelFile(Sourced):
 
 
 def model(name_or_path: str | Path) -> Model:
-    """The model of that name in the catalogue, in a YAML file, or in a Hugging Face `config.json`
-    (or its folder)."""
+    """The model of that name: the catalogue's, a YAML file's, or a Hugging Face `config.json`'s.
+
+    The last may be given by its folder.
+    """
     path = find("models", name_or_path)
     if path.is_dir():
         path = path / "config.json"

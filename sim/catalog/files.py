@@ -1,5 +1,4 @@
-"""From a name or a path to a file of the catalogue, and from its text to checked fields or every
-fault at once."""
+"""From a name or path to a file of the catalogue, and its text to checked fields or all faults."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from sim.catalog.installed import FILES
 from sim.text.strict_yaml import Document, Fault, KeyPath, ScenarioError, dotted, nearest
 
 KINDS = ("devices", "models", "libraries")
@@ -24,7 +24,7 @@ def names(kind: str) -> list[str]:
         raise ValueError(
             f"the catalogue has no {kind!r}{nearest(kind, KINDS)}; there are {', '.join(KINDS)}"
         )
-    return sorted(path.stem for path in (_HERE / kind).glob("*.yaml"))
+    return sorted({path.stem for path in (_HERE / kind).glob("*.yaml")} | {*FILES[kind]})
 
 
 def find(
@@ -50,30 +50,32 @@ def find(
             f"no {_NOUN[kind]} {text!r}{nearest(text, known)}; {there_are}, or give the path "
             "of a file"
         )
-    return next(
+    return FILES[kind].get(text) or next(
         p
         for p in ((folder or _HERE / kind) / (text + end) for end in (".yaml", ".yml"))
         if p.is_file()
     )
 
 
-def checked(section: type[Section], doc: Document) -> Section:
-    """The document as `section`; ScenarioError with every fault, each with its line and key."""
+def checked(section: type[Section], doc: Document, of: str = "") -> Section:
+    """The document as `section`; ScenarioError with every fault, each with its line and key.  `of`
+    says of what it is a file."""
     try:
         return section.model_validate(doc.data)
     except ValidationError as error:
-        faults = [_fault(section, doc, dict(e)) for e in error.errors(include_url=False)]
+        faults = [_fault(section, doc, dict(e), of) for e in error.errors(include_url=False)]
         raise ScenarioError(sorted(set(faults), key=lambda fault: fault.line)) from None
 
 
-def _fault(section: type[BaseModel], doc: Document, error: dict[str, Any]) -> Fault:
+def _fault(section: type[BaseModel], doc: Document, error: dict[str, Any], of: str) -> Fault:
     at: KeyPath = tuple(part for part in error["loc"] if part != "[key]")
     kind = error["type"]
     if kind == "extra_forbidden":
         known = _fields(section, at[:-1])
-        what = f"unknown key{nearest(at[-1], known)}; known here: {', '.join(known)}"
+        owner = f" of {of}" if of and len(at) == 1 else ""
+        what = f"unknown key{owner}{nearest(at[-1], known)}; known here: {', '.join(known)}"
     elif kind == "missing":
-        what = "this key is missing"
+        what = "this key is missing" + (f"; {of} needs it" if of and len(at) == 1 else "")
     elif kind in ("model_type", "model_attributes_type") and at:
         what = f"a mapping with {', '.join(_fields(section, at))} is due, not {error['input']!r}"
     elif kind == "value_error":
@@ -84,8 +86,7 @@ def _fault(section: type[BaseModel], doc: Document, error: dict[str, Any]) -> Fa
 
 
 def _fields(section: type[BaseModel], at: KeyPath) -> list[str]:
-    """Keys allowed in the mapping at `at`: follows fields that are sections, and the values of
-    mappings."""
+    """Keys allowed in the mapping at `at`; follows sections, and the values of mappings."""
     here: Any = section
     for part in at:
         fields = getattr(here, "model_fields", None)

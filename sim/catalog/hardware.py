@@ -1,5 +1,4 @@
-"""Devices and collective libraries: YAML files in which every number names its source, and what-if
-edits of them."""
+"""Devices and collective libraries: YAML files of numbers with sources, and what-if edits."""
 
 from __future__ import annotations
 
@@ -15,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sim.catalog.files import checked, find
 from sim.hardware.cost import told_as, with_kernel
 from sim.hardware.device import OWN_KERNELS, Device, Fact, Kernel
-from sim.network.collectives import AlgorithmName, CollectiveName
+from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES
 from sim.network.library import Library, Way
 from sim.text import strict_yaml
+from sim.text.choice import Choice
 from sim.text.strict_yaml import Document, nearest
 from sim.text.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show
 
@@ -36,11 +36,11 @@ KernelName = Annotated[
 _POSITIVE = Field(gt=0)
 _NOT_NEGATIVE = Field(ge=0)
 STRICT = ConfigDict(extra="forbid", frozen=True)
+AlgorithmName = Annotated[str, Choice(ALGORITHM_NAMES)]
 
 
 class Sourced(BaseModel):
-    """Where something comes from: the four keys that no entry of the catalogue may leave out, bar
-    the last."""
+    """Where something comes from: four keys, of which only the last may be left out."""
 
     model_config = STRICT
     source: Text
@@ -106,7 +106,7 @@ class WayFile(BaseModel):
     """A line of `ways.table`: one way of a library to do some collectives."""
 
     model_config = STRICT
-    collectives: Annotated[tuple[CollectiveName, ...], Field(min_length=1)]
+    collectives: Annotated[tuple[Annotated[str, Choice(COLLECTIVES)], ...], Field(min_length=1)]
     algorithm: AlgorithmName
     protocol: Text
     launch: Annotated[Seconds, Field(ge=0)]
@@ -131,9 +131,8 @@ class LibraryFile(BaseModel):
     link_efficiency: Number[Share] | None = None
     reduce_bytes_per_s: Rate | None = None
     algorithms: tuple[AlgorithmName, ...] | None = None
-    within_node: Text | None = (
-        None  # the library that stands for this one where a group is within one node
-    )
+    # the library that stands for this one where a group is within one node
+    within_node: Text | None = None
     also: Text | None = None  # a library whose ways it has beside its own
     ways: WaysFile | None = None
 
@@ -143,9 +142,11 @@ def device(
     changes: Mapping[str, Any] | None = None,
     kernels: Mapping[str, str] | None = None,
 ) -> Device:
-    """The device of that name in the catalogue, or in a file; `changes` maps fields to values in SI
-    units, and `kernels` kinds of op to the name of the kernel that is to do them; without it the
-    card has all there are."""
+    """The device of that name in the catalogue, or in a file.
+
+    `changes` maps fields to values in SI units, and `kernels` kinds of op to the name of the kernel
+    that is to do them; without it the card has all there are.
+    """
     doc = strict_yaml.read(find("devices", name_or_path))
     file = checked(DeviceFile, doc)
     given, facts = _numbers(file, doc)
@@ -193,8 +194,7 @@ def device(
 def library(
     name_or_path: str | Path, changes: Mapping[str, Any] | None = None, *, inner: bool = False
 ) -> Library:
-    """The collective library of that name in the catalogue, or in a file; `changes` as for
-    `device`.
+    """The library of that name in the catalogue, or in a file; `changes` as for `device`.
 
     An `inner` one stands for another within a node, and so has none to stand for itself there.
     """
@@ -221,13 +221,13 @@ def library(
     }
     ways = tuple(
         Way(
-            way.collectives,
-            way.algorithm,
-            way.protocol,
-            way.launch,
-            way.step,
-            way.efficiency,
-            way.most,
+            collectives=way.collectives,
+            algorithm=way.algorithm,
+            protocol=way.protocol,
+            launch_s=way.launch,
+            step_s=way.step,
+            link_efficiency=way.efficiency,
+            most_bytes=way.most,
         )._replace(**asked)
         for way in file.ways.table
     )
@@ -286,8 +286,7 @@ Card = TypeVar("Card", bound=Any)
 
 
 def changed(card: Card, changes: Mapping[str, Any] | None) -> Card:
-    """A copy of a frozen card with some numbers set by a scenario, as their facts then say; None
-    changes nothing."""
+    """A copy of a frozen card with a scenario's numbers, as its facts then say; None: no change."""
     edits = {field: value for field, value in (changes or {}).items() if value is not None}
     numeric = [
         f.name
@@ -318,8 +317,10 @@ def changed(card: Card, changes: Mapping[str, Any] | None) -> Card:
 
 
 def _kernels_changed(card: Device, edits: Mapping[str, Mapping[str, float | None]]) -> Device:
-    """A copy with some numbers of its kernels set, by kind and field; what a kind had from the kind
-    it is like, it keeps."""
+    """A copy with some numbers of its kernels set, by kind and field.
+
+    What a kind had from the kind it is like, it keeps.
+    """
     wrong = []
     for kind, numbers in edits.items():
         if kind not in OWN_KERNELS:

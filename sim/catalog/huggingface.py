@@ -1,5 +1,4 @@
-"""A model from its published Hugging Face `config.json`: sizes only; no code of the model's is run,
-nothing is fetched.
+"""A model from its published Hugging Face `config.json`: sizes only; nothing is run or fetched.
 
 Left out: linear and sparse attention, and models of images but for the text of Kimi-K2.5 (refused
 by name); quantisation, RoPE, which groups of experts a token may choose from, and the layers for
@@ -98,8 +97,7 @@ _NOT_MODELLED = {
 
 
 def model(path: Path) -> Model:
-    """The model that the config at `path` describes; ScenarioError (a ValueError) with every fault
-    at once."""
+    """The model that the config at `path` describes; ScenarioError with every fault at once."""
     text = _text(path)
     config = _Config(path, text)
     config.enter(_WITHIN.get(str(config.data.get("model_type")), ""))

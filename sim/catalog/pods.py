@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from inspect import Parameter, signature
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, PlainValidator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    create_model,
+)
 
 from sim.catalog import hardware, shipped
 from sim.catalog.files import checked, find
 from sim.hardware.device import Fact
 from sim.network import topology
-from sim.network.topology import Graph
+from sim.network.topology import SHAPES, Graph
 from sim.text import strict_yaml
-from sim.text.strict_yaml import Document, Fault, KeyPath, ScenarioError, nearest
+from sim.text.choice import Choice
+from sim.text.strict_yaml import Document, KeyPath, ScenarioError
 from sim.text.units import BytesPerSecond, Seconds
 
 
@@ -41,13 +49,12 @@ class PodSpec:
 
     def graph(self) -> Graph:
         """The pod's wires; ValueError if they cannot be."""
-        link: dict[str, Any] = {
-            "bytes_per_s": self.link_bytes_per_s,
-            "latency_s": self.link_latency_s,
-        }
-        if self.shape == "edges":
-            return topology.from_edges(**self.parameters, **link)
-        return topology.build(self.shape, **self.parameters, **link)
+        return topology.build(
+            self.shape,
+            **self.parameters,
+            bytes_per_s=self.link_bytes_per_s,
+            latency_s=self.link_latency_s,
+        )
 
 
 Duplex = Literal["full", "half"]
@@ -65,8 +72,7 @@ class LinkFile(hardware.Sourced):
 
 
 class UplinkFile(BaseModel):
-    """The `nic:` or `spine:` of several nodes; without a source of its own, the link's stands for
-    it."""
+    """The `nic:` or `spine:` of several nodes; without a source of its own, it has the link's."""
 
     model_config = hardware.STRICT
     bytes_per_s: _Rate
@@ -95,45 +101,9 @@ class SwitchFacts(BaseModel):
     core: _Rate | None = None
     forwarding: Literal["cut_through", "store_and_forward"] = "cut_through"
 
-
-ShapeName = Literal[
-    "full_mesh",
-    "switch",
-    "crossbar",
-    "ring",
-    "mesh",
-    "torus",
-    "hypercube",
-    "star",
-    "fat_tree",
-    "butterfly",
-    "benes",
-    "dragonfly",
-    "multi_node",
-    "edges",
-]
-_OWN = ("name", "shape", "device", "library", "link", "edges", "switches", "core", "nic", "spine")
-_EVERY = (
-    "name",
-    "shape",
-    "device",
-    "library",
-    "link",
-)  # keys that any pod has; `routing` is the last, and optional
-_WRITTEN = {
-    "core_bytes_per_s": "core",
-    "nodes": "switches",
-}  # parameters that a file calls otherwise
-
-
-def _known_shape(value: object) -> object:
-    if value not in get_args(ShapeName):
-        choice = ", ".join(get_args(ShapeName))
-        raise ValueError(
-            f"no topology shape {value!r}{nearest(value, get_args(ShapeName))}; choose one of "
-            f"{choice}"
-        )
-    return value
+    def node(self) -> dict[str, Any]:
+        """What the shape wants to know."""
+        return {"forwarding": self.forwarding} | ({"bytes_per_s": self.core} if self.core else {})
 
 
 def _listed(value: object) -> object:
@@ -176,64 +146,69 @@ Node = Annotated[int | str, PlainValidator(_node)]
 Wire = Annotated[tuple[Node, Node, EdgeFacts], BeforeValidator(_wire)]
 
 
-class PodFile(BaseModel):
-    """A file in `topologies/`.  Which parameters a shape has is written at its function in
-    `sim/network`."""
+# How a file writes each kind of parameter (`sim.network.topology.Parameter`).
+_FIELDS: dict[str, Any] = {
+    "whole": Whole,
+    "sides": Annotated[tuple[Whole, ...], Field(min_length=1), BeforeValidator(_listed)],
+    "ratio": Annotated[float, Field(ge=1)],
+    "rate": _Rate,
+    "link": UplinkFile,
+    "forwarding": Literal["cut_through", "store_and_forward"],
+    "wires": Annotated[tuple[Wire, ...], BeforeValidator(_wires)],
+    "switches": dict[hardware.Text, SwitchFacts],
+    "flag": Annotated[bool, Field(strict=True)],
+}
+# And what the shape's function is called with, where that is another thing.
+_GIVEN: dict[str, Callable[[Any], Any]] = {
+    "link": UplinkFile.link,
+    "wires": lambda wires: [(a, b, own.model_dump(exclude_none=True)) for a, b, own in wires],
+    "switches": lambda switches: {name: facts.node() for name, facts in switches.items()},
+}
 
-    model_config = hardware.STRICT
+
+class PodFile(BaseModel):
+    """What a file in `topologies/` says of any pod; the rest are the parameters of its shape."""
+
+    model_config = ConfigDict(frozen=True)
     name: hardware.Text
-    shape: Annotated[ShapeName, BeforeValidator(_known_shape)]
+    shape: Annotated[str, Choice(SHAPES)]
     device: hardware.Text
     library: hardware.Text
     link: LinkFile
-    devices: Whole | None = None
-    dims: Annotated[tuple[Whole, ...], Field(min_length=1), BeforeValidator(_listed)] | None = None
-    dimensions: Whole | None = None
-    k: Whole | None = None
-    levels: Whole | None = None
-    n: Whole | None = None
-    expansion: Whole | None = None
-    groups: Whole | None = None
-    routers: Whole | None = None
-    chips: Whole | None = None
-    global_links: Whole | None = None
-    nodes: Whole | None = None
-    rails: Whole | None = None
-    spines: Whole | None = None
-    oversubscription: Annotated[float, Field(ge=1)] | None = None
-    nic: UplinkFile | None = None
-    spine: UplinkFile | None = None
-    core: _Rate | None = None
-    forwarding: Literal["cut_through", "store_and_forward"] | None = None
-    routing: Literal["shortest", "dimension_order", "bit_steered", "up_down", "spray"] | None = None
-    edges: Annotated[tuple[Wire, ...], BeforeValidator(_wires)] | None = None
-    switches: dict[hardware.Text, SwitchFacts] | None = None
-    chips_forward: Annotated[bool, Field(strict=True)] | None = None
+    routing: hardware.Text | None = None
 
     def parameters(self) -> dict[str, Any]:
-        """What the shape's function is called with, beside rate and latency of the link."""
-        given = {key: getattr(self, key) for key in type(self).model_fields if key not in _OWN}
-        given = {key: value for key, value in given.items() if value is not None}
+        """What the shape is built with, beside rate and latency of the link."""
+        given = {
+            name: _GIVEN.get(parameter.kind, lambda value: value)(value)
+            for name, parameter in SHAPES[self.shape].parameters.items()
+            if (value := getattr(self, parameter.key or name)) is not None
+        }
         if self.link.duplex != "full":
             given["duplex"] = self.link.duplex
-        if self.core is not None:
-            given["core_bytes_per_s"] = self.core
-        given |= {
-            key: up.link() for key in ("nic", "spine") if (up := getattr(self, key)) is not None
-        }
-        if self.edges is not None:
-            given["edges"] = [(a, b, own.model_dump(exclude_none=True)) for a, b, own in self.edges]
-            given["nodes"] = {
-                name: {"forwarding": facts.forwarding}
-                | ({"bytes_per_s": facts.core} if facts.core else {})
-                for name, facts in (self.switches or {}).items()
-            }
-        return given
+        return given | ({"routing": self.routing} if self.routing else {})
+
+
+class _Whole(PodFile):
+    model_config = hardware.STRICT
+
+
+@cache
+def _form(name: str) -> type[PodFile]:
+    """The keys of a file of the shape of that name."""
+    shape, fields = SHAPES[name], dict[str, Any]()
+    for name, default in topology.defaults(shape).items():
+        parameter = shape.parameters[name]
+        kind = _FIELDS[parameter.kind]
+        needed = default is topology.REQUIRED
+        fields[parameter.key or name] = (kind, ...) if needed else (kind | None, None)
+    return create_model("PodOfAShape", __base__=_Whole, **fields)
 
 
 def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) -> PodSpec:
-    """The pod of that name, or in a file; `changes` sets `bytes_per_s` and `latency_s` of its
-    links, in SI units.
+    """The pod of that name, or in a file.
+
+    `changes` sets `bytes_per_s` and `latency_s` of its links, in SI units.
 
     ScenarioError with every fault of the file, those that only building it shows among them.
     """
@@ -241,71 +216,34 @@ def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) ->
         "topologies", name_or_path, shipped.folder("topologies"), shipped.names("topologies")
     )
     doc = strict_yaml.read(path)
-    file = _read(doc)
+    shape = str(doc.data.get("shape"))
+    form, of = (_form(shape), topology.called(shape)) if shape in SHAPES else (PodFile, "a pod")
+    file = checked(form, doc, of)
     facts = {
         f"link_{key}": hardware.fact(file.link, doc.raw(("link", key)))
         for key in ("bytes_per_s", "latency_s")
     }
-    for level in ("nic", "spine"):
-        if (up := getattr(file, level)) is not None:
+    for level, up in file:
+        if isinstance(up, UplinkFile):
             tag, source = (up.tag, up.source) if up.source else (file.link.tag, file.link.source)
             facts |= {
                 f"{level}_{key}": Fact(doc.raw((level, key)) or "", tag or "INFER", source, "")
                 for key in ("bytes_per_s", "latency_s")
             }
     spec = PodSpec(
-        file.name,
-        file.shape,
-        0,
-        file.device,
-        file.library,
-        file.link.bytes_per_s,
-        file.link.latency_s,
-        file.parameters(),
-        facts,
+        name=file.name,
+        shape=file.shape,
+        devices=0,
+        device=file.device,
+        library=file.library,
+        link_bytes_per_s=file.link.bytes_per_s,
+        link_latency_s=file.link.latency_s,
+        parameters=file.parameters(),
+        facts=facts,
     )
     return hardware.changed(
         _counted(spec, doc), {f"link_{key}": value for key, value in (changes or {}).items()}
     )
-
-
-def _read(doc: Document) -> PodFile:
-    """The file, if its keys are those of its shape; ScenarioError with every fault."""
-    wrong = list(_foreign_keys(doc))
-    try:
-        file = checked(PodFile, doc)
-    except ScenarioError as error:
-        told = {fault.key for fault in wrong}
-        wrong += [fault for fault in error.faults if fault.key not in told]
-    if wrong:
-        raise ScenarioError(sorted(wrong, key=lambda fault: fault.line))
-    return file
-
-
-def _foreign_keys(doc: Document) -> Iterator[Fault]:
-    """Faults of keys that the shape does not have, and of those it needs and lacks."""
-    shape = doc.data.get("shape")
-    if not isinstance(shape, str) or shape not in get_args(ShapeName):
-        return
-    build = topology.from_edges if shape == "edges" else topology.SHAPES[shape]
-    names = {
-        _WRITTEN.get(name, name) if shape == "edges" or name != "nodes" else name: parameter
-        for name, parameter in signature(build).parameters.items()
-        if parameter.kind is not Parameter.VAR_KEYWORD
-    }
-    kind = "an edge list" if shape == "edges" else f"a {shape}"
-    known = [*_EVERY, *names, *([] if "routing" in names else ["routing"])]
-    for key in doc.data:
-        if key not in known:
-            yield doc.fault(
-                (key,),
-                f"unknown key of {kind}{nearest(key, known)}; known here: {', '.join(known)}",
-            )
-    for name, parameter in names.items():
-        if parameter.default is Parameter.empty and name not in doc.data:
-            yield Fault(
-                str(doc.path), doc.line(("shape",)), name, f"this key is missing; {kind} needs it"
-            )
 
 
 def _counted(spec: PodSpec, doc: Document) -> PodSpec:
@@ -320,18 +258,9 @@ def _counted(spec: PodSpec, doc: Document) -> PodSpec:
 def _blamed(spec: PodSpec, doc: Document, what: str) -> KeyPath:
     """The key that a fault of building is about: a wire of the list, a parameter that it names, or
     the shape."""
-    if spec.shape == "edges":
-        found = [
-            i
-            for i, (a, b, _) in enumerate(spec.parameters["edges"])
-            if what.startswith(f"the link {a} - {b} ")
-        ]
-        return (
-            ("edges", found[-1])
-            if found
-            else ("switches",)
-            if "has facts but no link" in what
-            else ("edges",)
-        )
+    for index, (a, b, _) in reversed(list(enumerate(spec.parameters.get("edges", ())))):
+        if what.startswith(f"the link {a} - {b} "):
+            return ("edges", index)
     words = what.replace("'", " ").replace(",", " ").split()
-    return (next((word for word in words if word in doc.data and word not in _EVERY), "shape"),)
+    own = [key for key in doc.data if key not in PodFile.model_fields or key == "routing"]
+    return (next((word for word in [*words, "edges"] if word in own), "shape"),)

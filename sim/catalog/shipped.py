@@ -1,11 +1,10 @@
-"""Folders of ready-made files: inside an installed wheel they lie in `sim/shipped`, in a checkout
-at its top."""
+"""Folders of ready-made files: `sim/shipped` in an installed wheel, the top of a checkout."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import sim
+from sim.catalog.installed import FILES
 from sim.text.strict_yaml import nearest
 
 # Kind -> endings of its files; a name is a file's name without its ending.
@@ -17,25 +16,33 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 
 def folder(kind: str) -> Path:
-    """Where the files of `kind` ("scenarios", "topologies", "traces") lie; the folder may be
-    absent."""
+    """Where the files of `kind` ("scenarios", "topologies", "traces") lie; it may be absent."""
     if kind not in KINDS:
         raise ValueError(
             f"nothing ships under {kind!r}{nearest(kind, KINDS)}; there are {', '.join(KINDS)}"
         )
-    package = Path(sim.__file__).parent
+    package = Path(__file__).resolve().parents[1]
     in_wheel = package / "shipped" / kind
     return in_wheel if in_wheel.is_dir() else package.parent / kind
 
 
 def names(kind: str) -> list[str]:
-    """Names of what ships, sorted; empty when the folder is absent."""
+    """Names of what ships and of what installed packages add, sorted."""
     where = folder(kind)
-    if not where.is_dir():
-        return []
-    files = (
-        path.name for path in where.iterdir() if path.is_file() and not path.name.startswith(".")
-    )
-    return sorted(
-        {name.removesuffix(end) for name in files for end in KINDS[kind] if name.endswith(end)}
-    )
+    files = [path.name for path in where.iterdir()] if where.is_dir() else []
+    found = {
+        name.removesuffix(end)
+        for name in files
+        for end in KINDS[kind]
+        if name.endswith(end) and not name.startswith(".")
+    }
+    return sorted(found | {*FILES[kind]})
+
+
+def find(kind: str, name: str) -> Path | None:
+    """The file of that name, with or without its ending; None if there is none."""
+    own = (folder(kind) / (name + end) for end in ("", *KINDS[kind]))
+    for path in (FILES[kind].get(name), *own):
+        if path is not None and path.is_file():
+            return path.resolve()
+    return None

@@ -60,12 +60,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich takes longer to load than all else that help needs
     help="A discrete-event simulator of the machines that run AI models.",
 )
 app.add_typer(trace, name="trace")
 Scenarios = Annotated[
     list[str],
-    typer.Argument(metavar="SCENARIO...", help="Path of a scenario, or name of a shipped one."),
+    typer.Argument(metavar="SCENARIO", help="Path of a scenario, or name of a shipped one."),
 ]
 Override = Annotated[
     list[str],
@@ -150,7 +151,7 @@ def run(
         typer.Option(help="Of requests: step prices iterations, op plays every op of each."),
     ] = None,
 ) -> None:
-    """Run every variant of a scenario, print the comparison, write the run folder."""
+    """Run every variant of a scenario.  Prints the comparison, writes the run folder."""
     window = _window(record) if record is not None else []
     depth = [f"workload.fidelity={fidelity.value}"] if fidelity else []
     overrides = [*overrides, *window, *depth]
@@ -175,6 +176,8 @@ def run(
         held = held and all(claim["ok"] for claim in result.expect)
         for warning in result.warnings:
             errors.print(f"[yellow]warning:[/] {plain(warning)}", highlight=False, soft_wrap=True)
+        if result.ran:
+            errors.print(f"loops: {plain('; '.join(result.ran))}", highlight=False, soft_wrap=True)
         terminal.print(f"wrote {plain(str(folder))}/", highlight=False, soft_wrap=True)
         if result.partial:
             raise typer.Exit(INTERRUPTED)
@@ -186,7 +189,7 @@ def run(
 
 @app.command()
 def check(scenarios: Scenarios, overrides: Override = []) -> None:  # noqa: B006
-    """Validate scenarios without running them: the file, and that its parts fit together."""
+    """Validate scenarios without running them.  The file, and that its parts fit together."""
     from sim.run import prepare
 
     for scenario in _load(scenarios, overrides):
@@ -217,9 +220,15 @@ class Kind(StrEnum):
     networks = "networks"
     libraries = "libraries"
     topologies = "topologies"
+    shapes = "shapes"
     collectives = "collectives"
     techniques = "techniques"
     scenarios = "scenarios"
+    kinds = "kinds"
+    metrics = "metrics"
+    formats = "formats"
+    interconnects = "interconnects"
+    dataflows = "dataflows"
 
 
 @app.command("list")
@@ -229,7 +238,7 @@ def list_(
         bool, typer.Option("--json", help="Print JSON instead of a table; numbers in SI units.")
     ] = False,
 ) -> None:
-    """List what there is, with its main numbers and where they come from."""
+    """List what there is.  With its main numbers and where they come from."""
     from sim.cli.listing import rows, table
 
     if as_json:
@@ -247,11 +256,13 @@ def topology(
         Path | None, typer.Option(metavar="FILE", help="Write an interactive picture.")
     ] = None,
 ) -> None:
-    """Show how a pod is wired: its figures, and with --out a picture of its links."""
+    """Show how a pod is wired.  Its figures, and with --out a picture of its links."""
     from sim import catalog
+    from sim.catalog.installed import add_installed
     from sim.cli.listing import pairs
     from sim.results import topology_page
 
+    add_installed()
     pod = catalog.pod(name)
     graph = pod.graph()
     console().print(
@@ -272,7 +283,7 @@ def reproduce(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the rows as JSON.")
     ] = None,
 ) -> None:
-    """Rerun published experiments; print published, simulated, tolerance, and whether a constant
+    """Rerun published experiments.  Prints published, simulated, tolerance, and whether a constant
     was fitted."""
     from sim.cli.listing import experiments
     from sim.reproduce import SYSTEMS

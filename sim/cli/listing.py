@@ -30,7 +30,7 @@ EXPERIMENT_KEYS = (
 def rows(kind: str) -> list[Row]:
     """Everything of a kind (devices, models, libraries, topologies, collectives ...), in SI
     units."""
-    return [finite(row) for row in _ROWS[kind]()]
+    return [finite(row) for row in _with_origin(kind)]
 
 
 def table(kind: str) -> Table:
@@ -39,12 +39,22 @@ def table(kind: str) -> Table:
     from rich.table import Table
 
     columns = _COLUMNS[kind]
+    found = _with_origin(kind)
+    columns += [_text("from")] if any(row["from"] for row in found) else []
     grid = Table(title=kind, title_justify="left", show_edge=False, pad_edge=False)
     for heading, _, numeric in columns:
         grid.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-    for row in _ROWS[kind]():
+    for row in found:
         grid.add_row(*(escape(str(cell(row))) for _, cell, _ in columns))
     return grid
+
+
+def _with_origin(kind: str) -> list[Row]:
+    """The rows of installed packages too, each with the package that it is from."""
+    from sim.catalog.installed import add_installed, origin
+
+    add_installed()
+    return [{"from": origin(_TABLES.get(kind, ""), row["name"]), **row} for row in _ROWS[kind]()]
 
 
 def pairs(title: str, found: Mapping[str, str]) -> Table:
@@ -145,17 +155,18 @@ def _models() -> list[Row]:
 
 
 def _networks() -> list[Row]:
-    from sim.dnn.known import known
+    from sim.dnn.known import KNOWN
 
+    usual = {row: row.of(row.input.default) for row in KNOWN.values()}
     return [
         {
-            "name": name,
-            "input": what,
+            "name": row.name,
+            "input": row.input.text.format(row.input.default),
             "products": len(dnn.layers),
             "macs": dnn.macs,
             "layers": [[layer.name, layer.m, layer.n, layer.k] for layer in dnn.layers],
         }
-        for name, (dnn, what) in known().items()
+        for row, dnn in usual.items()
     ]
 
 
@@ -197,13 +208,34 @@ def _techniques() -> list[Row]:
     ]
 
 
-def _collectives() -> list[Row]:
-    from sim.network.collectives import PLANS
+def _shapes() -> list[Row]:
+    from sim.network.topology import SHAPES
 
     return [
-        {"name": kind, "algorithm": name, "summary": algorithm.doc, "needs": algorithm.lacking}
-        for kind, algorithms in PLANS.items()
-        for name, algorithm in algorithms.items()
+        {
+            "name": name,
+            "summary": shape.doc,
+            "parameters": [parameter.key or key for key, parameter in shape.parameters.items()],
+            "routing": [shape.routing, *(rule for rule in shape.rules if rule != shape.routing)],
+        }
+        for name, shape in SHAPES.items()
+    ]
+
+
+def _collectives() -> list[Row]:
+    from sim.catalog.installed import origin
+    from sim.network.collectives import COLLECTIVES
+
+    return [
+        {
+            "name": kind,
+            "algorithm": name,
+            "summary": algorithm.doc,
+            "needs": algorithm.needs.words,
+            "from": origin("collective", kind) or origin("algorithm", f"{kind}.{name}"),
+        }
+        for kind, collective in COLLECTIVES.items()
+        for name, algorithm in collective.algorithms.items()
     ]
 
 
@@ -211,12 +243,58 @@ def _scenarios() -> list[Row]:
     from sim.catalog import shipped
     from sim.run import load
 
-    found = [
-        load(shipped.folder("scenarios") / f"{name}.yaml") for name in shipped.names("scenarios")
-    ]
+    found = [load(name) for name in shipped.names("scenarios")]
     return [
         {"name": s.name, "question": s.question, "variants": list(s.variants), "path": str(s.path)}
         for s in found
+    ]
+
+
+def _kinds() -> list[Row]:
+    from sim.kinds import KINDS
+
+    return [
+        {"name": name, "summary": kind.summary, "reads": ", ".join(kind.reads)}
+        for name, kind in KINDS.items()
+    ]
+
+
+def _metrics() -> list[Row]:
+    from sim.kinds import KINDS
+    from sim.results.metrics import part_rows_of, rows_of
+
+    found: dict[tuple[str, str], Row] = {}
+    for kind in KINDS.values():
+        for part, table in (("", rows_of(kind)), (kind.part, part_rows_of(kind))):
+            for name, row in table.items():
+                new = {"name": name, "unit": row.unit, "better": row.better, "definition": row.of}
+                of = found.setdefault((name, row.of), new | {"of": []})["of"]
+                of.append(f"{part} of {kind.name}" if part else kind.name)
+    return list(found.values())
+
+
+def _formats() -> list[Row]:
+    from sim.traces.formats import FORMATS
+
+    return [{"name": name, "first_line": form.first_line()} for name, form in FORMATS.items()]
+
+
+def _interconnects() -> list[Row]:
+    from sim.systolic.interconnect import INTERCONNECTS
+
+    return [
+        {"name": row.name, "free": row.free, "tries": row.tries, "extension": row.ours}
+        for row in INTERCONNECTS.values()
+    ]
+
+
+def _dataflows() -> list[Row]:
+    from sim.systolic.dataflow import DATAFLOWS
+
+    return [
+        {"name": row.name, "stays": row.stays, "rows": "mnk"[row.loaded]}
+        | {"streams": "mnk"[row.streamed], "extension": row.ours}
+        for row in DATAFLOWS.values()
     ]
 
 
@@ -237,20 +315,46 @@ def _with_facts(name: str, thing: Any) -> Row:
     }
 
 
+# Under which name packages add to it.
+_TABLES = {
+    "devices": "device",
+    "models": "model",
+    "libraries": "library",
+    "topologies": "topology",
+    "shapes": "shape",
+    "techniques": "technique",
+    "scenarios": "scenario",
+    "kinds": "kind",
+    "metrics": "metric",
+    "formats": "format",
+    "networks": "dnn",
+    "interconnects": "interconnect",
+    "dataflows": "dataflow",
+}
 _ROWS: dict[str, Callable[[], list[Row]]] = {
     "devices": _devices,
     "models": _models,
     "networks": _networks,
     "libraries": _libraries,
     "topologies": _topologies,
+    "shapes": _shapes,
     "collectives": _collectives,
     "techniques": _techniques,
     "scenarios": _scenarios,
+    "kinds": _kinds,
+    "metrics": _metrics,
+    "formats": _formats,
+    "interconnects": _interconnects,
+    "dataflows": _dataflows,
 }
 
 
 def _text(key: str) -> tuple[str, Callable[[Row], Any], bool]:
     return key, lambda row: row.get(key, ""), False
+
+
+def _answer(key: str, heading: str = "") -> tuple[str, Callable[[Row], Any], bool]:
+    return heading or key, lambda row: "yes" if row[key] else "no", False
 
 
 def _count(key: str, heading: str = "") -> tuple[str, Callable[[Row], Any], bool]:
@@ -346,11 +450,38 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
         ),
         _SOURCES,
     ],
+    "shapes": [
+        _text("name"),
+        _text("summary"),
+        ("parameters", lambda row: ", ".join(row["parameters"]), False),
+        ("routing", lambda row: ", ".join(row["routing"]), False),
+    ],
     "collectives": [_text("name"), _text("algorithm"), _text("summary"), _text("needs")],
     "techniques": [
         _text("name"),
         _text("summary"),
         ("options", lambda row: ", ".join(row["options"]), False),
+    ],
+    "kinds": [_text("name"), _text("summary"), _text("reads")],
+    "metrics": [
+        _text("name"),
+        _text("unit"),
+        ("of", lambda row: ", ".join(row["of"]), False),
+        _text("definition"),
+    ],
+    "formats": [_text("name"), ("first line", lambda row: row["first_line"], False)],
+    "interconnects": [
+        _text("name"),
+        _answer("free", "without conflicts"),
+        _count("tries", "ways tried"),
+        _answer("extension"),
+    ],
+    "dataflows": [
+        _text("name"),
+        _text("stays"),
+        _text("rows"),
+        _text("streams"),
+        _answer("extension"),
     ],
     "scenarios": [
         _text("name"),

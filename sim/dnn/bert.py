@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sim.dnn.gemms import Dnn, GemmLayer
+from sim.text.pick import pick
 
 HEAD = 64  # elements of a head, in every size
 
@@ -42,14 +43,12 @@ def bert(
 
     `exact` keeps two habits of the authors of SOSA (arXiv 2203.11540): the scores wait for V as
     well, and a batch attends as one sequence of batch x length tokens. `repeated` keeps a third:
-    one encoder with the heads behind it is the network, and all of it is repeated as often as there
+    one encoder with the heads behind it is the DNN, and all of it is repeated as often as there
     are encoders.
     """
-    if size not in SIZES:
-        raise ValueError(f"no BERT {size!r} here; choose one of {', '.join(SIZES)}")
+    width, encoders = pick(SIZES, size, "BERT")
     if length < 1 or batch < 1:
         raise ValueError(f"BERT needs a length and a batch of at least 1, not {length} and {batch}")
-    width, encoders = SIZES[size]
     tokens = batch * length
     layers: list[GemmLayer] = []
     before: tuple[str, ...] = ()
@@ -67,8 +66,7 @@ def bert(
 def _encoder(
     name: str, before: tuple[str, ...], width: int, length: int, batch: int, exact: bool
 ) -> list[GemmLayer]:
-    """K, Q and V of the first encoder read the same X from memory: it comes with the first of
-    them."""
+    """K, Q and V of the first encoder read the same X from memory: it comes with K."""
     tokens = batch * length
     seen, sequences = (tokens, 1) if exact else (length, batch)
     layers = [
@@ -82,15 +80,11 @@ def _encoder(
         )
         for part in ("k", "q", "v")
     ]
-    scores: list[GemmLayer] = []
-    values: list[GemmLayer] = []
     projected = tuple(f"{name}_{part}" for part in ("kqv" if exact else "kq"))
-    of = [(s, h) for s in range(sequences) for h in range(width // HEAD)]
-    for s, h in of:
-        scores.append(GemmLayer(f"{name}_qk{s}_{h}", seen, HEAD, seen, after=projected))
-    every_score = tuple(layer.name for layer in scores) + (() if exact else (f"{name}_v",))
-    for s, h in of:
-        values.append(GemmLayer(f"{name}_pv{s}_{h}", seen, seen, HEAD, after=every_score))
+    heads = [f"{s}_{h}" for s in range(sequences) for h in range(width // HEAD)]
+    scored = (*(f"{name}_qk{head}" for head in heads), *(() if exact else (f"{name}_v",)))
+    scores = [GemmLayer(f"{name}_qk{head}", seen, HEAD, seen, after=projected) for head in heads]
+    values = [GemmLayer(f"{name}_pv{head}", seen, seen, HEAD, after=scored) for head in heads]
     every_value = tuple(layer.name for layer in values)
     return [
         *layers,

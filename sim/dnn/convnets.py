@@ -6,18 +6,22 @@ Keras lacks, is that of He et al. (CVPR 2016), with projections where the shape 
 
 from __future__ import annotations
 
-from sim.dnn.convolutions import Image, Network
-from sim.dnn.gemms import Dnn
+from collections.abc import Sequence
 
-RESNETS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+from sim.dnn.convolutions import Convnet, Image
+from sim.dnn.gemms import Dnn
+from sim.text.pick import pick
+
+# Blocks of each stage, and the kernels of a block.
+RESNETS = {
+    18: ((2, 2, 2, 2), (3, 3)),
+    50: ((3, 4, 6, 3), (1, 3, 1)),
+    101: ((3, 4, 23, 3), (1, 3, 1)),
+    152: ((3, 8, 36, 3), (1, 3, 1)),
+}
 DENSENETS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
-VGG_16 = (
-    (64, 2),
-    (128, 2),
-    (256, 3),
-    (512, 3),
-    (512, 3),
-)  # channels and convolutions between poolings
+# Channels and convolutions between poolings.
+VGG_16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 # Channels and stride after each depthwise convolution.
 MOBILENET = (
     (64, 1),
@@ -34,52 +38,43 @@ MOBILENET = (
 
 def resnet(depth: int, image: int = 224, batch: int = 1) -> Dnn:
     """ResNet v1 of 18, 50, 101 or 152 layers."""
-    if depth not in RESNETS:
-        raise ValueError(f"no ResNet-{depth} here; choose one of {', '.join(map(str, RESNETS))}")
-    net = Network(f"resnet{depth}", image, batch)
+    stages, kernels = pick(RESNETS, depth, "ResNet of depth")
+    net = Convnet(f"resnet{depth}", image, batch)
     x = _stem(net)
-    block = _basic_block if depth == 18 else _bottleneck
-    for stage, blocks in enumerate(RESNETS[depth]):
+    for stage, blocks in enumerate(stages):
         for b in range(blocks):
             stride = 2 if stage > 0 and b == 0 else 1
-            x = block(net, f"conv{stage + 2}_block{b + 1}", x, 64 << stage, stride)
+            x = _residual(net, f"conv{stage + 2}_block{b + 1}", x, 64 << stage, stride, kernels)
     net.dense("predictions", net.mean(x), 1000)
     return net.dnn()
 
 
-def _stem(net: Network) -> Image:
+def _stem(net: Convnet) -> Image:
     x = net.conv("conv1", net.pointwise(net.input, 1), 64, 7, 2, pad=3)
     return net.pool(net.pointwise(x, 3), 3, 2, pad=1)
 
 
-def _bottleneck(net: Network, name: str, x: Image, channels: int, stride: int) -> Image:
-    shortcut = x
-    if stride > 1 or x.channels != 4 * channels:
-        shortcut = net.pointwise(net.conv(f"{name}_0", x, 4 * channels, 1, stride, pad=0), 1)
-    y = net.pointwise(net.conv(f"{name}_1", x, channels, 1, stride, pad=0), 2)
-    y = net.pointwise(net.conv(f"{name}_2", y, channels, 3), 2)
-    y = net.pointwise(net.conv(f"{name}_3", y, 4 * channels, 1), 1)
-    return net.pointwise(net.add(shortcut, y), 1)
-
-
-def _basic_block(net: Network, name: str, x: Image, channels: int, stride: int) -> Image:
-    shortcut = x
-    if stride > 1 or x.channels != channels:
-        shortcut = net.pointwise(net.conv(f"{name}_0", x, channels, 1, stride, pad=0), 1)
-    y = net.pointwise(net.conv(f"{name}_1", x, channels, 3, stride, pad=1), 2)
-    y = net.pointwise(net.conv(f"{name}_2", y, channels, 3), 1)
+def _residual(
+    net: Convnet, name: str, x: Image, channels: int, stride: int, kernels: Sequence[int]
+) -> Image:
+    """A block and its shortcut; of three convolutions the last widens fourfold."""
+    shortcut, y, last = x, x, len(kernels)
+    wide = 4 * channels if last > 2 else channels
+    if stride > 1 or x.channels != wide:
+        shortcut = net.pointwise(net.conv(f"{name}_0", x, wide, 1, stride), 1)
+    for place, kernel in enumerate(kernels, 1):
+        size = wide if place == last else channels
+        y = net.conv(f"{name}_{place}", y, size, kernel, stride if place == 1 else 1)
+        y = net.pointwise(y, 1 if place == last else 2)
     return net.pointwise(net.add(shortcut, y), 1)
 
 
 def densenet(depth: int, image: int = 224, batch: int = 1) -> Dnn:
     """DenseNet of 121, 169 or 201 layers, growing by 32 channels a layer."""
-    if depth not in DENSENETS:
-        raise ValueError(
-            f"no DenseNet-{depth} here; choose one of {', '.join(map(str, DENSENETS))}"
-        )
-    net = Network(f"densenet{depth}", image, batch)
+    stages = pick(DENSENETS, depth, "DenseNet of depth")
+    net = Convnet(f"densenet{depth}", image, batch)
     x = _stem(net)
-    for stage, blocks in enumerate(DENSENETS[depth]):
+    for stage, blocks in enumerate(stages):
         for b in range(blocks):
             name = f"conv{stage + 2}_block{b + 1}"
             y = net.pointwise(net.conv(f"{name}_1", net.pointwise(x, 2), 128, 1), 2)
@@ -93,7 +88,7 @@ def densenet(depth: int, image: int = 224, batch: int = 1) -> Dnn:
 
 def inception_v3(image: int = 299, batch: int = 1) -> Dnn:
     """Inception-v3."""
-    net = Network("inception_v3", image, batch)
+    net = Convnet("inception_v3", image, batch)
 
     def conv(name: str, x: Image, *steps: tuple[int, int | tuple[int, int], int]) -> Image:
         for index, (channels, kernel, stride) in enumerate(steps):
@@ -162,7 +157,7 @@ def inception_v3(image: int = 299, batch: int = 1) -> Dnn:
 
 def vgg_16(image: int = 224, batch: int = 1) -> Dnn:
     """VGG-16 with its three dense layers."""
-    net = Network("vgg16", image, batch)
+    net = Convnet("vgg16", image, batch)
     x = net.input
     for stage, (channels, convolutions) in enumerate(VGG_16):
         for c in range(convolutions):
@@ -174,9 +169,8 @@ def vgg_16(image: int = 224, batch: int = 1) -> Dnn:
 
 
 def mobilenet(image: int = 224, batch: int = 1) -> Dnn:
-    """MobileNet v1 of full width.  Not modelled: its depthwise convolutions, 3 % of its
-    operations."""
-    net = Network("mobilenet", image, batch)
+    """MobileNet v1 of full width.  Not modelled: depthwise convolutions, 3 % of its operations."""
+    net = Convnet("mobilenet", image, batch)
     x = net.pointwise(net.conv("conv1", net.input, 32, 3, 2), 2)
     for index, (channels, stride) in enumerate(MOBILENET):
         x = net.pointwise(net.depthwise(x, 3, stride), 2)

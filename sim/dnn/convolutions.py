@@ -6,6 +6,7 @@ Keras lists a model, by distance from the output, and a schedule depends on it.
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 from sim.dnn.gemms import Dnn, GemmLayer
@@ -26,8 +27,8 @@ class _Node(NamedTuple):
     gemm: tuple[int, int, int, int] | None = None  # m, n, k, kernel area
 
 
-class Network:
-    """A network being written down, in the order of data flow."""
+class Convnet:
+    """A convolutional network being written down, in the order of data flow."""
 
     def __init__(self, name: str, image: int, batch: int = 1, channels: int = 3) -> None:
         if image < 1 or batch < 1:
@@ -48,10 +49,8 @@ class Network:
         pad: int | None = None,
     ) -> Image:
         """A convolution; `pad` on every side, or as much as keeps the size but for the stride."""
-        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
-        rows = _positions(self.name, name, x.height, height, stride, pad)
-        columns = _positions(self.name, name, x.width, width, stride, pad)
-        area = height * width
+        rows, columns = self._positions(name, x, kernel, stride, pad)
+        area = kernel**2 if isinstance(kernel, int) else prod(kernel)
         gemm = self.batch * rows * columns, area * x.channels, channels, area
         return Image(self._add(_Node((x.node,), name, gemm)), rows, columns, channels)
 
@@ -62,9 +61,8 @@ class Network:
 
     def pool(self, x: Image, kernel: int, stride: int, pad: int | None = 0) -> Image:
         """Any pooling over kernel x kernel."""
-        height = _positions(self.name, "pool", x.height, kernel, stride, pad)
-        width = _positions(self.name, "pool", x.width, kernel, stride, pad)
-        return Image(self._add(_Node((x.node,))), height, width, x.channels)
+        rows, columns = self._positions("pool", x, kernel, stride, pad)
+        return Image(self._add(_Node((x.node,))), rows, columns, x.channels)
 
     def mean(self, x: Image) -> Image:
         """Global average pooling."""
@@ -78,9 +76,8 @@ class Network:
 
     def depthwise(self, x: Image, kernel: int, stride: int) -> Image:
         """A convolution of every channel by itself: no matrix product, so it takes no time here."""
-        height = _positions(self.name, "depthwise", x.height, kernel, stride, None)
-        width = _positions(self.name, "depthwise", x.width, kernel, stride, None)
-        return Image(self._add(_Node((x.node,))), height, width, x.channels)
+        rows, columns = self._positions("depthwise", x, kernel, stride, None)
+        return Image(self._add(_Node((x.node,))), rows, columns, x.channels)
 
     def add(self, *images: Image) -> Image:
         """The sum of images of one shape."""
@@ -93,24 +90,39 @@ class Network:
 
     def dnn(self) -> Dnn:
         """What has been written down, ending with the last node."""
-        sources: list[tuple[int, ...]] = []  # by node, the products whose output it holds
-        for at, node in enumerate(self._nodes):
-            sources.append(
-                (at,) if node.gemm else tuple({s: None for i in node.inputs for s in sources[i]})
+        read: list[set[int]] = []  # by node, the products whose output it reads
+        for node in self._nodes:
+            read.append(
+                set().union(*({i} if self._nodes[i].gemm else read[i] for i in node.inputs))
             )
         order = [at for at in _listed(self._nodes) if self._nodes[at].gemm]
-        place = {at: index for index, at in enumerate(order)}
         layers = []
         for at in order:
-            before = sorted(
-                {s for i in self._nodes[at].inputs for s in sources[i]}, key=place.__getitem__
+            node, after = (
+                self._nodes[at],
+                tuple(self._nodes[b].name for b in order if b in read[at]),
             )
-            m, n, k, area = self._nodes[at].gemm or (0, 0, 0, 0)
-            after = tuple(self._nodes[b].name for b in before)
+            m, n, k, area = node.gemm or (0, 0, 0, 0)
             layers.append(
-                GemmLayer(self._nodes[at].name, m, n, k, area, after, raw_input=not before)
+                GemmLayer(node.name, m, n, k, kernel_area=area, after=after, raw_input=not after)
             )
         return Dnn(self.name, tuple(layers))
+
+    def _positions(
+        self, layer: str, x: Image, kernel: int | tuple[int, int], stride: int, pad: int | None
+    ) -> tuple[int, int]:
+        """Rows and columns of what a kernel gives that moves over x."""
+        sizes = (kernel, kernel) if isinstance(kernel, int) else kernel
+        found = []
+        for size, of_kernel in zip((x.height, x.width), sizes):
+            same = -(-size // stride)
+            found.append(same if pad is None else (size + 2 * pad - of_kernel) // stride + 1)
+            if found[-1] < 1:
+                raise ValueError(
+                    f"{self.name}: an image of {size} is too small for {layer}, a kernel of "
+                    f"{of_kernel}"
+                )
+        return found[0], found[1]
 
     def _add(self, node: _Node) -> int:
         self._nodes.append(node)
@@ -118,8 +130,7 @@ class Network:
 
 
 def _listed(nodes: list[_Node]) -> list[int]:
-    """Nodes by descending distance from the last one; equally distant ones as a walk up from there
-    first meets them."""
+    """Nodes by descending distance from the last; equally distant ones as a walk up meets them."""
     distance = [0] * len(nodes)
     for at in reversed(range(len(nodes))):
         for before in nodes[at].inputs:
@@ -132,14 +143,3 @@ def _listed(nodes: list[_Node]) -> list[int]:
             met[at] = len(met)
             walk += reversed(nodes[at].inputs)
     return sorted(met, key=lambda at: (-distance[at], met[at]))
-
-
-def _positions(
-    network: str, layer: str, size: int, kernel: int, stride: int, pad: int | None
-) -> int:
-    count = -(-size // stride) if pad is None else (size + 2 * pad - kernel) // stride + 1
-    if count < 1:
-        raise ValueError(
-            f"{network}: an image of {size} is too small for {layer}, a kernel of {kernel}"
-        )
-    return count

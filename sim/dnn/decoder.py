@@ -1,5 +1,4 @@
-"""A decoder-only transformer as matrix products: one prefill, or one step of decode, for a systolic
-array.
+"""A decoder-only transformer as matrix products, for a systolic array: a prefill, or a decode step.
 
 The same products as `sim.graph.transformer` charges, but for three differences. A prefill does all
 queries by all keys: an array cannot leave out the half that a causal mask hides. Routed experts get
@@ -23,8 +22,7 @@ Phase = Literal["prefill", "decode"]
 def decoder(
     model: Model, *, phase: Phase, tokens: int, batch: int = 1, layers: int | None = None
 ) -> Dnn:
-    """`batch` prompts of `tokens` tokens, or a token for each of `batch` sequences that have
-    `tokens` in the cache.
+    """`batch` prompts of `tokens` tokens, or a token for each of `batch` contexts of `tokens`.
 
     `layers`: the first so many only, with the LM head behind them. ValueError if there are none, or
     more than there are. What a query sees of a long context follows the model's windows in decode;
@@ -105,8 +103,7 @@ def _grouped(net: _Net, name: str, pattern: str) -> Iterator[str]:
 
 
 def _latent(net: _Net, name: str, pattern: str) -> Iterator[str]:
-    """Prefill expands the latent vectors of all tokens; decode takes queries to them, and sums of
-    them back."""
+    """Prefill expands all tokens' latent vectors; decode takes queries to them, and sums back."""
     m, rows, keys = net.model, net.rows, net.keys(pattern)
     latent = m.latent
     assert latent is not None
@@ -143,8 +140,7 @@ def _mlp(net: _Net, name: str, rows: int, ffn: int, after: tuple[str, ...]) -> N
 
 
 def _experts(net: _Net, name: str) -> None:
-    """Every token goes to its experts, which have as many each, but for one; experts without a
-    token do nothing."""
+    """Experts have equal shares of the tokens, but for one; those without a token do nothing."""
     experts, before = net.model.experts, net.last
     assert experts is not None
     router = net.put(f"{name}_router", net.rows, net.model.hidden, experts.routed, before)

@@ -1,4 +1,4 @@
-"""A network as a list of matrix products in CSV: whatever no other reader knows.
+"""A DNN as a list of matrix products in CSV: whatever no other reader knows.
 
 One row a product, in the order in which they are placed: `m,n,k` for X[m, n] times W[n, k], and if
 wanted `name`, `kernel_area`, `after` (names of earlier rows, separated by spaces; empty: none) and
@@ -29,7 +29,7 @@ class _Row(NamedTuple):
 
 
 def read_gemms(path: Path, *, batch: int = 1) -> tuple[Dnn, tuple[str, ...]]:
-    """The network in the file at `path`, for `batch` inputs at once, and what its user should know.
+    """The DNN in the file at `path`, for `batch` inputs at once, and what its user should know.
 
     A batch has that many times the rows of X. ValueError, a line for each fault, if anything is
     wrong.
@@ -66,31 +66,22 @@ def read_gemms(path: Path, *, batch: int = 1) -> tuple[Dnn, tuple[str, ...]]:
 
 
 def _rows(text: str) -> tuple[list[_Row], list[str]]:
-    """The rows that are not blank, and the columns; ValueError if the header is wrong or nothing is
-    below it."""
+    """The rows that are not blank, and the columns; ValueError if the header or all rows fail."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    columns: list[str] = []
-    rows: list[_Row] = []
     try:
-        for cells in reader:
-            stripped = [cell.strip() for cell in cells]
-            if not any(stripped):
-                continue
-            if not columns:
-                columns = _header(stripped, reader.line_num)
-                continue
-            if len(stripped) != len(columns):
-                raise ValueError(
-                    f"line {reader.line_num}: {len(stripped)} cells, the header has {len(columns)}"
-                )
-            rows.append(_Row(reader.line_num, dict(zip(columns, stripped))))
+        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num}: {error}") from None
-    if not columns:
+    (number, names), *rest = [line for line in lines if any(line[1])] or [(0, [])]
+    if not names:
         raise ValueError("the file is empty; its first line names the columns: m,n,k")
-    if not rows:
+    columns = _header(names, number)
+    for number, cells in rest:
+        if len(cells) != len(columns):
+            raise ValueError(f"line {number}: {len(cells)} cells, the header has {len(columns)}")
+    if not rest:
         raise ValueError("there is no product below the header")
-    return rows, columns
+    return [_Row(number, dict(zip(columns, cells))) for number, cells in rest], columns
 
 
 def _header(names: list[str], line: int) -> list[str]:
@@ -144,7 +135,7 @@ def _layer(
     m, n, k, area = size("m"), size("n"), size("k"), size("kernel_area")
     if area > n:
         faults.append(f"line {row.line}: a kernel of {area} elements is more than n, which is {n}")
-    return GemmLayer(name, m * batch, n, k, area, after, raw in _TRUE)
+    return GemmLayer(name, m * batch, n, k, kernel_area=area, after=after, raw_input=raw in _TRUE)
 
 
 def _after(row: _Row, known: Mapping[str, int], faults: list[str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ class GemmLayer:
 
     A convolution is one by im2col: m are the output positions of the whole batch, n = kernel_area x
     input channels. `after` names earlier layers whose output it reads. `raw_input`: X is the
-    network's input and comes from memory.
+    DNN's input and comes from memory.
     """
 
     name: str
@@ -35,12 +35,11 @@ class GemmLayer:
 
 @dataclass(frozen=True)
 class Dnn:
-    """Layers in the order in which they are placed, run `repeats` times over (1, but for a stack of
-    equal encoders)."""
+    """Layers in the order in which they are placed, all run `repeats` times over."""
 
     name: str
     layers: tuple[GemmLayer, ...]
-    repeats: int = 1
+    repeats: int = 1  # more for a stack of equal encoders
 
     def __post_init__(self) -> None:
         if not self.layers:

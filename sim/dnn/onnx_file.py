@@ -1,5 +1,4 @@
-"""A network from an ONNX file, as the matrix products in it.  Needs the package onnx (extra
-`onnx`).
+"""A DNN from an ONNX file, as the matrix products in it.  Needs the package onnx (extra `onnx`).
 
 Only shapes are read: weights kept outside the file need not be there. Convolutions are products by
 im2col, a product of stacks of matrices one for each; normalisation, activation, pooling and
@@ -27,17 +26,19 @@ _CONVOLUTIONS = {
 }
 _PRODUCTS = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3), "Gemm": (0, 1)}
 _TAKE_NO_TIME = """
-Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
-BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Compress Concat Constant ConstantOfShape Cos Cosh
-CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Expand EyeLike Flatten
-Floor Gather GatherElements GatherND Gelu GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual
-GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN
-LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool LRN Max MaxPool Mean
-MeanVarianceNormalization Min Mish Mod Mul Neg NonZero Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal
-ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
-Relu Reshape Resize ReverseSequence RMSNormalization RotaryEmbedding Round ScatterElements ScatterND Selu Shape
-Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan
-Tanh ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Upsample Where Xor
+Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift
+BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Compress Concat Constant
+ConstantOfShape Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Elu
+Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND Gelu GlobalAveragePool
+GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid
+HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less
+LessOrEqual Log LogSoftmax LpNormalization LpPool LRN Max MaxPool Mean MeanVarianceNormalization Min
+Mish Mod Mul Neg NonZero Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceL1
+ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare Relu Reshape Resize ReverseSequence RMSNormalization RotaryEmbedding Round
+ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus
+Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose
+Trilu Unique Unsqueeze Upsample Where Xor
 """
 _FREE = frozenset(_TAKE_NO_TIME.split())
 _STANDARD = ("", "ai.onnx")
@@ -53,15 +54,20 @@ class _Product(NamedTuple):
     area: int = 1
     copies: int = 1
 
+    @property
+    def depthwise(self) -> bool:
+        """Of a convolution: each of several groups is one channel."""
+        return self.n == self.area and self.copies > 1
+
 
 def read_onnx(
     path: Path, *, batch: int = 1, sizes: Mapping[str, int] | None = None
 ) -> tuple[Dnn, tuple[str, ...]]:
-    """The network in the file at `path`, and what its user should know.
+    """The DNN in the file at `path`, and what its user should know.
 
     A first dimension that the file leaves free is `batch`; `sizes` gives the others by name
     ("sequence"), or where they have none by input and place ("input_ids[1]"). ValueError if the
-    file is no such network, an operation is none of those known here, or a shape cannot be found
+    file is no DNN, an operation is none of those known here, or a shape cannot be found
     out.
     """
     model, fixed = _shaped(path, batch, dict(sizes or {}))
@@ -72,21 +78,15 @@ def read_onnx(
     sources: dict[str, tuple[str, ...]] = {}  # by tensor, the products whose results it holds
     taken: Counter[str] = Counter()
     layers: list[GemmLayer] = []
-    left_out = [0, 0]
+    depthwise: list[_Product] = []
     for number, node in enumerate(graph.node):
         if node.op_type == "Shape" or all(name in constant for name in node.input):
             constant.update(node.output)
             continue
         held = tuple(dict.fromkeys(s for name in node.input for s in sources.get(name, ())))
         product = _product(node, shapes)
-        if (
-            product is not None
-            and product.n == product.area
-            and product.copies > 1
-            and node.op_type in _CONVOLUTIONS
-        ):
-            left_out[0] += 1
-            left_out[1] += product.m * product.n * product.k * product.copies
+        if product is not None and product.depthwise and node.op_type in _CONVOLUTIONS:
+            depthwise.append(product)
         elif product is not None:
             name = _unique((node.name or f"{node.op_type}_{number}").strip("/"), taken)
             layers += _layers(name, product, held)
@@ -97,18 +97,17 @@ def read_onnx(
     if not layers:
         raise ValueError("there is no matrix product in it, so nothing to do for a systolic array")
     notes = [f"the file fixes its batch: {fixed}"] if fixed and fixed != batch else []
-    if left_out[0]:
+    if depthwise:
+        macs = sum(each.m * each.n * each.k * each.copies for each in depthwise)
         notes.append(
-            f"{left_out[0]} depthwise convolutions ({left_out[1] / 1e6:,.4g} M MACs) are no "
-            "matrix products and take "
-            "no time here"
+            f"{len(depthwise)} depthwise convolutions ({macs / 1e6:,.4g} M MACs) are no matrix "
+            "products and take no time here"
         )
     return Dnn(path.stem, tuple(layers)), tuple(notes)
 
 
 def _shaped(path: Path, batch: int, sizes: dict[str, int]) -> tuple[Any, int]:
-    """The model with every shape that follows from the inputs', and the batch if the file fixes it
-    (else 0)."""
+    """The model with every shape that follows from the inputs', and the batch it fixes, or 0."""
     try:
         import onnx
         from onnx import inliner, shape_inference
@@ -251,7 +250,7 @@ def _layers(name: str, product: _Product, after: tuple[str, ...]) -> Iterator[Ge
         raise ValueError(f"layer {name} has a size of zero")
     for copy in range(copies):
         own = name if copies == 1 else f"{name}:{copy}"
-        yield GemmLayer(own, m, n, k, area, after, raw_input=not after)
+        yield GemmLayer(own, m, n, k, kernel_area=area, after=after, raw_input=not after)
 
 
 def _attribute(node: Any, name: str, default: int) -> int:

@@ -10,10 +10,10 @@ import numpy as np
 import simpy
 
 from sim.engine.fabric import Fabric
-from sim.network.collectives import Plan, Round
 from sim.network.library import Way
 from sim.network.network import Network
-from sim.network.wires import Floats, Ints, expand
+from sim.network.plans import Floats, Ints, Plan, Round
+from sim.network.wires import expand
 
 _STRIDE = 1 << 32  # a message's tag is round * _STRIDE + its place in the round
 

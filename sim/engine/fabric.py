@@ -86,7 +86,13 @@ class Fabric:
             links, _NOBODY
         )  # who is on each capacity: the slot of a lone flow, or -1 - a knot's
         self._place = np.zeros(links, dtype=np.int64)  # scratch of `_numbered`
-        self._paths = Paths(np.zeros(1, dtype=np.int64), _NONE, np.empty(0), np.empty(0), _NONE)
+        self._paths = Paths(
+            first=np.zeros(1, dtype=np.int64),
+            capacities=_NONE,
+            share=np.empty(0),
+            latency_s=np.empty(0),
+            hops=_NONE,
+        )
         self._alone = np.empty(0)  # by row: bytes/s of a flow that has the row to itself
         self._senders: dict[int, Sender] = {}
         self._introduced = 0  # senders so far
@@ -158,11 +164,11 @@ class Fabric:
         order = self._fullest()
         return [
             LinkUse(
-                self.names(int(c)),
-                float(self.bytes_per_s[c]),
-                float(self.moved_bytes[c]),
-                float(busy[c]),
-                int(self.most_flows[c]),
+                name=self.names(int(c)),
+                bytes_per_s=float(self.bytes_per_s[c]),
+                moved_bytes=float(self.moved_bytes[c]),
+                busy_s=float(busy[c]),
+                most_flows=int(self.most_flows[c]),
             )
             for c in order[self.moved_bytes[order] > 0]
         ]

@@ -18,9 +18,8 @@ from sim.facts.outcome import Outcome
 from sim.facts.span import Span, Use, digest
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
-from sim.network.collectives import Plan
 from sim.network.network import Fold, Network
-from sim.network.wires import Floats, Ints
+from sim.network.plans import Floats, Ints, Plan
 
 FOLD_ABOVE = 4096  # chips: a larger group that goes in step, alone on a healthy pod, is not played
 LANES = 12  # links whose use the timeline shows, the fullest
@@ -241,16 +240,16 @@ class _Playing:
         name = " ".join(filter(None, (fold.algorithm, fold.way.protocol)))
         algorithm = name if job.network.algorithm == fold.algorithm else f"{name} (auto)"
         return JobRecord(
-            job.name,
-            job.collective,
-            algorithm,
-            fold.rounds,
-            len(job.ranks),
-            job.nbytes,
-            job.background,
-            idle_s,
-            ideal.exact,
-            self.instances,
+            name=job.name,
+            collective=job.collective,
+            algorithm=algorithm,
+            rounds=fold.rounds,
+            ranks=len(job.ranks),
+            nbytes=job.nbytes,
+            background=job.background,
+            idle_s=idle_s,
+            exact=ideal.exact,
+            instances=self.instances,
         )
 
 
@@ -292,11 +291,11 @@ def _record(
         bound = "latency" if 2 * fold.latency_s > end_s - start_s else "link"
         timeline.spans.append(
             Span(
-                f"{job.name}/rank {chip}",
-                f"{job.collective} {number}",
-                job.collective,
-                start_s,
-                end_s,
+                track=f"{job.name}/rank {chip}",
+                name=f"{job.collective} {number}",
+                kind=job.collective,
+                start_s=start_s,
+                end_s=end_s,
                 link_bytes=sent,
                 bound=bound,
                 note=note,

@@ -18,12 +18,13 @@ from typing import Literal, NamedTuple
 
 from sim.graph.batch import Shared
 from sim.graph.model import Latent
+from sim.network.collectives import COLLECTIVES
 
-Stream = Literal["compute", "communication", "prefetch"]
 Engine = Literal["matrix", "vector", "none"]
 TensorKind = Literal["weight", "kv", "activation"]
 
-STREAMS: tuple[Stream, ...] = ("compute", "communication", "prefetch")
+# Streams of the graphs that are built here; a technique may name others.
+STREAMS = ("compute", "communication", "prefetch")
 
 
 class Tensor(NamedTuple):
@@ -82,7 +83,7 @@ class Op:
     name: str
     # matmul, attention, absorb, experts, norm, rope, embedding, sampling, all_reduce, prefetch, ...
     kind: str
-    stream: Stream = "compute"
+    stream: str = "compute"
     engine: Engine = "none"
     dtype: str = "fp16"  # of the arithmetic: selects the peak rate
     flop: float = 0.0
@@ -101,6 +102,17 @@ class Op:
         """What a device card calls the kernels that do it: its kind, and how they have to unpack
         their weights."""
         return f"{self.kind}@{self.stored}" if self.stored else self.kind
+
+    @property
+    def hbm_bytes(self) -> float:
+        """Weights and KV-cache that it reads."""
+        return sum(tensor.nbytes for tensor in self.reads if tensor.kind != "activation")
+
+    @property
+    def buffer_bytes(self) -> float:
+        """Activations that it reads and writes, in buffers that layers reuse."""
+        touched = (*self.reads, *self.writes)
+        return sum(tensor.nbytes for tensor in touched if tensor.kind == "activation")
 
     @property
     def idle(self) -> bool:
@@ -150,11 +162,6 @@ class Graph:
         """Bytes of tensors of `kind` that the compute stream's ops read."""
         ops = (op for _, op in self.ops() if op.stream == "compute" and not op.idle)
         return sum(t.nbytes for op in ops for t in op.reads if t.kind == kind)
-
-
-COLLECTIVES = frozenset(
-    {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send"}
-)
 
 
 def is_collective(op: Op) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+from sim import compiled
 from sim.scenario.trace import Trace
 from sim.traces.reading import open_trace
 from sim.traces.stream import TraceStream
@@ -24,6 +25,7 @@ def trace_of(t: Trace) -> tuple[TraceStream, list[str]]:
     stream = open_trace(
         file, format=t.format, first=t.first, limit=t.limit, speed=t.speed, bad_rows=t.bad_rows
     )
-    for _ in itertools.islice(stream.chunks(), 1):
-        pass  # what is wrong with the beginning is told before anything runs
+    # What is wrong with the beginning is told before anything runs.
+    for chunk in itertools.islice(stream.chunks(), 1):
+        compiled.foresee("serving", len(chunk))
     return stream, warning

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from sim import catalog
 from sim.hardware.device import Fact
-from sim.network import topology
+from sim.network.faults import Defect, degraded
 from sim.network.library import Library
-from sim.network.topology import Fault, Graph
+from sim.network.topology import Graph
 from sim.scenario import MisfitError, Variant
 from sim.scenario.faults import LinkFault
 from sim.text.strict_yaml import KeyPath, nearest
@@ -26,10 +27,19 @@ class Wiring(NamedTuple):
 
 
 def wiring(v: Variant) -> Wiring:
-    """The wires of a variant's pod; ValueError if they cannot be."""
-    pod = catalog.pod(v.pod.topology, v.pod.change.link.given())
+    """The wires of a variant's pod; ValueError if they cannot be, or if an edit of the links
+    reaches none."""
+    changes = v.pod.change.link.given()
+    pod = catalog.pod(v.pod.topology, changes)
     library = catalog.library(v.pod.library or pod.library, v.pod.change.library.given())
-    return Wiring(pod, library, pod.graph())
+    graph = pod.graph()
+    for key in changes:  # is there a link that another number would reach?
+        number = f"link_{key}"
+        other = replace(pod, **{number: 2 * getattr(pod, number) + 1}).graph()
+        if all(graph.edges[link] == facts for link, facts in other.edges.items()):
+            what = f"no link of {pod.name} has its {key} from `link`; take this out"
+            raise MisfitError([(("pod", "change", "link", key), what)])
+    return Wiring(pod, library, graph)
 
 
 def with_faults(
@@ -51,14 +61,20 @@ def with_faults(
             wrong.append((("pod", "faults", index, "link"), what))
     if wrong:
         raise MisfitError(wrong)
-    specs = [
-        Fault(fault.link[0], fault.link[1], fault.bandwidth, fault.latency, fault.failed)
+    defects = [
+        Defect(
+            a=fault.link[0],
+            b=fault.link[1],
+            share=fault.bandwidth,
+            extra_latency_s=fault.latency,
+            failed=fault.failed,
+        )
         for fault in faults
     ]
     faulty = graph
     for group in dict.fromkeys(map(tuple, groups)):
         try:
-            faulty = topology.degraded(graph, specs, group)
+            faulty = degraded(graph, defects, group)
         except ValueError as error:
             raise MisfitError([(("pod", "faults"), str(error))]) from None
     return faulty

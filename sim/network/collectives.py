@@ -1,580 +1,207 @@
-"""Collectives: pure plans of rounds of sends.  A new one is a function here and a line in `PLANS`.
+"""Collectives and their algorithms: all that is known of each stands in its row.
 
-A plan knows no clock and no link. It names its chips by node number and says who sends how much to
-whom in each round; the engine plays the rounds as flows, and `sim.network.network` predicts their
-time on an idle fabric. A rank goes to its next round when its own sends of this one have left and
-what is sent to it has come (and been reduced).
+A new algorithm is a plan (`sim.network.plans`) and a row among its collective's `algorithms`; a new
+collective is a row in `COLLECTIVES`. What a scenario may name, what `auto` compares and what is
+listed follow from the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import groupby
-from typing import Literal, NamedTuple, get_args
-
-import numpy as np
-
-from sim.network.wires import Floats, Ints
-
-
-class Round(NamedTuple):
-    """Sends that start together, one array entry each.  A plan repeats one object for equal
-    rounds."""
-
-    source: Ints
-    target: Ints
-    nbytes: Floats
-    reduces: Ints  # 1 where the receiver adds what comes to what it has
-
-
-class Members(NamedTuple):
-    """Who takes part: node numbers, the order in which a ring visits them, how they factor, the
-    switch they share."""
-
-    ranks: Ints
-    ring: Ints
-    dims: tuple[
-        int, ...
-    ] = ()  # (nodes, chips a node), or the sides of a torus: slowest first; () is (n,)
-    hubs: tuple[
-        int, ...
-    ] = ()  # the switch that all ranks are wired to, or that of each node, where there are such
-
-    @property
-    def grid(self) -> Ints:
-        """The ranks in the shape of their dims."""
-        return self.ranks.reshape(self.dims or (len(self.ranks),))
-
-
-Plan = list[Round]
-
-
-def _round(source: Ints, target: Ints, nbytes: float, reduces: bool = False) -> Round:
-    source, target = np.ravel(source), np.ravel(target)
-    return Round(source, target, np.full(len(source), nbytes), np.full(len(source), int(reduces)))
-
-
-def _both(a: Round, b: Round) -> Round:
-    return Round(*(np.concatenate(pair) for pair in zip(a, b)))
-
-
-def _next(grid: Ints, axis: int, nbytes: float, reduces: bool, step: int = 1) -> Round:
-    """Every rank of a grid sends to the next along one axis."""
-    return _round(grid, np.roll(grid, -step, axis), nbytes, reduces)
-
-
-def _all_pairs(grid: Ints, nbytes: float, reduces: bool = False) -> Round:
-    """Every rank sends to every other one of its row (the last axis of the grid)."""
-    rows = grid.reshape(-1, grid.shape[-1])
-    n = rows.shape[1]
-    peer = (
-        np.arange(n)[:, None] + np.arange(1, n)
-    ) % n  # each starts with its next, so that no target is crowded
-    return _round(np.repeat(rows, n - 1, axis=1), rows[:, peer.ravel()], nbytes, reduces)
-
-
-def _halving(grid: Ints, nbytes: float, reduces: bool, *, growing: bool) -> Plan:
-    """log2 n exchanges with partners at distance n/2, n/4 ... 1 of half, a quarter ... of the
-    buffer, or back."""
-    n = grid.shape[-1]
-    distances = [1 << bit for bit in range(n.bit_length() - 1)]
-    if not growing:
-        distances.reverse()
-    place = np.arange(n)
-    return [_round(grid, grid[..., place ^ d], nbytes * d / n, reduces) for d in distances]
-
-
-# Reduce-scatter and all-gather, the halves of an all-reduce.
-
-
-def ring_reduce_scatter(who: Members, nbytes: float) -> Plan:
-    """n-1 rounds of S/n to the next rank, reduced on the way."""
-    n = len(who.ranks)
-    return [_next(who.ring, 0, nbytes / n, True)] * (n - 1)
-
-
-def ring_all_gather(who: Members, nbytes: float) -> Plan:
-    """n-1 rounds of S/n to the next rank."""
-    n = len(who.ranks)
-    return [_next(who.ring, 0, nbytes / n, False)] * (n - 1)
-
-
-def direct_reduce_scatter(who: Members, nbytes: float) -> Plan:
-    """1 round: every rank sends each peer its shard of S/n."""
-    return [_all_pairs(who.ranks, nbytes / len(who.ranks), True)]
-
-
-def direct_all_gather(who: Members, nbytes: float) -> Plan:
-    """1 round: every rank sends its shard of S/n to every peer."""
-    return [_all_pairs(who.ranks, nbytes / len(who.ranks))]
-
-
-def halving_reduce_scatter(who: Members, nbytes: float) -> Plan:
-    """log2 n exchanges of S/2, S/4 ... S/n with ever nearer partners."""
-    return _halving(who.ranks, nbytes, True, growing=False)
-
-
-def doubling_all_gather(who: Members, nbytes: float) -> Plan:
-    """log2 n exchanges of S/n, 2S/n ... S/2 with ever farther partners."""
-    return _halving(who.ranks, nbytes, False, growing=True)
-
-
-def multi_dimensional_reduce_scatter(who: Members, nbytes: float) -> Plan:
-    """A ring reduce-scatter along each dimension in turn, the fastest first, each on what the last
-    one left."""
-    plan: Plan = []
-    for axis in reversed(range(who.grid.ndim)):
-        side = who.grid.shape[axis]
-        nbytes /= side
-        plan += [_next(who.grid, axis, nbytes, True)] * (side - 1)
-    return plan
-
-
-def multi_dimensional_all_gather(who: Members, nbytes: float) -> Plan:
-    """A ring all-gather along each dimension in turn, the slowest first."""
-    plan: Plan = []
-    nbytes /= len(who.ranks)
-    for axis in range(who.grid.ndim):
-        side = who.grid.shape[axis]
-        plan += [_next(who.grid, axis, nbytes, False)] * (side - 1)
-        nbytes *= side
-    return plan
-
-
-def hierarchical_reduce_scatter(who: Members, nbytes: float) -> Plan:
-    """Direct within each node, then rings across the nodes on the shard that each chip holds."""
-    nodes, chips = who.dims
-    within = _all_pairs(who.grid, nbytes / chips, True)
-    across = [_next(who.grid, 0, nbytes / chips / nodes, True)] * (nodes - 1)
-    return [within, *across]
-
-
-def hierarchical_all_gather(who: Members, nbytes: float) -> Plan:
-    """Rings across the nodes, then direct within each node."""
-    nodes, chips = who.dims
-    across = [_next(who.grid, 0, nbytes / chips / nodes, False)] * (nodes - 1)
-    return [*across, _all_pairs(who.grid, nbytes / chips)]
-
-
-def _through_hubs(who: Members, up: float, down: float) -> Round:
-    """Every rank to its switch and back, at the same time: what the two ways of a pipeline
-    carry."""
-    hubs = np.repeat(who.hubs, len(who.ranks) // len(who.hubs))
-    return _both(_round(who.ranks, hubs, up), _round(hubs, who.ranks, down))
-
-
-def _pipelined(who: Members, up: float, down: float, rail: float, rounds: int) -> Plan:
-    """Bytes up to and down from the switches, and along the rails between them, in so many equal
-    rounds."""
-    sends = _through_hubs(who, up / rounds, down / rounds)
-    if len(who.hubs) > 1:
-        sends = _both(sends, _next(who.grid, 0, rail / rounds, False))
-    return [sends] * rounds
-
-
-def in_switch_reduce_scatter(who: Members, nbytes: float) -> Plan:
-    """The switch adds: every rank sends it S, and gets back its shard of S/n; the two ways are
-    pipelined.
-
-    Over several nodes, each switch adds for its node and rings along the rails add the rest.
-    """
-    nodes = len(who.hubs)
-    shard = nbytes / len(who.ranks)
-    return _pipelined(who, nbytes, shard * nodes, shard * (nodes - 1), nodes)
-
-
-def in_switch_all_gather(who: Members, nbytes: float) -> Plan:
-    """The switch copies: every rank sends it a shard of S/n once, and it hands all of them to each.
-
-    Over several nodes, rings along the rails bring each rank the shards of its number first.
-    """
-    nodes = len(who.hubs)
-    shard = nbytes / len(who.ranks)
-    return _pipelined(who, shard * nodes, nbytes, shard * (nodes - 1), nodes)
-
-
-# All-reduce of a buffer of S bytes.
-
-
-def ring_all_reduce(who: Members, nbytes: float) -> Plan:
-    """Reduce-scatter then all-gather: 2(n-1) rounds of S/n to the next rank."""
-    return ring_reduce_scatter(who, nbytes) + ring_all_gather(who, nbytes)
-
-
-def bidirectional_ring_all_reduce(who: Members, nbytes: float) -> Plan:
-    """Two rings at once, one each way round, with half of the buffer each."""
-    share = nbytes / len(who.ranks) / 2
-    rounds = [
-        _both(_next(who.ring, 0, share, reduces, 1), _next(who.ring, 0, share, reduces, -1))
-        for reduces in (True, False)
-    ]
-    return [each for each in rounds for _ in range(len(who.ranks) - 1)]
-
-
-def recursive_doubling_all_reduce(who: Members, nbytes: float) -> Plan:
-    """log2 n exchanges of the whole buffer with partners at distance 1, 2 ... n/2."""
-    place = np.arange(len(who.ranks))
-    bits = len(who.ranks).bit_length() - 1
-    return [_round(who.ranks, who.ranks[place ^ (1 << bit)], nbytes, True) for bit in range(bits)]
-
-
-def halving_doubling_all_reduce(who: Members, nbytes: float) -> Plan:
-    """Recursive halving, then recursive doubling (Rabenseifner): 2 log2 n rounds."""
-    return halving_reduce_scatter(who, nbytes) + doubling_all_gather(who, nbytes)
-
-
-def two_shot_all_reduce(who: Members, nbytes: float) -> Plan:
-    """Every rank sends each peer its shard to reduce, then its reduced shard: 2 rounds of S/n to
-    all."""
-    return direct_reduce_scatter(who, nbytes) + direct_all_gather(who, nbytes)
-
-
-def one_shot_all_reduce(who: Members, nbytes: float) -> Plan:
-    """Every rank sends everything to every peer, and each reduces for itself: 1 round of S to
-    all."""
-    return [_all_pairs(who.ranks, nbytes, True)]
-
-
-def hierarchical_all_reduce(who: Members, nbytes: float) -> Plan:
-    """Reduce-scatter within each node, rings across the nodes, all-gather within each node."""
-    nodes, chips = who.dims
-    within = _all_pairs(who.grid, nbytes / chips, True)
-    share = nbytes / chips / nodes
-    across = _next(who.grid, 0, share, True)
-    gather, spread = (sends._replace(reduces=sends.reduces * 0) for sends in (across, within))
-    return [within, *[across] * (nodes - 1), *[gather] * (nodes - 1), spread]
-
-
-def multi_dimensional_all_reduce(who: Members, nbytes: float) -> Plan:
-    """Ring reduce-scatter along each dimension, then ring all-gather back."""
-    return multi_dimensional_reduce_scatter(who, nbytes) + multi_dimensional_all_gather(who, nbytes)
-
-
-def in_switch_all_reduce(who: Members, nbytes: float) -> Plan:
-    """The switch adds and copies (NVLS): each port carries S(1 + 1/n) each way, pipelined.
-
-    A rank loads its shard reduced by the switch (all send S, each gets S/n), then stores it through
-    the switch to all (each sends S/n, all get S). Over several nodes (NVLS tree) rings along the
-    rails add what the switches have added, in the same pipeline. It is played as 2 rounds a node,
-    each with an equal part of every stage.
-    """
-    nodes = len(who.hubs)
-    chips = len(who.ranks) // nodes
-    port = nbytes * (1 + 1 / chips)
-    return _pipelined(who, port, port, 2 * (nodes - 1) * nbytes / len(who.ranks), 2 * nodes)
-
-
-PIECE_BYTES = 512 * 1024  # of a pipelined plan; more pieces cost rounds, fewer leave links idle
-
-
-def _pieces(nbytes: float) -> int:
-    return int(min(max(nbytes // PIECE_BYTES, 1), 64))
-
-
-def _parents(n: int) -> Ints:
-    """The balanced in-order tree over n ranks: leaves are the odd ranks, 0 is the root (-1)."""
-    parent = np.full(n, -1)
-    for rank in range(1, n):
-        bit = rank & -rank
-        up = (rank ^ bit) | (bit << 1)
-        parent[rank] = up if up < n else rank ^ bit
-    return parent
-
-
-def double_binary_tree_all_reduce(who: Members, nbytes: float) -> Plan:
-    """Two trees with half of the buffer each, a leaf of one being inside the other; up to the root,
-    then down.
-
-    The buffer is cut into pieces that follow one another (Sanders, Speck, Traeff 2009; NCCL since
-    2.4).
-    """
-    n = len(who.ranks)
-    pieces = _pieces(nbytes)
-    order = [np.arange(n), n - 1 - np.arange(n) if n % 2 == 0 else (np.arange(n) + 1) % n]
-    parent = _parents(n)
-    depth = np.zeros(n, dtype=np.int64)
-    for rank in range(1, n):
-        at = rank
-        while parent[at] >= 0:
-            at, depth[rank] = parent[at], depth[rank] + 1
-    deepest = int(depth.max())
-    child = np.arange(1, n)
-    plan: Plan = []
-    last: tuple[bytes, Round] | None = None
-    for time in range(2 * deepest + pieces - 1):
-        piece_up = time - (deepest - depth[child])
-        piece_down = time - (deepest + depth[child] - 1)
-        up, down = ((piece >= 0) & (piece < pieces) for piece in (piece_up, piece_down))
-        key = np.packbits(np.concatenate([up, down])).tobytes()
-        if last is None or last[0] != key:
-            sends = [
-                part
-                for tree in order
-                for part in (
-                    _round(
-                        who.ranks[tree[child[up]]],
-                        who.ranks[tree[parent[child[up]]]],
-                        nbytes / 2 / pieces,
-                        True,
-                    ),
-                    _round(
-                        who.ranks[tree[parent[child[down]]]],
-                        who.ranks[tree[child[down]]],
-                        nbytes / 2 / pieces,
-                    ),
-                )
-            ]
-            last = key, Round(*(np.concatenate(columns) for columns in zip(*sends)))
-        plan.append(last[1])
-    return plan
-
-
-# All-to-all of a buffer of S bytes a rank, S/n for each peer.
-
-
-def direct_all_to_all(who: Members, nbytes: float) -> Plan:
-    """1 round: every rank sends S/n to every peer."""
-    return [_all_pairs(who.ranks, nbytes / len(who.ranks))]
-
-
-def pairwise_all_to_all(who: Members, nbytes: float) -> Plan:
-    """n-1 rounds: in round r every rank sends S/n to the r-th after it."""
-    n = len(who.ranks)
-    return [_next(who.ranks, 0, nbytes / n, False, step) for step in range(1, n)]
-
-
-def ring_all_to_all(who: Members, nbytes: float) -> Plan:
-    """Blocks handed on from neighbour to neighbour: n(n-1)/2 rounds of S/n."""
-    n = len(who.ranks)
-    return [_next(who.ring, 0, nbytes / n, False)] * (n * (n - 1) // 2)
-
-
-def multi_dimensional_all_to_all(who: Members, nbytes: float) -> Plan:
-    """Ring all-to-all along each dimension in turn, the fastest first."""
-    plan: Plan = []
-    for axis in reversed(range(who.grid.ndim)):
-        side = who.grid.shape[axis]
-        plan += [_next(who.grid, axis, nbytes / side, False)] * (side * (side - 1) // 2)
-    return plan
-
-
-def hierarchical_all_to_all(who: Members, nbytes: float) -> Plan:
-    """Within each node first, so that each chip then sends only to its own number in the other
-    nodes."""
-    nodes, chips = who.dims
-    return [_all_pairs(who.grid, nbytes / chips), _all_pairs(who.grid.T, nbytes / nodes)]
-
-
-# One to many, one to one.
-
-
-def binomial_broadcast(who: Members, nbytes: float) -> Plan:
-    """The first rank's buffer to all: in each round every rank that has it sends it on; ceil(log2
-    n) rounds."""
-    n, plan = len(who.ranks), []
-    have = 1
-    while have < n:
-        new = np.arange(have, min(2 * have, n))
-        plan.append(_round(who.ranks[new - have], who.ranks[new], nbytes))
-        have *= 2
-    return plan
-
-
-def chain_broadcast(who: Members, nbytes: float) -> Plan:
-    """The first rank's buffer along the ring in pieces that follow one another."""
-    n, pieces = len(who.ranks), _pieces(nbytes)
-    plan = []
-    for time in range(n - 1 + pieces - 1):
-        link = np.arange(max(0, time - pieces + 1), min(n - 1, time + 1))
-        plan.append(_round(who.ring[link], who.ring[link + 1], nbytes / pieces))
-    return plan
-
-
-def direct_broadcast(who: Members, nbytes: float) -> Plan:
-    """The first rank sends its buffer to every other one: 1 round."""
-    return [_round(np.full(len(who.ranks) - 1, who.ranks[0]), who.ranks[1:], nbytes)]
-
-
-def in_switch_broadcast(who: Members, nbytes: float) -> Plan:
-    """The first rank sends its buffer to the switch, which copies it to all; pipelined."""
-    hub = np.array(who.hubs)
-    others = who.ranks[1:]
-    return [
-        _both(
-            _round(who.ranks[:1], hub, nbytes), _round(np.repeat(hub, len(others)), others, nbytes)
-        )
-    ]
-
-
-def direct_send_receive(who: Members, nbytes: float) -> Plan:
-    """Every rank sends S to the next one, and gets S from the one before (two ranks: they exchange
-    S)."""
-    return [_next(who.ring, 0, nbytes, False)]
-
-
-def direct_send(who: Members, nbytes: float) -> Plan:
-    """Each rank of the first half sends S to the one at its place in the second: 1 round."""
-    half = len(who.ranks) // 2
-    return [_round(who.ranks[:half], who.ranks[half:], nbytes)]
-
-
-Needs = Callable[[Members], str]
-
-
-def _nothing(_: Members) -> str:
-    return ""
-
-
-def _even(who: Members) -> str:
-    """An even number of ranks."""
-    return (
-        ""
-        if len(who.ranks) % 2 == 0
-        else f"a group of an even number of ranks, not {len(who.ranks)}"
-    )
-
-
-def _power_of_two(who: Members) -> str:
-    """A power of two ranks."""
-    n = len(who.ranks)
-    return "" if n & (n - 1) == 0 else f"a group of a power of two ranks, not {n}"
-
-
-def _nodes(who: Members) -> str:
-    """Equally many chips on each of several nodes."""
-    both = len(who.dims) == 2 and min(who.dims) > 1
-    return "" if both else "a group with equally many chips on each of several nodes"
-
-
-def _dimensions(who: Members) -> str:
-    """A group that fills a box of two or more dimensions."""
-    return (
-        ""
-        if len(who.dims) > 1 and min(who.dims) > 1
-        else "a group that fills a box of two or more dimensions"
-    )
-
-
-def _hub(who: Members) -> str:
-    """A switch that all share."""
-    return "" if len(who.hubs) == 1 else "a switch that all ranks of the group are wired to"
-
-
-def _hubs(who: Members) -> str:
-    """A switch that all share, or one for each node."""
-    return (
-        ""
-        if who.hubs
-        else "a switch that all ranks of the group, or of each of its nodes, are wired to"
-    )
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from sim.network import plans
+from sim.network.plans import Members, Plan
+
+
+class Needs(NamedTuple):
+    """What an algorithm needs of a group: in words, what to say of a group that lacks it, and
+    whether one has it."""
+
+    words: str
+    lack: str
+    has: Callable[[Members], bool]
+
+    def __call__(self, who: Members) -> str:
+        """What the group lacks; "" if nothing."""
+        return "" if self.has(who) else self.lack.format(n=len(who.ranks))
+
+
+NOTHING = Needs("", "", lambda who: True)
+EVEN = Needs(
+    "An even number of ranks",
+    "a group of an even number of ranks, not {n}",
+    lambda who: len(who.ranks) % 2 == 0,
+)
+POWER_OF_TWO = Needs(
+    "A power of two ranks",
+    "a group of a power of two ranks, not {n}",
+    lambda who: len(who.ranks).bit_count() == 1,
+)
+NODES = Needs(
+    "Equally many chips on each of several nodes",
+    "a group with equally many chips on each of several nodes",
+    lambda who: len(who.dims) == 2 and min(who.dims) > 1,
+)
+BOX = Needs(
+    "A group that fills a box of two or more dimensions",
+    "a group that fills a box of two or more dimensions",
+    lambda who: len(who.dims) > 1 and min(who.dims) > 1,
+)
+HUB = Needs(
+    "A switch that all share",
+    "a switch that all ranks of the group are wired to",
+    lambda who: len(who.hubs) == 1,
+)
+HUBS = Needs(
+    "A switch that all share, or one for each node",
+    "a switch that all ranks of the group, or of each of its nodes, are wired to",
+    lambda who: bool(who.hubs),
+)
 
 
 class Algorithm(NamedTuple):
-    """A plan, and what it needs of the group: '' from `needs`, or what is missing.
+    """One way to do a collective.
 
-    `senders` is the share of the ranks that have something to send, where the others only receive.
+    `needs` says what a group lacks to be served by it, or "". `senders` is the share of the ranks
+    that have something to send, where the others only receive. A `crowded` plan has a send or a
+    round for every pair of ranks, or all its sends leave one chip: `auto` leaves it out of large
+    groups. One that is `named_only` takes hardware that a library has to know of: `auto` takes it
+    where the library names it.
     """
 
     plan: Callable[[Members, float], Plan]
-    needs: Needs = _nothing
+    needs: Needs = NOTHING
     senders: float = 1.0
+    crowded: bool = False
+    named_only: bool = False
 
     @property
     def doc(self) -> str:
-        """What it does, in a line."""
-        return (self.plan.__doc__ or "").splitlines()[0]
-
-    @property
-    def lacking(self) -> str:
-        """What it needs of a group, in words."""
-        return (self.needs.__doc__ or "").removesuffix(".")
+        """What it does: the first paragraph of what its plan says of itself."""
+        return " ".join((self.plan.__doc__ or "").partition("\n\n")[0].split())
 
 
-PLANS: dict[str, dict[str, Algorithm]] = {
-    "all_reduce": {
-        "ring": Algorithm(ring_all_reduce),
-        "bidirectional_ring": Algorithm(bidirectional_ring_all_reduce),
-        "one_shot": Algorithm(one_shot_all_reduce),
-        "two_shot": Algorithm(two_shot_all_reduce),
-        "recursive_doubling": Algorithm(recursive_doubling_all_reduce, _power_of_two),
-        "halving_doubling": Algorithm(halving_doubling_all_reduce, _power_of_two),
-        "double_binary_tree": Algorithm(double_binary_tree_all_reduce),
-        "hierarchical": Algorithm(hierarchical_all_reduce, _nodes),
-        "multi_dimensional": Algorithm(multi_dimensional_all_reduce, _dimensions),
-        "in_switch": Algorithm(in_switch_all_reduce, _hubs),
-    },
-    "all_gather": {
-        "ring": Algorithm(ring_all_gather),
-        "direct": Algorithm(direct_all_gather),
-        "recursive_doubling": Algorithm(doubling_all_gather, _power_of_two),
-        "hierarchical": Algorithm(hierarchical_all_gather, _nodes),
-        "multi_dimensional": Algorithm(multi_dimensional_all_gather, _dimensions),
-        "in_switch": Algorithm(in_switch_all_gather, _hubs),
-    },
-    "reduce_scatter": {
-        "ring": Algorithm(ring_reduce_scatter),
-        "direct": Algorithm(direct_reduce_scatter),
-        "recursive_halving": Algorithm(halving_reduce_scatter, _power_of_two),
-        "hierarchical": Algorithm(hierarchical_reduce_scatter, _nodes),
-        "multi_dimensional": Algorithm(multi_dimensional_reduce_scatter, _dimensions),
-        "in_switch": Algorithm(in_switch_reduce_scatter, _hubs),
-    },
-    "all_to_all": {
-        "direct": Algorithm(direct_all_to_all),
-        "pairwise": Algorithm(pairwise_all_to_all),
-        "ring": Algorithm(ring_all_to_all),
-        "hierarchical": Algorithm(hierarchical_all_to_all, _nodes),
-        "multi_dimensional": Algorithm(multi_dimensional_all_to_all, _dimensions),
-    },
-    "broadcast": {
-        "binomial": Algorithm(binomial_broadcast),
-        "chain": Algorithm(chain_broadcast),
-        "direct": Algorithm(direct_broadcast),
-        "in_switch": Algorithm(in_switch_broadcast, _hub),
-    },
-    "send_receive": {"direct": Algorithm(direct_send_receive)},
-    "send": {"direct": Algorithm(direct_send, _even, 0.5)},
+class Collective(NamedTuple):
+    """An exchange among ranks, by the name that op graphs and scenarios give it.
+
+    `bus` is the factor from bytes over time to nccl-tests' bus bandwidth, for so many ranks.
+    """
+
+    algorithms: dict[str, Algorithm]
+    bus: Callable[[int], float] = lambda ranks: 1.0
+
+
+COLLECTIVES: dict[str, Collective] = {
+    "all_reduce": Collective(
+        {
+            "ring": Algorithm(plans.ring_all_reduce),
+            "bidirectional_ring": Algorithm(plans.bidirectional_ring_all_reduce),
+            "one_shot": Algorithm(plans.one_shot_all_reduce, crowded=True),
+            "two_shot": Algorithm(plans.two_shot_all_reduce, crowded=True),
+            "recursive_doubling": Algorithm(plans.recursive_doubling_all_reduce, POWER_OF_TWO),
+            "halving_doubling": Algorithm(plans.halving_doubling_all_reduce, POWER_OF_TWO),
+            "double_binary_tree": Algorithm(plans.double_binary_tree_all_reduce),
+            "hierarchical": Algorithm(plans.hierarchical_all_reduce, NODES),
+            "multi_dimensional": Algorithm(plans.multi_dimensional_all_reduce, BOX),
+            "in_switch": Algorithm(plans.in_switch_all_reduce, HUBS, named_only=True),
+        },
+        lambda ranks: 2 * (ranks - 1) / ranks,
+    ),
+    "all_gather": Collective(
+        {
+            "ring": Algorithm(plans.ring_all_gather),
+            "direct": Algorithm(plans.direct_all_gather, crowded=True),
+            "recursive_doubling": Algorithm(plans.doubling_all_gather, POWER_OF_TWO),
+            "hierarchical": Algorithm(plans.hierarchical_all_gather, NODES),
+            "multi_dimensional": Algorithm(plans.multi_dimensional_all_gather, BOX),
+            "in_switch": Algorithm(plans.in_switch_all_gather, HUBS, named_only=True),
+        },
+        lambda ranks: (ranks - 1) / ranks,
+    ),
+    "reduce_scatter": Collective(
+        {
+            "ring": Algorithm(plans.ring_reduce_scatter),
+            "direct": Algorithm(plans.direct_reduce_scatter, crowded=True),
+            "recursive_halving": Algorithm(plans.halving_reduce_scatter, POWER_OF_TWO),
+            "hierarchical": Algorithm(plans.hierarchical_reduce_scatter, NODES),
+            "multi_dimensional": Algorithm(plans.multi_dimensional_reduce_scatter, BOX),
+            "in_switch": Algorithm(plans.in_switch_reduce_scatter, HUBS, named_only=True),
+        },
+        lambda ranks: (ranks - 1) / ranks,
+    ),
+    "all_to_all": Collective(
+        {
+            "direct": Algorithm(plans.direct_all_to_all, crowded=True),
+            "pairwise": Algorithm(plans.pairwise_all_to_all, crowded=True),
+            "ring": Algorithm(plans.ring_all_to_all, crowded=True),
+            "hierarchical": Algorithm(plans.hierarchical_all_to_all, NODES, crowded=True),
+            "multi_dimensional": Algorithm(plans.multi_dimensional_all_to_all, BOX, crowded=True),
+        },
+        lambda ranks: (ranks - 1) / ranks,
+    ),
+    "broadcast": Collective(
+        {
+            "binomial": Algorithm(plans.binomial_broadcast),
+            "chain": Algorithm(plans.chain_broadcast),
+            "direct": Algorithm(plans.direct_broadcast, crowded=True),
+            "in_switch": Algorithm(plans.in_switch_broadcast, HUB, named_only=True),
+        }
+    ),
+    "send_receive": Collective({"direct": Algorithm(plans.direct_send_receive)}),
+    "send": Collective({"direct": Algorithm(plans.direct_send, EVEN, senders=0.5)}),
 }
-CollectiveName = Literal[
-    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_receive", "send"
-]
-AlgorithmName = Literal[
-    "ring",
-    "bidirectional_ring",
-    "one_shot",
-    "two_shot",
-    "recursive_doubling",
-    "halving_doubling",
-    "double_binary_tree",
-    "hierarchical",
-    "multi_dimensional",
-    "in_switch",
-    "direct",
-    "recursive_halving",
-    "pairwise",
-    "binomial",
-    "chain",
-]
-ALGORITHMS: tuple[str, ...] = ("auto", *get_args(AlgorithmName))
+
+
+def collective(kind: str) -> Collective:
+    """The row of a collective; ValueError if there is none."""
+    if kind not in COLLECTIVES:
+        raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(COLLECTIVES)}")
+    return COLLECTIVES[kind]
+
+
+class _Algorithms:
+    """The rows of all algorithms by "collective.algorithm", as installed packages name theirs."""
+
+    def __contains__(self, key: str) -> bool:
+        kind, _, name = key.partition(".")
+        return name in collective(kind).algorithms
+
+    def __setitem__(self, key: str, row: Algorithm) -> None:
+        kind, _, name = key.partition(".")
+        collective(kind).algorithms[name] = row
+
+
+ALGORITHMS = _Algorithms()
+
+
+class _Names:
+    """Every name that an algorithm of some collective has, once, as the rows are when asked."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(
+            dict.fromkeys(name for each in COLLECTIVES.values() for name in each.algorithms)
+        )
+
+
+ALGORITHM_NAMES = _Names()
+AUTO = "auto"  # what may be asked for in place of an algorithm: the quickest of those that serve
+
+
+def serving(kind: str, who: Members) -> list[str]:
+    """Names of the algorithms that serve the group; ValueError if there is no such collective."""
+    return [name for name, each in collective(kind).algorithms.items() if not each.needs(who)]
 
 
 def algorithm(kind: str, name: str, who: Members) -> Algorithm:
     """The algorithm of that name, if it serves the group; ValueError otherwise, naming those that
     do."""
-    if kind not in PLANS:
-        raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(PLANS)}")
-    serving = ", ".join(each for each, found in PLANS[kind].items() if not found.needs(who))
-    if name not in PLANS[kind]:
-        raise ValueError(
-            f"no algorithm {name!r} for {kind}; those that serve this group: {serving}"
+    able, there = serving(kind, who), COLLECTIVES[kind].algorithms
+    if name not in able:
+        what = (
+            f"{kind} by {name} needs {there[name].needs(who)}"
+            if name in there
+            else f"no algorithm {name!r} for {kind}"
         )
-    lack = PLANS[kind][name].needs(who)
-    if lack:
-        raise ValueError(f"{kind} by {name} needs {lack}; those that serve this group: {serving}")
-    return PLANS[kind][name]
-
-
-def repeats(plan: Sequence[Round]) -> list[tuple[Round, int]]:
-    """The plan with equal rounds that follow one another counted."""
-    runs = [list(run) for _, run in groupby(plan, key=id)]
-    return [(run[0], len(run)) for run in runs]
+        raise ValueError(f"{what}; those that serve this group: {', '.join(able)}")
+    return there[name]

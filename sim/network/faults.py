@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import networkx as nx
 
 
-class Fault(NamedTuple):
+class Defect(NamedTuple):
     """The wire between two nodes is slow, or gone; both ways alike."""
 
     a: Hashable
@@ -21,36 +21,38 @@ class Fault(NamedTuple):
 
 
 def degraded(
-    graph: nx.DiGraph, faults: Iterable[Fault], group: Sequence[int] | None = None
+    graph: nx.DiGraph, defects: Iterable[Defect], group: Sequence[int] | None = None
 ) -> nx.DiGraph:
-    """The graph with its faults; what met a failed link goes by `shortest` instead.
+    """The graph with its defects; what met a failed link goes by `shortest` instead.
 
     ValueError if the chips of `group` (all, unless told) can no longer reach each other, naming the
     cut.
     """
     new = graph.copy()
     failed: list[tuple[Any, Any]] = []
-    for fault in faults:
-        ways = [(a, b) for a, b in ((fault.a, fault.b), (fault.b, fault.a)) if new.has_edge(a, b)]
+    for defect in defects:
+        ways = [
+            (a, b) for a, b in ((defect.a, defect.b), (defect.b, defect.a)) if new.has_edge(a, b)
+        ]
         if not ways:
-            near = ", ".join(map(_name, graph.adj[fault.a])) if fault.a in graph else some(graph)
+            near = ", ".join(map(_name, graph.adj[defect.a])) if defect.a in graph else some(graph)
             raise ValueError(
-                f"no link {fault.a} - {fault.b} to fail; {_name(fault.a)} "
-                + (f"is wired to {near}" if fault.a in graph else f"is none of {near}")
+                f"no link {defect.a} - {defect.b} to fail; {_name(defect.a)} "
+                + (f"is wired to {near}" if defect.a in graph else f"is none of {near}")
             )
-        if fault.failed:
+        if defect.failed:
             new.remove_edges_from(ways)
-            failed.append((fault.a, fault.b))
+            failed.append((defect.a, defect.b))
             continue
-        if not (0 < fault.share < inf and 0 <= fault.extra_latency_s < inf):
+        if not (0 < defect.share < inf and 0 <= defect.extra_latency_s < inf):
             raise ValueError(
-                f"the link {fault.a} - {fault.b} keeps a positive share of its bandwidth and "
+                f"the link {defect.a} - {defect.b} keeps a positive share of its bandwidth and "
                 "gets no "
-                f"less latency, not {fault.share} and {fault.extra_latency_s} s"
+                f"less latency, not {defect.share} and {defect.extra_latency_s} s"
             )
         for way in ways:
-            new.edges[way]["bytes_per_s"] *= fault.share
-            new.edges[way]["latency_s"] += fault.extra_latency_s
+            new.edges[way]["bytes_per_s"] *= defect.share
+            new.edges[way]["latency_s"] += defect.extra_latency_s
     if failed:
         new.graph["failed"] = new.graph.get("failed", 0) + len(failed)
         chips = [node for node in new if is_chip(node)] if group is None else list(group)

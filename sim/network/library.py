@@ -42,14 +42,12 @@ class Library:
     launch_s: float
     step_s: float = 0.0
     link_efficiency: float = 1.0
-    reduce_bytes_per_s: float = (
-        inf  # at which what arrives is added to what is there; inf: as it arrives
-    )
-    algorithms: tuple[str, ...] = ()  # of `sim.network.collectives.PLANS`
+    # at which what arrives is added to what is there; inf: as it arrives
+    reduce_bytes_per_s: float = inf
+    algorithms: tuple[str, ...] = ()  # by name, of `sim.network.collectives.COLLECTIVES`
     ways: tuple[Way, ...] = ()
-    within_node: Library | None = (
-        None  # that drives groups within one node, where this one was measured across nodes
-    )
+    # that drives groups within one node, where this one was measured across nodes
+    within_node: Library | None = None
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
     @property
@@ -59,4 +57,11 @@ class Library:
 
     def way(self, algorithm: str) -> Way:
         """An algorithm without a protocol of its own."""
-        return Way((), algorithm, "", self.launch_s, self.step_s, self.link_efficiency)
+        return Way(
+            collectives=(),
+            algorithm=algorithm,
+            protocol="",
+            launch_s=self.launch_s,
+            step_s=self.step_s,
+            link_efficiency=self.link_efficiency,
+        )

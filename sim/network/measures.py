@@ -6,19 +6,20 @@ enough; otherwise it is said that the figure is a sample or a bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import inf, prod
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import networkx as nx
 import numpy as np
 
 from sim.network.faults import is_chip
-from sim.network.wires import Floats, Wires
+from sim.network.plans import Floats
+from sim.network.topology import IRREGULAR, Shape, Starts, shape_of
+from sim.network.wires import Wires
 
-MOST_STARTS = (
-    2_000  # chips from which distances are counted where no symmetry helps; more are sampled
-)
+# chips from which distances are counted where no symmetry helps; more are sampled
+MOST_STARTS = 2_000
 MOST_FLOW_LINKS = 3_000  # links up to which a split through switches is cut exactly
 MOST_SWAPPED = 512  # chips up to which splits are improved by swaps
 
@@ -58,47 +59,31 @@ def distances(graph: nx.DiGraph, wires: Wires | None = None) -> Distances:
     chips = wires.chips
     if chips < 2:
         return Distances(0, 0.0, True)
-    if graph.graph.get("shape") == "mesh" and not graph.graph.get("failed"):
-        dims = graph.graph["dims"]
-        apart = sum(
-            (size * size - 1) / (3 * size) for size in dims
-        )  # two places drawn on each axis
-        return Distances(sum(dims) - len(dims), apart * chips / (chips - 1), True)
-    starts, weights, exact = _starts(graph, chips)
+    row, dims = _whole(graph), graph.graph.get("dims", ())
+    if row.apart:
+        return Distances(*row.apart(dims, chips), True)
+    starts, exact = _starts(row, dims, chips)
     farthest, total = 0, 0.0
-    for start, weight in zip(starts, weights):
+    for start, weight in starts:
         hops = wires.distances(start)[:chips]
         farthest = max(farthest, int(hops.max()))
         total += weight * float(hops.sum()) / (chips - 1)
-    return Distances(farthest, total / sum(weights), exact)
+    return Distances(farthest, total / sum(weight for _, weight in starts), exact)
 
 
-def _starts(graph: nx.DiGraph, chips: int) -> tuple[list[int], list[float], bool]:
-    """Chips from which the network looks as from all others, for how many others each stands, and
+def _whole(graph: nx.DiGraph) -> Shape:
+    """What is known of the graph by its shape; one with failed links has none any more."""
+    return IRREGULAR if graph.graph.get("failed") else shape_of(graph)
+
+
+def _starts(row: Shape, dims: Sequence[int], chips: int) -> tuple[Starts, bool]:
+    """Chips from which the network looks as from all others, each with how many it stands for, and
     whether it does."""
-    shape, dims = graph.graph.get("shape"), graph.graph.get("dims", ())
-    if not graph.graph.get("failed"):
-        if shape in (
-            "full_mesh",
-            "switch",
-            "crossbar",
-            "ring",
-            "torus",
-            "hypercube",
-            "fat_tree",
-            "butterfly",
-            "benes",
-        ):
-            return [0], [1.0], True
-        if shape == "star":
-            return [0, 1], [1.0, chips - 1.0], True
-        if shape == "multi_node":
-            return list(range(dims[1])), [1.0] * dims[1], True
-        if shape == "dragonfly":  # groups are alike, routers of a group are not
-            return [r * dims[2] for r in range(dims[1])], [1.0] * dims[1], True
-    if chips <= MOST_STARTS:
-        return list(range(chips)), [1.0] * chips, True
-    return np.linspace(0, chips - 1, 200).astype(int).tolist(), [1.0] * 200, False
+    if row.starts:
+        return row.starts(dims, chips), True
+    exact = chips <= MOST_STARTS
+    some = range(chips) if exact else np.linspace(0, chips - 1, 200).astype(int).tolist()
+    return [(chip, 1.0) for chip in some], exact
 
 
 def bisection(graph: nx.DiGraph, wires: Wires | None = None) -> Bisection:
@@ -113,73 +98,12 @@ def bisection(graph: nx.DiGraph, wires: Wires | None = None) -> Bisection:
     wires = wires or Wires(graph)
     if wires.chips < 2:
         return Bisection(0.0, True, "one chip")
-    known = None if graph.graph.get("failed") else _closed_form(graph, wires)
+    cut = _whole(graph).cut
+    known = cut(graph, wires) if cut else None
     if known is not None:
         return Bisection(known, True, f"closed form of a {graph.graph['shape']}")
     best = min((_across(graph, wires, half), i) for i, half in enumerate(_splits(graph, wires)))
     return Bisection(best[0], False, "narrowest split found")
-
-
-def _closed_form(graph: nx.DiGraph, wires: Wires) -> float | None:
-    """Bisection of the shapes whose narrowest split is known, if their links are all as built."""
-    shape, dims, n = graph.graph.get("shape"), graph.graph.get("dims", ()), wires.chips
-    half, rate = n // 2, float(wires.bytes_per_s[0])
-    if shape == "multi_node":
-        return _rails_form(graph, wires)
-    uniform = bool((wires.bytes_per_s[: len(wires.source)] == rate).all())
-    if shape == "fat_tree" and graph.graph["k"] % 2 == 0 and _tiers_uniform(graph):
-        # A permutation can always be spread so that no wire carries more than one chip's worth.
-        return half * min(rate, float(wires.bytes_per_s.min()))
-    if not uniform:
-        return None
-    if shape in ("switch", "crossbar"):
-        core = graph.nodes["switch"].get("bytes_per_s", inf)
-        return min(half * rate, core)
-    if shape == "full_mesh":
-        return half * (n - half) * rate
-    if shape in ("star", "benes", "fat_tree"):
-        return half * rate
-    if shape in ("ring", "mesh", "torus", "hypercube"):
-        longest = max(dims)
-        if len([size for size in dims if size > 1]) > 1 and longest % 2:
-            return None
-        closes = graph.graph["wraps"] and longest > 2
-        return rate * (n // longest) * (2 if closes else 1)
-    return None
-
-
-def _rails_form(graph: nx.DiGraph, wires: Wires) -> float | None:
-    """Nodes in two halves: all NICs of a half.  No split is narrower if NICs are no faster than the
-    wires inside a node and the spines carry all: chips of the two halves in one node pair up inside
-    it, the rest by their NICs.
-    """
-    (nodes, _), n = graph.graph["dims"], wires.chips
-    if not _tiers_uniform(graph):
-        return None
-    rates = {facts["tier"]: facts["bytes_per_s"] for _, _, facts in graph.edges(data=True)}
-    if nodes == 1:
-        return n // 2 * rates["node"]
-    leaves = [node for node in graph if str(node).startswith("leaf")]
-    carried = [
-        sum(
-            f["bytes_per_s"] * (1 if f["tier"] == "spine" else -1) for f in graph.adj[leaf].values()
-        )
-        for leaf in leaves
-    ]
-    enough = graph.graph["rails"] == 1 or min(carried) >= -1e-9 * rates["NIC"]
-    if nodes % 2 or rates["NIC"] > rates.get("node", inf) or not enough:
-        return None
-    return n // 2 * rates["NIC"]
-
-
-def _tiers_uniform(graph: nx.DiGraph) -> bool:
-    """Links of a tier all have one rate (the spines' but need not)."""
-    rates: dict[str, float] = {}
-    return all(
-        facts["tier"] == "spine"
-        or rates.setdefault(facts["tier"], facts["bytes_per_s"]) == facts["bytes_per_s"]
-        for _, _, facts in graph.edges(data=True)
-    )
 
 
 def _splits(graph: nx.DiGraph, wires: Wires) -> Iterator[np.ndarray]:

@@ -9,11 +9,10 @@ upwards), row by row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 import networkx as nx
-import numpy as np
 
 Link = Mapping[str, Any]  # facts of a wire: bytes_per_s, latency_s, duplex, tier
 
@@ -28,18 +27,13 @@ def switch(
 
     The latency of the link is that of the whole way through the switch, half of it on each side.
     Non-blocking, unless `core_bytes_per_s` says what all ports together can pass.
-    `store_and_forward` takes a message in before sending it.
+    `store_and_forward` takes a message in before sending it. A crossbar is a non-blocking one, by
+    the name that the literature of interconnects gives it.
     """
-    graph = _started("switch", devices, routing="shortest")
-    graph.add_node("switch", **_core(core_bytes_per_s, forwarding))
+    graph = _started(devices)
+    core = {} if core_bytes_per_s is None else {"bytes_per_s": core_bytes_per_s}
+    graph.add_node("switch", forwarding=forwarding, **core)
     _both_ways(graph, ((chip, "switch") for chip in range(devices)), _halved(link))
-    return graph
-
-
-def crossbar(devices: int, **link: Any) -> nx.DiGraph:
-    """One non-blocking switch, by the name that the literature of interconnects gives it."""
-    graph = switch(devices, **link)
-    graph.graph["shape"] = "crossbar"
     return graph
 
 
@@ -70,27 +64,23 @@ def multi_node(
         )
     if nic is None and nodes > 1:
         raise ValueError(
-            f"{nodes} nodes need nic facts: bytes_per_s and latency_s of each chip's wire to "
-            "its leaf"
+            f"{nodes} nodes need nic facts: bytes_per_s and latency_s of each chip's wire to its "
+            "leaf"
         )
     if spine and "bytes_per_s" in spine and oversubscription != 1:
         raise ValueError(
-            "oversubscription says what a spine's wires carry: give it or their bytes_per_s, "
-            "not both"
+            "oversubscription says what a spine's wires carry: give it or their bytes_per_s, not "
+            "both"
         )
-    if not oversubscription > 0:
-        raise ValueError(f"oversubscription is a positive ratio, not {oversubscription}")
-    count = nodes * chips
-    graph = _started(
-        "multi_node", 0, routing="up_down", dims=(nodes, chips), rails=rails, spines=spines
-    )
+    total = nodes * chips
+    graph = _started(0, dims=(nodes, chips), node_chips=chips, rails=rails, spines=spines)
     graph.add_nodes_from(
         (n * chips + c, {"at": (n, c)}) for n in range(nodes) for c in range(chips)
     )
     if chips > 1:
         names = [f"node {n} switch" for n in range(nodes)]
         graph.add_nodes_from(names)
-        pairs = zip(range(count), chain.from_iterable([name] * chips for name in names))
+        pairs = zip(range(total), chain.from_iterable([name] * chips for name in names))
         _both_ways(graph, pairs, {"tier": "node", **_halved(link)})
     if nic is None:
         return graph
@@ -98,7 +88,7 @@ def multi_node(
     graph.add_nodes_from(leaves)
     _both_ways(
         graph,
-        ((i, leaves[i % chips % rails]) for i in range(count)),
+        ((i, leaves[i % chips % rails]) for i in range(total)),
         {"tier": "NIC", **_halved(nic)},
     )
     if rails > 1:
@@ -134,7 +124,7 @@ def dragonfly(
             f"{global_links} have {ports}"
         )
     per_group = routers * chips
-    graph = _started("dragonfly", 0, routing="shortest", dims=(groups, routers, chips))
+    graph = _started(0, dims=(groups, routers, chips), group_chips=per_group)
     at = ((g, r, c) for g in range(groups) for r in range(routers) for c in range(chips))
     graph.add_nodes_from((i, {"at": where}) for i, where in enumerate(at))
     names = [[f"group {g} router {r}" for r in range(routers)] for g in range(groups)]
@@ -174,7 +164,7 @@ def fat_tree(k: int, levels: int, oversubscription: float = 1.0, **link: Any) ->
     the top level carry 1 / oversubscription of the others.
     """
     rows, chips = k ** (levels - 1), k**levels
-    graph = _started("fat_tree", chips, routing="up_down", k=k, levels=levels)
+    graph = _started(chips, k=k, levels=levels)
     names = [[f"level {level} row {row}" for row in range(rows)] for level in range(levels)]
     graph.add_nodes_from(chain.from_iterable(names))
     _both_ways(graph, ((p, names[0][p // k]) for p in range(chips)), {"tier": "chip", **link})
@@ -202,14 +192,12 @@ def butterfly(k: int, n: int, expansion: int = 1, **link: Any) -> nx.DiGraph:
     `expansion` times as many wires lie between the stages; switches that no way crosses are left
     out. The perfect shuffle before the first stage is SOSA's; Dally and Towles have none.
     """
-    extra = 0
-    while k**extra < expansion:
-        extra += 1
+    extra = next(stages for stages in count() if k**stages >= expansion)
     if k**extra != expansion:
         raise ValueError(f"the expansion of a {k}-ary butterfly is a power of {k}, not {expansion}")
     chips = k**n
     shapes = fly_stages(k, n, extra)
-    graph = _started("butterfly", chips, routing="bit_steered", k=k, n=n, extra=extra)
+    graph = _started(chips, k=k, n=n, extra=extra)
     names = [
         [f"stage {j} row {row}" for row in range(tops * lows)]
         for j, (tops, lows) in enumerate(shapes)
@@ -257,7 +245,7 @@ def benes(k: int, n: int, **link: Any) -> nx.DiGraph:
     that, `spray` meets its rate.
     """
     rows, chips, stages = k ** (n - 1), k**n, 2 * n - 1
-    graph = _started("benes", chips, routing="bit_steered", k=k, n=n)
+    graph = _started(chips, k=k, n=n, turn=n - 1)
     names = [[f"stage {j} row {row}" for row in range(rows)] for j in range(stages)]
     graph.add_nodes_from(chain.from_iterable(names))
     graph.add_edges_from(((p, names[0][p // k]) for p in range(chips)), tier="chip", **link)
@@ -279,8 +267,8 @@ def _fan(row: int, digit: int, k: int) -> range:
     return range(lowest, lowest + k ** (digit + 1), k**digit)
 
 
-def _started(shape: str, chips: int, **facts: Any) -> nx.DiGraph:
-    graph = nx.DiGraph(shape=shape, chips_forward=False, **facts)
+def _started(chips: int, **facts: Any) -> nx.DiGraph:
+    graph = nx.DiGraph(chips_forward=False, **facts)
     graph.add_nodes_from(range(chips))
     return graph
 
@@ -293,17 +281,3 @@ def _both_ways(graph: nx.DiGraph, pairs: Iterable[tuple[Any, Any]], link: Link) 
 
 def _halved(link: Link) -> dict[str, Any]:
     return {**link, "latency_s": link.get("latency_s", 0.0) / 2}
-
-
-def _core(core_bytes_per_s: float | None, forwarding: str) -> dict[str, Any]:
-    if forwarding not in ("cut_through", "store_and_forward"):
-        raise ValueError(
-            f"a switch forwards by cut_through or store_and_forward, not by {forwarding!r}"
-        )
-    if core_bytes_per_s is not None and not 0 < core_bytes_per_s < np.inf:
-        raise ValueError(
-            f"the core of a blocking switch needs a positive bandwidth, not {core_bytes_per_s}"
-        )
-    return {"forwarding": forwarding} | (
-        {} if core_bytes_per_s is None else {"bytes_per_s": core_bytes_per_s}
-    )

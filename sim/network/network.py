@@ -3,6 +3,7 @@ on idle links."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from functools import lru_cache
 from math import inf
@@ -10,12 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.network import placement
-from sim.network.collectives import ALGORITHMS, PLANS, Members, Plan, Round, algorithm, repeats
+from sim.network.collectives import ALGORITHM_NAMES, AUTO, COLLECTIVES, algorithm, serving
+from sim.network.layout import layout, ring_order
 from sim.network.library import Library, Way
+from sim.network.plans import Floats, Ints, Members, Plan, Round, repeats
 from sim.network.routing import Routes, routes
 from sim.network.topology import Graph
-from sim.network.wires import Floats, Ints, Wires
+from sim.network.wires import Wires
 
 Ranks = int | tuple[int, ...]  # the first so many chips, or these
 MOST_SENDS = 2_000_000  # in one round: what `auto` will look at
@@ -52,33 +54,33 @@ class Fold(NamedTuple):
 class Network:
     """What a technique or an engine may ask about communication on a pod."""
 
-    def __init__(self, graph: Graph, library: Library, algorithm: str = "auto") -> None:
-        if algorithm not in ALGORITHMS:
-            raise ValueError(
-                f"no collective algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}"
-            )
-        self.graph, self.library, self.algorithm = graph, library, algorithm
-        self.wires = Wires(graph)
-        self._remember()
+    def __init__(self, graph: Graph, library: Library, algorithm: str = AUTO) -> None:
+        self.graph, self.library, self.wires = graph, library, Wires(graph)
+        self.chips: Sequence[int] = range(self.wires.chips)  # by rank
+        self._choose(algorithm)
 
     def using(self, algorithm: str) -> Network:
         """The same pod and library with another algorithm."""
-        if algorithm not in ALGORITHMS:
-            raise ValueError(
-                f"no collective algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}"
-            )
         new = copy(self)
-        new.algorithm = algorithm
-        new._remember()
+        new._choose(algorithm)
         return new
 
     def part(self, chips: tuple[int, ...]) -> Network:
         """The same pod as those see it who have only these chips: their first so many ranks are the
         first of them."""
-        return _Part(self, chips)
+        new = copy(self)
+        new.chips = chips
+        new._choose(self.algorithm)
+        return new
 
-    def _remember(self) -> None:
-        """Answers once given are kept."""
+    def _choose(self, algorithm: str) -> None:
+        """Take up an algorithm, or `auto`; answers once given are kept."""
+        names = (AUTO, *ALGORITHM_NAMES)
+        if algorithm not in names:
+            raise ValueError(
+                f"no collective algorithm {algorithm!r}; choose one of {', '.join(names)}"
+            )
+        self.algorithm = algorithm
         self.fold = lru_cache(maxsize=4096)(self._fold)
         self.members = lru_cache(maxsize=256)(self._members)
         self.plan = lru_cache(maxsize=256)(self._plan)
@@ -86,21 +88,32 @@ class Network:
     def _plan(self, kind: str, ranks: Ranks, nbytes: float) -> tuple[Way, Plan]:
         """The way that `auto` (or the user) chose, and its rounds."""
         fold = self.fold(kind, ranks, nbytes)
-        return fold.way, PLANS[kind][fold.algorithm].plan(self.members(ranks), nbytes)
+        return fold.way, COLLECTIVES[kind].algorithms[fold.algorithm].plan(
+            self.members(ranks), nbytes
+        )
 
     def egress_bytes_per_s(self, chip: int) -> float:
         """Payload that all of a chip's outgoing links carry together, at the library's best."""
-        wires, library = self.wires, self.library
+        wires, library, chip = self.wires, self.library, self.chips[chip]
         links = wires.capacity[wires.out_first[chip] : wires.out_first[chip + 1]]
         best = max(some.best_link_efficiency for some in (library, library.within_node) if some)
         return float(wires.bytes_per_s[links].sum()) * best or 1.0
 
     def _driver(self, who: Members) -> Library:
         """The library as it is driven within a node, or across."""
-        within, shape = self.library.within_node, self.graph.graph
-        if within is None or shape.get("shape") != "multi_node":
+        within, node = self.library.within_node, self.graph.graph.get("node_chips")
+        if within is None or node is None:
             return self.library
-        return within if len(np.unique(who.ranks // shape["dims"][1])) == 1 else self.library
+        return within if len(np.unique(who.ranks // node)) == 1 else self.library
+
+    def wires_used(self, kind: str, ranks: Ranks, nbytes: float) -> set[frozenset[object]]:
+        """The wires that a collective's messages cross, by the two nodes that each joins."""
+        rounds = {id(each): each for each in self.plan(kind, ranks, nbytes)[1]}.values()
+        wires = self.wires
+        crossed = np.concatenate([self.routes(each).legs.capacities for each in rounds])
+        crossed = np.unique(crossed[crossed < len(wires.source)])
+        ends = zip(wires.source[crossed].tolist(), wires.target[crossed].tolist())
+        return {frozenset((wires.nodes[a], wires.nodes[b])) for a, b in ends}
 
     def routes(self, sends: Round) -> Routes:
         """The ways of a round's sends; equal rounds of a plan are one object, looked up once by the
@@ -108,7 +121,7 @@ class Network:
         return routes(self.wires, sends.source, sends.target)
 
     def _members(self, ranks: Ranks) -> Members:
-        chips = self.wires.chips
+        chips = len(self.chips)
         if isinstance(ranks, int):
             if ranks > chips:
                 raise ValueError(f"a group of {ranks} ranks does not fit on {chips} chips")
@@ -125,10 +138,11 @@ class Network:
             raise ValueError(
                 "a group of one has nobody to talk to; a collective needs at least 2 ranks"
             )
+        ranks = tuple(self.chips[rank] for rank in ranks)
         who = Members(
             np.array(ranks),
-            np.array(placement.ring_order(self.graph, ranks)),
-            placement.layout(self.graph, ranks),
+            np.array(ring_order(self.graph, ranks)),
+            layout(self.graph, ranks),
         )
         hubs = self._hubs(who.ranks[None, :])
         return who._replace(hubs=hubs or (self._hubs(who.grid) if len(who.dims) == 2 else ()))
@@ -148,33 +162,30 @@ class Network:
         return ()
 
     def _fold(self, kind: str, ranks: Ranks, nbytes: float) -> Fold:
-        if kind not in PLANS:
-            raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(PLANS)}")
         who = self.members(ranks)
+        able, plans = serving(kind, who), COLLECTIVES[kind].algorithms
         library = self._driver(who)
-        serving = [name for name, each in PLANS[kind].items() if not each.needs(who)]
         ways = [
             way
             for way in library.ways
-            if kind in way.collectives and way.algorithm in serving and nbytes <= way.most_bytes
+            if kind in way.collectives and way.algorithm in able and nbytes <= way.most_bytes
         ]
-        if self.algorithm in PLANS[kind]:
+        if self.algorithm in plans:
             algorithm(kind, self.algorithm, who)  # or an error that says which serve
             ways = [way for way in ways if way.algorithm == self.algorithm] or [
                 library.way(self.algorithm)
             ]
         if not ways:
-            names = [name for name in serving if name in library.algorithms] or [
+            large = len(who.ranks) ** 2 > MOST_SENDS
+            names = [name for name in able if name in library.algorithms] or [
                 name
-                for name in serving
-                if name != "in_switch"
-                and (len(who.ranks) ** 2 <= MOST_SENDS or not _crowded(kind, name))
+                for name in able
+                if not (plans[name].named_only or (large and plans[name].crowded))
             ]
             if not names:
                 raise ValueError(
                     f"{kind} among {len(who.ranks):,} ranks is too much for auto to compare; "
-                    "name one of "
-                    f"{', '.join(serving)}"
+                    f"name one of {', '.join(able)}"
                 )
             ways = [library.way(name) for name in names]
         bare = {
@@ -193,7 +204,7 @@ class Network:
         Exact when they do: every rank has a part in the slowest sends, and nobody sends who sat out
         the round before.
         """
-        how = PLANS[kind][name]
+        how = COLLECTIVES[kind].algorithms[name]
         plan = how.plan(who, nbytes)
         wait = wire = reduce = sent = 0.0
         exact = True
@@ -201,9 +212,8 @@ class Network:
         before: Ints | None = None
         rounds = repeats(plan)
         for sends, times in rounds:
-            same = (
-                sends if self.library.reduce_bytes_per_s < inf else sends[:3]
-            )  # whether it is reduced costs nothing
+            # Whether it is reduced costs nothing where it is done as it arrives.
+            same = sends if self.library.reduce_bytes_per_s < inf else sends[:3]
             key = tuple(map(id, same))
             step = seen.get(key) or seen.setdefault(key, self._step(sends))
             wait += times * step.wait_s
@@ -216,19 +226,25 @@ class Network:
                 taking_part[sends.source] = taking_part[sends.target] = True
                 exact = before is None or bool(before[sends.source].all())
                 before = taking_part
-        return _Bare(len(plan), wait, wire, reduce, sent / (len(who.ranks) * how.senders), exact)
+        return _Bare(
+            rounds=len(plan),
+            wait_s=wait,
+            wire_s=wire,
+            reduce_s=reduce,
+            sent_bytes=sent / (len(who.ranks) * how.senders),
+            exact=exact,
+        )
 
     def _step(self, sends: Round) -> _Step:
         """What one round takes on links that nobody else uses."""
         if not len(sends.source):
-            return _Step(0.0, 0.0, 0.0, 0.0, True)
+            return _Step()
         ways = self.routes(sends)
         legs, rate = ways.legs, self.wires.bytes_per_s
         flow = np.repeat(np.arange(len(legs.hops)), np.diff(legs.first))
         nbytes = np.repeat(sends.nbytes, np.diff(ways.first))  # by leg
-        number = np.arange(len(nbytes)) - np.repeat(
-            ways.first[:-1], np.diff(ways.first)
-        )  # a send's first leg, second
+        # A send's first leg, second ...
+        number = np.arange(len(nbytes)) - np.repeat(ways.first[:-1], np.diff(ways.first))
         seconds = np.zeros(len(nbytes))
         for leg in range(int(number.max()) + 1):
             here = number[flow] == leg
@@ -254,49 +270,23 @@ class Network:
         )
         even = alike and bool((part[0] == part[1]).all())
         return _Step(
-            float(waits[slow].max()),
-            float(moves[slow].max()),
-            float(reduces[slow].max()),
-            float(sends.nbytes.sum()),
-            even,
+            wait_s=float(waits[slow].max()),
+            wire_s=float(moves[slow].max()),
+            reduce_s=float(reduces[slow].max()),
+            nbytes=float(sends.nbytes.sum()),
+            even=even,
         )
-
-
-class _Part(Network):
-    """A pod of which only some chips are to be used, in their order."""
-
-    def __init__(self, whole: Network, chips: tuple[int, ...]) -> None:
-        self.graph, self.library, self.algorithm, self.wires = (
-            whole.graph,
-            whole.library,
-            whole.algorithm,
-            whole.wires,
-        )
-        self.chips = chips
-        self._remember()
-
-    def egress_bytes_per_s(self, chip: int) -> float:
-        return super().egress_bytes_per_s(self.chips[chip])
-
-    def _members(self, ranks: Ranks) -> Members:
-        if isinstance(ranks, int):
-            if ranks > len(self.chips):
-                raise ValueError(
-                    f"a group of {ranks} ranks does not fit on {len(self.chips)} chips"
-                )
-            ranks = tuple(range(ranks))
-        return super()._members(tuple(self.chips[rank] for rank in ranks))
 
 
 class _Step(NamedTuple):
     """A round: how long its slowest send waits, moves and is reduced; bytes sent by all; whether
     all go in step."""
 
-    wait_s: float
-    wire_s: float
-    reduce_s: float
-    nbytes: float
-    even: bool
+    wait_s: float = 0.0
+    wire_s: float = 0.0
+    reduce_s: float = 0.0
+    nbytes: float = 0.0
+    even: bool = True
 
 
 class _Bare(NamedTuple):
@@ -314,18 +304,13 @@ class _Bare(NamedTuple):
         latency = way.launch_s + way.step_s * self.rounds + self.wait_s
         moving = self.wire_s / way.link_efficiency + self.reduce_s
         return Fold(
-            way,
-            latency,
-            self.sent_bytes,
-            self.sent_bytes / moving if moving else 1.0,
-            self.rounds,
-            self.exact,
+            way=way,
+            latency_s=latency,
+            sent_bytes=self.sent_bytes,
+            bytes_per_s=self.sent_bytes / moving if moving else 1.0,
+            rounds=self.rounds,
+            exact=self.exact,
         )
-
-
-def _crowded(kind: str, name: str) -> bool:
-    """Whether a plan has a send, or a round, for every pair of ranks."""
-    return name in ("one_shot", "two_shot", "direct") or kind == "all_to_all"
 
 
 def _equal(values: Floats | Ints) -> bool:

@@ -1,5 +1,5 @@
 """Routing: where a message goes next.  One function a rule, for many messages at once; `ROUTINGS`
-names them.
+names them.  A rule that knows its way on some shapes only stands in their rows too.
 
 A rule takes the wires and, by message, its source, where it is and its target (node numbers), and
 returns the next node. It is deterministic: the same message always goes the same way. Structured
@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.network.multistage import fly_stages
-from sim.network.wires import Floats, Ints, Paths, Wires
+from sim.network.plans import Floats, Ints
+from sim.network.wires import Paths, Wires
 
 MOST_HOPS = 10_000  # a rule that goes in circles is our bug
 
@@ -98,24 +99,28 @@ def bit_steered(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
     On a Benes network the digits of the source steer the first half, so that no two messages of a
     permutation meet there, and those of the target the second.
     """
-    facts = wires.graph.graph
-    chips = wires.chips
-    if facts["shape"] == "benes":
-        k, n = facts["k"], facts["n"]
-        rows = chips // k
-        stage, row = (at - chips) // rows, (at - chips) % rows
-        ahead = np.where(at < chips, at // k, row)
-        climbs = (at >= chips) & (stage < n - 1)
-        digit = np.where(climbs, stage, np.maximum(2 * n - 3 - stage, 0))
-        power = k**digit
-        new = np.where(climbs, source // power % k, target // power // k % k)
-        steered = row + (new - row // power % k) * power
-        ahead = (
-            np.where(at < chips, ahead, steered) + chips + np.where(at < chips, 0, stage + 1) * rows
-        )
-        return np.where(stage == 2 * n - 2, target, ahead)
-    k, n, extra = facts["k"], facts["n"], facts["extra"]
-    shapes = np.array(fly_stages(k, n, extra))
+    steer = _steer_unfolded if "turn" in wires.graph.graph else _steer_fly
+    return steer(wires, source, at, target)
+
+
+def _steer_unfolded(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
+    """Up to the stage at which a network of equal stages turns, by the source; on by the target."""
+    facts, chips = wires.graph.graph, wires.chips
+    k, turn = facts["k"], facts["turn"]
+    rows = chips // k
+    stage, row = (at - chips) // rows, (at - chips) % rows
+    climbs = (at >= chips) & (stage < turn)
+    digit = np.where(climbs, stage, np.maximum(2 * turn - 1 - stage, 0))
+    power = k**digit
+    new = np.where(climbs, source // power % k, target // power // k % k)
+    steered = row + (new - row // power % k) * power
+    ahead = np.where(at < chips, at // k, steered + (stage + 1) * rows) + chips
+    return np.where(stage == 2 * turn, target, ahead)
+
+
+def _steer_fly(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
+    facts, chips = wires.graph.graph, wires.chips
+    shapes = np.array(fly_stages(facts["k"], facts["n"], facts["extra"]))
     base = chips + np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
     stage = np.searchsorted(base, at, side="right") - 1  # -1: still at its chip
     low = np.where(stage < 0, at, (at - base[stage]) % shapes[stage, 1])
@@ -139,15 +144,11 @@ def up_down(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
 def _climb(wires: Wires, at: Ints, target: Ints, turn: Ints) -> tuple[Ints, Ints]:
     """Next nodes of `up_down`, choices upwards turned on by `turn`; and how many choices there
     are."""
-    shape = wires.graph.graph["shape"]
-    if shape == "fat_tree":
-        return _climb_tree(wires, at, target, turn)
-    if shape == "multi_node":
-        return _climb_rails(wires, at, target, turn)
-    near = wires.find(at, target) >= 0
-    return np.where(near, target, _gates(wires)[target]), np.ones(
-        len(at), dtype=np.int64
-    )  # one switch or hub
+    climb = next((_CLIMBS[fact] for fact in _CLIMBS if fact in wires.graph.graph), None)
+    if climb:
+        return climb(wires, at, target, turn)
+    near = wires.find(at, target) >= 0  # one switch or hub
+    return np.where(near, target, _gates(wires)[target]), np.ones(len(at), dtype=np.int64)
 
 
 def _climb_tree(wires: Wires, at: Ints, target: Ints, turn: Ints) -> tuple[Ints, Ints]:
@@ -181,6 +182,10 @@ def _climb_rails(wires: Wires, at: Ints, target: Ints, turn: Ints) -> tuple[Ints
     crosses = (at >= leaf) & (at < spine) & (at - leaf != rail)
     ahead = np.where(crosses, spine + (node + rail + turn) % spines, ahead)
     return ahead, np.where(crosses, spines, 1)
+
+
+# By the fact that a shape has written into its graph, how to climb there where there is a choice.
+_CLIMBS = {"levels": _climb_tree, "rails": _climb_rails}
 
 
 def spray(wires: Wires, source: Ints, target: Ints) -> Routes:
@@ -229,16 +234,22 @@ def spray(wires: Wires, source: Ints, target: Ints) -> Routes:
     crossings = np.bincount(key // len(wires.bytes_per_s), minlength=len(source))[going]
     rows = np.concatenate([[0], np.cumsum(crossings)])
     return Routes(
-        first, Paths(rows, key % len(wires.bytes_per_s), shares, latency[going], hops[going])
+        first,
+        Paths(
+            first=rows,
+            capacities=key % len(wires.bytes_per_s),
+            share=shares,
+            latency_s=latency[going],
+            hops=hops[going],
+        ),
     )
 
 
 def _spread(wires: Wires, at: Ints, target: Ints) -> tuple[Ints, Ints, Floats]:
     """All next nodes on shortest ways: the row each belongs to, the node, the part of the row's
     rate that goes on."""
-    if wires.graph.graph.get("shape") in ("fat_tree", "multi_node") and not wires.graph.graph.get(
-        "failed"
-    ):
+    facts = wires.graph.graph
+    if not facts.get("failed") and not _CLIMBS.keys().isdisjoint(facts):
         _, ways = _climb(wires, at, target, np.zeros(len(at), dtype=np.int64))
         row = np.repeat(np.arange(len(at)), ways)
         turn = np.arange(len(row)) - np.repeat(np.cumsum(ways) - ways, ways)
@@ -322,9 +333,8 @@ def _walk(
             raise AssertionError("routing goes in circles")
         ahead = step(wires, source[going], at[going], target[going])
         to_switch = np.flatnonzero(np.maximum(source[going], target[going]) >= wires.chips)
-        if len(
-            to_switch
-        ):  # rules speak of chips; what a chip and its switch tell each other goes straight
+        if len(to_switch):
+            # Rules speak of chips; what a chip and its switch tell each other goes straight.
             ahead[to_switch] = target[going[to_switch]]
         if wires.graph.graph.get("failed"):
             link = wires.find(at[going], ahead)
@@ -352,11 +362,14 @@ def _legs(wires: Wires, count: int, message: Ints, link: Ints) -> Routes:
     latency: Floats = np.bincount(leg_of_hop, wires.latency_s[link], minlength=legs)
     first = np.searchsorted(message[head], np.arange(count + 1))
     core = np.where(wires.core[wires.source[link]] >= 0, wires.core[wires.source[link]], -1)
-    crossed = np.stack(
-        [core, wires.capacity[link]], axis=1
-    ).ravel()  # the core is crossed on leaving the switch
+    # The core is crossed on leaving the switch.
+    crossed = np.stack([core, wires.capacity[link]], axis=1).ravel()
     kept = crossed >= 0
     per_leg = np.bincount(np.repeat(leg_of_hop, 2)[kept], minlength=legs)
     rows = np.zeros(legs + 1, dtype=np.int64)
     np.cumsum(per_leg, out=rows[1:])
-    return Routes(first, Paths(rows, crossed[kept], np.ones(int(kept.sum())), latency, hops))
+    whole: Floats = np.ones(int(kept.sum()))
+    return Routes(
+        first,
+        Paths(first=rows, capacities=crossed[kept], share=whole, latency_s=latency, hops=hops),
+    )

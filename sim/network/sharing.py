@@ -6,11 +6,13 @@ the many of a fabric. A test holds them to each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import NamedTuple
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from sim.compiled import Loops
 
 Ints = np.ndarray
 Floats = np.ndarray
@@ -71,16 +73,32 @@ class Crossings(NamedTuple):
     share: Floats
     start: Ints
     flow: Ints
+    room: Room  # that compiled code works in; none for plain Python
+
+
+class Room(NamedTuple):
+    """What filling works with, for compiled code, which allocates nothing."""
+
+    left: Floats  # [capacity], of it
+    load: Floats  # [capacity], weights of those that grow
+    off: Floats  # [capacity], weights of those frozen now
+    loaded: Ints  # [place], capacities with a load
+    frozen: Ints  # [place], flows frozen now
+    state: Ints  # [flow]: 1 it grows, 2 frozen now, 0 neither
 
 
 def crossings(first: Ints, capacity: Ints, share: Floats, capacities: int) -> Crossings:
     """The table of flows given in compressed rows; every flow has at least one crossing."""
-    if len(first) > COMPILED_FROM and (compiled := _compiled(_turned)) is not None:
-        return Crossings(first, capacity, share, *compiled(first, capacity, capacities))
+    if (native := LOOPS.native(_PASS + len(capacity))) is not None:
+        start, end = np.zeros((2, capacities + 1), np.int64)
+        flow = np.empty(len(capacity), np.int64)
+        native["_turned"](first, capacity, start, end, flow)
+        return Crossings(first, capacity, share, start, flow, _room(len(first) - 1, capacities))
     flow = np.repeat(np.arange(len(first) - 1), np.diff(first))
     start = np.zeros(capacities + 1, dtype=np.int64)
     np.cumsum(np.bincount(capacity, minlength=capacities), out=start[1:])
-    return Crossings(first, capacity, share, start, flow[np.argsort(capacity, kind="stable")])
+    flow = flow[np.argsort(capacity, kind="stable")]
+    return Crossings(first, capacity, share, start, flow, _room(0, 0))
 
 
 def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
@@ -88,13 +106,14 @@ def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
     not there.
 
     Links that are full at one level are frozen together, so a symmetric pattern takes one pass
-    however many flows it has. Compiled where numba is installed (the extra `fast`) and there is
-    enough to do; the answer is the same to the last bit.
+    however many flows it has.
     """
-    if len(weights) >= COMPILED_FROM and (compiled := _compiled(_fill)) is not None:
-        return compiled(*table, capacities, weights)
-    first, capacity, share, start, by_capacity = table
     rates = np.zeros(len(weights))
+    if len(table.room.state) and (native := LOOPS.native(0)) is not None:
+        native["_fill"](table, capacities, weights, rates)
+        return rates
+    first, capacity, share, start, by_capacity, _ = table
+    LOOPS.native(_PASS + len(capacity))
     left = capacities.astype(float)
     demand = share * np.repeat(weights, np.diff(first))
     load = np.bincount(capacity, demand, minlength=len(left))
@@ -119,79 +138,75 @@ def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
     return rates
 
 
-COMPILED_FROM = 48  # flows: below, loading the compiled form costs more than it saves
 _ONE_LEVEL = 1 + 1e-12  # levels that differ by rounding only are one
 _NOTHING = 1e-9  # weight left on a link by rounding
+_PASS = 100  # crossings: what a call of a few flows takes beside them, in plain Python
 
 
-@cache
-def _compiled(function: Callable) -> Callable | None:
-    try:
-        from numba import njit
-    except ImportError:
-        return None
-    return njit(cache=True)(function)
+def _room(flows: int, capacities: int) -> Room:
+    floats, ints = np.zeros((3, capacities)), np.zeros((2, flows), np.int64)
+    return Room(*floats, np.zeros(capacities, np.int64), *ints)  # type: ignore[call-arg]
 
 
-def _turned(first: Ints, capacity: Ints, capacities: int) -> tuple[Ints, Ints]:
+def _turned(first: Ints, capacity: Ints, start: Ints, end: Ints, flow: Ints) -> int:
     """The other half of `crossings` written out for a compiler."""
-    start = np.zeros(capacities + 1, np.int64)
     for c in capacity:
         start[c + 1] += 1
-    for c in range(capacities):
+    for c in range(len(start) - 1):
         start[c + 1] += start[c]
-    at, flow = start.copy(), np.empty(len(capacity), np.int64)
+        end[c] = start[c]
     for f in range(len(first) - 1):
         for k in range(first[f], first[f + 1]):
-            flow[at[capacity[k]]] = f
-            at[capacity[k]] += 1
-    return start, flow
+            flow[end[capacity[k]]] = f
+            end[capacity[k]] += 1
+    return 0
 
 
-def _fill(
-    first: Ints,
-    capacity: Ints,
-    share: Floats,
-    start: Ints,
-    flow: Ints,
-    capacities: Floats,
-    weights: Floats,
-) -> Floats:
+def _fill(table: Crossings, capacities: Floats, weights: Floats, rates: Floats) -> int:
     """`fill` written out for a compiler: the same steps in the same order."""
-    flows, links = len(weights), len(capacities)
-    rates, left, load, off = np.zeros(flows), capacities.copy(), np.zeros(links), np.zeros(links)
-    remaining = 0
-    for f in range(flows):
+    first, capacity, share, start, flow, room = table
+    left, load, off, loaded, frozen, state = room
+    remaining = kept = 0
+    for c in range(len(capacities)):
+        load[c] = off[c] = 0.0
+    for f in range(len(weights)):
         if weights[f] > 0:
             remaining += 1
+            state[f] = 1
             for k in range(first[f], first[f + 1]):
                 load[capacity[k]] += share[k] * weights[f]
-    growing = weights > 0
-    loaded = np.flatnonzero(load > 0)
-    frozen = np.empty(flows, np.int64)
+    for c in range(len(capacities)):
+        left[c] = capacities[c]
+        if load[c] > 0:
+            loaded[kept] = c
+            kept += 1
     while remaining > 0:
         lowest = np.inf
-        for c in loaded:
-            lowest = min(lowest, left[c] / load[c])
-        count = 0
-        for c in loaded:
+        for i in range(kept):
+            lowest = min(lowest, left[loaded[i]] / load[loaded[i]])
+        count = tight = 0
+        for i in range(kept):
+            c = loaded[i]
             if left[c] / load[c] <= lowest * _ONE_LEVEL:
+                tight += 1
                 for j in range(start[c], start[c + 1]):
                     f = flow[j]
-                    if growing[f]:
-                        growing[f] = False
+                    if state[f] == 1:
+                        state[f] = 2
                         frozen[count] = f
                         count += 1
-        if count > 1:
-            frozen[:count].sort()  # sums run in the order of flows, as in `fill`
+        if tight > 1:  # sums run in the order of flows, as in `fill`
+            _in_order(frozen, count, state)
         for i in range(count):
             f = frozen[i]
+            state[f] = 0
             rates[f] = lowest * weights[f]
             for k in range(first[f], first[f + 1]):
                 off[capacity[k]] += share[k] * weights[f]
         remaining -= count
-        kept = 0
-        for c in loaded:
+        links, kept = kept, 0
+        for i in range(links):
+            c = loaded[i]
             full = left[c] / load[c] <= lowest * _ONE_LEVEL
             left[c] -= lowest * off[c]
             load[c] -= off[c]
@@ -199,8 +214,33 @@ def _fill(
             if not full and load[c] > _NOTHING:
                 loaded[kept] = c
                 kept += 1
-        loaded = loaded[:kept]
-    return rates
+    return 0
+
+
+def _in_order(frozen: Ints, count: int, state: Ints) -> None:
+    """Sort those frozen now: a few by insertion, many by looking through all."""
+    if count * count > len(state):
+        at = 0
+        for f in range(len(state)):
+            if state[f] == 2:
+                frozen[at] = f
+                at += 1
+        return
+    for i in range(1, count):
+        f, at = frozen[i], i
+        while at > 0 and frozen[at - 1] > f:
+            frozen[at] = frozen[at - 1]
+            at -= 1
+        frozen[at] = f
+
+
+def _samples() -> dict[Any, tuple[Any, ...]]:
+    ints, floats = np.zeros(0, np.int64), np.zeros(0)
+    table = Crossings(ints, ints, floats, ints, ints, _room(0, 0))
+    return {
+        _turned: (ints, ints, ints, ints, ints),
+        _fill: (table, floats, floats, floats),
+    }
 
 
 def _ranges(start: Ints, stop: Ints) -> Ints:
@@ -208,3 +248,6 @@ def _ranges(start: Ints, stop: Ints) -> Ints:
     lengths = stop - start
     ends = np.cumsum(lengths)
     return np.repeat(stop - ends, lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+LOOPS = Loops("sharing", (sys.modules[__name__],), _samples, plain_s=1e-6, compile_s=2)

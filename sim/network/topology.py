@@ -1,115 +1,316 @@
-"""Pods as graphs: one function per shape, chips numbered from 0, one directed edge for each way of
-each wire.
+"""Pods as graphs: all that is known of a shape stands in its row of `SHAPES`; `build` builds it.
 
-Edges carry `bytes_per_s` and `latency_s`, and `duplex="half"` where both ways share one rate.
-Switches are nodes with a name; they may carry `bytes_per_s` (all that a blocking core passes) and
-`forwarding`. `graph.graph` says the shape, the routing rule and what the rule needs to know. A new
-shape is a function in `direct` or `multistage` and its lines in `SHAPES` and `SIZES`; an irregular
-pod is an edge list (`from_edges`).
+Chips are numbered from 0; there is one directed edge for each way of each wire. Edges carry
+`bytes_per_s` and `latency_s`, and `duplex="half"` where both ways share one rate. Switches are
+nodes with a name; they may carry `bytes_per_s` (all that a blocking core passes) and `forwarding`.
+`graph.graph` has the shape's name, the routing rule and what the shape's function wrote there for
+those who route, group and drive (`dims`, `wraps`, `node_chips`, `rails` ...): they ask for such
+facts, never for a name. A new shape is a function and a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from inspect import Parameter as Argument
 from inspect import signature
-from itertools import pairwise
 from math import inf, isfinite, log2, prod
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import networkx as nx
 
-from sim.network.direct import full_mesh, hypercube, mesh, ring, star, torus
-from sim.network.faults import Fault, check, check_link, degraded, is_chip, some
-from sim.network.multistage import (
-    benes,
-    butterfly,
-    crossbar,
-    dragonfly,
-    fat_tree,
-    fly_stages,
-    multi_node,
-    switch,
-)
-from sim.network.placement import layout, neighbour_order, ring_order
+from sim.network import cuts, direct, multistage
+from sim.network.edge_list import from_edges
+from sim.network.faults import check_link, is_chip
 
-__all__ = [
-    "Fault",
-    "build",
-    "check",
-    "degraded",
-    "from_edges",
-    "layout",
-    "neighbour_order",
-    "ring_order",
-    "route",
-]
+if TYPE_CHECKING:
+    from sim.network.wires import Wires
 
 Graph: TypeAlias = nx.DiGraph
-Node: TypeAlias = Hashable
-Hop = tuple[object, object]
 
+REQUIRED = Argument.empty  # stands for what a parameter without a default is
 MOST_LINKS = 5_000_000
-LINK_BYTES = (
-    500  # of host memory for one directed link, measured: networkx's dicts (290) and our arrays
+# of host memory for one directed link, measured: networkx's dicts (290) and our arrays
+LINK_BYTES = 500
+
+
+class Parameter(NamedTuple):
+    """What a shape is built with, beside rate and latency of its link.
+
+    `kind` is how a file writes it (`sim.catalog.pods` reads each kind), `key` what a file calls it,
+    where that is another word; `check` is told the value, its name and what it belongs to.
+    """
+
+    kind: str
+    check: Callable[[Any, str, str], None] = lambda value, name, owner: None
+    key: str = ""
+
+
+def _due(what: str, holds: Callable[[Any], bool]) -> Callable[[Any, str, str], None]:
+    """A check: ValueError if a value is not what is due."""
+
+    def check(value: Any, name: str, owner: str) -> None:
+        if not holds(value):
+            raise ValueError(f"{owner} needs {what.format(name=name)}, not {value!r}")
+
+    return check
+
+
+def whole(least: int = 1) -> Parameter:
+    """A whole number of at least so much."""
+    what = f"at least {least} {{name}}, as a whole number"
+    return Parameter("whole", _due(what, lambda value: is_chip(value) and value >= least))
+
+
+WHOLE = whole()
+SIDES = Parameter(
+    "sides",
+    _due(
+        "{name} that are whole numbers of at least 1",
+        lambda sides: sides and all(is_chip(size) and size >= 1 for size in sides),
+    ),
+)
+RATIO = Parameter(
+    "ratio", _due("{name} as a positive ratio", lambda value: isfinite(value) and value > 0)
+)
+LINK = Parameter("link", lambda value, name, owner: check_link(value, f"the {name} of {owner}"))
+LINK_PART = Parameter(
+    "link", lambda value, name, owner: check_link(value, f"the {name} of {owner}", complete=False)
+)
+CORE = Parameter(
+    "rate",
+    _due("{name} as a positive bandwidth", lambda value: isfinite(value) and value > 0),
+    key="core",
+)
+FORWARDING = Parameter(
+    "forwarding",
+    _due(
+        "{name} to be cut_through or store_and_forward",
+        lambda value: value in ("cut_through", "store_and_forward"),
+    ),
 )
 
+Starts: TypeAlias = list[tuple[int, float]]
 
-SHAPES: dict[str, Callable[..., Graph]] = {
-    "full_mesh": full_mesh,
-    "switch": switch,
-    "crossbar": crossbar,
-    "ring": ring,
-    "mesh": mesh,
-    "torus": torus,
-    "hypercube": hypercube,
-    "star": star,
-    "fat_tree": fat_tree,
-    "butterfly": butterfly,
-    "benes": benes,
-    "dragonfly": dragonfly,
-    "multi_node": multi_node,
+
+class Shape(NamedTuple):
+    """All that is known of a shape.
+
+    `size` is the number of nodes and of directed links, as floats, by the parameters: what is too
+    large is refused before it is built. `routing` is its rule unless told otherwise; `steered` are
+    rules that know their way on it, beside those that serve on any graph. Of a whole pod, by its
+    `dims` and its number of chips: `starts` are chips from which it looks as from all others, each
+    with the number it stands for; `apart` is its diameter and mean distance; `cut` is its bisection
+    bandwidth, by graph and wires. `drawn` is how (`sim.results.topology_page`), and `called` what
+    messages say where the name with an article is not English.
+    """
+
+    build: Callable[..., Graph]
+    parameters: Mapping[str, Parameter]
+    size: Callable[[Mapping[str, Any]], tuple[float, float]]
+    routing: str = "shortest"
+    steered: tuple[str, ...] = ()
+    starts: Callable[[Sequence[int], int], Starts] | None = None
+    apart: Callable[[Sequence[int], int], tuple[int, float]] | None = None
+    cut: Callable[[Graph, Wires], float | None] | None = None
+    drawn: str = "spring"
+    called: str = ""
+
+    @property
+    def doc(self) -> str:
+        """What it is: the first paragraph of what its function says of itself."""
+        return " ".join((self.build.__doc__ or "").partition("\n\n")[0].split())
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The routing rules that serve on it."""
+        return ("shortest", "spray", *self.steered)
+
+
+def _alike(dims: Sequence[int], chips: int) -> Starts:
+    """From every chip it looks the same."""
+    return [(0, 1.0)]
+
+
+def _power(base: int, exponent: int) -> float:
+    return float(base**exponent) if exponent * log2(max(base, 1)) < 100 else inf
+
+
+def _grid_size(dims: Sequence[int], wraps: bool) -> tuple[float, float]:
+    count = float(prod(dims))
+    return count, sum(2 * count * (1 if wraps and size > 2 else (size - 1) / size) for size in dims)
+
+
+def _fly_size(k: int, n: int, expansion: int) -> tuple[float, float]:
+    chips = _power(k, n)
+    if chips * expansion > MOST_LINKS:
+        return chips, n * chips * expansion
+    extra = next((e for e in range(64) if k**e >= expansion), 0)
+    stages = multistage.fly_stages(k, n, extra)
+    between = [
+        tops * lows * (stages[j + 1][0] // tops) for j, (tops, lows) in enumerate(stages[:-1])
+    ]
+    return chips + sum(tops * lows for tops, lows in stages), float(2 * chips + sum(between))
+
+
+_SWITCH = Shape(
+    multistage.switch,
+    {"devices": WHOLE},
+    lambda p: (p["devices"] + 1, 2 * p["devices"]),
+    steered=("up_down",),
+    starts=_alike,
+    cut=cuts.core,
+    drawn="tiers",
+)
+_TORUS = Shape(
+    direct.torus,
+    {"dims": SIDES},
+    lambda p: _grid_size(p["dims"], True),
+    routing="dimension_order",
+    steered=("dimension_order",),
+    starts=_alike,
+    cut=cuts.grid,
+    drawn="grid",
+)
+SHAPES: dict[str, Shape] = {
+    "full_mesh": Shape(
+        direct.full_mesh,
+        {"devices": WHOLE},
+        lambda p: (p["devices"], p["devices"] * (p["devices"] - 1)),
+        starts=_alike,
+        cut=cuts.all_pairs,
+        drawn="circle",
+    ),
+    "switch": _SWITCH._replace(
+        parameters={"devices": WHOLE, "core_bytes_per_s": CORE, "forwarding": FORWARDING}
+    ),
+    "crossbar": _SWITCH,
+    "ring": _TORUS._replace(
+        build=direct.ring,
+        parameters={"devices": WHOLE},
+        size=lambda p: _grid_size((p["devices"],), True),
+        drawn="circle",
+    ),
+    "mesh": _TORUS._replace(
+        build=direct.mesh,
+        size=lambda p: _grid_size(p["dims"], False),
+        starts=None,
+        apart=lambda dims, chips: (  # two places drawn on each axis
+            sum(dims) - len(dims),
+            sum((size * size - 1) / (3 * size) for size in dims) * chips / (chips - 1),
+        ),
+    ),
+    "torus": _TORUS,
+    "hypercube": _TORUS._replace(
+        build=direct.hypercube,
+        parameters={"dimensions": whole(0)},
+        size=lambda p: (
+            _power(2, p["dimensions"]),
+            p["dimensions"] * _power(2, p["dimensions"]),
+        ),
+        drawn="circle",
+    ),
+    "star": Shape(
+        direct.star,
+        {"devices": WHOLE},
+        lambda p: (p["devices"], 2 * (p["devices"] - 1)),
+        steered=("up_down",),
+        starts=lambda dims, chips: [(0, 1.0), (1, chips - 1.0)],
+        cut=cuts.half_of_the_chips,
+        drawn="hub",
+    ),
+    "fat_tree": Shape(
+        multistage.fat_tree,
+        {"k": whole(2), "levels": WHOLE, "oversubscription": RATIO},
+        lambda p: (
+            _power(p["k"], p["levels"]) * (1 + p["levels"] / p["k"]),
+            2 * p["levels"] * _power(p["k"], p["levels"]),
+        ),
+        routing="up_down",
+        steered=("up_down",),
+        starts=_alike,
+        cut=cuts.fat_tree,
+        drawn="tiers",
+    ),
+    "butterfly": Shape(
+        multistage.butterfly,
+        {"k": whole(2), "n": WHOLE, "expansion": WHOLE},
+        lambda p: _fly_size(p["k"], p["n"], p["expansion"]),
+        routing="bit_steered",
+        steered=("bit_steered",),
+        starts=_alike,
+        drawn="stages",
+    ),
+    "benes": Shape(
+        multistage.benes,
+        {"k": whole(2), "n": WHOLE},
+        lambda p: (
+            _power(p["k"], p["n"]) * (1 + (2 * p["n"] - 1) / p["k"]),
+            2 * p["n"] * _power(p["k"], p["n"]),
+        ),
+        routing="bit_steered",
+        steered=("bit_steered",),
+        starts=_alike,
+        cut=cuts.half_of_the_chips,
+        drawn="stages",
+    ),
+    "dragonfly": Shape(
+        multistage.dragonfly,
+        {"groups": WHOLE, "routers": WHOLE, "chips": WHOLE, "global_links": WHOLE},
+        lambda p: (
+            p["groups"] * p["routers"] * (p["chips"] + 1),
+            p["groups"] * p["routers"] * (2 * p["chips"] + p["routers"] - 1 + p["global_links"]),
+        ),
+        starts=lambda dims, chips: [  # groups are alike, routers of a group are not
+            (router * dims[2], 1.0) for router in range(dims[1])
+        ],
+        drawn="rings",
+    ),
+    "multi_node": Shape(
+        multistage.multi_node,
+        {
+            "nodes": WHOLE,
+            "chips": WHOLE,
+            "nic": LINK,
+            "spine": LINK_PART,
+            "rails": WHOLE,
+            "spines": WHOLE,
+            "oversubscription": RATIO,
+        },
+        lambda p: (
+            p["nodes"] * (p["chips"] + 1) + (p["rails"] or p["chips"]) + p["spines"],
+            4 * p["nodes"] * p["chips"] + 2 * (p["rails"] or p["chips"]) * p["spines"],
+        ),
+        routing="up_down",
+        steered=("up_down",),
+        starts=lambda dims, chips: [(chip, 1.0) for chip in range(dims[1])],
+        cut=cuts.rails,
+        drawn="tiers",
+    ),
+    "edges": Shape(
+        from_edges,
+        {
+            "edges": Parameter("wires"),
+            "nodes": Parameter("switches", key="switches"),
+            "chips_forward": Parameter("flag"),
+        },
+        lambda p: (0, 2 * len(p["edges"])),
+        called="an edge list",
+    ),
 }
-# Rules that know their way on some shapes only; the others serve on any graph.
-ROUTES_ON: dict[str, tuple[str, ...]] = {
-    "shortest": tuple(SHAPES),
-    "spray": tuple(SHAPES),
-    "dimension_order": ("ring", "mesh", "torus", "hypercube"),
-    "bit_steered": ("butterfly", "benes"),
-    "up_down": ("fat_tree", "multi_node", "switch", "crossbar", "star"),
-}
-# Nodes and directed links by shape, so as to refuse what is too large before building it. Floats:
-# nothing overflows.
-SIZES: dict[str, Callable[[Mapping[str, Any]], tuple[float, float]]] = {
-    "full_mesh": lambda p: (p["devices"], p["devices"] * (p["devices"] - 1)),
-    "switch": lambda p: (p["devices"] + 1, 2 * p["devices"]),
-    "crossbar": lambda p: (p["devices"] + 1, 2 * p["devices"]),
-    "ring": lambda p: _grid_size((p["devices"],), True),
-    "mesh": lambda p: _grid_size(p["dims"], False),
-    "torus": lambda p: _grid_size(p["dims"], True),
-    "hypercube": lambda p: (
-        _power(2, p["dimensions"]),
-        p["dimensions"] * _power(2, p["dimensions"]),
-    ),
-    "star": lambda p: (p["devices"], 2 * (p["devices"] - 1)),
-    "fat_tree": lambda p: (
-        _power(p["k"], p["levels"]) * (1 + p["levels"] / p["k"]),
-        2 * p["levels"] * _power(p["k"], p["levels"]),
-    ),
-    "butterfly": lambda p: _fly_size(p["k"], p["n"], p["expansion"]),
-    "benes": lambda p: (
-        _power(p["k"], p["n"]) * (1 + (2 * p["n"] - 1) / p["k"]),
-        2 * p["n"] * _power(p["k"], p["n"]),
-    ),
-    "dragonfly": lambda p: (
-        p["groups"] * p["routers"] * (p["chips"] + 1),
-        p["groups"] * p["routers"] * (2 * p["chips"] + p["routers"] - 1 + p["global_links"]),
-    ),
-    "multi_node": lambda p: (
-        p["nodes"] * (p["chips"] + 1) + (p["rails"] or p["chips"]) + p["spines"],
-        4 * p["nodes"] * p["chips"] + 2 * (p["rails"] or p["chips"]) * p["spines"],
-    ),
-}
+
+
+IRREGULAR = SHAPES["edges"]
+
+
+def called(shape: str) -> str:
+    """A shape in a sentence."""
+    return SHAPES[shape].called or f"a {shape}"
+
+
+def shape_of(graph: Graph) -> Shape:
+    """The row of the shape that a graph was built in; what no row has built is irregular."""
+    return SHAPES.get(graph.graph.get("shape"), IRREGULAR)
 
 
 def build(
@@ -127,152 +328,53 @@ def build(
     `routing` puts another rule in the place of the shape's own.
     """
     if shape not in SHAPES:
-        near = get_close_matches(shape, SHAPES, 1)
-        hint = f"nearest {near[0]!r}; " if near else ""
-        raise ValueError(f"no topology shape {shape!r}; {hint}choose one of {', '.join(SHAPES)}")
+        raise ValueError(
+            f"no topology shape {shape!r}; {_nearest(shape, SHAPES)}choose one of "
+            f"{', '.join(SHAPES)}"
+        )
+    row = SHAPES[shape]
     named = {"devices": devices, "bytes_per_s": bytes_per_s, "latency_s": latency_s}
     parameters |= {key: value for key, value in named.items() if value is not None}
-    link, own = _sorted_out(shape, parameters)
-    if link.get("bytes_per_s", 1) <= 0 or link.get("latency_s", 0) < 0:
-        raise ValueError(
-            f"a {shape} needs at least 1 device, positive bandwidth and non-negative latency"
-        )
-    for name, facts in (("link", link), ("nic", own.get("nic")), ("spine", own.get("spine"))):
-        if facts is not None:
-            check_link(facts, f"the {name} of a {shape}", complete=name != "spine")
-    nodes, links = SIZES[shape](own)
+    owner, rule = called(shape), routing or row.routing
+    nodes, links = row.size(_own(row, parameters, owner))
     if max(nodes, links) > MOST_LINKS:
         raise ValueError(
             f"this {shape} would have {nodes:,.0f} nodes and {links:,.0f} links, about "
-            f"{links * LINK_BYTES / 1e9:,.0f}"
-            f" GB of memory; the most is {MOST_LINKS:,} links"
+            f"{links * LINK_BYTES / 1e9:,.0f} GB of memory; the most is {MOST_LINKS:,} links"
         )
-    if routing is not None and shape not in ROUTES_ON.get(routing, ()):
-        fit = ", ".join(rule for rule, shapes in ROUTES_ON.items() if shape in shapes)
-        raise ValueError(f"no routing {routing!r} on a {shape}; choose one of {fit}")
-    graph = SHAPES[shape](**parameters)
-    if routing is not None:
-        graph.graph["routing"] = routing
+    if rule not in row.rules:
+        raise ValueError(f"no routing {rule!r} on {owner}; choose one of {', '.join(row.rules)}")
+    graph = row.build(**parameters)
+    graph.graph.update(shape=shape, routing=rule)
     return graph
 
 
-def from_edges(
-    edges: Iterable[tuple[Node, Node, Mapping[str, Any]]],
-    nodes: Mapping[Node, Mapping[str, Any]] | None = None,
-    chips_forward: bool | None = None,
-    routing: str = "shortest",
-    **link: Any,
-) -> Graph:
-    """An irregular pod from a list of wires (a, b, facts); `link` are the facts that a wire does
-    not give itself.
-
-    A wire goes both ways, unless its `duplex` is "simplex" (a to b only). `nodes` are facts of
-    switches. Chips pass on messages for others where there are no switches; `chips_forward` says
-    so, or not, where there are.
-    """
-    graph = nx.DiGraph(shape="edges", routing=routing)
-    if routing not in ("shortest", "spray"):
-        raise ValueError(f"no routing {routing!r} on an edge list; choose one of shortest, spray")
-    for a, b, own in edges:
-        facts = {**link, **own}
-        simplex = facts.get("duplex") == "simplex"
-        if simplex:
-            del facts["duplex"]
-        if a == b:
-            raise ValueError(f"the link {a} - {b} joins {a} to itself")
-        if graph.has_edge(a, b) or (not simplex and graph.has_edge(b, a)):
-            raise ValueError(f"the link {a} - {b} is given twice")
-        graph.add_edge(a, b, **facts)
-        if not simplex:
-            graph.add_edge(b, a, **facts)
-    for node, of_node in (nodes or {}).items():
-        if node not in graph:
-            raise ValueError(f"{node!r} has facts but no link; the nodes are {some(graph)}")
-        graph.nodes[node].update(of_node)
-    chips = sorted(node for node in graph if is_chip(node))
-    ordered = nx.DiGraph(**graph.graph, chips_forward=chips_forward)
-    ordered.add_nodes_from((chip, graph.nodes[chip]) for chip in chips)
-    ordered.add_nodes_from(graph.nodes(data=True))
-    ordered.add_edges_from(graph.edges(data=True))
-    if chips_forward is None:
-        ordered.graph["chips_forward"] = len(chips) == len(graph)
-    check(ordered)
-    return ordered
+def defaults(row: Shape) -> dict[str, Any]:
+    """The shape's own parameters with what they are if not given, which may be `REQUIRED`."""
+    own = signature(row.build).parameters
+    return {name: own[name].default for name in row.parameters}
 
 
-def _sorted_out(shape: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Facts of the link, and the shape's own parameters with their defaults; ValueError if some
-    cannot be."""
-    wanted = {
-        name: p
-        for name, p in signature(SHAPES[shape]).parameters.items()
-        if p.kind is not p.VAR_KEYWORD
-    }
-    known = (*wanted, "bytes_per_s", "latency_s", "duplex")
+def _nearest(name: str, known: Iterable[str]) -> str:
+    return "".join(f"nearest {near!r}; " for near in get_close_matches(name, known, 1))
+
+
+def _own(row: Shape, parameters: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """The shape's own parameters, complete; ValueError if some of all that are given cannot be."""
+    known = (*row.parameters, "bytes_per_s", "latency_s", "duplex")
     for name in parameters:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"nearest {near[0]!r}; " if near else ""
             raise ValueError(
-                f"a {shape} has no parameter {name!r}; {hint}known are {', '.join(known)}"
+                f"{owner} has no parameter {name!r}; {_nearest(name, known)}known are "
+                f"{', '.join(known)}"
             )
-    missing = [
-        name for name, p in wanted.items() if p.default is p.empty and name not in parameters
-    ]
+    own = defaults(row) | {key: parameters[key] for key in row.parameters if key in parameters}
+    missing = [name for name, value in own.items() if value is REQUIRED]
     if missing:
-        raise ValueError(f"a {shape} needs {', '.join(missing)}")
-    own = {name: parameters.get(name, p.default) for name, p in wanted.items()}
+        raise ValueError(f"{owner} needs {', '.join(missing)}")
     for name, value in own.items():
-        if name in _LEAST and value is not None and not (is_chip(value) and value >= _LEAST[name]):
-            raise ValueError(
-                f"a {shape} needs at least {_LEAST[name]} {name}, as a whole number, not {value!r}"
-            )
-    if "dims" in own and not (
-        own["dims"] and all(is_chip(size) and size >= 1 for size in own["dims"])
-    ):
-        raise ValueError(
-            f"the dims of a {shape} are whole numbers of at least 1, not {own['dims']!r}"
-        )
-    ratio = own.get("oversubscription", 1.0)
-    if not (isfinite(ratio) and ratio > 0):
-        raise ValueError(f"oversubscription is a positive ratio, not {ratio}")
-    return {name: value for name, value in parameters.items() if name not in wanted}, own
-
-
-# fmt: off
-_LEAST = {"devices": 1, "dimensions": 0, "k": 2, "n": 1, "levels": 1, "expansion": 1, "groups": 1, "routers": 1,
-          "chips": 1, "global_links": 1, "nodes": 1, "rails": 1, "spines": 1}
-# fmt: on
-
-
-def _power(base: int, exponent: int) -> float:
-    return float(base**exponent) if exponent * log2(max(base, 1)) < 100 else inf
-
-
-def _grid_size(dims: Sequence[int], wraps: bool) -> tuple[float, float]:
-    count = float(prod(dims))
-    return count, sum(2 * count * (1 if wraps and size > 2 else (size - 1) / size) for size in dims)
-
-
-def _fly_size(k: int, n: int, expansion: int) -> tuple[float, float]:
-    chips = _power(k, n)
-    if chips * expansion > MOST_LINKS:
-        return chips, n * chips * expansion
-    extra = next((e for e in range(64) if k**e >= expansion), 0)
-    stages = fly_stages(k, n, extra)
-    between = [
-        tops * lows * (stages[j + 1][0] // tops) for j, (tops, lows) in enumerate(stages[:-1])
-    ]
-    return chips + sum(tops * lows for tops, lows in stages), float(2 * chips + sum(between))
-
-
-def route(graph: Graph, source: int, target: int) -> list[Hop]:
-    """Links of the shortest path, fewest hops first; ties go to the lower-numbered neighbour,
-    always the same way."""
-    if graph.has_edge(source, target):
-        return [(source, target)]
-    path = min(
-        nx.all_shortest_paths(graph, source, target),
-        key=lambda nodes: [str(node) for node in nodes],
-    )
-    return list(pairwise(path))
+        if value is not None:
+            row.parameters[name].check(value, name, owner)
+    link = {name: value for name, value in parameters.items() if name not in own}
+    check_link(link, f"the link of {owner}")
+    return own

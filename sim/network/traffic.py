@@ -11,8 +11,9 @@ from math import isqrt
 
 import numpy as np
 
+from sim.network.plans import Floats, Ints
 from sim.network.routing import routes
-from sim.network.wires import Floats, Ints, Wires
+from sim.network.wires import Wires
 
 
 def transpose(chips: int) -> Ints:

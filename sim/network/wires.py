@@ -8,16 +8,14 @@ follow, in the order the graph names them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import networkx as nx
 import numpy as np
 
-from sim.network.topology import Graph
-
-Ints = np.ndarray
-Floats = np.ndarray
+from sim.network.plans import Floats, Ints
 
 
 class Paths(NamedTuple):
@@ -35,7 +33,11 @@ class Paths(NamedTuple):
         """Some of the rows, in the order given."""
         first, at = expand(self.first, rows)
         return Paths(
-            first, self.capacities[at], self.share[at], self.latency_s[rows], self.hops[rows]
+            first=first,
+            capacities=self.capacities[at],
+            share=self.share[at],
+            latency_s=self.latency_s[rows],
+            hops=self.hops[rows],
         )
 
 
@@ -56,13 +58,8 @@ def joined(parts: Sequence[Paths]) -> Paths:
         return parts[0]
     ends = np.cumsum([0] + [part.first[-1] for part in parts])
     first = np.concatenate([part.first[:-1] + end for part, end in zip(parts, ends)] + [ends[-1:]])
-    return Paths(
-        first,
-        np.concatenate([part.capacities for part in parts]),
-        np.concatenate([part.share for part in parts]),
-        np.concatenate([part.latency_s for part in parts]),
-        np.concatenate([part.hops for part in parts]),
-    )
+    _, *columns = zip(*parts)
+    return Paths(first, *map(np.concatenate, columns))
 
 
 class Wires:
@@ -72,7 +69,7 @@ class Wires:
     (edge).
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: nx.DiGraph) -> None:
         self.graph = graph
         chips = [node for node in graph if isinstance(node, int)]
         self.chips = len(chips)
@@ -117,12 +114,10 @@ class Wires:
             rate = np.append(rate, core_rate)
         self.bytes_per_s = rate
         self.stores = np.array(
-            [d.get("forwarding") == "store_and_forward" for _, d in self._node_data()], dtype=bool
+            [graph.nodes[n].get("forwarding") == "store_and_forward" for n in self.nodes],
+            dtype=bool,
         )
         self.nearer = lru_cache(maxsize=None)(self._nearer)
-
-    def _node_data(self) -> Iterator[tuple[object, dict]]:
-        return ((node, self.graph.nodes[node]) for node in self.nodes)
 
     def _nearer(self, target: int) -> tuple[Ints, Ints, Ints]:
         """By node, its neighbours that are one hop nearer to `target`: row starts, neighbours, how

@@ -1,5 +1,4 @@
-"""What the engine costs: simulated ops per second beside bare SimPy timeouts, timed in turn in one
-process."""
+"""What the engine costs: ops per second beside bare SimPy timeouts, in turn in one process."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import simpy
 
 from sim import catalog
-from sim.engine.group import Group
+from sim.engine.group import Group, members_of
 from sim.graph.batch import decode_batch
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
@@ -29,8 +28,7 @@ class Cost(NamedTuple):
 
 
 def engine_cost(technique: str = "", rounds: int = 5, steps: int = 12) -> Cost:
-    """Play `steps` Llama3-70B TP 8 decode steps at `op` fidelity, and as many bare timeouts as they
-    had ops, in turn.
+    """Play `steps` Llama3-70B TP 8 decode steps at `op`, and in turn as many timeouts.
 
     The graph is lowered once, as it is for equal steps; no spans are kept.
     """
@@ -46,7 +44,8 @@ def engine_cost(technique: str = "", rounds: int = 5, steps: int = 12) -> Cost:
         machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, 8)
         graph = apply(graph, machine, [(technique, TECHNIQUES[technique].options())])
     wires = pod.graph()
-    group = Group(simpy.Environment(), device, Network(wires, library), 8)
+    members = members_of(device, lambda batch: graph, 8)
+    group = Group(simpy.Environment(), members, Network(wires, library))
     program = [chip.lower(graph) for chip in group.chips]
 
     def play():

@@ -8,9 +8,9 @@ import numpy as np
 import simpy
 
 from sim import catalog
-from sim.engine.group import Group
-from sim.engine.served import Host as EngineHost
-from sim.engine.serving import Service, run_service
+from sim.engine.group import Group, members_of
+from sim.engine.pool import Host as EngineHost
+from sim.engine.service import Service, run_service
 from sim.facts.outcome import Outcome
 from sim.graph.batch import Batch
 from sim.graph.footprint import room
@@ -47,8 +47,10 @@ class Host(NamedTuple):
         op: bool = False,
         closed_loop: bool = False,
     ) -> Outcome:
-        """The requests through a pool of replicas; in a closed loop, a session's next turn waits
-        for the answer."""
+        """The requests through a pool of replicas.
+
+        In a closed loop, a session's next turn waits for the answer.
+        """
         pod, model = catalog.pod(self.pod), catalog.model(self.model)
         device, ranks = catalog.device(pod.device), self.parallel.ranks
         network = Network(pod.graph(), catalog.library(self.library or pod.library))
@@ -59,7 +61,7 @@ class Host(NamedTuple):
             return apply(transformer(model, self.precision, self.parallel, batch), machine, chosen)
 
         def group_of(_: object) -> Group:
-            return Group(simpy.Environment(), device, network, ranks)
+            return Group(simpy.Environment(), members_of(device, graph_of, ranks), network)
 
         service = Service(
             rules._replace(jump=not op, coupled=rules.coupled or closed_loop),
@@ -70,13 +72,10 @@ class Host(NamedTuple):
             closed_loop=closed_loop,
             expected=len(columns),
         )
-        return run_service(
-            [columns], service, [[EngineHost(group_of, graph_of, device, network)]], model, None
-        )
+        return run_service([columns], service, [[EngineHost(group_of)]], model, None)
 
     def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
-        """What the KV-cache holds, as an engine derives it; ValueError if not even the weights
-        fit."""
+        """What the KV-cache holds, as an engine derives it; ValueError if weights do not fit."""
         model, device = catalog.model(self.model), catalog.device(catalog.pod(self.pod).device)
         return int(
             room(

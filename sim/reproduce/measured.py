@@ -1,5 +1,4 @@
-"""Mixtures of experts on Hopper under the load of a benchmark, beside what engines were measured
-at.
+"""Mixtures of experts on Hopper under a benchmark's load, beside what engines were measured at.
 
 A load is a number of clients, each of which sends its next request as soon as it has the answer to
 the last (a closed loop), and the lengths of prompts and answers.  Lengths are drawn between 80 and
@@ -88,8 +87,7 @@ _row = partial(Row, "typhoon", "MoE")
 
 
 def measured(quick: bool = False) -> list[Row]:
-    """TPOT of mixtures of experts that serve clients in a closed loop, against the measured
-    ones."""
+    """TPOT of mixtures of experts that serve clients in a closed loop, against measurements."""
     due = "DeepSeek-R1 on H200 x 8: TPOT"
     if not MEASURED.exists():
         return absent("typhoon", "MoE", due, MEASURED)
@@ -143,8 +141,9 @@ def recorded(file: Path) -> dict[Setup, dict[Load, Seen]]:
 
 @cache
 def under_load(host: Host, loads: tuple[Load, ...]) -> dict[Load, Seen]:
-    """What clients see on one replica, a load long after the other; without loads whose requests
-    exceed the KV-cache.
+    """What clients see on one replica, one load after the other.
+
+    Loads whose requests exceed the KV-cache are left out.
 
     Neither a client's first turn is counted, in which all begin at once, nor its last, in which
     they leave.

@@ -1,5 +1,4 @@
-"""The network beside independent simulators, closed forms and measured collectives: bars N1 to N4,
-and N6."""
+"""The network beside other simulators, closed forms and measurements: bars N1 to N4, and N6."""
 
 from __future__ import annotations
 
@@ -16,9 +15,9 @@ from sim import catalog
 from sim.calibrate.collectives import leave_one_size_out
 from sim.calibrate.libraries import SOURCES
 from sim.calibrate.tables import Measured
-from sim.engine.alone import finish_times, played
+from sim.engine.isolated import finish_times, played
 from sim.network import topology
-from sim.network.collectives import PLANS
+from sim.network.collectives import COLLECTIVES
 from sim.network.library import Library
 from sim.network.network import Network
 from sim.network.topology import Graph
@@ -30,8 +29,7 @@ Progress = Callable[[float], None]
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
-    """Rows of the system `network`; those whose data is not beside the checkout say so and are not
-    judged."""
+    """Rows of the system `network`; those without their data say so and are not judged."""
     parts = [flows, closed_forms, peers, measured, switches]
     rows: list[Row] = []
     for number, part in enumerate(parts):
@@ -112,18 +110,17 @@ TEXTBOOK: dict[tuple[str, str], Callable[[int], tuple[float, float]]] = {
 
 
 def closed_forms(quick: bool = False) -> list[Row]:
-    """Every collective by every algorithm, played and folded, on idle fabrics; and the textbook on
-    a switch."""
+    """Every collective and algorithm on idle fabrics, played and folded; the textbook's switch."""
     library = Library("test", 3e-6, 0.5e-6)
     rows = []
     for name, build in list(IDLE.items())[:: 3 if quick else 1]:
         graph = build()
         worst, forms, apart = 0.0, 0, [0.0]
-        for kind in PLANS:
-            for algorithm in PLANS[kind]:
+        for kind in COLLECTIVES:
+            for algorithm, row in COLLECTIVES[kind].algorithms.items():
                 network = Network(graph, library, algorithm)
                 members = network.members(network.wires.chips)
-                if PLANS[kind][algorithm].needs(members):
+                if row.needs(members):
                     continue
                 for nbytes in (1e4, 64e6) if quick else (1.0, 1e4, 1e6, 64e6, 1e9):
                     fold = network.fold(kind, network.wires.chips, nbytes)
@@ -168,20 +165,16 @@ def _textbook(library: Library, quick: bool) -> Iterator[Row]:
 
 
 def _shared_fabric(library: Library, quick: bool) -> Iterator[Row]:
-    """With ever thinner uplinks in a two-level pod, no collective is quicker than its closed form
-    on full ones."""
+    """However thin the uplinks of two levels, no collective beats its closed form on full ones."""
     least = np.inf
     for oversubscription in (4.0,) if quick else (2.0, 4.0, 8.0):
         thin = {**LINK, "bytes_per_s": LINK["bytes_per_s"] / oversubscription}
         full = topology.build("multi_node", nodes=4, chips=4, nic=LINK, spine=LINK, **LINK)
         shared = topology.build("multi_node", nodes=4, chips=4, nic=thin, spine=thin, **LINK)
-        for kind in PLANS:
-            for algorithm in PLANS[kind]:
+        for kind in COLLECTIVES:
+            for algorithm, row in COLLECTIVES[kind].algorithms.items():
                 network = Network(full, library, algorithm)
-                if (
-                    PLANS[kind][algorithm].needs(network.members(16))
-                    or not network.fold(kind, 16, 8e6).exact
-                ):
+                if row.needs(network.members(16)) or not network.fold(kind, 16, 8e6).exact:
                     continue
                 seconds = played(Network(shared, library, algorithm), kind, 16, 8e6).seconds
                 least = min(least, seconds / network.fold(kind, 16, 8e6).seconds)
@@ -233,8 +226,7 @@ def _peer_graph(vector: dict[str, str]) -> Graph:
 
 
 def peers(quick: bool = False) -> list[Row]:
-    """The collective vectors of ASTRA-sim's analytical backends, with its endpoint delay and local
-    reduction."""
+    """The collective vectors of ASTRA-sim, with its endpoint delay and local reduction."""
     file = SHARED / "reference/astra_sim_collectives.csv"
     if not file.exists():
         return _absent("N3", "ASTRA-sim's collective vectors", file)
@@ -290,8 +282,7 @@ PODS = {"nccl": "dgx_h100", "nccl_a100": "dgx_a100", "rccl": "mi300x_platform"}
 
 
 def measured(quick: bool = False) -> list[Row]:
-    """Measured collectives against the catalogue's libraries on the fit's pods, as `auto` chooses
-    and predicts them."""
+    """Measured collectives against the catalogue's libraries on their pods, as `auto` chooses."""
     return [row for library in SOURCES for row in _measured(library)]
 
 

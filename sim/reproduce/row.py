@@ -1,5 +1,4 @@
-"""One line of a reproduction: what was published, what the model computes, and how far apart they
-may be."""
+"""One line of a reproduction: what was published, what we compute, how far apart they may be."""
 
 from __future__ import annotations
 
@@ -29,3 +28,18 @@ class Row(NamedTuple):
 def absent(system: str, id_: str, what: str, file: Path) -> list[Row]:
     """What is said where the data of a row is not beside the checkout."""
     return [Row(system, id_, what, None, "not run", "", None, note=f"{file} is not there")]
+
+
+def near(
+    system: str, id_: str, what: str, known: float, found: float, percent: float, note: str = ""
+) -> Row:
+    """A prediction that may be so many per cent off."""
+    ok = bool(abs(found / known - 1) <= percent / 100)
+    return Row(system, id_, what, known, float(found), f"{percent:g} %", ok, note=note)
+
+
+def equal(
+    system: str, id_: str, what: str, known: float | str, found: float | str, note: str = ""
+) -> Row:
+    """A prediction that has to be met exactly."""
+    return Row(system, id_, what, known, found, "equal", found == known, note=note)

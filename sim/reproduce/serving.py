@@ -1,5 +1,4 @@
-"""Serving at fleet scale: both fidelities, peers' workload, prefix caches, queues, generated
-traces, vLLM runs."""
+"""Serving at fleet scale: fidelities, peers, prefix caches, queues, generated traces, vLLM runs."""
 
 from __future__ import annotations
 
@@ -16,7 +15,8 @@ from sim.kinds import KINDS
 from sim.reproduce.host import RULES, Host, one_replica
 from sim.reproduce.row import Row, absent
 from sim.results.metrics import metrics
-from sim.serving.fleet import POLICIES, ROUTERS, Rules, replica_of
+from sim.serving.fleet import POLICIES, Rules, number, replica_of
+from sim.serving.router import ROUTERS
 from sim.traces.columns import Columns
 from sim.traces.reading import open_trace
 from sim.traces.stream import gathered
@@ -30,13 +30,12 @@ Progress = Callable[[float], None]
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
-    """Rows of the system `serving`; those whose data is not beside the checkout say so and are not
-    judged."""
+    """Rows of the system `serving`; those without their data say so and are not judged."""
     parts = [fidelities, peers, prefix_cache, queues, traces, engine_runs]
     rows: list[Row] = []
-    for number, part in enumerate(parts):
+    for done, part in enumerate(parts, 1):
         rows += part(quick)
-        progress((number + 1) / len(parts))
+        progress(done / len(parts))
     return rows
 
 
@@ -48,8 +47,7 @@ _absent = partial(absent, "serving")
 
 
 def fidelities(quick: bool = False) -> list[Row]:
-    """Every request's first and last token at both fidelities, on conversations of the Azure
-    trace."""
+    """Every request's first and last token at both fidelities, on Azure's conversations."""
     what = "largest relative difference of step and op in first- and last-token times"
     if not AZURE.exists():
         return _absent("V1", what, AZURE)
@@ -90,8 +88,10 @@ def _most_apart(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _with_prefixes(columns: Columns) -> Columns:
-    """The recording names no prefixes: here each request begins with one of eight long system
-    prompts."""
+    """Prefix caches: each request begins with one of eight long system prompts.
+
+    The recording itself names no prefixes.
+    """
     count = columns.prompt_tokens // 64
     family = np.random.default_rng(0).integers(0, 8, len(columns))
     edges = np.concatenate([[0], np.cumsum(count)])
@@ -117,8 +117,7 @@ _PEERS = (
 
 
 def peers(quick: bool = False) -> list[Row]:
-    """10,000 conversations on Llama-2-7B and one A100: what two simulators say, which disagree, and
-    we."""
+    """10,000 conversations on Llama-2-7B and one A100: two simulators, which disagree, and we."""
     what = "Llama-2-7B on one A100, chunked prefill 512"
     if not AZURE.exists():
         return _absent("V3", what, AZURE)
@@ -208,11 +207,10 @@ def _hits(host: Host, columns: Columns, blocks: int, rules: Rules) -> dict[str, 
 
 
 def queues(quick: bool = False) -> list[Row]:
-    """Mean waiting of requests of equal length that are served one at a time, against M/D/1 and
-    M/D/3 queues."""
+    """Mean waiting of equal requests, served one at a time, against M/D/1 and M/D/3 queues."""
     host, rules, rows = (
         Host("dgx_a100", "llama2-7b"),
-        RULES._replace(router=ROUTERS["least_work"]),
+        RULES._replace(router=number(ROUTERS, "oracle_least_work")),
         [],
     )
     count = 100_000 if quick else 1_000_000
@@ -242,8 +240,11 @@ def queues(quick: bool = False) -> list[Row]:
 
 
 def md_c_waiting(load: float, servers: int, service_s: float) -> float:
-    """Mean wait of M/D/c in the long run: the number present a service time later is what exceeds
-    `servers` now and who has come since (Crommelin 1932), iterated to its steady state."""
+    """Mean wait of M/D/c in the long run (Crommelin 1932).
+
+    The number present a service time later is what exceeds `servers` now and who has come since,
+    iterated to its steady state.
+    """
     size = 400
     steps = np.arange(size)
     arrivals = np.exp(
@@ -260,8 +261,7 @@ def md_c_waiting(load: float, servers: int, service_s: float) -> float:
 
 
 def traces(quick: bool = False) -> list[Row]:
-    """A trace generated after a recorded one: rate, CV of the gaps, and quantiles of the
-    lengths."""
+    """A trace generated after a recorded one: rate, CV of the gaps, quantiles of the lengths."""
     rows: list[Row] = []
     for file in (AZURE, MOONCAKE):
         if not file.exists():
@@ -307,8 +307,7 @@ _ENGINES = (
 
 
 def engine_runs(quick: bool = False) -> list[Row]:
-    """Two runs of vLLM, with its settings, on a card that knows nothing of them but kernels'
-    times."""
+    """Two runs of vLLM, with its settings, on a card fitted to nothing of them but kernels."""
     rows: list[Row] = []
     for name, host, judged in _ENGINES:
         file, settings = (

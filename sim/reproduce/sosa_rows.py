@@ -1,5 +1,4 @@
-"""Published numbers of SOSA (arXiv 2203.11540): those that its artifact's simulator prints, and
-those of its figures.
+"""Published numbers of SOSA (arXiv 2203.11540): its artifact's simulator's, and its figures'.
 
 Integers are the simulator's; those marked REBUILT come from a re-implementation of its rules whose
 throughput is the figures' to every printed digit.
@@ -7,7 +6,8 @@ throughput is the figures' to every printed digit.
 
 from __future__ import annotations
 
-NETWORKS_OF_THE_MAIN_TABLE = (
+# The DNNs of the main table.
+TEN = (
     "bert_medium",
     "bert_base",
     "bert_large",
@@ -20,7 +20,7 @@ NETWORKS_OF_THE_MAIN_TABLE = (
     "resnet152",
 )
 
-# S1. By network on 256 pods of 32 x 32: cycles, last main round, last round of additions, stalls,
+# S1. By DNN on 256 pods of 32 x 32: cycles, last main round, last round of additions, stalls,
 # tile ops.
 RUNS = {
     "resnet50": (35442, 1019, 1025, 1637, 241472),
@@ -56,7 +56,7 @@ ROUTED = {
     (256, "butterfly_4"): (31022, 952),
 }
 
-# By size of a square array, pods and network: the same.
+# By size of a square array, pods and DNN: the same.
 SQUARES = {
     (64, 128, "bert_medium"): (35926, 578),
     (128, 32, "bert_medium"): (44728, 452),
@@ -75,7 +75,7 @@ TENANTS = {
     ("bert_medium", "resnet152"): (118525, 3529, 3535, 1841),
 }
 
-# S2. By rows, columns, pods: effective TOPS at 400 W of the ten networks, then their harmonic mean.
+# S2. By rows, columns, pods: effective TOPS at 400 W of the ten DNNs, then their harmonic mean.
 AT_400_W = {
     (16, 16, 512): (202.8, 236.8, 255.1, 145.6, 122.1, 113.6, 263.0, 313.4, 315.0, 316.3, 198.9),
     (32, 32, 256): (286.9, 331.3, 339.7, 233.5, 185.6, 188.5, 430.8, 625.7, 630.3, 635.2, 317.4),
@@ -111,7 +111,7 @@ AT_20_X_32 = {"CNN": 1.341, "BERT": 0.932}
 IMAGES = (224, 256, 299)
 LENGTHS = (10, 20, 40, 60, 80, 100, 200, 300, 400, 500)
 
-# S4. By interconnect and pods: harmonic mean of the ten networks, TOPS as simulated, and peak
+# S4. By interconnect and pods: harmonic mean of the ten DNNs, TOPS as simulated, and peak
 # power, W.
 POD_COUNTS = (32, 64, 128, 256)
 INTERCONNECTS = {

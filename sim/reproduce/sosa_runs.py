@@ -1,5 +1,4 @@
-"""Runs of pod arrays as SOSA's authors set them up: images of 299 pixels, 100 tokens, with or
-without their habits."""
+"""Runs of pod arrays as SOSA's authors set them up: images of 299 pixels, 100 tokens."""
 
 from __future__ import annotations
 
@@ -9,24 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.dnn.bert import bert
-from sim.dnn.gemms import Dnn
 from sim.dnn.known import dnn
-from sim.reproduce.sosa_rows import NETWORKS_OF_THE_MAIN_TABLE as TEN
-from sim.systolic.interconnect import network
-from sim.systolic.machine import Machine, harmonic_mean
+from sim.reproduce.sosa_rows import TEN
+from sim.systolic.interconnect import INTERCONNECTS, interconnect
+from sim.systolic.pod_array import PodArray, harmonic_mean
 from sim.systolic.schedule import Schedule, schedule
 from sim.systolic.timing import ops_per_s, simulate
 
 BANK = 256 << 10
-Array = tuple[int, int, int]  # rows, columns, pods
+Shape = tuple[int, int, int]  # rows, columns, pods
 
 
 class Case(NamedTuple):
-    """A run: networks that share a machine, and which of the artifact's habits it keeps."""
+    """A run: DNNs that share an array, and which of the artifact's habits it keeps."""
 
     names: tuple[str, ...]
-    machine: Machine = Machine()
+    array: PodArray = PodArray()
     partition: int | None = None
     batch: int = 1
     exact: bool = True
@@ -37,29 +34,25 @@ class Case(NamedTuple):
 class Run(NamedTuple):
     """What came of it."""
 
-    counts: tuple[
-        int, int, int, int, int
-    ]  # cycles, last main round, last round of additions, stalls, tile ops
+    # cycles, last main round, last round of additions, stalls, tile ops
+    counts: tuple[int, int, int, int, int]
     tops: float
     dram_bytes: int
-
-
-def clean(name: str, machine: Machine, twice: bool = False) -> Case:
-    """The model without the artifact's habits, but for additions made `twice`."""
-    return Case((name,), machine, exact=False, repeated=False, twice=twice)
 
 
 @cache
 def run(case: Case) -> Run:
     """Schedules and times it."""
-    # Neither latency nor the size of a bank moves a tile op: networks without conflicts share a
-    # schedule, banks too.
-    kind = "crossbar" if case.machine.network == "benes_copy" else case.machine.network
-    placed = replace(case.machine, network=kind, bank_bytes=max(case.machine.bank_bytes, BANK))
+    # Neither latency nor the size of a bank moves a tile op: interconnects without conflicts share
+    # a schedule, banks too.
+    array, kind = case.array, case.array.interconnect
+    if INTERCONNECTS[kind].free:
+        kind = next(name for name, row in INTERCONNECTS.items() if row.free)
+    placed = replace(array, interconnect=kind, bank_bytes=max(array.bank_bytes, BANK))
     made = replace(
-        _placed(case._replace(machine=placed)),
-        machine=case.machine,
-        network=network(case.machine.network, case.machine.pods, exact=case.exact),
+        _placed(case._replace(array=placed)),
+        array=array,
+        routes=interconnect(array.interconnect, array.pods),
         exact=case.exact,
     )
     t = simulate(made)
@@ -69,26 +62,19 @@ def run(case: Case) -> Run:
 
 @lru_cache(maxsize=1)
 def _placed(case: Case) -> Schedule:
-    nets = [_net(name, case) for name in case.names]
-    return schedule(nets, case.machine, partition=case.partition, exact=case.twice)
+    habits = {"exact": case.exact, "repeated": case.repeated}
+    dnns = [dnn(name, image=299, length=100, batch=case.batch, **habits) for name in case.names]
+    return schedule(dnns, case.array, partition=case.partition, exact=case.twice)
 
 
-def _net(name: str, case: Case) -> Dnn:
-    if name.startswith("bert_"):
-        size = name.removeprefix("bert_")
-        return bert(size, 100, case.batch, exact=case.exact, repeated=case.repeated)
-    return dnn(name, image=299, batch=case.batch)
+def array_of(shape: Shape) -> PodArray:
+    """Of the main table: few pods have larger banks, at the energy of a small one."""
+    rows, cols, pods = shape
+    return PodArray(rows, cols, pods, bank_bytes=BANK * max(128 // pods, 1))
 
 
-def machine_of(array: Array) -> Machine:
-    """Of the main table: with few pods the authors enlarge the banks, and keep the energy of a
-    small one."""
-    rows, cols, pods = array
-    return Machine(rows, cols, pods, bank_bytes=BANK * max(128 // pods, 1))
-
-
-def mean_tops(machine: Machine, partition: int | None = None) -> float:
-    """Harmonic mean of the ten networks."""
+def mean_tops(array: PodArray, partition: int | None = None) -> float:
+    """Harmonic mean of the ten DNNs."""
     return float(
-        harmonic_mean(np.array([run(Case((name,), machine, partition)).tops for name in TEN]))
+        harmonic_mean(np.array([run(Case((name,), array, partition)).tops for name in TEN]))
     )

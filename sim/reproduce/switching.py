@@ -1,5 +1,4 @@
-"""N6: what a fabric does when it is idle and when it jams, beside BookSim's cycles and the
-textbook's loads.
+"""N6: what a fabric does when idle and when it jams, beside BookSim's cycles and the textbook.
 
 Claimed: the zero-load latency of BookSim's butterflies, meshes, tori and fat trees (its law holds
 for our hops), and the saturation of permutation traffic, 1 / greatest link load. Not claimed: the
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sim.engine.alone import finish_times
+from sim.engine.isolated import finish_times
 from sim.network import topology, traffic
 from sim.network.routing import routes
 from sim.network.wires import Ints, Wires
@@ -53,8 +52,10 @@ class Fabric(NamedTuple):
         return Wires(topology.build("fat_tree", k=self.k, levels=self.n, routing=routing, **link))
 
     def router_hops(self) -> Ints:
-        """By pair of chips, routers on the way.  A chip draws itself too, and then crosses its
-        router, or the fly."""
+        """By pair of chips, routers on the way.
+
+        A chip draws itself too, and then crosses its router, or the fly.
+        """
         wires = self.wires()
         source, target = traffic.all_to_all(wires.chips, itself=True)
         ways = routes(wires, source, target, itself=True)
@@ -69,8 +70,7 @@ class Fabric(NamedTuple):
 
 
 def zero_load_cycles(hops: Hops, flits: int, kind: str) -> Hops:
-    """BookSim's latency of a packet that meets no other: 4 cycles a router, 2 at the ends, and its
-    further flits.
+    """BookSim's latency of a lone packet: 4 cycles a router, 2 at the ends, and its further flits.
 
     A torus takes a cycle more for every wire between routers.
     """
@@ -78,8 +78,10 @@ def zero_load_cycles(hops: Hops, flits: int, kind: str) -> Hops:
 
 
 def rows(data_folder: Path, quick: bool = False) -> list[Row]:
-    """All of N6; `data_folder` is `shared`, or the folder in it with BookSim's results.  `quick`:
-    small networks."""
+    """All of N6; `quick`: small networks.
+
+    `data_folder` is `shared`, or the folder in it with BookSim's results.
+    """
     return [*_zero_load(data_folder), *_butterflies(quick), *_textbook(quick)]
 
 
@@ -155,8 +157,7 @@ def _latency(fabric: Fabric, lines: list[dict[str, str]], hops: float) -> Iterat
 
 
 def _played_off(fabric: Fabric, hops: Ints, flits: int = 4) -> float:
-    """Most that an idle message of ours and the law differ, ends set apart: their cost is one
-    number for a network."""
+    """Most that an idle message of ours and the law differ, but for a cost of a network's ends."""
     wires = fabric.wires()
     source, target = traffic.all_to_all(wires.chips)
     legs = routes(wires, source, target).legs
@@ -191,8 +192,7 @@ def fly_load(k: int, n: int, pattern: str) -> int:
 
 
 def played_rate(wires: Wires, source: Ints, target: Ints) -> float:
-    """The slowest of equal long messages that start together and share all wires, played: flits per
-    cycle."""
+    """The slowest of equal long messages that start together on all wires: flits per cycle."""
     ways = routes(wires, source, target, itself=True)
     starts = ways.legs.first[ways.first]
     crossed = [ways.legs.capacities[a:b].tolist() for a, b in pairwise(starts)]

@@ -1,5 +1,4 @@
-"""TyphoonMLA (arXiv 2509.21081): the threshold, the benchmark of an Ascend 910B2, and the estimate
-on GPUs.
+"""TyphoonMLA (arXiv 2509.21081): threshold, benchmark of an Ascend 910B2, estimate on GPUs.
 
 Layers are played by the engine: the attention ops that `typhoon_mla` makes of a decode step, with
 the kernels that the device's card has under the names of the authors' set-up.
@@ -19,7 +18,7 @@ import simpy
 
 from sim import catalog
 from sim.calibrate.latent import Fit, Peaks, fit_absorb, fit_typhoon
-from sim.engine.group import Group
+from sim.engine.group import Group, members_of
 from sim.graph.batch import Batch, Sequences, Shared
 from sim.graph.graph import Graph, Layer
 from sim.graph.parallel import Parallel
@@ -124,18 +123,16 @@ def layer_seconds(
     )
     layer = Layer("attention", tuple(op for op in graph.layers[1].ops if op.name in only))
     pod = catalog.pod("single")
-    group = Group(
-        simpy.Environment(), device, Network(pod.graph(), catalog.library(pod.library)), 1
-    )
-    group.env.run(group.env.process(group.run(Graph((layer,)))))
+    network, played = Network(pod.graph(), catalog.library(pod.library)), Graph((layer,))
+    group = Group(simpy.Environment(), members_of(device, lambda batch: played, 1), network)
+    group.env.run(group.env.process(group.run(played)))
     return float(group.env.now)
 
 
 def gain(
     machine: Machinery, shape: Shape, base: Machinery, alone: Iterable[str], once: bool = False
 ) -> float:
-    """Time of absorb on everything (the prefix read for each request, or `once`) over that of
-    TyphoonMLA."""
+    """Time of absorb alone, which reads the prefix by request or `once`, over TyphoonMLA's."""
     how = ("latent_attention", (("form", "absorb_once"),)) if once else None
     return layer_seconds(base, shape, how, alone) / layer_seconds(machine, shape, TYPHOON)
 
@@ -215,8 +212,7 @@ def _shape(row: BenchRow) -> Shape:
 
 
 def _left_out() -> dict[BenchRow, tuple[float, float]]:
-    """By row, the errors of absorb's rate and of the speed-up if the constants are fitted to the
-    other heads alone.
+    """By row, the errors of rate and speed-up where the constants are fitted to other heads alone.
 
     With one number of heads arithmetic and HBM traffic of absorb cannot be told apart: its HBM rate
     is then that which the card has for GEMMs.

@@ -1,5 +1,6 @@
-"""The 54 rows of TyphoonMLA's published benchmark on an Ascend 910B2 (README of
-huawei-csl/TyphoonMLA-community).
+"""The 54 rows of TyphoonMLA's published benchmark on an Ascend 910B2.
+
+Source: README of huawei-csl/TyphoonMLA-community.
 
 Thousands of tokens a second of one attention layer, which is batch / time: of TyphoonMLA, and of
 TorchNPU's absorb, which reads the prefix for each request.  bf16; the heads are those of Kimi K2

@@ -26,8 +26,8 @@ _CAREFUL = {"FITTED", "INFER", "RECALLED"}
 _STYLE = """
 :root { --ink:#1d2430; --soft:#5a6473; --paper:#fff; --line:#d9dee5; --good:#0a7a55; --bad:#b3261e;
   --warn:#8a5a00; --warnpaper:#fff4dc; }
-@media (prefers-color-scheme: dark) { :root { --ink:#e6e9ee; --soft:#9aa4b2; --paper:#14181f; --line:#343c48;
-  --good:#4fc79a; --bad:#ff8a80; --warn:#ffcf70; --warnpaper:#3a2f14; } }
+@media (prefers-color-scheme: dark) { :root { --ink:#e6e9ee; --soft:#9aa4b2; --paper:#14181f;
+  --line:#343c48; --good:#4fc79a; --bad:#ff8a80; --warn:#ffcf70; --warnpaper:#3a2f14; } }
 * { box-sizing:border-box }
 body { margin:0; background:var(--paper); color:var(--ink);
   font:15px/1.5 system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif }
@@ -41,24 +41,32 @@ svg text { fill:var(--ink) } svg .soft { fill:var(--soft) } svg text.name { font
 svg text.in[fill="#fff"] { fill:#fff }
 svg text.in[fill="#111"] { fill:#111 } svg .grid { stroke:var(--line); stroke-width:1 }
 table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
-th, td { text-align:left; padding:5px 10px 5px 0; border-bottom:1px solid var(--line); vertical-align:top }
-th { font-weight:600 } .num { text-align:right; white-space:nowrap } .ratio { color:var(--soft); white-space:nowrap }
+th, td { text-align:left; padding:5px 10px 5px 0; border-bottom:1px solid var(--line);
+  vertical-align:top }
+th { font-weight:600 } .num { text-align:right; white-space:nowrap }
+.ratio { color:var(--soft); white-space:nowrap }
 .best { color:var(--good); font-weight:600 } .ok { color:var(--good); font-weight:600 }
 .failed { color:var(--bad); font-weight:700 } .mark { width:80px }
 .legend { display:flex; flex-wrap:wrap; gap:4px 16px; color:var(--soft); font-size:13px }
 .legend i { display:inline-block; width:11px; height:11px; border-radius:2px; margin-right:6px }
-.tag { font-size:12px; padding:1px 7px; border-radius:9px; border:1px solid var(--line); white-space:nowrap }
-.tag.careful { background:var(--warnpaper); color:var(--warn); border-color:var(--warn); font-weight:600 }
-.pair { display:flex; flex-wrap:wrap; gap:16px } .wide { overflow-x:auto } summary { cursor:pointer; font-weight:600 }
+.tag { font-size:12px; padding:1px 7px; border-radius:9px; border:1px solid var(--line);
+  white-space:nowrap }
+.tag.careful { background:var(--warnpaper); color:var(--warn); border-color:var(--warn);
+  font-weight:600 }
+.pair { display:flex; flex-wrap:wrap; gap:16px } .wide { overflow-x:auto }
+summary { cursor:pointer; font-weight:600 }
 .warnings li { color:var(--warn) } a { color:inherit } td code { font-size:13px }
 td:last-child { overflow-wrap:anywhere }
 .dense { font-size:13px } .dense td, .dense th { padding-right:8px }
 .jobs td, .jobs th { white-space:nowrap }
-.meter { display:inline-block; width:110px; height:9px; border-radius:3px; background:var(--line); overflow:hidden }
+.meter { display:inline-block; width:110px; height:9px; border-radius:3px; background:var(--line);
+  overflow:hidden }
 .heat { width:auto; margin:4px 0 14px } .heat td, .heat th { padding:5px 14px }
 .meter i { display:block; height:100%; background:#D55E00 } details { margin:6px 0 }
-@media print { main { max-width:none; padding:0 } h2 { break-after:avoid } tr, svg, .legend { break-inside:avoid }
-  .screen { display:none } .pair svg { width:calc(50% - 8px) } h2 + p, h2 + p + .legend { break-after:avoid }
+@media print { main { max-width:none; padding:0 } h2 { break-after:avoid }
+  tr, svg, .legend { break-inside:avoid }
+  .screen { display:none } .pair svg { width:calc(50% - 8px) }
+  h2 + p, h2 + p + .legend { break-after:avoid }
   * { -webkit-print-color-adjust:exact; print-color-adjust:exact } }
 """
 
@@ -207,7 +215,8 @@ def _assumptions(outcomes: Mapping[str, Outcome]) -> str:
             f'title="{escaped(_TAGS.get(tag, ""))}">{escaped(tag)}</span>'
         )
         lines.append(
-            f"<tr><td>{escaped(what)}{only}</td><td>{escaped(value)}</td><td>{mark}</td><td>{escaped(source)}</td></tr>"
+            f"<tr><td>{escaped(what)}{only}</td><td>{escaped(value)}</td><td>{mark}</td>"
+            f"<td>{escaped(source)}</td></tr>"
         )
     used = dict.fromkeys(tag for _, _, tag, _ in held)
     key = "; ".join(f"{escaped(tag)}: {escaped(_TAGS[tag])}" for tag in used if tag in _TAGS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim import compiled
 from sim.facts.outcome import Outcome
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
@@ -47,6 +48,7 @@ class Result:
     outcomes: dict[str, Outcome] = field(repr=False)
     kinds: Mapping[str, Any] = field(repr=False)  # the rows of `sim.kinds`
     partial: bool = False  # interrupted: some variants are missing, or one ends before its time
+    ran: tuple[str, ...] = ()  # which loops were compiled and which plain Python, and why
 
     @property
     def ok(self) -> bool:
@@ -189,6 +191,7 @@ class Result:
             for row in self.expect
         ]
         lines += [f"warning {text}" for text in self.warnings]
+        lines += [f"loop {text}" for text in self.ran]
         return "\n".join([*lines, self.verdict]) + "\n"
 
 
@@ -208,8 +211,8 @@ def build(
     """The Result of the outcomes of all variants, the baseline first; ValueError if there is none
     or a claim is wrong.
 
-    `kinds` are the rows of `sim.kinds`; `resolved` is the scenario as YAML text; `warnings` are those of the loader, before those of the
-    variants.
+    `kinds` are the rows of `sim.kinds`; `resolved` is the scenario as YAML text; `warnings` are
+    those of the loader, before those of the variants.
     """
     if not outcomes:
         raise ValueError("a run needs at least one variant")
@@ -236,6 +239,7 @@ def build(
         outcomes=dict(outcomes),
         kinds=kinds,
         partial=partial,
+        ran=tuple(compiled.ran()),
     )
 
 

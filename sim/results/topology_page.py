@@ -4,7 +4,7 @@ architect asks for."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import cos, pi, sin
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from sim.hardware.device import Fact
 from sim.network import measures
+from sim.network.topology import shape_of
 from sim.network.wires import Wires
 from sim.results.palette import VARIANT_COLOURS, escaped
 from sim.text.units import show
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 Place = tuple[float, ...]
 MOST_DRAWN = 1_200  # nodes: of more, those nearest to chip 0 are drawn, and the page says so
 MOST_MEASURED = 200_000  # links
-_STAGED = ("butterfly", "benes")
 
 
 def figures(graph: nx.DiGraph, most_links: int = MOST_MEASURED) -> dict[str, str]:
@@ -77,12 +77,13 @@ def page(name: str, graph: nx.DiGraph, facts: Mapping[str, Fact]) -> str:
         full_html=False, include_plotlyjs=False, div_id="wires", config={"displaylogo": False}
     )
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><link rel="icon" '
-        'href="data:,">'
-        f"<title>{title}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n<body><main>"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<link rel="icon" href="data:,">'
+        f"<title>{title}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n"
+        "<body><main>"
         f"<h1>{title}</h1><div class=pair><table class=facts>{rows}</table>"
-        "<table "
-        f"class=sources><tr><th>number</th><th>value</th><th></th><th>source</th></tr>{sources}</table></div>"
+        "<table class=sources><tr><th>number</th><th>value</th><th></th><th>source</th></tr>"
+        f"{sources}</table></div>"
         f"{note}{chart}</main></body></html>\n"
     )
 
@@ -126,9 +127,7 @@ def figure(graph: nx.DiGraph) -> go.Figure:
         nodes = [node for node in graph if isinstance(node, wanted)]
         if nodes:
             spots = [places[node] for node in nodes]
-            if (
-                wanted is int and graph.graph.get("shape") in _STAGED
-            ):  # once more where the last stage leads
+            if wanted is int and _staged(graph):  # once more where the last stage leads
                 spots += [_landing(graph, places, "", node) for node in nodes]
                 nodes = nodes * 2
             axes = {axis: list(numbers) for axis, numbers in zip("xyz", zip(*spots))}
@@ -149,8 +148,7 @@ def figure(graph: nx.DiGraph) -> go.Figure:
         height=720,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
         xaxis=plain,
-        yaxis=plain
-        | ({} if deep or graph.graph.get("shape") not in _ROUND else {"scaleanchor": "x"}),
+        yaxis=plain | ({} if deep or shape_of(graph).drawn in _UPRIGHT else {"scaleanchor": "x"}),
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         font={"family": "system-ui, sans-serif"},
         scene={"xaxis": plain, "yaxis": plain, "zaxis": plain},
@@ -163,7 +161,7 @@ def _wires(graph: nx.DiGraph) -> dict[tuple[float, float, str], list[tuple[Any, 
     one way."""
     found = defaultdict(list)
     for a, b, link in graph.edges(data=True):
-        back = graph.has_edge(b, a) and graph.graph.get("shape") not in _STAGED
+        back = graph.has_edge(b, a) and not _staged(graph)
         if not back or str(a) <= str(b):
             found[link["bytes_per_s"], link["latency_s"], link.get("duplex", "full")].append((a, b))
     return found
@@ -186,26 +184,29 @@ def _told(graph: nx.DiGraph, node: Any) -> str:
     return "<br>".join(lines + ([f"and {len(links) - 10:,} more"] if len(links) > 10 else []))
 
 
-_ROUND = ("ring", "full_mesh", "hypercube", "star", "dragonfly", "edges", "mesh", "torus")
-
-
 def _places(graph: nx.DiGraph) -> dict[Any, Place]:
     """Where each node is drawn, by shape."""
-    shape = graph.graph.get("shape")
-    if shape in ("mesh", "torus") and len(graph.graph["dims"]) > 1:
-        return _grid(graph)
-    if shape in ("ring", "full_mesh", "hypercube", "mesh", "torus"):
-        return _circle(list(graph), 1.0)
-    if shape == "star":
-        return {0: (0.0, 0.0)} | _circle([node for node in graph if node != 0], 1.0)
-    if shape == "dragonfly":
-        chips = _circle([node for node in graph if isinstance(node, int)], 1.0)
-        return chips | _circle([node for node in graph if not isinstance(node, int)], 0.72)
-    if shape in _STAGED:
-        return _stages(graph)
-    if any(not isinstance(node, int) for node in graph) and shape != "edges":
-        return _tiers(graph)
+    return _DRAWN[shape_of(graph).drawn](graph)
+
+
+def _staged(graph: nx.DiGraph) -> bool:
+    """Whether wires go one way, from chips through stages to chips."""
+    return shape_of(graph).drawn == "stages"
+
+
+def _sprung(graph: nx.DiGraph) -> dict[Any, Place]:
     return {node: tuple(map(float, at)) for node, at in nx.spring_layout(graph, seed=1).items()}
+
+
+def _hub(graph: nx.DiGraph) -> dict[Any, Place]:
+    """Chip 0 in the middle of the others."""
+    return {0: (0.0, 0.0)} | _circle([node for node in graph if node != 0], 1.0)
+
+
+def _rings(graph: nx.DiGraph) -> dict[Any, Place]:
+    """Chips around their switches."""
+    chips = _circle([node for node in graph if isinstance(node, int)], 1.0)
+    return chips | _circle([node for node in graph if not isinstance(node, int)], 0.72)
 
 
 def _circle(nodes: list[Any], radius: float) -> dict[Any, Place]:
@@ -217,15 +218,15 @@ def _grid(graph: nx.DiGraph) -> dict[Any, Place]:
     """The first three sides as axes; more are laid beside one another.  Slightly bent, so that
     wrapped wires show."""
     dims = graph.graph["dims"]
+    if len(dims) == 1:
+        return _circle(list(graph), 1.0)
     places: dict[Any, Place] = {}
     for node in graph:
         at = np.unravel_index(node, dims)
         x, y, *rest = (float(part) for part in reversed(at))
         for side, more in zip(reversed(dims[:-3]), rest[1:]):
             x += more * (side + 1) * dims[-1]
-        bent = 0.18 * (
-            graph.graph.get("wraps", False) if isinstance(graph.graph.get("wraps"), bool) else 1
-        )
+        bent = 0.18 * graph.graph["wraps"]
         if len(dims) == 2:
             places[node] = (
                 x + bent * sin(pi * y / max(dims[-2] - 1, 1)),
@@ -256,7 +257,7 @@ def _stages(graph: nx.DiGraph) -> dict[Any, Place]:
 
 def _landing(graph: nx.DiGraph, places: Mapping[Any, Place], a: Any, b: Any) -> Place:
     """Where the wire from a to b ends: in stages, chips are also at the right end."""
-    if graph.graph.get("shape") in _STAGED and isinstance(b, int):
+    if _staged(graph) and isinstance(b, int):
         return max(place[0] for place in places.values()) + 1, places[b][1]
     return places[b]
 
@@ -274,9 +275,12 @@ def _tiers(graph: nx.DiGraph) -> dict[Any, Place]:
             node: float(np.mean([places[b][0] for b in graph.adj[node] if b in places] or [0.5]))
             for node in level
         }
+        # A node's own switch sits right above it.
         of_node = [
-            node for node in level if str(node).startswith("node ")
-        ]  # a node's own switch sits right above it
+            node
+            for node in level
+            if all(link.get("tier") == "node" for link in graph.adj[node].values())
+        ]
         rest = sorted(
             (node for node in level if node not in set(of_node)), key=lambda node: middle[node]
         )
@@ -289,7 +293,7 @@ def _near(graph: nx.DiGraph) -> nx.DiGraph:
     """The whole graph, or as much of it around chip 0 as can be drawn."""
     if len(graph) <= MOST_DRAWN:
         return graph
-    if graph.graph.get("shape") in ("mesh", "torus"):
+    if shape_of(graph).drawn == "grid":
         most = int(MOST_DRAWN ** (1 / len(graph.graph["dims"])))
         kept = [node for node in graph if max(np.unravel_index(node, graph.graph["dims"])) < most]
         return graph.subgraph(sorted(kept))
@@ -298,6 +302,17 @@ def _near(graph: nx.DiGraph) -> nx.DiGraph:
     return graph.subgraph([node for node in graph if node in wanted])
 
 
+# Where the nodes of a shape are, by how its row says that it is drawn.
+_DRAWN: dict[str, Callable[[nx.DiGraph], dict[Any, Place]]] = {
+    "circle": lambda graph: _circle(list(graph), 1.0),
+    "grid": _grid,
+    "hub": _hub,
+    "rings": _rings,
+    "spring": _sprung,
+    "stages": _stages,
+    "tiers": _tiers,
+}
+_UPRIGHT = ("stages", "tiers")  # whose axes have a scale each
 _NAMES = {
     f"{level}_{key}": f"{level} {word}"
     for level in ("link", "nic", "spine")
@@ -310,7 +325,8 @@ main { max-width:1280px; margin:0 auto; padding:24px 20px 40px }
 h1 { font-size:26px; line-height:1.25; margin:0 0 12px }
 .pair { display:flex; flex-wrap:wrap; gap:24px; align-items:flex-start }
 table { border-collapse:collapse; font-variant-numeric:tabular-nums; font-size:14px }
-th, td { text-align:left; padding:3px 12px 3px 0; border-bottom:1px solid #E4E7EB; vertical-align:top }
+th, td { text-align:left; padding:3px 12px 3px 0; border-bottom:1px solid #E4E7EB;
+  vertical-align:top }
 th { font-weight:600; white-space:nowrap } td:nth-child(2) { white-space:nowrap }
 .sources { flex:1; min-width:420px; font-size:13px; color:#52606D }
 """

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import core_schema
 
 from sim.text import units
-from sim.text.strict_yaml import nearest
 
 Dtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"]
 
@@ -75,30 +72,6 @@ JoulesPerByte = Annotated[units.JoulesPerByte, Field(gt=0), BeforeValidator(_san
 Hertz = Annotated[units.Hertz, Field(gt=0), BeforeValidator(_sane)]
 
 
-class Choice:
-    """One of the names of a table, as it is when the file is read: installed packages add rows."""
-
-    def __init__(self, table: Iterable[str], *more: str) -> None:
-        self.table, self.more = table, more
-
-    @property
-    def names(self) -> list[str]:
-        """What may be chosen."""
-        return [*self.more, *self.table]
-
-    def _known(self, value: str) -> str:
-        if value not in self.names:
-            close, choices = nearest(value, self.names), ", ".join(self.names)
-            raise ValueError(f"{value!r} is not allowed here{close}; choose one of {choices}")
-        return value
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        return core_schema.no_info_after_validator_function(self._known, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"enum": self.names, "type": "string"}
-
-
 YAML_SUFFIXES = ("", ".yaml", ".yml")
 
 
@@ -120,9 +93,8 @@ DeviceName = Annotated[str, Place("device", "devices", YAML_SUFFIXES)]
 LibraryName = Annotated[str, Place("library", "libraries", YAML_SUFFIXES)]
 ModelName = Annotated[str, Place("model", "models", (*YAML_SUFFIXES, "/config.json"))]
 FilePath = Annotated[str, Place("file")]
-_TRACES = ("", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
-TraceFile = Annotated[str, Place("trace", "traces", _TRACES, absent=True)]
-TraceFallback = Annotated[str, Place("trace", "traces", _TRACES)]
+TraceFile = Annotated[str, Place("trace", "traces", absent=True)]
+TraceFallback = Annotated[str, Place("trace", "traces")]
 
 
 class Section(BaseModel):

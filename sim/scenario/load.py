@@ -105,7 +105,7 @@ def find_scenario(path_or_name: str | Path) -> Path:
     text = str(path_or_name)
     found = paths.file_at(text, [Path.cwd()], ("",))
     if found is None and not isinstance(path_or_name, Path) and Path(text).name == text:
-        found = paths.file_at(text, [shipped.folder("scenarios")])
+        found = shipped.find("scenarios", text)
     if found is not None:
         return found
     if Path(text).name != text or Path(text).suffix in (".yaml", ".yml"):
@@ -128,7 +128,7 @@ def _with_extended(doc: strict_yaml.Document, under: list[Path], faults: list[Fa
     if found is None and Path(node.value).name == node.value:
         from sim.catalog import shipped
 
-        found = paths.file_at(node.value, [shipped.folder("scenarios")])
+        found = shipped.find("scenarios", node.value)
     if found is None:
         what = f"no such scenario {node.value!r}{nearest(node.value, paths.known('scenarios'))}"
         faults.append(node.fault(what))

@@ -9,12 +9,11 @@ from pydantic import Field, model_validator
 
 from sim.graph import parallel, routing
 from sim.hardware.device import OWN_KERNELS
-from sim.network.collectives import AlgorithmName
+from sim.network.collectives import ALGORITHM_NAMES, AUTO
 from sim.scenario.faults import LinkFault
 from sim.scenario.fields import (
     Bytes,
     BytesPerSecond,
-    Choice,
     Count,
     DeviceName,
     Dtype,
@@ -32,8 +31,9 @@ from sim.scenario.fields import (
     TopologyName,
     Watts,
 )
-from sim.systolic.interconnect import NETWORKS
-from sim.systolic.machine import DATAFLOWS
+from sim.systolic.dataflow import DATAFLOWS
+from sim.systolic.interconnect import INTERCONNECTS
+from sim.text.choice import Choice
 
 
 class KernelChange(Section):
@@ -107,7 +107,7 @@ class Array(Section):
     rows: Count = Field(default=32, description="of one systolic array: the reduction")
     cols: Count = Field(default=32, description="of one systolic array: output channels")
     pods: Annotated[Count, Field(le=2048)] = Field(default=256, description="systolic arrays")
-    network: Annotated[str, Choice(NETWORKS)] = "butterfly_2"
+    network: Annotated[str, Choice(INTERCONNECTS)] = "butterfly_2"
     dataflow: Annotated[str, Choice(DATAFLOWS)] = Field(
         default="weight_stationary",
         description="what stays in the cells; the paper's, or one of two extensions of ours",
@@ -150,7 +150,7 @@ class Pod(Section):
         description="rank -> how many times slower its compute and HBM are; of collectives "
         "alone, its steps",
     )
-    collective: Literal["auto", AlgorithmName] = "auto"
+    collective: Annotated[str, Choice(ALGORITHM_NAMES, AUTO)] = AUTO
     faults: list[LinkFault] = Field(default=[], description="links that are slow, late, or gone")
     jitter: Seconds = Field(
         default=0.0, description="mean of a random (exponential) extra delay of each message"

@@ -133,7 +133,7 @@ def _file(node: Node, place: Place, folder: Path) -> Path | None:
     if place.table != "traces":
         return file_at(node.value, around(node, folder), place.suffixes)
     beside = file_at(node.value, around(node, folder), ("",))
-    return beside or file_at(node.value, [shipped.folder("traces")], place.suffixes)
+    return beside or shipped.find("traces", node.value)
 
 
 def _unknown(name: str, noun: str, names: list[str]) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sim.scenario.fields import Choice, Count, Factor, Index, Section, TraceFallback, TraceFile
+from sim.scenario.fields import Count, Factor, Index, Section, TraceFallback, TraceFile
+from sim.text.choice import Choice
 from sim.traces.formats import FORMATS
 
 

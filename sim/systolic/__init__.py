@@ -1,1 +1,1 @@
-"""Pods of systolic arrays: machine, networks, tiling, schedule and timing, without a clock."""
+"""Pods of systolic arrays: power, interconnects, tiling, schedule and timing, without a clock."""

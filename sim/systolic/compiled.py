@@ -1,49 +1,50 @@
-"""The loops of `sim.systolic` as machine code, where numba is installed (extra `fast`); the answers
-are the same."""
+"""The loops of `sim.systolic`, as machine code or in plain Python."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
-from inspect import isfunction
-from types import FunctionType, ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
-from sim.systolic import memory, placement
+import numpy as np
 
-COMPILED_FROM = 20_000  # tile ops: below, loading the compiled form costs more than it saves
+from sim.compiled import Loops, own_functions
+from sim.systolic import memory, placement
+from sim.systolic.memory import Asked, Banks, Stream, Sums
+from sim.systolic.placement import Adds, Grid, Net, Placed, Window
 
 
 def loops_for(tile_ops: int) -> SimpleNamespace:
-    """The loops of `placement`: plain Python, or compiled if that pays for so many tile ops and can
-    be had.
+    """The loops of `placement` and `memory` for so many tile ops more.
 
     Compiled ones want arrays where plain ones want lists.
     """
-    return _loops(placement, tile_ops >= COMPILED_FROM)
-
-
-def memory_for(tile_ops: int) -> SimpleNamespace:
-    """The loops of `memory`, likewise."""
-    return _loops(memory, tile_ops >= COMPILED_FROM)
+    native = LOOPS.native(tile_ops)
+    return _plain() if native is None else SimpleNamespace(compiled=True, **native)
 
 
 @cache
-def _loops(module: ModuleType, compiled: bool) -> SimpleNamespace:
-    """The functions of a module; compiled, they are copies that call each other's compiled form."""
-    own = {
-        n: f for n, f in vars(module).items() if isfunction(f) and f.__module__ == module.__name__
-    }
-    if not (compiled and find_spec("numba")):
-        return SimpleNamespace(compiled=False, **own)
-    from numba import njit
+def _plain() -> SimpleNamespace:
+    return SimpleNamespace(compiled=False, **own_functions(placement), **own_functions(memory))
 
-    space: dict[str, Any] = dict(vars(module))
-    for name, function in own.items():
-        copy: Callable[..., Any] = FunctionType(
-            function.__code__, space, name, function.__defaults__
-        )
-        copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
-        space[name] = njit(cache=True, error_model="numpy")(copy)
-    return SimpleNamespace(compiled=True, **{name: space[name] for name in own})
+
+def _samples() -> dict[Any, tuple[Any, ...]]:
+    short, ints, wide, floats = (
+        np.zeros(0, kind) for kind in (np.int16, np.int32, np.int64, np.float64)
+    )
+    net = Net(1, 1, 1, 1, ints, 1, 1, 1, ints, ints)
+    window = Window(*(short if name.endswith("links") else ints for name in Window._fields))
+    placed, adds = Placed(ints, ints, ints, ints), Adds(ints, ints, ints, ints, ints)
+    grid, stream = Grid(1, 1, 1, 0, 1, 1), Stream(floats, floats, 1.0)
+    banks = Banks(wide, wide, wide, wide, wide, wide, floats, wide)
+    sums = Sums(*(wide for _ in Sums._fields))
+    asked = Asked(wide, wide, wide)
+    return {
+        placement.place_tiles: (0, grid, net, window, placed),
+        placement.chain: (grid, net, window, placed, adds, ints),
+        placement.place_adds: (0, 0, 1, net, window, placed, adds),
+        memory.play_full: (wide, stream, 0, sums, banks, 0, asked, wide, wide, floats),
+    }
+
+
+LOOPS = Loops("systolic", (placement, memory), _samples, plain_s=4e-5, compile_s=6)

@@ -8,44 +8,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from sim.dnn.gemms import Dnn
-from sim.systolic.machine import SRAM_JOULES_PER_BYTE, Numbers, most_pods, peak_power
-
-
-class Budget(NamedTuple):
-    """What pods may draw in all, and what decides how much one draws; by default as in the
-    paper."""
-
-    power_w: float = 400.0
-    network: str = "butterfly_2"
-    sram_joules_per_byte: float = SRAM_JOULES_PER_BYTE[256 << 10]
-    clock_hz: float = 1e9
-
-
-PAPER = Budget()
+from sim.systolic.interconnect import Numbers
+from sim.systolic.power import PAPER, Budget, most_pods, peak_power
 
 
 def ops_per_joule(dnn: Dnn, rows: Numbers, cols: Numbers, budget: Budget = PAPER) -> np.ndarray:
-    """Effective operations a second and watt, with all pods that the power allows.  [shape of rows
-    x cols]"""
-    pods = most_pods(rows, cols, *budget)
+    """Effective operations a joule, with all pods that the power allows.  [shape of rows x cols]"""
+    pods = most_pods(rows, cols, budget)
     cycles = np.zeros(np.shape(pods))
     shapes = Counter((layer.m, layer.n, layer.k) for layer in dnn.layers)
     for (m, n, k), times in shapes.items():
         tiles = np.ceil(m / rows) * np.ceil(n / rows) * np.ceil(k / cols)
         cycles += times * np.ceil(tiles / pods) * rows
-    power_w = peak_power(rows, cols, pods, *budget[1:]).total_w
+    power_w = peak_power(rows, cols, pods, budget).total_w
     return dnn.ops / (dnn.repeats * cycles) * budget.clock_hz / power_w
 
 
 def mean_of_means(
     families: Sequence[Sequence[Dnn]], rows: Numbers, cols: Numbers, budget: Budget = PAPER
 ) -> np.ndarray:
-    """Harmonic mean over networks of the harmonic mean over the sizes of each."""
+    """Harmonic mean over DNNs of the harmonic mean over the sizes of each."""
     inverse = [
         np.mean([1 / ops_per_joule(dnn, rows, cols, budget) for dnn in sizes], axis=0)
         for sizes in families

@@ -1,5 +1,4 @@
-"""Where the cycles of a run went, and which layer each pod was at: what is seen of a schedule once
-it is timed."""
+"""What is seen of a timed schedule: where its cycles went, and which layer each pod was at."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.facts.array import Tiles
 from sim.systolic.schedule import Schedule
 from sim.systolic.timing import Timing
 
@@ -19,8 +19,7 @@ class Losses(NamedTuple):
 
     macs: float
     small_tiles: float  # cells that a tile smaller than the array leaves empty
-    # pods done with their tile, while the round lasts for a longer one, an addition, loads or the
-    # way
+    # pods done with their tile; the round lasts for a longer one, an addition, loads or the way
     waiting: float
     idle: float  # pods without a tile in a round
     memory: float  # stalls
@@ -28,50 +27,39 @@ class Losses(NamedTuple):
 
 
 def losses(schedule: Schedule, timing: Timing) -> Losses:
-    """Of one run of a schedule.  In `exact` schedules the last round costs nothing, and its waiting
-    is left out."""
-    machine = schedule.machine
+    """Of one run.  In `exact` schedules the last round costs nothing; its waiting is left out."""
+    array = schedule.array
     streamed = schedule.repeats * sum(plan.tiling.pod_cycles for plan in schedule.layers)
-    macs = schedule.macs / (machine.rows * machine.cols * machine.pods)
-    busy = float(timing.busy_pods @ timing.lengths) / machine.pods
+    macs = schedule.macs / (array.rows * array.cols * array.pods)
+    busy = float(timing.busy_pods @ timing.lengths) / array.pods
     found = (
         macs,
-        streamed / machine.pods - macs,
-        max(busy - streamed / machine.pods, 0.0),
+        streamed / array.pods - macs,
+        max(busy - streamed / array.pods, 0.0),
         float(timing.lengths.sum()) - busy,
         float(timing.stall_cycles),
     )
     return Losses(*found, ends=timing.cycles - sum(found))
 
 
-class Occupancy(NamedTuple):
-    """What each pod did in each round."""
-
-    layers: tuple[tuple[int, str], ...]  # network and layer
-    starts: np.ndarray  # [round], cycles
-    ends: np.ndarray  # [round]
-    layer: np.ndarray  # [pod, round] of uint16: 0 is none, else 1 + the place in `layers`
-
-
-def occupancy(schedule: Schedule, timing: Timing) -> Occupancy:
-    """Of one run of a schedule, repeats and all; layers beyond the 65,535th are shown as that
-    one."""
+def occupancy(schedule: Schedule, timing: Timing) -> Tiles:
+    """Of one run, repeats and all; layers beyond the 65,535th are shown as that one."""
     rounds = len(timing.starts)
     once = 1 + max(plan.last_round for plan in schedule.layers)
     gap = rounds - schedule.repeats * once
-    layer = np.zeros((schedule.machine.pods, rounds), np.uint16)
+    layer = np.zeros((schedule.array.pods, rounds), np.uint16)
     for index, plan in enumerate(schedule.layers):
         for copy in range(schedule.repeats):
             layer[plan.pod, plan.round + copy * once + (gap if copy else 0)] = min(
                 index + 1, 65_535
             )
     names = tuple((plan.dnn, plan.tiling.layer.name) for plan in schedule.layers)
-    return Occupancy(names, timing.starts, timing.starts + timing.lengths, layer)
+    hz = schedule.array.clock_hz
+    return Tiles(names, timing.starts / hz, (timing.starts + timing.lengths) / hz, layer)
 
 
 def ends(schedule: Schedule, timing: Timing) -> tuple[int, ...]:
-    """The cycle in which each network of a schedule is done: its last round, and the drain behind
-    it."""
+    """The cycle in which each DNN of a schedule is done: its last round and the drain after."""
     if len(schedule.dnns) == 1:
         return (timing.cycles,)
     round_ends = timing.starts + timing.lengths

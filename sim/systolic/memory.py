@@ -1,5 +1,4 @@
-"""Rounds that wait for memory, cycle by cycle only where they wait; plain Python that a compiler
-may take.
+"""Rounds that wait for memory, cycle by cycle only then; plain Python that a compiler may take.
 
 Tiles of W and X come in the order of rounds, so that what has come is a level: bytes from the
 start. Partial sums that had to leave their bank come before them, as soon as a round misses them.
@@ -11,10 +10,11 @@ from typing import NamedTuple
 
 from sim.systolic.placement import Ints
 
+NO_ROOM = -(2**62)
+
 
 class Sums(NamedTuple):
-    """Every partial sum, of a tile op or an addition, and by round those that are made and those
-    that must be there.
+    """Every partial sum, of a tile op or an addition; by round, those made and those needed.
 
     Lists by round are flat: round t has `made[made_from[t] : made_from[t + 1]]`.
     """
@@ -42,9 +42,16 @@ class Banks(NamedTuple):
     here: Ints  # [sum], 1 if all of it is there
 
 
+class Asked(NamedTuple):
+    """A stack of what memory is to bring, the last first; as many as it has room for."""
+
+    what: Ints  # [place], sum
+    until: Ints  # [place], the round that asked for it
+    count: Ints  # [0], places in use
+
+
 class Stream(NamedTuple):
-    """What comes from memory: by round, bytes due when it starts, and bytes that may have come
-    while it runs."""
+    """What comes from memory: by round, bytes due at its start, and bytes that may have come."""
 
     due: Ints
     within: Ints
@@ -52,8 +59,7 @@ class Stream(NamedTuple):
 
 
 def play(lengths: Ints, stream: Stream, warm_up: int, starts: Ints, stalls: Ints) -> int:
-    """When rounds start, and how many cycles each waits at its end for the next; cycles before
-    round 0.
+    """When rounds start, and how long each waits at its end; returns the cycles before round 0.
 
     All sums stay in their banks: then a wait is one division.
     """
@@ -81,20 +87,20 @@ def play_full(
     sums: Sums,
     banks: Banks,
     bank_bytes: int,
+    asked: Asked,
     starts: Ints,
     stalls: Ints,
-) -> tuple[int, float]:
-    """The same where sums may have to leave their banks; also the bytes of sums brought back.
+    back: Ints,
+) -> int:
+    """The same where sums may have to leave their banks; bytes of sums brought back are added to
+    `back[0]`.
 
-    -1 - t cycles before round 0 if round t can never start, its banks being too small. Before a
-    round all that it makes gets room, pushing out the oldest; what it reads must be there. In a
-    cycle the first sum that tile ops miss is asked for, and all that additions miss; what was asked
-    for last comes first.
+    -1 - t cycles before round 0 if round t can never start, its banks being too small; NO_ROOM if
+    `asked` is. Before a round all that it makes gets room, pushing out the oldest; what it reads
+    must be there. In a cycle the first sum that tile ops miss is asked for, and all that additions
+    miss; what was asked for last comes first.
     """
-    first, back = 0, 0.0
-    asked, asked_for = [0], [0]  # a stack of sums and rounds
-    asked.pop()
-    asked_for.pop()
+    first = 0
     now = warm_up
     fetched = min(warm_up * stream.per_cycle, stream.within[0])
     for t in range(-1, len(lengths) - 1):
@@ -107,9 +113,9 @@ def play_full(
         waited = 0
         made = sums.made_from[t + 1]
         while True:
-            while left > 0 and len(asked) > 0:
-                rest, moved = _bring(stream.per_cycle, r, asked, asked_for, sums, banks, bank_bytes)
-                back += moved
+            while left > 0 and asked.count[0] > 0:
+                rest, moved = _bring(stream.per_cycle, r, asked, sums, banks, bank_bytes)
+                back[0] += moved
                 fetched = min(fetched + rest, stream.within[r])
                 left -= 1
             fetched = min(fetched + left * stream.per_cycle, stream.within[r])
@@ -120,13 +126,16 @@ def play_full(
             ):
                 banks.here[sums.made[made]] = 1
                 made += 1
-            missing = _ask(t + 1, asked, asked_for, sums, banks)
+            most = sums.added_from[t + 2] - sums.added_from[t + 1] + 1
+            if asked.count[0] + most > len(asked.what):
+                return NO_ROOM
+            missing = _ask(t + 1, asked, sums, banks)
             if not missing and made == sums.made_from[t + 2] and stream.due[t + 1] <= fetched:
                 break
-            rest, moved = _bring(stream.per_cycle, r, asked, asked_for, sums, banks, bank_bytes)
+            rest, moved = _bring(stream.per_cycle, r, asked, sums, banks, bank_bytes)
             if made == known and moved == 0.0 and (rest == 0.0 or stream.within[r] <= fetched):
-                return -t - 2, back
-            back += moved
+                return -t - 2
+            back[0] += moved
             fetched = min(fetched + rest, stream.within[r])
             waited += 1
             now += 1
@@ -135,47 +144,40 @@ def play_full(
         else:
             first = now
     starts[len(lengths) - 1] = now
-    return first, back
+    return first
 
 
-def _ask(t: int, asked: list[int], asked_for: list[int], sums: Sums, banks: Banks) -> bool:
+def _ask(t: int, asked: Asked, sums: Sums, banks: Banks) -> bool:
     """Asks for what round t misses; whether it misses any."""
-    missing = False
+    before = asked.count[0]
     for at in range(sums.started_from[t], sums.started_from[t + 1]):
         if banks.here[sums.started[at]] == 0:
-            asked.append(sums.started[at])
-            asked_for.append(t)
-            missing = True
+            _push(asked, sums.started[at], t)
             break
     for at in range(sums.added_from[t], sums.added_from[t + 1]):
         if banks.here[sums.added[at]] == 0:
-            asked.append(sums.added[at])
-            asked_for.append(t)
-            missing = True
-    return missing
+            _push(asked, sums.added[at], t)
+    return asked.count[0] > before
+
+
+def _push(asked: Asked, what: int, t: int) -> None:
+    asked.what[asked.count[0]] = what
+    asked.until[asked.count[0]] = t
+    asked.count[0] += 1
 
 
 def _bring(
-    nbytes: float,
-    r: int,
-    asked: list[int],
-    asked_for: list[int],
-    sums: Sums,
-    banks: Banks,
-    bank_bytes: int,
+    nbytes: float, r: int, asked: Asked, sums: Sums, banks: Banks, bank_bytes: int
 ) -> tuple[float, float]:
     """A cycle of memory in round r: bytes left for W and X, and bytes of sums that came."""
     moved = 0.0
-    while nbytes > 0.0 and len(asked) > 0:
-        what = asked[-1]
+    while nbytes > 0.0 and asked.count[0] > 0:
+        what, until = asked.what[asked.count[0] - 1], asked.until[asked.count[0] - 1]
         if banks.here[what] != 0:
-            _queue(what, max(asked_for[-1], banks.until[what]), sums, banks)
-            asked.pop()
-            asked_for.pop()
+            _queue(what, max(until, banks.until[what]), sums, banks)
+            asked.count[0] -= 1
             continue
-        if banks.come[what] == 0.0 and not _give_room(
-            what, asked_for[-1], r, sums, banks, bank_bytes
-        ):
+        if banks.come[what] == 0.0 and not _give_room(what, until, r, sums, banks, bank_bytes):
             return 0.0, moved
         part = min(nbytes, sums.nbytes[what] - banks.come[what])
         nbytes -= part
@@ -188,8 +190,7 @@ def _bring(
 
 
 def _give_room(what: int, until: int, r: int, sums: Sums, banks: Banks, bank_bytes: int) -> bool:
-    """Makes room for a sum in its bank, if those in front of the queue are not for round r or
-    later."""
+    """Makes room for a sum in its bank, if those it pushes out are for rounds before r."""
     bank = sums.bank[what]
     while banks.used[bank] + sums.nbytes[what] > bank_bytes:
         oldest = banks.first[bank]

@@ -1,5 +1,4 @@
-"""Partial sums in their banks: when each is made and read, and whether the banks hold it for so
-long.
+"""Partial sums in their banks: when each is made and read, and whether they hold it so long.
 
 A bank that is full gives up the sum it has had longest; who needs it later waits until memory has
 brought it back.
@@ -17,7 +16,7 @@ Fact = tuple[np.ndarray, np.ndarray, np.ndarray]  # round, order within it, sum
 
 def sums_of(schedule: Schedule, rounds: int) -> Sums:
     """The sums of a schedule with its repeats, which end with round `rounds` - 1."""
-    pods = schedule.machine.pods
+    pods = schedule.array.pods
     nbytes: list[np.ndarray] = []
     made: list[Fact] = []
     started: list[Fact] = []
@@ -30,9 +29,8 @@ def sums_of(schedule: Schedule, rounds: int) -> Sums:
         made.append((plan.round, np.zeros(ops, int), first + np.arange(ops)))
         started.append((plan.round[chained], plan.pod[chained], first + plan.source[chained]))
         total = first + ops + np.arange(adds)
-        made.append(
-            (plan.add_round.min(axis=1), np.ones(adds, int), total)
-        )  # the second copy may come first
+        # the second copy may come first
+        made.append((plan.add_round.min(axis=1), np.ones(adds, int), total))
         for t, adder in zip(plan.add_round.T, plan.adder.T, strict=True):
             for place, what in enumerate((first + plan.add_left, first + plan.add_right, total)):
                 added.append((t, place * pods + adder, what))
@@ -60,8 +58,7 @@ def _nbytes(plan: LayerPlan) -> np.ndarray:
 def _by_round(
     facts: list[Fact], copies: list[tuple[int, int]], rounds: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where each round's part begins, and the sums by round and order, for copies shifted by
-    (rounds, sums)."""
+    """Where each round's part begins, and the sums in order; copies are shifts (rounds, sums)."""
     t, order, what = (np.concatenate(parts) for parts in zip(*facts, strict=True))
     sort = np.lexsort((order, t))
     t, what = (
@@ -71,8 +68,7 @@ def _by_round(
 
 
 def banks_hold(sums: Sums, bank_bytes: int) -> bool:
-    """Whether no sum that is still to be read has to leave: what was put into its bank since fits
-    with it."""
+    """Whether every sum stays till it is read: with all that came into its bank since, it fits."""
     rounds = np.arange(len(sums.made_from) - 1)
     born, place = np.empty((2, len(sums.nbytes)), np.int64)
     born[sums.made] = np.repeat(rounds, np.diff(sums.made_from))

@@ -1,9 +1,8 @@
-"""Where and when tile ops run: the inner loops of the scheduler, in plain Python that a compiler
-may take.
+"""Where and when tile ops run: the scheduler's inner loops, plain Python that a compiler may take.
 
 First fit: an op goes into the first round, to the first pod, that has its ports and routes free.
 Everything is flat and of whole numbers. The same code runs on lists, where there is no compiler,
-and on arrays, where there is (`sim.systolic.compiled`): the answers are the same. 0 is "free"
+and on arrays, where there is (`sim.compiled`): the answers are the same. 0 is "free"
 throughout, so names of tiles and sources count from 1.
 """
 
@@ -15,8 +14,7 @@ Ints = Any  # a list of int or an array of integers
 
 
 class Net(NamedTuple):
-    """A network as the loops want it: a route from bank b to pod p is heads[b, way] and hops[way,
-    p], all flattened.
+    """Routes as the loops want them, flattened: from b to p they are heads[b, way], hops[way, p].
 
     Where there is one way the bank is its number, and a route is hops[b, p]; else a bank tries ways
     by its `order`.
@@ -61,20 +59,18 @@ class Window(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """Tile ops of a layer, in the order j, i, k: their round in the window, pod, bank of P, and
-    whose sum they take."""
+    """Tile ops of a layer, in the order j, i, k: where they run, and whose sum they take."""
 
-    round: Ints
+    round: Ints  # in the window
     pod: Ints
     bank: Ints
     source: Ints  # another op of the layer, or -1
 
 
 class Adds(NamedTuple):
-    """Additions that are left, by `copies` each: operands (an op, or the number of ops and an
-    addition), and where."""
+    """Additions that are left, by `copies` each: their operands, and where they run."""
 
-    left: Ints  # [add]
+    left: Ints  # [add]: an op, or the number of ops and an addition
     right: Ints
     bank: Ints  # of the sum
     round: Ints  # [add, copy]
@@ -82,8 +78,7 @@ class Adds(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A layer's numbers of tiles, its first round in the window, and the names of its first
-    tiles."""
+    """A layer's numbers of tiles, its first round in the window, its first tiles' names."""
 
     i: int
     j: int
@@ -94,8 +89,7 @@ class Grid(NamedTuple):
 
 
 def place_tiles(start: int, grid: Grid, net: Net, window: Window, placed: Placed) -> int:
-    """Places the ops from `start` on; the first that finds no round in the window, or the number of
-    ops.
+    """Places the ops from `start` on; the first that finds no round, or the number of ops.
 
     Tiles of X and W are dealt to the banks in turn, j outside.
     """
@@ -130,8 +124,7 @@ def place_tiles(start: int, grid: Grid, net: Net, window: Window, placed: Placed
 def _place(
     t: int, x_bank: int, x_name: int, w_bank: int, w_name: int, net: Net, window: Window
 ) -> int:
-    """Puts an op into round t: its pod and bank of P, as pod x ports + bank, or -1 if it does not
-    fit."""
+    """Puts an op into round t: pod x ports + bank of P, or -1 if it does not fit."""
     ports = net.ports
     at, links = t * ports, t * net.links
     if window.x_tile[at + x_bank] != 0 and window.x_tile[at + x_bank] != x_name:
@@ -164,9 +157,9 @@ def _place(
     return -1
 
 
-def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds) -> int:
-    """Lets ops start from the sums of earlier ones, at no cost; lists the additions that are left,
-    and counts them.
+def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds, waiting: Ints) -> int:
+    """Lets ops start from earlier sums, at no cost; lists and counts the additions that are left.
+    `waiting` is room for 2 j numbers.
 
     For each P[i, k] in turn: every op, by ascending j, hands its sum to the first op of a later
     round that has none yet and whose round can still read it. What nobody takes is added in pairs,
@@ -175,7 +168,6 @@ def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds) -> i
     ports = net.ports
     total, count = grid.i * grid.j * grid.k, 0
     step = grid.i * grid.k
-    waiting = [0] * (2 * grid.j)
     for group in range(step):
         free = 0  # ops before this j have a sum to start from
         tail = 0
@@ -216,11 +208,11 @@ def chain(grid: Grid, net: Net, window: Window, placed: Placed, adds: Adds) -> i
 def place_adds(
     start: int, count: int, copies: int, net: Net, window: Window, placed: Placed, adds: Adds
 ) -> int:
-    """Places additions from `start` on (addition x copies + copy); the first that finds no round,
-    or their number.
+    """Places additions from `start` on; the first that finds no round, or their number.
 
-    The copies of an addition read its operands with sides swapped and write the same bank. An
-    addition comes after both operands, and after all copies of them.
+    Each counts as addition x copies + copy. The copies of an addition read its operands with sides
+    swapped and write the same bank. An addition comes after both operands, and after all copies of
+    them.
     """
     ops, rounds = len(placed.round), len(window.count)
     for index in range(start, count * copies):
@@ -259,8 +251,7 @@ def _ready(operand: int, ops: int, copies: int, placed: Placed, adds: Adds) -> i
 
 
 def _place_add(t: int, left: int, right: int, target: int, net: Net, window: Window) -> int:
-    """Puts an addition into round t, to the bank `target` or, if -1, to any: adder x ports + bank,
-    or -1."""
+    """Puts an addition into round t, to `target` or any bank: adder x ports + bank, or -1."""
     ports = net.ports
     at, links = t * ports, t * net.links
     if window.left_read[at + left] != 0 or window.right_read[at + right] != 0:

@@ -10,15 +10,14 @@ from sim.systolic.schedule import Schedule
 
 
 class Rounds(NamedTuple):
-    """By round of the schedule: cycles of the longest tile op, load and addition, tile ops and
-    their MACs, bytes."""
+    """By round: cycles of the longest tile op, load and addition; tile ops, their MACs; bytes."""
 
     streamed: np.ndarray
     loaded: np.ndarray  # by the round that they are for
     add_rows: np.ndarray
     tile_ops: np.ndarray
     w_bytes: np.ndarray  # of tiles used for the first time
-    raw_bytes: np.ndarray  # of X, the network's input
+    raw_bytes: np.ndarray  # of X, the DNN's input
     x_bytes: np.ndarray  # of X, all
     macs: np.ndarray
 

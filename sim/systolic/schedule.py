@@ -1,10 +1,9 @@
-"""The static schedule of one or several networks on an array of pods: rounds of tile ops, without
-conflicts.
+"""The static schedule of DNNs on an array of pods: rounds of tile ops, without conflicts.
 
 In a round a pod takes one tile op, a bank sends one tile (to any number of pods) or stores one, and
-the links of seven networks carry one source each: X, W, partial sums in and out of the pods, two
-inputs and one output of the post-processors. Layers are placed one after the other, each behind the
-layers it reads: a barrier, so that only layers that do not depend on each other share a round.
+the links of seven interconnects carry one source each: X, W, partial sums in and out of the pods,
+two inputs and one output of the post-processors. Layers are placed one after the other, each behind
+the layers it reads: a barrier, so that only layers that do not depend on each other share a round.
 Source: arXiv 2203.11540 and its artifact; the loops are in `sim.systolic.placement`.
 """
 
@@ -19,18 +18,17 @@ import numpy as np
 
 from sim.dnn.gemms import Dnn
 from sim.systolic.compiled import loops_for
-from sim.systolic.interconnect import Network, network
-from sim.systolic.machine import Machine
+from sim.systolic.interconnect import Routes, interconnect
 from sim.systolic.placement import Adds, Grid, Net, Placed, Window
+from sim.systolic.pod_array import PodArray
 from sim.systolic.tiling import Tiling, tile
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Where one layer's tile ops and additions run.  Tile ops in the order j, i, k (k changes
-    fastest)."""
+    """Where one layer's tile ops and additions run.  Tile ops in the order j, i, k: k is inside."""
 
-    dnn: int  # which of the networks
+    dnn: int  # which of them
     tiling: Tiling
     first_round: int  # it may start here: its barrier
     last_round: int  # of a tile op or addition
@@ -68,11 +66,16 @@ class LayerPlan:
 class Schedule:
     """The plan of all layers, in the order in which they were placed."""
 
-    machine: Machine
-    network: Network
+    array: PodArray
+    routes: Routes
     dnns: tuple[Dnn, ...]
     layers: tuple[LayerPlan, ...]
     exact: bool
+
+    @property
+    def latency_cycles(self) -> int:
+        """One way between a bank and a pod."""
+        return self.routes.latency_cycles + self.exact * self.routes.recounted_cycles
 
     @property
     def repeats(self) -> int:
@@ -96,25 +99,22 @@ class Schedule:
 
 
 def schedule(
-    dnns: Sequence[Dnn], machine: Machine, *, partition: int | None = None, exact: bool = False
+    dnns: Sequence[Dnn], array: PodArray, *, partition: int | None = None, exact: bool = False
 ) -> Schedule:
-    """Places all layers of all networks; those of a later network fill what earlier ones leave,
-    from round 0 on.
+    """Places all layers; those of a later DNN fill what earlier ones leave, from round 0 on.
 
     `exact` makes every addition twice, as the artifact does: two post-processors, operands swapped,
     the same target. Banks are large enough here, if a tile fits (see `tile`): that partial sums
     outgrow them is a matter of time.
     """
     if not dnns:
-        raise ValueError("nothing to schedule: no network was given")
+        raise ValueError("nothing to schedule: no DNN was given")
     if len(dnns) > 1 and any(dnn.repeats > 1 for dnn in dnns):
-        raise ValueError(
-            "networks that run together are placed whole: none may be one part, repeated"
-        )
-    net = network(machine.network, machine.pods, exact=exact)
-    tilings = [[tile(layer, machine, partition) for layer in dnn.layers] for dnn in dnns]
+        raise ValueError("DNNs that run together are placed whole: none may be one part, repeated")
+    routes = interconnect(array.interconnect, array.pods)
+    tilings = [[tile(layer, array, partition) for layer in dnn.layers] for dnn in dnns]
     loops = loops_for(sum(tiling.tile_ops for each in tilings for tiling in each))
-    space = _Space(net, loops.compiled)
+    space = _Space(routes, loops.compiled)
     plans: list[LayerPlan] = []
     for index, dnn in enumerate(dnns):
         ends: dict[str, int] = {}
@@ -125,7 +125,7 @@ def schedule(
             plan = _place_layer(index, tiling, first, space, loops, 2 if exact else 1)
             ends[tiling.layer.name] = plan.last_round
             plans.append(plan)
-    return Schedule(machine, net, tuple(dnns), tuple(plans), exact)
+    return Schedule(array=array, routes=routes, dnns=tuple(dnns), layers=tuple(plans), exact=exact)
 
 
 def _earliest(dnn: Dnn, start: int, ends: dict[str, int]) -> int:
@@ -139,28 +139,26 @@ def _earliest(dnn: Dnn, start: int, ends: dict[str, int]) -> int:
 
 
 class _Space:
-    """The rounds looked at, as the loops want them: from `base` on, growing at the end, forgotten
-    at the start."""
+    """The rounds looked at, as the loops want them: from `base` on, growing at the end."""
 
-    def __init__(self, network: Network, compiled: bool) -> None:
+    def __init__(self, routes: Routes, compiled: bool) -> None:
         self.compiled, self.base = compiled, 0
-        flat = (lambda array: array.ravel()) if compiled else (lambda array: array.ravel().tolist())
-        _, ways, head_stages = network.heads.shape
+        flat = (lambda a: a.ravel()) if compiled else (lambda a: a.ravel().tolist())
         self.net = Net(
-            network.ports,
-            network.hops.shape[2],
-            network.links,
-            network.writers,
-            flat(network.hops),
-            ways,
-            network.order.shape[1],
-            head_stages,
-            flat(network.heads),
-            flat(network.order),
+            ports=routes.ports,
+            stages=routes.hops.shape[2],
+            links=routes.links,
+            writers=routes.writers,
+            hops=flat(routes.hops),
+            ways=routes.heads.shape[1],
+            tries=routes.order.shape[1],
+            head_stages=routes.heads.shape[2],
+            heads=flat(routes.heads),
+            order=flat(routes.order),
         )
         self.names = 1, 1  # of the next tiles of X and W
-        wide = {"links": network.links, "count": 1}
-        self._widths = [wide.get(name.split("_")[-1], network.ports) for name in Window._fields]
+        wide = {"links": routes.links, "count": 1}
+        self._widths = [wide.get(name.split("_")[-1], routes.ports) for name in Window._fields]
         self._types = [np.int16 if name.endswith("links") else np.int32 for name in Window._fields]
         self.window = Window(*(self.vector(0, kind) for kind in self._types))
         self.grow()
@@ -177,8 +175,7 @@ class _Space:
         self.window = Window(*map(join, self.window, fresh))
 
     def forget_before(self, round: int) -> None:
-        """Drops rounds that nobody will use, if they are most of those here: lists are copied for
-        it."""
+        """Drops rounds that nobody will use, if they are most: lists are copied for it."""
         gone = round - self.base
         if 2 * gone > len(self.window.count):
             self.window = Window(
@@ -194,8 +191,9 @@ def _place_layer(
     ops, most = tiling.tile_ops, i * k * (j - 1)
     while first - space.base >= len(space.window.count):
         space.grow()
-    grid = Grid(i, j, k, first - space.base, *space.names)
-    space.names = space.names[0] + i * j, space.names[1] + j * k
+    x, w = space.names
+    grid = Grid(i=i, j=j, k=k, first_round=first - space.base, first_x=x, first_w=w)
+    space.names = x + i * j, w + j * k
     placed = Placed(*(space.vector(ops) for _ in Placed._fields))
     done = 0
     while (done := loops.place_tiles(done, grid, space.net, space.window, placed)) < ops:
@@ -206,7 +204,7 @@ def _place_layer(
             for name in Adds._fields
         )
     )
-    count = loops.chain(grid, space.net, space.window, placed, adds)
+    count = loops.chain(grid, space.net, space.window, placed, adds, space.vector(2 * j))
     done = 0
     while (
         done := loops.place_adds(done, count, copies, space.net, space.window, placed, adds)

@@ -10,34 +10,21 @@ X[m, n] W[n, k], as everywhere in `sim.systolic`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from math import prod
+
+from sim.systolic.dataflow import Dataflow
 
 
-def weight_stationary(m: int, n: int, k: int, rows: int, cols: int) -> int:
-    """Cycles: a fold of W is loaded in `rows`, then m rows of X pass through rows and columns."""
-    return _folds(n, rows) * _folds(k, cols) * (rows + m + rows + cols - 2)
-
-
-def output_stationary(m: int, n: int, k: int, rows: int, cols: int) -> int:
-    """Cycles: X from the left, W from above, n of each; sums stay."""
-    return _folds(m, rows) * _folds(k, cols) * (n + rows + cols - 2)
-
-
-def input_stationary(m: int, n: int, k: int, rows: int, cols: int) -> int:
-    """Cycles: a fold of X is loaded in `rows`, then k columns of W pass through."""
-    return weight_stationary(k, n, m, rows, cols)
-
-
-DATAFLOWS: dict[str, Callable[[int, int, int, int, int], int]] = {
-    "ws": weight_stationary,
-    "os": output_stationary,
-    "is": input_stationary,
-}
+def folded_cycles(flow: Dataflow, m: int, n: int, k: int, rows: int, cols: int) -> int:
+    """Cycles: what stays is loaded in `rows`, but for sums, which begin at 0; the rest streams."""
+    size, sizes = {"rows": rows, "cols": cols}, dict(zip((flow.m, flow.n, flow.k), (m, n, k)))
+    folds = prod(_folds(sizes[side], part) for side, part in size.items())
+    loaded = 0 if flow.stays == "P" else rows
+    return folds * (loaded + sizes["partition"] + rows + cols - 2)
 
 
 def steady_utilisation(m: int, n: int, k: int, rows: int, cols: int) -> float:
-    """MACs over cells and cycles of a weight-stationary array that loads the next fold while one
-    streams.
+    """MACs over cells and cycles, weight-stationary, the next fold loading while one streams.
 
     A fold takes m rows of X and the cycle in which weights change; m is at least `rows`, or loading
     is what takes time.

@@ -1,40 +1,35 @@
-"""Inference requests of several networks on one array: who runs when.  Times only; schedules are
-made elsewhere.
+"""Inference requests of several DNNs on one array: who runs when.  Schedules are made elsewhere.
 
-An extension of SOSA (arXiv 2203.11540), whose authors run two networks together once, from round 0
-on. An array has no instructions that could stop it in the middle: what runs is a static schedule,
+An extension of SOSA (arXiv 2203.11540), whose authors run two together once, from round 0 on. An
+array has no instructions that could stop it in the middle: what runs is a static schedule,
 and the next begins when it has ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from sim.systolic.machine import Machine
-
 
 class Turn(NamedTuple):
-    """A stretch of time in which the array runs for some networks."""
+    """A stretch of time in which the array runs for some DNNs."""
 
     start_s: float
     end_s: float
     who: tuple[int, ...]
-    request: tuple[int, ...]  # which of each network's
+    request: tuple[int, ...]  # which of each one's
 
 
 class Served(NamedTuple):
-    """When requests began to run and were done, by network and request."""
+    """When requests began to run and were done, by DNN and request."""
 
     start_s: list[np.ndarray]
     end_s: list[np.ndarray]
     turns: list[Turn]  # the first so many, in the order of their starts
-    gangs: dict[
-        tuple[int, ...], int
-    ]  # how often which networks ran together; one alone where they take turns
+    # how often which DNNs ran together; one alone where they take turns
+    gangs: dict[tuple[int, ...], int]
     in_use_s: float
 
 
@@ -43,10 +38,9 @@ def in_gangs(
     ends_s: Callable[[tuple[int, ...]], Sequence[float]],
     keep: int = 0,
 ) -> Served:
-    """One schedule for all networks that have a request waiting when the array gets free: the
-    oldest of each.
+    """One schedule for all who have a request waiting when the array gets free: the oldest of each.
 
-    `ends_s` are the ends of the given networks in their joint schedule, seconds from its start. The
+    `ends_s` are the ends of the given DNNs in their joint schedule, seconds from its start. The
     next gang begins when the last of them is done, so a request that comes while one runs waits for
     its end.
     """
@@ -74,7 +68,7 @@ def in_gangs(
 
 
 def apart(arrival_s: Sequence[np.ndarray], seconds: Sequence[float], keep: int = 0) -> Served:
-    """Each network on pods of its own: its requests one after the other, `seconds` each.
+    """Each DNN on pods of its own: its requests one after the other, `seconds` each.
 
     The array is in use while any of its pods are.
     """
@@ -99,11 +93,11 @@ def in_turns(
     resume_s: Sequence[float] = (),
     keep: int = 0,
 ) -> Served:
-    """One network at a time, round robin over those that have a request: an inference, or at most
-    `quantum_s` of it.
+    """One DNN at a time, round robin over those that have a request.
 
-    Whoever was interrupted and goes on pays its `resume_s` first, the weights having to come again;
-    not if nobody else ran in between. A turn ends early when its inference does.
+    A turn is an inference, or at most `quantum_s` of it. Whoever was interrupted and goes on pays
+    its `resume_s` first, the weights having to come again; not if nobody else ran in between. A
+    turn ends early when its inference does.
     """
     count = len(arrival_s)
     start, end = ([np.full(len(each), np.nan) for each in arrival_s] for _ in range(2))
@@ -154,13 +148,3 @@ def _covered(start: np.ndarray, end: np.ndarray) -> float:
     start, end = start[order], np.maximum.accumulate(end[order])
     before = np.concatenate(([-np.inf], end[:-1]))
     return float(np.maximum(end - np.maximum(start, before), 0.0).sum())
-
-
-def part(machine: Machine, pods: int) -> Machine:
-    """So many pods of an array with a network of their own, and as much of the memory's
-    bandwidth."""
-    if pods == machine.pods:
-        return machine
-    return replace(
-        machine, pods=pods, dram_bytes_per_s=machine.dram_bytes_per_s * pods / machine.pods
-    )

@@ -3,11 +3,7 @@
 X[m, n] W[n, k] becomes tiles of partition x rows (X), rows x cols (W) and partition x cols (P);
 tile op (i, j, k) adds X[i, j] W[j, k] to P[i, k]. Tiles at the edge keep their true size. The
 paper's point (arXiv 2203.11540) is that partition = rows: a tile then takes as long as the next
-weights take to load.
-
-Two more dataflows are ours (INFER), by the same rule: one operand stays in the cells, rows x cols
-of it, loaded while the tile before is computed; what passes by is cut into parts of `partition`.
-Sums that stay are loaded as well, with what they start from, while those before them leave.
+weights take to load. Other dataflows than its own are those of `sim.systolic.dataflow`.
 """
 
 from __future__ import annotations
@@ -17,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.dnn.gemms import GemmLayer
-from sim.systolic.machine import DATAFLOWS, Dataflow, Machine
+from sim.systolic.dataflow import DATAFLOWS, Dataflow
+from sim.systolic.pod_array import PodArray
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,7 @@ class Tiling:
 
     @property
     def x_bytes(self) -> np.ndarray:
-        """[i, j]. Of a convolution the image, not its im2col, is kept: each element stands for the
-        kernel's area."""
+        """[i, j]. A convolution keeps its image, not the im2col: area elements are one byte."""
         return np.outer(self.x_rows, self.w_rows) // self.layer.kernel_area
 
     @property
@@ -53,8 +49,7 @@ class Tiling:
 
     @property
     def streamed(self) -> np.ndarray:
-        """Cycles in which a tile op takes what passes by.  [j, i, k], of size 1 where it does not
-        depend"""
+        """Cycles in which a tile op takes what passes by.  [j, i, k], or 1 where all are alike"""
         return self._sizes(self.dataflow.streamed)
 
     @property
@@ -78,23 +73,22 @@ class Tiling:
         return int(self.x_rows.sum() * self.w_rows.sum() * self.w_cols.sum())
 
 
-def tile(layer: GemmLayer, machine: Machine, partition: int | None = None) -> Tiling:
-    """The tiles of a layer; a tile takes `partition` of what passes by (rows of X), by default as
-    many as the array has rows.
+def tile(layer: GemmLayer, array: PodArray, partition: int | None = None) -> Tiling:
+    """The tiles of a layer, each with `partition` of what passes by (rows of X).
 
-    ValueError if a tile is larger than a bank.
+    By default that is as much as the array has rows. ValueError if a tile is larger than a bank.
     """
-    partition = machine.rows if partition is None else partition
+    partition = array.rows if partition is None else partition
     if partition < 1:
         raise ValueError(f"a tile has at least 1 row of X, not {partition}")
-    flow = DATAFLOWS[machine.dataflow]
-    parts = {"rows": machine.rows, "cols": machine.cols, "partition": partition}
+    flow = DATAFLOWS[array.dataflow]
+    parts = {"rows": array.rows, "cols": array.cols, "partition": partition}
     tiling = Tiling(
-        layer,
-        flow,
-        _cut(layer.m, parts[flow.m]),
-        _cut(layer.n, parts[flow.n]),
-        _cut(layer.k, parts[flow.k]),
+        layer=layer,
+        dataflow=flow,
+        x_rows=_cut(layer.m, parts[flow.m]),
+        w_rows=_cut(layer.n, parts[flow.n]),
+        w_cols=_cut(layer.k, parts[flow.k]),
     )
     sizes = {
         "X": int(tiling.x_bytes.max()),
@@ -102,11 +96,10 @@ def tile(layer: GemmLayer, machine: Machine, partition: int | None = None) -> Ti
         "P": int(2 * tiling.x_rows.max() * tiling.w_cols.max()),
     }
     for operand, nbytes in sizes.items():
-        if nbytes > machine.bank_bytes:
+        if nbytes > array.bank_bytes:
             raise ValueError(
                 f"a tile of {operand} of layer {layer.name} has {nbytes} bytes, a bank "
-                f"{machine.bank_bytes}; "
-                f"take a smaller partition than {partition}"
+                f"{array.bank_bytes}; take a smaller partition than {partition}"
             )
     return tiling
 

@@ -3,7 +3,7 @@
 All pods step from round to round together. A round is as long as its longest tile op, addition or
 load of the next round's weights, and at least the way to a bank and back. Tiles come from memory in
 the order of rounds, W before X, at its bandwidth, running ahead of the round by `prefetch_rounds`;
-a round starts when all its tiles are there. X comes from memory for the network's input only:
+a round starts when all its tiles are there. X comes from memory for the DNN's input only:
 activations stay in the banks. Partial sums may outgrow theirs: see `sim.systolic.memory`. Source:
 arXiv 2203.11540 and its artifact.
 """
@@ -15,21 +15,19 @@ from math import ceil
 
 import numpy as np
 
-from sim.systolic.compiled import memory_for
-from sim.systolic.memory import Banks, Stream, Sums, play
+from sim.systolic.compiled import loops_for
+from sim.systolic.memory import NO_ROOM, Asked, Banks, Stream, Sums, play
 from sim.systolic.partial_sums import banks_hold, sums_of
 from sim.systolic.rounds import Rounds, repeated, rounds_of
 from sim.systolic.schedule import Schedule
 
-ROWS_AT_ONCE = (
-    16  # cells that an input reaches, and sums that are added, in one cycle: of the published RTL
-)
+# cells that an input reaches, and sums that are added, in one cycle: of the published RTL
+ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Timing:
-    """A run, in cycles.  Rounds count from 0, so that `last_main_round` is one less than the number
-    of rounds."""
+    """A run, in cycles.  Rounds count from 0: `last_main_round` is one less than there are."""
 
     cycles: int
     warm_up_cycles: int
@@ -52,7 +50,7 @@ def simulate(schedule: Schedule) -> Timing:
     once. Not modelled: the capacity of banks of X and W, writing to memory, skew between rounds,
     which the next round hides.
     """
-    machine, latency = schedule.machine, schedule.network.latency_cycles
+    array, latency = schedule.array, schedule.latency_cycles
     once = rounds_of(schedule)
     last = [np.flatnonzero(once.tile_ops)[-1], *np.flatnonzero(once.add_rows)[-1:]]
     rounds = repeated(once, schedule.repeats, schedule.exact)
@@ -67,13 +65,13 @@ def simulate(schedule: Schedule) -> Timing:
     )
     if schedule.exact:
         lengths[-1] = 0
-    per_cycle = machine.dram_bytes_per_s / machine.clock_hz
+    per_cycle = array.dram_bytes_per_s / array.clock_hz
     warm_up = ceil(int(rounds.w_bytes[0]) / per_cycle) + int(rounds.loaded[0]) + 1
     first, back, starts, stalls = _play(lengths, rounds, schedule, warm_up)
     skew = (
         0
         if schedule.exact
-        else ceil(machine.rows / ROWS_AT_ONCE) + ceil(machine.cols / ROWS_AT_ONCE) - 2
+        else ceil(array.rows / ROWS_AT_ONCE) + ceil(array.cols / ROWS_AT_ONCE) - 2
     )
     return Timing(
         cycles=int(starts[-1] + lengths[-1]) + latency + 1 + skew,
@@ -92,52 +90,52 @@ def simulate(schedule: Schedule) -> Timing:
 def _play(
     lengths: np.ndarray, rounds: Rounds, schedule: Schedule, warm_up: int
 ) -> tuple[int, float, np.ndarray, np.ndarray]:
-    """Cycles before round 0, bytes of sums brought back; by round, its start and how long the next
-    one waits."""
-    machine, count = schedule.machine, len(lengths)
+    """Cycles before round 0, bytes of sums brought back; by round, its start and wait."""
+    array, count = schedule.array, len(lengths)
     due = np.cumsum(rounds.w_bytes + rounds.raw_bytes).astype(float)
-    within = due[np.minimum(np.arange(count) + machine.prefetch_rounds - 1, count - 1)]
-    per_cycle = machine.dram_bytes_per_s / machine.clock_hz
+    within = due[np.minimum(np.arange(count) + array.prefetch_rounds - 1, count - 1)]
+    per_cycle = array.dram_bytes_per_s / array.clock_hz
     starts, stalls = np.zeros((2, count), np.int64)
     sums = sums_of(schedule, count)
-    if banks_hold(sums, machine.bank_bytes):
+    if banks_hold(sums, array.bank_bytes):
         stream = Stream(due.tolist(), within.tolist(), per_cycle)
         return play(lengths.tolist(), stream, warm_up, starts, stalls), 0.0, starts, stalls
-    loops = memory_for(schedule.tile_ops)
-    flat = (lambda array: array) if loops.compiled else (lambda array: array.tolist())
-    of_bank, of_sum = (np.full(size, -1, np.int64) for size in (machine.pods, len(sums.nbytes)))
-    first, back = loops.play_full(
-        flat(lengths),
-        Stream(flat(due), flat(within), per_cycle),
-        warm_up,
-        Sums(*map(flat, sums)),
-        Banks(
-            used=flat(0 * of_bank),
-            first=flat(of_bank),
-            last=flat(of_bank.copy()),
-            before=flat(of_sum),
-            behind=flat(of_sum.copy()),
-            until=flat(of_sum.copy()),
-            come=flat(np.zeros(len(of_sum))),
-            here=flat(0 * of_sum),
-        ),
-        machine.bank_bytes,
-        starts,
-        stalls,
-    )
+    loops = loops_for(schedule.tile_ops)
+    flat = (lambda a: a) if loops.compiled else (lambda a: a.tolist())
+    room, first, back = 4 * len(sums.nbytes), NO_ROOM, np.zeros(1)
+    while first == NO_ROOM:
+        of_bank, of_sum = (np.full(size, -1, np.int64) for size in (array.pods, len(sums.nbytes)))
+        back[:] = 0
+        first = loops.play_full(
+            flat(lengths),
+            Stream(flat(due), flat(within), per_cycle),
+            warm_up,
+            Sums(*map(flat, sums)),
+            Banks(
+                used=flat(0 * of_bank),
+                first=flat(of_bank),
+                last=flat(of_bank.copy()),
+                before=flat(of_sum),
+                behind=flat(of_sum.copy()),
+                until=flat(of_sum.copy()),
+                come=flat(np.zeros(len(of_sum))),
+                here=flat(0 * of_sum),
+            ),
+            array.bank_bytes,
+            Asked(*(flat(np.zeros(size, np.int64)) for size in (room, room, 1))),
+            starts,
+            stalls,
+            back,
+        )
+        room *= 4
     if first < 0:
         raise ValueError(
-            f"banks of {machine.bank_bytes} bytes hold too few partial sums for round "
+            f"banks of {array.bank_bytes} bytes hold too few partial sums for round "
             f"{-first - 1} to start"
         )
-    return first, back, starts, stalls
+    return first, float(back[0]), starts, stalls
 
 
 def ops_per_s(schedule: Schedule, timing: Timing) -> float:
     """Effective throughput: operations asked for, over the time of the run."""
-    return schedule.ops / timing.cycles * schedule.machine.clock_hz
-
-
-def busy_share(schedule: Schedule, timing: Timing) -> float:
-    """Tile ops over pods and rounds, as the artifact counts both."""
-    return timing.tile_ops / (max(timing.last_main_round, 1) * schedule.machine.pods)
+    return schedule.ops / timing.cycles * schedule.array.clock_hz

@@ -30,8 +30,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class OnOff:
-    """A busy and a quiet rate that take turns, each for a time that is exponentially
-    distributed."""
+    """A busy and a quiet rate that take turns, each for an exponentially distributed time."""
 
     on_per_s: float
     off_per_s: float
@@ -98,8 +97,7 @@ def bursty(rate_per_s: float, cv: float) -> Arrivals:
 def on_off(
     rate_per_s: float, on_share: float, mean_on_s: float, off_per_s: float = 0.0, cv: float = 1.0
 ) -> Arrivals:
-    """Bursts of `mean_on_s` that fill `on_share` of the time, so dense that the mean rate is
-    `rate_per_s`."""
+    """Bursts of `mean_on_s` for `on_share` of the time, so dense that the mean is `rate_per_s`."""
     if not 0 < on_share < 1:
         raise ValueError(f"the share of the time that is on ({on_share}) must lie between 0 and 1")
     on_per_s = (rate_per_s - off_per_s * (1 - on_share)) / on_share
@@ -115,8 +113,7 @@ def diurnal(
     peak_s: float = 50_400.0,
     cv: float = 1.0,
 ) -> Arrivals:
-    """A day: the rate is a cosine around `rate_per_s`, up by the share `swing` at `peak_s`, in 288
-    steps of it."""
+    """A day: a cosine around `rate_per_s`, up by the share `swing` at `peak_s`, in 288 steps."""
     if not 0 <= swing <= 1:
         raise ValueError(f"the swing of the day ({swing}) must lie between 0 and 1")
     middle = (np.arange(288) + 0.5) / 288 - peak_s / period_s
@@ -125,8 +122,7 @@ def diurnal(
 
 
 def histogram(window_s: float, counts: Sequence[float], cv: float = 1.0) -> Arrivals:
-    """The rate over time of a recording: requests in each window of `window_s`; it begins again at
-    its end."""
+    """The rate over time of a recording, by windows of `window_s`; it begins again at its end."""
     if not window_s > 0:
         raise ValueError(f"the windows of a histogram ({window_s} s) must be longer than nothing")
     return Arrivals(Windows(window_s, tuple(count / window_s for count in counts)), cv)

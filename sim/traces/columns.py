@@ -49,8 +49,7 @@ class Columns:
 
 
 def row_columns(columns: Columns) -> Iterator[tuple[str, Array]]:
-    """(name, array) of the columns that are there and hold one value a request: all but the
-    blocks."""
+    """(name, array) of the columns that are there with one value a request: all but blocks."""
     for field in fields(Columns)[:6]:
         each = getattr(columns, field.name)
         if each is not None:
@@ -77,8 +76,10 @@ def taken(columns: Columns, rows: Array) -> Columns:
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
-    """One after the other.  A column that some part lacks gets what means "not said" there: -1,
-    NaN, tenant 0."""
+    """One after the other.
+
+    A column that some part lacks gets what means "not said" there: -1, NaN, tenant 0.
+    """
     parts = [part for part in parts if len(part)] or list(parts[:1])  # an empty part says nothing
     if len(parts) < 2:
         return parts[0] if parts else empty()

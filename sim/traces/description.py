@@ -57,8 +57,10 @@ class Description:
 
 
 def described(stream: TraceStream) -> Description:
-    """One pass over a stream; memory: the longest length, 5 bytes a prefix block, 8 bytes a session
-    and a turn."""
+    """One pass over a stream.
+
+    Memory: the longest length, 5 bytes a prefix block, 8 bytes a session and a turn.
+    """
     prompts, outputs = _Counter(), _Counter()
     gaps, rate, prefix = _Moments(), _Bins(), _Prefixes(stream.block_tokens)
     tenants, sessions = _Counter(), _Counter()

@@ -1,5 +1,4 @@
-"""Numbers from text, a column at a time: eight digits of every row in one step of 64-bit
-arithmetic.
+"""Numbers from text, a column at a time: eight digits of every row in one 64-bit step.
 
 Each function returns the values and which of them are sound; a field that is anything but plain
 digits (a sign, a space, an exponent, nothing) is not sound, and is left to the reader of single
@@ -24,8 +23,7 @@ _POWERS = np.array([10**n for n in range(19)], np.int64)
 
 
 class Text(NamedTuple):
-    """Bytes with room on both sides, and the same as overlapping 64-bit words: `words[i]` are bytes
-    i to i + 7."""
+    """Bytes with room on both sides, also as 64-bit words: `words[i]` are bytes i to i + 7."""
 
     data: Array
     words: Array
@@ -46,8 +44,7 @@ def whole(text: Text, start: Array, end: Array) -> tuple[Array, Array]:
 
 
 def decimal(text: Text, start: Array, end: Array, dots: Array) -> tuple[Array, Array]:
-    """Decimal numbers such as 12 or 0.125, without sign or exponent; `dots` are the places of all
-    dots of the text.
+    """Decimal numbers such as 12 or 0.125, no sign or exponent; `dots` are where the text has dots.
 
     A number whose digits make an integer up to 2**53 is that integer over a power of ten, both
     exact, so that one division rounds right. One with more digits is given to `float`, on its own.
@@ -78,8 +75,9 @@ def decimal(text: Text, start: Array, end: Array, dots: Array) -> tuple[Array, A
 
 
 def date(text: Text, start: Array, end: Array) -> tuple[Array, Array]:
-    """Nanoseconds since 1970 of times like 2023-11-16 18:15:46.6805900, in UTC: with no offset, Z
-    or +00:00.
+    """Nanoseconds since 1970 of times like 2023-11-16 18:15:46.6805900, in UTC.
+
+    They have no offset, Z or +00:00.
 
     Only years 1970 to 2199; other offsets and years are left to the reader of rows.
     """
@@ -132,8 +130,7 @@ def _digits(text: Text, end: Array, length: Array) -> tuple[Array, Array]:
 
 
 def _eight(words: Array, end: Array, length: Array) -> tuple[Array, Array]:
-    """Values of 0 to 8 digits: pairs, then fours, then the eight are added up side by side in one
-    word."""
+    """Values of 0 to 8 digits: pairs, then fours, then eight are added side by side in a word."""
     keep = _KEEP[length]
     word = ((_word(words, end - 8) ^ _ZEROS) & keep).view(np.uint64)
     sound = ((word + _NINES) | word) & _HIGH == 0

@@ -1,5 +1,6 @@
-"""The file formats of request traces.  Adding one is one entry in `FORMATS`, and a function if its
-clock is a new one.
+"""The file formats of request traces.
+
+Adding one is one entry in `FORMATS`, and a function if its clock is a new one.
 
 A format says which columns hold arrival, prompt and output length, and how its clock is written.
 Times stay in the unit of the file until the first one is subtracted: integers where the file
@@ -34,8 +35,7 @@ Row = tuple[Any, ...]
 
 
 class Parser(NamedTuple):
-    """How to read one file: `row` turns a line into a Row or raises ValueError; `example` is a
-    right row of it.
+    """How to read one file: `row` makes a line a Row, or raises ValueError; `example` is one.
 
     `places` are the fields of a CSV line that hold arrival (-1: none), prompt and output tokens,
     out of `width`.
@@ -58,8 +58,7 @@ class Parser(NamedTuple):
 
 @dataclass(frozen=True)
 class TraceFormat:
-    """One file format of request traces: CSV with a header, or one JSON object a line
-    (`json_lines`).
+    """One file format of request traces: CSV with a header, or (`json_lines`) an object a line.
 
     `columns` name arrival, prompt tokens and output tokens, in that order; other columns are
     ignored. In JSON a dotted name is a key within a key. `unlike` are columns that such a file
@@ -86,8 +85,7 @@ class TraceFormat:
     whole_time: bool = False  # times are integers
 
     def sniff(self, first_line: str) -> float:
-        """How well a file that begins so fits: the share of the columns it has, a nearly right name
-        counting half."""
+        """How well a file that begins so fits: its share of the columns; a near name is a half."""
         if self.json_lines != first_line.lstrip().startswith("{"):
             return 0.0
         if self.json_lines:
@@ -104,8 +102,7 @@ class TraceFormat:
         return (exact + near / 2) / len(wanted)
 
     def parser(self, number: int, first_line: str) -> Parser:
-        """The parser for a file whose first line is `first_line`, row `number`; ValueError if a
-        column is missing.
+        """The parser for a file whose first line is this, row `number`; ValueError if columns lack.
 
         A JSON Lines file has no header; there a missing key is the fault of its row.
         """
@@ -207,8 +204,7 @@ class TraceFormat:
 
 
 def detect(first_line: str) -> str:
-    """Name of the format that a file beginning with this line is in; ValueError if it is like none
-    of them."""
+    """Name of the format of a file that begins with this line; ValueError if it is like none."""
     scores = {name: form.sniff(first_line) for name, form in FORMATS.items()}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < 0.5:

@@ -18,8 +18,7 @@ Quantiles = tuple[
 
 
 class Lognormal(NamedTuple):
-    """Lengths whose logarithm is normal: their median in tokens and the standard deviation of that
-    logarithm."""
+    """Lengths whose logarithm is normal: their median in tokens, and its standard deviation."""
 
     median_tokens: float
     sigma: float
@@ -37,8 +36,7 @@ Law = Quantiles | Lognormal | Mixture
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """Recorded pairs of prompt and output length, so that what goes together in a recording stays
-    together.
+    """Recorded pairs of prompt and output length, so that what goes together stays together.
 
     They are dealt like cards: each once, in random order, then all again in another order. So
     already one round has the very quantiles of the recording.
@@ -68,8 +66,10 @@ def drawn(law: Law, count: int, random: np.random.Generator) -> Array:
 
 
 def dealt(joint: Joint, shuffles: Iterator[np.random.Generator]) -> Generator[Joint, int, None]:
-    """A coroutine: send it a number of pairs, it gives as many; each round has its own dice.  Sent
-    0 at first."""
+    """A coroutine: send it a number of pairs, it gives as many.
+
+    Each round has its own dice. Sent 0 at first.
+    """
     cards = np.zeros(0, np.int64)
     wanted = yield joint
     while True:

@@ -1,5 +1,4 @@
-"""The lines of a trace file, in blocks, numbered as an editor numbers them, whether or not the file
-is compressed."""
+"""The lines of a trace file in blocks, numbered as an editor does, also of compressed files."""
 
 from __future__ import annotations
 
@@ -23,13 +22,11 @@ _READ_BYTES = 8192  # at once from a compressed file: as much is lost where it i
 
 
 class TraceError(ValueError):
-    """The user's trace file is wrong.  The message names file and row, what is wrong, and a right
-    row."""
+    """The user's trace file is wrong.  The message names file, row, fault, and a right row."""
 
 
 class CutShortError(ValueError):
-    """A compressed file that ends before its end mark: what came before is sound, what comes after
-    is missing."""
+    """A compressed file that ends before its end mark: what came before is sound."""
 
 
 class _Stream(Protocol):
@@ -37,8 +34,7 @@ class _Stream(Protocol):
 
 
 class Lines(NamedTuple):
-    """Lines of one block that are not blank: their bytes `start` to `end - 1` of `text`, and their
-    numbers in the file.
+    """Lines of a block that are not blank: bytes `start` to `end - 1` of `text`, and their numbers.
 
     The line end is not among the bytes; a last line that has none is `unended`.
     """
@@ -64,8 +60,7 @@ class Lines(NamedTuple):
         )
 
     def line(self, index: int) -> str:
-        """One line, with a line end if it has one in the file.  Bytes that are not UTF-8 become
-        U+FFFD."""
+        """One line, and its end if there is one.  Bytes that are not UTF-8 become U+FFFD."""
         end = "" if self.unended and index == len(self) - 1 else "\n"
         return (
             self.text.data[self.start[index] : self.end[index]].tobytes().decode("utf-8", "replace")
@@ -186,8 +181,10 @@ class _ZstdCorruptError(Exception):
 
 
 class _Zstd:
-    """The text of a zstd file of one or more frames; unlike the library's own reader it tells a
-    truncated one."""
+    """The text of a zstd file of one or more frames.
+
+    Unlike the library's own reader it tells a truncated one.
+    """
 
     def __init__(self, raw: BinaryIO):
         try:

@@ -1,5 +1,4 @@
-"""Traces as Parquet tables, with the columns of plain traces; read and written with the extra
-`parquet`."""
+"""Traces as Parquet tables, with the columns of plain traces.  Needs the extra `parquet`."""
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ _BATCH_ROWS = 65_536
 
 
 class Table:
-    """Rows of a Parquet file; as a line, a row is the JSON object that a plain JSON Lines trace
-    would have."""
+    """Rows of a Parquet file; as a line, a row is the JSON object of a plain JSON Lines trace."""
 
     def __init__(self, batch: pa.RecordBatch, number: int):
         self.batch = batch
@@ -41,8 +39,7 @@ class Table:
         return json.dumps(self.batch.slice(index, 1).to_pylist()[0], default=str) + "\n"
 
     def told(self, kinds: Mapping[str, str]) -> dict[str, Any] | None:
-        """What the rows tell beside arrival and lengths, by kind; None if a value is not of the
-        type we write."""
+        """What the rows tell beside arrival and lengths, by kind; None where a type is not ours."""
         found: dict[str, Any] = {}
         if "session" in kinds and "think_s" not in kinds:
             return None  # it is worked out row by row
@@ -78,8 +75,7 @@ class Table:
         return found
 
     def plain_rows(self, max_tokens: int) -> tuple[Array, Array, Array, Array]:
-        """Arrival, prompt and output of each row, and which of them are right beyond doubt; the
-        others are zero."""
+        """Arrival, prompt and output of each row, and which are surely right; others are zero."""
         count = len(self)
         columns, kept = [], np.ones(count, bool)
         for name, kind in zip(FORMATS["plain"].columns, "fii"):

@@ -20,8 +20,7 @@ from sim.traces.sessions import Sessions
 
 
 class Judge:
-    """Reads rows of one file and keeps the tally of what was not right; the rules are those of
-    `read_trace`.
+    """Reads rows of one file and keeps the tally of faults; the rules are those of `read_trace`.
 
     Errors are ValueErrors that name the row, not the file.
     """
@@ -39,8 +38,7 @@ class Judge:
         self._latest, self._early, self._early_row = -math.inf, 0, 0
 
     def columns(self, lines: Lines | Table) -> tuple[Columns, Array]:
-        """The rows that can be served, in file order, their times in the unit of the format; and
-        their numbers.
+        """The rows that can be served, in file order, times in the format's unit; and numbers.
 
         Raises what the first row that is not right deserves, unless rows may be skipped.
         """
@@ -93,8 +91,7 @@ class Judge:
         return self.sessions.added(Columns(time, prompt, output), extras), number
 
     def times(self, lines: Lines | Table) -> Array:
-        """Times of rows outside the slice, of those that would be served; what is wrong with the
-        others is not told."""
+        """Times of rows outside the slice that would be served; others' faults are not told."""
         time, _, _, kept = self._plain_rows(lines)
         for index in np.flatnonzero(~kept).tolist():
             try:
@@ -106,8 +103,7 @@ class Judge:
         return time[kept]
 
     def warnings(self) -> list[str]:
-        """One line for each kind of thing that was not right, with a count and the first three
-        rows."""
+        """One line for each kind of fault, with a count and the first three rows."""
         lines = []
         if self._bad:
             lines.append(

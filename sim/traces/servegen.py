@@ -1,5 +1,4 @@
-"""ServeGen folders: a production workload as statistics of each client, from which requests are
-drawn.
+"""ServeGen folders: a production workload as statistics of clients, to draw requests from.
 
 A client is two files: chunk-N-trace.csv has, for each window of time, the rate, the CV of gaps,
 their family (Gamma or Weibull) and its shape and scale; chunk-N-dataset.json has, for longer
@@ -34,8 +33,7 @@ MOST_FILE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class _Window:
-    """Of one client: where it begins and ends, how many requests it has, and how their gaps
-    scatter."""
+    """Of one client: where it begins and ends, its number of requests, and how gaps scatter."""
 
     start_s: float
     count: float

@@ -1,5 +1,4 @@
-"""What rows tell beside arrival and lengths: conversations, think times, tenants and prefix blocks,
-as columns."""
+"""What rows tell beside arrival and lengths, as columns: sessions, think times, tenants, blocks."""
 
 from __future__ import annotations
 
@@ -62,8 +61,7 @@ class Sessions:
         return replace(columns, **more)
 
     def added_columns(self, columns: Columns, told: Mapping[str, Any]) -> Columns:
-        """The same from columns: of tenants their names and a number a row, of blocks counts and
-        ids."""
+        """The same from columns: tenants as names and a number a row, blocks as counts and ids."""
         more: dict[str, Array] = {}
         names: list[str] = []
         if "tenant" in told:

@@ -1,5 +1,4 @@
-"""A trace as a stream of columns, from whatever source; and what can be done to streams: merge,
-cut, speed up."""
+"""A trace as a stream of columns, whatever its source; to merge, cut and speed up."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ CHUNK_ROWS = 65_536
 
 @dataclass
 class TraceStream:
-    """Requests that are read or made while they are asked for, so that memory follows a chunk and
-    not the trace.
+    """Requests read or made as they are asked for: memory follows a chunk and not the trace.
 
     Each call of `chunks()` starts anew; `warnings` and `tenants` are complete when its last chunk
     was taken. Arrivals never fall, within a chunk and from one to the next, and the first is 0.
@@ -30,8 +28,7 @@ class TraceStream:
     warnings: list[str] = field(default_factory=list)
 
     def chunks(self) -> Iterator[Columns]:
-        """The requests, in order of arrival; ValueError (TraceError for a file) where one is
-        wrong."""
+        """The requests, in order of arrival; a wrong one is a ValueError (of a file TraceError)."""
         self.tenants.clear()
         self.warnings.clear()
         return self.source(self)
@@ -43,8 +40,7 @@ def gathered(stream: TraceStream) -> Columns:
 
 
 def merged(streams: Sequence[TraceStream], chunk_rows: int = CHUNK_ROWS) -> TraceStream:
-    """Several traces as one, each from its own time 0, its requests told apart as tenants named
-    after its file.
+    """Several traces as one, each from its own time 0; tenants are named after the files.
 
     A trace with tenants of its own gets one for each, "file/tenant". Sessions and blocks of one are
     never those of another. ValueError if the traces have prefix blocks of different sizes.
@@ -114,8 +110,7 @@ def _owned(
 
 
 def _in_order(sources: list[Iterator[Columns]]) -> Iterator[Columns]:
-    """Chunks by arrival: at each step, all that arrive no later than the earliest end of the chunks
-    at hand.
+    """Chunks by arrival: at each step, all up to the earliest end of the chunks at hand.
 
     Each has the columns that any of the sources has.
     """
@@ -137,8 +132,7 @@ def _in_order(sources: list[Iterator[Columns]]) -> Iterator[Columns]:
 def cut(
     stream: TraceStream, first: int = 0, limit: int | None = None, speed: float = 1.0
 ) -> TraceStream:
-    """`limit` requests from request `first` on, the first of them at 0, sent `speed` times as
-    fast."""
+    """`limit` requests from request `first` on, the first at 0, sent `speed` times as fast."""
 
     def source(out: TraceStream) -> Iterator[Columns]:
         skip, left, start = first, limit, None

@@ -1,5 +1,4 @@
-"""Traces of any length from laws: arrivals, lengths, conversations with shared prefixes; fitted to
-a recording, too.
+"""Traces of any length from laws: arrivals, lengths, conversations; fitted to a recording, too.
 
 Not modelled: users who wait for a slow answer before they think (the turns of a session come at
 times that assume `answer_s`; replayed closed-loop, the think times count), and correlation between
@@ -27,8 +26,7 @@ LONGEST_TOKENS = 1_000_000  # a conversation ends before a prompt grows beyond i
 
 @dataclass(frozen=True)
 class SessionLaw:
-    """Conversations: each turn's prompt is all that was said before and some new tokens, so its
-    prefix is cached.
+    """Conversations: a turn's prompt is all that was said before, a cached prefix, and new tokens.
 
     The number of turns is geometric. A session begins with one of `system_prompts` prompts of
     `system_tokens`, shared by all sessions that have it. Every turn adds tokens by the trace's law
@@ -45,8 +43,10 @@ class SessionLaw:
 
 @dataclass(frozen=True, eq=False)
 class TraceSpec:
-    """What to generate.  With sessions, `arrivals` are those of first turns, and `prompt` is what a
-    turn adds."""
+    """What to generate.
+
+    With sessions, `arrivals` are those of first turns, and `prompt` is what a turn adds.
+    """
 
     arrivals: Arrivals
     prompt: Law = PROMPT
@@ -74,8 +74,9 @@ class TraceSpec:
 
 
 def generated(spec: TraceSpec, count: int, seed: int, chunk_rows: int = CHUNK_ROWS) -> TraceStream:
-    """`count` requests by these laws, the first at 0; the same spec, count and seed give the same,
-    whatever the chunk.
+    """`count` requests by these laws, the first at 0.
+
+    The same spec, count and seed give the same, whatever the chunk.
 
     Errors: ValueError if `count` is below 1 or `seed` is negative.
     """
@@ -94,8 +95,7 @@ def generated(spec: TraceSpec, count: int, seed: int, chunk_rows: int = CHUNK_RO
 
 
 def calibrated(columns: Columns, windows: int = 60) -> TraceSpec:
-    """A spec whose traces have the rate over time, the CV of gaps and the lengths of recorded
-    requests.
+    """A spec whose traces have a recording's rate over time, CV of gaps and lengths.
 
     The rate is that of `windows` equal windows of the recording, as few as leave none of them
     empty, and begins again at its end; the CV within a window is such that the CV of all gaps is
@@ -159,8 +159,10 @@ def _first(batches: Iterator[Columns], count: int) -> Iterator[Columns]:
 
 
 def _turns(spec: TraceSpec, law: SessionLaw, seed: int) -> Iterator[Columns]:
-    """Turns by arrival.  A batch of sessions settles all turns before its last session begins;
-    others are held."""
+    """Turns by arrival.
+
+    A batch of sessions settles all turns before its last session begins; others are held.
+    """
     lengths = _Lengths(spec, seed)
     held: list[Columns] = []
     shared = law.system_tokens // law.block_tokens
@@ -188,8 +190,7 @@ def _sessions(
     blocks: int,
     random: np.random.Generator,
 ) -> tuple[Columns, int]:
-    """All turns of sessions that begin at these times, and the number of block ids given after
-    them.
+    """All turns of sessions that begin at these times, and how many block ids they take.
 
     In place of a tenant stands where a session's blocks begin, times the number of system prompts,
     plus that prompt's.
@@ -222,8 +223,7 @@ def _sessions(
 
 
 def _with_blocks(columns: Columns, law: SessionLaw, shared: int) -> Columns:
-    """With the ids of full blocks, as engines cache them: the system prompt's, then the session's
-    own."""
+    """With ids of full blocks, as engines cache them: the system prompt's, then the session's."""
     assert columns.tenant is not None
     own_from, system = np.divmod(columns.tenant, law.system_prompts)
     counts = columns.prompt_tokens // law.block_tokens

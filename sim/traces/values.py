@@ -1,5 +1,4 @@
-"""Values of a trace file, from a CSV field or from JSON: each function reads one kind, or says what
-is wrong.
+"""Values of a trace file, from CSV or JSON: a function reads one kind, or says what is wrong.
 
 They take the value and the name of its column, for the message of the ValueError.
 """
@@ -81,8 +80,10 @@ def finite(value: object, column: str) -> float:
 
 
 def token_count(value: object, column: str) -> int:
-    """A number of tokens, zero included.  A whole number may carry decimals ("374.0"), as tables
-    with gaps write it."""
+    """A number of tokens, zero included.
+
+    A whole number may carry decimals ("374.0"), as tables with gaps write it.
+    """
     if type(value) is str and len(value) < 16 and value.isascii() and value.isdigit():
         return int(value)
     if type(value) is int and 0 <= value < 10**15:

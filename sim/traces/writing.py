@@ -1,5 +1,4 @@
-"""Streams of requests written as files: CSV, JSON Lines or Parquet by the name's ending, packed
-with gzip or zstd.
+"""Streams of requests as files: CSV, JSON Lines or Parquet by the ending, also gzip or zstd.
 
 What a trace tells beside arrival and lengths stands in columns of its own: `session`, `think_s`,
 `tenant`, and `blocks_512` for the ids of prefix blocks of 512 tokens. All of it reads back equal,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.dnn.gemms import Dnn
+from sim.dnn.known import INPUTS
 from sim.facts.array import GridRecord
 from sim.facts.outcome import Outcome
 from sim.facts.span import digest
@@ -15,11 +16,12 @@ from sim.facts.totals import Totals
 from sim.kinds.array_grid.spec import Family, Granularity
 from sim.kinds.dnn.plan import network_of
 from sim.kinds.dnn.spec import Networks
-from sim.machine.array import PAPER, array_assumptions, machine_of
+from sim.machine.array import PAPER, array_assumptions, array_of
 from sim.machine.wiring import Assumption
 from sim.scenario import MisfitError, Variant
-from sim.systolic.granularity import Budget, mean_of_means
-from sim.systolic.machine import Machine, harmonic_mean, most_pods
+from sim.systolic.granularity import mean_of_means
+from sim.systolic.pod_array import PodArray, harmonic_mean
+from sim.systolic.power import Budget, most_pods
 from sim.text.strict_yaml import KeyPath
 
 _RULE = (
@@ -35,7 +37,7 @@ class GridPlan(NamedTuple):
 
     variant: Variant
     work: Granularity
-    machine: Machine
+    array: PodArray
     families: dict[str, list[list[Dnn]]]
     assumptions: list[Assumption]
 
@@ -43,7 +45,7 @@ class GridPlan(NamedTuple):
 def prepare(v: Variant, seed: int) -> GridPlan:
     """Build the networks; MisfitError with everything that cannot be."""
     work: Granularity = v.workload
-    machine = machine_of(v)
+    array = array_of(v)
     wrong: list[tuple[KeyPath, str]] = []
     families: dict[str, list[list[Dnn]]] = {}
     for name, family in work.families.items():
@@ -57,16 +59,15 @@ def prepare(v: Variant, seed: int) -> GridPlan:
                 wrong.append((("workload", "families", name, "networks", each), str(error)))
     if wrong:
         raise MisfitError(wrong)
-    return GridPlan(v, work, machine, families, [*array_assumptions(v, machine), _RULE])
+    return GridPlan(v, work, array, families, [*array_assumptions(v, array), _RULE])
 
 
 def _sizes(name: str, family: Family) -> list[Dnn]:
-    """A network at each image size or length of its family; one size is enough where it is not
-    known by name."""
+    """A DNN at each size of its family's inputs; one is enough where it is not known by name."""
     spec = family.networks[name]
     found: list[Dnn] = []
-    for image in family.images or [224]:
-        for length in family.lengths or [128]:
+    for image in family.images or [INPUTS["image"].default]:
+        for length in family.lengths or [INPUTS["length"].default]:
             work = Networks.model_construct(
                 image=image, length=length, batch=family.batch, sharing="alone", exact=False
             )
@@ -78,14 +79,14 @@ def _sizes(name: str, family: Family) -> list[Dnn]:
 
 def play(plan: GridPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Operations a joule of every size in the grid, and of the array that the variant has."""
-    spec, machine = plan.variant.pod.array, plan.machine
+    spec, array = plan.variant.pod.array, plan.array
     assert spec is not None
     rows, cols = (np.array(steps.numbers(), float) for steps in (plan.work.rows, plan.work.cols))
     r, c = rows[:, None], cols[None, :]
-    budget = Budget(spec.power, spec.network, machine.sram_joules_per_byte, machine.clock_hz)
+    budget = Budget(spec.power, array.interconnect, array.sram_joules_per_byte, array.clock_hz)
     grids = {name: mean_of_means(each, r, c, budget) for name, each in plan.families.items()}
     here = {
-        name: float(mean_of_means(each, float(machine.rows), float(machine.cols), budget))
+        name: float(mean_of_means(each, float(array.rows), float(array.cols), budget))
         for name, each in plan.families.items()
     }
     whole = harmonic_mean(np.array([*grids.values()]))
@@ -93,10 +94,10 @@ def play(plan: GridPlan, progress: Callable[[float], None] = lambda share: None)
     record = GridRecord(
         rows.astype(int),
         cols.astype(int),
-        most_pods(r, c, *budget).astype(int),
+        most_pods(r, c, budget).astype(int),
         whole,
         grids,
-        (machine.rows, machine.cols),
+        (array.rows, array.cols),
         here,
         spec.power,
     )

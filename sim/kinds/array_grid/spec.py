@@ -31,8 +31,7 @@ class Steps(Section):
 
 
 class Family(Section):
-    """Networks that count as one, each at several sizes: harmonic means over the sizes, then over
-    the networks."""
+    """DNNs that count as one: harmonic means over each one's sizes, then over them."""
 
     networks: NetworksByName
     images: list[Count] = Field(default=[], description="default: 224; of convolutional networks")
@@ -51,8 +50,7 @@ class Family(Section):
 
 
 class Granularity(Section):
-    """How large an array should be: operations a joule over rows and columns, by the closed form of
-    `granularity`.
+    """How large an array should be: operations a joule over rows and columns, by a closed form.
 
     As many pods as `pod.array.power` allows; `pod.array` also says which network joins them. What
     it says of rows, columns and pods is the array that the best is compared with.

@@ -10,14 +10,8 @@ import numpy as np
 
 from sim.facts.jobs import JobRecord, LinkUse
 from sim.facts.outcome import Outcome
+from sim.network.collectives import COLLECTIVES
 from sim.results.metric import Metric, measured, table_of
-
-_BUS = {
-    "all_reduce": lambda n: 2 * (n - 1) / n,
-    "all_gather": lambda n: (n - 1) / n,
-    "reduce_scatter": lambda n: (n - 1) / n,
-    "all_to_all": lambda n: (n - 1) / n,
-}
 
 
 def _timed(of: Callable[[np.ndarray], float]) -> Callable[[JobRecord], float | None]:
@@ -40,7 +34,7 @@ def _slowdown(job: JobRecord) -> float | None:
 
 def _bus_bandwidth(job: JobRecord) -> float | None:
     mean_s = _mean_s(job)
-    bus = _BUS[job.collective](job.ranks) if job.collective in _BUS else 1.0
+    bus = COLLECTIVES[job.collective].bus(job.ranks)
     return None if mean_s is None else job.nbytes * bus / mean_s
 
 
@@ -83,8 +77,8 @@ JOBS = table_of(
             unit="s",
             better="lower",
             label="alone",
-            of="time of one of them with the healthy pod to itself: the closed form where all ranks "
-            "go in step, else one played alone",
+            of="time of one of them with the healthy pod to itself: the closed form where all "
+            "ranks go in step, else one played alone",
             value=lambda job: job.idle_s,
         ),
         Metric(

@@ -14,8 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from sim.network.collectives import AlgorithmName, CollectiveName
+from sim.network.collectives import ALGORITHM_NAMES, AUTO, COLLECTIVES
 from sim.scenario.fields import Bytes, Count, Factor, Seconds, Section
+from sim.text.choice import Choice
 from sim.text.strict_yaml import nearest
 
 _RANGE = re.compile(r"(\d{1,12})(?:\s*-\s*(\d{1,12}))?")
@@ -105,7 +106,7 @@ class JobSpec(Section):
     """A tenant that issues one collective after the other, each when all its ranks are done with
     the last."""
 
-    collective: CollectiveName
+    collective: Annotated[str, Choice(COLLECTIVES)]
     bytes: Bytes = Field(
         description="the buffer of one rank; of all-gather, what each has in the end"
     )
@@ -114,7 +115,7 @@ class JobSpec(Section):
         validate_default=True,
         description="'all', '0-7', [0, 1, 4-7], or {every, from, count}",
     )
-    algorithm: Literal["auto", AlgorithmName] | None = Field(
+    algorithm: Annotated[str, Choice(ALGORITHM_NAMES, AUTO)] | None = Field(
         default=None, description="default: pod.collective"
     )
     start: Seconds = 0.0
@@ -133,6 +134,8 @@ class JobSpec(Section):
             raise ValueError(
                 "a background job goes on until the others are done; take 'repeat' out"
             )
+        if self.gap and self.repeat == 1 and not self.background:
+            raise ValueError("a gap comes between collectives, and this job has one; take it out")
         return self
 
 
@@ -154,4 +157,6 @@ class Collectives(Section):
             raise ValueError(
                 "all jobs are in the background, so the run would have no end; one must not be"
             )
+        if len(self.jobs) == 1 and any(job.weight != 1 for job in self.jobs.values()):
+            raise ValueError("a weight counts against other jobs, and there are none; take it out")
         return self

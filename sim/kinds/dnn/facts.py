@@ -155,8 +155,8 @@ ARRAY = table_of(
             unit="index",
             better="higher",
             label="fairness",
-            of="Jain's index (sum x)^2 / (n sum x^2) over the n networks, of x = 1 / slowdown: 1 if "
-            "all are slowed down alike, 1/n if all but one stand still",
+            of="Jain's index (sum x)^2 / (n sum x^2) over the n networks, of x = 1 / slowdown: 1 "
+            "if all are slowed down alike, 1/n if all but one stand still",
             value=_fairness,
         ),
         Metric(
@@ -189,8 +189,8 @@ ARRAY = table_of(
             unit="share",
             better="",
             label="array idle",
-            of="time in which no pod has a schedule / makespan_s, where inferences are asked for by "
-            "traces",
+            of="time in which no pod has a schedule / makespan_s, where inferences are asked for "
+            "by traces",
             value=lambda o: o.totals.idle_s / o.totals.seconds if _traced(o) else None,
         ),
         Metric(
@@ -214,8 +214,8 @@ ARRAY = table_of(
             unit="B",
             better="",
             label="from memory",
-            of="bytes from memory in all schedules that were played: weights, the networks' inputs, "
-            "partial sums",
+            of="bytes from memory in all schedules that were played: weights, the networks' "
+            "inputs, partial sums",
             value=lambda o: sum(run.dram_bytes * run.times for run in o.part.runs),
         ),
     ]

@@ -80,8 +80,7 @@ def _bars(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
 
 
 def _study(outcomes: Mapping[str, Outcome]) -> dict[str, Any] | None:
-    """Throughput along the one number in which variants differ, or against power where it is no
-    number."""
+    """Throughput along the number in which variants differ, or against power where it is none."""
     arrays = {name: outcome.part for name, outcome in outcomes.items()}
     if len(arrays) < 3 or len({outcome.part.sharing for outcome in outcomes.values()}) > 1:
         return None
@@ -192,8 +191,7 @@ def _pareto(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
 
 
 def _run(title: str, run: ArrayRun) -> dict[str, Any]:
-    """Which pod was at which layer: a picture of so many columns of time, each what was there at
-    its middle."""
+    """Which pod was at which layer: a picture of so many columns of time, each as at its middle."""
     tiles = run.tiles
     assert tiles is not None
     rounds = len(tiles.start_s)

@@ -9,28 +9,27 @@ from typing import NamedTuple
 import numpy as np
 
 from sim import catalog
-from sim.dnn.bert import bert
 from sim.dnn.decoder import decoder
-from sim.dnn.gemm_file import read_gemms
+from sim.dnn.files import read_dnn
 from sim.dnn.gemms import Dnn
-from sim.dnn.known import BERTS, CONVNETS, dnn
-from sim.dnn.onnx_file import read_onnx
-from sim.facts.array import ArrayRecord, ArrayRun, NetworkRecord, Tiles
+from sim.dnn.known import INPUTS, KNOWN
+from sim.facts.array import ArrayRecord, ArrayRun, NetworkRecord
 from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
 from sim.facts.span import digest
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
 from sim.kinds.dnn.spans import drawn, turns_drawn
-from sim.kinds.dnn.spec import KNOWN, DnnSpec, Networks
-from sim.machine.array import OURS, PAPER, array_assumptions, machine_of, schedule_assumptions
+from sim.kinds.dnn.spec import DnnSpec, Networks
+from sim.machine.array import OURS, PAPER, array_assumptions, array_of, schedule_assumptions
 from sim.machine.traces import trace_of
 from sim.machine.wiring import Assumption
 from sim.scenario import MisfitError, Variant
 from sim.systolic import tenancy
-from sim.systolic.interconnect import network
+from sim.systolic.dataflow import DATAFLOWS
+from sim.systolic.interconnect import interconnect
 from sim.systolic.losses import ends, losses, occupancy
-from sim.systolic.machine import DATAFLOWS, Machine, peak_ops_per_s, power_of
+from sim.systolic.pod_array import PodArray
 from sim.systolic.schedule import schedule
 from sim.systolic.tiling import tile
 from sim.systolic.timing import simulate
@@ -49,7 +48,7 @@ class ArrayPlan(NamedTuple):
 
     variant: Variant
     work: Networks
-    machine: Machine
+    array: PodArray
     dnns: dict[str, Dnn]
     what: dict[str, str]  # each network, in words
     pods: dict[str, int]
@@ -67,11 +66,10 @@ class _Played(NamedTuple):
 
 
 def prepare(v: Variant, seed: int) -> ArrayPlan:
-    """Build array and networks, and see that the ones fit the other; MisfitError with everything
-    that does not."""
+    """Build array and DNNs, and see that they fit; MisfitError with everything that does not."""
     work: Networks = v.workload
-    machine = machine_of(v)
-    pods = _pods(work, machine)
+    array = array_of(v)
+    pods = _pods(work, array)
     wrong: list[tuple[KeyPath, str]] = []
     dnns: dict[str, Dnn] = {}
     what: dict[str, str] = {}
@@ -82,8 +80,8 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
         try:
             dnns[name], what[name], said = network_of(name, spec, work)
             notes += [f"{name}: {each}" for each in said]
-            part = tenancy.part(machine, pods[name])
-            network(part.network, part.pods)
+            part = array.part(pods[name])
+            interconnect(part.interconnect, part.pods)
             for layer in dnns[name].layers:
                 tile(layer, part, _partition(work, part, [dnns[name]]))
             if spec.trace:
@@ -107,24 +105,24 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
     if wrong:
         raise MisfitError(wrong)
     return ArrayPlan(
-        v,
-        work,
-        machine,
-        dnns,
-        what,
-        pods,
-        arrivals,
-        notes,
-        [*array_assumptions(v, machine), *_assumptions(v, work)],
+        variant=v,
+        work=work,
+        array=array,
+        dnns=dnns,
+        what=what,
+        pods=pods,
+        arrivals=arrivals,
+        notes=notes,
+        assumptions=[*array_assumptions(v, array), *_assumptions(work, array)],
     )
 
 
-def _assumptions(v: Variant, work: Networks) -> Iterator[Assumption]:
+def _assumptions(work: Networks, array: PodArray) -> Iterator[Assumption]:
     rules = "first fit into rounds without conflicts"
     rules += ", with the authors' habits" if work.exact else ""
     equal = f"{PAPER}: equal to its artifact to the cycle where `exact`"
     yield "array: schedule", rules, "CHECKED", equal
-    yield from schedule_assumptions(v)
+    yield from schedule_assumptions(array)
     tenants = {
         "partitioned": "a network of its own for the pods of each, and as much of the memory's "
         "bandwidth",
@@ -140,11 +138,11 @@ def _assumptions(v: Variant, work: Networks) -> Iterator[Assumption]:
 
 
 def network_of(name: str, spec: DnnSpec, work: Networks) -> tuple[Dnn, str, Sequence[str]]:
-    """The layers of a network, what it is in words, and what the user should know of it;
-    ValueError, MisfitError."""
+    """A DNN, what it is in words, and what the user should know of it; ValueError, MisfitError."""
     batch = spec.batch or work.batch
     if spec.file is not None:
-        return _from_file(Path(spec.file), spec, batch)
+        found, notes = read_dnn(Path(spec.file), batch=batch, sizes=spec.sizes)
+        return found, f"{Path(spec.file).name}, batch {batch}", notes
     if spec.model is not None:
         model = catalog.model(spec.model)
         found = decoder(
@@ -159,42 +157,15 @@ def network_of(name: str, spec: DnnSpec, work: Networks) -> tuple[Dnn, str, Sequ
             or f"; choose one of {', '.join(KNOWN)}, or give a `file` or a `model`"
         )
         raise ValueError(f"no network {known!r}{hint}")
-    convolutional = known in CONVNETS
-    stray = "length" if convolutional else "image"
-    if stray in spec.model_fields_set:
-        other = "an image, not a length" if convolutional else "a length, not an image"
-        raise MisfitError([((*_AT, name, stray), f"{known} takes {other}")])
-    image, length = spec.image or work.image, spec.length or work.length
-    if convolutional:
-        return (
-            dnn(known, image=image, batch=batch),
-            f"{known}, {image} x {image}, batch {batch}",
-            (),
-        )
-    what = f"{known}, {length} tokens, batch {batch}"
-    if work.exact and work.sharing == "alone":
-        return BERTS[known](length=length, batch=batch, exact=True, repeated=True), what, ()
-    return bert(known.removeprefix("bert_"), length, batch, exact=work.exact), what, ()
-
-
-def _from_file(path: Path, spec: DnnSpec, batch: int) -> tuple[Dnn, str, Sequence[str]]:
-    if path.suffix == ".csv" and spec.sizes:
-        raise ValueError("sizes are for ONNX files; take them out")
-    if path.suffix not in (".csv", ".onnx"):
-        raise ValueError(
-            f"{path.name} is neither .csv nor .onnx, so it is no network that can be read"
-        )
-    try:
-        found, notes = (
-            read_gemms(path, batch=batch)
-            if path.suffix == ".csv"
-            else read_onnx(path, batch=batch, sizes=spec.sizes)
-        )
-    except ValueError as error:
-        raise ValueError(
-            "\n".join(f"{path.name}: {line}" for line in str(error).splitlines())
-        ) from None
-    return found, f"{path.name}, batch {batch}", notes
+    row = KNOWN[known]
+    for other in INPUTS.values():
+        if other != row.input and other.name in spec.model_fields_set:
+            said = f"{known} takes {row.input.noun}, not {other.noun}"
+            raise MisfitError([((*_AT, name, other.name), said)])
+    size = getattr(spec, row.input.name) or getattr(work, row.input.name)
+    repeated = work.exact and work.sharing == "alone"
+    found = row.of(size, batch, exact=work.exact, repeated=repeated)
+    return found, f"{known}, {row.input.text.format(size)}, batch {batch}", ()
 
 
 def play(plan: ArrayPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
@@ -223,7 +194,7 @@ class _Play:
     def __call__(self, names: Sequence[str], pods: int | None = None) -> _Played:
         """These networks together on so many pods; by default all."""
         plan = self.plan
-        key = tuple(names), pods or plan.machine.pods
+        key = tuple(names), pods or plan.array.pods
         if key not in self.known:
             self.known[key] = self._played(*key)
             self.progress(min(len(self.known) / (2 * len(plan.dnns) + 1), 1.0))
@@ -231,34 +202,35 @@ class _Play:
 
     def _played(self, names: tuple[str, ...], pods: int) -> _Played:
         plan = self.plan
-        machine, dnns = tenancy.part(plan.machine, pods), [plan.dnns[name] for name in names]
+        array, dnns = plan.array.part(pods), [plan.dnns[name] for name in names]
         made = schedule(
-            dnns, machine, partition=_partition(plan.work, machine, dnns), exact=plan.work.exact
+            dnns, array, partition=_partition(plan.work, array, dnns), exact=plan.work.exact
         )
         timing = simulate(made)
-        hz = machine.clock_hz
+        hz = array.clock_hz
         tiles = None
         if plan.variant.record.enabled and len(timing.starts) * pods <= MOST_CELLS:
-            seen = occupancy(made, timing)
-            tiles = Tiles(seen.layers, seen.starts / hz, seen.ends / hz, seen.layer)
+            tiles = occupancy(made, timing)
         elif plan.variant.record.enabled:
             self.notes.append(
                 f"{' and '.join(names)}: {len(timing.starts):,} rounds are too many to draw"
             )
         run = ArrayRun(
-            names,
-            0,
-            pods,
-            0.0,
-            timing.cycles / hz,
-            0,
-            float(made.ops),
-            len(timing.starts),
-            timing.last_add_round + 1 if any(len(p.add_left) for p in made.layers) else 0,
-            timing.tile_ops,
-            timing.dram_bytes,
-            {part: cycles / hz for part, cycles in losses(made, timing)._asdict().items()},
-            tiles,
+            names=names,
+            first_pod=0,
+            pods=pods,
+            start_s=0.0,
+            seconds=timing.cycles / hz,
+            times=0,
+            ops=float(made.ops),
+            rounds=len(timing.starts),
+            add_rounds=timing.last_add_round + 1
+            if any(len(p.add_left) for p in made.layers)
+            else 0,
+            tile_ops=timing.tile_ops,
+            dram_bytes=timing.dram_bytes,
+            parts_s={part: cycles / hz for part, cycles in losses(made, timing)._asdict().items()},
+            tiles=tiles,
         )
         return _Played(
             run, tuple(end / hz for end in ends(made, timing)), timing.warm_up_cycles / hz
@@ -284,17 +256,16 @@ def _once(plan: ArrayPlan, play: _Play) -> Outcome:
                 first += run.pods
             else:
                 now += run.seconds
-    none = np.empty(0)
     networks = [
         NetworkRecord(
-            name,
-            plan.what[name],
-            float(plan.dnns[name].ops),
-            plan.pods[name],
-            ends_s[name],
-            play([name]).run.seconds,
-            None,
-            none,
+            name=name,
+            what=plan.what[name],
+            ops=float(plan.dnns[name].ops),
+            pods=plan.pods[name],
+            seconds=ends_s[name],
+            alone_s=play([name]).run.seconds,
+            requests=None,
+            alone_e2e_s=np.empty(0),
         )
         for name in names
     ]
@@ -336,14 +307,14 @@ def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
         alone = tenancy.apart([arrival_s], [alone_s])
         networks.append(
             NetworkRecord(
-                name,
-                plan.what[name],
-                float(plan.dnns[name].ops),
-                plan.pods[name],
-                float((end_s - start_s).mean()),
-                alone_s,
-                _requests(arrival_s, start_s, end_s),
-                alone.end_s[0] - arrival_s,
+                name=name,
+                what=plan.what[name],
+                ops=float(plan.dnns[name].ops),
+                pods=plan.pods[name],
+                seconds=float((end_s - start_s).mean()),
+                alone_s=alone_s,
+                requests=_requests(arrival_s, start_s, end_s),
+                alone_e2e_s=alone.end_s[0] - arrival_s,
             )
         )
     last_s = max(float(each.max()) for each in served.end_s)
@@ -371,13 +342,13 @@ def _requests(arrival_s: np.ndarray, start_s: np.ndarray, end_s: np.ndarray) -> 
 
 
 def _record(plan: ArrayPlan, networks: list[NetworkRecord], runs: list[ArrayRun]) -> ArrayRecord:
-    m, spec = plan.machine, plan.variant.pod.array
+    m, spec = plan.array, plan.variant.pod.array
     assert spec is not None
     settings: dict[str, float | str] = {
         "rows": m.rows,
         "cols": m.cols,
         "pods": m.pods,
-        "network": m.network,
+        "network": m.interconnect,
         "dataflow": m.dataflow,
         "bank": m.bank_bytes / 1024,
         "memory": m.dram_bytes_per_s / 1e9,
@@ -389,8 +360,8 @@ def _record(plan: ArrayPlan, networks: list[NetworkRecord], runs: list[ArrayRun]
         rows=m.rows,
         cols=m.cols,
         pods=m.pods,
-        peak_ops_per_s=peak_ops_per_s(m),
-        peak_power_w=float(power_of(m).total_w),
+        peak_ops_per_s=m.peak_ops_per_s,
+        peak_power_w=float(m.power.total_w),
         power_w=spec.power,
         settings=settings,
         networks=networks,
@@ -398,24 +369,24 @@ def _record(plan: ArrayPlan, networks: list[NetworkRecord], runs: list[ArrayRun]
     )
 
 
-def _partition(work: Networks, machine: Machine, dnns: Iterable[Dnn]) -> int | None:
+def _partition(work: Networks, array: PodArray, dnns: Iterable[Dnn]) -> int | None:
     """How much of what passes by a tile takes, as the schedule wants it."""
     if work.partition == "none":
-        axis = DATAFLOWS[machine.dataflow].streamed
+        axis = DATAFLOWS[array.dataflow].streamed
         return max((layer.m, layer.n, layer.k)[axis] for each in dnns for layer in each.layers)
     return work.partition
 
 
-def _pods(work: Networks, machine: Machine) -> dict[str, int]:
+def _pods(work: Networks, array: PodArray) -> dict[str, int]:
     """How many pods each network may use; MisfitError if there are too few."""
     if work.sharing != "partitioned":
-        return dict.fromkeys(work.networks, machine.pods)
+        return dict.fromkeys(work.networks, array.pods)
     given = {name: spec.pods for name, spec in work.networks.items() if spec.pods is not None}
     others = len(work.networks) - len(given)
-    left = machine.pods - sum(given.values())
+    left = array.pods - sum(given.values())
     if left < others:
         need = f"{sum(given.values())} pods" + (
             f" and one for each of {others} others" if others else ""
         )
-        raise MisfitError([(_AT, f"the networks are given {need}; the array has {machine.pods}")])
+        raise MisfitError([(_AT, f"the networks are given {need}; the array has {array.pods}")])
     return {name: spec.pods or left // others for name, spec in work.networks.items()}

@@ -1,5 +1,4 @@
-"""What an array of pods did as spans: layers on pods of one schedule, or whole inferences where
-they come by traces."""
+"""What an array did as spans: layers on pods of a schedule, or inferences that come by traces."""
 
 from __future__ import annotations
 
@@ -18,9 +17,11 @@ DRAWN_PODS = 8  # of a schedule
 
 
 def drawn(record: Record, runs: Sequence[ArrayRun]) -> Timeline:
-    """Some pods of each schedule, evenly spaced, with a span for each stretch of rounds at one
-    layer; and the share of all pods that are busy.  Every pod of every round is in the `tiles` of
-    the runs."""
+    """Some pods of each schedule, evenly spaced, and the share of all pods that are busy.
+
+    A span is a stretch of rounds at one layer. Every pod of every round is in the `tiles` of the
+    runs.
+    """
     kept = Timeline()
     if not record.enabled:
         return kept

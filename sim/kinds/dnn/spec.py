@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sim.dnn.known import BERTS, CONVNETS
-from sim.scenario.fields import Choice, Count, FilePath, ModelName, Seconds, Section
+from sim.dnn.known import INPUTS, KNOWN
+from sim.scenario.fields import Count, FilePath, ModelName, Seconds, Section
 from sim.scenario.trace import Trace
+from sim.text.choice import Choice
 
-KNOWN = (*CONVNETS, *BERTS)
 # Options of a network, and what they belong to.
-_OF_KNOWN, _OF_MODELS, _OF_FILES = ("image", "length"), ("phase", "tokens", "layers"), ("sizes",)
+_OF_KNOWN, _OF_MODELS, _OF_FILES = tuple(INPUTS), ("phase", "tokens", "layers"), ("sizes",)
 
 
 class DnnSpec(Section):
@@ -110,8 +110,8 @@ class Networks(Section):
         default=None,
         description="of time_sliced: how long a turn lasts at most; default: an inference",
     )
-    image: Count = 224
-    length: Count = 128
+    image: Count = INPUTS["image"].default
+    length: Count = INPUTS["length"].default
     batch: Count = 1
     partition: Count | Literal["none"] | None = Field(
         default=None,

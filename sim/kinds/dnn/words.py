@@ -1,5 +1,4 @@
-"""Networks on an array as a person reads them: lines under the table on the terminal, sections of
-the report."""
+"""DNNs on an array as a person reads them: lines on the terminal, sections of the report."""
 
 from __future__ import annotations
 
@@ -103,8 +102,7 @@ def _bars(outcomes: Mapping[str, Outcome]) -> str:
 
 
 def titled(variant: str, outcome: Outcome) -> list[tuple[str, ArrayRun]]:
-    """The schedules of a variant with a title each: the variant and, if it has several, their
-    networks."""
+    """The schedules of a variant by title: the variant, and its DNNs if it has several."""
     runs = outcome.part.runs
     return [
         (f"{variant} · {' + '.join(run.names)}" if len(runs) > 1 else variant, run) for run in runs

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from sim.scenario.fields import (
     BytesPerSecond,
-    Choice,
     Count,
     Factor,
     Index,
@@ -19,7 +18,10 @@ from sim.scenario.fields import (
 )
 from sim.scenario.machine import Pod
 from sim.scenario.trace import Trace
-from sim.serving.fleet import ORDERS, POLICIES, ROUTERS
+from sim.serving.fleet import POLICIES
+from sim.serving.order import ORDERS
+from sim.serving.router import ROUTERS
+from sim.text.choice import Choice
 
 
 class Slo(Section):

@@ -22,11 +22,10 @@ def ring_order(graph: nx.DiGraph, group: int | Sequence[int]) -> list[int]:
     count = sum(isinstance(node, int) for node in graph)
     if len(chips) > count:
         raise ValueError(f"a group of {len(chips)} ranks does not fit on {count} chips")
-    if graph.graph.get("shape") == "multi_node":
-        per_node = graph.graph["dims"][1]
+    if "node_chips" in graph.graph:
         by_node: dict[int, list[int]] = {}
         for chip in chips:
-            by_node.setdefault(chip // per_node, []).append(chip)
+            by_node.setdefault(chip // graph.graph["node_chips"], []).append(chip)
         return [
             chip
             for i, some in enumerate(by_node.values())
@@ -43,21 +42,16 @@ def ring_order(graph: nx.DiGraph, group: int | Sequence[int]) -> list[int]:
     return order[start:] + order[:start]
 
 
-def neighbour_order(graph: nx.DiGraph, ranks: int | Sequence[int]) -> list[int]:
-    """Another name of `ring_order`."""
-    return ring_order(graph, ranks)
-
-
 def layout(graph: nx.DiGraph, group: int | Sequence[int]) -> tuple[int, ...]:
-    """How a group in its given order factors: the sides of the box it fills, or (nodes, chips of
-    each); else (n,).
+    """How a group in its given order factors: the sides of the box it fills, or (nodes or groups of
+    chips, chips of each); else (n,).
 
     Sides of one chip are left out. The order is that of numbering: the last side runs fastest.
     """
     chips = list(range(group)) if isinstance(group, int) else list(group)
-    shape, dims = graph.graph.get("shape"), graph.graph.get("dims", ())
-    if shape in ("multi_node", "dragonfly"):
-        owner = np.array(chips) // prod(dims[1:])
+    together = graph.graph.get("node_chips") or graph.graph.get("group_chips")
+    if together:
+        owner = np.array(chips) // together
         owners = len(np.unique(owner))
         if owners and len(chips) % owners == 0:
             rows = owner.reshape(owners, -1)

@@ -1,27 +1,35 @@
-"""Request traces from statistics: arrivals and lengths drawn from a seed, when the recording itself
-cannot be shipped.
+"""How azure_conv_like.csv was made: from the statistics of a recording that cannot be shipped.
 
-python -m sim.traces.generate traces/azure_conv_like.csv
+python traces/azure_conv_like.py traces/azure_conv_like.csv
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from sim.traces.lengths import Lognormal, Quantiles, check, drawn
-from sim.traces.requests import Request, write_trace
+
+
+class Request(NamedTuple):
+    """One request.  `arrival_s` counts from the first request of the trace."""
+
+    id: int
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
 
 
 @dataclass(frozen=True)
 class TraceStatistics:
-    """What is known of a stream of requests: arrivals as a renewal process with Gamma gaps, and two
-    lengths.
+    """What is known of a stream of requests: arrivals with Gamma gaps, and two lengths.
 
     Between two quantile points the logarithm of the length is linear in the probability, so that
     every point is met. Not modelled: correlation between prompt and output, between one request and
@@ -46,8 +54,7 @@ class TraceStatistics:
 
 
 def generate(statistics: TraceStatistics, count: int, seed: int) -> list[Request]:
-    """`count` requests with the given statistics, the first at 0; the same seed gives the same
-    requests.
+    """`count` requests with these statistics, the first at 0; equal seeds give equal requests.
 
     Arrivals are whole microseconds, so that the last bit of a logarithm, which differs between
     processors, does not show. Errors: ValueError if `count` is below 1 or `seed` is negative.
@@ -95,6 +102,16 @@ AZURE_CONVERSATION = TraceStatistics(
 )
 
 
+def write_trace(path: Path, requests: Sequence[Request]) -> None:
+    """Write requests as plain CSV, replacing the file whole; they read back equal if the first
+    arrives at 0."""
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "w", encoding="ascii", newline="\n") as file:
+        file.write("arrival_s,prompt_tokens,output_tokens\n")
+        file.writelines(f"{r.arrival_s!r},{r.prompt_tokens},{r.output_tokens}\n" for r in requests)
+    os.replace(partial, path)
+
+
 def _main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Write requests like those of the Azure conversation trace as CSV."
@@ -110,8 +127,6 @@ def _main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
-
-__all__ = ["AZURE_CONVERSATION", "Lognormal", "Quantiles", "TraceStatistics", "generate"]
 
 if __name__ == "__main__":
     _main()

@@ -33,7 +33,13 @@ def finish_times(
     fabric = Fabric(env, bytes_per_s)
     first = np.cumsum([0, *map(len, routes)])
     crossed = np.array([capacity for route in routes for capacity in route], dtype=np.int64)
-    paths = Paths(first, crossed, np.ones(len(crossed)), np.asarray(latency_s), np.diff(first))
+    paths = Paths(
+        first=first,
+        capacities=crossed,
+        share=np.ones(len(crossed)),
+        latency_s=np.asarray(latency_s),
+        hops=np.diff(first),
+    )
     rows = fabric.add_paths(paths) + np.arange(len(routes))
     clock = _Clock(env, len(routes))
     fabric.send(

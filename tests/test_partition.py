@@ -50,7 +50,8 @@ def write(folder, router="round_robin", policy="chunked", caching="false", tenso
         prompt, family = int(dice.integers(1, 900)), int(dice.integers(0, 6))
         blocks = [family * 100 + b if b < 5 else 1000 * (i + 1) + b for b in range(prompt // 64)]
         rows.append(
-            f'{{"timestamp": {i * 4}, "input_length": {prompt}, "output_length": {int(dice.integers(1, 80))}, '
+            f'{{"timestamp": {i * 4}, "input_length": {prompt}, '
+            f'"output_length": {int(dice.integers(1, 80))}, '
             f'"chat_id": {int(dice.integers(0, 40))}, "hash_ids": {blocks}}}'
         )
     (folder / "asked.jsonl").write_text("\n".join(rows) + "\n")

@@ -1,0 +1,338 @@
+"""Inner loops as machine code: the answers are the same bits.
+
+The source stays plain Python. Copies of the functions are compiled with each other in place of the
+originals, once, to one object file in the user's cache directory, under a digest of the sources,
+the compiler and the processor. What is kept there is loaded by LLVM alone and called through
+ctypes, so that a run pays neither the seconds nor the memory that numba itself takes. Where numba
+is not installed, or there is too little to do, plain Python runs; `ran` says which did, and why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import cache
+from importlib.util import find_spec
+from inspect import isfunction
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+
+# Nothing is allocated in there, so no references need be counted: that is six times as fast.
+_OPTIONS: dict[str, Any] = {
+    "error_model": "numpy",
+    "_nrt": False,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+_LOAD_S = 0.06  # what LLVM and an object file take to load
+# A file is kept for later runs: it is made where this one alone would lose so much of its making.
+_WORTH = 0.04
+_C_TYPES: dict[type, Any] = {
+    int: ctypes.c_int64,
+    float: ctypes.c_double,
+    bool: ctypes.c_int8,
+    type(None): ctypes.c_void_p,
+}
+_ALL: list[Loops] = []
+_RAN: dict[str, str] = {}
+_FORESEEN: dict[str, float] = {}
+_TOLD: set[str] = set()
+_ENGINES: list[Any] = []  # code lives as long as its engine
+
+
+def begin() -> None:
+    """A new run: what it will do is not known yet, and nothing has run."""
+    _RAN.clear()
+    _FORESEEN.clear()
+    for loops in _ALL:
+        loops.begin()
+
+
+def foresee(name: str, amount: float) -> None:
+    """So much work is to come in this run for the loops of that name, in their unit."""
+    _FORESEEN[name] = _FORESEEN.get(name, 0.0) + amount
+
+
+def ran() -> list[str]:
+    """A line for each part of the program that could be compiled, and ran since `begin`: how."""
+    return [f"{name}: {how}" for name, how in sorted(_RAN.items())]
+
+
+class Loops:
+    """The inner loops of one part of the program: functions that call nothing but each other.
+
+    `samples()` maps the functions that are called from outside to arguments of the types that they
+    always have; each returns a whole number. `modules` hold all functions, in order of imports, and
+    `beside` what else the code depends on. `plain_s` is what plain Python takes for one unit of
+    work, `compile_s` what compiling takes, in seconds. `instead()` maps functions that a compiler
+    cannot take to those that it takes in their place.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modules: Sequence[ModuleType],
+        samples: Callable[[], Mapping[Callable[..., int], tuple[Any, ...]]],
+        *,
+        plain_s: float,
+        compile_s: float,
+        beside: Sequence[ModuleType] = (),
+        instead: Callable[[], Mapping[Callable[..., Any], Any]] = dict,
+    ) -> None:
+        self.name, self.modules, self.samples = name, modules, samples
+        self.plain_s, self.compile_s = plain_s, compile_s
+        self.beside, self.instead = beside, instead
+        self._entries: dict[str, Callable[..., int]] | None = None
+        self._never = ""  # why it cannot be compiled
+        self.begin()
+        _ALL.append(self)
+
+    def begin(self) -> None:
+        """Nothing is asked for yet."""
+        self._asked_s = 0.0
+        self._absent = False  # there is no object file
+
+    def native(self, amount: float) -> Mapping[str, Callable[..., int]] | None:
+        """The compiled functions by name, for so much work more; None where plain Python is to do
+        it.
+
+        What is loaded is used. Else what is foreseen, or was asked for so far, decides whether
+        loading pays, and if there is nothing to load, compiling.
+        """
+        if self._entries is not None:
+            _RAN[self.name] = "compiled"
+            return self._entries
+        self._asked_s += amount * self.plain_s
+        work_s = max(_FORESEEN.get(self.name, 0.0) * self.plain_s, self._asked_s)
+        pays = work_s >= _WORTH * self.compile_s
+        if not self._never and not find_spec("numba"):
+            self._never = "numba is not installed"
+        if self._never:
+            if pays:
+                _say(f"the {self.name} loop runs in plain Python, much slower: {self._never}")
+            self.plain(self._never)
+            return None
+        if work_s < _LOAD_S or (self._absent and not pays):
+            self.plain("there is little to do")
+            return None
+        file = object_file(self)
+        code = read(file)
+        if code is None and pays:
+            code = self._made(file)
+        self._absent = code is None
+        if code is not None:
+            self._entries = _entries(code, self.samples())
+        return self.native(0)
+
+    def plain(self, why: str) -> None:
+        """Plain Python runs, and that is noted."""
+        _RAN[self.name] = f"plain Python ({why})"
+
+    def _made(self, file: Path) -> bytes | None:
+        """What is compiled now, by one process at a time where the system can see to that; None if
+        it cannot be."""
+        with ExitStack() as held:
+            with suppress(ImportError, OSError):
+                import fcntl
+
+                file.parent.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context(open(file.parent / f"{self.name}.lock", "w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if (code := read(file)) is not None:
+                return code  # another process was first
+            _say(f"compiling the {self.name} loop, once, about {self.compile_s:.0f} s")
+            try:
+                code = _compile(self)
+            except Exception as error:  # a compiler that fails must not stop a run
+                self._never = f"compiling failed: {type(error).__name__}: {error}".split("\n")[0]
+                return None
+            _keep(file, code)
+            return code
+
+
+def read(file: Path) -> bytes | None:
+    """The content of an object file; None if there is none that is whole and the user's own."""
+    try:
+        with open(file, "rb") as source:
+            status = os.fstat(source.fileno())
+            head, _, code = source.read().partition(b"\n")
+    except OSError:
+        return None
+    own = not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+    if own and head == _head(code):
+        return code
+    _say(f"{file} is {'damaged' if own else 'not yours alone'}, and is not used")
+    return None
+
+
+@cache
+def object_file(loops: Loops) -> Path:
+    """Where the compiled form is kept."""
+    from importlib.metadata import version
+
+    import llvmlite.binding as llvm
+
+    versions = *sys.version_info[:2], version("numba"), version("llvmlite"), llvm.llvm_version_info
+    features = llvm.get_host_cpu_features().flatten()
+    machine = llvm.get_default_triple(), llvm.get_host_cpu_name(), features
+    digest = hashlib.sha256(f"{versions} {machine}".encode())
+    for source in (__file__, *(each.__file__ for each in (*loops.beside, *loops.modules))):
+        assert source
+        digest.update(Path(source).read_bytes())
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # nobody's home
+        root = Path(tempfile.gettempdir())
+    return root / "podscope" / f"{loops.name}-{digest.hexdigest()[:16]}.o"
+
+
+def _say(text: str) -> None:
+    """On stderr, once a process."""
+    if text not in _TOLD:
+        _TOLD.add(text)
+        print(f"podscope: {text}", file=sys.stderr, flush=True)
+
+
+def _head(code: bytes) -> bytes:
+    return f"podscope {len(code)} {hashlib.sha256(code).hexdigest()}".encode()
+
+
+def _keep(file: Path, code: bytes) -> None:
+    """Written whole or not at all."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=file.parent)
+        with os.fdopen(handle, "wb") as out:
+            out.write(_head(code) + b"\n" + code)
+        os.replace(scratch, file)
+    except OSError as error:
+        _say(f"what was compiled cannot be kept, and will be again: {error}")
+
+
+def _compile(loops: Loops) -> bytes:
+    """The code of all that is called from outside, behind a line with their names and sizes."""
+    import numba
+
+    made: dict[Any, Any] = {}
+    instead = loops.instead()
+    for module in loops.modules:
+        space: dict[str, Any] = {
+            name: made.get(value, value) if isfunction(value) else value
+            for name, value in vars(module).items()
+        }
+        for name, function in own_functions(module).items():
+            source: Any = instead.get(function, function)
+            copy: Any = FunctionType(source.__code__, space, name, source.__defaults__)
+            copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
+            space[name] = made[function] = numba.njit(**_OPTIONS)(copy)
+    table, parts = [], []
+    for entry, sample in loops.samples().items():
+        types = tuple(numba.typeof(argument) for argument in sample)
+        made[entry].compile(types)
+        compiled = made[entry].overloads[types]
+        _, _, (code, _) = compiled.library.serialize_using_object_code()
+        table.append((entry.__name__, compiled.fndesc.llvm_func_name, len(code)))
+        parts.append(code)
+    return b"\n".join([json.dumps(table).encode(), b"".join(parts)])
+
+
+def own_functions(module: ModuleType) -> dict[str, Any]:
+    """The functions that a module defines, by name."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isfunction(value) and value.__module__ == module.__name__
+    }
+
+
+def _entries(
+    code: bytes, samples: Mapping[Callable[..., int], tuple[Any, ...]]
+) -> dict[str, Callable[..., int]]:
+    """What an object file holds, as functions."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    table, _, code = code.partition(b"\n")
+    found: dict[str, Callable[..., int]] = {}
+    for (name, symbol, size), sample in zip(json.loads(table), samples.values(), strict=True):
+        machine = llvm.Target.from_default_triple().create_target_machine(
+            jit=True, codemodel="jitdefault"
+        )
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code[:size]))
+        engine.finalize_object()
+        _ENGINES.append(engine)
+        found[name] = _Native(engine.get_function_address(symbol), sample)
+        code = code[size:]
+    return found
+
+
+class _Native:
+    """Compiled code, called with its arguments laid out as it takes them: every array as seven
+    words or more.
+
+    What is passed again is laid out once: the same fleet or price is the same arrays, whatever is
+    written into them.
+    """
+
+    def __init__(self, address: int, sample: tuple[Any, ...]) -> None:
+        words = [word for each in sample for word in _words(each, each, [])]
+        types = [_C_TYPES[type(word)] for word in words]
+        self._sample = sample
+        self._code = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *types)(
+            address
+        )
+        self._kept: dict[int, tuple[Any, list[Any], list[Any]]] = {}
+        self._answer = ctypes.c_int64()
+        self._back = ctypes.byref(self._answer), ctypes.byref(ctypes.c_void_p())
+
+    def __call__(self, *arguments: Any) -> int:
+        words: list[Any] = []
+        for place, (argument, sample) in enumerate(zip(arguments, self._sample, strict=True)):
+            if place not in self._kept or self._kept[place][0] is not argument:
+                held: list[Any] = []
+                self._kept[place] = argument, _words(argument, sample, held), held
+            words += self._kept[place][1]
+        if status := self._code(*self._back, *words):
+            raise RuntimeError(f"a compiled loop stopped with status {status}")
+        return self._answer.value
+
+
+def _words(value: Any, sample: Any, held: list[Any]) -> list[Any]:
+    """An argument as scalars and arrays as (owner, parent, size, item size, address, shape,
+    strides).
+
+    What had to be copied to look like `sample` is put into `held`, to stay alive.
+    """
+    if isinstance(sample, tuple):
+        return [
+            word
+            for each, like in zip(value, sample, strict=True)
+            for word in _words(each, like, held)
+        ]
+    if not isinstance(sample, np.ndarray):
+        return [type(sample)(value)]
+    array = value
+    if array.dtype != sample.dtype or not array.flags.c_contiguous:
+        array = np.ascontiguousarray(value, sample.dtype)
+        held.append(array)
+    assert array.ndim == sample.ndim, "the loop was compiled for arrays of another shape"
+    return [
+        None,
+        None,
+        array.size,
+        array.itemsize,
+        array.__array_interface__["data"][0],
+        *array.shape,
+        *array.strides,
+    ]

@@ -1,0 +1,21 @@
+"""A row of a table by its name; the same words wherever there is none of that name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+Key = TypeVar("Key")
+Row = TypeVar("Row")
+
+
+def pick(table: Mapping[Key, Row], name: Key, noun: str) -> Row:
+    """The row `name`; ValueError, which says what rows there are.
+
+    >>> pick({"bus": 1, "mesh": 2}, "ring", "interconnect")
+    Traceback (most recent call last):
+    ValueError: no interconnect 'ring' here; choose one of bus, mesh
+    """
+    if name not in table:
+        raise ValueError(f"no {noun} {name!r} here; choose one of {', '.join(map(str, table))}")
+    return table[name]

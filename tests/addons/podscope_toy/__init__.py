@@ -1,0 +1,1 @@
+"""A package of somebody else's: rows and files that its entry points add to podscope."""
