@@ -13,11 +13,12 @@ which must not grow.
 from __future__ import annotations
 
 import tracemalloc
+from functools import partial
 
 import simpy
 
 from sim import catalog
-from sim.engine.group import Group
+from sim.engine.group import Group, members_of
 from sim.graph.batch import decode_batch
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
@@ -30,14 +31,16 @@ def memory_growth() -> int:
     pod = catalog.pod("atlas_800t_a2")
     wires = pod.graph()
     network = Network(wires, catalog.library(pod.library))
-    group = Group(simpy.Environment(), catalog.device(pod.device), network, 8)
     model, precision = catalog.model("smollm2-135m"), Precision("int8", "int8")
+    graph_of = partial(transformer, model, precision, Parallel(1))
+    members = members_of(catalog.device(pod.device), graph_of, 8)
+    group = Group(simpy.Environment(), members, network)
     peaks = []
     for steps in (20, 200):
         tracemalloc.start()
         for context in range(1000, 1000 + steps):
-            graph = transformer(model, precision, Parallel(1), decode_batch([context] * 4))
-            group.env.run(group.env.process(group.run(graph)))
+            graphs = group.graphs(decode_batch([context] * 4))
+            group.env.run(group.env.process(group.run(*graphs)))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     return peaks[1] - peaks[0]

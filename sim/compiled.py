@@ -73,8 +73,8 @@ class Loops:
     `samples()` maps the functions that are called from outside to arguments of the types that they
     always have; each returns a whole number. `modules` hold all functions, in order of imports, and
     `beside` what else the code depends on. `plain_s` is what plain Python takes for one unit of
-    work, `compile_s` what compiling takes, in seconds. `instead` are functions that a compiler
-    cannot take, each with the one that it takes in its place.
+    work, `compile_s` what compiling takes, in seconds. `instead()` maps functions that a compiler
+    cannot take to those that it takes in their place.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Loops:
         plain_s: float,
         compile_s: float,
         beside: Sequence[ModuleType] = (),
-        instead: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+        instead: Callable[[], Mapping[Callable[..., Any], Any]] = dict,
     ) -> None:
         self.name, self.modules, self.samples = name, modules, samples
         self.plain_s, self.compile_s = plain_s, compile_s
-        self.beside, self.instead = beside, instead or {}
+        self.beside, self.instead = beside, instead
         self._entries: dict[str, Callable[..., int]] | None = None
         self._never = ""  # why it cannot be compiled
         self.begin()
@@ -223,14 +223,15 @@ def _compile(loops: Loops) -> bytes:
     import numba
 
     made: dict[Any, Any] = {}
+    instead = loops.instead()
     for module in loops.modules:
         space: dict[str, Any] = {
             name: made.get(value, value) if isfunction(value) else value
             for name, value in vars(module).items()
         }
         for name, function in own_functions(module).items():
-            source: Any = loops.instead.get(function, function)
-            copy = FunctionType(source.__code__, space, name, source.__defaults__)
+            source: Any = instead.get(function, function)
+            copy: Any = FunctionType(source.__code__, space, name, source.__defaults__)
             copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
             space[name] = made[function] = numba.njit(**_OPTIONS)(copy)
     table, parts = [], []
@@ -244,7 +245,7 @@ def _compile(loops: Loops) -> bytes:
     return b"\n".join([json.dumps(table).encode(), b"".join(parts)])
 
 
-def own_functions(module: ModuleType) -> dict[str, FunctionType]:
+def own_functions(module: ModuleType) -> dict[str, Any]:
     """The functions that a module defines, by name."""
     return {
         name: value

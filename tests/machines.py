@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import simpy
 
-from sim.engine.group import Group
+from sim.engine.group import Group, members_of
 from sim.facts.timeline import Timeline
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel
@@ -43,12 +43,21 @@ def network(
     return Network(topology.build(shape, ranks, bytes_per_s, latency_s), library, algorithm)
 
 
-def group(device=DEVICE, ranks=8, timeline=None, pod=None, library=LIBRARY, **more) -> Group:
+def group(
+    device=DEVICE,
+    ranks=8,
+    timeline=None,
+    pod=None,
+    library=LIBRARY,
+    graph_of=None,
+    stragglers=None,
+    **more,
+) -> Group:
+    """Equal members but for stragglers; `graph_of` is not needed where passes are handed over."""
     return Group(
         simpy.Environment(),
-        device,
+        members_of(device, graph_of, ranks, stragglers),
         pod or network(max(ranks, 2), library=library),
-        ranks,
         timeline=timeline,
         **more,
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sim.facts.outcome import Outcome
+from sim.facts.phases import Phases
 from sim.facts.requests import RequestRecord, Requests
+from sim.facts.serving import Serving
 from sim.facts.span import Span, Use, fingerprint
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
@@ -101,7 +105,8 @@ def outcome(
     tokens = sum(r.output_tokens for r in records) or steps * 4
     return Outcome(
         totals=totals,
-        phases={} if requests else {"decode": totals.seconds},
+        kind="requests" if requests else "decode",
+        part=served() if requests else Phases(0.0, totals.seconds, 0),
         tokens=tokens,
         ranks=8,
         requests=Requests.of(records),
@@ -125,6 +130,30 @@ def outcome(
         ],
         fingerprint=fingerprint(spans),
     )
+
+
+def served(**more) -> Serving:
+    """What one replica did that noted nothing but its requests."""
+    facts = {
+        "replicas": 1,
+        "kv_share_s": 0.0,
+        "kv_peak": 0.0,
+        "preemptions": 0,
+        "blocks_looked_up": 0,
+        "blocks_found": 0,
+        "drafted": 0,
+        "accepted": 0,
+        "gaps": np.zeros(1, np.int64),
+        "gap_ends_s": np.ones(1),
+        "bin_s": 1.0,
+        "series": {"busy_s": np.zeros(0)},
+        "slo_s": {},
+        "chip_s": 1.0,
+        "joules": None,
+        "dollars": None,
+        "most_on": 1,
+    }
+    return Serving(**facts | more)
 
 
 def _sum(totals: Totals, spans: list[Span], seconds: float) -> None:

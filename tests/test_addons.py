@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from addons.podscope_toy.wires import TABLE_OF_SIX
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -19,12 +20,16 @@ ENTRIES = {
     "technique.half_flop": "podscope_toy.rows:HALF_FLOP",
     "metric.hbm_bytes_a_token": "podscope_toy.rows:BYTES_A_TOKEN",
     "format.semicolons": "podscope_toy.rows:SEMICOLONS",
+    "router.last": "podscope_toy.rows:LAST",
+    "order.patient": "podscope_toy.rows:PATIENT",
     "interconnect.twin": "podscope_toy.rows:TWIN",
     "dataflow.turned": "podscope_toy.rows:TURNED",
     "dnn.mlp": "podscope_toy.rows:MLP",
     "dnn_file..mlp": "podscope_toy.rows:MLP_FILE",
     "device.toy_chip": "podscope_toy.files:DEVICE",
     "topology.toy_pod": "podscope_toy.files:POD",
+    "shape.cycle": "podscope_toy.wires:CYCLE",
+    "algorithm.all_reduce.gather_and_add": "podscope_toy.wires:GATHER_AND_ADD",
 }
 
 
@@ -167,6 +172,62 @@ def test_an_array_with_an_interconnect_a_dataflow_a_dnn_and_its_file(toy: Path) 
     listed = json.loads(podscope(toy, "list", "interconnects", "--json").stdout)
     of = {row["name"]: row["from"] for row in listed}
     assert of["twin"] == "podscope-toy 0.3" and of["crossbar"] == ""
+
+
+def test_a_shape_and_an_algorithm(toy: Path) -> None:
+    (toy / "six.yaml").write_text(TABLE_OF_SIX)
+    found, _, _ = run(
+        toy,
+        {
+            "pod": {"topology": "six.yaml", "collective": "gather_and_add"},
+            "workload": {
+                "kind": "collectives",
+                "jobs": {"a": {"collective": "all_reduce", "bytes": "1 MB"}},
+            },
+        },
+    )
+    job = found["variants"]["run"]["tenants"]["a"]
+    assert job["rounds"] == 5
+    assert job["mean_s"] == pytest.approx(5 * (1e-6 + 1e6 / 10e9), rel=1e-9)
+    shown = podscope(toy, "topology", "six.yaml").stdout
+    assert "wires a chip" in shown and "4" in shown and "2 hops" in shown
+    listed = json.loads(podscope(toy, "list", "shapes", "--json").stdout)
+    of = {row["name"]: (row["from"], row["parameters"]) for row in listed}
+    assert of["cycle"] == ("podscope-toy 0.3", ["chips", "chords"]) and of["ring"][0] == ""
+    (toy / "six.yaml").write_text(TABLE_OF_SIX.replace("chords: 2", "cords: 2"))
+    wrong = podscope(toy, "topology", "six.yaml").stderr
+    assert "unknown key of a cycle, did you mean 'chords'?" in wrong
+
+
+def test_a_router_and_a_queue_order(toy: Path) -> None:
+    from pyarrow import parquet
+
+    rows = "".join(f"{i / 1000},{20 if i % 2 else 40},30\n" for i in range(12))
+    (toy / "some.csv").write_text(f"when,asked,answered\n{rows}")
+    work = {"kind": "requests", "trace": {"file": "some.csv"}, "replicas": 2, "max_batch": 1}
+    classes = {"order": "priority", "prompt_tokens": [30]}
+    _, out, _ = run(
+        toy,
+        {
+            "pod": {"topology": "toy_pod"},
+            "model": "smollm2-135m",
+            "workload": {**work, "router": "last", "admission": classes},
+            "variants": {
+                "urgent": {},
+                "patient": {"workload": {"admission": {"order": "patient"}}},
+            },
+        },
+    )
+    served = parquet.read_table(out / "requests.parquet").to_pylist()
+    assert {row["replica"] for row in served} == {1}
+    late = {}
+    for name in ("urgent", "patient"):
+        mine = sorted(
+            (row["scheduled_s"], row["priority"]) for row in served if row["variant"] == name
+        )
+        late[name] = [rank for _, rank in mine[-4:]]
+    assert late == {"urgent": [1] * 4, "patient": [0] * 4}
+    assert "last is not of this package" in (out / "log.txt").read_text()
 
 
 def test_the_list_says_where_a_row_is_from(toy: Path) -> None:

@@ -14,8 +14,8 @@ from sim.calibrate import attention, kernels, latent, moe
 from sim.calibrate.collectives import Form, fit, leave_one_size_out
 from sim.calibrate.libraries import SOURCES, fitted
 from sim.calibrate.tables import Measured
-from sim.calibrate.work import Work, fit_8bit, seconds
-from sim.hardware.cost import hbm_bytes_per_s, matrix_flop_per_s, roofline_seconds
+from sim.calibrate.work import fit_8bit
+from sim.hardware.cost import Sizes, alone, hbm_bytes_per_s, matrix_flop_per_s
 from sim.hardware.device import Device, Kernel
 from sim.network import topology
 from sim.network.library import Library, Way
@@ -81,10 +81,7 @@ def made(
     family: str, tokens: int, flop: float, lone_flop: float, read: float, buffers: float
 ) -> kernels.Kernel:
     engine, kind = KINDS[family]
-    fits = buffers <= MADE.l2_bytes
-    took = roofline_seconds(
-        MADE, engine, "bf16", kind, flop, read + buffers * (not fits), buffers * fits, lone_flop
-    )[0]
+    took = alone(Sizes(kind, engine, "bf16", flop, lone_flop, read, buffers), MADE).seconds
     return kernels.Kernel(family, tokens, flop, lone_flop, read, buffers, took)
 
 
@@ -283,20 +280,10 @@ def test_columns_cost_what_ops_cost():
         for column in ([0.0, 1e9, 1e12], [0.0, 1e8, 0.0], [1e9, 1e7, 1e8], [1e3, 1e6, 1e9])
     )
     for kind, engine in (("experts", "matrix"), ("attention", "matrix"), ("norm", "vector")):
-        found = seconds(GPU, Work(kind, engine, "fp8", flop, lone, read, buffers))
-        for i, took in enumerate(found):
-            spills = buffers[i] > GPU.l2_bytes
-            op = roofline_seconds(
-                GPU,
-                engine,
-                "fp8",
-                kind,
-                flop[i],
-                read[i] + buffers[i] * spills,
-                buffers[i] * (not spills),
-                lone[i],
-            )
-            assert took == pytest.approx(op[0], rel=1e-12)
+        found = alone(Sizes(kind, engine, "fp8", flop, lone, read, buffers), GPU).seconds
+        for took, *sizes in zip(found, flop, lone, read, buffers):
+            op = alone(Sizes(kind, engine, "fp8", *sizes), GPU)
+            assert took == pytest.approx(op.seconds, rel=1e-12)
 
 
 def test_constants_of_experts_are_found_again():

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from sim.catalog import shipped
 from sim.cli.app import app
 from sim.facts.version import VERSION
-from sim.scenario import load
+from sim.run import load
 
 ROOT = Path(__file__).resolve().parent.parent
 BAD = "question: What?\npod: {topology: atlas_800t_a2, devise: x}\nmodel: llama3-8b\nmodel: x\n"

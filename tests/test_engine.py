@@ -16,7 +16,7 @@ from sim.facts.span import fingerprint
 from sim.facts.timeline import Timeline
 from sim.graph.batch import decode_batch, prefill_batch
 from sim.graph.graph import After, Graph, Layer, Op, Tensor
-from sim.hardware.cost import roofline_seconds
+from sim.hardware.cost import cost
 from sim.network.sharing import max_min
 
 TECHNIQUES = st.sampled_from(
@@ -118,7 +118,7 @@ def test_an_uncontended_graph_takes_the_sum_of_its_rooflines():
             else:
                 hbm += tensor.nbytes
             resident.add(key)
-        expected += roofline_seconds(DEVICE, op.engine, op.dtype, op.kind, op.flop, hbm, l2)[0]
+        expected += cost(op, DEVICE).alone(hbm, l2, DEVICE).seconds
     assert seconds(asked, replace(DEVICE, l2_bytes=1e15), ranks=1) == pytest.approx(
         expected, rel=1e-9
     )

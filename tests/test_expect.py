@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.results.expect import Expect, check, parse
-from sim.scenario import ScenarioError, load
+from sim.run import load
+from sim.scenario import ScenarioError
 
 METRICS = {
     "vanilla": {"makespan_s": 2.0, "mfu": 0.3},
@@ -97,13 +98,16 @@ def test_a_claim_made_in_code_prints_itself():
 @pytest.mark.parametrize(
     ("claim", "what"),
     [
-        ("vanilla.tpot_p99_sec < 1", "'tpot_p99_sec' is not a metric; nearest is 'tpot_p99_s'"),
+        (
+            "vanilla.tpot_p99_sec < 1",
+            "'tpot_p99_sec' is not a metric of a workload of requests; nearest is 'tpot_p99_s'",
+        ),
         ("preserve.spedup > 1", "nearest is 'speedup'"),
         (
             "preserve.e2e_mean_s < 2 * vanilla.e2e_means",
-            "'e2e_means' is not a metric; nearest is 'e2e_mean_s'",
+            "'e2e_means' is not a metric of a workload of requests; nearest is 'e2e_mean_s'",
         ),
-        ("vanilla.decode_s > 1", "'decode_s' has no value in a workload of requests"),
+        ("vanilla.decode_s > 1", "'decode_s' is not a metric of a workload of requests"),
     ],
 )
 def test_a_misspelt_metric_is_found_before_the_run(claim, what):

@@ -11,10 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, group, network, replace
 
-from sim.engine.fleet import Kind, player, serve_fleet
+from sim.compiled import ran
 from sim.engine.lines import features_of_batch
-from sim.engine.pieces import Pieces
+from sim.engine.played_prices import PlayedPrices
 from sim.engine.pricing import pricing
+from sim.engine.replay import Kind, player, serve_fleet
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
 from sim.graph.batch import Batch, Sequences, decode_batch, prefill_batch
 from sim.hardware.device import Kernel
@@ -22,13 +23,16 @@ from sim.reproduce.serving import md_c_waiting
 from sim.serving import compiled
 from sim.serving.fleet import (
     POLICIES,
-    ROUTERS,
     ROW_SUMS,
     Rules,
+    Seen,
+    number,
     plain_arrivals,
     pool_of,
     replica_of,
 )
+from sim.serving.order import ORDERS, Head, Order
+from sim.serving.router import ROUTERS, Asks, Router
 from sim.serving.step_time import steps_seconds
 
 DENSE = replace(MODEL, layers=2)
@@ -44,7 +48,7 @@ CHIP = replace(
     },
 )
 NETWORK = network(2)
-RULES = Rules(ROUTERS["round_robin"], 0, 0, True, False, 0, False, True)
+RULES = Rules(number(ROUTERS, "round_robin"), 0, 0, True, False, 0, False, True)
 
 
 def graph_of(model, ranks, *techniques):
@@ -100,12 +104,9 @@ def served(
 
 def played(model, ranks, replicas, *techniques):
     """A kind that has every op of every iteration played."""
-    groups = [group(CHIP, ranks=ranks, pod=NETWORK) for _ in range(replicas)]
-    return Kind(
-        None,
-        len(set(model.attention)),
-        player([[each] for each in groups], [graph_of(model, ranks, *techniques)]),
-    )
+    asked = graph_of(model, ranks, *techniques)
+    groups = [[group(CHIP, ranks, pod=NETWORK, graph_of=asked)] for _ in range(replicas)]
+    return Kind(None, len(set(model.attention)), player(groups))
 
 
 @st.composite
@@ -180,7 +181,7 @@ def worlds(draw):
         )
         one = np.concatenate([one, other])
     rules = Rules(
-        draw(st.sampled_from([*ROUTERS.values()])),
+        draw(st.sampled_from(range(len(ROUTERS)))),
         draw(st.sampled_from([0, 1, 2])),
         draw(st.integers(0, 9)),
         True,
@@ -283,8 +284,8 @@ def test_totals_of_priced_iterations_are_those_of_played_ones(machine):
     model, ranks = machine
     asked = many(12, 50)
     _, fleet = served(asked, replicas_of(), KINDS[machine])
-    some = group(CHIP, ranks=ranks, pod=NETWORK)
-    kind = Kind(None, len(set(model.attention)), player([[some]], [graph_of(model, ranks)]))
+    some = group(CHIP, ranks=ranks, pod=NETWORK, graph_of=graph_of(model, ranks))
+    kind = Kind(None, len(set(model.attention)), player([[some]]))
     served(asked, replicas_of(), kind, RULES._replace(jump=False))
     priced, true = KINDS[machine].pricing.totals(fleet, 0), some.chips[0].totals
     for name in ("steps", "ops", "flop", "matrix_flop", "asked_bytes"):
@@ -384,7 +385,7 @@ def test_a_fleet_follows_its_load():
     asked = plain_arrivals(np.cumsum(gaps), np.full(1300, 300), np.full(1300, 20))
     rule = Autoscale(0, 4, 1, 4.0, 0.1, 0.3, 0.5)
     scaler, replicas = Scaler(rule), replicas_of(4, sequences=4)
-    router = RULES._replace(router=ROUTERS["least_loaded"])
+    router = RULES._replace(router=number(ROUTERS, "least_loaded"))
     records, fleet = served(asked, replicas, KINDS[DENSE, 1], router, events=scaler.begin(replicas))
     fixed, _ = served(asked, replicas_of(1, sequences=4), KINDS[DENSE, 1], router)
     full, _ = served(asked, replicas_of(4, sequences=4), KINDS[DENSE, 1], router)
@@ -477,7 +478,8 @@ def test_step_is_op_with_overlap(world, technique):
     judge."""
     asked, rules, replicas, pools = world
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
-    pieces = Pieces(group(CHIP, ranks=2, pod=NETWORK), graph_of(DENSE, 2, technique), True)
+    asked_of = graph_of(DENSE, 2, technique)
+    pieces = PlayedPrices(group(CHIP, ranks=2, pod=NETWORK, graph_of=asked_of), True)
     told, fleet = served(asked, replicas, Kind(None, 1, pieces), rules, **more)
     kind = played(DENSE, 2, len(replicas), technique)
     every, _ = served(asked, replicas, kind, rules._replace(jump=False), **more)
@@ -515,7 +517,7 @@ def many(count, rate, seed=1):
 )
 def test_compiled_is_interpreted(replicas, router):
     pytest.importorskip("numba", reason="the compiled form needs numba")
-    rules = RULES._replace(router=ROUTERS[router])
+    rules = RULES._replace(router=number(ROUTERS, router))
     quick, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules, expected=1e9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled.LOOPS, "native", lambda amount: None)
@@ -530,7 +532,7 @@ def test_waiting_of_deterministic_servers(load, servers):
     first."""
     count = 1_000_000 if compiled.LOOPS.native(1e9) else 30_000
     replicas = replicas_of(servers, "prefill_first", sequences=1)
-    rules = RULES._replace(router=ROUTERS["least_work"])
+    rules = RULES._replace(router=number(ROUTERS, "oracle_least_work"))
     one, _ = served(trace([(0.0, 100, 1)]), replicas, KINDS[DENSE, 1], rules)
     service_s = float(one.last_s[0])
     gaps = np.random.default_rng(3).exponential(service_s / load / servers, count)
@@ -545,3 +547,73 @@ def test_waiting_of_deterministic_servers(load, servers):
             load * service_s / (2 * (1 - load)), rel=1e-6
         )  # Pollaczek and Khinchine
     assert waited_s == pytest.approx(expected_s, rel=0.02 if count > 100_000 else 0.15)
+
+
+def talking(count=60, rate=400.0):
+    """Requests with sessions and, in three families, prefixes."""
+    asked, rng = many(count, rate), np.random.default_rng(9)
+    blocks = np.concatenate([100 * (i % 3) + np.arange(4) for i in range(count)])
+    return asked._replace(
+        session=rng.integers(0, 9, count),
+        prompt=np.maximum(asked.prompt, 70),
+        block_from=4 * np.arange(count + 1),
+        blocks=blocks,
+    )
+
+
+@pytest.mark.parametrize("row", ROUTERS.values(), ids=ROUTERS)
+def test_answers_not_made_yet_change_no_routing_but_the_oracles(row):
+    """Requests that are not answered in full at some time are made to be answered three times as
+    long: who came before goes where it went."""
+    rules = RULES._replace(router=number(ROUTERS, row.name), unit_tokens=16, seed=5)
+    replicas, asked = replicas_of(3, sequences=6), talking()
+    before, _ = served(asked, replicas, KINDS[SPARSE, 2], rules)
+    assert len(set(before.replica)) > 1
+    changed = False
+    for now_s in np.quantile(asked.arrival_s, [0.3, 0.6, 0.9]):
+        output = np.where(before.last_s > now_s, 3 * asked.output, asked.output)
+        assert (output != asked.output).any() and (now_s < before.last_s.max())
+        after, _ = served(asked._replace(output=output), replicas, KINDS[SPARSE, 2], rules)
+        came = asked.arrival_s <= now_s
+        changed = changed or (before.replica != after.replica)[came].any()
+    assert changed == row.oracle
+
+
+def test_least_work_counts_prompts_and_expects_answers_like_those_before():
+    """Long prompts to one, short ones to the other: the next goes where fewer tokens wait, though
+    more requests do."""
+    rules = RULES._replace(router=number(ROUTERS, "least_work"))
+    asked = trace([(0.0, 800, 50), (0.0, 100, 50), (0.0, 100, 50), (0.0, 100, 50)])
+    records, _ = served(asked, replicas_of(2), KINDS[DENSE, 1], rules)
+    assert records.replica.tolist() == [0, 1, 1, 1]
+    # 600 + 700 is more than 10 + 700, and less than 2 (10 + 700).
+    asked = trace([(0.0, 50, 700), (9.0, 600, 2), (0.0, 10, 2), (0.0, 10, 2), (0.0, 10, 2)])
+    records, _ = served(asked, replicas_of(2), KINDS[DENSE, 1], rules)
+    assert records.replica.tolist() == [0, 0, 1, 1, 0]
+
+
+def test_a_router_from_outside_runs_in_plain_python_and_says_so(monkeypatch):
+    def last(seen: Seen, asks: Asks) -> int:
+        return seen.first + seen.replicas - 1
+
+    monkeypatch.setitem(ROUTERS, "last", Router("last", "always the last", last))
+    rules = RULES._replace(router=number(ROUTERS, "last"))
+    records, _ = served(many(20, 300), replicas_of(3), KINDS[DENSE, 1], rules, expected=1e9)
+    assert set(records.replica) == {2}
+    assert "serving: plain Python (last is not of this package)" in ran()
+
+
+def test_an_order_from_outside_is_asked(monkeypatch):
+    def shortest_patience_last(a: Head, b: Head) -> bool:
+        return a.deadline_s > b.deadline_s
+
+    row = Order("late", "the latest deadline first", shortest_patience_last)
+    monkeypatch.setitem(ORDERS, "late", row)
+    asked = trace([(0.0, 100, 9), (0.0, 100, 2), (0.0, 100, 2)])
+    asked = asked._replace(rank=np.array([0, 0, 1]), patience_s=np.array([1.0, 2.0, 3.0]))
+    first = {}
+    for name in ("priority", "late"):
+        rules = RULES._replace(order=number(ORDERS, name))
+        found, _ = served(asked, replicas_of(1, sequences=1), KINDS[DENSE, 1], rules, ranks=2)
+        first[name] = found.scheduled_s.argsort().tolist()
+    assert first == {"priority": [0, 1, 2], "late": [2, 0, 1]}

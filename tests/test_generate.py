@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.traces.generate import AZURE_CONVERSATION, Lognormal, TraceStatistics, generate
-from sim.traces.requests import read_trace
+from sim.traces.lengths import Lognormal
+from tests.recordings import read_trace
+from traces.azure_conv_like import AZURE_CONVERSATION, TraceStatistics, generate
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "traces" / "azure_conv_like.csv"
@@ -50,7 +51,7 @@ def statistics(**changed):
 
 
 def test_shipped_trace_is_what_its_command_writes(tmp_path):
-    command = [sys.executable, "-m", "sim.traces.generate", str(tmp_path / "again.csv")]
+    command = [sys.executable, "traces/azure_conv_like.py", str(tmp_path / "again.csv")]
     subprocess.run(command, cwd=ROOT, check=True)
     assert (tmp_path / "again.csv").read_bytes() == SHIPPED.read_bytes()
 
@@ -82,7 +83,7 @@ def test_shipped_conversations_are_what_their_command_writes(tmp_path):
 
 def test_origin_is_written_down():
     text = (SHIPPED.parent / "README.md").read_text()
-    assert "python -m sim.traces.generate traces/azure_conv_like.csv" in text
+    assert "python traces/azure_conv_like.py traces/azure_conv_like.csv" in text
     for file in SHIPPED.parent.iterdir():
         assert file.name == "README.md" or file.name in text
 
@@ -192,7 +193,7 @@ def test_wrong_arguments(tmp_path):
         generate(AZURE_CONVERSATION, 0, seed=0)
     with pytest.raises(ValueError, match="seed"):
         generate(AZURE_CONVERSATION, 1, seed=-1)
-    command = [sys.executable, "-m", "sim.traces.generate", str(tmp_path / "no" / "folder.csv")]
+    command = [sys.executable, "traces/azure_conv_like.py", str(tmp_path / "no" / "folder.csv")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -13,10 +13,12 @@ from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
 from sim.graph.transformer import transformer
 from sim.hardware.cost import (
+    Alone,
+    Sizes,
+    cost,
     hbm_bytes_per_s,
     kernel_of,
     matrix_flop_per_s,
-    roofline_seconds,
     with_kernel,
 )
 from sim.hardware.device import Kernel
@@ -105,13 +107,18 @@ def test_a_range_larger_than_the_cache_leaves_nothing():
     assert (cache.used, cache.held("small"), cache.held("stream")) == (0.0, 0.0, 0.0)
 
 
+def took(device, engine, dtype, kind, flop, hbm, l2=0.0, lone_flop=0.0) -> Alone:
+    """An op with the chip to itself."""
+    return cost(Sizes(kind, engine, dtype, flop, lone_flop), device).alone(hbm, l2, device)
+
+
 @settings(max_examples=100)
 @given(st.floats(0, 1e13), st.floats(0, 1e10), st.floats(0, 1e9))
 def test_roofline_is_the_largest_of_its_parts_and_a_fixed_cost(flop, hbm, l2):
     parts = {"compute": flop / 400e12, "HBM": hbm / 1e12, "L2": l2 / 5e12}
-    seconds, bound = roofline_seconds(DEVICE, "matrix", "fp16", "matmul", flop, hbm, l2)
-    assert seconds == pytest.approx(4e-6 + max(parts.values()), rel=1e-12)
-    assert bound == (
+    found = took(DEVICE, "matrix", "fp16", "matmul", flop, hbm, l2)
+    assert found.seconds == pytest.approx(4e-6 + max(parts.values()), rel=1e-12)
+    assert found.bound == (
         "latency" if max(parts.values()) <= 4e-6 else max(parts, key=lambda name: parts[name])
     )
 
@@ -129,15 +136,11 @@ def test_efficiencies_and_formats():
     ]
     assert matrix_flop_per_s(narrow, "int8") == 400e12, "of that kind alone"
     assert hbm_bytes_per_s(device) == 0.8e12
-    assert roofline_seconds(device, "matrix", "fp16", "matmul", 0, 8e9)[0] == pytest.approx(
-        10e-3 + 4e-6
-    )
-    assert roofline_seconds(device, "matrix", "fp16", "attention", 0, 8e9)[0] == pytest.approx(
+    assert took(device, "matrix", "fp16", "matmul", 0, 8e9).seconds == pytest.approx(10e-3 + 4e-6)
+    assert took(device, "matrix", "fp16", "attention", 0, 8e9).seconds == pytest.approx(
         20e-3 + 4e-6
     )
-    assert roofline_seconds(device, "vector", "fp16", "norm", 10e9, 0)[0] == pytest.approx(
-        1e-3 + 5e-6
-    )
+    assert took(device, "vector", "fp16", "norm", 10e9, 0).seconds == pytest.approx(1e-3 + 5e-6)
     with pytest.raises(ValueError, match="multiplies none of fp16"):
         matrix_flop_per_s(replace(DEVICE, matrix_flop_per_s={"int4": 1.0}), "fp16")
 
@@ -146,18 +149,18 @@ def test_what_a_gemm_does_not_hide_and_what_a_lone_query_costs():
     device = replace(
         DEVICE, kernels={"matmul": Kernel(overlap=0.75), "attention": Kernel(9e-6, 0.5, tile=64.0)}
     )
-    assert roofline_seconds(device, "matrix", "fp16", "matmul", 400e9, 4e9)[0] == pytest.approx(
+    assert took(device, "matrix", "fp16", "matmul", 400e9, 4e9).seconds == pytest.approx(
         4e-3 + 0.25e-3 + 4e-6
     )
-    assert roofline_seconds(device, "matrix", "fp16", "matmul", 4e12, 4e9)[0] == pytest.approx(
+    assert took(device, "matrix", "fp16", "matmul", 4e12, 4e9).seconds == pytest.approx(
         10e-3 + 1e-3 + 4e-6
     )
-    assert roofline_seconds(device, "matrix", "fp16", "attention", 400e9, 1e9)[0] == pytest.approx(
+    assert took(device, "matrix", "fp16", "attention", 400e9, 1e9).seconds == pytest.approx(
         2e-3 + 9e-6
     )
-    alone = roofline_seconds(device, "matrix", "fp16", "attention", 0.4e9, 1e9)[0]
+    alone = took(device, "matrix", "fp16", "attention", 0.4e9, 1e9).seconds
     assert alone == pytest.approx(1e-3 + 9e-6), "a decode on its own waits for HBM"
-    beside = roofline_seconds(device, "matrix", "fp16", "attention", 40e9, 1e9, lone_flop=20e9)[0]
+    beside = took(device, "matrix", "fp16", "attention", 40e9, 1e9, lone_flop=20e9).seconds
     assert beside == pytest.approx((40e9 + 63 * 20e9) / 200e12 + 9e-6), (
         "beside prefill, each query costs a tile"
     )

@@ -11,7 +11,7 @@ import simpy
 from machines import DEVICE, network
 
 from sim import catalog
-from sim.engine.group import Group
+from sim.engine.group import Group, members_of
 from sim.engine.lines import features_of_batch
 from sim.engine.pricing import pricing
 from sim.graph.batch import Batch, Sequences, Shared, decode_batch, prefill_batch
@@ -297,7 +297,7 @@ def test_closed_form_meets_the_play(parallel, typhoon):
     assert form is not None
     table = form.table(2000, 200)
     for batch in BATCHES:
-        some = Group(simpy.Environment(), CHIP, wires, parallel.ranks)
+        some = Group(simpy.Environment(), members_of(CHIP, graph_of, parallel.ranks), wires)
         some.env.run(some.env.process(some.run(graph_of(batch))))
         found, sums = (
             np.array(features_of_batch(SMALL, batch, sharing)),
@@ -333,8 +333,10 @@ def test_unfolded_ranks_meet_in_their_own_groups():
     parallel, batch = Parallel(2, 4, 8), decode_batch([500] * 32)
     graph = transformer(SMALL, BF16, parallel, batch)
     times = []
-    for slow in ({}, {0: 1.0}, {5: 3.0}):
-        group = Group(simpy.Environment(), CHIP, network(8), 8, stragglers=slow)
+    for slow, unfold in (({}, False), ({}, True), ({5: 3.0}, False)):
+        members = members_of(CHIP, lambda batch: graph, 8, slow)
+        group = Group(simpy.Environment(), members, network(8), unfold=unfold)
+        assert group.folded == (not slow and not unfold)
         group.env.run(group.env.process(group.run(graph)))
         times.append(group.env.now)
     assert times[1] == pytest.approx(times[0], rel=1e-6) and times[2] > 1.2 * times[0]

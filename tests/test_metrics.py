@@ -10,12 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.facts.outcome import Outcome
+from sim.facts.phases import Phases
 from sim.facts.requests import RequestRecord, Requests
 from sim.facts.span import Use
 from sim.facts.totals import Totals
-from sim.results.metrics import DEFINITIONS, OF_KIND, better, metrics, pretty
+from sim.kinds import KINDS
+from sim.results import metrics as of
+from sim.results.metric import OTHER, UNITS, row_of
+from sim.results.metrics import SPEEDUP, part_rows_of, rows_of
 from sim.results.utilisation import binned, utilisation
-from tests.synthetic import outcome
+from tests.synthetic import outcome, served
+
+_NAMED_UNITS = {  # the unit that a name ends in, and what it may be
+    "_per_s": {"/s", "B/s", "op/s"},
+    "_s": {"s"},
+    "_bytes": {"B"},
+    "_w": {"W"},
+    "_per_joule": {"op/J"},
+    "_fairness": {"index"},
+}
+
+
+def metrics(some: Outcome) -> dict[str, float]:
+    return of.metrics(some, KINDS[some.kind])
 
 
 def test_static_run_by_hand():
@@ -32,9 +49,9 @@ def test_static_run_by_hand():
     found = metrics(
         Outcome(
             totals,
-            phases={"prefill": 2.0, "decode": 8.0},
+            kind="decode",
+            part=Phases(prefill_s=2.0, decode_s=8.0, decode_steps=4),
             tokens=80,
-            decode_steps=4,
             ranks=4,
             rates=rates,
         )
@@ -58,7 +75,15 @@ def test_requests_by_hand():
         RequestRecord(0, 0.0, 10, 3, 0.5, 1.0, 2.0),
         RequestRecord(1, 1.0, 10, 1, 1.0, 4.0, 4.0),
     ]
-    found = metrics(Outcome(Totals(seconds=4.0), tokens=4, requests=Requests.of(records)))
+    found = metrics(
+        Outcome(
+            Totals(seconds=4.0),
+            kind="requests",
+            part=served(),
+            tokens=4,
+            requests=Requests.of(records),
+        )
+    )
     assert (
         found["ttft_mean_s"] == 2.0
         and found["ttft_p50_s"] == 2.0
@@ -73,6 +98,8 @@ def test_only_one_token_requests_leave_tpot_out():
     found = metrics(
         Outcome(
             Totals(seconds=1.0),
+            kind="requests",
+            part=served(),
             tokens=1,
             requests=Requests.of([RequestRecord(0, 0.0, 1, 1, 0.0, 1.0, 1.0)]),
         )
@@ -83,8 +110,9 @@ def test_only_one_token_requests_leave_tpot_out():
 @pytest.mark.parametrize("prefetch", [False, True])
 @pytest.mark.parametrize("requests", [0, 9])
 def test_every_metric_is_defined_finite_and_a_share_is_a_share(prefetch, requests):
-    found = metrics(outcome(prefetch=prefetch, requests=requests))
-    assert set(found) <= set(DEFINITIONS)
+    some = outcome(prefetch=prefetch, requests=requests)
+    found = metrics(some)
+    assert set(found) <= set(rows_of(KINDS[some.kind]))
     assert all(math.isfinite(value) for value in found.values())
     shares = [
         n
@@ -94,34 +122,65 @@ def test_every_metric_is_defined_finite_and_a_share_is_a_share(prefetch, request
     assert len(shares) == 9 and all(0 <= found[name] <= 1 for name in shares)
 
 
-def test_every_kind_of_workload_has_definitions():
-    assert set().union(*OF_KIND.values()) == set(DEFINITIONS)
-    assert (
-        set(metrics(outcome())) <= set(OF_KIND["decode"])
-        and "goodput_per_s" not in OF_KIND["decode"]
-    )
-    assert (
-        set(metrics(outcome(requests=9))) <= set(OF_KIND["requests"])
-        and "decode_s" not in OF_KIND["requests"]
-    )
+@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+def test_every_row_of_every_kind_is_whole(kind):
+    for rows, tables in (
+        (rows_of(kind), kind.metrics),
+        (part_rows_of(kind), kind.part_metrics),
+    ):
+        named = [name for table in tables for name in table.found]
+        assert sorted(named) == sorted(rows), "no metric in two tables"
+        for name, row in rows.items():
+            assert name == row.name and row.label and row.of
+            assert row.unit in UNITS and row.better in ("lower", "higher", "")
+            assert row.text(0.5) and row_of(rows, name) is row
+            ends = next((end for end in _NAMED_UNITS if name.endswith(end)), None)
+            assert ends is None or row.unit in _NAMED_UNITS[ends], name
+    assert set(kind.judged) <= set(rows_of(kind)) and not set(rows_of(kind)) & {SPEEDUP.name}
+
+
+def test_a_name_has_one_unit_wherever_it_stands():
+    units: dict[str, str] = {}
+    for kind in KINDS.values():
+        for row in [*rows_of(kind).values(), *part_rows_of(kind).values()]:
+            assert units.setdefault(row.name, row.unit) == row.unit, row.name
+
+
+def test_a_kind_has_the_metrics_that_mean_something_to_it():
+    decode, requests = rows_of(KINDS["decode"]), rows_of(KINDS["requests"])
+    assert "decode_s" in decode and "goodput_per_s" not in decode
+    assert "goodput_per_s" in requests and "decode_s" not in requests
+
+
+def test_a_row_stands_for_several_metrics():
+    rows = part_rows_of(KINDS["tenants"])
+    [name] = [name for name in rows if OTHER in name]
+    assert row_of(rows, name.replace(OTHER, "batch")) is rows[name]
+    assert row_of(rows, "slowdown_besides") is None
 
 
 def test_an_empty_outcome_gives_no_nan():
-    assert all(math.isfinite(value) for value in metrics(Outcome(Totals())).values())
+    for kind, part in (("decode", Phases(0.0, 0.0, 0)), ("requests", served())):
+        found = metrics(Outcome(Totals(), kind=kind, part=part))
+        assert found and all(math.isfinite(value) for value in found.values())
 
 
 def test_a_share_above_one_is_not_hidden():
     totals = Totals(seconds=1.0, span_s={"compute": {"matmul": 2.0}})
-    assert metrics(Outcome(totals))["compute_busy"] == 2.0
+    part = Phases(0.0, 1.0, 0)
+    assert metrics(Outcome(totals, kind="decode", part=part))["compute_busy"] == 2.0
 
 
-def test_better_and_pretty():
+def test_better_and_text():
+    rows = rows_of(KINDS["requests"])
     assert (
-        better("ttft_p99_s") == "lower"
-        and better("output_tokens_per_s") == "higher"
-        and better("ops") == ""
+        rows["ttft_p99_s"].better == "lower"
+        and rows["output_tokens_per_s"].better == "higher"
+        and rows["ops"].better == ""
     )
-    assert pretty("makespan_s", 3.05e-5) == "30.5 µs" and pretty("compute_busy", 0.125) == "12.5 %"
+    assert rows["makespan_s"].text(3.05e-5) == "30.5 µs"
+    assert rows["compute_busy"].text(0.125) == "12.5 %"
+    assert rows["hbm_bytes"].text(3.2e9) == "3.2 GB" and SPEEDUP.text(1.27) == "1.27x"
 
 
 _USES = st.lists(

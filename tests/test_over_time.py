@@ -19,9 +19,12 @@ from sim.facts.outcome import Outcome
 from sim.facts.requests import RequestRecord, Requests
 from sim.facts.serving import Serving
 from sim.facts.totals import Totals
-from sim.results import Result, build, charts, metrics
+from sim.kinds import KINDS
+from sim.results import Result, build, charts
+from sim.results.metrics import metrics
 from sim.results.over_time import MOST_BINS, over_time, waiting_s
 from sim.serving.fleet import SERIES
+from tests.synthetic import served
 
 GAP_ENDS_S = 1e-6 * 1.005 ** np.arange(4608)
 
@@ -36,21 +39,13 @@ def serving(bins: int = 500, bin_s: float = 0.01, replicas: int = 2, **more) -> 
         "kv_share_s": 1.0,
         "kv_peak": 0.5,
         "preemptions": 3,
-        "blocks_looked_up": 0,
-        "blocks_found": 0,
-        "drafted": 0,
-        "accepted": 0,
         "gaps": gaps,
         "gap_ends_s": GAP_ENDS_S,
         "bin_s": bin_s,
         "series": series,
-        "slo_s": {},
-        "chip_s": 1.0,
-        "joules": None,
-        "dollars": None,
         "most_on": replicas,
     }
-    return Serving(**{**fields, **more})
+    return served(**fields | more)
 
 
 def requests(count: int, makespan_s: float, seed: int = 0) -> Requests:
@@ -68,16 +63,24 @@ def outcome(count: int, bins: int = 500, bin_s: float = 0.01, seed: int = 0) -> 
     makespan_s = (bins - 0.3) * bin_s
     return Outcome(
         Totals(seconds=2 * makespan_s, steps=9),
+        kind="requests",
         tokens=9 * count,
         replicas=2,
         requests=requests(count, makespan_s, seed),
-        serving=serving(bins, bin_s),
+        part=serving(bins, bin_s),
     )
 
 
 def result_of(outcomes: dict[str, Outcome]) -> Result:
     return build(
-        scenario="s", question="Q?", version="0", seed=0, outcomes=outcomes, expect=[], resolved=""
+        scenario="s",
+        question="Q?",
+        version="0",
+        seed=0,
+        outcomes=outcomes,
+        kinds=KINDS,
+        expect=[],
+        resolved="",
     )
 
 
@@ -151,9 +154,8 @@ def test_turned_away_all_or_alone():
     away = Requests.of([RequestRecord(0, 0.0, 9, 9, np.nan, np.nan, np.nan)])
     away.replica[:] = -1
     idle = serving(0, gaps=np.zeros(4608, np.int64))
-    page = result_of(
-        {"a": Outcome(Totals(), requests=away, serving=idle), "b": outcome(5, bins=1)}
-    ).report()
+    nobody = Outcome(Totals(), kind="requests", requests=away, part=idle)
+    page = result_of({"a": nobody, "b": outcome(5, bins=1)}).report()
     assert page.count("<title>b</title></path>") == 11 and "<title>a</title></path>" not in page
 
 
@@ -191,4 +193,4 @@ def test_overload_rejections_and_preemptions_are_in_the_table_and_the_page():
         assert re.search(r"rejected\D*7\D", text) and re.search(r"preemptions\D*3\D", text)
         assert "requests per replica" in text and "KV-cache in use, peak" in text
     assert "mean queueing went from" in result.verdict
-    assert "requests_per_s_per_replica" not in metrics(replace(calm, replicas=1))
+    assert "requests_per_s_per_replica" not in metrics(replace(calm, replicas=1), KINDS["requests"])

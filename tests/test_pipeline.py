@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from machines import DEVICE, INT8, LIBRARY, MODEL, graph, group, network, replace
 
 import sim
-from sim.engine.alone import played
-from sim.engine.fleet import Kind, player, serve_fleet
-from sim.engine.group import Group
-from sim.engine.pieces import Pieces, in_stages
-from sim.engine.pipeline import Stage, run_static
+from sim.engine.group import Group, members_of
+from sim.engine.isolated import played
+from sim.engine.pipeline import run_static
+from sim.engine.played_prices import PlayedPrices, in_stages
 from sim.engine.pricing import pricing
+from sim.engine.replay import Kind, player, serve_fleet
 from sim.engine.scaling import Failure, failures
 from sim.engine.steps import StaticBatch
 from sim.facts.timeline import Timeline
@@ -31,7 +31,8 @@ from sim.network import topology
 from sim.network.network import Network
 from sim.scenario import ScenarioError
 from sim.serving import compiled
-from sim.serving.fleet import POLICIES, ROUTERS, Rules, plain_arrivals, pool_of, replica_of
+from sim.serving.fleet import POLICIES, Rules, number, plain_arrivals, pool_of, replica_of
+from sim.serving.router import ROUTERS
 from sim.serving.stages import passed_through
 from sim.techniques import TECHNIQUES, Machine, apply
 
@@ -129,11 +130,12 @@ def static(stages, work, *, same=True, **more):
         )
 
     def group_of(stage):
-        return lambda lines: group(ranks=1, timeline=lines, pod=network(2), name=f"stage {stage}")
+        asked, name = graph_of(stage), f"stage {stage}"
+        return lambda lines: group(
+            ranks=1, timeline=lines, pod=network(2), graph_of=asked, name=name
+        )
 
-    return run_static(
-        [Stage(group_of(stage), graph_of(stage)) for stage in stages], work, None, **more
-    )
+    return run_static([group_of(stage) for stage in stages], work, None, **more)
 
 
 @pytest.mark.parametrize("stages", [1, 3])
@@ -164,11 +166,14 @@ def test_sampled_steps_are_every_step(batch, micro):
 def test_the_timeline_shows_every_stage_at_work_at_once():
     lines = Timeline()
     stages = [
-        Stage(
-            lambda shown, s=s: group(ranks=1, timeline=shown, pod=network(2), name=f"stage {s}"),
-            lambda batch, s=s: transformer(
+        lambda shown, s=s: group(
+            ranks=1,
+            timeline=shown,
+            pod=network(2),
+            graph_of=lambda batch: transformer(
                 MODEL, INT8, Parallel(pipeline=2, micro_batches=2), batch, s
             ),
+            name=f"stage {s}",
         )
         for s in range(2)
     ]
@@ -217,7 +222,8 @@ def test_every_rank_on_its_own_takes_as_long(stage):
     passed = transformer(MODEL, INT8, parallel, decode_batch([500] * 4), stage)
     times, sent = [], []
     for unfold in (False, True):
-        some = Group(simpy.Environment(), DEVICE, part, 2, unfold=unfold)
+        members = members_of(DEVICE, lambda batch: passed, 2)
+        some = Group(simpy.Environment(), members, part, unfold=unfold)
         some.env.run(some.env.process(some.run(passed)))
         times.append(some.env.now)
         sent.append([chip.totals.bytes["link"] for chip in some.chips])
@@ -229,7 +235,7 @@ def test_every_rank_on_its_own_takes_as_long(stage):
 
 DENSE = replace(MODEL, layers=4)
 CHIP = replace(DEVICE, l2_bytes=20e6)  # a stage's weights do not fit into it
-RULES = Rules(ROUTERS["round_robin"], 0, 0, True, False, 0, False, True)
+RULES = Rules(number(ROUTERS, "round_robin"), 0, 0, True, False, 0, False, True)
 NETWORK = network(8)
 
 
@@ -247,21 +253,22 @@ def kinds(stages, how, techniques=(), lanes_groups=1):
             transformer(DENSE, INT8, parallel, batch, stage), machine, options
         )
 
+    graphs = [graph_of(stage) for stage in range(stages)]
+
     def groups():
         return [
-            Group(simpy.Environment(), CHIP, part, 2, name=f"stage {s}")
-            for s, part in enumerate(parts)
+            Group(simpy.Environment(), members_of(CHIP, own, 2), part, name=f"stage {s}")
+            for s, (part, own) in enumerate(zip(parts, graphs))
         ]
 
-    graphs = [graph_of(stage) for stage in range(stages)]
     if how == "priced":
         forms = [pricing(graphs[s], CHIP, parts[s], 2, DENSE) for s in range(stages)]
         assert None not in forms
         return [Kind(form, 1) for form in forms]
     if how == "pieces":
-        answer = in_stages([Pieces(some, own, True) for some, own in zip(groups(), graphs)])
+        answer = in_stages([PlayedPrices(some, True) for some in groups()])
     else:
-        answer = player([groups() for _ in range(lanes_groups)], graphs)
+        answer = player([groups() for _ in range(lanes_groups)])
     return [Kind(None, 1, answer)] * stages
 
 
@@ -312,7 +319,7 @@ def worlds(draw):
         slow=draw(st.sampled_from([1.0, 1.5])),
     )
     rules = RULES._replace(
-        router=draw(st.sampled_from([*ROUTERS.values()])), coupled=draw(st.booleans())
+        router=draw(st.sampled_from(range(len(ROUTERS)))), coupled=draw(st.booleans())
     )
     return requests_of(draw), rows, rules, draw(st.sampled_from([(), ("preserve",)]))
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from sim.traces.formats import FORMATS
 from sim.traces.lines import MAX_LINE_BYTES
-from sim.traces.requests import Request, Trace, TraceError, read_trace, write_trace
+from tests.recordings import Request, Trace, TraceError, read_trace
+from traces.azure_conv_like import write_trace
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "requests"
 AZURE = RECORDED / "AzureLLMInferenceTrace_conv.csv.gz"
@@ -596,19 +597,19 @@ def test_written_reads_back_equal(scratch, requests):
 
 
 def test_reading_imports_only_the_standard_library_and_numpy():
-    workload = Path(__file__).resolve().parents[1] / "sim" / "workload"
-    seen, todo = set(), ["requests"]
+    traces = Path(__file__).resolve().parents[1] / "sim" / "traces"
+    seen, todo = set(), ["reading"]
     while todo:
-        for node in ast.parse((workload / f"{todo.pop()}.py").read_text()).body:
+        for node in ast.parse((traces / f"{todo.pop()}.py").read_text()).body:
             names = [node.module] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             todo += [
-                name.removeprefix("sim.graph.")
+                name.removeprefix("sim.traces.")
                 for name in names
                 if name.startswith("sim.") and name not in seen
             ]
             seen.update(names)
-    assert all(name.startswith("sim.graph.") for name in seen if name.startswith("sim."))
+    assert all(name.startswith("sim.traces.") for name in seen if name.startswith("sim."))
     outside = {name.split(".")[0] for name in seen if not name.startswith("sim.")}
     assert outside - {"numpy"} <= sys.stdlib_module_names
 

@@ -14,8 +14,10 @@ import sys
 import pytest
 
 from sim.facts.outcome import Outcome
+from sim.facts.phases import Phases
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
+from sim.kinds import KINDS
 from sim.results import build, folder, requests
 from sim.results.perfetto import trace_events
 from sim.results.timeline import timeline_page
@@ -34,6 +36,7 @@ def a_result(
         "version": "0.1.0",
         "seed": 7,
         "resolved": "name: x\n",
+        "kinds": KINDS,
     }
     return build(outcomes=dict(zip(names, variants)), expect=expect, **{**facts, **more})
 
@@ -108,6 +111,7 @@ def test_warnings_say_whose_they_are():
         outcomes={"a": first, "b": second},
         expect=[],
         resolved="",
+        kinds=KINDS,
         warnings=["from the loader"],
     )
     assert result.warnings == ["from the loader", "heads are padded", "b: late"]
@@ -123,7 +127,7 @@ def test_failed_expectation_is_said_everywhere():
     with pytest.raises(ValueError, match="nearest is 'speedup'"):
         a_result(expect=["preserve.spedup > 9"])
     with pytest.raises(ValueError, match="at least one variant"):
-        build(scenario="s", question="", version="0", seed=0, outcomes={}, expect=[], resolved="")
+        a_result(names=(), expect=[])
 
 
 def test_table_and_verdict():
@@ -144,6 +148,7 @@ def a_result_of_swapped():
         "version": "0",
         "seed": 0,
         "resolved": "",
+        "kinds": KINDS,
         "expect": [],
     }
     return build(outcomes={"preserve": outcome(prefetch=True), "vanilla": outcome()}, **facts)
@@ -218,8 +223,9 @@ def test_killed_at_any_file_the_folder_is_the_old_one_or_the_new_one(tmp_path):
 
 def test_requests_as_csv_and_parquet_agree(monkeypatch):
     outcomes = {"a,b": outcome(requests=6), "c": outcome(requests=6, prefetch=True)}
+    owners = {(name, ""): one.requests for name, one in outcomes.items()}
     monkeypatch.setattr(requests, "find_spec", lambda name: None)
-    name, content = requests.requests_file(outcomes)
+    [(name, content)] = requests.requests_file(owners).items()
     rows = list(csv.DictReader(io.StringIO(content.decode())))
     asked = outcomes["a,b"].requests
     assert (
@@ -231,7 +237,7 @@ def test_requests_as_csv_and_parquet_agree(monkeypatch):
     assert float(rows[1]["e2e_s"]) == (asked.last_token_s - asked.arrival_s)[1]
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.undo()
-    name, content = requests.requests_file(outcomes)
+    [(name, content)] = requests.requests_file(owners).items()
     table = parquet.read_table(io.BytesIO(content)).to_pylist()
     assert name == "requests.parquet" and len(table) == 12 and table[0]["tpot_s"] is None
     assert table[1]["e2e_s"] == float(rows[1]["e2e_s"])
@@ -248,8 +254,8 @@ def test_names_cannot_break_out_of_the_pages():
     evil.timeline.spans[0] = evil.timeline.spans[0]._replace(
         kind=EVIL, note=EVIL, track=f"rank 0/{EVIL}", bound=EVIL
     )
-    for requests_too in (evil.requests, plain.requests):
-        evil.requests = requests_too
+    for like in (evil, plain):
+        evil.kind, evil.part, evil.requests = like.kind, like.part, like.requests
         result = build(
             scenario=EVIL,
             question=EVIL,
@@ -258,6 +264,7 @@ def test_names_cannot_break_out_of_the_pages():
             outcomes={EVIL: evil, "b": plain},
             expect=[],
             resolved="",
+            kinds=KINDS,
         )
         for page in (result.report(), timeline_page(result.outcomes, EVIL)):
             assert "<script>window" not in page and "<img src=x" not in page
@@ -307,7 +314,14 @@ def test_the_axis_begins_with_the_recorded_window():
     first_s, last_s = recorded({"a": late})
     assert first_s == 10.0 and axis_unit({"a": late}) == ("ms", 1e3)
     result = build(
-        scenario="s", question="", version="0", seed=0, outcomes={"a": late}, expect=[], resolved=""
+        scenario="s",
+        question="",
+        version="0",
+        seed=0,
+        outcomes={"a": late},
+        expect=[],
+        resolved="",
+        kinds=KINDS,
     )
     assert result.timeline().layout.xaxis.range == (1e4, last_s * 1e3)
     assert "ops from 10 s to 10.0" in timeline_page(result.outcomes)
@@ -324,6 +338,7 @@ def test_gathered_blocks_keep_count_and_place():
         outcomes={"a": many},
         expect=[],
         resolved="",
+        kinds=KINDS,
     ).timeline()
     bars = [t for t in figure.data if t.type == "bar"]
     drawn = 0
@@ -337,7 +352,8 @@ def test_gathered_blocks_keep_count_and_place():
 
 
 def test_an_empty_timeline_still_draws():
-    empty = Outcome(Totals(), timeline=Timeline(capacities={"rank 0/HBM": 1.0}))
+    lanes = Timeline(capacities={"rank 0/HBM": 1.0})
+    empty = Outcome(Totals(), kind="decode", part=Phases(0.0, 0.0, 0), timeline=lanes)
     result = build(
         scenario="s",
         question="",
@@ -346,6 +362,7 @@ def test_an_empty_timeline_still_draws():
         outcomes={"a": empty},
         expect=[],
         resolved="",
+        kinds=KINDS,
     )
     assert result.timeline().data and result.files() and result.verdict
 
@@ -374,7 +391,7 @@ def test_perfetto_trace_is_well_formed():
 
 
 def a_run_of_jobs(name="training", evil="", **more):
-    from sim.facts.jobs import Instance, JobRecord, LinkUse
+    from sim.facts.jobs import Instance, JobRecord, LinkUse, Traffic
     from sim.facts.span import Span, Use
 
     def one(scale, others=0):
@@ -400,7 +417,13 @@ def a_run_of_jobs(name="training", evil="", **more):
             [Use(f"links/{evil}0 → 1", 0.0, scale, 1e9)],
             {f"links/{evil}0 → 1": 1e9},
         )
-        return Outcome(Totals(seconds=3 * scale), jobs=jobs, links=links, timeline=lanes, ranks=4)
+        return Outcome(
+            Totals(seconds=3 * scale),
+            kind="collectives",
+            part=Traffic(jobs, links),
+            timeline=lanes,
+            ranks=4,
+        )
 
     outcomes = {"alone": one(1e-3), "shared": one(2e-3, 1)}
     facts = {
@@ -409,6 +432,7 @@ def a_run_of_jobs(name="training", evil="", **more):
         "version": "0",
         "seed": 0,
         "resolved": "",
+        "kinds": KINDS,
         "expect": [],
     }
     return build(outcomes=outcomes, **{**facts, **more})
@@ -441,7 +465,7 @@ def test_numbers_of_jobs_and_links():
         a_run_of_jobs(expect=["alone.training.maxs > 1"])
     with pytest.raises(ValueError, match=r"'slowdown' of 'alone\.late' has no value"):
         a_run_of_jobs(expect=["alone.late.slowdown > 1"])
-    with pytest.raises(ValueError, match="no job 'trainin' in 'alone'; nearest is 'training'"):
+    with pytest.raises(ValueError, match="no part 'trainin' in 'alone'; nearest is 'training'"):
         a_run_of_jobs(expect=["alone.trainin.mean_s > 1"])
 
 
@@ -456,12 +480,13 @@ def test_numbers_of_jobs_and_links():
     ],
 )
 def test_bus_bandwidth_is_that_of_nccl_tests(collective, factor):
-    from sim.facts.jobs import Instance, JobRecord
-    from sim.results.jobs import tenants
+    from sim.facts.jobs import Instance, JobRecord, Traffic
+    from sim.kinds.collectives.facts import jobs
 
     job = JobRecord("a", collective, "ring", 1, 8, 1e9, False, 1.0, True, [Instance(0.0, 2.0, 2.0)])
     assert (
-        tenants(Outcome(Totals(), jobs=[job]))["a"]["bus_bandwidth_bytes_per_s"] == 1e9 * factor / 2
+        jobs(Outcome(Totals(), part=Traffic([job], [])))["a"]["bus_bandwidth_bytes_per_s"]
+        == 1e9 * factor / 2
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import sim
-from sim.run import prepare
-from sim.scenario import ScenarioError, load
+from sim.run import load, prepare
+from sim.scenario import ScenarioError
 
 SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
 FILES = sorted(SCENARIOS.glob("*.yaml"))
@@ -281,14 +281,17 @@ def test_a_fault_of_a_pod_names_file_and_line(network):
 
 
 def test_a_cut_off_chip_that_nobody_needs_is_no_fault(network):
-    sim.run(
-        network, {f"{JOBS}.group": "0-3", "pod.faults": [{"link": [7, "switch"], "failed": True}]}
-    )
-
-
-def test_a_straggler_in_no_job_is_a_warning(network):
-    result = sim.run(network, {f"{JOBS}.group": "0-2"})
-    assert any("straggler chip 3 takes part in no job" in text for text in result.warnings)
+    """Its links are, for nothing would change without them; a chip in no job is no straggler."""
+    changes = {
+        f"{JOBS}.group": "0-2",
+        "pod.faults": [{"link": [7, "switch"], "failed": True}],
+        "variants.shared": {},
+    }
+    with pytest.raises(ScenarioError) as error:
+        prepare(load(network, changes))
+    told = str(error.value)
+    assert "no message crosses the link 7 - switch" in told and "no longer reach" not in told
+    assert "pod.stragglers[3]: chip 3 is in no job" in told
 
 
 def test_a_fault_slows_a_model_too(tmp_path):

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.catalog import shipped
-from sim.scenario import Scenario, ScenarioError, json_schema, load
+from sim.kinds import KINDS
+from sim.run import load
+from sim.scenario import Scenario, ScenarioError, json_schema
 from sim.text.strict_yaml import dump
 
 GOOD: dict[str, Any] = {
@@ -188,12 +190,13 @@ expect: ["preserve.speedup >= 1.2", "preserv.speedup > 1", "faster please", 3]
         ({"pod": None}, "pod: this key is missing"),
         ({"model": 5}, "model: text is due, not 5; write it as '5'"),
         ({"model": "nowhere/config.json"}, "model: no such file 'nowhere/config.json'"),
-        ({"workload": {"batch": 1}}, "workload: the key 'kind' is missing"),
+        ({"workload": {"batch": 1}}, "workload.kind: this key is missing; it is one of decode, "),
         (
             {"workload": {**GOOD["workload"], "kind": "decod"}},
-            "workload: 'decod' is not allowed here, did you mean 'decode'?",
+            "workload.kind: 'decod' is not allowed here, did you mean 'decode'?",
         ),
-        ({"workload": 3}, "workload: a mapping"),
+        ({"workload": 3}, "workload: a mapping ('key: value' lines) is due, not 3"),
+        ({"workload": {"kind": ["decode"]}}, "workload.kind: a list is not allowed here; choose"),
         (
             {"workload": {**GOOD["workload"], "batch": "1e3 "}},
             "workload.batch: '1e3 ' is text, a whole number is due",
@@ -441,7 +444,8 @@ def _allows(schema: Any, value: Any, defs: dict[str, Any]) -> bool:
 
 
 def test_json_schema_agrees_with_the_loader() -> None:
-    schema = json.loads(json.dumps(json_schema()))
+    specs = {name: kind.spec.found for name, kind in KINDS.items()}
+    schema = json.loads(json.dumps(json_schema(specs)))
     defs = schema["$defs"]
 
     def allows(**changes: Any) -> bool:
@@ -698,22 +702,26 @@ def collectives(**work: Any) -> dict[str, Any]:
             "pod.faults[0].bandwidth: 2 is out of range",
         ),
         (network(pod_jitter=2), "pod.jitter: 2 is a bare number where a unit is due"),
-        ({**network(), "model": "llama3-8b"}, "model: a workload of collectives has no model"),
+        (
+            {**network(), "model": "llama3-8b"},
+            "model: unknown key: a workload of collectives reads workload, pod, record; take this "
+            "out, or set it to null",
+        ),
         (
             {**network(), "parallel": {"tensor": 2}},
-            "parallel: a workload of collectives has no model",
+            "parallel: unknown key: a workload of collectives reads workload, pod, record; take",
         ),
         (
             {**network(), "techniques": ["preserve"]},
-            "techniques: a workload of collectives has no model",
+            "techniques: unknown key: a workload of collectives reads workload, pod, record; take",
         ),
         (
             network(pod_device="h100_sxm"),
-            "pod.device: the device has no part in a workload of collectives",
+            "pod.device: unknown key: a workload of collectives reads topology, library, change, ",
         ),
         (
             {"pod": {**GOOD["pod"], "jitter": "1 us"}},
-            "pod.jitter: only a workload of collectives has jitter so far",
+            "pod.jitter: unknown key: a workload of decode reads topology, device, library, change",
         ),
         ({**network(), "expect": ["run.b.mean_s > 1"]}, "expect[0]: no job 'b' in variant 'run'"),
         (
@@ -725,6 +733,15 @@ def collectives(**work: Any) -> dict[str, Any]:
 def test_one_fault_of_collectives(write: Write, changes: dict[str, Any], fault: str) -> None:
     found = [line.split(" ", 1)[1] for line in faults(write(**changes))]
     assert len(found) == 1 and found[0].startswith(fault), found
+
+
+def test_a_misspelt_key_is_one_fault_also_where_its_section_is_half_read(write: Write) -> None:
+    pod = {**GOOD["pod"], "jiter": "1 us", "change": {"devise": {}}}
+    found = sorted(line.split(" ", 1)[1] for line in faults(write(pod=pod)))
+    assert len(found) == 2 and found[0].startswith(
+        "pod.change.devise: unknown key, did you mean 'device'?; known keys: "
+    )
+    assert found[1].startswith("pod.jiter: unknown key, did you mean 'jitter'?; known keys: ")
 
 
 def test_a_variant_may_leave_the_model_out(write: Write) -> None:

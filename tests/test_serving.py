@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import DEVICE, MODEL, graph, group, network, replace
+from machines import MODEL, graph, group, replace
 
-from sim.engine.served import Host
-from sim.engine.serving import Service, run_service
+from sim.engine.pool import Host
+from sim.engine.service import Service, run_service
 from sim.facts.outcome import Outcome
 from sim.facts.requests import RequestRecord
 from sim.graph.batch import decode_batch, prefill_batch
-from sim.run import prepare
-from sim.scenario import ScenarioError, load
+from sim.run import load, prepare
+from sim.scenario import ScenarioError
 from sim.serving.fleet import POLICIES, Rules, pool_of, replica_of
 from sim.traces.columns import Columns
-from sim.traces.requests import Request
+from tests.recordings import Request
 
 SMALL = replace(MODEL, layers=1)
 
@@ -63,7 +63,7 @@ def served(
     outcome = run_service(
         [columns],
         service,
-        [[Host(lambda timeline: group(ranks=2, timeline=timeline), graph_of, DEVICE, network(2))]],
+        [[Host(lambda timeline: group(ranks=2, timeline=timeline, graph_of=graph_of))]],
         SMALL,
         None,
     )

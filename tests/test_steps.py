@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from machines import DEVICE, MODEL, graph, group
 
-from sim.engine.pipeline import Stage, run_static
+from sim.engine.pipeline import run_static
 from sim.engine.steps import StaticBatch
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
@@ -44,7 +44,7 @@ def static(
         return graph(batch, *techniques, model=model, ranks=ranks, device=device)
 
     return run_static(
-        [Stage(lambda lines: group(device, ranks, lines), graph_of)], work, timeline, **more
+        [lambda lines: group(device, ranks, lines, graph_of=graph_of)], work, timeline, **more
     ), len(asked)
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, network, replace
 from sim.results.tenants import jain
 
-from sim.engine.group import Group
-from sim.engine.serving import Service
+from sim.engine.group import Group, members_of
+from sim.engine.service import Service
 from sim.engine.tenants import Shared, Tenant, share_chips
 from sim.facts.timeline import Timeline
 from sim.run import run
@@ -47,6 +47,8 @@ def tenant(
     ranks=2,
     blocks=100_000,
     techniques=(),
+    pod=POD,
+    stragglers=None,
     **more,
 ) -> Tenant:
     row = replica_of(POLICIES[policy], 16, 512, 16, blocks, **more)
@@ -62,10 +64,11 @@ def tenant(
 
     def group_of(timeline, tenancy=None):
         env = tenancy.env if tenancy else simpy.Environment()
-        return Group(env, DEVICE, POD, ranks, timeline=timeline, tenancy=tenancy)
+        members = members_of(DEVICE, graph_of, ranks, stragglers)
+        return Group(env, members, pod, timeline=timeline, tenancy=tenancy)
 
     graph_of = partial(_graph, model, ranks, techniques)
-    return Tenant(name, chunks, service, group_of, graph_of, DEVICE, POD, model, weight, priority)
+    return Tenant(name, chunks, service, group_of, model, weight, priority)
 
 
 def _graph(model, ranks, techniques, batch):
@@ -161,13 +164,13 @@ def test_every_request_is_finished_once(drawn, together):
 
 @pytest.mark.parametrize("quantum", [1, 4, 0], ids=["turns", "turns of 4", "together"])
 def test_who_is_alone_is_as_quick_as_without_sharing(quantum):
-    from sim.engine.served import Host
-    from sim.engine.serving import run_service
+    from sim.engine.pool import Host
+    from sim.engine.service import run_service
 
     rows = [(1e-3 * (i % 5), 50 + 17 * i, 5 + i % 9) for i in range(30)]
     one = tenant("one", columns(rows), op=quantum == 0)
     shared = share_chips([one], quantum, None).outcomes[0]
-    host = Host(one.group_of, one.graph_of, DEVICE, POD)
+    host = Host(one.group_of)
     plain = run_service([columns(rows)], one.service, [[host]], SMALL, None)
     assert shared.requests.last_token_s == pytest.approx(plain.requests.last_token_s, rel=1e-12)
     assert shared.totals.bytes["HBM"] == pytest.approx(plain.totals.bytes["HBM"], rel=1e-12)
@@ -247,13 +250,7 @@ def test_two_that_need_arithmetic_share_the_engine():
 def test_co_residents_share_links():
     rows = [(0.0, 500, 1)] * 8
     slow = network(2, bytes_per_s=1e8)
-    one, other = (tenant(name, columns(rows), op=True)._replace(network=slow) for name in "ab")
-
-    def group_of(timeline, tenancy=None):
-        env = tenancy.env if tenancy else simpy.Environment()
-        return Group(env, DEVICE, slow, 2, timeline=timeline, tenancy=tenancy)
-
-    one, other = one._replace(group_of=group_of), other._replace(group_of=group_of)
+    one, other = (tenant(name, columns(rows), op=True, pod=slow) for name in "ab")
     alone = share_chips([one], 0, None).outcomes[0].totals
     both = [outcome.totals for outcome in share_chips([one, other], 0, None).outcomes]
     assert [totals.bytes["link"] for totals in both] == pytest.approx([alone.bytes["link"]] * 2)
@@ -266,12 +263,7 @@ def test_co_residents_share_links():
 
 def test_co_residents_with_a_straggler_share_the_fabric():
     rows = [(0.0, 100, 3)] * 2
-
-    def group_of(timeline, tenancy=None):
-        env = tenancy.env if tenancy else simpy.Environment()
-        return Group(env, DEVICE, POD, 2, stragglers={1: 2.0}, timeline=timeline, tenancy=tenancy)
-
-    one, other = (tenant(name, columns(rows), op=True)._replace(group_of=group_of) for name in "ab")
+    one, other = (tenant(name, columns(rows), op=True, stragglers={1: 2.0}) for name in "ab")
     alone = share_chips([one], 0, None)
     both = share_chips([one, other], 0, None)
     assert (e2e_s(both, 0) > e2e_s(alone, 0)).all() and (e2e_s(both, 0) < 2 * e2e_s(alone, 0)).all()

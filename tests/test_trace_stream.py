@@ -22,10 +22,10 @@ from sim.traces.arrivals import poisson
 from sim.traces.columns import joined, row_columns, same
 from sim.traces.lines import TraceError
 from sim.traces.reading import open_trace
-from sim.traces.requests import read_trace
 from sim.traces.stream import cut, gathered, merged
 from sim.traces.synthesis import SessionLaw, TraceSpec, generated
 from sim.traces.writing import write_stream
+from tests.recordings import read_trace
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_recordings = pytest.mark.skipif(

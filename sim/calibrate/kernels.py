@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.calibrate.work import Work, line, seconds
+from sim.calibrate.work import line
 from sim.graph.batch import Batch, Sequences
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
 from sim.graph.transformer import transformer
-from sim.hardware.cost import with_kernel
+from sim.hardware.cost import Sizes, alone, with_kernel
 from sim.hardware.device import Device
 
 MEMORY_BOUND, DENSE_TOKENS, RESIDENT_TOKENS = (
@@ -91,12 +91,14 @@ def _kernel(
 ) -> Kernel:
     layers = transformer(model, _PRECISION, Parallel(tensor), batch).layers
     op = layers[-1 if name == "lm_head" else 1].op(name)
-    read = sum(tensor.nbytes for tensor in op.reads if tensor.kind != "activation")
-    buffers = sum(
-        tensor.nbytes for tensor in (*op.reads, *op.writes) if tensor.kind == "activation"
-    )
     return Kernel(
-        family, int(batch.tokens), op.flop, op.lone_flop, read, buffers, microseconds * 1e-6
+        family=family,
+        tokens=int(batch.tokens),
+        flop=op.flop,
+        lone_flop=op.lone_flop,
+        hbm_bytes=op.hbm_bytes,
+        buffer_bytes=op.buffer_bytes,
+        seconds=microseconds * 1e-6,
     )
 
 
@@ -169,10 +171,8 @@ def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:
 def _relative(columns: np.ndarray, device: Device, kind: str) -> np.ndarray:
     """`errors` of kernels of one kind."""
     *sizes, took = columns
-    return (
-        seconds(device, Work(kind, "vector" if kind == "norm" else "matrix", "bf16", *sizes)) / took
-        - 1
-    )
+    engine = "vector" if kind == "norm" else "matrix"
+    return alone(Sizes(kind, engine, "bf16", *sizes), device).seconds / took - 1
 
 
 def _line(sizes: Sequence[float], kernels: Sequence[Kernel]) -> tuple[float, float]:

@@ -23,7 +23,8 @@ from sim.hardware.device import Fact
 from sim.network import topology
 from sim.network.topology import SHAPES, Graph
 from sim.text import strict_yaml
-from sim.text.strict_yaml import Document, KeyPath, ScenarioError, nearest
+from sim.text.choice import Choice
+from sim.text.strict_yaml import Document, KeyPath, ScenarioError
 from sim.text.units import BytesPerSecond, Seconds
 
 
@@ -105,15 +106,6 @@ class SwitchFacts(BaseModel):
         return {"forwarding": self.forwarding} | ({"bytes_per_s": self.core} if self.core else {})
 
 
-def _known_shape(value: object) -> object:
-    if value not in SHAPES:
-        raise ValueError(
-            f"no topology shape {value!r}{nearest(value, SHAPES)}; choose one of "
-            f"{', '.join(SHAPES)}"
-        )
-    return value
-
-
 def _listed(value: object) -> object:
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"a list of whole numbers is due, like [4, 4], not {value!r}")
@@ -179,7 +171,7 @@ class PodFile(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     name: hardware.Text
-    shape: Annotated[str, BeforeValidator(_known_shape)]
+    shape: Annotated[str, Choice(SHAPES)]
     device: hardware.Text
     library: hardware.Text
     link: LinkFile

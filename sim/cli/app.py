@@ -218,6 +218,7 @@ class Kind(StrEnum):
     networks = "networks"
     libraries = "libraries"
     topologies = "topologies"
+    shapes = "shapes"
     collectives = "collectives"
     techniques = "techniques"
     scenarios = "scenarios"
@@ -255,9 +256,11 @@ def topology(
 ) -> None:
     """Show how a pod is wired.  Its figures, and with --out a picture of its links."""
     from sim import catalog
+    from sim.catalog.installed import add_installed
     from sim.cli.listing import pairs
     from sim.results import topology_page
 
+    add_installed()
     pod = catalog.pod(name)
     graph = pod.graph()
     console().print(

@@ -54,7 +54,7 @@ def _with_origin(kind: str) -> list[Row]:
     from sim.catalog.installed import add_installed, origin
 
     add_installed()
-    return [{**row, "from": origin(_TABLES.get(kind, ""), row["name"])} for row in _ROWS[kind]()]
+    return [{"from": origin(_TABLES.get(kind, ""), row["name"]), **row} for row in _ROWS[kind]()]
 
 
 def pairs(title: str, found: Mapping[str, str]) -> Table:
@@ -208,11 +208,32 @@ def _techniques() -> list[Row]:
     ]
 
 
+def _shapes() -> list[Row]:
+    from sim.network.topology import SHAPES
+
+    return [
+        {
+            "name": name,
+            "summary": shape.doc,
+            "parameters": [parameter.key or key for key, parameter in shape.parameters.items()],
+            "routing": [shape.routing, *(rule for rule in shape.rules if rule != shape.routing)],
+        }
+        for name, shape in SHAPES.items()
+    ]
+
+
 def _collectives() -> list[Row]:
+    from sim.catalog.installed import origin
     from sim.network.collectives import COLLECTIVES
 
     return [
-        {"name": kind, "algorithm": name, "summary": algorithm.doc, "needs": algorithm.needs.words}
+        {
+            "name": kind,
+            "algorithm": name,
+            "summary": algorithm.doc,
+            "needs": algorithm.needs.words,
+            "from": origin("collective", kind) or origin("algorithm", f"{kind}.{name}"),
+        }
         for kind, collective in COLLECTIVES.items()
         for name, algorithm in collective.algorithms.items()
     ]
@@ -300,6 +321,7 @@ _TABLES = {
     "models": "model",
     "libraries": "library",
     "topologies": "topology",
+    "shapes": "shape",
     "techniques": "technique",
     "scenarios": "scenario",
     "kinds": "kind",
@@ -315,6 +337,7 @@ _ROWS: dict[str, Callable[[], list[Row]]] = {
     "networks": _networks,
     "libraries": _libraries,
     "topologies": _topologies,
+    "shapes": _shapes,
     "collectives": _collectives,
     "techniques": _techniques,
     "scenarios": _scenarios,
@@ -426,6 +449,12 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
             True,
         ),
         _SOURCES,
+    ],
+    "shapes": [
+        _text("name"),
+        _text("summary"),
+        ("parameters", lambda row: ", ".join(row["parameters"]), False),
+        ("routing", lambda row: ", ".join(row["routing"]), False),
     ],
     "collectives": [_text("name"), _text("algorithm"), _text("summary"), _text("needs")],
     "techniques": [

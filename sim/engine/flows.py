@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from math import inf
+from typing import Any
 
 import simpy
 
@@ -21,6 +22,19 @@ from sim.network.sharing import max_min
 # Two instants closer than this are one: far below any physical time here, above the rounding of an
 # hour-long replay.
 _INSTANT_S = 2e-12
+_NORMAL = simpy.events.NORMAL
+
+
+class Alarm:
+    """What waits for a time, and no more: all that SimPy's loop asks of an event."""
+
+    __slots__ = ("callbacks",)
+    _ok, _value = True, None
+
+    def __init__(self, env: simpy.Environment, delay_s: float) -> None:
+        assert delay_s >= 0.0
+        self.callbacks: list[Any] = []
+        env.schedule(self, _NORMAL, delay_s)  # type: ignore[arg-type]
 
 
 class Capacity:
@@ -33,7 +47,7 @@ class Capacity:
         self.name, self.bytes_per_s = name, bytes_per_s
         self.flows: list[Flow] = []
         self.moved = 0.0  # bytes
-        self.wake: simpy.Event | None = None  # when the rates of the component it heads change next
+        self.wake: Alarm | None = None  # when the rates of the component it heads change next
 
 
 class Work:
@@ -50,7 +64,6 @@ class Work:
         "latency_s",
         "link_bytes",
         "net",
-        "note",
     )
 
     def __init__(self, net: Net) -> None:
@@ -58,8 +71,7 @@ class Work:
         self.flows: tuple[Flow, ...] = ()
         self.floor_s = self.end_s = self.latency_s = 0.0
         self.hbm_bytes = self.l2_bytes = self.link_bytes = 0.0
-        self.note = ""
-        self.event: simpy.Event | None = None
+        self.event: simpy.Event | Alarm | None = None
 
     def move(self) -> None:
         """Re-time the pending event after a change of rates, taking along whoever waits on it."""
@@ -73,7 +85,7 @@ class Work:
             return
         self.end_s = end
         env = self.net.env
-        later = env.timeout(max(end - env.now, 0.0))
+        later = Alarm(env, max(end - env.now, 0.0))
         later.callbacks, self.event.callbacks = self.event.callbacks, []
         self.event = later
 
@@ -177,7 +189,7 @@ class Net:
             for capacity in flow.route:
                 for other in capacity.flows:
                     other.shared = True
-            begin = self.env.timeout(begins_s - now)
+            begin = Alarm(self.env, begins_s - now)
             begin.callbacks.append(
                 lambda _: self._share([flow]) if flow.live and flow.begins_s == begins_s else None
             )
@@ -294,7 +306,7 @@ class Net:
                     capacity.wake = None
         if self.order is not None:
             self.order.append(len(moving) * 16 + len(component))
-        wake = component[0].route[0].wake = env.timeout(max(next_s - now, 0.0))
+        wake = component[0].route[0].wake = Alarm(env, max(next_s - now, 0.0))
         wake.callbacks.append(lambda _: self._share([each for each in component if each.live]))
 
     def _free(self, flow: Flow) -> None:

@@ -1,88 +1,124 @@
-"""Ranks that communicate: a symmetric group folded to one rank, or every rank on its own when one
-of them differs."""
+"""Members that communicate, each a device with its op graph: equal members are folded to one, and
+every member is on its own where one differs."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from typing import NamedTuple
 
 import numpy as np
 import simpy
 
-from sim.engine.chip import Chip, LoweredOp, Tenancy
+from sim.engine.chip import Chip, Ports
 from sim.engine.exchange import Exchange, Known
 from sim.engine.fabric import Fabric
-from sim.engine.flows import Flow, Net, Work
+from sim.engine.flows import Alarm, Flow, Net, Work
+from sim.engine.program import LoweredOp, Program
 from sim.facts.timeline import Timeline
+from sim.graph.batch import Batch
 from sim.graph.graph import Graph
-from sim.hardware.device import Device
+from sim.hardware.device import Device, slower
 from sim.network.network import Network
 from sim.network.wires import Ints
+
+GraphOf = Callable[[Batch], Graph]
+GroupOf = Callable[[Timeline | None], "Group"]
+
+
+class Member(NamedTuple):
+    """One rank: its device, and what a pass over a batch asks of it."""
+
+    device: Device
+    graph_of: GraphOf
+
+
+def members_of(
+    device: Device, graph_of: GraphOf, ranks: int, stragglers: Mapping[int, float] | None = None
+) -> list[Member]:
+    """Equal members, but for the stragglers: rank -> how many times slower.  ValueError if one is
+    not there."""
+    slow = stragglers or {}
+    for rank in slow:
+        if not 0 <= rank < ranks:
+            raise ValueError(
+                f"straggler rank {rank} is not in the group: ranks are 0 to {ranks - 1}"
+            )
+    return [Member(slower(device, slow.get(rank, 1.0)), graph_of) for rank in range(ranks)]
+
+
+class Tenancy(NamedTuple):
+    """A program that does not have its chips to itself: in which simulation, who is there already,
+    its weight, and what to call it."""
+
+    env: simpy.Environment
+    beside: Group | None
+    weight: float
+    name: str
 
 
 class Group:
     """The ranks of one tensor-parallel group on a pod.
 
-    Symmetric ranks do the same at the same time, so one is simulated and its collectives are folded
-    plans. With stragglers (rank -> how many times slower) every rank is simulated: each starts a
-    collective when it comes to it, and the plan is played send by send over the pod's links. With a
-    `tenancy` the chips are shared: with those of the group `beside` it, which is in the same
-    simulation, or with those that will be put beside this one. `name` stands before the ranks on a
-    timeline: a pipeline is a group for each stage.
+    Equal members do the same at the same time, so one is simulated and its collectives are folded
+    plans. Where members differ, or are told to `unfold` (links differ), each is simulated: it
+    starts a collective when it comes to it, and the plan is played send by send over the pod's
+    links. With a `tenancy` the chips are shared: with those of the group `beside` it, which is in
+    the same simulation, or with those that will be put beside this one. `name` stands before the
+    ranks on a timeline: a pipeline is a group for each stage.
     """
 
     def __init__(
         self,
         env: simpy.Environment,
-        device: Device,
+        members: Sequence[Member],
         network: Network,
-        ranks: int,
         *,
-        stragglers: dict[int, float] | None = None,
         unfold: bool = False,
         timeline: Timeline | None = None,
         max_spans: int = 20_000,
         tenancy: Tenancy | None = None,
         name: str = "",
     ) -> None:
-        slow = stragglers or {}
-        wrong = [rank for rank in slow if not 0 <= rank < ranks]
-        if wrong:
-            raise ValueError(
-                f"straggler rank {wrong[0]} is not in the group: ranks are 0 to {ranks - 1}"
-            )
-        if ranks < 1:
-            raise ValueError(f"a group has at least 1 rank, not {ranks}")
-        self.env, self.network, self.ranks, self.timeline, self.name = (
-            env,
-            network,
-            ranks,
-            timeline,
-            name,
-        )
+        if not members:
+            raise ValueError("a group has at least 1 rank, not 0")
+        self.env, self.members, self.network, self.timeline = env, members, network, timeline
+        self.ranks = len(members)
+        self.folded = not unfold and all(member == members[0] for member in members)
         beside = tenancy.beside if tenancy else None
         self.net: Net = beside.net if beside else Net(env)
-        self.folded = not slow and not unfold
         self.fabric: Fabric = (
             beside.fabric if beside else Fabric(env, network.wires.bytes_per_s, network.wires.name)
         )
         self.weight = tenancy.weight if tenancy else 1.0
         self.known: Known = {}
-        self._meetings: dict[
-            tuple[int, int], _Meeting
-        ] = {}  # collectives under way, by number and first rank
-        self._met = [0] * ranks  # collectives that each rank has come to
-        self.chips: list[Chip] = [
-            Chip(
-                env,
-                self.net,
-                device,
-                rank,
-                group=self,
-                speed=1 / slow.get(rank, 1.0),
-                timeline=timeline,
-                max_spans=max_spans,
-                tenancy=tenancy,
+        # Collectives under way, by number and first rank; and how many each rank has come to.
+        self._meetings: dict[tuple[int, int], _Meeting] = {}
+        self._met = [0] * self.ranks
+        self.chips: list[Chip] = []
+        for rank, member in enumerate(members[:1] if self.folded else members):
+            label = f"{name} rank {rank}".strip()
+            ports = beside.chips[rank].ports if beside else None
+            if ports is None:
+                ports = Ports.of(member.device, label, network.egress_bytes_per_s(rank))
+            if tenancy:
+                ports.share_engines(f"rank {rank}")
+                label = f"rank {rank} {tenancy.name}"
+            self.chips.append(
+                Chip(
+                    env,
+                    self.net,
+                    member.device,
+                    rank,
+                    ports,
+                    meet=self._meet,
+                    label=label,
+                    shares=tenancy is not None,
+                    weight=self.weight,
+                    timeline=timeline,
+                    max_spans=max_spans,
+                )
             )
-            for rank in range(1 if self.folded else ranks)
-        ]
         self.record(True)
 
     def record(self, on: bool) -> None:
@@ -96,7 +132,7 @@ class Group:
 
     def close(self) -> None:
         """The simulation has stopped: report what is still on the capacities."""
-        self.net.flush([capacity for chip in self.chips for capacity in chip.capacities])
+        self.net.flush([capacity for chip in self.chips for capacity in chip.ports.all])
 
     def rates(self) -> dict[str, float]:
         """What one rank's capacities carry at most, for utilisation."""
@@ -108,16 +144,20 @@ class Group:
         }
         return rates | {"matrix": max(chip.device.matrix_flop_per_s.values())}
 
-    def egress_bytes_per_s(self, rank: int) -> float:
-        """What all of a chip's outgoing links carry together."""
-        return self.network.egress_bytes_per_s(rank)
+    def graphs(self, batch: Batch) -> list[Graph]:
+        """What a pass asks of each member that is simulated; those who share a graph get one."""
+        made: dict[GraphOf, Graph] = {}
+        for member in self.members[: len(self.chips)]:
+            if member.graph_of not in made:
+                made[member.graph_of] = member.graph_of(batch)
+        return [made[member.graph_of] for member in self.members[: len(self.chips)]]
 
-    def run(self, graph: Graph):
-        """Play one pass on every rank; a process."""
-        programs = [chip.lower(graph) for chip in self.chips]
-        yield from self.play(programs)
+    def run(self, *graphs: Graph):
+        """Play one pass, of one graph on all members, or of one for each; a process."""
+        each = graphs * len(self.chips) if len(graphs) == 1 else graphs
+        yield from self.play([chip.lower(graph) for chip, graph in zip(self.chips, each)])
 
-    def play(self, programs: list):
+    def play(self, programs: Sequence[Program]):
         """Play one lowered pass, one program a rank; a process."""
         if self.folded:
             yield from self.chips[0].run(programs[0])
@@ -127,23 +167,28 @@ class Group:
         ]
         yield self.env.all_of(running)
 
-    def meet(self, chip: Chip, op: LoweredOp, work: Work) -> simpy.Event:
-        """A rank has come to a collective; the event at which it is done with it."""
-        fold = self.network.fold(op.op.kind, op.op.ranks or self.ranks, op.message_bytes)
+    def _meet(self, chip: Chip, op: LoweredOp, work: Work) -> simpy.Event | float:
+        """A rank has come to a collective; when it is done with it, or the event."""
+        fold = op.fold
+        if fold is None:
+            ranks = op.op.ranks or self.ranks
+            fold = op.fold = self.network.fold(op.op.kind, ranks, op.op.message_bytes)
         # A later tile of a running kernel has been launched already.
         work.latency_s = fold.latency_s if op.op.launch else fold.latency_s - fold.way.launch_s
         work.link_bytes = fold.sent_bytes
-        work.note = fold.note
+        hbm, l2, link, *_ = work.flows
+        hbm.limit = l2.limit = inf
         if not self.folded:
             return self.env.process(self._take_part(chip, op, work))
-        hbm, l2, link, *_ = work.flows
+        if chip.moved is not None:
+            chip.sent(fold.sent_bytes)
         link.limit = fold.bytes_per_s
         now, net = self.env.now, self.net
         begins_s = work.floor_s = now + work.latency_s
         net.start(link, fold.sent_bytes, begins_s, now)
         end_s = self._memory(net, work, hbm, l2, begins_s, link.finish_s)
         work.end_s = end_s
-        return self.env.timeout(end_s - now)
+        return end_s
 
     @staticmethod
     def _memory(net: Net, work: Work, hbm: Flow, l2: Flow, begins_s: float, end_s: float) -> float:
@@ -169,7 +214,7 @@ class Group:
         hbm, l2, *_ = work.flows
         work.floor_s = begins_s = env.now + work.latency_s
         work.end_s = self._memory(self.net, work, hbm, l2, begins_s, begins_s)
-        work.event = env.timeout(work.end_s - env.now)
+        work.event = Alarm(env, work.end_s - env.now)
         yield meeting.done[chip.rank - first]
         chip.sent(float(meeting.exchange.sent_bytes[chip.rank - first]))
         if all(event.triggered for event in meeting.done):
@@ -186,7 +231,7 @@ class _Meeting:
         network = group.network
         self.done = [simpy.Event(group.env) for _ in members]
         who = len(members) if members.start == 0 else tuple(members)
-        way, plan = network.plan(op.op.kind, who, op.message_bytes)
+        way, plan = network.plan(op.op.kind, who, op.op.message_bytes)
         ranks = network.members(who).ranks
         self.exchange = Exchange(
             group.env,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.steps import GraphOf
+from sim.engine.group import GraphOf
 from sim.graph.batch import Batch, Sequences, Shared, attended_by
 from sim.graph.graph import Graph, Op, is_collective
 from sim.graph.model import Model

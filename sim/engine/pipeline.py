@@ -15,10 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sim.engine.group import Group
+from sim.engine.group import Group, GroupOf
 from sim.engine.steps import (
-    GraphOf,
-    GroupOf,
     Progress,
     StaticBatch,
     Stretch,
@@ -36,16 +34,8 @@ from sim.graph.batch import Batch
 from sim.serving.stages import passed_through
 
 
-class Stage(NamedTuple):
-    """Idle ranks for some of the layers, and the graph of a pass over those."""
-
-    group_of: GroupOf
-    graph_of: GraphOf
-
-
 def walk(
     groups: Sequence[Group],
-    graphs: Sequence[GraphOf],
     batch: Batch,
     ready_s: float,
     free_s: Any,
@@ -57,12 +47,12 @@ def walk(
     By `slow` times what is played the pass is held up, beside its ops.
     """
     took_s, at_s = [], ready_s
-    for stage, (group, graph_of) in enumerate(zip(groups, graphs)):
+    for stage, group in enumerate(groups):
         env, at_s = group.env, max(at_s, free_s[stage])
         if at_s > env.now:
             env.run(at_s)
         start_s = env.now
-        env.run(env.process(group.run(graph_of(batch))))
+        env.run(env.process(group.run(*group.graphs(batch))))
         took_s.append(env.now - start_s)
         at_s += took_s[-1] * slow
     return took_s
@@ -81,19 +71,19 @@ class _Passes(NamedTuple):
 
 
 def run_static(
-    stages: Sequence[Stage],
+    stages: Sequence[GroupOf],
     work: StaticBatch,
     timeline: Timeline | None,
     progress: Progress = lambda _: None,
 ) -> Outcome:
-    """Play a whole run.  The prefill makes the first token, each of `output_tokens` - 1 decode
-    steps one more.
+    """Play a whole run on the groups of its stages.  The prefill makes the first token, each of
+    `output_tokens` - 1 decode steps one more.
 
     Sums are of one rank, the mean over the stages. `timeline`, if given, receives two consecutive
     decode steps of every micro-batch in the middle of the run (the prefills, if there is no
     decode).
     """
-    groups = [stage.group_of(None) for stage in stages]
+    groups = [group_of(None) for group_of in stages]
     parts = work.parts()
     known: dict[tuple[StaticBatch, int], _Passes] = {}
     todo = [(part, place) for part in dict.fromkeys(parts) for place in range(len(stages))]
@@ -102,7 +92,7 @@ def run_static(
         def tell(share: float, number: int = number) -> None:
             progress((number + share) / len(todo))
 
-        known[part, place] = _passes(groups[place], stages[place].graph_of, part, tell)
+        known[part, place] = _passes(groups[place], part, tell)
     seconds = [
         np.array([known[part, place].seconds for place in range(len(stages))]).T.tolist()
         for part in parts
@@ -140,9 +130,9 @@ def run_static(
     )
 
 
-def _passes(group: Group, graph_of: GraphOf, part: StaticBatch, progress: Progress) -> _Passes:
-    total, _ = play(group, graph_of(part.prefill()))
-    steps: list[Stretch] = decode_steps(group, graph_of, part, progress)
+def _passes(group: Group, part: StaticBatch, progress: Progress) -> _Passes:
+    total, _ = play(group, part.prefill())
+    steps: list[Stretch] = decode_steps(group, part, progress)
     seconds = np.concatenate([[total["seconds",]], *(stretch.seconds for stretch in steps)])
     notes = [total["seconds",], *(stretch.low["seconds",] for stretch in steps)]
     for stretch in steps:
@@ -150,12 +140,9 @@ def _passes(group: Group, graph_of: GraphOf, part: StaticBatch, progress: Progre
     return _Passes(seconds, total, notes)
 
 
-def _recorded(stages: Sequence[Stage], work: StaticBatch, timeline: Timeline) -> None:
+def _recorded(stages: Sequence[GroupOf], work: StaticBatch, timeline: Timeline) -> None:
     """Two steps in the middle of the run, after one that fills the pipeline if there is one."""
-    groups, graphs = (
-        [stage.group_of(timeline) for stage in stages],
-        [stage.graph_of for stage in stages],
-    )
+    groups = [group_of(timeline) for group_of in stages]
     parts = work.parts()
     middle = work.prompt_tokens + (work.output_tokens - 2) // 2
     fills = int(len(stages) > 1 and work.output_tokens > 1)
@@ -170,7 +157,7 @@ def _recorded(stages: Sequence[Stage], work: StaticBatch, timeline: Timeline) ->
         for group in groups:
             group.record(number >= fills)
         for micro, batch in enumerate(some):
-            took_s = walk(groups, graphs, batch, ready_s[micro], free_s)
+            took_s = walk(groups, batch, ready_s[micro], free_s)
             ready_s[micro] = passed_through(ready_s[micro], free_s, took_s, len(stages), 1.0)
     for group in groups:
         group.close()

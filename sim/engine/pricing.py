@@ -14,19 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.engine.group import GraphOf
 from sim.engine.lines import TABLES, OpLine, op_lines, sees
-from sim.engine.steps import GraphOf
 from sim.facts.span import BOUNDS
 from sim.facts.totals import Totals
 from sim.graph.graph import STREAMS, Op, is_collective
 from sim.graph.model import Model
-from sim.hardware.cost import (
-    arithmetic_seconds,
-    hbm_bytes_per_s,
-    hbm_limit,
-    overhead_seconds,
-    unhidden_share,
-)
+from sim.hardware.cost import Alone, OpCost, Sizes, cost, hbm_bytes_per_s, is_straight, traffic
 from sim.hardware.device import Device
 from sim.network.library import Way
 from sim.network.network import Network
@@ -44,12 +38,10 @@ from sim.serving.fleet import (
 from sim.serving.step_time import NO_SHARING, PATTERNS, Sharing, StepTime
 
 
-class Alone(NamedTuple):
+class Priced(NamedTuple):
     """What an op takes with the chip to itself, by the value of the one feature that it sees."""
 
-    fixed_s: np.ndarray
-    unhidden_s: np.ndarray  # of what should overlap
-    longest_s: np.ndarray  # [arithmetic or link, HBM, L2]
+    took: Alone  # the arithmetic of a collective is its time on the link
     hbm_bytes: np.ndarray
     l2_bytes: np.ndarray
     link_bytes: np.ndarray
@@ -81,7 +73,7 @@ class Pricing:
         """The closed form for batches of up to `tokens` new tokens, and `logits` logits and lone
         queries."""
         context, device = self._context, self.device
-        arithmetic = [_arithmetic(device, line) for line in context]
+        costs = [_on_features(line, device) for line in context]
         tables = [
             self._seconds(self._of[feature], feature, np.arange(size + 1.0))
             for feature, size in zip(TABLES, (tokens, logits, logits))
@@ -89,16 +81,13 @@ class Pricing:
         columns = (
             *tables,
             [line.times for line in context],
-            [
-                overhead_seconds(device, line.op.kernel, line.op.engine) * line.op.launch
-                for line in context
-            ],
-            arithmetic,
+            [each.fixed_s for each in costs],
+            [each.arithmetic_s for each in costs],
             [line.hbm_bytes for line in context],
             [line.buffer_bytes for line in context],
-            [min(hbm_bytes_per_s(device), hbm_limit(device, line.op.kernel)) for line in context],
-            [unhidden_share(device, line.op.kernel) for line in context],
-            device.l2_bytes_per_s,
+            [min(hbm_bytes_per_s(device), each.hbm_limit) for each in costs],
+            [each.unhidden for each in costs],
+            [min(device.l2_bytes_per_s, each.l2_limit) for each in costs],
             device.l2_bytes,
             self._pattern,
             self._window,
@@ -146,13 +135,13 @@ class Pricing:
             else:
                 many = counts[feature]
                 values = np.arange(float(len(many)))
-                alone = self._alone(line, feature, values)
-                by_bound = self._by_bound(op, alone, many * times)
+                priced = self._priced(line, feature, values)
+                by_bound = self._by_bound(op, priced.took, many * times)
                 hbm, l2, link = (
                     part @ many * times
-                    for part in (alone.hbm_bytes, alone.l2_bytes, alone.link_bytes)
+                    for part in (priced.hbm_bytes, priced.l2_bytes, priced.link_bytes)
                 )
-                busy = alone.active
+                busy = priced.active
                 played = many @ busy
                 asked = (line.asked_bytes[0] + line.asked_bytes[feature] * values) * busy @ many
                 asked += line.bent(values) @ many if line.bent else 0.0
@@ -172,55 +161,45 @@ class Pricing:
         return totals
 
     @staticmethod
-    def _by_bound(op: Op, alone: Alone, many: np.ndarray) -> dict[str, float]:
+    def _by_bound(op: Op, took: Alone, many: np.ndarray) -> dict[str, float]:
         """Seconds of `many` plays by what bounds each as a whole."""
-        longest = alone.longest_s.max(axis=0)
-        took = alone.fixed_s + alone.unhidden_s + longest
-        which = np.where(took > 2 * alone.fixed_s, alone.longest_s.argmax(axis=0), 3)
+        which = np.where(took.seconds > 2 * took.fixed_s, np.argmax(took[2:], axis=0), 3)
         names = ("link" if is_collective(op) else "compute", "HBM", "L2", "latency")
-        return {name: float(took @ (many * (which == index))) for index, name in enumerate(names)}
+        return {
+            name: float(took.seconds @ (many * (which == index)))
+            for index, name in enumerate(names)
+        }
 
     def _seconds(self, lines: list[OpLine], feature: int, values: np.ndarray) -> np.ndarray:
         """What `lines` take together, by the value of the one feature that they see."""
         total = np.zeros(len(values))
         for line in lines:
-            alone = self._alone(line, feature, values)
-            total += line.times * (alone.fixed_s + alone.unhidden_s + alone.longest_s.max(axis=0))
+            total += line.times * self._priced(line, feature, values).took.seconds
         return total
 
-    def _alone(self, line: OpLine, feature: int, values: np.ndarray) -> Alone:
+    def _priced(self, line: OpLine, feature: int, values: np.ndarray) -> Priced:
         op, device = line.op, self.device
-        hbm, buffer, message, arithmetic = (
-            column[0] + column[feature] * values
-            for column in (
-                line.hbm_bytes,
-                line.buffer_bytes,
-                line.message_bytes,
-                _arithmetic(device, line),
-            )
-        )
-        hbm = hbm + line.bent(values) if line.bent else hbm
-        fits = buffer <= device.l2_bytes
-        l2, hbm = np.where(fits, buffer, 0.0), np.where(fits, hbm, hbm + buffer)
-        link_bytes = np.zeros(len(values))
+
+        def at(column: np.ndarray) -> np.ndarray:
+            return column[0] + column[feature] * values
+
+        hbm = at(line.hbm_bytes) + (line.bent(values) if line.bent else 0.0)
+        buffer, link_bytes = at(line.buffer_bytes), np.zeros(len(values))
         if is_collective(op):
-            fixed, arithmetic, link_bytes = self._folded(op, message)
-            rate, unhidden = hbm_bytes_per_s(device), 0.0
-        else:
-            fixed = np.full(len(values), overhead_seconds(device, op.kernel, op.engine) * op.launch)
-            rate = min(hbm_bytes_per_s(device), hbm_limit(device, op.kernel))
-            unhidden = unhidden_share(device, op.kernel)
-        active = np.where((arithmetic > 0.0) | (op.engine == "none") | (not op.writes), 1.0, 0.0)
-        longest = np.array([arithmetic, hbm / rate, l2 / device.l2_bytes_per_s]) * active
-        return Alone(
-            fixed * active,
-            unhidden * longest[:2].min(axis=0),
-            longest,
-            hbm * active,
-            l2 * active,
-            link_bytes,
-            active,
+            fixed, link_s, link_bytes = self._folded(op, at(line.message_bytes))
+            found = OpCost(fixed, link_s)
+        elif is_straight(op, device):
+            found = _on_features(line, device)
+            found = found._replace(arithmetic_s=at(found.arithmetic_s))
+        else:  # looked up at each of the values
+            found = cost(Sizes.of(op, at(line.flop), at(line.lone_flop), hbm, buffer), device)
+        hbm, l2 = traffic(hbm, buffer, device)
+        took = found.alone(hbm, l2, device)
+        active = np.where(
+            (took.arithmetic_s > 0.0) | (op.engine == "none") | (not op.writes), 1.0, 0.0
         )
+        took = Alone(*(term * active for term in took))
+        return Priced(took, hbm * active, l2 * active, link_bytes, active)
 
     def _folded(self, op: Op, messages: np.ndarray) -> np.ndarray:
         """(fixed seconds, seconds on the link, bytes on it) of a collective, by message size,
@@ -281,9 +260,14 @@ def pricing(
     model: Model,
     sharing: Sharing = NO_SHARING,
 ) -> Pricing | None:
-    """The closed form of `graph_of` on `ranks` symmetric ranks, or None if it has none."""
+    """The closed form of `graph_of` on `ranks` symmetric ranks, or None if it has none: a cost that
+    bends and sees more than one feature is on no table."""
     lines = op_lines(graph_of, device, model, sharing)
-    return None if lines is None else Pricing(lines, device, network, ranks, model, sharing)
+    if lines is None or any(
+        sees(line) is None and not is_straight(line.op, device) for line in lines
+    ):
+        return None
+    return Pricing(lines, device, network, ranks, model, sharing)
 
 
 def _used(counts: np.ndarray) -> np.ndarray:
@@ -291,9 +275,6 @@ def _used(counts: np.ndarray) -> np.ndarray:
     return counts[: int(np.flatnonzero(counts)[-1]) + 1] if counts.any() else counts[:1]
 
 
-def _arithmetic(device: Device, line: OpLine) -> np.ndarray:
-    """Seconds of arithmetic, as coefficients of the features."""
-    engine, dtype, kind = line.op.engine, line.op.dtype, line.op.kernel
-    own_s = arithmetic_seconds(device, engine, dtype, 1.0, kind)
-    lone_s = arithmetic_seconds(device, engine, dtype, 1.0, kind, 1.0) - own_s
-    return line.flop * own_s + line.lone_flop * lone_s
+def _on_features(line: OpLine, device: Device) -> OpCost:
+    """What an op whose cost is straight takes, its arithmetic as coefficients of the features."""
+    return cost(Sizes.of(line.op, line.flop, line.lone_flop), device)

@@ -21,13 +21,11 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.engine.group import Group
-from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
 from sim.graph.batch import Batch, Sequences, Shared, decode_batch
-from sim.graph.graph import STREAMS, Graph
+from sim.graph.graph import STREAMS
+from sim.hardware.cost import is_straight
 
-GraphOf = Callable[[Batch], Graph]
-GroupOf = Callable[[Timeline | None], Group]
 Progress = Callable[[float], None]
 Sums = dict[tuple[str, ...], float]
 
@@ -75,12 +73,13 @@ class StaticBatch(NamedTuple):
         return decode_batch([context] * self.batch, self.shared)
 
 
-def play(group: Group, graph: Graph) -> tuple[Sums, tuple]:
+def play(group: Group, batch: Batch) -> tuple[Sums, tuple]:
     """Play one pass; what it added to the sums, and the decisions taken on the way."""
+    graphs = group.graphs(batch)
     before = sums_of(group.chips[0].totals)
     group.net.order = []
     group.chips[0].residency.begin()
-    group.env.run(group.env.process(group.run(graph)))
+    group.env.run(group.env.process(group.run(*graphs)))
     trail, group.net.order = tuple(group.net.order), None
     after = sums_of(group.chips[0].totals)
     return {key: value - before.get(key, 0.0) for key, value in after.items()}, trail
@@ -117,28 +116,28 @@ def added(a: Sums, b: Sums) -> Sums:
 
 
 def decode_steps(
-    group: Group, graph_of: GraphOf, work: StaticBatch, progress: Progress = lambda _: None
+    group: Group, work: StaticBatch, progress: Progress = lambda _: None
 ) -> list[Stretch]:
     """All decode steps in their order, after a prefill: the first token was made there."""
     first, last = work.prompt_tokens, work.prompt_tokens + work.output_tokens - 2
     if last < first:
         return []
     if not work.every_step:
-        return _sampled(group, graph_of, work, first, last, progress)
+        return _sampled(group, work, first, last, progress)
     found = []
     for context in range(first, last + 1):
-        step, _ = play(group, graph_of(work.decode(context)))
+        step, _ = play(group, work.decode(context))
         found.append(Stretch(1, step, step))
         progress((context - first + 1) / (last - first + 1))
     return found
 
 
 def _sampled(
-    group: Group, graph_of: GraphOf, work: StaticBatch, first: int, last: int, progress: Progress
+    group: Group, work: StaticBatch, first: int, last: int, progress: Progress
 ) -> list[Stretch]:
     """The steps at contexts first..last.  The first one is played for itself: it finds L2 as a
     prefill left it."""
-    step, _ = play(group, graph_of(work.decode(first)))
+    step, _ = play(group, work.decode(first))
     found = [Stretch(1, step, step)]
     if first == last:
         return found
@@ -147,16 +146,16 @@ def _sampled(
 
     def at(context: int) -> tuple[Sums, tuple]:
         if context not in played:
-            graph = graph_of(work.decode(context))
-            played[context] = play(group, graph)
+            batch = work.decode(context)
+            played[context] = play(group, batch)
             if group.chips[0].residency.reused:  # then it matters how the step before leaves L2
-                play(group, graph_of(work.decode(context - 1)))
-                played[context] = play(group, graph)
+                play(group, work.decode(context - 1))
+                played[context] = play(group, batch)
         return played[context]
 
     @cache
-    def sizes(context: int) -> tuple[float, ...]:
-        return sizes_of(graph_of(work.decode(context)))
+    def sizes(context: int) -> Numbers:
+        return sizes_of(group, work.decode(context))
 
     todo = [(first, last)]
     while todo:
@@ -176,28 +175,38 @@ def _sampled(
     return [*found, Stretch(1, at(last)[0], at(last)[0])]
 
 
-def sizes_of(graph: Graph) -> tuple[float, ...]:
-    """Every number in a graph that depends on the batch."""
-    return tuple(
-        number
-        for layer in dict.fromkeys(graph.layers)
-        for op in layer.ops
-        for number in (
-            op.flop,
-            op.lone_flop,
-            op.message_bytes,
-            *(tensor.nbytes for tensor in (*op.reads, *op.writes)),
-        )
-    )
+class Numbers(NamedTuple):
+    """Every number in the graphs of a pass that depends on the batch: those that a pass's times are
+    straight lines over, and the sizes of ops whose cost bends with them."""
+
+    sizes: tuple[float, ...]
+    bent: tuple[float, ...]
 
 
-def bends(
-    low: tuple[float, ...], middle: tuple[float, ...], high: tuple[float, ...], share: float
-) -> bool:
-    """Whether any size at `share` of the way is off the straight line between its ends."""
-    if not len(low) == len(middle) == len(high):
+def sizes_of(group: Group, batch: Batch) -> Numbers:
+    """Those of a pass over `batch`."""
+    sizes: list[float] = []
+    bent: list[float] = []
+    for graph in dict.fromkeys(group.graphs(batch)):
+        for layer in dict.fromkeys(graph.layers):
+            for op in layer.ops:
+                numbers = [op.flop, op.lone_flop, op.message_bytes]
+                numbers += [tensor.nbytes for tensor in (*op.reads, *op.writes)]
+                sizes += numbers
+                straight = all(is_straight(op, chip.device) for chip in group.chips)
+                bent += [] if straight else numbers
+    return Numbers(tuple(sizes), tuple(bent))
+
+
+def bends(low: Numbers, middle: Numbers, high: Numbers, share: float) -> bool:
+    """Whether any size at `share` of the way is off the straight line between its ends, or what an
+    op costs is."""
+    if low.bent != high.bent or not len(low.sizes) == len(middle.sizes) == len(high.sizes):
         return True
-    return any(abs(a + share * (c - a) - b) > 1e-9 * b for a, b, c in zip(low, middle, high))
+    return any(
+        abs(a + share * (c - a) - b) > 1e-9 * b
+        for a, b, c in zip(low.sizes, middle.sizes, high.sizes)
+    )
 
 
 def sums_of(totals: Totals) -> Sums:

@@ -17,11 +17,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import simpy
 
-from sim.engine.chip import Tenancy
-from sim.engine.fleet import Answer, Kind, Window, batch_of, serve_fleet
-from sim.engine.group import Group
-from sim.engine.served import Host, Served, played_totals
-from sim.engine.serving import (
+from sim.engine.group import GraphOf, Group, Tenancy
+from sim.engine.partition import rows_of
+from sim.engine.pool import Host, Pool, played_totals
+from sim.engine.replay import Answer, Kind, Window, batch_of, serve_fleet
+from sim.engine.service import (
     Service,
     arrivals_of,
     counted,
@@ -31,16 +31,13 @@ from sim.engine.serving import (
     serving_of,
     warnings_of,
 )
-from sim.engine.shares import rows_of
-from sim.engine.steps import GraphOf, Progress
+from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
 from sim.graph.batch import Batch
 from sim.graph.graph import Graph
 from sim.graph.model import Model
-from sim.hardware.device import Device
-from sim.network.network import Network
 from sim.serving.fleet import NEXT, NONE, PENDING, RECORD, Arrivals, Fleet, new_rows, pool_of
 from sim.traces.columns import Columns, joined
 
@@ -61,9 +58,6 @@ class Tenant(NamedTuple):
     chunks: Iterable[Columns]
     service: Service
     group_of: GroupOf
-    graph_of: GraphOf
-    device: Device
-    network: Network
     model: Model
     weight: float = 1.0
     priority: int = 0
@@ -102,8 +96,8 @@ def share_chips(
         []
         if clock
         else [
-            Served(
-                [Host(tenant.group_of, partial(_named, tenant), tenant.device, tenant.network)],
+            Pool(
+                [Host(partial(_named, tenant))],
                 tenant.model,
                 replicas,
                 pool,
@@ -199,7 +193,7 @@ def _outcome(
     totals.seconds = makespan_s * count
     totals.idle_s = max(totals.seconds - float(fleet.replicas.busy_s.sum()), 0.0)
     totals.engine_s = engine_seconds(fleet.replicas)
-    paid = [(tenant.device, plain.ranks * count * makespan_s)]
+    paid = [(plain.members[0].device, plain.ranks * count * makespan_s)]
     return Outcome(
         totals,
         tokens=int(table.output[table.replica >= 0].sum()),
@@ -219,7 +213,8 @@ class _Together:
     share."""
 
     def __init__(self, tenants: Sequence[Tenant], count: int, timeline: Timeline | None) -> None:
-        self.tenants, self.count, self.groups = tenants, count, [[] for _ in tenants]  # type: ignore[var-annotated]
+        self.tenants, self.count = tenants, count
+        self.groups: list[list[Group]] = [[] for _ in tenants]
         self.env = simpy.Environment()
         for r in range(count):
             first: Group | None = None
@@ -247,10 +242,10 @@ class _Together:
         group, me, env = self.groups[r // self.count][place], fleet.replicas[r], self.env
         window_s = tenant.service.window
         group.record(place == 0 and window_s[0] <= env.now < window_s[1])
-        graph = tenant.graph_of(batch_of(fleet, r))
+        graphs = group.graphs(batch_of(fleet, r))
         self._use(place, 1)
         start_s = env.now
-        yield from group.run(graph)
+        yield from group.run(*graphs)
         took_s = env.now - start_s
         more_s = took_s * (float(me.slow) - 1) + float(me.overhead_s) + float(me.delay_s)
         if more_s > 0:
@@ -292,12 +287,18 @@ class _Together:
         return self._until_s
 
 
-def _named(tenant: Tenant, batch: Batch) -> Graph:
-    """The op graph with its tenant's name in it, for a timeline on which all tenants are."""
-    graph = tenant.graph_of(batch)
-    layers = {
-        id(layer): replace(layer, name=f"{tenant.name}, {layer.name}") for layer in graph.layers
-    }
+def _named(tenant: Tenant, timeline: Timeline | None) -> Group:
+    """Ranks whose graphs have their tenant's name in them, for a timeline on which all tenants
+    are."""
+    group = tenant.group_of(timeline)
+    made = {each.graph_of: partial(_labelled, tenant.name, each.graph_of) for each in group.members}
+    group.members = [each._replace(graph_of=made[each.graph_of]) for each in group.members]
+    return group
+
+
+def _labelled(name: str, graph_of: GraphOf, batch: Batch) -> Graph:
+    graph = graph_of(batch)
+    layers = {id(layer): replace(layer, name=f"{name}, {layer.name}") for layer in graph.layers}
     return Graph(tuple(layers[id(layer)] for layer in graph.layers))
 
 

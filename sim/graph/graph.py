@@ -20,11 +20,11 @@ from sim.graph.batch import Shared
 from sim.graph.model import Latent
 from sim.network.collectives import COLLECTIVES
 
-Stream = Literal["compute", "communication", "prefetch"]
 Engine = Literal["matrix", "vector", "none"]
 TensorKind = Literal["weight", "kv", "activation"]
 
-STREAMS: tuple[Stream, ...] = ("compute", "communication", "prefetch")
+# Streams of the graphs that are built here; a technique may name others.
+STREAMS = ("compute", "communication", "prefetch")
 
 
 class Tensor(NamedTuple):
@@ -83,7 +83,7 @@ class Op:
     name: str
     # matmul, attention, absorb, experts, norm, rope, embedding, sampling, all_reduce, prefetch, ...
     kind: str
-    stream: Stream = "compute"
+    stream: str = "compute"
     engine: Engine = "none"
     dtype: str = "fp16"  # of the arithmetic: selects the peak rate
     flop: float = 0.0
@@ -102,6 +102,17 @@ class Op:
         """What a device card calls the kernels that do it: its kind, and how they have to unpack
         their weights."""
         return f"{self.kind}@{self.stored}" if self.stored else self.kind
+
+    @property
+    def hbm_bytes(self) -> float:
+        """Weights and KV-cache that it reads."""
+        return sum(tensor.nbytes for tensor in self.reads if tensor.kind != "activation")
+
+    @property
+    def buffer_bytes(self) -> float:
+        """Activations that it reads and writes, in buffers that layers reuse."""
+        touched = (*self.reads, *self.writes)
+        return sum(tensor.nbytes for tensor in touched if tensor.kind == "activation")
 
     @property
     def idle(self) -> bool:

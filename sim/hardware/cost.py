@@ -1,8 +1,19 @@
-"""What an op costs on a device: plain arithmetic, no clock."""
+"""What an op costs on a device: plain arithmetic, no clock.
+
+`cost` is the one place that composes it. Played ops, priced steps, the compiled step time,
+calibration and the closed form (`alone`) all ask it, and it asks the tiers, which are rows of
+`TIERS`: the first that covers the op's kind answers, or passes on to the next. A measured table or
+a recorded duration is one more row.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import inf
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from sim.hardware.device import Device, Kernel
 
@@ -22,6 +33,190 @@ _WIDER = {
 _LIKE = {"absorb": "attention", "naive": "attention", "head_matmul": "matmul", "experts": "matmul"}
 _UNKNOWN = Kernel()
 _8BIT = ("fp8", "int8")
+
+
+class Asks(Protocol):
+    """What the cost of an op depends on: an op of a graph (`sim.graph`), or `Sizes`."""
+
+    @property
+    def name(self) -> str:
+        """Of the op."""
+
+    @property
+    def kernel(self) -> str:
+        """What a card calls the kernels that do it."""
+
+    @property
+    def engine(self) -> str:
+        """matrix, vector or none."""
+
+    @property
+    def dtype(self) -> str:
+        """Of the arithmetic."""
+
+    @property
+    def flop(self) -> Any:
+        """Floating-point operations."""
+
+    @property
+    def lone_flop(self) -> Any:
+        """Those of them that cost as much each as a whole tile of queries."""
+
+    @property
+    def hbm_bytes(self) -> Any:
+        """Weights and KV-cache that it reads."""
+
+    @property
+    def buffer_bytes(self) -> Any:
+        """Activations that it reads and writes."""
+
+    @property
+    def launch(self) -> bool:
+        """Whether the kernel has to be started."""
+
+
+class Sizes(NamedTuple):
+    """What an op asks, where there is no op of a graph to ask: sizes are numbers, or columns of
+    them."""
+
+    kernel: str
+    engine: str
+    dtype: str
+    flop: Any = 0.0
+    lone_flop: Any = 0.0
+    hbm_bytes: Any = 0.0
+    buffer_bytes: Any = 0.0
+    launch: bool = True
+    name: str = ""
+
+    @classmethod
+    def of(
+        cls, op: Asks, flop: Any, lone_flop: Any, hbm_bytes: Any = 0.0, buffer_bytes: Any = 0.0
+    ) -> Sizes:
+        """The same op in other sizes."""
+        return cls(
+            kernel=op.kernel,
+            engine=op.engine,
+            dtype=op.dtype,
+            flop=flop,
+            lone_flop=lone_flop,
+            hbm_bytes=hbm_bytes,
+            buffer_bytes=buffer_bytes,
+            launch=op.launch,
+            name=op.name,
+        )
+
+
+class Alone(NamedTuple):
+    """Seconds that an op takes with the chip to itself, by term; numbers, or columns of them.
+
+    A fixed time is followed by arithmetic, HBM and L2 traffic in overlap, perfect but for the time
+    that is not hidden.
+    """
+
+    fixed_s: Any
+    unhidden_s: Any
+    arithmetic_s: Any
+    hbm_s: Any
+    l2_s: Any
+
+    @property
+    def seconds(self) -> Any:
+        """All of it."""
+        return self.fixed_s + self.unhidden_s + np.max(np.broadcast_arrays(*self[2:]), axis=0)
+
+    @property
+    def bound(self) -> str:
+        """What limits one op."""
+        parts = {"compute": self.arithmetic_s, "HBM": self.hbm_s, "L2": self.l2_s}
+        return max(parts, key=parts.__getitem__) if self.seconds > 2 * self.fixed_s else "latency"
+
+
+class OpCost(NamedTuple):
+    """What an op costs: numbers, or columns of them."""
+
+    fixed_s: Any  # before its first byte moves
+    arithmetic_s: Any  # if every operand were on chip
+    hbm_limit: Any = inf  # bytes/s of its own reads from HBM; inf: whatever the port gives
+    l2_limit: Any = inf  # the same of L2
+    unhidden: Any = 0.0  # share of the shorter of arithmetic and HBM time that shows
+    sure: str = ""  # what is known of the numbers, as the tag of a `Fact`
+    tier: str = ""  # which tier answered
+
+    def alone(self, hbm_bytes: Any, l2_bytes: Any, device: Device) -> Alone:
+        """The terms of an op that moves so many bytes, with the ports to itself."""
+        hbm_s = hbm_bytes / _least(hbm_bytes_per_s(device), self.hbm_limit)
+        l2_s = l2_bytes / _least(device.l2_bytes_per_s, self.l2_limit)
+        unhidden_s = self.unhidden * _least(self.arithmetic_s, hbm_s)
+        return Alone(self.fixed_s, unhidden_s, self.arithmetic_s, hbm_s, l2_s)
+
+
+class Tier(NamedTuple):
+    """One way to know what an op costs.
+
+    `covers` says by kind of kernel whether it may answer. `cost` answers for one op, or says None
+    and passes on to the next. The answers of a `straight` tier are straight lines over the sizes:
+    its arithmetic is in proportion to `flop` and `lone_flop`, nothing else depends on them, and it
+    passes nothing on. Where another tier may answer, costs are looked up size by size.
+    """
+
+    name: str
+    covers: Callable[[str, Device], bool]
+    cost: Callable[[Asks, Device], OpCost | None]
+    straight: bool = False
+
+
+def cost(op: Asks, device: Device) -> OpCost:
+    """What `op` costs on `device`; of columns of sizes, columns.  ValueError if no tier knows."""
+    if isinstance(op.flop, np.ndarray):
+        return _straight(op, device) if is_straight(op, device) else _one_by_one(op, device)
+    for tier in _covering(op, device):
+        found = tier.cost(op, device)
+        if found is not None:
+            return found._replace(tier=tier.name)
+    raise ValueError(f"no tier knows what {op.kernel} costs on {device.name}")
+
+
+def is_straight(op: Asks, device: Device) -> bool:
+    """Whether what ops like `op` cost is a straight line over their sizes (see `Tier`)."""
+    return next((tier.straight for tier in _covering(op, device)), False)
+
+
+def _covering(op: Asks, device: Device) -> Iterator[Tier]:
+    return (tier for tier in TIERS if tier.covers(op.kernel, device))
+
+
+def _straight(op: Asks, device: Device) -> OpCost:
+    """Columns as one FLOP's cost times their number: sizes, or coefficients of sizes."""
+    one, lone = (cost(Sizes.of(op, 1.0, many), device) for many in (0.0, 1.0))
+    more_s = lone.arithmetic_s - one.arithmetic_s
+    return one._replace(arithmetic_s=op.flop * one.arithmetic_s + op.lone_flop * more_s)
+
+
+def _one_by_one(op: Asks, device: Device) -> OpCost:
+    sizes = np.broadcast_arrays(op.flop, op.lone_flop, op.hbm_bytes, op.buffer_bytes)
+    rows = zip(*(column.tolist() for column in sizes))
+    found = [cost(Sizes.of(op, *row), device) for row in rows]
+    columns = map(np.array, zip(*(each[:5] for each in found)))
+    return OpCost._make([*columns, *found[-1][5:]])
+
+
+def alone(op: Asks, device: Device) -> Alone:
+    """Closed form of an uncontended op that finds nothing but its activations in L2."""
+    return cost(op, device).alone(*traffic(op.hbm_bytes, op.buffer_bytes, device), device)
+
+
+def traffic(hbm_bytes: Any, buffer_bytes: Any, device: Device) -> tuple[Any, Any]:
+    """Bytes over HBM and over L2: buffers that layers reuse stay in L2 beside the rest if what the
+    op touches of them fits, else they are in HBM."""
+    fits = buffer_bytes <= device.l2_bytes
+    return hbm_bytes + buffer_bytes * (1.0 - fits), buffer_bytes * fits
+
+
+def _least(a: Any, b: Any) -> Any:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.minimum(a, b)
+    return min(a, b)
 
 
 def told_as(device: Device, kind: str) -> str:
@@ -56,75 +251,32 @@ def matrix_flop_per_s(device: Device, dtype: str, kind: str = "matmul") -> float
     raise ValueError(f"{device.name} multiplies none of {dtype}, {', '.join(_WIDER[dtype])}")
 
 
-def arithmetic_seconds(
-    device: Device,
-    engine: str,
-    dtype: str,
-    flop: float,
-    kind: str = "matmul",
-    lone_flop: float = 0.0,
-) -> float:
-    """Seconds of arithmetic of one kernel if every operand were already on chip.
-
-    `lone_flop` of an attention costs as much for each as a whole tile of queries.
-    """
-    if not flop or engine == "none":
-        return 0.0
-    if engine != "matrix":
-        return flop / device.vector_flop_per_s
-    tile = kernel_of(device, kind).tile or 1.0
-    return (flop + (tile - 1.0) * lone_flop) / matrix_flop_per_s(device, dtype, kind)
-
-
-def overhead_seconds(device: Device, kind: str, engine: str) -> float:
-    """Fixed cost of starting one kernel (or prefetch), paid before its first byte moves."""
-    if kind == "prefetch":
-        return device.prefetch_overhead_s
-    own = kernel_of(device, kind).overhead_s
-    if own is not None:
-        return own
-    return device.kernel_overhead_s if engine == "matrix" else device.vector_overhead_s
-
-
-def unhidden_share(device: Device, kind: str) -> float:
-    """Share of the shorter of a kernel's arithmetic and HBM time that the longer does not hide."""
-    overlap = kernel_of(device, kind).overlap
-    return 0.0 if overlap is None else 1.0 - overlap
-
-
 def hbm_bytes_per_s(device: Device) -> float:
     """Rate at which kernels stream from HBM."""
     return device.hbm_bytes_per_s * device.hbm_efficiency
 
 
-def hbm_limit(device: Device, kind: str) -> float:
-    """Ceiling of one kernel's own reads from HBM, in bytes/s; inf: whatever the port gives."""
-    own = kernel_of(device, kind).hbm_efficiency
-    return float("inf") if own is None else device.hbm_bytes_per_s * own
-
-
-def roofline_seconds(
-    device: Device,
-    engine: str,
-    dtype: str,
-    kind: str,
-    flop: float,
-    hbm_bytes: float,
-    l2_bytes: float = 0.0,
-    lone_flop: float = 0.0,
-) -> tuple[float, str]:
-    """Closed form of one uncontended kernel: (seconds, what bounds it).
-
-    Fixed cost, then arithmetic, HBM and L2 in overlap, perfect but for what a GEMM does not hide.
-    """
-    parts = {
-        "compute": arithmetic_seconds(device, engine, dtype, flop, kind, lone_flop),
-        "HBM": hbm_bytes / min(hbm_bytes_per_s(device), hbm_limit(device, kind)),
-        "L2": l2_bytes / device.l2_bytes_per_s,
-    }
-    fixed = overhead_seconds(device, kind, engine)
-    bound = max(parts, key=lambda name: parts[name])
-    total = (
-        fixed + unhidden_share(device, kind) * min(parts["compute"], parts["HBM"]) + parts[bound]
+def roofline(op: Asks, device: Device) -> OpCost:
+    """By the card alone: its peaks times their efficiencies, and a fixed time by kind."""
+    if op.kernel == "prefetch":
+        return OpCost(device.prefetch_overhead_s, 0.0, device.prefetch_bytes_per_s)
+    kind = told_as(device, op.kernel)
+    own = device.kernels.get(kind, _UNKNOWN)
+    matrix, arithmetic_s, fixed_s = op.engine == "matrix", 0.0, own.overhead_s
+    if matrix and op.flop:
+        tiles = op.flop + ((own.tile or 1.0) - 1.0) * op.lone_flop
+        arithmetic_s = tiles / matrix_flop_per_s(device, op.dtype, op.kernel)
+    elif op.engine == "vector":
+        arithmetic_s = op.flop / device.vector_flop_per_s
+    if fixed_s is None:
+        fixed_s = device.kernel_overhead_s if matrix else device.vector_overhead_s
+    return OpCost(
+        fixed_s if op.launch else 0.0,
+        arithmetic_s,
+        inf if own.hbm_efficiency is None else device.hbm_bytes_per_s * own.hbm_efficiency,
+        unhidden=0.0 if own.overlap is None else 1.0 - own.overlap,
+        sure=device.tags.get(kind) or device.tags.get("", ""),
     )
-    return total, bound if total > 2 * fixed else "latency"
+
+
+TIERS = [Tier("roofline", lambda kernel, device: True, roofline, straight=True)]

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 
@@ -20,6 +21,9 @@ class Fact(NamedTuple):
     tag: str
     source: str
     residual: str = ""
+
+
+SURE = ("READ", "CHECKED", "FITTED", "INFER", "RECALLED", "CHANGED")  # the surest first
 
 
 OWN_KERNELS = (
@@ -77,3 +81,26 @@ class Device:
     power_w: float | None = None
     price_per_hour: float | None = None  # dollars, as listed in `facts`
     facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    @cached_property
+    def tags(self) -> Mapping[str, str]:
+        """The least sure tag of the card's numbers: by kind of kernel with numbers of its own, and
+        under "" of all others."""
+        found: dict[str, str] = {}
+        for key, fact in self.facts.items():
+            kind = key.split(".")[1] if key.startswith("kernels.") else ""
+            found[kind] = max(found.get(kind, SURE[0]), fact.tag, key=SURE.index)
+        return found
+
+
+def slower(device: Device, factor: float) -> Device:
+    """The same device as a straggler: its arithmetic and its HBM run `factor` times slower."""
+    if factor == 1.0:
+        return device
+    speed, rates = 1 / factor, device.matrix_flop_per_s
+    return replace(
+        device,
+        matrix_flop_per_s={dtype: rate * speed for dtype, rate in rates.items()},
+        vector_flop_per_s=device.vector_flop_per_s * speed,
+        hbm_bytes_per_s=device.hbm_bytes_per_s * speed,
+    )

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import simpy
 
 from sim import catalog
-from sim.engine.chip import Tenancy
-from sim.engine.group import Group
-from sim.engine.served import Host
+from sim.engine.group import Group, Tenancy, members_of
+from sim.engine.pool import Host
 from sim.facts.timeline import Timeline
 from sim.graph.batch import Batch, Shared, decode_batch
 from sim.graph.footprint import Room, room
@@ -60,10 +59,8 @@ class Machinery(NamedTuple):
         }
         return Group(
             tenancy.env if tenancy else simpy.Environment(),
-            self.device,
+            members_of(self.device, partial(self.graph, stage=stage), ranks, slow),
             self.network_of(stage),
-            ranks,
-            stragglers=slow,
             unfold=bool(v.pod.faults),
             timeline=timeline,
             max_spans=v.record.max_spans,
@@ -90,13 +87,7 @@ class Machinery(NamedTuple):
     def hosts(self) -> list[Host]:
         """The stages as the engine wants them."""
         return [
-            Host(
-                partial(self.group, stage=stage),
-                partial(self.graph, stage=stage),
-                self.device,
-                self.network_of(stage),
-                self.sharing,
-            )
+            Host(partial(self.group, stage=stage), self.sharing)
             for stage in range(self.parallel.pipeline)
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from sim import catalog
@@ -26,10 +27,19 @@ class Wiring(NamedTuple):
 
 
 def wiring(v: Variant) -> Wiring:
-    """The wires of a variant's pod; ValueError if they cannot be."""
-    pod = catalog.pod(v.pod.topology, v.pod.change.link.given())
+    """The wires of a variant's pod; ValueError if they cannot be, or if an edit of the links
+    reaches none."""
+    changes = v.pod.change.link.given()
+    pod = catalog.pod(v.pod.topology, changes)
     library = catalog.library(v.pod.library or pod.library, v.pod.change.library.given())
-    return Wiring(pod, library, pod.graph())
+    graph = pod.graph()
+    for key in changes:  # is there a link that another number would reach?
+        number = f"link_{key}"
+        other = replace(pod, **{number: 2 * getattr(pod, number) + 1}).graph()
+        if all(graph.edges[link] == facts for link, facts in other.edges.items()):
+            what = f"no link of {pod.name} has its {key} from `link`; take this out"
+            raise MisfitError([(("pod", "change", "link", key), what)])
+    return Wiring(pod, library, graph)
 
 
 def with_faults(

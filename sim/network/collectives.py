@@ -153,6 +153,28 @@ COLLECTIVES: dict[str, Collective] = {
 }
 
 
+def collective(kind: str) -> Collective:
+    """The row of a collective; ValueError if there is none."""
+    if kind not in COLLECTIVES:
+        raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(COLLECTIVES)}")
+    return COLLECTIVES[kind]
+
+
+class _Algorithms:
+    """The rows of all algorithms by "collective.algorithm", as installed packages name theirs."""
+
+    def __contains__(self, key: str) -> bool:
+        kind, _, name = key.partition(".")
+        return name in collective(kind).algorithms
+
+    def __setitem__(self, key: str, row: Algorithm) -> None:
+        kind, _, name = key.partition(".")
+        collective(kind).algorithms[name] = row
+
+
+ALGORITHMS = _Algorithms()
+
+
 class _Names:
     """Every name that an algorithm of some collective has, once, as the rows are when asked."""
 
@@ -168,9 +190,7 @@ AUTO = "auto"  # what may be asked for in place of an algorithm: the quickest of
 
 def serving(kind: str, who: Members) -> list[str]:
     """Names of the algorithms that serve the group; ValueError if there is no such collective."""
-    if kind not in COLLECTIVES:
-        raise ValueError(f"no plan for the collective {kind!r}; there are {', '.join(COLLECTIVES)}")
-    return [name for name, each in COLLECTIVES[kind].algorithms.items() if not each.needs(who)]
+    return [name for name, each in collective(kind).algorithms.items() if not each.needs(who)]
 
 
 def algorithm(kind: str, name: str, who: Members) -> Algorithm:

@@ -9,11 +9,10 @@ upwards), row by row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 import networkx as nx
-import numpy as np
 
 Link = Mapping[str, Any]  # facts of a wire: bytes_per_s, latency_s, duplex, tier
 
@@ -32,7 +31,8 @@ def switch(
     the name that the literature of interconnects gives it.
     """
     graph = _started(devices)
-    graph.add_node("switch", **_core(core_bytes_per_s, forwarding))
+    core = {} if core_bytes_per_s is None else {"bytes_per_s": core_bytes_per_s}
+    graph.add_node("switch", forwarding=forwarding, **core)
     _both_ways(graph, ((chip, "switch") for chip in range(devices)), _halved(link))
     return graph
 
@@ -72,7 +72,7 @@ def multi_node(
             "oversubscription says what a spine's wires carry: give it or their bytes_per_s, not "
             "both"
         )
-    count = nodes * chips
+    total = nodes * chips
     graph = _started(0, dims=(nodes, chips), node_chips=chips, rails=rails, spines=spines)
     graph.add_nodes_from(
         (n * chips + c, {"at": (n, c)}) for n in range(nodes) for c in range(chips)
@@ -80,7 +80,7 @@ def multi_node(
     if chips > 1:
         names = [f"node {n} switch" for n in range(nodes)]
         graph.add_nodes_from(names)
-        pairs = zip(range(count), chain.from_iterable([name] * chips for name in names))
+        pairs = zip(range(total), chain.from_iterable([name] * chips for name in names))
         _both_ways(graph, pairs, {"tier": "node", **_halved(link)})
     if nic is None:
         return graph
@@ -88,7 +88,7 @@ def multi_node(
     graph.add_nodes_from(leaves)
     _both_ways(
         graph,
-        ((i, leaves[i % chips % rails]) for i in range(count)),
+        ((i, leaves[i % chips % rails]) for i in range(total)),
         {"tier": "NIC", **_halved(nic)},
     )
     if rails > 1:
@@ -192,9 +192,7 @@ def butterfly(k: int, n: int, expansion: int = 1, **link: Any) -> nx.DiGraph:
     `expansion` times as many wires lie between the stages; switches that no way crosses are left
     out. The perfect shuffle before the first stage is SOSA's; Dally and Towles have none.
     """
-    extra = 0
-    while k**extra < expansion:
-        extra += 1
+    extra = next(stages for stages in count() if k**stages >= expansion)
     if k**extra != expansion:
         raise ValueError(f"the expansion of a {k}-ary butterfly is a power of {k}, not {expansion}")
     chips = k**n
@@ -283,17 +281,3 @@ def _both_ways(graph: nx.DiGraph, pairs: Iterable[tuple[Any, Any]], link: Link) 
 
 def _halved(link: Link) -> dict[str, Any]:
     return {**link, "latency_s": link.get("latency_s", 0.0) / 2}
-
-
-def _core(core_bytes_per_s: float | None, forwarding: str) -> dict[str, Any]:
-    if forwarding not in ("cut_through", "store_and_forward"):
-        raise ValueError(
-            f"a switch forwards by cut_through or store_and_forward, not by {forwarding!r}"
-        )
-    if core_bytes_per_s is not None and not 0 < core_bytes_per_s < np.inf:
-        raise ValueError(
-            f"the core of a blocking switch needs a positive bandwidth, not {core_bytes_per_s}"
-        )
-    return {"forwarding": forwarding} | (
-        {} if core_bytes_per_s is None else {"bytes_per_s": core_bytes_per_s}
-    )

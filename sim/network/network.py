@@ -3,6 +3,7 @@ on idle links."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from functools import lru_cache
 from math import inf
@@ -55,6 +56,7 @@ class Network:
 
     def __init__(self, graph: Graph, library: Library, algorithm: str = AUTO) -> None:
         self.graph, self.library, self.wires = graph, library, Wires(graph)
+        self.chips: Sequence[int] = range(self.wires.chips)  # by rank
         self._choose(algorithm)
 
     def using(self, algorithm: str) -> Network:
@@ -66,7 +68,10 @@ class Network:
     def part(self, chips: tuple[int, ...]) -> Network:
         """The same pod as those see it who have only these chips: their first so many ranks are the
         first of them."""
-        return _Part(self, chips)
+        new = copy(self)
+        new.chips = chips
+        new._choose(self.algorithm)
+        return new
 
     def _choose(self, algorithm: str) -> None:
         """Take up an algorithm, or `auto`; answers once given are kept."""
@@ -89,7 +94,7 @@ class Network:
 
     def egress_bytes_per_s(self, chip: int) -> float:
         """Payload that all of a chip's outgoing links carry together, at the library's best."""
-        wires, library = self.wires, self.library
+        wires, library, chip = self.wires, self.library, self.chips[chip]
         links = wires.capacity[wires.out_first[chip] : wires.out_first[chip + 1]]
         best = max(some.best_link_efficiency for some in (library, library.within_node) if some)
         return float(wires.bytes_per_s[links].sum()) * best or 1.0
@@ -101,13 +106,22 @@ class Network:
             return self.library
         return within if len(np.unique(who.ranks // node)) == 1 else self.library
 
+    def wires_used(self, kind: str, ranks: Ranks, nbytes: float) -> set[frozenset[object]]:
+        """The wires that a collective's messages cross, by the two nodes that each joins."""
+        rounds = {id(each): each for each in self.plan(kind, ranks, nbytes)[1]}.values()
+        wires = self.wires
+        crossed = np.concatenate([self.routes(each).legs.capacities for each in rounds])
+        crossed = np.unique(crossed[crossed < len(wires.source)])
+        ends = zip(wires.source[crossed].tolist(), wires.target[crossed].tolist())
+        return {frozenset((wires.nodes[a], wires.nodes[b])) for a, b in ends}
+
     def routes(self, sends: Round) -> Routes:
         """The ways of a round's sends; equal rounds of a plan are one object, looked up once by the
         caller."""
         return routes(self.wires, sends.source, sends.target)
 
     def _members(self, ranks: Ranks) -> Members:
-        chips = self.wires.chips
+        chips = len(self.chips)
         if isinstance(ranks, int):
             if ranks > chips:
                 raise ValueError(f"a group of {ranks} ranks does not fit on {chips} chips")
@@ -124,6 +138,7 @@ class Network:
             raise ValueError(
                 "a group of one has nobody to talk to; a collective needs at least 2 ranks"
             )
+        ranks = tuple(self.chips[rank] for rank in ranks)
         who = Members(
             np.array(ranks),
             np.array(ring_order(self.graph, ranks)),
@@ -261,27 +276,6 @@ class Network:
             nbytes=float(sends.nbytes.sum()),
             even=even,
         )
-
-
-class _Part(Network):
-    """A pod of which only some chips are to be used, in their order."""
-
-    def __init__(self, whole: Network, chips: tuple[int, ...]) -> None:
-        self.graph, self.library, self.wires = whole.graph, whole.library, whole.wires
-        self.chips = chips
-        self._choose(whole.algorithm)
-
-    def egress_bytes_per_s(self, chip: int) -> float:
-        return super().egress_bytes_per_s(self.chips[chip])
-
-    def _members(self, ranks: Ranks) -> Members:
-        if isinstance(ranks, int):
-            if ranks > len(self.chips):
-                raise ValueError(
-                    f"a group of {ranks} ranks does not fit on {len(self.chips)} chips"
-                )
-            ranks = tuple(range(ranks))
-        return super()._members(tuple(self.chips[rank] for rank in ranks))
 
 
 class _Step(NamedTuple):

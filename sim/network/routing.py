@@ -144,10 +144,9 @@ def up_down(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
 def _climb(wires: Wires, at: Ints, target: Ints, turn: Ints) -> tuple[Ints, Ints]:
     """Next nodes of `up_down`, choices upwards turned on by `turn`; and how many choices there
     are."""
-    facts = wires.graph.graph
-    for fact, climb in _CLIMBS.items():
-        if fact in facts:
-            return climb(wires, at, target, turn)
+    climb = next((_CLIMBS[fact] for fact in _CLIMBS if fact in wires.graph.graph), None)
+    if climb:
+        return climb(wires, at, target, turn)
     near = wires.find(at, target) >= 0  # one switch or hub
     return np.where(near, target, _gates(wires)[target]), np.ones(len(at), dtype=np.int64)
 

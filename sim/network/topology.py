@@ -77,8 +77,18 @@ LINK = Parameter("link", lambda value, name, owner: check_link(value, f"the {nam
 LINK_PART = Parameter(
     "link", lambda value, name, owner: check_link(value, f"the {name} of {owner}", complete=False)
 )
-CORE = Parameter("rate", key="core")
-FORWARDING = Parameter("forwarding")
+CORE = Parameter(
+    "rate",
+    _due("{name} as a positive bandwidth", lambda value: isfinite(value) and value > 0),
+    key="core",
+)
+FORWARDING = Parameter(
+    "forwarding",
+    _due(
+        "{name} to be cut_through or store_and_forward",
+        lambda value: value in ("cut_through", "store_and_forward"),
+    ),
+)
 
 Starts: TypeAlias = list[tuple[int, float]]
 
@@ -105,6 +115,11 @@ class Shape(NamedTuple):
     cut: Callable[[Graph, Wires], float | None] | None = None
     drawn: str = "spring"
     called: str = ""
+
+    @property
+    def doc(self) -> str:
+        """What it is: the first paragraph of what its function says of itself."""
+        return " ".join((self.build.__doc__ or "").partition("\n\n")[0].split())
 
     @property
     def rules(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ follow, in the order the graph names them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -114,12 +114,10 @@ class Wires:
             rate = np.append(rate, core_rate)
         self.bytes_per_s = rate
         self.stores = np.array(
-            [d.get("forwarding") == "store_and_forward" for _, d in self._node_data()], dtype=bool
+            [graph.nodes[n].get("forwarding") == "store_and_forward" for n in self.nodes],
+            dtype=bool,
         )
         self.nearer = lru_cache(maxsize=None)(self._nearer)
-
-    def _node_data(self) -> Iterator[tuple[object, dict]]:
-        return ((node, self.graph.nodes[node]) for node in self.nodes)
 
     def _nearer(self, target: int) -> tuple[Ints, Ints, Ints]:
         """By node, its neighbours that are one hop nearer to `target`: row starts, neighbours, how

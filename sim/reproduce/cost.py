@@ -9,7 +9,7 @@ from typing import NamedTuple
 import simpy
 
 from sim import catalog
-from sim.engine.group import Group
+from sim.engine.group import Group, members_of
 from sim.graph.batch import decode_batch
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
@@ -44,7 +44,8 @@ def engine_cost(technique: str = "", rounds: int = 5, steps: int = 12) -> Cost:
         machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, 8)
         graph = apply(graph, machine, [(technique, TECHNIQUES[technique].options())])
     wires = pod.graph()
-    group = Group(simpy.Environment(), device, Network(wires, library), 8)
+    members = members_of(device, lambda batch: graph, 8)
+    group = Group(simpy.Environment(), members, Network(wires, library))
     program = [chip.lower(graph) for chip in group.chips]
 
     def play():

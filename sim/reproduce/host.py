@@ -8,9 +8,9 @@ import numpy as np
 import simpy
 
 from sim import catalog
-from sim.engine.group import Group
-from sim.engine.served import Host as EngineHost
-from sim.engine.serving import Service, run_service
+from sim.engine.group import Group, members_of
+from sim.engine.pool import Host as EngineHost
+from sim.engine.service import Service, run_service
 from sim.facts.outcome import Outcome
 from sim.graph.batch import Batch
 from sim.graph.footprint import room
@@ -61,7 +61,7 @@ class Host(NamedTuple):
             return apply(transformer(model, self.precision, self.parallel, batch), machine, chosen)
 
         def group_of(_: object) -> Group:
-            return Group(simpy.Environment(), device, network, ranks)
+            return Group(simpy.Environment(), members_of(device, graph_of, ranks), network)
 
         service = Service(
             rules._replace(jump=not op, coupled=rules.coupled or closed_loop),
@@ -72,9 +72,7 @@ class Host(NamedTuple):
             closed_loop=closed_loop,
             expected=len(columns),
         )
-        return run_service(
-            [columns], service, [[EngineHost(group_of, graph_of, device, network)]], model, None
-        )
+        return run_service([columns], service, [[EngineHost(group_of)]], model, None)
 
     def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
         """What the KV-cache holds, as an engine derives it; ValueError if weights do not fit."""

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import simpy
 
 from sim import catalog
-from sim.engine.group import Group
-from sim.engine.pipeline import Stage, run_static
+from sim.engine.group import Group, members_of
+from sim.engine.pipeline import run_static
 from sim.engine.steps import StaticBatch
 from sim.graph.batch import Batch
 from sim.graph.graph import Graph
@@ -82,10 +82,10 @@ def measure(point: Point) -> Measured:
     device, network, graph_of = _parts(point)
 
     def group_of(_: object) -> Group:
-        return Group(simpy.Environment(), device, network, point.ranks)
+        return Group(simpy.Environment(), members_of(device, graph_of, point.ranks), network)
 
     totals = run_static(
-        [Stage(group_of, graph_of)], StaticBatch(point.batch, point.prompt, point.output), None
+        [group_of], StaticBatch(point.batch, point.prompt, point.output), None
     ).totals
     spent = totals.span_s
     return Measured(

@@ -15,7 +15,8 @@ from sim.kinds import KINDS
 from sim.reproduce.host import RULES, Host, one_replica
 from sim.reproduce.row import Row, absent
 from sim.results.metrics import metrics
-from sim.serving.fleet import POLICIES, ROUTERS, Rules, replica_of
+from sim.serving.fleet import POLICIES, Rules, number, replica_of
+from sim.serving.router import ROUTERS
 from sim.traces.columns import Columns
 from sim.traces.reading import open_trace
 from sim.traces.stream import gathered
@@ -32,9 +33,9 @@ def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: No
     """Rows of the system `serving`; those without their data say so and are not judged."""
     parts = [fidelities, peers, prefix_cache, queues, traces, engine_runs]
     rows: list[Row] = []
-    for number, part in enumerate(parts):
+    for done, part in enumerate(parts, 1):
         rows += part(quick)
-        progress((number + 1) / len(parts))
+        progress(done / len(parts))
     return rows
 
 
@@ -209,7 +210,7 @@ def queues(quick: bool = False) -> list[Row]:
     """Mean waiting of equal requests, served one at a time, against M/D/1 and M/D/3 queues."""
     host, rules, rows = (
         Host("dgx_a100", "llama2-7b"),
-        RULES._replace(router=ROUTERS["least_work"]),
+        RULES._replace(router=number(ROUTERS, "oracle_least_work")),
         [],
     )
     count = 100_000 if quick else 1_000_000

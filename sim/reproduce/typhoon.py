@@ -18,7 +18,7 @@ import simpy
 
 from sim import catalog
 from sim.calibrate.latent import Fit, Peaks, fit_absorb, fit_typhoon
-from sim.engine.group import Group
+from sim.engine.group import Group, members_of
 from sim.graph.batch import Batch, Sequences, Shared
 from sim.graph.graph import Graph, Layer
 from sim.graph.parallel import Parallel
@@ -123,10 +123,9 @@ def layer_seconds(
     )
     layer = Layer("attention", tuple(op for op in graph.layers[1].ops if op.name in only))
     pod = catalog.pod("single")
-    group = Group(
-        simpy.Environment(), device, Network(pod.graph(), catalog.library(pod.library)), 1
-    )
-    group.env.run(group.env.process(group.run(Graph((layer,)))))
+    network, played = Network(pod.graph(), catalog.library(pod.library)), Graph((layer,))
+    group = Group(simpy.Environment(), members_of(device, lambda batch: played, 1), network)
+    group.env.run(group.env.process(group.run(played)))
     return float(group.env.now)
 
 

@@ -215,7 +215,8 @@ def _assumptions(outcomes: Mapping[str, Outcome]) -> str:
             f'title="{escaped(_TAGS.get(tag, ""))}">{escaped(tag)}</span>'
         )
         lines.append(
-            f"<tr><td>{escaped(what)}{only}</td><td>{escaped(value)}</td><td>{mark}</td><td>{escaped(source)}</td></tr>"
+            f"<tr><td>{escaped(what)}{only}</td><td>{escaped(value)}</td><td>{mark}</td>"
+            f"<td>{escaped(source)}</td></tr>"
         )
     used = dict.fromkeys(tag for _, _, tag, _ in held)
     key = "; ".join(f"{escaped(tag)}: {escaped(_TAGS[tag])}" for tag in used if tag in _TAGS)

@@ -77,12 +77,13 @@ def page(name: str, graph: nx.DiGraph, facts: Mapping[str, Fact]) -> str:
         full_html=False, include_plotlyjs=False, div_id="wires", config={"displaylogo": False}
     )
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><link rel="icon" '
-        'href="data:,">'
-        f"<title>{title}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n<body><main>"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<link rel="icon" href="data:,">'
+        f"<title>{title}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n"
+        "<body><main>"
         f"<h1>{title}</h1><div class=pair><table class=facts>{rows}</table>"
-        "<table "
-        f"class=sources><tr><th>number</th><th>value</th><th></th><th>source</th></tr>{sources}</table></div>"
+        "<table class=sources><tr><th>number</th><th>value</th><th></th><th>source</th></tr>"
+        f"{sources}</table></div>"
         f"{note}{chart}</main></body></html>\n"
     )
 

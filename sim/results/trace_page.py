@@ -45,7 +45,8 @@ def page(found: Description) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><link rel="icon" '
         'href="data:,">'
-        f"<title>{title}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n<body><main>"
+        f"<title>{title}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n"
+        "<body><main>"
         f"<h1>{title}</h1><table class=facts>{rows}</table>"
         f"{f'<ul class=warnings>{warnings}</ul>' if warnings else ''}{charts}"
         "</main></body></html>\n"

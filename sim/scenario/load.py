@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -263,17 +263,22 @@ def _specs(
     section: Node, kinds: Kinds, otherwise: Sequence[type[BaseModel]] = ()
 ) -> list[type[BaseModel]]:
     """What the workload of a section may be, as far as it says."""
-    node, rest = nearest_node(section, ("workload", "kind"))
-    if not rest and node.value in kinds:
-        return [kinds[node.value].spec.found]
+    kind = _kind(section, kinds)
+    if kind is not None:
+        return [kind.spec.found]
     return list(otherwise) or [kind.spec.found for kind in kinds.values()]
+
+
+def _kind(section: Node, kinds: Kinds) -> Any:
+    """The row of the kind of work that a section is of; None where it names none that there is."""
+    node, rest = nearest_node(section, ("workload", "kind"))
+    return None if rest or not isinstance(node.value, str) else kinds.get(node.value)
 
 
 def _variant(merged: Node, kinds: Kinds, *, partial: bool) -> tuple[Variant | None, list[Fault]]:
     """The part of the file that makes one variant, validated.  `partial`: what it lacks is no
     fault."""
-    node, rest = nearest_node(merged, ("workload", "kind"))
-    kind = None if rest or not isinstance(node.value, str) else kinds.get(node.value)
+    kind = _kind(merged, kinds)
     faults = list(_no_kind(merged, kinds, partial=partial)) if kind is None else []
     schema = Variant if kind is None else variant_of(kind.spec.found)
     if kind is not None and not partial:
@@ -292,13 +297,14 @@ def _variant(merged: Node, kinds: Kinds, *, partial: bool) -> tuple[Variant | No
 def _no_kind(merged: Node, kinds: Kinds, *, partial: bool) -> Iterator[Fault]:
     """What is wrong where a workload is of no kind that there is."""
     node, rest = nearest_node(merged, ("workload", "kind"))
-    choices = ", ".join(kinds)
-    if rest == ("kind",) and isinstance(node.value, dict) and not partial:
-        yield node.fault(f"the key 'kind' is missing; it is one of {choices}", rest)
-    elif not rest:
-        shown = messages.shown(node.value, node)
+    choices, shown = ", ".join(kinds), messages.shown(node.value, node)
+    if not rest:
         close = nearest(node.value, kinds)
         yield node.fault(f"{shown} is not allowed here{close}; choose one of {choices}")
+    elif isinstance(node.value, dict) and rest == ("kind",) and not partial:
+        yield node.fault(f"this key is missing; it is one of {choices}", rest)
+    elif not isinstance(node.value, dict) and node.value is not None:
+        yield node.fault(f"a mapping ('key: value' lines) is due, not {shown}")
 
 
 def _techniques(section: Node) -> tuple[tuple[Technique, ...], list[Fault]]:
@@ -352,42 +358,43 @@ def _out_of_place(merged: Node, kind: Any) -> Iterator[Fault]:
             hint = _hint(path)
             what = f"this key is missing: a workload of {kind.name} needs it{hint}"
             yield at.fault(what, below or path[-1:])
-    for key, node in merged.value.items():
-        if key in SECTIONS and key != "workload":
-            yield from _unread(node, (str(key),), kind)
+    for key in SECTIONS:
+        if key in merged.value and key != "workload":
+            yield from _unread(merged.value[key], (key,), kind, Variant)
 
 
 def _hint(path: KeyPath) -> str:
     """What may stand there, if nothing need be said."""
     owner: Any = Variant
-    for key in path[:-1]:
+    for key in path:
         owner = owner.model_fields[key].annotation
-    field = owner.model_fields[path[-1]]
-    whole = [part for part in get_args(field.annotation) if hasattr(part, "model_fields")]
+    whole = messages.models(owner)
     plain_too = whole and not any(f.is_required() for f in whole[0].model_fields.values())
     return "; {} takes the defaults" if plain_too else ""
 
 
-def _unread(node: Node, path: tuple[str, ...], kind: Any) -> Iterator[Fault]:
-    """Keys at and below `path` that a kind of work does not read."""
+def _unread(
+    node: Node, path: tuple[str, ...], kind: Any, owner: type[BaseModel]
+) -> Iterator[Fault]:
+    """Keys at and below `path`, whose last is one of `owner`'s, that a kind of work does not
+    read."""
     dotted = ".".join(path)
     if dotted in kind.reads or node.value in (None, {}, []):
         return
     inside = f"{dotted}."
     if any(key.startswith(inside) for key in kind.reads):
-        for key, below in node.value.items() if isinstance(node.value, dict) else ():
-            yield from _unread(below, (*path, str(key)), kind)
+        for model in messages.models(owner.model_fields[path[-1]].annotation):
+            for key in model.model_fields:  # what it has not, the schema refuses
+                if isinstance(node.value, dict) and key in node.value:
+                    yield from _unread(node.value[key], (*path, key), kind, model)
         return
-    owner = ".".join(path[:-1])
+    above = dotted.removesuffix(path[-1])
     siblings = [
-        key.removeprefix(f"{owner}." if owner else "").split(".")[0]
-        for key in kind.reads
-        if not owner or key.startswith(f"{owner}.")
+        key.removeprefix(above).split(".")[0] for key in kind.reads if key.startswith(above)
     ]
-    known = ", ".join(dict.fromkeys(siblings if owner else ["workload", *siblings]))
+    known = ", ".join(dict.fromkeys(siblings if above else ["workload", *siblings]))
     yield node.fault(
-        f"unknown key{nearest(path[-1], siblings)}: a workload of {kind.name} reads {known}; take "
-        "this out, or set it to null"
+        f"unknown key: a workload of {kind.name} reads {known}; take this out, or set it to null"
     )
 
 

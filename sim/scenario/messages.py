@@ -65,14 +65,15 @@ def _walk(
         ]
         path.append(part)
         owner = classes or owner
-        classes = _models(fields[0].annotation) if fields else []
+        classes = models(fields[0].annotation) if fields else []
     return owner, tuple(path)
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a value of this type may be."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
+    return [model for part in get_args(annotation) for model in models(part)]
 
 
 def _sentence(

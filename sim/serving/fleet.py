@@ -3,6 +3,7 @@ blocks are free."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,19 +12,6 @@ NONE = -1
 # Batching policies: what an iteration is made of.
 PREFILL_FIRST, CHUNKED, STATIC = range(3)
 POLICIES = {"prefill_first": PREFILL_FIRST, "chunked": CHUNKED, "static": STATIC}
-# Routers: which replica a request goes to.
-ROUND_ROBIN, LEAST_LOADED, LEAST_WORK, POWER_OF_TWO, PREFIX_AFFINE, STICKY = range(6)
-ROUTERS = {
-    "round_robin": ROUND_ROBIN,
-    "least_loaded": LEAST_LOADED,
-    "least_work": LEAST_WORK,
-    "power_of_two": POWER_OF_TWO,
-    "prefix_affine": PREFIX_AFFINE,
-    "sticky": STICKY,
-}
-# Order of admission among the classes of one replica's queue.
-BY_ARRIVAL, BY_CLASS, BY_DEADLINE = range(3)
-ORDERS = {"arrival": BY_ARRIVAL, "priority": BY_CLASS, "deadline": BY_DEADLINE}
 # What a replica is doing.
 IDLE, UNPRICED, BUSY = range(3)
 # Places in `Fleet.cursor`.
@@ -32,7 +20,7 @@ BINS = 512  # of the time series
 
 
 class Rules(NamedTuple):
-    """What holds for the whole fleet.
+    """What holds for the whole fleet.  `router` and `order` are numbers of rows (`number`).
 
     `jump`: iterations of an unchanging batch are taken in one go. `coupled`: what ends may bring an
     arrival (a session goes on, a prefill is handed over), so the replicas are kept in step.
@@ -52,6 +40,39 @@ class Rules(NamedTuple):
     shed: bool
     tail_first: bool
     quantum: int = 0
+
+
+def number(rows: Iterable[str], name: str) -> int:
+    """The place of a row in its table, by which `Rules` names it."""
+    return [*rows].index(name)
+
+
+class Seen(NamedTuple):
+    """What a router may see: the replicas of a pool, by their number in the fleet, and what it has
+    counted itself.  Nothing of answers that are not complete."""
+
+    first: int  # replica of the pool
+    replicas: int
+    ups: int  # how many of them may be chosen
+    turn: int  # requests routed so far
+    seed: int
+    up: np.ndarray
+    running: np.ndarray  # requests, by replica
+    waiting: np.ndarray
+    prompts: np.ndarray  # tokens of the prompts of both
+    answered: np.ndarray  # answers that are complete
+    answered_tokens: np.ndarray
+    nodes: np.recarray  # the prefix caches
+    buckets: np.ndarray
+    blocks: np.ndarray
+
+
+class Future(NamedTuple):
+    """What only an oracle sees, by replica."""
+
+    work: np.ndarray  # tokens of the requests it has, prompts and whole answers
+    activity: np.ndarray
+    end_s: np.ndarray  # of the iterations under way
 
 
 class Arrivals(NamedTuple):
@@ -141,7 +162,10 @@ REPLICA = np.dtype(
         # What it does.
         ("running_count", "i8"),
         ("waiting_count", "i8"),
-        ("work", "i8"),  # tokens of the requests it has
+        ("work", "i8"),  # tokens of the requests it has, prompts and whole answers
+        ("prompts", "i8"),  # of these, the prompts
+        ("answered", "i8"),  # answers that are complete
+        ("answered_tokens", "i8"),
         ("free_blocks", "i8"),
         ("activity", "i8"),
         ("now_s", "f8"),  # of the last decision

@@ -10,7 +10,7 @@ first, which was read first.
 
 from __future__ import annotations
 
-from sim.serving.fleet import NONE, Fleet, Rules
+from sim.serving.fleet import NONE, Fleet, Rules, Seen
 
 
 def room(rules: Rules, fleet: Fleet, r: int) -> int:
@@ -39,7 +39,7 @@ def take(rules: Rules, fleet: Fleet, r: int, blocks: int) -> None:
     me.peak_blocks = max(me.peak_blocks, me.blocks - room(rules, fleet, r))
 
 
-def matched(fleet: Fleet, r: int, block_from: int, most: int) -> tuple[int, int]:
+def matched(fleet: Fleet | Seen, r: int, block_from: int, most: int) -> tuple[int, int]:
     """How many of the first `most` blocks of a prefix the cache has, and how many of those nobody
     uses now."""
     count, unused = 0, 0
@@ -128,12 +128,12 @@ def shared(rules: Rules, fleet: Fleet, r: int, least: float, most: float) -> tup
     return pairs, entries
 
 
-def _bucket(fleet: Fleet, key: int) -> int:
+def _bucket(fleet: Fleet | Seen, key: int) -> int:
     mixed = (key ^ (key >> 15)) * 0x2C1B3C6D
     return (mixed ^ (mixed >> 12)) & (fleet.buckets.shape[1] - 1)
 
 
-def _find(fleet: Fleet, r: int, key: int) -> int:
+def _find(fleet: Fleet | Seen, r: int, key: int) -> int:
     node = fleet.buckets[r, _bucket(fleet, key)]
     while node != NONE and fleet.nodes[r, node].key != key:
         node = fleet.nodes[r, node].chain

@@ -17,8 +17,6 @@ from sim.serving.fleet import (
     NEXT,
     NONE,
     PENDING,
-    ROUND_ROBIN,
-    STICKY,
     UNPRICED,
     WRITTEN,
     Arrivals,
@@ -28,7 +26,7 @@ from sim.serving.fleet import (
 from sim.serving.kv import release
 from sim.serving.outcome import book_features, come, depart, finish, gone
 from sim.serving.pending import next_s, pop
-from sim.serving.router import route
+from sim.serving.router import apart, route
 from sim.serving.scheduler import leave_queue, next_class, plan, queue_up
 from sim.serving.stages import leave, set_off
 from sim.serving.step_time import StepTime, measure, steps_seconds
@@ -53,7 +51,7 @@ def serve(
     PRICE and its number in `fleet.cursor[ASKS]`, and goes on once `set_price` has told.
     """
     count = len(fleet.replicas)
-    alone = not rules.coupled and (rules.router == ROUND_ROBIN or rules.router == STICKY)
+    alone = not rules.coupled and apart(rules.router)
     while True:
         arrival_s = (
             asked.arrival_s[fleet.cursor[NEXT]]
@@ -100,6 +98,7 @@ def serve(
             slot, row = fleet.pending[0, 1], fleet.pending[0, 2]
         session = asked.session[row] if slot == NONE else fleet.slots[slot].session
         pool = asked.pool[row] if slot == NONE else fleet.slots[slot].pool
+        prompt = asked.prompt[row] if slot == NONE else fleet.slots[slot].prompt
         block_from = asked.block_from[row] if slot == NONE else fleet.slots[slot].block_from
         block_to = (
             asked.block_from[row + 1]
@@ -107,7 +106,7 @@ def serve(
             else block_from + fleet.slots[slot].block_count
         )
         turn = fleet.pools[pool].turn
-        r = route(rules, fleet, pool, session, block_from, block_to - block_from)
+        r = route(rules, fleet, pool, session, prompt, block_from, block_to - block_from)
         if alone:
             why = _advance(rules, fleet, price, records, asked, r, at_s, ask)
             if why != DONE:

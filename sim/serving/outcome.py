@@ -138,6 +138,8 @@ def depart(
         row.scheduled_s, row.first_s, row.last_s = it.scheduled_s, it.first_s, now_s
         release(rules, fleet, r, slot)
         gone(fleet, r, slot, now_s)
+        fleet.replicas[r].answered += 1
+        fleet.replicas[r].answered_tokens += it.made
     if it.next != NONE:
         push(fleet, now_s + asked.think_s[it.next], NONE, it.next)
     fleet.free_slots[fleet.cursor[FREE]] = slot
@@ -149,6 +151,7 @@ def come(fleet: Fleet, r: int, slot: int, now_s: float) -> None:
     me, it = fleet.replicas[r], fleet.slots[slot]
     _present(fleet, r, now_s, 1)
     me.work += it.prompt + it.output
+    me.prompts += it.prompt
 
 
 def gone(fleet: Fleet, r: int, slot: int, now_s: float) -> None:
@@ -156,6 +159,7 @@ def gone(fleet: Fleet, r: int, slot: int, now_s: float) -> None:
     me, it = fleet.replicas[r], fleet.slots[slot]
     _present(fleet, r, now_s, -1)
     me.work -= it.prompt + it.output
+    me.prompts -= it.prompt
 
 
 def _present(fleet: Fleet, r: int, now_s: float, change: int) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.serving.fleet import BY_ARRIVAL, BY_DEADLINE, CHUNKED, NONE, STATIC, Fleet, Rules
+from sim.serving.fleet import CHUNKED, NONE, STATIC, Fleet, Rules
 from sim.serving.kv import matched, own_blocks, release, room, share, take
+from sim.serving.order import Head, by_class, sooner
 
 
 def plan(rules: Rules, fleet: Fleet, r: int) -> int:
@@ -80,7 +81,7 @@ def _victim(rules: Rules, fleet: Fleet, r: int, place: int) -> int:
     """Whom to preempt, at `place` or behind it: the one admitted last, of the lowest class where
     classes count."""
     worst = fleet.replicas[r].running_count - 1
-    if rules.order != BY_ARRIVAL:
+    if by_class(rules.order):
         for other in range(worst - 1, place - 1, -1):
             if (
                 fleet.slots[fleet.running[r, other]].rank
@@ -143,16 +144,17 @@ def next_class(rules: Rules, fleet: Fleet, r: int) -> int:
     best = NONE
     for rank in range(fleet.queues.shape[1]):
         slot = fleet.queues[r, rank, 0]
-        if slot == NONE:
-            continue
-        if rules.order != BY_DEADLINE:
-            return rank
-        if (
+        if slot != NONE and (
             best == NONE
-            or fleet.slots[slot].deadline_s < fleet.slots[fleet.queues[r, best, 0]].deadline_s
+            or sooner(rules.order, _head(fleet, slot), _head(fleet, fleet.queues[r, best, 0]))
         ):
             best = rank
     return best
+
+
+def _head(fleet: Fleet, slot: int) -> Head:
+    it = fleet.slots[slot]
+    return Head(it.rank, it.arrival_s, it.deadline_s)
 
 
 def _admit(rules: Rules, fleet: Fleet, r: int, budget: int, in_chunks: bool) -> int:

@@ -76,7 +76,7 @@ class StepTime(NamedTuple):
     unhidden: (
         np.ndarray
     )  # [kind, row] share of the shorter of arithmetic and HBM time that the longer does not hide
-    l2_bytes_per_s: np.ndarray  # [kind]
+    l2_bytes_per_s: np.ndarray  # [kind, row]
     l2_bytes: np.ndarray  # [kind]
     pattern: np.ndarray  # [kind, pattern], or NONE
     window_tokens: np.ndarray  # [kind]
@@ -105,7 +105,7 @@ def unpriced(patterns: int, sharing: Sharing = NO_SHARING) -> StepTime:
         rows,
         empty,
         empty,
-        np.zeros(1),
+        empty,
         np.zeros(1),
         np.zeros((1, patterns), int),
         np.zeros(1, int),
@@ -252,7 +252,7 @@ def steps_seconds(
             arithmetic_up,
             hbm / rate,
             hbm_up / rate,
-            l2 / price.l2_bytes_per_s[kind],
+            l2 / price.l2_bytes_per_s[kind, row],
             steps,
         )
         if price.unhidden[kind, row] > 0.0:  # the shorter of two is their sum less the longer

@@ -40,13 +40,34 @@ def open_trace(
     seed: int = 0,
     fast: bool = True,
 ) -> TraceStream:
-    """The requests of a trace file in chunks of `chunk_rows`; arguments and rules of `read_trace`.
+    """The requests of a trace file, plain or packed, to be taken in chunks of `chunk_rows`.
+
+    `format` is a name in `sim.traces.formats.FORMATS`, or "auto": told by the first line. `limit`
+    rows from `first` (0: after the header) are read, counted in rows of the file, so that slices
+    tile it. The first request arrives at 0, the others as long after it as recorded, divided by
+    `speed`. Row numbers in messages count lines of the uncompressed file from 1, header included.
+
+    What happens to a row that is not right:
+
+    * no output token (a failed request): always skipped, with a counted warning, since there is
+      nothing to serve;
+    * unreadable, missing, negative, not finite or fractional value, zero prompt, more than
+      `max_tokens` in prompt or output: TraceError; under `bad_rows="skip"` skipped, with a counted
+      warning;
+    * arrives before the row above it: TraceError; under "skip" the rows are sorted by arrival, with
+      a counted warning. None is dropped: one row far too late would make all after it look early;
+    * gzip or zstd data that end early: TraceError; under "skip" the whole rows before the cut are
+      kept, with a warning. Corrupt data are an error always: nothing says which rows to believe.
+
+    A format that rounds arrivals to ticks (Mooncake: 3 s) would send bursts that no user sent. With
+    `spread_ticks` the requests of a tick are spread evenly over it, in file order; a tick ends at
+    the next one at the latest. This is an assumption, so it is a warning as well.
 
     Only the first line is read here, so a wrong row shows when its chunk is taken. Memory follows
     the chunk, with three exceptions: under `bad_rows="skip"` up to twice `sort_rows` rows are held
-    to sort them, and a row that arrives further out of order is an error (None: all rows are held,
-    as `read_trace` does); requests of one tick are held together; and sessions and prefix blocks
-    need a few bytes each (see `sim.traces.sessions`).
+    to sort them, and a row that arrives further out of order is an error (None: all rows are held);
+    requests of one tick are held together; and sessions and prefix blocks need a few bytes each
+    (see `sim.traces.sessions`).
 
     `arrivals` replaces the times of the file, in the order of the file once sorted; a format
     without times needs it. `seed` is that of these arrivals, and of what is drawn from a ServeGen

@@ -3,16 +3,17 @@ jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from sim.engine.jobs import Job, Recording, Trouble, play_jobs
 from sim.facts.outcome import Outcome
 from sim.kinds.collectives.spec import Collectives, JobSpec
 from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
-from sim.network.collectives import COLLECTIVES, algorithm
+from sim.network.collectives import AUTO, COLLECTIVES, algorithm
 from sim.network.network import Network
 from sim.scenario import MisfitError, Variant
+from sim.scenario.machine import Pod
 from sim.text.strict_yaml import KeyPath
 
 # sends of one collective in which everybody sends to everybody: some GB of host memory
@@ -26,7 +27,6 @@ class JobsPlan(NamedTuple):
     network: Network
     jobs: list[Job]
     trouble: Trouble
-    notes: list[str]
     assumptions: list[Assumption]
 
 
@@ -60,18 +60,46 @@ def prepare(v: Variant, seed: int) -> JobsPlan:
     jobs = []
     for name, spec in work.jobs.items():
         what = _unfit(spec, healthy, groups[name])
-        wrong += [(("workload", "jobs", name, "algorithm"), what)] if what else []
+        own = ("workload", "jobs", name, "algorithm") if spec.algorithm else ("pod", "collective")
+        wrong += [(own, what)] if what else []
         jobs.append(_job(name, spec, groups[name], network, healthy))
-    if wrong:
+    if v.pod.collective != AUTO and all(spec.algorithm for spec in work.jobs.values()):
+        wrong.append((("pod", "collective"), "every job names its own `algorithm`; take this out"))
+    if wrong or (wrong := [*_unused(v.pod, jobs)]):
         raise MisfitError(wrong)
-    busy = {chip for group in groups.values() for chip in group}
-    notes = [
-        f"straggler chip {chip} takes part in no job"
-        for chip in v.pod.stragglers
-        if chip not in busy
-    ]
     rows = assumptions({wires.library.name: wires.library.facts, wires.pod.name: wires.pod.facts})
-    return JobsPlan(v, network, jobs, Trouble(v.pod.stragglers, v.pod.jitter, seed), notes, rows)
+    return JobsPlan(v, network, jobs, Trouble(v.pod.stragglers, v.pod.jitter, seed), rows)
+
+
+def _unused(pod: Pod, jobs: list[Job]) -> Iterator[tuple[KeyPath, str]]:
+    """Stragglers and faults that no job would feel."""
+    for chip in pod.stragglers:
+        ways = [
+            job.network.fold(job.collective, job.ranks, job.nbytes).way
+            for job in jobs
+            if chip in job.ranks
+        ]
+        if not any(way.launch_s or way.step_s for way in ways):
+            no_cost = "has steps that cost nothing by this library" if ways else "is in no job"
+            yield ("pod", "stragglers", chip), f"chip {chip} {no_cost}; take this out"
+    if not pod.faults:
+        return
+    used = {
+        wire
+        for job in jobs
+        for network in (job.healthy, job.network)
+        for wire in network.wires_used(job.collective, job.ranks, job.nbytes)
+    }
+    few = ", ".join(sorted(" - ".join(sorted(map(str, wire))) for wire in used)[:6])
+    # Of several failed links, one may carry what goes round another, until it fails too.
+    several = sum(fault.failed for fault in pod.faults) > 1
+    for index, fault in enumerate(pod.faults):
+        if frozenset(fault.link) not in used and not (fault.failed and several):
+            yield (
+                ("pod", "faults", index, "link"),
+                f"no message crosses the link {fault.link[0]} - {fault.link[1]}; those of the "
+                f"jobs cross {few}{' ...' * (len(used) > 6)}",
+            )
 
 
 def play(plan: JobsPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
@@ -83,7 +111,6 @@ def play(plan: JobsPlan, progress: Callable[[float], None] = lambda share: None)
         else None
     )
     outcome = play_jobs(plan.network, plan.jobs, plan.trouble, keep, progress)
-    outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
     return outcome
 
@@ -98,7 +125,7 @@ def _unfit(spec: JobSpec, network: Network, group: tuple[int, ...]) -> str:
             "memory to play"
         )
     try:
-        if chosen != "auto":
+        if chosen != AUTO:
             algorithm(spec.collective, chosen, network.members(group))
     except ValueError as error:
         return str(error)
@@ -113,15 +140,15 @@ def _job(
 
     own = using(healthy)
     return Job(
-        name,
-        spec.collective,
-        spec.bytes,
-        group,
-        own if network is healthy else using(network),
-        own,
-        spec.start,
-        spec.repeat,
-        spec.gap,
-        spec.background,
-        spec.weight,
+        name=name,
+        collective=spec.collective,
+        nbytes=spec.bytes,
+        ranks=group,
+        network=own if network is healthy else using(network),
+        healthy=own,
+        start_s=spec.start,
+        repeat=spec.repeat,
+        gap_s=spec.gap,
+        background=spec.background,
+        weight=spec.weight,
     )

@@ -134,6 +134,8 @@ class JobSpec(Section):
             raise ValueError(
                 "a background job goes on until the others are done; take 'repeat' out"
             )
+        if self.gap and self.repeat == 1 and not self.background:
+            raise ValueError("a gap comes between collectives, and this job has one; take it out")
         return self
 
 
@@ -155,4 +157,6 @@ class Collectives(Section):
             raise ValueError(
                 "all jobs are in the background, so the run would have no end; one must not be"
             )
+        if len(self.jobs) == 1 and any(job.weight != 1 for job in self.jobs.values()):
+            raise ValueError("a weight counts against other jobs, and there are none; take it out")
         return self

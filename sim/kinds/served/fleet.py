@@ -8,13 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.engine.scaling import Autoscale, Failure
-from sim.engine.serving import Service
+from sim.engine.service import Service
 from sim.graph.transformer import kv_bytes_per_token
 from sim.kinds.served.spec import Prefill, Served, ServedTrace
 from sim.machine.pod import Machinery
 from sim.machine.wiring import Assumption
 from sim.scenario import MisfitError, Variant
-from sim.serving.fleet import ORDERS, POLICIES, ROUTERS, Arrivals, Rules, pool_of, replica_of
+from sim.serving.fleet import POLICIES, Arrivals, Rules, number, pool_of, replica_of
+from sim.serving.order import ORDERS
+from sim.serving.router import ROUTERS
 from sim.text.strict_yaml import KeyPath
 from sim.traces.stream import TraceStream
 
@@ -117,8 +119,8 @@ def service(plan: ServedPlan) -> Service:
     admission = work.admission
     coupled = work.closed_loop or work.prefill is not None
     rules = Rules(
-        ROUTERS[work.router],
-        ORDERS[admission.order],
+        number(ROUTERS, work.router),
+        number(ORDERS, admission.order),
         plan.seed,
         work.fidelity == "step",
         coupled,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sim.engine.serving import run_service, serve_share
-from sim.engine.shares import Part, Spread
+from sim.engine.partition import Part, Spread
+from sim.engine.service import run_service, serve_share
 from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
@@ -11,13 +11,14 @@ from sim.kinds.served.fleet import ServedPlan, require_blocks, require_replicas,
 from sim.kinds.served.spec import Served
 from sim.machine.pod import machinery
 from sim.machine.traces import trace_of
+from sim.machine.unused import refuse_unused
 from sim.scenario import Variant
 from sim.traces.stream import gathered
 
 
-def prepare(v: Variant, seed: int) -> ServedPlan:
+def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
     """Build the machine and the model, and see that the one fits the other; ValueError if it does
-    not."""
+    not.  `alone`: nobody else may have a use for what the pod's section says."""
     work: Served = v.workload
     here = machinery(v, work.hbm_utilisation, work.max_batched_tokens)
     trace, warning = trace_of(work.trace)
@@ -38,6 +39,11 @@ def prepare(v: Variant, seed: int) -> ServedPlan:
             own, work.hbm_utilisation, work.prefill.max_batched_tokens or work.max_batched_tokens
         )
     parts = [here, *([prefill] if prefill else [])]
+    if work.prefill and work.prefill.pod:
+        refuse_unused(work.prefill.pod, parts[1:], ("workload", "prefill", "pod"))
+        refuse_unused(v.pod, parts[:1])
+    elif alone:
+        refuse_unused(v.pod, parts)
     notes = dict.fromkeys(note for part in parts for note in part.notes)
     rows = dict.fromkeys(row for part in parts for row in part.assumptions)
     return ServedPlan(v, here, prefill, trace, [*notes, *warning], [*rows], seed)

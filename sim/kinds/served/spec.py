@@ -18,7 +18,9 @@ from sim.scenario.fields import (
 )
 from sim.scenario.machine import Pod
 from sim.scenario.trace import Trace
-from sim.serving.fleet import ORDERS, POLICIES, ROUTERS
+from sim.serving.fleet import POLICIES
+from sim.serving.order import ORDERS
+from sim.serving.router import ROUTERS
 from sim.text.choice import Choice
 
 

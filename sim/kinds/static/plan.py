@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sim.engine.pipeline import Stage, run_static
+from sim.engine.pipeline import run_static
 from sim.engine.steps import Progress, StaticBatch
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
@@ -13,6 +13,7 @@ from sim.graph.footprint import require
 from sim.graph.parallel import Parallel
 from sim.kinds.static.spec import Decode
 from sim.machine.pod import Machinery, machinery
+from sim.machine.unused import refuse_unused
 from sim.scenario import MisfitError, Variant
 
 
@@ -52,6 +53,7 @@ def prepare(v: Variant, seed: int) -> StaticPlan:
         here.notes.append(
             f"{here.model.name} was made for {most:,} tokens; this run goes to {longest:,}"
         )
+    refuse_unused(v.pod, [here])
     return StaticPlan(v, here)
 
 
@@ -80,7 +82,7 @@ def play(plan: StaticPlan, progress: Progress = lambda share: None) -> Outcome:
         shared_runs(work),
         here.parallel.micro_batches,
     )
-    stages = [Stage(host.group_of, host.graph_of) for host in here.hosts]
+    stages = [host.group_of for host in here.hosts]
     outcome = run_static(stages, static, timeline, progress)
     outcome.warnings[:0] = here.notes
     outcome.assumptions = here.assumptions

@@ -24,6 +24,7 @@ from sim.kinds.served.plan import play as play_served
 from sim.kinds.served.plan import prepare as prepare_served
 from sim.kinds.served.spec import Served, ServedTrace
 from sim.kinds.tenants.spec import Tenants, TenantSpec
+from sim.machine.unused import refuse_unused
 from sim.machine.wiring import Assumption, wiring, with_faults
 from sim.scenario import MisfitError, Variant
 from sim.scenario.machine import Parallel
@@ -107,11 +108,19 @@ def prepare(v: Variant, seed: int) -> TenantsPlan:
         raise MisfitError(wrong)
     firsts = np.cumsum([0, *need.values()]).tolist() if apart else [0] * len(need)
     mine = {name: range(first, first + need[name]) for name, first in zip(need, firsts)}
+    busy = {chip for name, spec in work.tenants.items() for chip in mine[name][: spec.tensor]}
+    wrong = [
+        (("pod", "stragglers", chip), f"chip {chip} is none of a first replica's; take this out")
+        for chip in v.pod.stragglers
+        if chip not in busy
+    ]
+    if wrong:
+        raise MisfitError(wrong)
     with_faults(wires.graph, v.pod.faults, mine.values())
     plans: dict[str, ServedPlan] = {}
     for name, spec in work.tenants.items():
         try:
-            plan = prepare_served(_alone(v, work, spec, mine[name]), seed)
+            plan = prepare_served(_alone(v, work, spec, mine[name]), seed, alone=False)
             here = plan.machinery
             plans[name] = plan._replace(
                 machinery=here._replace(network=here.network.part(tuple(mine[name])))
@@ -125,13 +134,8 @@ def prepare(v: Variant, seed: int) -> TenantsPlan:
             wrong.append((("workload", "tenants", name), str(error)))
     if wrong:
         raise MisfitError(wrong)
+    refuse_unused(v.pod, [plan.machinery for plan in plans.values()])
     notes = [f"{name}: {note}" for name, plan in plans.items() for note in plan.notes]
-    busy = {chip for name, spec in work.tenants.items() for chip in mine[name][: spec.tensor]}
-    notes += [
-        f"straggler chip {chip} is not among those of a first replica"
-        for chip in v.pod.stragglers
-        if chip not in busy
-    ]
     if apart:
         _see_that_they_serve(work, plans)
     else:
@@ -210,9 +214,6 @@ def _together(
                 trace.chunks(),
                 serving,
                 here.group,
-                here.graph,
-                here.device,
-                here.network,
                 here.model,
                 spec.weight,
                 spec.priority,

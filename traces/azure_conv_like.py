@@ -1,20 +1,30 @@
-"""Request traces from statistics: arrivals and lengths from a seed, if no recording can be shipped.
+"""How azure_conv_like.csv was made: from the statistics of a recording that cannot be shipped.
 
-python -m sim.traces.generate traces/azure_conv_like.csv
+python traces/azure_conv_like.py traces/azure_conv_like.csv
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from sim.traces.lengths import Lognormal, Quantiles, check, drawn
-from sim.traces.requests import Request, write_trace
+
+
+class Request(NamedTuple):
+    """One request.  `arrival_s` counts from the first request of the trace."""
+
+    id: int
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,16 @@ AZURE_CONVERSATION = TraceStatistics(
 )
 
 
+def write_trace(path: Path, requests: Sequence[Request]) -> None:
+    """Write requests as plain CSV, replacing the file whole; they read back equal if the first
+    arrives at 0."""
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "w", encoding="ascii", newline="\n") as file:
+        file.write("arrival_s,prompt_tokens,output_tokens\n")
+        file.writelines(f"{r.arrival_s!r},{r.prompt_tokens},{r.output_tokens}\n" for r in requests)
+    os.replace(partial, path)
+
+
 def _main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Write requests like those of the Azure conversation trace as CSV."
@@ -107,8 +127,6 @@ def _main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
-
-__all__ = ["AZURE_CONVERSATION", "Lognormal", "Quantiles", "TraceStatistics", "generate"]
 
 if __name__ == "__main__":
     _main()

@@ -11,26 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.engine.fleet import Answer, Player, batch_of
 from sim.engine.group import Group
-from sim.engine.steps import GraphOf, Sums, bends, play, sizes_of
+from sim.engine.replay import Answer, Player, batch_of
+from sim.engine.steps import Sums, bends, play, sizes_of
 from sim.graph.batch import Batch, decode_batch
 from sim.serving.fleet import LOGITS, LONE_PAIRS, PATTERN, SHARED_PAIRS, TOKENS, Fleet
 
 _GRID = 1.3  # ratio of neighbouring contexts on the grid
 
 
-def in_stages(stages: Sequence[Pieces]) -> Player:
-    """Answers for a replica in pipeline stages, each known from pieces of its own."""
+def in_stages(stages: Sequence[PlayedPrices]) -> Player:
+    """Answers for a replica in pipeline stages, each known from what it has played."""
     return lambda fleet, r: Answer(0.0, stage_s=tuple(stage(fleet, r).base_s for stage in stages))
 
 
-class Pieces:
+class PlayedPrices:
     """Answers for the iterations of one kind of replica, and what they add to the sums of one
     rank."""
 
-    def __init__(self, group: Group, graph_of: GraphOf, dense: bool) -> None:
-        self.group, self.graph_of, self.dense = group, graph_of, dense
+    def __init__(self, group: Group, dense: bool) -> None:
+        self.group, self.dense = group, dense
         self._seen: dict[tuple[float, ...], Sums] = {}
         self._at: dict[tuple[int, int], tuple[Sums, tuple]] = {}
         self._straight: dict[tuple[int, int, int], bool] = {}
@@ -96,9 +96,7 @@ class Pieces:
         key = count, low, high
         if key not in self._straight:
             middle = (low + high) // 2
-            ends = [
-                sizes_of(self.graph_of(_contexts(count, total))) for total in (low, middle, high)
-            ]
+            ends = [sizes_of(self.group, _contexts(count, at)) for at in (low, middle, high)]
             same = self._point(count, low)[1] == self._point(count, high)[1]
             self._straight[key] = high - low <= 1 or (
                 same and not bends(ends[0], ends[1], ends[2], (middle - low) / (high - low))
@@ -111,12 +109,11 @@ class Pieces:
         return self._at[count, total]
 
     def _played(self, batch: Batch) -> tuple[Sums, tuple]:
-        graph = self.graph_of(batch)
-        found = play(self.group, graph)
+        found = play(self.group, batch)
         if self.group.chips[
             0
         ].residency.reused:  # then it matters how the pass before left L2: like this one
-            found = play(self.group, graph)
+            found = play(self.group, batch)
         return found
 
 

@@ -2,7 +2,7 @@
 played.
 
 At fidelity `step` an iteration's time comes from a closed form (`sim.engine.pricing`) or, where ops
-overlap and there is none, from pieces of it that have been played before (`sim.engine.pieces`); at
+overlap and there is none, from passes that have been played before (`sim.engine.played_prices`); at
 `op` every iteration is played on the replica's ranks. The loop is the same: what has no price is
 asked for, and at `op` everything is.
 """
@@ -17,7 +17,6 @@ import numpy as np
 from sim.engine.group import Group
 from sim.engine.pipeline import walk
 from sim.engine.pricing import Pricing
-from sim.engine.steps import GraphOf
 from sim.graph.batch import Batch, Sequences, Shared
 from sim.serving.compiled import serve_for
 from sim.serving.fleet import (
@@ -136,7 +135,7 @@ def serve_fleet(
         acceptance=acceptance,
     )
     fleet = prices.room_for_sums(fleet)
-    serve = serve_for(expected)
+    serve = serve_for(expected, rules)
     records = new_rows(RECORD, max(rows, 2 * int(replicas.sequences.max())))
     todo = sorted([*events, *_edges(window)], key=lambda event: event.at_s)
     now_s = 0.0  # of the last event
@@ -264,7 +263,7 @@ def batch_of(fleet: Fleet, r: int) -> Batch:
     return Batch(groups, int(fleet.features[r, LOGITS]), shared)
 
 
-def player(groups: Sequence[Sequence[Group]], graphs: Sequence[GraphOf], first: int = 0) -> Player:
+def player(groups: Sequence[Sequence[Group]], first: int = 0) -> Player:
     """Iterations played op by op: those of row `first` and on, each replica on groups of its own,
     one a stage."""
 
@@ -272,10 +271,10 @@ def player(groups: Sequence[Sequence[Group]], graphs: Sequence[GraphOf], first: 
         me, batch = fleet.replicas[r], batch_of(fleet, r)
         own = groups[(r - first) // int(me.lanes)]
         if len(own) == 1:
-            return Answer(walk(own, graphs, batch, float(me.now_s), (0.0,))[0])
+            return Answer(walk(own, batch, float(me.now_s), (0.0,))[0])
         ready_s = float(me.now_s + me.overhead_s + me.delay_s)
         free_s = fleet.free_s[r - int(me.lane)].tolist()
-        return Answer(0.0, stage_s=tuple(walk(own, graphs, batch, ready_s, free_s, float(me.slow))))
+        return Answer(0.0, stage_s=tuple(walk(own, batch, ready_s, free_s, float(me.slow))))
 
     return play
 

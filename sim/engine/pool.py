@@ -8,32 +8,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.fleet import Answer, Kind, Player, player
-from sim.engine.group import Group
-from sim.engine.pieces import Pieces, in_stages
+from sim.engine.group import Group, GroupOf
+from sim.engine.played_prices import PlayedPrices, in_stages
 from sim.engine.pricing import Pricing, pricing
-from sim.engine.steps import GraphOf, GroupOf, Sums, sums_of, totals_of
+from sim.engine.replay import Answer, Kind, Player, player
+from sim.engine.steps import Sums, sums_of, totals_of
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
 from sim.graph.model import Model
-from sim.hardware.device import Device
-from sim.network.network import Network
 from sim.serving.fleet import Fleet
 from sim.serving.step_time import NO_SHARING, Sharing
 
 
 class Host(NamedTuple):
-    """The machine of a pool of replicas, or of one of their stages: its idle ranks, the graph of a
-    pass, and what both are made of."""
+    """The machine of a pool of replicas, or of one of their stages: how to make its ranks, idle."""
 
     group_of: GroupOf
-    graph_of: GraphOf
-    device: Device
-    network: Network
     sharing: Sharing = NO_SHARING  # which shared prefixes its techniques make use of
 
 
-class Served:
+class Pool:
     """One pool and its hosts, one a stage: who prices or plays its iterations, and what they come
     to."""
 
@@ -52,7 +46,7 @@ class Served:
         self.plain = [host.group_of(None) for host in stages]
         self.recorded = _Recorded(stages, self.first, self.count, lanes_of(replicas), timeline)
         self.forms: list[Pricing] = []
-        self.pieces: list[Pieces] = []
+        self.played: list[PlayedPrices] = []
         patterns = len(set(model.attention))
         play: Player
         if op:
@@ -62,7 +56,12 @@ class Served:
             if all(plain.folded for plain in self.plain):
                 forms = [
                     pricing(
-                        host.graph_of, host.device, host.network, plain.ranks, model, host.sharing
+                        plain.members[0].graph_of,
+                        plain.members[0].device,
+                        plain.network,
+                        plain.ranks,
+                        model,
+                        host.sharing,
                     )
                     for host, plain in zip(stages, self.plain)
                 ]
@@ -70,10 +69,8 @@ class Served:
             if len(self.forms) < len(stages):
                 dense = set(model.attention) == {"dense"}
                 self.forms = []
-                self.pieces = [
-                    Pieces(plain, host.graph_of, dense) for host, plain in zip(stages, self.plain)
-                ]
-            play = self.pieces[0] if len(self.pieces) == 1 else in_stages(self.pieces)
+                self.played = [PlayedPrices(plain, dense) for plain in self.plain]
+            play = self.played[0] if len(self.played) == 1 else in_stages(self.played)
         self.kinds = [
             Kind(self.forms[place] if self.forms else None, patterns, play, host.sharing)
             for place, host in enumerate(stages)
@@ -91,14 +88,14 @@ class Served:
             return mean_of(
                 [form.totals(fleet, self.kind, stage) for stage, form in enumerate(self.forms)]
             )
-        if not self.pieces:
+        if not self.played:
             return played_totals(self.recorded.groups)
         for r in range(self.first, self.first + self.count):
-            for piece in self.pieces:
-                piece.settle(fleet, r)
+            for each in self.played:
+                each.settle(fleet, r)
         return together(
             [
-                mean_of([totals_of(piece.sums) for piece in self.pieces]),
+                mean_of([totals_of(each.sums) for each in self.played]),
                 played_totals(self.recorded.groups),
             ]
         )
@@ -136,7 +133,7 @@ class _Recorded:
                 [host.group_of(self.timeline if i == 0 else None) for host in self.stages]
                 for i in range(self.count)
             ]
-            self._play = player(self.groups, [host.graph_of for host in self.stages], self.first)
+            self._play = player(self.groups, self.first)
         # A timeline shows one replica: the first.
         place = (r - self.first) // self.lanes
         shown = place == 0 and self.timeline is not None

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sim.serving.draws import draw
-from sim.serving.fleet import ROUTERS, Arrivals, Fleet, Rules
+from sim.serving.fleet import Arrivals, Fleet, Rules
+from sim.serving.router import ROUTERS
 
 _BY_REPLICA = ("replicas", "sums", "row_sums", "series", "gaps", "bin_s", "stage_busy_s")
 _BY_KIND = ("of_tokens", "of_logits", "of_lone")
@@ -40,15 +40,10 @@ def of_share(
     chunks: Iterable[Arrivals], rules: Rules, replicas: int, mine: range
 ) -> Iterator[Arrivals]:
     """Those who are routed to some of the replicas, each to the pool of its own."""
-    turn = 0
+    turn, choose = 0, [*ROUTERS.values()][rules.router].at_once
+    assert choose is not None, "the router asks how the replicas are"
     for asked in chunks:
-        if rules.router == ROUTERS["sticky"]:
-            who, back = np.unique(asked.session, return_inverse=True)
-            to = np.array(
-                [draw(rules.seed, int(session), 0) % replicas for session in who], np.int64
-            )[back]
-        else:
-            to = (turn + np.arange(len(asked.id))) % replicas
+        to = choose(asked.session, turn, replicas, rules.seed)
         turn += len(asked.id)
         yield rows_of(
             asked._replace(pool=to - mine.start),

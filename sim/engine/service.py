@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.fleet import Window, serve_fleet
+from sim.engine.partition import Part, Spread, of_share, sums_only, whole
+from sim.engine.pool import Host, Pool, lanes_of, together
+from sim.engine.replay import Window, serve_fleet
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
-from sim.engine.served import Host, Served, lanes_of, together
-from sim.engine.shares import Part, Spread, of_share, sums_only, whole
 from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
@@ -30,7 +30,6 @@ from sim.serving.fleet import (
     NONE,
     PATTERN,
     PER_PATTERN,
-    ROUTERS,
     SERIES,
     SHARED_PAIRS,
     Arrivals,
@@ -40,6 +39,7 @@ from sim.serving.fleet import (
     pool_of,
     series_of,
 )
+from sim.serving.router import apart
 from sim.traces.columns import Columns
 
 
@@ -134,21 +134,18 @@ def serve_share(
 
 def _served(
     stages: Sequence[Host], model: Model, service: Service, pool: int, timeline: Timeline | None
-) -> Served:
+) -> Pool:
     """A pool; a timeline shows the first."""
     shown = timeline if pool == 0 else None
-    return Served(
+    return Pool(
         stages, model, service.replicas, service.pools[pool], service.op, service.window, shown
     )
 
 
-def _apart(service: Service, served: Sequence[Served]) -> bool:
+def _apart(service: Service, served: Sequence[Pool]) -> bool:
     """Whether each replica goes its way once requests are routed, and routing does not ask how
     replicas are."""
-    alone = (
-        service.rules.router in (ROUTERS["round_robin"], ROUTERS["sticky"])
-        and not service.rules.coupled
-    )
+    alone = apart(service.rules.router) and not service.rules.coupled
     events = service.failures or service.autoscale
     priced = len(served) == 1 and bool(served[0].forms) and lanes_of(service.replicas) == 1
     return alone and not events and not service.op and priced
@@ -158,7 +155,7 @@ def _part(
     chunks: Iterable[Columns],
     expected: float,
     service: Service,
-    served: Sequence[Served],
+    served: Sequence[Pool],
     recorded: bool,
     scaler: Scaler | None,
     progress: Progress,
@@ -240,7 +237,7 @@ def engine_seconds(me: np.recarray) -> float:
     return float((me.lost_s + own_s + delayed_s).sum())
 
 
-def _mean_rates(served: Sequence[Served]) -> dict[str, float]:
+def _mean_rates(served: Sequence[Pool]) -> dict[str, float]:
     """What a rank's capacities carry at most, the mean over replicas."""
     count = sum(each.count for each in served)
     rates = [each.plain[0].rates() for each in served]
@@ -344,13 +341,13 @@ def digest_of(table: np.recarray) -> str:
 
 
 def _paid(
-    served: Sequence[Served], scaler: Scaler | None, makespan_s: float
+    served: Sequence[Pool], scaler: Scaler | None, makespan_s: float
 ) -> list[tuple[Device, float]]:
     """Chip-seconds that each pool's replicas were on."""
     scaled = scaler.members if scaler else range(0)
     return [
         (
-            each.stages[0].device,
+            each.plain[0].members[0].device,
             each.ranks
             * sum(
                 scaler.on_s(r, makespan_s) if scaler and r in scaled else makespan_s
