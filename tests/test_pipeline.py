@@ -3,6 +3,7 @@ fidelities agree."""
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -239,12 +240,17 @@ RULES = Rules(number(ROUTERS, "round_robin"), 0, 0, True, False, 0, False, True)
 NETWORK = network(8)
 
 
-def kinds(stages, how, techniques=(), lanes_groups=1):
-    """The stages of one pipeline as kinds: priced, in pieces, or played."""
-    parallel = Parallel(2, pipeline=stages)
-    parts = [
+@cache
+def parts_of(stages):
+    """The chips of each stage, first; one network each, which keeps what it has folded."""
+    return [
         NETWORK.part(tuple((2 * stage + chip) % 8 for chip in range(8))) for stage in range(stages)
     ]
+
+
+def kinds(stages, how, techniques=(), lanes_groups=1):
+    """The stages of one pipeline as kinds: priced, in pieces, or played."""
+    parallel, parts = Parallel(2, pipeline=stages), parts_of(stages)
     options = [(name, TECHNIQUES[name].options()) for name in techniques]
 
     def graph_of(stage):
@@ -367,7 +373,7 @@ def test_more_micro_batches_fill_the_stages():
     asked = plain_arrivals(np.zeros(64), np.full(64, 100), np.full(64, 40))
     mean, most = {}, {}
     for lanes in (1, 2, 4):
-        _, fleet = served(asked, lanes_of(4, lanes), kinds(4, "priced"))
+        _, fleet = served(asked, lanes_of(4, lanes), kinds(4, "priced"), expected=1e9)
         shares = fleet.stage_busy_s.sum(axis=0) / fleet.replicas.flight_s.sum()
         mean[lanes], most[lanes] = shares.mean(), shares.max()
     assert mean[1] == pytest.approx(1 / 4, rel=1e-9), "one at a time"

@@ -12,7 +12,7 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, network, replace
-from sim.results.tenants import jain
+from sim.results.statistics import jain
 
 from sim.engine.group import Group, members_of
 from sim.engine.service import Service
@@ -183,7 +183,7 @@ def test_busy_time_goes_by_weight_where_all_always_have_work(weights, quantum):
     """Tenants of unlike models, so that iterations take unlike times."""
     tenants = [
         tenant(
-            f"t{t}", columns([(0.0, 100, 1000)] * 12), model=(SMALL, OTHER, SMALL)[t], weight=weight
+            f"t{t}", columns([(0.0, 100, 400)] * 12), model=(SMALL, OTHER, SMALL)[t], weight=weight
         )
         for t, weight in enumerate(weights)
     ]
