@@ -9,7 +9,6 @@ import numpy as np
 
 from sim.engine.scaling import Autoscale, Failure
 from sim.engine.service import Service
-from sim.graph.transformer import kv_bytes_per_token
 from sim.kinds.served.spec import Prefill, Served, ServedTrace
 from sim.machine.pod import Machinery
 from sim.machine.wiring import Assumption
@@ -108,7 +107,7 @@ def service(plan: ServedPlan) -> Service:
             sum(len(table) for table in tables),
             (own.replicas if own else work.replicas) * lanes,
         )
-        each = kv_bytes_per_token(part.model, part.precision, part.parallel)
+        each = part.footprints[0].kv_bytes_per_token
         pools.append(
             pool_of(first, count, next=1, transfer_s=each / own.link, latency_s=own.latency)
             if own

@@ -41,13 +41,7 @@ def prepare(v: Variant, seed: int) -> StaticPlan:
         )
     here = machinery(v, 1.0, -(-work.batch // micro), shared_runs(work))
     longest = work.prompt_tokens + work.output_tokens
-    require(
-        here.model,
-        here.room,
-        here.precision,
-        here.parallel,
-        _unique_tokens(work, here.parallel),
-    )
+    require(here.model.name, here.room, _unique_tokens(work, here.parallel))
     if 0 < here.model.max_tokens < longest:
         most = here.model.max_tokens
         here.notes.append(

@@ -17,7 +17,6 @@ from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
 from sim.facts.shared_pod import SharedPod, TenantRecord
 from sim.facts.timeline import Timeline
-from sim.graph.transformer import kv_bytes_per_token
 from sim.kinds.served.fleet import ServedPlan, service
 from sim.kinds.served.plan import complete
 from sim.kinds.served.plan import play as play_served
@@ -214,7 +213,6 @@ def _together(
                 trace.chunks(),
                 serving,
                 here.group,
-                here.model,
                 spec.weight,
                 spec.priority,
             )
@@ -380,7 +378,7 @@ def _divided(work: Tenants, plans: Mapping[str, ServedPlan]) -> dict[str, Served
     given, held, weight, used = 0.0, 0.0, 0.0, {}
     for name, plan in plans.items():
         spec, here = work.tenants[name], plan.machinery
-        each = kv_bytes_per_token(here.model, here.precision, here.parallel)
+        each = here.room.token_bytes
         used[name] = here.room.weight_bytes + here.room.activation_bytes
         held += used[name]
         if spec.kv_tokens:
@@ -407,8 +405,7 @@ def _divided(work: Tenants, plans: Mapping[str, ServedPlan]) -> dict[str, Served
     found = {}
     for name, plan in plans.items():
         spec, here = work.tenants[name], plan.machinery
-        each = kv_bytes_per_token(here.model, here.precision, here.parallel)
-        tokens = spec.kv_tokens or left * spec.weight / weight / each
+        tokens = spec.kv_tokens or left * spec.weight / weight / here.room.token_bytes
         device = here.device
         if work.sharing == "co_resident":
             device = replace(device, l2_bytes=device.l2_bytes * spec.weight / total)
