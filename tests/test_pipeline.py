@@ -3,6 +3,7 @@ fidelities agree."""
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 from machines import DEVICE, INT8, LIBRARY, MODEL, graph, group, network, occupied, replace
 
 import sim
-from sim.engine.alone import played
-from sim.engine.fleet import Kind, player, serve_fleet
 from sim.engine.group import Group, members_of
-from sim.engine.pieces import Pieces, in_stages
+from sim.engine.isolated import played
 from sim.engine.pipeline import run_static
+from sim.engine.played_prices import PlayedPrices, in_stages
 from sim.engine.pricing import pricing
+from sim.engine.replay import Kind, player, serve_fleet
 from sim.engine.scaling import Failure, failures
 from sim.engine.steps import StaticBatch
 from sim.facts.timeline import Timeline
@@ -239,12 +240,17 @@ RULES = Rules(number(ROUTERS, "round_robin"), 0, 0, True, False, 0, False, True)
 NETWORK = network(8)
 
 
-def kinds(stages, how, techniques=(), lanes_groups=1):
-    """The stages of one pipeline as kinds: priced, in pieces, or played."""
-    parallel = Parallel(2, pipeline=stages)
-    parts = [
+@cache
+def parts_of(stages):
+    """The chips of each stage, first; one network each, which keeps what it has folded."""
+    return [
         NETWORK.part(tuple((2 * stage + chip) % 8 for chip in range(8))) for stage in range(stages)
     ]
+
+
+def kinds(stages, how, techniques=(), lanes_groups=1):
+    """The stages of one pipeline as kinds: priced, in pieces, or played."""
+    parallel, parts = Parallel(2, pipeline=stages), parts_of(stages)
     options = [(name, TECHNIQUES[name].options()) for name in techniques]
 
     def graph_of(stage):
@@ -266,7 +272,7 @@ def kinds(stages, how, techniques=(), lanes_groups=1):
         assert None not in forms
         return [Kind(form, DENSE.patterns) for form in forms]
     if how == "pieces":
-        answer = in_stages([Pieces(some, DENSE.patterns) for some in groups()])
+        answer = in_stages([PlayedPrices(some, DENSE.patterns) for some in groups()])
     else:
         answer = player([groups() for _ in range(lanes_groups)])
     return [Kind(None, DENSE.patterns, answer)] * stages
@@ -367,7 +373,7 @@ def test_more_micro_batches_fill_the_stages():
     asked = plain_arrivals(np.zeros(64), np.full(64, 100), np.full(64, 40))
     mean, most = {}, {}
     for lanes in (1, 2, 4):
-        _, fleet = served(asked, lanes_of(4, lanes), kinds(4, "priced"))
+        _, fleet = served(asked, lanes_of(4, lanes), kinds(4, "priced"), expected=1e9)
         shares = fleet.stage_busy_s.sum(axis=0) / fleet.replicas.flight_s.sum()
         mean[lanes], most[lanes] = shares.mean(), shares.max()
     assert mean[1] == pytest.approx(1 / 4, rel=1e-9), "one at a time"

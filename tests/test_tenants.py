@@ -12,12 +12,12 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, network, replace
-from sim.results.tenants import jain
 
 from sim.engine.group import Group, members_of
-from sim.engine.serving import Service
+from sim.engine.service import Service
 from sim.engine.tenants import Shared, Tenant, share_chips
 from sim.facts.timeline import Timeline
+from sim.results.statistics import jain
 from sim.run import run
 from sim.scenario import ScenarioError
 from sim.serving import compiled
@@ -164,8 +164,8 @@ def test_every_request_is_finished_once(drawn, together):
 
 @pytest.mark.parametrize("quantum", [1, 4, 0], ids=["turns", "turns of 4", "together"])
 def test_who_is_alone_is_as_quick_as_without_sharing(quantum):
-    from sim.engine.served import Host
-    from sim.engine.serving import run_service
+    from sim.engine.pool import Host
+    from sim.engine.service import run_service
 
     rows = [(1e-3 * (i % 5), 50 + 17 * i, 5 + i % 9) for i in range(30)]
     one = tenant("one", columns(rows), op=quantum == 0)
@@ -183,7 +183,7 @@ def test_busy_time_goes_by_weight_where_all_always_have_work(weights, quantum):
     """Tenants of unlike models, so that iterations take unlike times."""
     tenants = [
         tenant(
-            f"t{t}", columns([(0.0, 100, 1000)] * 12), model=(SMALL, OTHER, SMALL)[t], weight=weight
+            f"t{t}", columns([(0.0, 100, 400)] * 12), model=(SMALL, OTHER, SMALL)[t], weight=weight
         )
         for t, weight in enumerate(weights)
     ]

@@ -35,6 +35,7 @@ class LoweredOp:
         "l2_limit",
         "op",
         "plays",
+        "prefetch",
         "reads",
         "slot",
         "unhidden_s",
@@ -42,6 +43,7 @@ class LoweredOp:
 
     def __init__(self, op: Op, slot: int, device: Device, tensor_id: Callable[[str], int]) -> None:
         self.op, self.slot, self.collective, self.idle = op, slot, is_collective(op), op.idle
+        self.prefetch = op.kind == "prefetch"
         found = _OF_NETWORK if self.collective else cost(op, device)
         self.fixed_s, self.arithmetic_s = found.fixed_s, found.arithmetic_s
         self.hbm_limit, self.l2_limit = found.hbm_limit, found.l2_limit

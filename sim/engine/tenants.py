@@ -17,11 +17,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import simpy
 
-from sim.engine.fleet import Answer, Kind, Window, batch_of, serve_fleet
 from sim.engine.group import GraphOf, Group, Tenancy
 from sim.engine.lines import patterns_of
-from sim.engine.served import Host, Served, played_totals
-from sim.engine.serving import (
+from sim.engine.partition import rows_of
+from sim.engine.pool import Host, Pool, played_totals
+from sim.engine.replay import Answer, Kind, Window, batch_of, serve_fleet
+from sim.engine.service import (
     Service,
     arrivals_of,
     counted,
@@ -31,7 +32,6 @@ from sim.engine.serving import (
     serving_of,
     warnings_of,
 )
-from sim.engine.shares import rows_of
 from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
@@ -95,7 +95,7 @@ def share_chips(
         []
         if clock
         else [
-            Served(
+            Pool(
                 [Host(partial(_named, tenant))],
                 replicas,
                 pool,

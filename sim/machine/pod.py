@@ -11,7 +11,7 @@ import simpy
 from sim import catalog
 from sim.engine.group import Group, Tenancy, members_of
 from sim.engine.lines import sharing_of
-from sim.engine.served import Host
+from sim.engine.pool import Host
 from sim.facts.timeline import Timeline
 from sim.graph.batch import NO_SHARING, Batch, Shared, Sharing, decode_batch
 from sim.graph.footprint import Footprint, Room, footprint, room

@@ -9,8 +9,8 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import GraphOf, Group, members_of
-from sim.engine.served import Host as EngineHost
-from sim.engine.serving import Service, run_service
+from sim.engine.pool import Host as EngineHost
+from sim.engine.service import Service, run_service
 from sim.facts.outcome import Outcome
 from sim.graph.footprint import footprint, room
 from sim.graph.parallel import Parallel

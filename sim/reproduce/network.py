@@ -15,7 +15,7 @@ from sim import catalog
 from sim.calibrate.collectives import leave_one_size_out
 from sim.calibrate.libraries import SOURCES
 from sim.calibrate.tables import Measured
-from sim.engine.alone import finish_times, played
+from sim.engine.isolated import finish_times, played
 from sim.network import topology
 from sim.network.collectives import COLLECTIVES
 from sim.network.library import Library

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from sim.engine.alone import finish_times
+from sim.engine.isolated import finish_times
 from sim.network import topology, traffic
 from sim.network.routing import routes
 from sim.network.wires import Ints, Wires

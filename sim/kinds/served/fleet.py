@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.engine.scaling import Autoscale, Failure
-from sim.engine.serving import Service
+from sim.engine.service import Service
 from sim.kinds.served.spec import Prefill, Served, ServedTrace
 from sim.machine.pod import Machinery
 from sim.machine.wiring import Assumption

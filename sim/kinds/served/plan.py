@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sim.engine.serving import run_service, serve_share
-from sim.engine.shares import Part, Spread
+from sim.engine.partition import Part, Spread
+from sim.engine.service import run_service, serve_share
 from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.engine.fleet import Answer, Player, batch_of
 from sim.engine.group import Group
+from sim.engine.replay import Answer, Player, batch_of
 from sim.engine.steps import Numbers, Sums, bends, play, sizes_of
 from sim.graph.batch import DENSE, Batch, Pattern, Sequences, decode_batch
 from sim.serving.fleet import LOGITS, LONE_PAIRS, PATTERN, SHARED_PAIRS, TOKENS, Fleet
@@ -21,12 +21,12 @@ from sim.serving.fleet import LOGITS, LONE_PAIRS, PATTERN, SHARED_PAIRS, TOKENS,
 _GRID = 1.3  # ratio of neighbouring contexts on the grid
 
 
-def in_stages(stages: Sequence[Pieces]) -> Player:
-    """Answers for a replica in pipeline stages, each known from pieces of its own."""
+def in_stages(stages: Sequence[PlayedPrices]) -> Player:
+    """Answers for a replica in pipeline stages, each known from what it has played."""
     return lambda fleet, r: Answer(0.0, stage_s=tuple(stage(fleet, r).base_s for stage in stages))
 
 
-class Pieces:
+class PlayedPrices:
     """Answers for the iterations of one kind of replica, and what they add to the sums of one
     rank."""
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.fleet import Window, serve_fleet
+from sim.engine.partition import Part, Spread, of_share, sums_only, whole
+from sim.engine.pool import Host, Pool, lanes_of, together
+from sim.engine.replay import Window, serve_fleet
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
-from sim.engine.served import Host, Served, lanes_of, together
-from sim.engine.shares import Part, Spread, of_share, sums_only, whole
 from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
@@ -129,15 +129,13 @@ def serve_share(
     return _part(chunks, expected, service, served, recorded, None, lambda _: None, share, shares)
 
 
-def _served(
-    stages: Sequence[Host], service: Service, pool: int, timeline: Timeline | None
-) -> Served:
+def _served(stages: Sequence[Host], service: Service, pool: int, timeline: Timeline | None) -> Pool:
     """A pool; a timeline shows the first."""
     shown = timeline if pool == 0 else None
-    return Served(stages, service.replicas, service.pools[pool], service.op, service.window, shown)
+    return Pool(stages, service.replicas, service.pools[pool], service.op, service.window, shown)
 
 
-def _apart(service: Service, served: Sequence[Served]) -> bool:
+def _apart(service: Service, served: Sequence[Pool]) -> bool:
     """Whether each replica goes its way once requests are routed, and routing does not ask how
     replicas are."""
     alone = apart(service.rules.router) and not service.rules.coupled
@@ -150,7 +148,7 @@ def _part(
     chunks: Iterable[Columns],
     expected: float,
     service: Service,
-    served: Sequence[Served],
+    served: Sequence[Pool],
     recorded: bool,
     scaler: Scaler | None,
     progress: Progress,
@@ -232,7 +230,7 @@ def engine_seconds(me: np.recarray) -> float:
     return float((me.lost_s + own_s + delayed_s).sum())
 
 
-def _mean_rates(served: Sequence[Served]) -> dict[str, float]:
+def _mean_rates(served: Sequence[Pool]) -> dict[str, float]:
     """What a rank's capacities carry at most, the mean over replicas."""
     count = sum(each.count for each in served)
     rates = [each.plain[0].rates() for each in served]
@@ -336,7 +334,7 @@ def digest_of(table: np.recarray) -> str:
 
 
 def _paid(
-    served: Sequence[Served], scaler: Scaler | None, makespan_s: float
+    served: Sequence[Pool], scaler: Scaler | None, makespan_s: float
 ) -> list[tuple[Device, float]]:
     """Chip-seconds that each pool's replicas were on."""
     scaled = scaler.members if scaler else range(0)
@@ -427,8 +425,7 @@ def warnings_of(table: np.recarray, service: Service) -> list[str]:
         if waiting > most_waits:
             more_s = float(served.last_s.max()) - last_s
             warnings.append(
-                "overload: requests came faster than they were served; when the last one "
-                f"came, {waiting:,} waited, "
-                f"and they took another {more_s:,.1f} s"
+                "overload: requests came faster than they were served; when the last one came, "
+                f"{waiting:,} waited, and they took another {more_s:,.1f} s"
             )
     return warnings

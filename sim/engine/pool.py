@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.fleet import Answer, Kind, Player, player
 from sim.engine.group import Group, GroupOf
 from sim.engine.lines import patterns_of
-from sim.engine.pieces import Pieces, in_stages
+from sim.engine.played_prices import PlayedPrices, in_stages
 from sim.engine.pricing import Pricing, pricing
+from sim.engine.replay import Answer, Kind, Player, player
 from sim.engine.steps import Sums, sums_of, totals_of
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
@@ -27,7 +27,7 @@ class Host(NamedTuple):
     sharing: Sharing = NO_SHARING  # which shared prefixes its techniques make use of
 
 
-class Served:
+class Pool:
     """One pool and its hosts, one a stage: who prices or plays its iterations, and what they come
     to."""
 
@@ -45,7 +45,7 @@ class Served:
         self.plain = [host.group_of(None) for host in stages]
         self.recorded = _Recorded(stages, self.first, self.count, lanes_of(replicas), timeline)
         self.forms: list[Pricing] = []
-        self.pieces: list[Pieces] = []
+        self.played: list[PlayedPrices] = []
         patterns = patterns_of(self.plain)
         play: Player
         if op:
@@ -67,8 +67,8 @@ class Served:
                 self.forms = [form for form in forms if form is not None]
             if len(self.forms) < len(stages):
                 self.forms = []
-                self.pieces = [Pieces(plain, patterns) for plain in self.plain]
-            play = self.pieces[0] if len(self.pieces) == 1 else in_stages(self.pieces)
+                self.played = [PlayedPrices(plain, patterns) for plain in self.plain]
+            play = self.played[0] if len(self.played) == 1 else in_stages(self.played)
         self.kinds = [
             Kind(self.forms[place] if self.forms else None, patterns, play, host.sharing)
             for place, host in enumerate(stages)
@@ -86,14 +86,14 @@ class Served:
             return mean_of(
                 [form.totals(fleet, self.kind, stage) for stage, form in enumerate(self.forms)]
             )
-        if not self.pieces:
+        if not self.played:
             return played_totals(self.recorded.groups)
         for r in range(self.first, self.first + self.count):
-            for piece in self.pieces:
-                piece.settle(fleet, r)
+            for each in self.played:
+                each.settle(fleet, r)
         return together(
             [
-                mean_of([totals_of(piece.sums) for piece in self.pieces]),
+                mean_of([totals_of(each.sums) for each in self.played]),
                 played_totals(self.recorded.groups),
             ]
         )

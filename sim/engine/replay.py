@@ -2,7 +2,7 @@
 played.
 
 At fidelity `step` an iteration's time comes from a closed form (`sim.engine.pricing`) or, where ops
-overlap and there is none, from pieces of it that have been played before (`sim.engine.pieces`); at
+overlap and there is none, from passes that have been played before (`sim.engine.played_prices`); at
 `op` every iteration is played on the replica's ranks. The loop is the same: what has no price is
 asked for, and at `op` everything is.
 """
