@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sim.reproduce import network, typhoon
@@ -83,6 +84,8 @@ def test_network(part, monkeypatch):
     monkeypatch.setattr(network, "SHARED", SHARED)
     if part is network.measured:
         pytest.importorskip("pyarrow", reason="measured tables are Parquet files")
+    # Only a note tells of sizes that were not seen; those fits are tested where fits are.
+    monkeypatch.setattr(network, "leave_one_size_out", lambda rows, *_: np.zeros(len(rows)))
     rows = list(part(quick=True))
     if all(row.ok is None for row in rows):
         pytest.skip(f"{SHARED} is not there")

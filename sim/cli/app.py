@@ -25,7 +25,7 @@ from sim.cli.trace import trace
 from sim.facts.version import VERSION
 
 if TYPE_CHECKING:
-    from sim.scenario import Scenario
+    from sim.scenario import Fault, Scenario
 
 WRONG_INPUT, CLAIM_FAILED, INTERRUPTED = 2, 3, 130
 
@@ -149,9 +149,10 @@ def run(
     ] = None,
 ) -> None:
     """Run every variant of a scenario.  Prints the comparison, writes the run folder."""
-    overrides = overrides + (_window(record) if record is not None else [])
-    overrides += [f"workload.fidelity={fidelity.value}"] if fidelity else []
-    loaded = _load(scenarios, overrides)
+    window = _window(record) if record is not None else []
+    depth = [f"workload.fidelity={fidelity.value}"] if fidelity else []
+    overrides = [*overrides, *window, *depth]
+    loaded = _load(scenarios, overrides, {"--record": window, "--fidelity": depth})
     folders = _folders(loaded, out)
     from sim.run import Interrupted
     from sim.run import run as simulate
@@ -301,8 +302,10 @@ def reproduce(
         write(file, json.dumps(done, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _load(names: list[str], overrides: list[str]) -> list[Scenario]:
-    """All scenarios, or one error with the faults of all."""
+def _load(
+    names: list[str], overrides: list[str], options: Mapping[str, list[str]] = {}
+) -> list[Scenario]:
+    """All scenarios, or one error with the faults of all; some overrides are said by `options`."""
     from sim.run import load
     from sim.scenario import ScenarioError
 
@@ -311,10 +314,22 @@ def _load(names: list[str], overrides: list[str]) -> list[Scenario]:
         try:
             loaded.append(load(name, overrides))
         except ScenarioError as error:
-            faults += error.faults
+            faults += [_of_option(fault, name, options) for fault in error.faults]
     if faults:
         raise ScenarioError(dict.fromkeys(faults))
     return loaded
+
+
+def _of_option(fault: Fault, scenario: str, options: Mapping[str, list[str]]) -> Fault:
+    """`fault`, or if it is of a key that an option stands for, that the option has no meaning."""
+    from sim.scenario.layers import OVERRIDES
+
+    said = ((name, text) for name, texts in options.items() for text in texts)
+    for option, text in said if fault.file == OVERRIDES else ():
+        if f"{text.partition('=')[0]}.".startswith(f"{fault.key}."):
+            what = f"{scenario} has a workload that does not read {fault.key}; take this option out"
+            return fault._replace(file=option, key="", what=what)
+    return fault
 
 
 def _window(text: str) -> list[str]:

@@ -20,10 +20,11 @@ from sim import catalog
 from sim.calibrate.latent import Fit, Peaks, fit_absorb, fit_typhoon
 from sim.engine.group import Group, members_of
 from sim.graph.batch import Batch, Sequences, Shared
+from sim.graph.footprint import footprint
 from sim.graph.graph import Graph, Layer
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
-from sim.graph.transformer import kv_bytes_per_token, transformer
+from sim.graph.transformer import transformer
 from sim.hardware.cost import hbm_bytes_per_s
 from sim.hardware.device import Device
 from sim.network.network import Network
@@ -31,7 +32,7 @@ from sim.reproduce.measured import measured
 from sim.reproduce.row import Progress, Row, near, rows_of
 from sim.reproduce.typhoon_rows import BENCH, BenchRow
 from sim.techniques import TECHNIQUES, Machine, apply
-from sim.techniques.latent import expanded_bytes, threshold
+from sim.techniques.latent import threshold
 
 PROMPTS = {"A": 26_472, "B": 7_069, "C": 4_759}
 SUFFIX = 512  # of the user's own tokens where the paper does not say
@@ -323,8 +324,17 @@ def memory() -> Iterator[Row]:
     model, fp8 = catalog.model("deepseek-v3"), Precision("fp8", "fp8", "fp8", "fp8")
     devices, batch, suffix = 384, 128, 1024
     weights = model.parameters / devices
-    cached = kv_bytes_per_token(model, fp8, Parallel()) * batch * suffix
-    expanded = expanded_bytes(model, fp8, Parallel()) * PROMPTS["A"] / devices
+    chosen = [(TYPHOON[0], TECHNIQUES[TYPHOON[0]].options(**dict(TYPHOON[1])))]
+    whole = footprint(
+        lambda asked: apply(
+            transformer(model, fp8, Parallel(), asked), Machine(0.0, 1.0, 1), chosen
+        ),
+        Parallel(),
+        batch,
+        [Shared(batch, PROMPTS["A"])],
+    )
+    cached = whole.kv_bytes_per_token * batch * suffix
+    expanded = whole.kept_bytes / devices
     share = expanded / (weights + cached)
     note = (
         f"{expanded / 1e9:.2f} GB beside {weights / 1e9:.2f} GB of weights and "

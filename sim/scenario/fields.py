@@ -100,7 +100,8 @@ class Place:
 TopologyName = Annotated[str, Place("topology", "topologies", YAML_SUFFIXES)]
 DeviceName = Annotated[str, Place("device", "devices", YAML_SUFFIXES)]
 LibraryName = Annotated[str, Place("library", "libraries", YAML_SUFFIXES)]
-ModelName = Annotated[str, Place("model", "models", (*YAML_SUFFIXES, "/config.json"))]
+MODEL = Place("model", "models", (*YAML_SUFFIXES, "/config.json"))
+ModelName = Annotated[str, MODEL]
 FilePath = Annotated[str, Place("file")]
 TraceFile = Annotated[str, Place("trace", "traces", absent=True)]
 TraceFallback = Annotated[str, Place("trace", "traces")]

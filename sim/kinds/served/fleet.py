@@ -9,7 +9,6 @@ import numpy as np
 
 from sim.engine.scaling import Autoscale, Failure
 from sim.engine.service import Service
-from sim.graph.transformer import kv_bytes_per_token
 from sim.kinds.served.spec import Prefill, Served, ServedTrace
 from sim.machine.pod import Machinery
 from sim.machine.wiring import Assumption
@@ -100,7 +99,7 @@ def service(plan: ServedPlan) -> Service:
         own = work.prefill if part is plan.prefill else None
         first = sum(map(len, tables))
         count = (own or work).replicas * part.parallel.micro_batches
-        each = kv_bytes_per_token(part.model, part.precision, part.parallel)
+        each = part.footprints[0].kv_bytes_per_token
         onward: dict[str, Any] = (
             {"next": 1, "transfer_s": each / own.link, "latency_s": own.latency} if own else {}
         )

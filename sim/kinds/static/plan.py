@@ -36,8 +36,7 @@ def prepare(v: Variant, seed: int) -> StaticPlan:
         )
         raise MisfitError([(("parallel", "micro_batches"), what)])
     here = machinery(v, 1.0, -(-work.batch // micro), shared_runs(work))
-    unique = _unique_tokens(work, here.parallel)
-    require(here.model, here.room, here.precision, here.parallel, unique)
+    require(here.model.name, here.room, _unique_tokens(work, here.parallel))
     longest, most = work.prompt_tokens + work.output_tokens, here.model.max_tokens
     if 0 < most < longest:
         here.notes.append(

@@ -17,7 +17,6 @@ from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
 from sim.facts.shared_pod import SharedPod, TenantRecord
 from sim.facts.timeline import Timeline
-from sim.graph.transformer import kv_bytes_per_token
 from sim.kinds.served.fleet import ServedPlan, service
 from sim.kinds.served.plan import complete
 from sim.kinds.served.plan import play as play_served
@@ -192,7 +191,6 @@ def _together(
                 chunks=each.trace.chunks(),
                 service=serving,
                 group_of=here.group,
-                model=here.model,
                 weight=spec.weight,
                 priority=spec.priority,
             )
@@ -355,12 +353,11 @@ def _divided(work: Tenants, plans: Mapping[str, ServedPlan]) -> dict[str, Served
 
     Who says `kv_tokens` has just that, and the others split the rest.
     """
-    here = {name: plan.machinery for name, plan in plans.items()}
     specs = {name: work.tenants[name] for name in plans}
-    each = {name: kv_bytes_per_token(m.model, m.precision, m.parallel) for name, m in here.items()}
-    used = {name: m.room.weight_bytes + m.room.activation_bytes for name, m in here.items()}
+    rooms = {name: plan.machinery.room for name, plan in plans.items()}
+    used = {name: room.weight_bytes + room.activation_bytes for name, room in rooms.items()}
     held = sum(used.values())
-    given = sum((spec.kv_tokens or 0) * each[name] for name, spec in specs.items())
+    given = sum((spec.kv_tokens or 0) * rooms[name].token_bytes for name, spec in specs.items())
     weight = sum(spec.weight for spec in specs.values() if not spec.kv_tokens)
     (first, plan), *_ = plans.items()
     whole = plan.machinery.device.hbm_bytes * work.tenants[first].hbm_utilisation
@@ -376,11 +373,13 @@ def _divided(work: Tenants, plans: Mapping[str, ServedPlan]) -> dict[str, Served
     total = sum(spec.weight for spec in specs.values())
     found = {}
     for name, spec in specs.items():
-        device, room = here[name].device, here[name].room
-        room = room._replace(kv_tokens=spec.kv_tokens or left * spec.weight / weight / each[name])
+        here, room = plans[name].machinery, rooms[name]
+        tokens = spec.kv_tokens or left * spec.weight / weight / room.token_bytes
+        device = here.device
         if work.sharing == "co_resident":
             device = replace(device, l2_bytes=device.l2_bytes * spec.weight / total)
-        found[name] = plans[name]._replace(machinery=here[name]._replace(room=room, device=device))
+        here = here._replace(room=room._replace(kv_tokens=tokens), device=device)
+        found[name] = plans[name]._replace(machinery=here)
     _see_that_they_serve(work, found)
     return found
 

@@ -8,14 +8,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from sim.kinds.served.spec import Served
-from sim.scenario.fields import Count, Factor, ModelName, Section, plain_name
+from sim.scenario.fields import Count, Factor, Section, plain_name
 from sim.scenario.machine import Precision
+from sim.scenario.model import ModelUse
 
 
 class TenantSpec(Served):
     """One of those who share a pod: a model, its requests, and what it is entitled to."""
 
-    model: ModelName
+    model: ModelUse
     tensor: Count = Field(default=1, description="chips that the model is split over")
     precision: Precision | None = Field(default=None, description="default: that of the scenario")
     weight: Factor = Field(
