@@ -29,8 +29,7 @@ def busy_s(totals: Totals, stream: str) -> float:
 
 
 def exposed_s(totals: Totals) -> float:
-    """Seconds in which an iteration ran and nothing computed: time waited for collectives and
-    joins."""
+    """Seconds in which an iteration waited for collectives and joins, and nothing computed."""
     left_s = (
         totals.seconds
         - totals.idle_s

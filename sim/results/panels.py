@@ -1,5 +1,4 @@
-"""What a timeline shows of one variant, before anything is drawn: its streams, and how full its
-capacities were."""
+"""What a timeline shows of a variant: its streams, and how full its capacities were."""
 
 from __future__ import annotations
 
@@ -60,8 +59,7 @@ def axis_unit(outcomes: Mapping[str, Outcome]) -> tuple[str, float]:
 
 
 def recorded(outcomes: Mapping[str, Outcome]) -> tuple[float, float]:
-    """When what was recorded begins and ends, in seconds; from zero where it begins in the first
-    tenth."""
+    """Begin and end of what was recorded, in seconds; from 0 if it begins in the first tenth."""
     spans = [s for o in outcomes.values() for s in o.timeline.spans]
     first_s = min((s.start_s for s in spans), default=0.0)
     last_s = max((s.end_s for s in spans), default=0.0)
@@ -102,8 +100,7 @@ def _stream_order(track: str) -> tuple[int, list[int], str]:
 
 
 def _areas(outcome: Outcome, scale: float) -> list[Area]:
-    """One area for each kind of capacity: over several ranks or links, the share of all their rates
-    together."""
+    """An area a kind of capacity; of several ranks or links, the share of their joint rate."""
     rates: dict[str, float] = {}
     for capacity, rate in outcome.timeline.capacities.items():
         kind = capacity.rpartition("/")[2]

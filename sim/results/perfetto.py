@@ -15,8 +15,7 @@ _STREAMS = ("compute", "communication", "prefetch")
 
 
 def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """Metadata first, then events by time: a process for each variant and rank, a thread for each
-    stream, and counters.
+    """Metadata, then events by time: a process a variant and rank, a thread a stream, counters.
 
     Counters are HBM, L2 and link, in percent of their rate.
 

@@ -89,8 +89,7 @@ def page(name: str, graph: nx.DiGraph, facts: Mapping[str, Fact]) -> str:
 
 
 def figure(graph: nx.DiGraph) -> go.Figure:
-    """The drawing: chips as filled marks, switches as squares, wires coloured by rate; hover for
-    names and numbers."""
+    """The drawing: chips as filled marks, switches as squares, wires coloured by rate."""
     import plotly.graph_objects as go
 
     places = _DRAWN[shape_of(graph).drawn](graph)

@@ -1,5 +1,4 @@
-"""A request trace as one interactive page: how many come when, how long they are, and what
-repeats."""
+"""A request trace as one interactive page: how many come when, and how long they are."""
 
 from __future__ import annotations
 

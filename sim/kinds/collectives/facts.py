@@ -206,8 +206,7 @@ def share(link: LinkUse, wall_s: float) -> float:
 
 
 def busiest(outcome: Outcome) -> str:
-    """The fullest link, how many others are as full, and how full that is; '' where none was
-    recorded."""
+    """The fullest link, how many are as full, and how full that is; '' if none was recorded."""
     found = shares(outcome)
     if not found:
         return ""
@@ -217,8 +216,7 @@ def busiest(outcome: Outcome) -> str:
 
 
 def links_csv(outcomes: Mapping[str, Outcome]) -> dict[str, bytes]:
-    """The table of links, fullest first, one row a link and variant; nothing where no variant has
-    recorded any."""
+    """The table of links, fullest first, a row a link and variant; nothing if none recorded any."""
     head = ("variant", "link", "GB/s", "bytes", "share_of_rate", "busy_share", "most_flows")
     rows = [
         (

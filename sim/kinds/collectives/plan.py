@@ -1,5 +1,4 @@
-"""A workload of collectives alone, from specs to Outcome: what `sim.run` does for models, for
-jobs."""
+"""A workload of collectives alone, from specs to Outcome."""
 
 from __future__ import annotations
 

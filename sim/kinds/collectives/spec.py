@@ -103,8 +103,7 @@ Group = Annotated[
 
 
 class JobSpec(Section):
-    """A tenant that issues one collective after the other, each when all its ranks are done with
-    the last."""
+    """Issues one collective after the other, each when all its ranks are done with the last."""
 
     collective: Annotated[str, Choice(COLLECTIVES)]
     bytes: Bytes = Field(

@@ -1,5 +1,4 @@
-"""Jobs and links as a person reads them: the table on the terminal, and two sections of the
-report."""
+"""Jobs and links as a person reads them: a table on the terminal, sections of the report."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ _ALONE = "#0072B2"
 def jobs_table(
     outcomes: Mapping[str, Outcome], metrics: Numbers, comparison: Numbers
 ) -> RenderableType:
-    """A row for each variant with its wall time, each job's mean and slow-down, the fullest
-    link."""
+    """A row a variant: wall time, each job's mean and slow-down, the fullest link."""
     from rich.text import Text
 
     names = list(

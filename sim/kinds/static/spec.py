@@ -10,8 +10,7 @@ from sim.scenario.fields import Count, Section
 
 
 class SharedRun(Section):
-    """A run of tokens that the prompts of several sequences have in common, a node of the tree of
-    their prefixes."""
+    """Tokens that the prompts of several sequences share: a node of the tree of their prefixes."""
 
     tokens: Count
     sequences: Count | None = Field(default=None, description="default: all of the batch")
