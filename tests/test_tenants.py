@@ -12,12 +12,12 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, network, replace
-from sim.results.statistics import jain
 
 from sim.engine.group import Group, members_of
 from sim.engine.service import Service
 from sim.engine.tenants import Shared, Tenant, share_chips
 from sim.facts.timeline import Timeline
+from sim.results.statistics import jain
 from sim.run import run
 from sim.scenario import ScenarioError
 from sim.serving import compiled
