@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import simpy
 
-from sim.engine.alone import finish_times, played
 from sim.engine.flows import Capacity, Flow, Net, Work
+from sim.engine.isolated import finish_times, played
 from sim.network import topology
 from sim.network.library import Library
 from sim.network.network import Network

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sim import compiled, scenario
 from sim.catalog.installed import add_installed
-from sim.engine.shares import Part, Spread
+from sim.engine.partition import Part, Spread
 from sim.facts.outcome import Outcome
 from sim.facts.version import VERSION
 from sim.kinds import KINDS, Kind

@@ -75,7 +75,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
             return FakeResult(ok)
 
         monkeypatch.setitem(
-            sys.modules, "sim.run", SimpleNamespace(Interrupted=GeneratorExit, run=run)
+            sys.modules, "sim.run", SimpleNamespace(Interrupted=GeneratorExit, load=load, run=run)
         )
         return calls
 
@@ -163,12 +163,17 @@ def test_record_and_fidelity_where_they_mean_nothing(
 ) -> None:
     calls = simulated()
     for args, what in (
-        (["preserve", "--record", "1s..2s"], "vanilla is a static batch"),
+        (
+            ["preserve", "--record", "1s..2s"],
+            "--record: preserve has a workload that does not read record.from_s; take",
+        ),
         (
             ["preserve", "--fidelity", "op"],
-            "vanilla is a workload of decode; only requests have one",
+            "--fidelity: preserve has a workload that does not read workload.fidelity; take",
         ),
-        (["network_two_jobs", "--fidelity", "step"], "is a workload of collectives; only requests"),
+        (["network_two_jobs", "--fidelity", "step"], "--fidelity: network_two_jobs has a workload"),
+        (["array_granularity", "--record", "0s.."], "does not read record; take this option out"),
+        (["preserve", "--set", "workload.fidelity=op"], "--set: workload.fidelity: unknown key"),
         (["azure_llama3-8b", "--fidelity", "layer"], "step"),
     ):
         result = podscope("run", *args)

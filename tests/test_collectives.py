@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import LIBRARY, network, replace
 
-from sim.engine.alone import played
+from sim.engine.isolated import played
 from sim.network import topology
 from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES
 from sim.network.library import Library, Way

@@ -10,11 +10,11 @@ import pytest
 from machines import DEVICE, MODEL, graph, group, network
 
 from sim.calibrate.work import Measured, work_of
-from sim.engine.fleet import Kind, player, serve_fleet
 from sim.engine.lines import features_of_batch
-from sim.engine.pieces import Pieces
 from sim.engine.pipeline import run_static
+from sim.engine.played_prices import PlayedPrices
 from sim.engine.pricing import pricing
+from sim.engine.replay import Kind, player, serve_fleet
 from sim.engine.steps import StaticBatch
 from sim.graph.batch import Batch, decode_batch, prefill_batch
 from sim.graph.graph import After, Graph, Layer, Op, Tensor
@@ -146,7 +146,7 @@ def test_a_tier_changes_what_is_served_alike(name, monkeypatch):
     told = (
         Kind(priced, 1)
         if priced
-        else Kind(None, 1, Pieces(group(CHIP, 1, graph_of=asked_of), True))
+        else Kind(None, 1, PlayedPrices(group(CHIP, 1, graph_of=asked_of), True))
     )
     for expected in (0.0, 1e9):
         assert served(told, expected) == pytest.approx(judge, rel=1e-9)

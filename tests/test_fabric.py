@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim.network.sharing as sharing
-from sim.engine.alone import finish_times
 from sim.engine.fabric import Fabric
 from sim.engine.flows import Capacity, Flow, Net, Work
+from sim.engine.isolated import finish_times
 from sim.network.sharing import crossings, fill, max_min
 from sim.network.wires import Paths
 

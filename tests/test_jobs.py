@@ -40,7 +40,7 @@ def job(network, ranks=(0, 1, 2, 3), collective="all_reduce", nbytes=4e6, name="
 def times(outcome, name="a") -> list[float]:
     return [
         each.end_s - each.start_s
-        for job in outcome.jobs
+        for job in outcome.part.jobs
         if job.name == name
         for each in job.instances
     ]
@@ -56,7 +56,7 @@ def test_a_job_alone_takes_its_closed_form_each_time(shape, collective):
     outcome = play_jobs(
         network, [job(network, collective=collective, start_s=1e-3, repeat=3, gap_s=1e-4)]
     )
-    [record] = outcome.jobs
+    [record] = outcome.part.jobs
     if fold.exact:
         assert times(outcome) == pytest.approx([fold.seconds] * 3, rel=1e-9)
         assert outcome.totals.seconds == pytest.approx(1e-3 + 3 * fold.seconds + 2e-4, rel=1e-9)
@@ -79,7 +79,7 @@ def test_two_jobs_share_the_link_between_them():
     assert times(play_jobs(network, pair[:1])) == pytest.approx([fixed_s + wire_s], rel=1e-9)
     both = play_jobs(network, pair)
     assert times(both) == times(both, "b") == pytest.approx([fixed_s + 2 * wire_s], rel=1e-9)
-    middle = both.links[0]
+    middle = both.part.links[0]
     assert middle.name in ("left → right", "right → left") and middle.most_flows == 2
     assert middle.moved_bytes == pytest.approx(8e6)
     weighted = play_jobs(network, [pair[0]._replace(weight=3.0), pair[1]])
@@ -112,10 +112,15 @@ def test_the_background_goes_on_until_the_others_are_done():
     main = job(network, (0, 2), "send_receive", 10e6, repeat=2, algorithm="direct")
     outcome = play_jobs(network, [main, noise], recording=Recording())
     wall_s = outcome.totals.seconds
-    assert wall_s == outcome.jobs[0].instances[-1].end_s
-    assert len(outcome.jobs[1].instances) > 5 and outcome.jobs[1].instances[-1].end_s <= wall_s
-    assert max(link.moved_bytes / link.bytes_per_s for link in outcome.links) <= wall_s * (1 + 1e-9)
-    assert all(link.busy_s <= wall_s * (1 + 1e-9) for link in outcome.links)
+    assert wall_s == outcome.part.jobs[0].instances[-1].end_s
+    assert (
+        len(outcome.part.jobs[1].instances) > 5
+        and outcome.part.jobs[1].instances[-1].end_s <= wall_s
+    )
+    assert max(link.moved_bytes / link.bytes_per_s for link in outcome.part.links) <= wall_s * (
+        1 + 1e-9
+    )
+    assert all(link.busy_s <= wall_s * (1 + 1e-9) for link in outcome.part.links)
     last = [span for span in outcome.timeline.spans if "cut off" in span.note]
     assert [span.track for span in last] == ["noise/rank 1", "noise/rank 3"] and last[
         0
@@ -126,7 +131,7 @@ def test_a_late_background_has_no_times():
     network = pod()
     late = job(network, name="late", background=True, start_s=9.0)
     outcome = play_jobs(network, [job(network), late])
-    assert outcome.jobs[1].instances == [] and outcome.jobs[1].idle_s > 0
+    assert outcome.part.jobs[1].instances == [] and outcome.part.jobs[1].idle_s > 0
 
 
 def test_a_straggler_pays_more_for_its_own_steps():
@@ -134,7 +139,7 @@ def test_a_straggler_pays_more_for_its_own_steps():
     pair = job(network, (0, 1), "send_receive", algorithm="direct")
     even, late = (play_jobs(network, [pair], Trouble(slow)) for slow in ({}, {1: 3.0}))
     assert times(late)[0] == pytest.approx(times(even)[0] + 2 * (LAUNCH_S + STEP_S), rel=1e-9)
-    assert late.jobs[0].idle_s == even.jobs[0].idle_s
+    assert late.part.jobs[0].idle_s == even.part.jobs[0].idle_s
 
 
 def test_jitter_follows_the_seed():
@@ -145,7 +150,7 @@ def test_jitter_follows_the_seed():
     ]
     assert times(runs[0]) == times(runs[1]) != times(runs[2])
     assert runs[0].fingerprint == runs[1].fingerprint != runs[2].fingerprint
-    assert len(set(times(runs[0]))) == 4 and min(times(runs[0])) > runs[0].jobs[0].idle_s
+    assert len(set(times(runs[0]))) == 4 and min(times(runs[0])) > runs[0].part.jobs[0].idle_s
 
 
 @pytest.mark.parametrize(
@@ -159,11 +164,11 @@ def test_a_faulty_link_slows_a_ring(fault):
     sick = job(faulty, range(5), algorithm="ring", healthy=healthy.using("ring"))
     outcome = play_jobs(faulty, [sick])
     assert (
-        outcome.jobs[0].idle_s
+        outcome.part.jobs[0].idle_s
         == healthy.using("ring").fold("all_reduce", tuple(range(5)), 4e6).seconds
     )
     detour = fault.failed  # the other way round is free, only longer
-    assert times(outcome)[0] > (1.001 if detour else 1.2) * outcome.jobs[0].idle_s
+    assert times(outcome)[0] > (1.001 if detour else 1.2) * outcome.part.jobs[0].idle_s
 
 
 def test_a_large_group_in_step_takes_the_same_time_folded(monkeypatch):
@@ -173,35 +178,37 @@ def test_a_large_group_in_step_takes_the_same_time_folded(monkeypatch):
     monkeypatch.setattr(engine, "FOLD_ABOVE", 8)
     folded = play_jobs(network, [one], recording=Recording())
     assert folded.totals.seconds == pytest.approx(played.totals.seconds, rel=1e-9)
-    assert not folded.links and "closed form" in folded.warnings[0] and not played.warnings
+    assert not folded.part.links and "closed form" in folded.warnings[0] and not played.warnings
     assert [s[:3] for s in folded.timeline.spans] == [s[:3] for s in played.timeline.spans]
     assert folded.timeline.spans[0].link_bytes == pytest.approx(played.timeline.spans[0].link_bytes)
     two = play_jobs(network, [one, one._replace(name="b")])
-    assert two.links, "two jobs are played"
+    assert two.part.links, "two jobs are played"
 
 
 def test_bytes_over_links_are_what_the_ranks_sent():
     network = pod("ring", 6)
     one = job(network, range(6), repeat=2, nbytes=6e6, algorithm="ring")
     outcome = play_jobs(network, [one], recording=Recording())
-    assert sum(link.moved_bytes for link in outcome.links) == pytest.approx(2 * 6 * 2 * 5 * 1e6)
+    assert sum(link.moved_bytes for link in outcome.part.links) == pytest.approx(
+        2 * 6 * 2 * 5 * 1e6
+    )
     assert sum(span.link_bytes for span in outcome.timeline.spans) == pytest.approx(
         2 * 6 * 2 * 5 * 1e6
     )
     carried = dict.fromkeys(outcome.timeline.capacities, 0.0)
     for use in outcome.timeline.uses:
         carried[use.capacity] += (use.end_s - use.start_s) * use.bytes_per_s
-    by_name = {f"links/{link.name}": link.moved_bytes for link in outcome.links}
+    by_name = {f"links/{link.name}": link.moved_bytes for link in outcome.part.links}
     assert carried == pytest.approx({lane: by_name[lane] for lane in carried})
 
 
 def test_the_record_has_bounds():
     network = pod("full_mesh", 8)
     one = job(network, range(8), repeat=6)
-    [record] = play_jobs(network, [one]).jobs
+    [record] = play_jobs(network, [one]).part.jobs
     cut = play_jobs(network, [one], recording=Recording(max_spans=20))
     assert len(cut.timeline.spans) == 20 and cut.timeline.truncated == 28
-    assert len(cut.timeline.capacities) == engine.LANES < len(cut.links)
+    assert len(cut.timeline.capacities) == engine.LANES < len(cut.part.links)
     window = Recording(record.instances[2].start_s, record.instances[4].start_s)
     seen = play_jobs(network, [one], recording=window).timeline
     assert {span.name for span in seen.spans} == {"all_reduce 3", "all_reduce 4"}
@@ -237,14 +244,14 @@ def test_no_link_carries_more_than_it_can_and_nobody_gains_from_company(specs, s
         for i, (kind, ranks, size, r) in enumerate(specs)
     ]
     outcome = play_jobs(network, jobs, recording=Recording())
-    for record in outcome.jobs:
+    for record in outcome.part.jobs:
         assert min(times(outcome, record.name)) >= record.idle_s * (1 - 1e-6)
-    for link in outcome.links:
+    for link in outcome.part.links:
         assert link.moved_bytes <= link.bytes_per_s * outcome.totals.seconds * (1 + 1e-9)
     for name, rate in outcome.timeline.capacities.items():
         assert utilisation(outcome.timeline.uses, name, rate)[1].max(initial=0.0) <= 1 + 1e-9
     assert outcome.totals.seconds == pytest.approx(
-        max(each.instances[-1].end_s for each in outcome.jobs)
+        max(each.instances[-1].end_s for each in outcome.part.jobs)
     )
 
 

@@ -12,12 +12,12 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import DEVICE, MODEL, graph, network, replace
-from sim.results.tenants import jain
 
 from sim.engine.group import Group, members_of
-from sim.engine.serving import Service
+from sim.engine.service import Service
 from sim.engine.tenants import Shared, Tenant, share_chips
 from sim.facts.timeline import Timeline
+from sim.results.statistics import jain
 from sim.run import run
 from sim.scenario import ScenarioError
 from sim.serving import compiled
@@ -68,7 +68,7 @@ def tenant(
         return Group(env, members, pod, timeline=timeline, tenancy=tenancy)
 
     graph_of = partial(_graph, model, ranks, techniques)
-    return Tenant(name, chunks, service, group_of, model, weight, priority)
+    return Tenant(name, chunks, service, group_of, weight, priority)
 
 
 def _graph(model, ranks, techniques, batch):
@@ -164,14 +164,14 @@ def test_every_request_is_finished_once(drawn, together):
 
 @pytest.mark.parametrize("quantum", [1, 4, 0], ids=["turns", "turns of 4", "together"])
 def test_who_is_alone_is_as_quick_as_without_sharing(quantum):
-    from sim.engine.served import Host
-    from sim.engine.serving import run_service
+    from sim.engine.pool import Host
+    from sim.engine.service import run_service
 
     rows = [(1e-3 * (i % 5), 50 + 17 * i, 5 + i % 9) for i in range(30)]
     one = tenant("one", columns(rows), op=quantum == 0)
     shared = share_chips([one], quantum, None).outcomes[0]
     host = Host(one.group_of)
-    plain = run_service([columns(rows)], one.service, [[host]], SMALL, None)
+    plain = run_service([columns(rows)], one.service, [[host]], None)
     assert shared.requests.last_token_s == pytest.approx(plain.requests.last_token_s, rel=1e-12)
     assert shared.totals.bytes["HBM"] == pytest.approx(plain.totals.bytes["HBM"], rel=1e-12)
     assert shared.totals.bytes["link"] == pytest.approx(plain.totals.bytes["link"], rel=1e-12)
@@ -183,7 +183,7 @@ def test_busy_time_goes_by_weight_where_all_always_have_work(weights, quantum):
     """Tenants of unlike models, so that iterations take unlike times."""
     tenants = [
         tenant(
-            f"t{t}", columns([(0.0, 100, 1000)] * 12), model=(SMALL, OTHER, SMALL)[t], weight=weight
+            f"t{t}", columns([(0.0, 100, 400)] * 12), model=(SMALL, OTHER, SMALL)[t], weight=weight
         )
         for t, weight in enumerate(weights)
     ]
@@ -193,8 +193,8 @@ def test_busy_time_goes_by_weight_where_all_always_have_work(weights, quantum):
     )  # up to then all have work
     timed = [np.zeros(0)] * len(weights)
     for t, outcome in enumerate(shared.outcomes):
-        bins = outcome.serving.series["busy_s"]
-        timed[t] = bins[: int(first_s / outcome.serving.bin_s)]
+        bins = outcome.part.series["busy_s"]
+        timed[t] = bins[: int(first_s / outcome.part.bin_s)]
     busy = np.array([bins.sum() for bins in timed])
     assert busy / busy.sum() == pytest.approx(np.array(weights) / sum(weights), rel=0.02)
 

@@ -46,7 +46,11 @@ class _Design(NamedTuple):
 
 
 def fit(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> Fitted:
-    """The constants that predict `rows` best.  Deterministic; seconds for a few hundred rows."""
+    """The constants that predict `rows` best.  Seconds for a few hundred rows.
+
+    Where all rows of a family have one number of rounds, they tell launch + rounds x step and not
+    its parts: of these, one machine's arithmetic may give others than another's.
+    """
     design = _design(rows, graph, forms)
     constants = _constants(rows, design, forms)
     protocols = list(dict.fromkeys(form.protocol for form in forms))

@@ -8,7 +8,6 @@ those that were left out too.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.calibrate.tables import csv_rows
 from sim.calibrate.work import line
 from sim.graph.batch import Batch, Sequences
 from sim.graph.model import Model
@@ -56,14 +56,14 @@ def profile(
 ) -> list[Kernel]:
     """The rows of a profile that our graph has an op for."""
     found = []
-    for row in _rows(dense):
+    for row in csv_rows(dense):
         name, tokens = row["layer"], int(row["tokens"])
         op = {**_GEMMS, **_VECTORS}.get(name)
         if op:
             batch = Batch((Sequences(1, tokens, 0),), 1)
             family = "gemm" if name in _GEMMS else "vector"
             found.append(_kernel(family, model, tensor, batch, op, float(row["time_us"])))
-    for row in _rows(attention):
+    for row in csv_rows(attention):
         chunk, cached, count, context = (
             int(row[key]) for key in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
         )
@@ -76,16 +76,11 @@ def profile(
                 family, model, tensor, Batch(tuple(groups), 1), "attention", float(row["time_us"])
             )
         )
-    for row in _rows(head) if head else ():
+    for row in csv_rows(head) if head else ():
         if row["layer"] == "lm_head":
             batch = Batch((Sequences(int(row["sequences"]), 1, 0),), int(row["sequences"]))
             found.append(_kernel("lm_head", model, tensor, batch, "lm_head", float(row["time_us"])))
     return found
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return [*csv.DictReader(file)]
 
 
 def _kernel(

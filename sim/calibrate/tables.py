@@ -24,6 +24,12 @@ class Measured(NamedTuple):
     seconds: float
 
 
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, by column."""
+    with path.open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
 def parquet_rows(path: Path, filters: list[tuple[str, str, object]]) -> list[dict[str, Any]]:
     """The rows of a Parquet file that meet all of `filters`; ValueError without pyarrow."""
     try:
@@ -53,12 +59,7 @@ def aiconfigurator(path: Path, dtype: str = "half") -> list[Measured]:
 def nccl_tests(path: Path, source: str, section: str, ranks: int) -> list[Measured]:
     """All-reduce rows of nccl-tests logs as CSV: bytes and out-of-place time_us of the first block
     of a section."""
-    with path.open(newline="") as file:
-        rows = [
-            row
-            for row in csv.DictReader(file)
-            if row["source"] == source and section in row["section"]
-        ]
+    rows = [row for row in csv_rows(path) if row["source"] == source and section in row["section"]]
     return sorted(
         Measured("all_reduce", ranks, int(row["bytes"]), float(row["time_us"]) * 1e-6)
         for row in rows

@@ -88,8 +88,10 @@ def read_onnx(
         if product is not None and product.depthwise and node.op_type in _CONVOLUTIONS:
             depthwise.append(product)
         elif product is not None:
-            name = _unique((node.name or f"{node.op_type}_{number}").strip("/"), taken)
-            layers += _layers(name, product, held)
+            name = (node.name or f"{node.op_type}_{number}").strip("/")
+            taken[name] += 1
+            own = name if taken[name] == 1 else f"{name}#{taken[name]}"
+            layers += _layers(own, product, held)
             held = tuple(layer.name for layer in layers[len(layers) - product.copies :])
         sources |= dict.fromkeys(node.output, held)
         if len(layers) > _MOST_LAYERS:
@@ -252,11 +254,6 @@ def _layers(name: str, product: _Product, after: tuple[str, ...]) -> Iterator[Ge
 
 def _attribute(node: Any, name: str, default: int) -> int:
     return next((each.i for each in node.attribute if each.name == name), default)
-
-
-def _unique(name: str, taken: Counter[str]) -> str:
-    taken[name] += 1
-    return name if taken[name] == 1 else f"{name}#{taken[name]}"
 
 
 def _text(shape: Sequence[int]) -> str:

@@ -61,7 +61,7 @@ class Ports(NamedTuple):
         return (self.hbm, self.l2, self.link, *self.engines.values())
 
 
-Meet = Callable[["Chip", LoweredOp, Work], "simpy.Event | Alarm"]
+Meet = Callable[["Chip", LoweredOp, Work], simpy.Event | float]
 
 
 class Chip:
@@ -124,9 +124,8 @@ class Chip:
         """Play one pass; ends when every stream has."""
         start_s = self.env.now
         run = _Pass(program, self.env)
-        for stream in program.streams:
-            _Stream(self, stream, self._work(stream), run).begin()
         if program.streams:
+            run.wake([_Stream(self, name, self._work(name), run) for name in program.streams])
             yield run.over
         self._add_up(program, self.env.now - start_s)
 
@@ -144,14 +143,14 @@ class Chip:
             if key in self._fetching:
                 # The kernel's own reads now bring the rest, and the copy engine finds nothing left
                 # to do.
-                self._fetched(key, self._fetching[key])
+                self.fetched(key, self._fetching[key])
             found = self.residency.read(key, nbytes)
             hit += found
             miss += nbytes - found
         work.hbm_bytes, work.l2_bytes = miss, hit
 
-    def kernel(self, op: LoweredOp, index: int, work: Work) -> Alarm:
-        """Begin a kernel; the alarm goes off at its end."""
+    def kernel(self, op: LoweredOp, index: int, work: Work) -> float:
+        """Begin a kernel; when it ends, if nobody else comes."""
         self._touch(op, index, work)
         now, net = self.env.now, self.net
         begins_s = now + op.fixed_s + op.unhidden_s
@@ -173,17 +172,18 @@ class Chip:
         if net.order is not None:
             net.order.append((work.l2_bytes > 0, work.hbm_bytes > 0))
         work.end_s = end_s
-        return Alarm(self.env, end_s - now)
+        return end_s
 
-    def communicate(self, op: LoweredOp, index: int, work: Work) -> simpy.Event | Alarm:
-        """Come to a collective."""
+    def communicate(self, op: LoweredOp, index: int, work: Work) -> simpy.Event | float:
+        """Come to a collective; the time of its end, or the event."""
         if self.meet is None:
             raise ValueError(f"op {op.op.name}: a collective on a chip that has no group")
         self._touch(op, index, work)
         return self.meet(self, op, work)
 
-    def prefetch(self, op: LoweredOp, index: int, work: Work) -> Alarm | None:
-        """Copy what is not in L2 yet.  Nothing to copy (a kernel was there first) costs nothing."""
+    def prefetch(self, op: LoweredOp, index: int, work: Work) -> float | None:
+        """Copy what is not in L2 yet; when that ends, if nobody else comes.  Nothing to copy (a
+        kernel was there first) costs nothing."""
         ((key, nbytes),) = op.reads
         key += index
         missing = nbytes - self.residency.held(key)
@@ -197,11 +197,9 @@ class Chip:
         self._fetching[key] = work
         work.flows[0].limit = op.hbm_limit
         end_s = work.end_s = self.net.start(work.flows[0], missing, now + op.fixed_s, now)
-        alarm = Alarm(self.env, end_s - now)
-        alarm.callbacks.append(lambda _: self._fetched(key, work))
-        return alarm
+        return end_s
 
-    def _fetched(self, key: int, work: Work) -> None:
+    def fetched(self, key: int, work: Work) -> None:
         """A prefetch ended, or was overtaken: what it moved is resident now."""
         if self._fetching.get(key) is not work:
             return
@@ -273,12 +271,21 @@ class Chip:
 class _Pass:
     """What the streams of one pass know of each other."""
 
-    __slots__ = ("done", "left", "over", "program", "waiting")
+    __slots__ = ("done", "left", "more", "over", "program", "waiting")
 
     def __init__(self, program: Program, env: simpy.Environment) -> None:
         self.program, self.left, self.over = program, len(program.streams), simpy.Event(env)
         self.done = bytearray(len(program.layers) * program.width)
-        self.waiting: dict[int, list[Callable[[object], None]]] = {}  # by op: who goes on after it
+        self.waiting: dict[int, list[_Stream]] = {}  # by op: who goes on after it
+        self.more = False  # whether others go on at this very time
+
+    def wake(self, streams: list[_Stream]) -> None:
+        """They go on now, one after the other."""
+        self.more = True
+        for stream in streams[:-1]:
+            stream.go()
+        self.more = False
+        streams[-1].go()
 
 
 class _Stream:
@@ -290,47 +297,63 @@ class _Stream:
         self.chip, self.name, self.work, self.run = chip, name, work, run
         self.todo = run.program.walk(name)
         self.start_s = 0.0
-
-    def begin(self) -> None:
-        """Take the first op."""
         self.index, self.base, self.op = next(self.todo)
-        self.go()
 
-    def go(self, _: object = None) -> None:
-        """Go on with the op at hand, to the first that takes time or waits for another stream."""
-        chip, run, work = self.chip, self.run, self.work
-        done = run.done
+    def go(self) -> None:
+        """Go on with the op at hand, to the first that waits for another stream or an alarm.
+
+        An op that ends before anything else happens needs no alarm: the clock is put forward. That
+        is what SimPy's loop would do next.
+        """
+        chip, run, work, env = self.chip, self.run, self.work, self.chip.env
+        done, queue, alone = run.done, env._queue, chip.moved is None
         while True:
             op = self.op
             for dep in op.deps:
                 at = self.base + dep
                 if at >= 0 and not done[at]:
-                    run.waiting.setdefault(at, []).append(self.go)
+                    run.waiting.setdefault(at, []).append(self)
                     return
             if not op.idle:
-                self.start_s = chip.env.now
-                play = (
-                    chip.communicate
-                    if op.collective
-                    else chip.prefetch
-                    if op.op.kind == "prefetch"
-                    else chip.kernel
-                )
-                event = play(op, self.index, work)
-                if event is not None:
-                    assert event.callbacks is not None
-                    work.event = event
-                    event.callbacks.append(self._ended)
-                    return
+                now = self.start_s = env.now
+                end_s: float | None
+                if op.prefetch:
+                    end_s = chip.prefetch(op, self.index, work)
+                elif op.collective:
+                    end = chip.communicate(op, self.index, work)
+                    if not isinstance(end, float):
+                        assert end.callbacks is not None
+                        work.event = end
+                        end.callbacks.append(self._ended)
+                        return
+                    end_s = end
+                else:
+                    end_s = chip.kernel(op, self.index, work)
+                if end_s is not None:
+                    due_s = now + (end_s - now)
+                    if not alone or run.more or (queue and queue[0][0] <= due_s):
+                        work.event = alarm = Alarm(env, end_s - now)
+                        alarm.callbacks.append(self._ended)
+                        return
+                    env._now = due_s
+                    self._note(op, due_s)
             if not self._next():
                 return
 
     def _ended(self, _: object) -> None:
         """The op at hand has ended."""
-        chip, op, work = self.chip, self.op, self.work
-        took = chip.env.now - self.start_s
+        self._note(self.op, self.chip.env.now)
+        if self._next():
+            self.go()
+
+    def _note(self, op: LoweredOp, now: float) -> None:
+        """Write down what became of an op that ended."""
+        chip, work, start_s = self.chip, self.work, self.start_s
+        if op.prefetch:
+            chip.fetched(op.reads[0][0] + self.index, work)
+        took = now - start_s
         op.plays += 1
-        cause = _cause(op, work, self.start_s)
+        cause = _cause(op, work, start_s)
         bound = cause if took > 2 * op.fixed_s else _LATENCY
         op.bound_s[bound] += took
         if chip.net.order is not None:
@@ -340,9 +363,7 @@ class _Stream:
             chip.moved["L2"] += work.l2_bytes
         if chip.recording:
             layer = f"{self.run.program.layers[self.index].name} {self.index}"
-            chip.record(self.name, op, layer, self.start_s, BOUNDS[bound], work)
-        if self._next():
-            self.go()
+            chip.record(self.name, op, layer, start_s, BOUNDS[bound], work)
 
     def _next(self) -> bool:
         """The op at hand is over: whoever waits for it goes on now, after this stream; whether
@@ -350,7 +371,8 @@ class _Stream:
         run, slot = self.run, self.base + self.op.slot
         run.done[slot] = 1
         if slot in run.waiting:
-            Alarm(self.chip.env, 0.0).callbacks = run.waiting.pop(slot)
+            woken = run.waiting.pop(slot)
+            Alarm(self.chip.env, 0.0).callbacks.append(lambda _: run.wake(woken))
         following = next(self.todo, None)
         if following is not None:
             self.index, self.base, self.op = following
@@ -364,7 +386,9 @@ class _Stream:
 def _cause(op: LoweredOp, work: Work, start_s: float) -> int:
     """Which of the op's needs ended last: an index into BOUNDS."""
     hbm, l2, link, *engines = work.flows
-    cause, last_s = _COMPUTE, max([work.floor_s, *(engine.finish_s for engine in engines)])
+    cause, last_s = _COMPUTE, work.floor_s
+    for engine in engines:
+        last_s = max(last_s, engine.finish_s)
     if work.hbm_bytes and hbm.finish_s > last_s:
         cause, last_s = _HBM, hbm.finish_s
     if work.l2_bytes and l2.finish_s > last_s:

@@ -167,8 +167,8 @@ class Group:
         ]
         yield self.env.all_of(running)
 
-    def _meet(self, chip: Chip, op: LoweredOp, work: Work) -> simpy.Event | Alarm:
-        """A rank has come to a collective; the event at which it is done with it."""
+    def _meet(self, chip: Chip, op: LoweredOp, work: Work) -> simpy.Event | float:
+        """A rank has come to a collective; when it is done with it, or the event."""
         fold = op.fold
         if fold is None:
             ranks = op.op.ranks or self.ranks
@@ -188,7 +188,7 @@ class Group:
         net.start(link, fold.sent_bytes, begins_s, now)
         end_s = self._memory(net, work, hbm, l2, begins_s, link.finish_s)
         work.end_s = end_s
-        return Alarm(self.env, end_s - now)
+        return end_s
 
     @staticmethod
     def _memory(net: Net, work: Work, hbm: Flow, l2: Flow, begins_s: float, end_s: float) -> float:

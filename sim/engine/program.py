@@ -35,6 +35,7 @@ class LoweredOp:
         "l2_limit",
         "op",
         "plays",
+        "prefetch",
         "reads",
         "slot",
         "unhidden_s",
@@ -42,6 +43,7 @@ class LoweredOp:
 
     def __init__(self, op: Op, slot: int, device: Device, tensor_id: Callable[[str], int]) -> None:
         self.op, self.slot, self.collective, self.idle = op, slot, is_collective(op), op.idle
+        self.prefetch = op.kind == "prefetch"
         found = _OF_NETWORK if self.collective else cost(op, device)
         self.fixed_s, self.arithmetic_s = found.fixed_s, found.arithmetic_s
         self.hbm_limit, self.l2_limit = found.hbm_limit, found.l2_limit
@@ -54,7 +56,7 @@ class LoweredOp:
         self.reads = [
             (tensor_id(tensor.name) * LAYERS + tensor.ahead, tensor.nbytes)
             for tensor in op.reads
-            if tensor.kind != "activation"
+            if tensor.kind != "activation" and tensor.nbytes
         ]
         self.deps: tuple[int, ...] = ()
         self.fold: Fold | None = None  # how the network plays it, once it was asked

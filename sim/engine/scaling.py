@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.fleet import Act, Event
+from sim.engine.replay import Act, Event
 from sim.serving.failure import cut_back, fail
 from sim.serving.fleet import IDLE, Fleet
 from sim.serving.step_time import StepTime

@@ -46,9 +46,8 @@ def naive(q: Array, keys: Array, values: Array, scale: float | None = None) -> P
     """All queries [B, H, D_qk] on one context of `keys` [L, H, D_qk] and `values` [L, H, D_v];
     `scale` of the scores, by default 1 / sqrt(D_qk)."""
     scale = q.shape[2] ** -0.5 if scale is None else scale
-    scores = (
-        np.matmul(_wide(q).transpose(1, 0, 2), _wide(keys).transpose(1, 2, 0)) * scale
-    )  # [H, B, L]
+    # [H, B, L]
+    scores = np.matmul(_wide(q).transpose(1, 0, 2), _wide(keys).transpose(1, 2, 0)) * scale
     return _weighted(scores, _wide(values).transpose(1, 0, 2), q.dtype)
 
 
@@ -85,9 +84,8 @@ def absorb(
     lse = np.full((batch, heads), -np.inf, absorbed.dtype)
     for b, (first, last) in enumerate(pairwise(begin)):
         if last > first:
-            scores = (
-                absorbed[b] @ cache[first:last].T * scale
-            )  # [H, L]: heads are queries on one context
+            # [H, L]: heads are queries on one context.
+            scores = absorbed[b] @ cache[first:last].T * scale
             part = _weighted(scores[None], _wide(latent[first:last])[None], q.dtype)
             context[b], lse[b] = part.out[:, 0], part.lse[:, 0]
     context = context.astype(q.dtype)

@@ -60,8 +60,7 @@ def parse(text: object, unit: str) -> float:
         raise ValueError(
             f"{text!r} is in {got}, but {unit} is due; write it like {_EXAMPLE[unit]!r}"
         )
-    bits = 8 if got in ("b", "b/s", "bps") else 1
-    return float(Fraction(number) * _PREFIX[prefix] / bits)
+    return float(Fraction(number) * _PREFIX[prefix] / (8 if got in ("b", "b/s", "bps") else 1))
 
 
 def show(value: float, unit: str) -> str:

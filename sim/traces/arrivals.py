@@ -52,10 +52,9 @@ class Arrivals:
             raise ValueError(f"the CV of gaps ({self.cv}) must not be negative")
         rate = self.rate
         if isinstance(rate, OnOff):
-            numbers = (rate.on_per_s, rate.mean_on_s, rate.mean_off_s)
-            if (
-                not all(0 < number < math.inf for number in numbers)
-                or not 0 <= rate.off_per_s < math.inf
+            positive = (rate.on_per_s, rate.mean_on_s, rate.mean_off_s)
+            if not (
+                all(0 < number < math.inf for number in positive) and 0 <= rate.off_per_s < math.inf
             ):
                 raise ValueError(
                     f"{rate}: the rate when on and both times must be positive, the other not "

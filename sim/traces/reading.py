@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from sim.traces.arrivals import Arrivals, times
-from sim.traces.columns import Array, Columns, joined, rechunked, taken
+from sim.traces.columns import Array, Columns, by_arrival, joined, rechunked
 from sim.traces.formats import FORMATS, Parser, TraceFormat, detect
 from sim.traces.lines import BLOCK_BYTES, CutShortError, Lines, TraceError, blocks
 from sim.traces.parquet import Table, is_parquet, tables
@@ -285,18 +285,12 @@ def _sorted(rows: Iterable[tuple[Columns, Array]], sort_rows: int | None) -> Ite
         held.append(columns)
         count += len(columns)
         if sort_rows is not None and count > 2 * sort_rows:
-            whole = _by_arrival(joined(held))
+            whole = by_arrival(joined(held))
             yield whole[: count - sort_rows]
             sent = whole.arrival_s[count - sort_rows - 1].item()
             held, count = [whole[count - sort_rows :]], sort_rows
     if held:
-        yield _by_arrival(joined(held))
-
-
-def _by_arrival(columns: Columns) -> Columns:
-    if (np.diff(columns.arrival_s) >= 0).all():
-        return columns
-    return taken(columns, np.argsort(columns.arrival_s, kind="stable"))
+        yield by_arrival(joined(held))
 
 
 def _spread(chunks: Iterable[Columns], rows: _Slice) -> Iterator[Columns]:

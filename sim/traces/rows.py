@@ -62,8 +62,9 @@ class Judge:
             except ValueError as error:
                 if not self.skip:
                     kept[index:] = False
-                    right = f"a right row: {self.parser.example}"
-                    fault = ValueError(f"row {row_number}: {error}; {right}")
+                    fault = ValueError(
+                        f"row {row_number}: {error}; a right row: {self.parser.example}"
+                    )
                     break
                 self._bad += 1
                 if self._bad <= 3:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from sim.traces.arrivals import dice
-from sim.traces.columns import Array, Columns, joined, rechunked, taken
+from sim.traces.columns import Array, Columns, by_arrival, joined, rechunked
 from sim.traces.lines import TraceError
 from sim.traces.stream import CHUNK_ROWS, TraceStream
 
@@ -106,8 +106,7 @@ def _drawn(clients: list[_Client], seed: int) -> Iterator[Columns]:
             prompt, output = (_picked(law, count, random) for law in client.lengths[of])
             parts.append(Columns(arrival_s.round(6), prompt, output, tenant=np.full(count, tenant)))
         if parts:
-            whole = joined(parts)
-            yield taken(whole, np.argsort(whole.arrival_s, kind="stable"))
+            yield by_arrival(joined(parts))
 
 
 def _picked(law: tuple[Array, Array], count: int, random: np.random.Generator) -> Array:

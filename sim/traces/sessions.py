@@ -45,8 +45,9 @@ class Sessions:
             return columns
         more: dict[str, Array] = {}
         if "tenant" in self.at:
-            names = (row[self.at["tenant"]] or "" for row in rows)
-            more["tenant"] = np.array([self._tenant(name) for name in names], np.int64)
+            more["tenant"] = np.array(
+                [self._tenant(row[self.at["tenant"]] or "") for row in rows], np.int64
+            )
         if "blocks" in self.at:
             ids = [row[self.at["blocks"]] for row in rows]
             more |= self._numbered([len(each) for each in ids], list(chain.from_iterable(ids)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.traces.arrivals import BATCH, Arrivals, dice, histogram, times
-from sim.traces.columns import Array, Columns, joined, rechunked, taken
+from sim.traces.columns import Array, Columns, by_arrival, joined, rechunked, taken
 from sim.traces.lengths import Joint, Law, Lognormal, check, dealt, drawn
 from sim.traces.stream import CHUNK_ROWS, TraceStream
 
@@ -170,8 +170,7 @@ def _turns(
             random = dice(seed, 3, batch * 16 + part // 4096)
             columns, blocks = _sessions(law, lengths, begin_s, sessions, blocks, random)
             sessions += len(begin_s)
-            whole = joined([*held, columns])
-            whole = taken(whole, np.argsort(whole.arrival_s, kind="stable"))
+            whole = by_arrival(joined([*held, columns]))
             settled = int(np.searchsorted(whole.arrival_s, begin_s[-1]))
             for start in range(0, settled, 4096):
                 yield _with_blocks(whole[start : min(start + 4096, settled)], law, shared)

@@ -10,17 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.fleet import Window, serve_fleet
+from sim.engine.partition import Part, Spread, of_share, sums_only, whole
+from sim.engine.pool import Host, Pool, lanes_of, together
+from sim.engine.replay import Window, serve_fleet
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
-from sim.engine.served import Host, Served, lanes_of, together
-from sim.engine.shares import Part, Spread, of_share, sums_only, whole
 from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
 from sim.facts.serving import Serving
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
-from sim.graph.model import Model
 from sim.hardware.device import Device
 from sim.serving.fleet import (
     GAP_BINS,
@@ -68,7 +67,6 @@ def run_service(
     chunks: Iterable[Columns],
     service: Service,
     hosts: Sequence[Sequence[Host]],
-    model: Model,
     timeline: Timeline | None,
     progress: Progress = lambda _: None,
     spread: Spread | None = None,
@@ -80,7 +78,7 @@ def run_service(
     their times are those that a price would have given.
     """
     chunks, expected = counted(chunks, service.expected)
-    served = [_served(stages, model, service, pool, timeline) for pool, stages in enumerate(hosts)]
+    served = [_served(stages, service, pool, timeline) for pool, stages in enumerate(hosts)]
     scaler = Scaler(service.autoscale) if service.autoscale else None
     spreads = spread is not None and expected >= spread.least and _apart(service, served)
     shares = min(spread.shares, len(service.replicas)) if spread and spreads else 1
@@ -121,28 +119,23 @@ def serve_share(
     chunks: Iterable[Columns],
     service: Service,
     hosts: Sequence[Sequence[Host]],
-    model: Model,
     recorded: bool,
     share: int,
     shares: int,
 ) -> Part:
     """One of `shares` parts of `run_service`, for which the replicas know nothing of each other."""
     chunks, expected = counted(chunks, service.expected)
-    served = [_served(hosts[0], model, service, 0, None)]
+    served = [_served(hosts[0], service, 0, None)]
     return _part(chunks, expected, service, served, recorded, None, lambda _: None, share, shares)
 
 
-def _served(
-    stages: Sequence[Host], model: Model, service: Service, pool: int, timeline: Timeline | None
-) -> Served:
+def _served(stages: Sequence[Host], service: Service, pool: int, timeline: Timeline | None) -> Pool:
     """A pool; a timeline shows the first."""
     shown = timeline if pool == 0 else None
-    return Served(
-        stages, model, service.replicas, service.pools[pool], service.op, service.window, shown
-    )
+    return Pool(stages, service.replicas, service.pools[pool], service.op, service.window, shown)
 
 
-def _apart(service: Service, served: Sequence[Served]) -> bool:
+def _apart(service: Service, served: Sequence[Pool]) -> bool:
     """Whether each replica goes its way once requests are routed, and routing does not ask how
     replicas are."""
     alone = apart(service.rules.router) and not service.rules.coupled
@@ -155,7 +148,7 @@ def _part(
     chunks: Iterable[Columns],
     expected: float,
     service: Service,
-    served: Sequence[Served],
+    served: Sequence[Pool],
     recorded: bool,
     scaler: Scaler | None,
     progress: Progress,
@@ -237,7 +230,7 @@ def engine_seconds(me: np.recarray) -> float:
     return float((me.lost_s + own_s + delayed_s).sum())
 
 
-def _mean_rates(served: Sequence[Served]) -> dict[str, float]:
+def _mean_rates(served: Sequence[Pool]) -> dict[str, float]:
     """What a rank's capacities carry at most, the mean over replicas."""
     count = sum(each.count for each in served)
     rates = [each.plain[0].rates() for each in served]
@@ -341,7 +334,7 @@ def digest_of(table: np.recarray) -> str:
 
 
 def _paid(
-    served: Sequence[Served], scaler: Scaler | None, makespan_s: float
+    served: Sequence[Pool], scaler: Scaler | None, makespan_s: float
 ) -> list[tuple[Device, float]]:
     """Chip-seconds that each pool's replicas were on."""
     scaled = scaler.members if scaler else range(0)
@@ -432,8 +425,7 @@ def warnings_of(table: np.recarray, service: Service) -> list[str]:
         if waiting > most_waits:
             more_s = float(served.last_s.max()) - last_s
             warnings.append(
-                "overload: requests came faster than they were served; when the last one "
-                f"came, {waiting:,} waited, "
-                f"and they took another {more_s:,.1f} s"
+                "overload: requests came faster than they were served; when the last one came, "
+                f"{waiting:,} waited, and they took another {more_s:,.1f} s"
             )
     return warnings

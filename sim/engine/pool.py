@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.fleet import Answer, Kind, Player, player
 from sim.engine.group import Group, GroupOf
-from sim.engine.pieces import Pieces, in_stages
+from sim.engine.lines import patterns_of
+from sim.engine.played_prices import PlayedPrices, in_stages
 from sim.engine.pricing import Pricing, pricing
+from sim.engine.replay import Answer, Kind, Player, player
 from sim.engine.steps import Sums, sums_of, totals_of
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
-from sim.graph.model import Model
+from sim.graph.batch import NO_SHARING, Sharing
 from sim.serving.fleet import Fleet
-from sim.serving.step_time import NO_SHARING, Sharing
 
 
 class Host(NamedTuple):
@@ -27,14 +27,13 @@ class Host(NamedTuple):
     sharing: Sharing = NO_SHARING  # which shared prefixes its techniques make use of
 
 
-class Served:
+class Pool:
     """One pool and its hosts, one a stage: who prices or plays its iterations, and what they come
     to."""
 
     def __init__(
         self,
         stages: Sequence[Host],
-        model: Model,
         replicas: np.recarray,
         pool: np.record,
         op: bool,
@@ -46,8 +45,8 @@ class Served:
         self.plain = [host.group_of(None) for host in stages]
         self.recorded = _Recorded(stages, self.first, self.count, lanes_of(replicas), timeline)
         self.forms: list[Pricing] = []
-        self.pieces: list[Pieces] = []
-        patterns = len(set(model.attention))
+        self.played: list[PlayedPrices] = []
+        patterns = patterns_of(self.plain)
         play: Player
         if op:
             self.recorded.window = window
@@ -60,17 +59,16 @@ class Served:
                         plain.members[0].device,
                         plain.network,
                         plain.ranks,
-                        model,
+                        patterns,
                         host.sharing,
                     )
                     for host, plain in zip(stages, self.plain)
                 ]
                 self.forms = [form for form in forms if form is not None]
             if len(self.forms) < len(stages):
-                dense = set(model.attention) == {"dense"}
                 self.forms = []
-                self.pieces = [Pieces(plain, dense) for plain in self.plain]
-            play = self.pieces[0] if len(self.pieces) == 1 else in_stages(self.pieces)
+                self.played = [PlayedPrices(plain, patterns) for plain in self.plain]
+            play = self.played[0] if len(self.played) == 1 else in_stages(self.played)
         self.kinds = [
             Kind(self.forms[place] if self.forms else None, patterns, play, host.sharing)
             for place, host in enumerate(stages)
@@ -88,14 +86,14 @@ class Served:
             return mean_of(
                 [form.totals(fleet, self.kind, stage) for stage, form in enumerate(self.forms)]
             )
-        if not self.pieces:
+        if not self.played:
             return played_totals(self.recorded.groups)
         for r in range(self.first, self.first + self.count):
-            for piece in self.pieces:
-                piece.settle(fleet, r)
+            for each in self.played:
+                each.settle(fleet, r)
         return together(
             [
-                mean_of([totals_of(piece.sums) for piece in self.pieces]),
+                mean_of([totals_of(each.sums) for each in self.played]),
                 played_totals(self.recorded.groups),
             ]
         )
