@@ -165,9 +165,10 @@ def device(
         own[kind] = own[f"{kind}/{chosen}"]
         # Its numbers come with their parents, and none of those that it replaces stays.
         replaced, stem = f"kernels.{kind}.", f"kernels.{kind}/{chosen}."
-        facts = {key: fact for key, fact in facts.items() if not key.startswith(replaced)} | {
-            replaced + key.removeprefix(stem): fact._replace(source=f"{chosen}: {fact.source}")
-            for key, fact in facts.items()
+        kept = {key: parent for key, parent in facts.items() if not key.startswith(replaced)}
+        facts = kept | {
+            replaced + key.removeprefix(stem): parent._replace(source=f"{chosen}: {parent.source}")
+            for key, parent in kept.items()
             if key.startswith(stem)
         }
     if kernels is not None:  # chosen: what was not is no part of this machine
