@@ -220,12 +220,12 @@ class Judge:
         """The row of a line, None if it has no output to serve, or ValueError."""
         try:
             row = self.parser.row(line)
-            prompt, output = row[1:3]
+            prompt, output = row[1], row[2]
             if not output:
                 return None
             if not prompt:
                 raise ValueError(f"{self.form.columns[1]} is zero")
-            if max(prompt, output) > self.max_tokens:
+            if prompt > self.max_tokens or output > self.max_tokens:
                 column = self.form.columns[1 if prompt > self.max_tokens else 2]
                 most = prompt if prompt > self.max_tokens else output
                 raise ValueError(f"{column} is {most}, above the limit of {self.max_tokens}")
