@@ -10,7 +10,7 @@ run: $(STAMP)
 	$(VENV)/bin/podscope run azure_llama3-8b
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 # Rebuilt when what is installed changes; the package itself is editable, so its code needs no new install.
 $(STAMP): pyproject.toml

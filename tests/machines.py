@@ -8,6 +8,7 @@ import simpy
 
 from sim.engine.group import Group, members_of
 from sim.facts.timeline import Timeline
+from sim.graph.footprint import Footprint, footprint
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
@@ -83,6 +84,13 @@ def graph(batch, *techniques, model=MODEL, ranks=8, device=DEVICE, precision=INT
     )
 
 
+def occupied(model, precision, parallel, stage=0, new_tokens=1000) -> Footprint:
+    """What a rank of a model occupies without techniques."""
+    return footprint(
+        lambda batch: transformer(model, precision, parallel, batch, stage), parallel, new_tokens
+    )
+
+
 def seconds(some_graph, device=DEVICE, ranks=8, passes=1, **more) -> float:
     """Time of the last of `passes` plays of a graph."""
     some = group(device, ranks, **more)
@@ -108,6 +116,7 @@ __all__ = [
     "graph",
     "group",
     "network",
+    "occupied",
     "recorded",
     "replace",
     "seconds",

@@ -20,6 +20,8 @@ ENTRIES = {
     "technique.half_flop": "podscope_toy.rows:HALF_FLOP",
     "metric.hbm_bytes_a_token": "podscope_toy.rows:BYTES_A_TOKEN",
     "format.semicolons": "podscope_toy.rows:SEMICOLONS",
+    "router.last": "podscope_toy.rows:LAST",
+    "order.patient": "podscope_toy.rows:PATIENT",
     "interconnect.twin": "podscope_toy.rows:TWIN",
     "dataflow.turned": "podscope_toy.rows:TURNED",
     "dnn.mlp": "podscope_toy.rows:MLP",
@@ -195,6 +197,37 @@ def test_a_shape_and_an_algorithm(toy: Path) -> None:
     (toy / "six.yaml").write_text(TABLE_OF_SIX.replace("chords: 2", "cords: 2"))
     wrong = podscope(toy, "topology", "six.yaml").stderr
     assert "unknown key of a cycle, did you mean 'chords'?" in wrong
+
+
+def test_a_router_and_a_queue_order(toy: Path) -> None:
+    from pyarrow import parquet
+
+    rows = "".join(f"{i / 1000},{20 if i % 2 else 40},30\n" for i in range(12))
+    (toy / "some.csv").write_text(f"when,asked,answered\n{rows}")
+    work = {"kind": "requests", "trace": {"file": "some.csv"}, "replicas": 2, "max_batch": 1}
+    classes = {"order": "priority", "prompt_tokens": [30]}
+    _, out, _ = run(
+        toy,
+        {
+            "pod": {"topology": "toy_pod"},
+            "model": "smollm2-135m",
+            "workload": {**work, "router": "last", "admission": classes},
+            "variants": {
+                "urgent": {},
+                "patient": {"workload": {"admission": {"order": "patient"}}},
+            },
+        },
+    )
+    served = parquet.read_table(out / "requests.parquet").to_pylist()
+    assert {row["replica"] for row in served} == {1}
+    late = {}
+    for name in ("urgent", "patient"):
+        mine = sorted(
+            (row["scheduled_s"], row["priority"]) for row in served if row["variant"] == name
+        )
+        late[name] = [rank for _, rank in mine[-4:]]
+    assert late == {"urgent": [1] * 4, "patient": [0] * 4}
+    assert "last is not of this package" in (out / "log.txt").read_text()
 
 
 def test_the_list_says_where_a_row_is_from(toy: Path) -> None:

@@ -12,14 +12,15 @@ import pytest
 from sim import catalog
 from sim.calibrate import attention, kernels, latent, moe
 from sim.calibrate.collectives import Form, fit, leave_one_size_out
-from sim.calibrate.libraries import SOURCES, fitted
+from sim.calibrate.libraries import SOURCES, card
 from sim.calibrate.tables import Measured
 from sim.calibrate.work import fit_8bit
 from sim.hardware.cost import Sizes, alone, hbm_bytes_per_s, matrix_flop_per_s
 from sim.hardware.device import Device, Kernel
 from sim.network import topology
 from sim.network.library import Library, Way
-from sim.network.network import Network
+from sim.network.network import Fold, Network
+from sim.network.topology import Graph
 from sim.reproduce.typhoon_rows import BENCH
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -50,12 +51,36 @@ def test_the_catalogue_holds_the_fit(name):
         pytest.skip(f"{SHARED} is not there")
     if SOURCES[name].file.endswith("parquet"):
         pytest.importorskip("pyarrow", reason="the table is a Parquet file")
-    found = [way for family in fitted(name, SHARED) for way in family.fitted.ways]
-    card = catalog.library(name)
-    assert len(card.ways) == len(found)
-    for way, fresh in zip(card.ways, found):
-        assert way[:3] == fresh[:3]
-        assert way[3:] == pytest.approx(fresh[3:], rel=2e-3, abs=1e-10)
+    source, graph, ways = SOURCES[name], SOURCES[name].pod(), iter(catalog.library(name).ways)
+    for forms in source.families:
+        kinds = {kind for form in forms for kind in form.collectives}
+        rows = [row for row in source.rows(SHARED) if row.kind in kinds]
+        found = [(next(ways), fresh) for fresh in fit(rows, graph, forms).ways]
+        played = {way: _folds(way, graph, rows) for pair in found for way in pair}
+        for way, fresh in found:
+            assert way[:3] == fresh[:3]
+            assert way.link_efficiency == pytest.approx(fresh.link_efficiency, rel=2e-3)
+            seconds, due = ([fold.seconds for fold in played[each]] for each in (way, fresh))
+            assert seconds == pytest.approx(due, rel=1e-3)
+            # Rows of one number of rounds tell launch + rounds x step, and nothing of its parts.
+            if any(len({fold.rounds for fold in played[each]}) > 1 for _, each in found):
+                assert way[3:] == pytest.approx(fresh[3:], rel=2e-3, abs=1e-10)
+    assert next(ways, None) is None
+
+
+def test_the_residuals_of_a_card_are_those_of_its_fit():
+    if not (SHARED / SOURCES["nccl_p4de"].file).exists():
+        pytest.skip(f"{SHARED} is not there")
+    shipped = Path(catalog.__file__).parent / "libraries" / "nccl_p4de.yaml"
+    (line,) = [line for line in card("nccl_p4de", SHARED).splitlines() if "residual" in line]
+    assert line.strip() in shipped.read_text(encoding="utf-8")
+
+
+def _folds(way: Way, graph: Graph, rows: list[Measured]) -> list[Fold]:
+    """The rows that a way serves, each played by that way alone."""
+    network = Network(graph, Library("one way", 0.0, ways=(way,)))
+    mine = [row for row in rows if row.kind in way.collectives]
+    return [network.fold(row.kind, row.ranks, float(row.nbytes)) for row in mine]
 
 
 BLANK = Device("blank", {"bf16": 500e12}, 125e12, 96e9, 1.597e12, 128e6, 1e12, 0.0, 0.0)

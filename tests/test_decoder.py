@@ -9,10 +9,10 @@ from sim import catalog
 from sim.dnn.decoder import decoder
 from sim.dnn.gemms import Dnn
 from sim.graph.batch import decode_batch, prefill_batch
-from sim.graph.forward import SOFTMAX_FLOP
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
 from sim.graph.transformer import transformer
+from sim.graph.work import SOFTMAX_FLOP
 
 BATCH, CONTEXT = 4, 300
 

@@ -56,9 +56,9 @@ def graph_of(model, ranks, *techniques):
 
 
 def priced(model=DENSE, ranks=1):
-    form = pricing(graph_of(model, ranks), CHIP, NETWORK, ranks, model)
+    form = pricing(graph_of(model, ranks), CHIP, NETWORK, ranks, model.patterns)
     assert form is not None
-    return Kind(form, len(set(model.attention)))
+    return Kind(form, model.patterns)
 
 
 KINDS = {(model, ranks): priced(model, ranks) for model in (DENSE, SPARSE) for ranks in (1, 2)}
@@ -106,7 +106,7 @@ def played(model, ranks, replicas, *techniques):
     """A kind that has every op of every iteration played."""
     asked = graph_of(model, ranks, *techniques)
     groups = [[group(CHIP, ranks, pod=NETWORK, graph_of=asked)] for _ in range(replicas)]
-    return Kind(None, len(set(model.attention)), player(groups))
+    return Kind(None, model.patterns, player(groups))
 
 
 @st.composite
@@ -285,7 +285,7 @@ def test_totals_of_priced_iterations_are_those_of_played_ones(machine):
     asked = many(12, 50)
     _, fleet = served(asked, replicas_of(), KINDS[machine])
     some = group(CHIP, ranks=ranks, pod=NETWORK, graph_of=graph_of(model, ranks))
-    kind = Kind(None, len(set(model.attention)), player([[some]]))
+    kind = Kind(None, model.patterns, player([[some]]))
     served(asked, replicas_of(), kind, RULES._replace(jump=False))
     priced, true = KINDS[machine].pricing.totals(fleet, 0), some.chips[0].totals
     for name in ("steps", "ops", "flop", "matrix_flop", "asked_bytes"):
@@ -386,9 +386,11 @@ def test_a_fleet_follows_its_load():
     rule = Autoscale(0, 4, 1, 4.0, 0.1, 0.3, 0.5)
     scaler, replicas = Scaler(rule), replicas_of(4, sequences=4)
     router = RULES._replace(router=number(ROUTERS, "least_loaded"))
-    records, fleet = served(asked, replicas, KINDS[DENSE, 1], router, events=scaler.begin(replicas))
-    fixed, _ = served(asked, replicas_of(1, sequences=4), KINDS[DENSE, 1], router)
-    full, _ = served(asked, replicas_of(4, sequences=4), KINDS[DENSE, 1], router)
+    quick = {"expected": 1e9}  # compiled, where it can be: the same bits
+    events = scaler.begin(replicas)
+    records, fleet = served(asked, replicas, KINDS[DENSE, 1], router, events=events, **quick)
+    fixed, _ = served(asked, replicas_of(1, sequences=4), KINDS[DENSE, 1], router, **quick)
+    full, _ = served(asked, replicas_of(4, sequences=4), KINDS[DENSE, 1], router, **quick)
     waits = [float((run.scheduled_s - run.arrival_s).mean()) for run in (full, records, fixed)]
     assert waits[0] < waits[1] < waits[2], "between one replica and all of them"
     end_s = float(records.last_s.max())
@@ -441,7 +443,7 @@ def test_a_jump_is_the_sum_of_its_steps(machine):
     model, _ = machine
     price = PRICES[machine]
     first, second = (
-        np.array(features_of_batch(model, decode_batch([c + i, 3 * c + i])))
+        np.array(features_of_batch(model.patterns, decode_batch([c + i, 3 * c + i])))
         for i in (0, 1)
         for c in (90,)
     )
@@ -467,7 +469,7 @@ def test_closed_form_meets_the_play(machine, batch):
     model, ranks = machine
     some = group(CHIP, ranks=ranks, pod=NETWORK)
     some.env.run(some.env.process(some.run(graph_of(model, ranks)(batch))))
-    found = np.array(features_of_batch(model, batch))
+    found = np.array(features_of_batch(model.patterns, batch))
     assert seconds(PRICES[machine], found, 0 * found, 1) == pytest.approx(some.env.now, rel=1e-12)
 
 
@@ -479,8 +481,8 @@ def test_step_is_op_with_overlap(world, technique):
     asked, rules, replicas, pools = world
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
     asked_of = graph_of(DENSE, 2, technique)
-    pieces = PlayedPrices(group(CHIP, ranks=2, pod=NETWORK, graph_of=asked_of), True)
-    told, fleet = served(asked, replicas, Kind(None, 1, pieces), rules, **more)
+    pieces = PlayedPrices(group(CHIP, ranks=2, pod=NETWORK, graph_of=asked_of), DENSE.patterns)
+    told, fleet = served(asked, replicas, Kind(None, DENSE.patterns, pieces), rules, **more)
     kind = played(DENSE, 2, len(replicas), technique)
     every, _ = served(asked, replicas, kind, rules._replace(jump=False), **more)
     for column in ("arrival_s", "scheduled_s", "first_s", "last_s"):
@@ -491,13 +493,13 @@ def test_step_is_op_with_overlap(world, technique):
 
 
 def test_overlap_has_no_closed_form():
-    assert pricing(graph_of(DENSE, 2, "preserve"), CHIP, NETWORK, 2, DENSE) is None
-    assert pricing(graph_of(DENSE, 2, "fused_collective"), CHIP, NETWORK, 2, DENSE) is None
+    assert pricing(graph_of(DENSE, 2, "preserve"), CHIP, NETWORK, 2, DENSE.patterns) is None
+    assert pricing(graph_of(DENSE, 2, "fused_collective"), CHIP, NETWORK, 2, DENSE.patterns) is None
 
 
 def test_weights_that_stay_in_l2_have_no_closed_form():
     roomy = replace(CHIP, l2_bytes=64e9)
-    assert pricing(graph_of(DENSE, 1), roomy, NETWORK, 1, DENSE) is None
+    assert pricing(graph_of(DENSE, 1), roomy, NETWORK, 1, DENSE.patterns) is None
 
 
 def many(count, rate, seed=1):

@@ -8,22 +8,30 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import simpy
-from machines import DEVICE, network
+from machines import DEVICE, network, occupied
 
 from sim import catalog
 from sim.engine.group import Group, members_of
 from sim.engine.lines import features_of_batch
 from sim.engine.pricing import pricing
-from sim.graph.batch import Batch, Sequences, Shared, decode_batch, prefill_batch
-from sim.graph.footprint import room
-from sim.graph.forward import SOFTMAX_FLOP
+from sim.graph.batch import (
+    NO_SHARING,
+    Batch,
+    Sequences,
+    Shared,
+    Sharing,
+    decode_batch,
+    prefill_batch,
+)
+from sim.graph.footprint import footprint, room
 from sim.graph.parallel import Parallel, shard
 from sim.graph.precision import Precision
 from sim.graph.routing import Routing, chances, loads, recorded
-from sim.graph.transformer import kv_bytes_per_token, transformer, weight_bytes
+from sim.graph.transformer import transformer
+from sim.graph.work import SOFTMAX_FLOP
 from sim.hardware.device import Kernel
 from sim.serving.fleet import ROW_SUMS
-from sim.serving.step_time import NO_SHARING, Sharing, steps_seconds
+from sim.serving.step_time import steps_seconds
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.techniques.latent import cut, threshold
 
@@ -138,14 +146,15 @@ def test_ranks_do_the_work_of_the_model_between_them(parallel):
     # What each rank has of its own tokens: the latents and the router.
     for names in (("q_b", "q_absorb", "absorb", "v_expand", "o"), ("experts_up", "experts_down")):
         assert flop(graph, *names) * parallel.ranks == pytest.approx(flop(one, *names), rel=1e-9)
-    assert kv_bytes_per_token(SMALL, BF16, parallel) == pytest.approx(
-        kv_bytes_per_token(SMALL, BF16, Parallel()) / parallel.data / parallel.sequence
+    whole, part = occupied(SMALL, BF16, Parallel()), occupied(SMALL, BF16, parallel)
+    assert part.kv_bytes_per_token == pytest.approx(
+        whole.kv_bytes_per_token / parallel.data / parallel.sequence
     )
     # At 64 tokens nearly every expert is met.
     held = sum(
         t.nbytes for _, op in graph.ops() if not op.idle for t in op.reads if t.kind == "weight"
     )
-    kept = weight_bytes(SMALL, BF16, parallel)
+    kept = part.weight_bytes
     table = SMALL.vocab * SMALL.hidden * 2  # of which a pass reads some rows
     assert 0.9 * (kept - table) <= held <= kept
 
@@ -157,7 +166,7 @@ def test_weights_are_those_of_the_parameters(model, tokens):
     twice = (
         0 if model.latent is None else 2 * model.layers * model.heads * 512 * 256
     )  # the expansion, kept twice
-    assert weight_bytes(model, BF16, Parallel()) - twice == pytest.approx(
+    assert occupied(model, BF16, Parallel()).weight_bytes - twice == pytest.approx(
         2 * model.parameters, rel=tokens
     )
 
@@ -253,10 +262,26 @@ def test_routing(tmp_path):
 
 
 def test_what_is_kept_expanded_leaves_less_room():
-    plain = room(SMALL, BF16, Parallel(), 40e9, 512)
-    less = room(SMALL, BF16, Parallel(), 40e9, 512, kept_bytes=4e9)
-    each = kv_bytes_per_token(SMALL, BF16, Parallel())
-    assert (plain.kv_tokens - less.kv_tokens) * each == pytest.approx(4e9)
+    def occupied_by(technique, **options):
+        chosen = [(technique, TECHNIQUES[technique].options(**options))] if technique else []
+        return footprint(
+            lambda batch: apply(transformer(SMALL, BF16, Parallel(), batch), MACHINE, chosen),
+            Parallel(),
+            512,
+            [Shared(70, 1000), Shared(30, 500)],
+        )
+
+    plain, kept = occupied_by(""), occupied_by("typhoon_mla", threshold=32)
+    assert plain.kept_bytes == 0.0
+    assert kept.kept_bytes == 1000 * SMALL.layers * SMALL.heads * SMALL.latent.expanded * 2
+    assert occupied_by("typhoon_mla", threshold=80).kept_bytes == 0.0
+    assert kept._replace(kept_bytes=0.0) == plain, "the latent cache stays"
+    rooms = [room("small", [each], Parallel(), 40e9, 512) for each in (plain, kept)]
+    less = rooms[0].kv_tokens - rooms[1].kv_tokens
+    assert less * plain.kv_bytes_per_token == pytest.approx(kept.kept_bytes)
+    assert occupied_by("latent_attention", form="naive").kv_bytes_per_token == (
+        SMALL.layers * SMALL.heads * SMALL.latent.expanded * 2
+    ), "all of it is expanded"
 
 
 CHIP = replace(
@@ -293,14 +318,14 @@ def test_closed_form_meets_the_play(parallel, typhoon):
     def graph_of(batch):
         return apply(transformer(SMALL, BF16, parallel, batch), MACHINE, chosen)
 
-    form = pricing(graph_of, CHIP, wires, parallel.ranks, SMALL, sharing)
+    form = pricing(graph_of, CHIP, wires, parallel.ranks, SMALL.patterns, sharing)
     assert form is not None
     table = form.table(2000, 200)
     for batch in BATCHES:
         some = Group(simpy.Environment(), members_of(CHIP, graph_of, parallel.ranks), wires)
         some.env.run(some.env.process(some.run(graph_of(batch))))
         found, sums = (
-            np.array(features_of_batch(SMALL, batch, sharing)),
+            np.array(features_of_batch(SMALL.patterns, batch, sharing)),
             np.zeros((table.times.shape[1], ROW_SUMS)),
         )
         assert steps_seconds(table, 0, found, 0 * found, 1, sums) == pytest.approx(
@@ -310,12 +335,17 @@ def test_closed_form_meets_the_play(parallel, typhoon):
 
 def test_a_jump_over_steps_is_their_sum():
     form = pricing(
-        lambda batch: transformer(SMALL, BF16, Parallel(), batch), CHIP, network(8), 1, SMALL
+        lambda batch: transformer(SMALL, BF16, Parallel(), batch),
+        CHIP,
+        network(8),
+        1,
+        SMALL.patterns,
     )
     assert form is not None
     table = form.table(100, 100)
     first, second = (
-        np.array(features_of_batch(SMALL, decode_batch([90 + i, 2000 + i]))) for i in (0, 1)
+        np.array(features_of_batch(SMALL.patterns, decode_batch([90 + i, 2000 + i])))
+        for i in (0, 1)
     )
     sums = np.zeros((table.times.shape[1], ROW_SUMS))
     each = sum(

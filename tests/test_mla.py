@@ -41,16 +41,16 @@ class Case:
         )
         return new
 
-    def whole(self, b):
+    def whole(self, b, prefix=None, suffix=None):
+        """The context of query `b`; of latents, or of what they were expanded to."""
+        prefix, suffix = prefix or self.prefix, suffix or self.suffix
         part = slice(self.begin[b], self.begin[b + 1])
-        return tuple(np.concatenate([one, own[part]]) for one, own in zip(self.prefix, self.suffix))
+        return tuple(np.concatenate([one, own[part]]) for one, own in zip(prefix, suffix))
 
     def naive(self):
+        both = expand(*self.prefix, *self.w), expand(*self.suffix, *self.w)
         return np.concatenate(
-            [
-                naive(self.q[b : b + 1], *expand(*self.whole(b), *self.w)).out
-                for b in range(len(self.q))
-            ]
+            [naive(self.q[b : b + 1], *self.whole(b, *both)).out for b in range(len(self.q))]
         )
 
     def absorb(self):

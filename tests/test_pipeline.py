@@ -3,6 +3,7 @@ fidelities agree."""
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import DEVICE, INT8, LIBRARY, MODEL, graph, group, network, replace
+from machines import DEVICE, INT8, LIBRARY, MODEL, graph, group, network, occupied, replace
 
 import sim
 from sim.engine.group import Group, members_of
@@ -26,7 +27,7 @@ from sim.graph.batch import decode_batch
 from sim.graph.footprint import room
 from sim.graph.model import Experts
 from sim.graph.parallel import Parallel, shard, stage_layers
-from sim.graph.transformer import kv_bytes_per_token, transformer, weight_bytes
+from sim.graph.transformer import transformer
 from sim.network import topology
 from sim.network.network import Network
 from sim.scenario import ScenarioError
@@ -67,9 +68,10 @@ def test_stages_do_the_work_of_the_model_between_them(model, tensor):
         assert sum(part.read_bytes(kind) for part in parts) == pytest.approx(
             one.read_bytes(kind), rel=1e-12
         )
-    for size in (weight_bytes, kv_bytes_per_token):
-        assert sum(size(model, INT8, cut, stage) for stage in range(3)) == pytest.approx(
-            size(model, INT8, whole)
+    held = [occupied(model, INT8, cut, stage) for stage in range(3)]
+    for size in ("weight_bytes", "kv_bytes_per_token"):
+        assert sum(getattr(each, size) for each in held) == pytest.approx(
+            getattr(occupied(model, INT8, whole), size)
         )
     sends = [[op for _, op in part.ops() if op.kind == "send"] for part in parts]
     assert [op.message_bytes for (op,) in sends] == [8 * model.hidden * 2 / tensor] * 2 + [8 * 4], (
@@ -81,22 +83,21 @@ def test_a_shared_embedding_stands_at_both_ends():
     tied = replace(MODEL, tied_embeddings=True)
     whole, cut = Parallel(), Parallel(pipeline=2)
     table = tied.vocab * tied.hidden * 2
-    both = sum(weight_bytes(tied, INT8, cut, stage) for stage in range(2))
-    assert both == pytest.approx(weight_bytes(tied, INT8, whole) + table)
+    both = sum(occupied(tied, INT8, cut, stage).weight_bytes for stage in range(2))
+    assert both == pytest.approx(occupied(tied, INT8, whole).weight_bytes + table)
 
 
 def test_the_fullest_stage_decides():
     cut = Parallel(pipeline=2)
     uneven = replace(MODEL, vocab=400_000)
+    held = [occupied(uneven, INT8, cut, stage) for stage in range(2)]
     stages = [
-        (8e9 - weight_bytes(uneven, INT8, cut, stage))
-        / kv_bytes_per_token(uneven, INT8, cut, stage)
-        for stage in range(2)
+        (8e9 - each.weight_bytes - each.activation_bytes) / each.kv_bytes_per_token for each in held
     ]
-    found = room(uneven, INT8, cut, 8e9, 0)
+    found = room("a model", held, cut, 8e9, 1000)
     assert found.kv_tokens == pytest.approx(min(stages))
     with pytest.raises(ValueError, match=r"on 2 devices \(pipeline 2\) each of stage 0 needs"):
-        room(uneven, INT8, cut, 2e9, 0)
+        room("a model", held, cut, 2e9, 1000)
     with pytest.raises(
         ValueError,
         match="pipeline parallel degree 5: test model has 4 layers, so at most as many stages",
@@ -239,12 +240,17 @@ RULES = Rules(number(ROUTERS, "round_robin"), 0, 0, True, False, 0, False, True)
 NETWORK = network(8)
 
 
-def kinds(stages, how, techniques=(), lanes_groups=1):
-    """The stages of one pipeline as kinds: priced, in pieces, or played."""
-    parallel = Parallel(2, pipeline=stages)
-    parts = [
+@cache
+def parts_of(stages):
+    """The chips of each stage, first; one network each, which keeps what it has folded."""
+    return [
         NETWORK.part(tuple((2 * stage + chip) % 8 for chip in range(8))) for stage in range(stages)
     ]
+
+
+def kinds(stages, how, techniques=(), lanes_groups=1):
+    """The stages of one pipeline as kinds: priced, in pieces, or played."""
+    parallel, parts = Parallel(2, pipeline=stages), parts_of(stages)
     options = [(name, TECHNIQUES[name].options()) for name in techniques]
 
     def graph_of(stage):
@@ -262,14 +268,14 @@ def kinds(stages, how, techniques=(), lanes_groups=1):
         ]
 
     if how == "priced":
-        forms = [pricing(graphs[s], CHIP, parts[s], 2, DENSE) for s in range(stages)]
+        forms = [pricing(graphs[s], CHIP, parts[s], 2, DENSE.patterns) for s in range(stages)]
         assert None not in forms
-        return [Kind(form, 1) for form in forms]
+        return [Kind(form, DENSE.patterns) for form in forms]
     if how == "pieces":
-        answer = in_stages([PlayedPrices(some, True) for some in groups()])
+        answer = in_stages([PlayedPrices(some, DENSE.patterns) for some in groups()])
     else:
         answer = player([groups() for _ in range(lanes_groups)])
-    return [Kind(None, 1, answer)] * stages
+    return [Kind(None, DENSE.patterns, answer)] * stages
 
 
 def lanes_of(stages, lanes, replicas=1, policy="chunked", blocks=4_000, **more):
@@ -367,7 +373,7 @@ def test_more_micro_batches_fill_the_stages():
     asked = plain_arrivals(np.zeros(64), np.full(64, 100), np.full(64, 40))
     mean, most = {}, {}
     for lanes in (1, 2, 4):
-        _, fleet = served(asked, lanes_of(4, lanes), kinds(4, "priced"))
+        _, fleet = served(asked, lanes_of(4, lanes), kinds(4, "priced"), expected=1e9)
         shares = fleet.stage_busy_s.sum(axis=0) / fleet.replicas.flight_s.sum()
         mean[lanes], most[lanes] = shares.mean(), shares.max()
     assert mean[1] == pytest.approx(1 / 4, rel=1e-9), "one at a time"

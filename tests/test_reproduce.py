@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sim.reproduce import network, typhoon
@@ -58,7 +59,7 @@ def test_p6_preserve_beats_fusion_at_batch_1():
 def test_typhoon(part):
     """No row falls short; that 64 heads on a 910B2 gain more than is published (T6) is left to the
     reproduction."""
-    rows = part()
+    rows = list(part())
     assert rows and not [row for row in rows if row.ok is False]
 
 
@@ -83,7 +84,9 @@ def test_network(part, monkeypatch):
     monkeypatch.setattr(network, "SHARED", SHARED)
     if part is network.measured:
         pytest.importorskip("pyarrow", reason="measured tables are Parquet files")
-    rows = part(quick=True)
+    # Only a note tells of sizes that were not seen; those fits are tested where fits are.
+    monkeypatch.setattr(network, "leave_one_size_out", lambda rows, *_: np.zeros(len(rows)))
+    rows = list(part(quick=True))
     if all(row.ok is None for row in rows):
         pytest.skip(f"{SHARED} is not there")
     assert not [row for row in rows if row.ok is False]

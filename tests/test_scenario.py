@@ -323,7 +323,7 @@ def test_overrides_reach_every_variant(write: Write) -> None:
         path,
         {"model": "llama3-70b", "techniques": ["preserve"], "pod.change.device.l2_bytes": "64 MiB"},
     )
-    assert {v.model for v in s.variants.values()} == {"llama3-70b"}
+    assert {v.model.name for v in s.variants.values()} == {"llama3-70b"}
     assert all(v.techniques and v.pod.change.device.l2_bytes == 2**26 for v in s.variants.values())
 
 
@@ -375,7 +375,7 @@ def test_a_model_may_be_a_file(write: Write, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")
     for text in ("m/config.json", "m"):
-        assert load(write(model=text)).variants["vanilla"].model == str(
+        assert load(write(model=text)).variants["vanilla"].model.name == str(
             tmp_path / "m" / "config.json"
         )
 
@@ -585,7 +585,7 @@ def test_jobs_are_read(write: Write) -> None:
     v = load(write(**told)).variants["run"]
     job = v.workload.jobs["a"]
     assert (job.bytes, job.gap, job.repeat, job.algorithm, job.start) == (2**26, 1e-3, 3, "ring", 0)
-    assert v.pod.jitter == 2e-6 and not v.model
+    assert v.pod.jitter == 2e-6 and not v.model.name
     assert [(f.link, f.bandwidth, f.latency, f.failed) for f in v.pod.faults] == [
         ([0, "switch"], 0.5, 0.0, False),
         ([1, "switch"], 1.0, 0.0, True),
@@ -753,7 +753,7 @@ def test_a_variant_may_leave_the_model_out(write: Write) -> None:
             pod={"topology": "dgx_h100"},
         )
     )
-    assert s.variants["a"].model and not s.variants["b"].model
+    assert s.variants["a"].model.name and not s.variants["b"].model.name
     again = s.folder / "again.yaml"
     again.write_text(s.resolved, encoding="utf-8")
     assert load(again).variants == s.variants

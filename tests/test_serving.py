@@ -64,10 +64,9 @@ def served(
         [columns],
         service,
         [[Host(lambda timeline: group(ranks=2, timeline=timeline, graph_of=graph_of))]],
-        SMALL,
         None,
     )
-    return outcome, batches
+    return outcome, batches[1:]  # the first only shows what attention there is
 
 
 def rows(outcome: Outcome) -> list[RequestRecord]:

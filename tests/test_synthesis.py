@@ -22,12 +22,13 @@ from sim.traces.arrivals import (
     poisson,
     times,
 )
-from sim.traces.columns import Columns, same
+from sim.traces.columns import Columns
 from sim.traces.description import described
 from sim.traces.lengths import Joint, Lognormal, Mixture, drawn, law_of
 from sim.traces.reading import open_trace
 from sim.traces.stream import gathered
 from sim.traces.synthesis import SessionLaw, TraceSpec, calibrated, generated
+from tests.recordings import same
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "requests"
 

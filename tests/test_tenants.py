@@ -68,7 +68,7 @@ def tenant(
         return Group(env, members, pod, timeline=timeline, tenancy=tenancy)
 
     graph_of = partial(_graph, model, ranks, techniques)
-    return Tenant(name, chunks, service, group_of, model, weight, priority)
+    return Tenant(name, chunks, service, group_of, weight, priority)
 
 
 def _graph(model, ranks, techniques, batch):
@@ -171,7 +171,7 @@ def test_who_is_alone_is_as_quick_as_without_sharing(quantum):
     one = tenant("one", columns(rows), op=quantum == 0)
     shared = share_chips([one], quantum, None).outcomes[0]
     host = Host(one.group_of)
-    plain = run_service([columns(rows)], one.service, [[host]], SMALL, None)
+    plain = run_service([columns(rows)], one.service, [[host]], None)
     assert shared.requests.last_token_s == pytest.approx(plain.requests.last_token_s, rel=1e-12)
     assert shared.totals.bytes["HBM"] == pytest.approx(plain.totals.bytes["HBM"], rel=1e-12)
     assert shared.totals.bytes["link"] == pytest.approx(plain.totals.bytes["link"], rel=1e-12)
@@ -183,7 +183,7 @@ def test_busy_time_goes_by_weight_where_all_always_have_work(weights, quantum):
     """Tenants of unlike models, so that iterations take unlike times."""
     tenants = [
         tenant(
-            f"t{t}", columns([(0.0, 100, 1000)] * 12), model=(SMALL, OTHER, SMALL)[t], weight=weight
+            f"t{t}", columns([(0.0, 100, 400)] * 12), model=(SMALL, OTHER, SMALL)[t], weight=weight
         )
         for t, weight in enumerate(weights)
     ]

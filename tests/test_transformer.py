@@ -6,14 +6,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import MODEL, replace
+from machines import MODEL, occupied, replace
 
 from sim import catalog
-from sim.graph.batch import attended, decode_batch, prefill_batch
+from sim.graph.batch import Pattern, attended, decode_batch, prefill_batch
 from sim.graph.footprint import require, room
 from sim.graph.parallel import Parallel, shard
 from sim.graph.precision import BYTES, Precision
-from sim.graph.transformer import kv_bytes_per_token, transformer, weight_bytes
+from sim.graph.transformer import transformer
 
 FP16 = Precision()
 SPARSE = replace(MODEL, attention=("blocksparse",), window_tokens=16, sparse_stride=4)
@@ -60,7 +60,7 @@ def test_kv_heads_are_split_then_replicated(ranks, heads):
     asked = transformer(MODEL, FP16, Parallel(ranks), decode_batch([1000, 50]))
     token = 2 * heads * 128 * 2  # keys and values, fp16
     assert asked.read_bytes("kv") == 4 * (1000 + 50) * token
-    assert kv_bytes_per_token(MODEL, FP16, Parallel(ranks)) == 4 * token
+    assert occupied(MODEL, FP16, Parallel(ranks)).kv_bytes_per_token == 4 * token
     newest = [op.writes[0] for _, op in asked.ops() if op.name == "rope"]
     assert [tensor.nbytes for tensor in newest] == [2 * token] * 4
     assert any("replicated" in note for note in shard(MODEL, Parallel(ranks)).notes) == (ranks > 8)
@@ -89,13 +89,12 @@ def test_attention_flop_is_four_a_pair_a_dimension():
     st.integers(1, 9),
 )
 def test_attended_pairs_are_those_one_counts(pattern, new, past, window, stride):
-    model = replace(SPARSE, window_tokens=window, sparse_stride=stride)
 
     def seen(entries: int) -> float:
         near = entries if pattern == "dense" else min(entries, window)
         return near + ((entries - near) / stride if pattern == "blocksparse" else 0)
 
-    pairs, entries = attended(model, pattern, new, past)
+    pairs, entries = attended(Pattern(pattern, window, stride), new, past)
     assert pairs == pytest.approx(sum(seen(past + i + 1) for i in range(new)), rel=1e-12)
     assert entries <= past + new
     if new == 1:
@@ -105,7 +104,9 @@ def test_attended_pairs_are_those_one_counts(pattern, new, past, window, stride)
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_are_the_parameters(name):
     model = catalog.model(name)
-    assert weight_bytes(model, FP16, Parallel(1)) == pytest.approx(2 * model.parameters, rel=0.01)
+    assert occupied(model, FP16, Parallel(1)).weight_bytes == pytest.approx(
+        2 * model.parameters, rel=0.01
+    )
     held = transformer(model, FP16, Parallel(1), decode_batch([10])).read_bytes("weight")
     embedding = (
         model.vocab * model.hidden * (0 if model.tied_embeddings else 2)
@@ -162,16 +163,12 @@ def test_heads_are_padded_at_powers_of_two():
 
 
 def test_room_is_divided_without_a_rest():
-    space = room(MODEL, FP16, Parallel(2), 64e9, 1000)
-    held = (
-        space.weight_bytes
-        + space.activation_bytes
-        + space.kv_tokens * kv_bytes_per_token(MODEL, FP16, Parallel(2))
-    )
+    whole = occupied(MODEL, FP16, Parallel(2))
+    space = room("a model", [whole], Parallel(2), 64e9, 1000)
+    held = space.weight_bytes + space.activation_bytes + space.kv_tokens * whole.kv_bytes_per_token
     assert held == pytest.approx(64e9, rel=1e-12)
-    assert space.weight_bytes == weight_bytes(MODEL, FP16, Parallel(2))
-    require(MODEL, space, FP16, Parallel(2), int(space.kv_tokens))
+    require("a model", space, int(space.kv_tokens))
     with pytest.raises(ValueError, match=r"KV-cache: .* tokens need .* and .* are left"):
-        require(MODEL, space, FP16, Parallel(2), int(space.kv_tokens) + 1)
+        require("a model", space, int(space.kv_tokens) + 1)
     with pytest.raises(ValueError, match=r"does not fit: .* needs .* for weights .* and has 1"):
-        room(MODEL, FP16, Parallel(2), 1e9, 1000)
+        room("a model", [whole], Parallel(2), 1e9, 1000)

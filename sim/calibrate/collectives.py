@@ -56,7 +56,11 @@ class _Design(NamedTuple):
 
 
 def fit(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> Fitted:
-    """The constants that predict `rows` best.  Deterministic; seconds for a few hundred rows."""
+    """The constants that predict `rows` best.  Seconds for a few hundred rows.
+
+    Where all rows of a family have one number of rounds, they tell launch + rounds x step and not
+    its parts: of these, one machine's arithmetic may give others than another's.
+    """
     return _fitted(rows, _design(rows, graph, forms), forms)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,6 +105,7 @@ def aiconfigurator(
     return sorted(set(found))
 
 
+@cache
 def met(row: Row) -> float:
     """Experts that at least one token goes to: one a pair, or, of unequal popularity, as drawn."""
     pairs = row.tokens * row.chosen
@@ -129,6 +131,7 @@ def measured(rows: Sequence[Row], precision: Precision, top_k: bool = True) -> M
     return Measured(tuple(gemms), tuple(around), np.array([row.seconds for row in rows]))
 
 
+@cache
 def _ops(row: Row, precision: Precision) -> dict[str, Op]:
     t = row.tensor
     model = Model(

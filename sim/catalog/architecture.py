@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from sim.catalog import huggingface
 from sim.catalog.files import checked, find
@@ -16,6 +17,7 @@ from sim.text import strict_yaml
 Count = Annotated[int, Field(gt=0, strict=True)]
 CountOrNone = Annotated[int, Field(ge=0, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+_PARTS: dict[str, type[Latent] | type[Experts]] = {"latent": Latent, "experts": Experts}
 
 
 class LatentFile(BaseModel):
@@ -86,17 +88,38 @@ class ModelFile(Sourced):
         return self
 
 
-def model(name_or_path: str | Path) -> Model:
+def model(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) -> Model:
     """The model of that name: the catalogue's, a YAML file's, or a Hugging Face `config.json`'s.
 
-    The last may be given by its folder.
+    The last may be given by its folder. `changes` sets some of its numbers, also those of its
+    parts, by name; ValueError if it has no such part, or if they do not fit together any more.
     """
     path = find("models", name_or_path)
     if path.is_dir():
         path = path / "config.json"
     if path.suffix == ".json":
-        return huggingface.model(path)
-    given = checked(ModelFile, strict_yaml.read(path)).model_dump(exclude={"tag", "residual"})
-    for key, part in (("latent", Latent), ("experts", Experts)):
+        found = huggingface.model(path)
+    else:
+        found = _model(checked(ModelFile, strict_yaml.read(path)))
+    return _changed(found, changes) if changes else found
+
+
+def _changed(card: Model, changes: Mapping[str, Any]) -> Model:
+    given = {**vars(card), **changes}
+    for key in _PARTS:
+        own = getattr(card, key)
+        if own is None and given[key]:
+            raise ValueError(f"{card.name} has no {key} to change")
+        given[key] = own and own._asdict() | changes.get(key, {})
+    try:
+        return _model(ModelFile(**given | {"attention": tuple(given["attention"])}, tag="INFER"))
+    except ValidationError as error:
+        what = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        raise ValueError(f"{card.name} as it is changed: {what}") from None
+
+
+def _model(file: ModelFile) -> Model:
+    given = file.model_dump(exclude={"tag", "residual"})
+    for key, part in _PARTS.items():
         given[key] = part(**given[key]) if given[key] else None
     return Model(**given)

@@ -34,6 +34,8 @@ TABLES = {
     "technique": "sim.techniques:TECHNIQUES",
     "metric": "sim.results.metrics:METRICS",
     "format": "sim.traces.formats:FORMATS",
+    "router": "sim.serving.router:ROUTERS",
+    "order": "sim.serving.order:ORDERS",
     "interconnect": "sim.systolic.interconnect:INTERCONNECTS",
     "dataflow": "sim.systolic.dataflow:DATAFLOWS",
     "dnn": "sim.dnn.known:KNOWN",

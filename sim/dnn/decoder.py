@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sim.dnn.gemms import Dnn, GemmLayer
-from sim.graph.batch import attended
+from sim.graph.batch import Pattern, attended
 from sim.graph.model import Model
 
 Phase = Literal["prefill", "decode"]
@@ -36,8 +36,9 @@ def decoder(
     if not 1 <= count <= model.layers:
         raise ValueError(f"{model.name} has {model.layers} layers, not {count}")
     net = _Net(model, phase, tokens, batch)
+    patterns = model.patterns
     for index in range(count):
-        _attention(net, f"layer{index + 1}", model.attention[index % len(model.attention)])
+        _attention(net, f"layer{index + 1}", patterns[index % len(patterns)])
         if index < model.dense_layers:
             _mlp(net, f"layer{index + 1}", net.rows, model.ffn, net.last)
         else:
@@ -72,16 +73,12 @@ class _Net:
         self.layers.append(GemmLayer(name, m, n, k, after=after, raw_input=not after))
         return name
 
-    def keys(self, pattern: str) -> int:
+    def keys(self, pattern: Pattern) -> int:
         """Keys that a query meets."""
-        return (
-            self.tokens
-            if self.phase == "prefill"
-            else int(attended(self.model, pattern, 1, self.tokens)[0])
-        )
+        return self.tokens if self.phase == "prefill" else int(attended(pattern, 1, self.tokens)[0])
 
 
-def _attention(net: _Net, name: str, pattern: str) -> None:
+def _attention(net: _Net, name: str, pattern: Pattern) -> None:
     values = tuple(
         _latent(net, name, pattern) if net.model.latent else _grouped(net, name, pattern)
     )
@@ -90,7 +87,7 @@ def _attention(net: _Net, name: str, pattern: str) -> None:
     net.last = (net.put(f"{name}_o", net.rows, inner, net.model.hidden, values),)
 
 
-def _grouped(net: _Net, name: str, pattern: str) -> Iterator[str]:
+def _grouped(net: _Net, name: str, pattern: Pattern) -> Iterator[str]:
     """Heads that share keys and values are rows of one product."""
     m, keys = net.model, net.keys(pattern)
     group, width = m.heads // m.kv_heads, m.head_dim
@@ -102,7 +99,7 @@ def _grouped(net: _Net, name: str, pattern: str) -> Iterator[str]:
             yield net.put(f"{name}_pv{at}", group * net.new, keys, width, (scores,))
 
 
-def _latent(net: _Net, name: str, pattern: str) -> Iterator[str]:
+def _latent(net: _Net, name: str, pattern: Pattern) -> Iterator[str]:
     """Prefill expands all tokens' latent vectors; decode takes queries to them, and sums back."""
     m, rows, keys = net.model, net.rows, net.keys(pattern)
     latent = m.latent

@@ -5,16 +5,25 @@ The coefficients are found by looking at the graph of a few batches, and checked
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.group import GraphOf
-from sim.graph.batch import Batch, Sequences, Shared, attended_by
+from sim.engine.group import GraphOf, Group
+from sim.graph.batch import (
+    DENSE,
+    NO_SHARING,
+    Batch,
+    Pattern,
+    Sequences,
+    Shared,
+    Sharing,
+    attended_by,
+    decode_batch,
+)
 from sim.graph.graph import Graph, Op, is_collective
-from sim.graph.model import Model
 from sim.hardware.device import Device
 from sim.serving.fleet import (
     LOGITS,
@@ -31,7 +40,6 @@ from sim.serving.fleet import (
     TOKENS,
     features_of,
 )
-from sim.serving.step_time import NO_SHARING, Sharing
 
 _EXACT = 1e-9  # a size further than this from its line bends
 
@@ -92,15 +100,19 @@ class OpLine(NamedTuple):
 
 
 def op_lines(
-    graph_of: GraphOf, device: Device, model: Model, sharing: Sharing = NO_SHARING
+    graph_of: GraphOf,
+    device: Device,
+    patterns: Sequence[Pattern],
+    sharing: Sharing = NO_SHARING,
 ) -> list[OpLine] | None:
     """The ops of `graph_of` with sizes as lines over a batch's features; None if they are on
     none."""
     batches = _probes(sharing)
     graphs = [graph_of(batch) for batch in batches]
+    beyond = [graph_of(batch) for batch in _FAR]
     if not all(_in_series(graph) for graph in graphs[:2]):
         return None
-    shapes = [[len(layer.ops) for layer in graph.layers] for graph in graphs]
+    shapes = [[len(layer.ops) for layer in graph.layers] for graph in (*graphs, *beyond)]
     if any(shape != shapes[0] for shape in shapes):
         return None
     weights = sum(
@@ -112,7 +124,10 @@ def op_lines(
     )
     if weights <= device.l2_bytes:
         return None  # a pass may find weights in L2 that the pass before left there
-    features = np.array([features_of_batch(model, batch, sharing) for batch in batches])
+    features, far = (
+        np.array([features_of_batch(patterns, batch, sharing) for batch in some])
+        for some in (batches, _FAR)
+    )
     lines = []
     for layer, times in _distinct(graphs[0]).items():
         for place in range(len(graphs[0].layers[layer].ops)):
@@ -130,8 +145,9 @@ def op_lines(
                 )
                 if np.abs(found / due - 1).max() > 100 * _EXACT:
                     return None
+            outside = [graph.layers[layer].ops[place] for graph in beyond]
             fitted = [
-                _line(features, np.array([size(op) for op in ops]))
+                _line(features, np.array([size(op) for op in ops]), far, [*map(size, outside)])
                 for size in (_UNBENT if bent else _SIZES)
             ]
             whole = [column for column in fitted if column is not None]
@@ -146,13 +162,27 @@ def op_lines(
     return lines
 
 
-def features_of_batch(model: Model, batch: Batch, sharing: Sharing = NO_SHARING) -> list[float]:
+def patterns_of(groups: Iterable[Group]) -> tuple[Pattern, ...]:
+    """The patterns of attention that ops of the groups' graphs have, in their order."""
+    graphs = (graph for group in groups for graph in group.graphs(decode_batch([1])))
+    works = (op.work for graph in graphs for _, op in graph.ops() if op.work)
+    return tuple(dict.fromkeys(work.pattern for work in works)) or (DENSE,)
+
+
+def sharing_of(graph: Graph) -> Sharing:
+    """Which shared prefixes the ops of the graph make use of: those that any of them does."""
+    works = [op.work for _, op in graph.ops() if op.work]
+    return min((work.sharing for work in works), default=NO_SHARING)
+
+
+def features_of_batch(
+    patterns: Sequence[Pattern], batch: Batch, sharing: Sharing = NO_SHARING
+) -> list[float]:
     """The features of a batch, as `sim.serving.step_time.measure` writes them."""
-    patterns = list(dict.fromkeys(model.attention))
     found = [0.0] * features_of(len(patterns))
     found[:PATTERN] = 1.0, batch.tokens, batch.logits, batch.lone, 0.0, 0.0, 0.0
     for p, pattern in enumerate(patterns):
-        seen = attended_by(model, pattern, batch)
+        seen = attended_by(pattern, batch.groups)
         own = {
             LONG_PAIRS: seen.long_pairs,
             LONG_ENTRIES: seen.long_entries,
@@ -215,6 +245,13 @@ def _probes(sharing: Sharing) -> list[Batch]:
     ]
 
 
+# Contexts and prompts beyond those that lines are fitted to: what bends there is on no line.
+_FAR = (
+    Batch((Sequences(3, 1, 200_000),), 3),
+    Batch((Sequences(1, 1, 1_000_000), Sequences(2, 30_000, 100_000)), 3),
+)
+
+
 def _distinct(graph: Graph) -> dict[int, int]:
     """The place of the first of each set of equal layers, and how many they are."""
     first: dict[int, int] = {}
@@ -270,14 +307,18 @@ _UNBENT = (
 )
 
 
-def _line(features: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
-    """Coefficients of `sizes` on the features; None if they are on no line."""
+def _line(
+    features: np.ndarray, sizes: np.ndarray, far: np.ndarray, far_sizes: Sequence[float]
+) -> np.ndarray | None:
+    """Coefficients of `sizes` on the features; None if they are on no line, or `far` away not on
+    that line any more."""
     scale = np.maximum(features.max(axis=0), 1e-300)
     found = np.linalg.lstsq(features / scale, sizes, rcond=None)[0]
     found[np.abs(found) <= 1e-12 * np.abs(found).max(initial=0.0)] = 0.0
     if np.abs(features / scale @ found - sizes).max() > _EXACT * np.abs(sizes).max():
         return None
-    return found / scale
+    off = np.abs(far @ (found / scale) - far_sizes).max()
+    return found / scale if off <= 100 * _EXACT * np.abs(far_sizes).max() else None
 
 
 TABLES = (

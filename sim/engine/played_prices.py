@@ -1,7 +1,8 @@
 """Iterations that have no closed form, at fidelity `step`: played once, and then known.
 
-A pass takes a time that depends on the sums over its batch only, for every size in the graph does.
-So a batch whose sums have been seen is looked up. Decode steps go on along a line: between two
+A pass takes a time that depends on the sums over its batch only, if every size in the graph does.
+So a batch whose sums have been seen is looked up; where sizes depend on more, only the same batch
+is. Decode steps go on along a line: between two
 contexts at which the pass takes the same decisions in the same order, its time is a straight line
 (`sim.engine.steps` says why), so the steps in between are told without being played. The contexts
 looked at lie on one grid for all batches of a size, so that they are met again.
@@ -13,8 +14,8 @@ from collections.abc import Sequence
 
 from sim.engine.group import Group
 from sim.engine.replay import Answer, Player, batch_of
-from sim.engine.steps import Sums, bends, play, sizes_of
-from sim.graph.batch import Batch, decode_batch
+from sim.engine.steps import Numbers, Sums, bends, play, sizes_of
+from sim.graph.batch import DENSE, Batch, Pattern, Sequences, decode_batch
 from sim.serving.fleet import LOGITS, LONE_PAIRS, PATTERN, SHARED_PAIRS, TOKENS, Fleet
 
 _GRID = 1.3  # ratio of neighbouring contexts on the grid
@@ -29,9 +30,10 @@ class PlayedPrices:
     """Answers for the iterations of one kind of replica, and what they add to the sums of one
     rank."""
 
-    def __init__(self, group: Group, dense: bool) -> None:
-        self.group, self.dense = group, dense
-        self._seen: dict[tuple[float, ...], Sums] = {}
+    def __init__(self, group: Group, patterns: Sequence[Pattern]) -> None:
+        self.group, self.dense = group, set(patterns) == {DENSE}
+        self.by_sums = _by_sums(group, patterns)
+        self._seen: dict[object, Sums] = {}
         self._at: dict[tuple[int, int], tuple[Sums, tuple]] = {}
         self._straight: dict[tuple[int, int, int], bool] = {}
         self.sums: Sums = {}
@@ -60,7 +62,7 @@ class PlayedPrices:
             self.sums[key] = self.sums.get(key, 0.0) + steps * value + up
 
     def _whole(self, fleet: Fleet, r: int) -> Sums:
-        key = tuple(fleet.features[r].tolist())
+        key: object = tuple(fleet.features[r].tolist()) if self.by_sums else batch_of(fleet, r)
         if key not in self._seen:
             self._seen[key] = self._played(batch_of(fleet, r))[0]
         return self._seen[key]
@@ -70,7 +72,8 @@ class PlayedPrices:
         count = int(fleet.features[r, TOKENS])
         grows = fleet.growth[r, PATTERN + LONE_PAIRS]
         alone = fleet.features[r, SHARED_PAIRS] == 0.0
-        return self.dense and alone and fleet.features[r, LOGITS] == count == grows
+        sums = self.dense and self.by_sums and alone
+        return sums and fleet.features[r, LOGITS] == count == grows
 
     def _decode(self, fleet: Fleet, r: int) -> tuple[Sums, Sums, int]:
         """(first step, change, steps for which it holds) of a decode batch, by the sum of its
@@ -115,6 +118,27 @@ class PlayedPrices:
         ].residency.reused:  # then it matters how the pass before left L2: like this one
             found = play(self.group, batch)
         return found
+
+
+def _by_sums(group: Group, patterns: Sequence[Pattern]) -> bool:
+    """Whether sizes depend on the sums over a batch alone: batches of equal sums have equal sizes,
+    with all contexts within the windows, and with all beyond them."""
+    windows = [pattern.window for pattern in patterns if pattern != DENSE]
+    near, far, up = max(min(windows, default=1) // 2 - 1, 0), max(windows, default=0), 100_000
+    pairs = [
+        (((1, 0), (1, 2 * near)), ((1, near), (1, near))),
+        (((1, far), (1, far + 2 * up)), ((1, far + up), (1, far + up))),
+        (
+            ((10, far), (20, far + 2 * up), (30, far)),
+            ((10, far + up), (20, far), (30, far + up)),
+        ),
+    ]
+
+    def sizes(some: Sequence[tuple[int, int]]) -> Numbers:
+        groups = tuple(Sequences(1, new, past) for new, past in some)
+        return sizes_of(group, Batch(groups, len(groups)))
+
+    return not any(bends(sizes(a), sizes(b), sizes(a), 0.5) for a, b in pairs)
 
 
 def _next(context: int) -> int:

@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.engine.group import Group, GroupOf
+from sim.engine.lines import patterns_of
 from sim.engine.played_prices import PlayedPrices, in_stages
 from sim.engine.pricing import Pricing, pricing
 from sim.engine.replay import Answer, Kind, Player, player
 from sim.engine.steps import Sums, sums_of, totals_of
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
-from sim.graph.model import Model
+from sim.graph.batch import NO_SHARING, Sharing
 from sim.serving.fleet import Fleet
-from sim.serving.step_time import NO_SHARING, Sharing
 
 
 class Host(NamedTuple):
@@ -34,7 +34,6 @@ class Pool:
     def __init__(
         self,
         stages: Sequence[Host],
-        model: Model,
         replicas: np.recarray,
         pool: np.record,
         op: bool,
@@ -47,7 +46,7 @@ class Pool:
         self.recorded = _Recorded(stages, self.first, self.count, lanes_of(replicas), timeline)
         self.forms: list[Pricing] = []
         self.played: list[PlayedPrices] = []
-        patterns = len(set(model.attention))
+        patterns = patterns_of(self.plain)
         play: Player
         if op:
             self.recorded.window = window
@@ -60,16 +59,15 @@ class Pool:
                         plain.members[0].device,
                         plain.network,
                         plain.ranks,
-                        model,
+                        patterns,
                         host.sharing,
                     )
                     for host, plain in zip(stages, self.plain)
                 ]
                 self.forms = [form for form in forms if form is not None]
             if len(self.forms) < len(stages):
-                dense = set(model.attention) == {"dense"}
                 self.forms = []
-                self.played = [PlayedPrices(plain, dense) for plain in self.plain]
+                self.played = [PlayedPrices(plain, patterns) for plain in self.plain]
             play = self.played[0] if len(self.played) == 1 else in_stages(self.played)
         self.kinds = [
             Kind(self.forms[place] if self.forms else None, patterns, play, host.sharing)

@@ -10,6 +10,7 @@ closed form, and the iteration is played.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +19,8 @@ from sim.engine.group import GraphOf
 from sim.engine.lines import TABLES, OpLine, op_lines, sees
 from sim.facts.span import BOUNDS
 from sim.facts.totals import Totals
+from sim.graph.batch import NO_SHARING, Pattern, Sharing
 from sim.graph.graph import STREAMS, Op, is_collective
-from sim.graph.model import Model
 from sim.hardware.cost import Alone, OpCost, Sizes, cost, hbm_bytes_per_s, is_straight, traffic
 from sim.hardware.device import Device
 from sim.network.library import Way
@@ -35,7 +36,7 @@ from sim.serving.fleet import (
     TOKENS,
     Fleet,
 )
-from sim.serving.step_time import NO_SHARING, PATTERNS, Sharing, StepTime
+from sim.serving.step_time import StepTime, pattern_rows
 
 
 class Priced(NamedTuple):
@@ -57,17 +58,15 @@ class Pricing:
         device: Device,
         network: Network,
         ranks: int,
-        model: Model,
+        patterns: Sequence[Pattern],
         sharing: Sharing,
     ) -> None:
-        self.sharing = sharing
+        self.patterns, self.sharing = patterns, sharing
         self.lines, self.device, self.network, self.ranks = lines, device, network, ranks
         self._of = {
             feature: [line for line in lines if sees(line) == feature] for feature in TABLES
         }
         self._context = [line for line in lines if sees(line) is None]
-        self._pattern = [PATTERNS[name] for name in dict.fromkeys(model.attention)]
-        self._window, self._stride = model.window_tokens, max(model.sparse_stride, 1)
 
     def table(self, tokens: int, logits: int) -> StepTime:
         """The closed form for batches of up to `tokens` new tokens, and `logits` logits and lone
@@ -89,9 +88,7 @@ class Pricing:
             [each.unhidden for each in costs],
             [min(device.l2_bytes_per_s, each.l2_limit) for each in costs],
             device.l2_bytes,
-            self._pattern,
-            self._window,
-            self._stride,
+            *pattern_rows(self.patterns),
             *self.sharing,
         )
         return StepTime(*(np.array([column]) for column in columns))
@@ -257,17 +254,17 @@ def pricing(
     device: Device,
     network: Network,
     ranks: int,
-    model: Model,
+    patterns: Sequence[Pattern],
     sharing: Sharing = NO_SHARING,
 ) -> Pricing | None:
-    """The closed form of `graph_of` on `ranks` symmetric ranks, or None if it has none: a cost that
-    bends and sees more than one feature is on no table."""
-    lines = op_lines(graph_of, device, model, sharing)
+    """The closed form of `graph_of`, in which attention has these patterns, on `ranks` symmetric
+    ranks; None if it has none: a cost that bends and sees more than one feature is on no table."""
+    lines = op_lines(graph_of, device, patterns, sharing)
     if lines is None or any(
         sees(line) is None and not is_straight(line.op, device) for line in lines
     ):
         return None
-    return Pricing(lines, device, network, ranks, model, sharing)
+    return Pricing(lines, device, network, ranks, patterns, sharing)
 
 
 def _used(counts: np.ndarray) -> np.ndarray:

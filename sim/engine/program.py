@@ -56,7 +56,7 @@ class LoweredOp:
         self.reads = [
             (tensor_id(tensor.name) * LAYERS + tensor.ahead, tensor.nbytes)
             for tensor in op.reads
-            if tensor.kind != "activation"
+            if tensor.kind != "activation" and tensor.nbytes
         ]
         self.deps: tuple[int, ...] = ()
         self.fold: Fold | None = None  # how the network plays it, once it was asked

@@ -17,7 +17,7 @@ import numpy as np
 from sim.engine.group import Group
 from sim.engine.pipeline import walk
 from sim.engine.pricing import Pricing
-from sim.graph.batch import Batch, Sequences, Shared
+from sim.graph.batch import NO_SHARING, Batch, Pattern, Sequences, Shared, Sharing
 from sim.serving.compiled import serve_for
 from sim.serving.fleet import (
     ASKS,
@@ -39,7 +39,7 @@ from sim.serving.fleet import (
     with_more_slots,
 )
 from sim.serving.loop import DONE, HEAP, PRICE, RECORDS, SLOTS, cut, set_price
-from sim.serving.step_time import NO_SHARING, Sharing, StepTime, stacked, unpriced
+from sim.serving.step_time import StepTime, stacked, unpriced
 
 
 class Answer(NamedTuple):
@@ -68,7 +68,7 @@ class Kind(NamedTuple):
     them)."""
 
     pricing: Pricing | None
-    patterns: int  # attention patterns of the model
+    patterns: Sequence[Pattern]  # of its attention
     play: Player | None = None
     sharing: Sharing = NO_SHARING
 
@@ -202,7 +202,7 @@ class _Prices:
 
     def __init__(self, kinds: Sequence[Kind], replicas: np.recarray) -> None:
         self.kinds = kinds
-        self.patterns = max(kind.patterns for kind in kinds)
+        self.patterns = max(len(kind.patterns) for kind in kinds)
         most = replicas.sequences * (1 + replicas.drafts)
         own = [
             (replicas.kind <= k) & (k < replicas.kind + replicas.stages) for k in range(len(kinds))

@@ -20,7 +20,6 @@ from sim.facts.requests import Requests
 from sim.facts.serving import Serving
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
-from sim.graph.model import Model
 from sim.hardware.device import Device
 from sim.serving.fleet import (
     GAP_BINS,
@@ -68,7 +67,6 @@ def run_service(
     chunks: Iterable[Columns],
     service: Service,
     hosts: Sequence[Sequence[Host]],
-    model: Model,
     timeline: Timeline | None,
     progress: Progress = lambda _: None,
     spread: Spread | None = None,
@@ -80,7 +78,7 @@ def run_service(
     their times are those that a price would have given.
     """
     chunks, expected = counted(chunks, service.expected)
-    served = [_served(stages, model, service, pool, timeline) for pool, stages in enumerate(hosts)]
+    served = [_served(stages, service, pool, timeline) for pool, stages in enumerate(hosts)]
     scaler = Scaler(service.autoscale) if service.autoscale else None
     spreads = spread is not None and expected >= spread.least and _apart(service, served)
     shares = min(spread.shares, len(service.replicas)) if spread and spreads else 1
@@ -121,25 +119,20 @@ def serve_share(
     chunks: Iterable[Columns],
     service: Service,
     hosts: Sequence[Sequence[Host]],
-    model: Model,
     recorded: bool,
     share: int,
     shares: int,
 ) -> Part:
     """One of `shares` parts of `run_service`, for which the replicas know nothing of each other."""
     chunks, expected = counted(chunks, service.expected)
-    served = [_served(hosts[0], model, service, 0, None)]
+    served = [_served(hosts[0], service, 0, None)]
     return _part(chunks, expected, service, served, recorded, None, lambda _: None, share, shares)
 
 
-def _served(
-    stages: Sequence[Host], model: Model, service: Service, pool: int, timeline: Timeline | None
-) -> Pool:
+def _served(stages: Sequence[Host], service: Service, pool: int, timeline: Timeline | None) -> Pool:
     """A pool; a timeline shows the first."""
     shown = timeline if pool == 0 else None
-    return Pool(
-        stages, model, service.replicas, service.pools[pool], service.op, service.window, shown
-    )
+    return Pool(stages, service.replicas, service.pools[pool], service.op, service.window, shown)
 
 
 def _apart(service: Service, served: Sequence[Pool]) -> bool:
@@ -432,8 +425,7 @@ def warnings_of(table: np.recarray, service: Service) -> list[str]:
         if waiting > most_waits:
             more_s = float(served.last_s.max()) - last_s
             warnings.append(
-                "overload: requests came faster than they were served; when the last one "
-                f"came, {waiting:,} waited, "
-                f"and they took another {more_s:,.1f} s"
+                "overload: requests came faster than they were served; when the last one came, "
+                f"{waiting:,} waited, and they took another {more_s:,.1f} s"
             )
     return warnings

@@ -18,6 +18,7 @@ import numpy as np
 import simpy
 
 from sim.engine.group import GraphOf, Group, Tenancy
+from sim.engine.lines import patterns_of
 from sim.engine.partition import rows_of
 from sim.engine.pool import Host, Pool, played_totals
 from sim.engine.replay import Answer, Kind, Window, batch_of, serve_fleet
@@ -37,7 +38,6 @@ from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
 from sim.graph.batch import Batch
 from sim.graph.graph import Graph
-from sim.graph.model import Model
 from sim.serving.fleet import NEXT, NONE, PENDING, RECORD, Arrivals, Fleet, new_rows, pool_of
 from sim.traces.columns import Columns, joined
 
@@ -58,7 +58,6 @@ class Tenant(NamedTuple):
     chunks: Iterable[Columns]
     service: Service
     group_of: GroupOf
-    model: Model
     weight: float = 1.0
     priority: int = 0
 
@@ -98,7 +97,6 @@ def share_chips(
         else [
             Pool(
                 [Host(partial(_named, tenant))],
-                tenant.model,
                 replicas,
                 pool,
                 tenant.service.op,
@@ -108,11 +106,10 @@ def share_chips(
             for tenant, pool in zip(tenants, pools)
         ]
     )
-    patterns = [len(set(tenant.model.attention)) for tenant in tenants]
     kinds = (
         [kind for turn in turns for kind in turn.kinds]
         if clock is None
-        else [Kind(None, each, clock) for each in patterns]
+        else [Kind(None, patterns_of(groups), clock) for groups in clock.groups]
     )
     window = None
     if clock is None and timeline is not None and not tenants[0].service.op:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.graph.batch import attended_by
-from sim.graph.forward import MERGE_FLOP, NORM_FLOP, ROPE_FLOP, SOFTMAX_FLOP, Forward, vector
-from sim.graph.graph import After, LatentWork, Op, Tensor
+from sim.graph.batch import Pattern
+from sim.graph.forward import MERGE_FLOP, NORM_FLOP, ROPE_FLOP, Forward, vector
+from sim.graph.graph import After, Op, Tensor
 from sim.graph.model import Latent
+from sim.graph.work import AttentionWork
 
 
-def attention(f: Forward, pattern: str, *before: After) -> tuple[Op, ...]:
+def attention(f: Forward, pattern: Pattern, *before: After) -> tuple[Op, ...]:
     """The ops of a layer from its first norm to the output projection, whose result lacks the other
     ranks' parts."""
     own = _latent(f, f.model.latent, pattern) if f.model.latent else _grouped(f, pattern)
@@ -36,46 +37,52 @@ def attention(f: Forward, pattern: str, *before: After) -> tuple[Op, ...]:
     )
 
 
-def _grouped(f: Forward, pattern: str) -> tuple[Op, ...]:
+# Sized by the work.  What a pass appends is a buffer of its own: the newest entries cannot be
+# fetched before they are computed.
+_CACHE, _NEWEST = Tensor("kv", 0.0, "kv"), Tensor("kv_new", 0.0, "activation")
+
+
+def _grouped(f: Forward, pattern: Pattern) -> tuple[Op, ...]:
     model, part, tokens = f.model, f.part, f.batch.tokens
     d, q, kv = model.hidden, part.heads * model.head_dim, part.kv_heads * model.head_dim
-    seen, parts = attended_by(model, pattern, f.batch), part.parallel.sequence
-    each = (4 * model.head_dim + SOFTMAX_FLOP) * part.seen_heads / parts
-    qkv = Tensor("qkv", tokens * (q + 2 * kv) * f.wide, "activation")
+    work = AttentionWork(
+        sequences=f.batch.groups,
+        pattern=pattern,
+        heads=part.seen_heads,
+        key=model.head_dim,
+        value=model.head_dim,
+        cached=2 * kv,
+        cache_bytes=f.cached,
+        wide_bytes=f.wide,
+        parts=part.parallel.sequence,
+        shared=f.batch.shared,
+    )
+    qkv = Tensor("qkv", tokens * (q + 2 * kv) * f.wide, "activation", 0, f.projected)
     context = Tensor("context", tokens * q * f.narrow, "activation")
-    # What this pass appends is a buffer of its own: the newest entries cannot be fetched before
-    # they are computed.
-    newest = Tensor("kv_new", tokens * 2 * kv * f.cached / parts, "activation")
-    cache = Tensor("kv", max(seen.entries - tokens, 0.0) * 2 * kv * f.cached / parts, "kv")
-    lone = seen.lone if f.batch.mixed else 0.0
     core = Op(
         "attention",
         "attention",
         engine="matrix",
         dtype=f.precision.communication,
-        flop=each * seen.pairs,
-        lone_flop=each * lone,
-        reads=(cache, newest, qkv),
+        reads=(_CACHE, _NEWEST, qkv),
         writes=(context,),
     )
+    rotated = ROPE_FLOP * tokens * (q + kv) * (2 if model.qk_norm else 1)
     return (
         f.matmul("qkv", tokens, d, q + 2 * kv, f.normed(tokens), qkv),
-        vector(
-            "rope",
-            "rope",
-            ROPE_FLOP * tokens * (q + kv) * (2 if model.qk_norm else 1),
-            (qkv,),
-            (newest,),
+        vector("rope", "rope", rotated, (qkv,), (_NEWEST,)).attending(work),
+        *_split_by_tokens(
+            f, core.attending(work), "rope", tokens * part.seen_heads * model.head_dim
         ),
-        *_split_by_tokens(f, core, "rope", tokens * part.seen_heads * model.head_dim),
     )
 
 
-def _latent(f: Forward, m: Latent, pattern: str) -> tuple[Op, ...]:
-    part, tokens, d, heads = f.part, f.batch.tokens, f.model.hidden, f.part.heads
-    seen, parts, lone = (
-        attended_by(f.model, pattern, f.batch),
-        f.part.parallel.sequence,
+def _latent(f: Forward, m: Latent, pattern: Pattern) -> tuple[Op, ...]:
+    part, tokens, d, heads, lone = (
+        f.part,
+        f.batch.tokens,
+        f.model.hidden,
+        f.part.heads,
         f.batch.lone,
     )
 
@@ -94,57 +101,61 @@ def _latent(f: Forward, m: Latent, pattern: str) -> tuple[Op, ...]:
             writes=(result,),
         )
 
-    queries, latent = act("queries", tokens * heads * m.query), act("latent", tokens * m.cached)
-    newest = Tensor("kv_new", tokens * m.cached * f.cached, "activation")
-    down = act("q_latent", tokens * m.q_rank)
+    # Sequences with more than one query: keys and values of each head, of all that they see.
+    long_work = AttentionWork(
+        sequences=tuple(group for group in f.batch.groups if group.new > 1),
+        pattern=pattern,
+        heads=heads,
+        key=m.query,
+        value=m.value,
+        cached=m.cached,
+        cache_bytes=f.cached,
+        wide_bytes=f.wide,
+        latent=m,
+    )
+    # Sequences with one query: on the latents themselves. A rank may have a part of the context for
+    # more heads.
+    lone_work = replace(
+        long_work,
+        sequences=tuple(group for group in f.batch.groups if group.new == 1),
+        heads=part.seen_heads,
+        key=m.cached,
+        value=m.kv_rank,
+        parts=part.parallel.sequence,
+        shared=f.batch.shared,
+    )
+    queries = act("queries", tokens * heads * m.query)._replace(held=f.projected)
+    latent, down = act("latent", tokens * m.cached), act("q_latent", tokens * m.q_rank)
+
+    def project(columns: int) -> Op:
+        columns += m.cached
+        made = act("q_kv_latent", tokens * columns)
+        return f.matmul("q_kv_a", tokens, d, columns, f.normed(tokens), made)
+
     projected: tuple[Op, ...]
     if m.q_rank:
+        normed = NORM_FLOP * tokens * (m.q_rank + m.kv_rank)
         projected = (
-            f.matmul(
-                "q_kv_a",
-                tokens,
-                d,
-                m.q_rank + m.cached,
-                f.normed(tokens),
-                act("q_kv_latent", tokens * (m.q_rank + m.cached)),
-            ),
-            vector(
-                "latent_norm",
-                "norm",
-                NORM_FLOP * tokens * (m.q_rank + m.kv_rank),
-                (down, latent),
-                (down, latent),
-            ),
+            project(m.q_rank),
+            vector("latent_norm", "norm", normed, (down, latent), (down, latent)),
             f.matmul("q_b", tokens, m.q_rank, heads * m.query, down, queries),
         )
     else:
+        normed = NORM_FLOP * tokens * m.kv_rank
         projected = (
-            f.matmul(
-                "q_kv_a",
-                tokens,
-                d,
-                heads * m.query + m.cached,
-                f.normed(tokens),
-                act("q_kv_latent", tokens * (heads * m.query + m.cached)),
-            ),
-            vector("latent_norm", "norm", NORM_FLOP * tokens * m.kv_rank, (latent,), (latent,)),
+            project(heads * m.query),
+            vector("latent_norm", "norm", normed, (latent,), (latent,)),
         )
-    # Sequences with more than one query: keys and values of each head, of all that they see.
-    long = tokens - lone
-    expanded = act("expanded", seen.long_entries * heads * m.expanded)
-    old_long = Tensor("kv_long", max(seen.long_entries - long, 0.0) * m.cached * f.cached, "kv")
-    new_long = Tensor("kv_new", long * m.cached * f.cached, "activation")
     # Engines keep the expansion twice: whole, and as the two halves that absorb multiplies by.
     w_kv_b = Tensor("w_kv_b", heads * m.kv_rank * (m.nope + m.value) * f.weight, "weight")
-    context = Tensor("context", long * heads * m.value * f.narrow, "activation")
+    expanded, long = act("expanded", 0.0), tokens - lone
     naive = (
         Op(
             "kv_b",
             "matmul",
             engine="matrix",
             dtype=f.precision.arithmetic,
-            flop=2 * seen.long_entries * m.kv_rank * heads * (m.nope + m.value),
-            reads=(w_kv_b, old_long, new_long),
+            reads=(w_kv_b, Tensor("kv_long", 0.0, "kv"), _NEWEST),
             writes=(expanded,),
         ),
         Op(
@@ -152,36 +163,25 @@ def _latent(f: Forward, m: Latent, pattern: str) -> tuple[Op, ...]:
             "attention",
             engine="matrix",
             dtype=f.precision.communication,
-            flop=(2 * m.expanded + SOFTMAX_FLOP) * heads * seen.long_pairs,
             reads=(expanded, act("queries", long * heads * m.query)),
-            writes=(context,),
+            writes=(Tensor("context", long * heads * m.value * f.narrow, "activation"),),
         ),
     )
-    # Sequences with one query: on the latents themselves. A rank may have a part of the context for
-    # more heads.
-    pairs, all_heads = seen.lone / parts, part.seen_heads
-    cache = Tensor("kv", max(seen.lone - lone, 0.0) * m.cached * f.cached / parts, "kv")
-    work = LatentWork(m, all_heads, lone, pairs, parts, f.cached, f.wide, f.batch.shared)
     absorb = Op(
         "absorb",
         "absorb",
         engine="matrix",
         dtype=f.precision.communication,
-        flop=(2 * (2 * m.kv_rank + m.rope) + SOFTMAX_FLOP) * all_heads * pairs,
-        reads=(
-            cache,
-            Tensor("kv_new", lone * m.cached * f.cached, "activation"),
-            act("q_absorbed", lone * all_heads * m.cached),
-        ),
-        writes=(act("latent_context", lone * all_heads * m.kv_rank),),
-        latent=work,
+        reads=(_CACHE, _NEWEST, act("q_absorbed", lone * part.seen_heads * m.cached)),
+        writes=(act("latent_context", lone * part.seen_heads * m.kv_rank),),
     )
+    rotated = ROPE_FLOP * tokens * (heads + 1) * m.rope
     return (
         *projected,
-        vector(
-            "rope", "rope", ROPE_FLOP * tokens * (heads + 1) * m.rope, (queries, latent), (newest,)
+        vector("rope", "rope", rotated, (queries, latent), (_NEWEST,)).attending(
+            replace(long_work, sequences=f.batch.groups)
         ),
-        *naive,
+        *(op.attending(long_work) for op in naive),
         per_head(
             "q_absorb",
             act("queries", lone * heads * m.query),
@@ -189,7 +189,9 @@ def _latent(f: Forward, m: Latent, pattern: str) -> tuple[Op, ...]:
             m.nope,
             m.kv_rank,
         ),
-        *_split_by_tokens(f, absorb, "q_absorb", lone * all_heads * m.cached),
+        *_split_by_tokens(
+            f, absorb.attending(lone_work), "q_absorb", lone * part.seen_heads * m.cached
+        ),
         per_head(
             "v_expand",
             act("latent_context", lone * heads * m.kv_rank),

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple
-
-from sim.graph.model import Model
 
 
 class Sequences(NamedTuple):
@@ -24,6 +23,36 @@ class Shared(NamedTuple):
 
     number: float
     tokens: float
+
+
+class Sharing(NamedTuple):
+    """Which prefixes that sequences of a batch share are made use of: those of `least` sequences or
+    more, up to `most` tokens of them."""
+
+    least: float = inf
+    most: float = inf
+
+
+NO_SHARING = Sharing()
+
+
+class Pattern(NamedTuple):
+    """Which cached entries a query sees: all ("dense"), the last `window` ("window"), or those and
+    one in `stride` of what lies before, shared by the query heads of a group ("blocksparse")."""
+
+    name: str = "dense"
+    window: int = 0
+    stride: int = 1
+
+    def seen(self, entries: float) -> float:
+        """Of so many entries up to the query's own."""
+        if self.name == "dense" or entries <= self.window:
+            return entries
+        far = entries - self.window
+        return self.window + (far / self.stride if self.name == "blocksparse" else 0.0)
+
+
+DENSE = Pattern()
 
 
 @dataclass(frozen=True)
@@ -76,13 +105,15 @@ def prefill_batch(prompts: Iterable[int]) -> Batch:
 
 
 class Attended(NamedTuple):
-    """Sums over a batch, of one pattern of attention: query-key pairs and distinct cached entries
-    of sequences with more than one query, and the pairs, which are the entries, of those with
-    one."""
+    """Sums over sequences, of one pattern of attention: query-key pairs and distinct cached entries
+    of those with more than one query, and the pairs, which are the entries, of those with one; new
+    tokens, and tokens whose entries are kept."""
 
     long_pairs: float
     long_entries: float
     lone: float
+    new: float
+    kept: float
 
     @property
     def pairs(self) -> float:
@@ -95,42 +126,34 @@ class Attended(NamedTuple):
         return self.long_entries + self.lone
 
 
-def attended_by(model: Model, pattern: str, batch: Batch) -> Attended:
-    """What a layer of `pattern` attends to in one pass over `batch`."""
-    long_pairs = long_entries = lone = 0.0
-    for group in batch.groups:
-        pairs, entries = attended(model, pattern, group.new, group.past)
-        if group.new == 1:
-            lone += group.number * pairs
+def attended_by(pattern: Pattern, sequences: tuple[Sequences, ...]) -> Attended:
+    """What a layer of `pattern` attends to in one pass over `sequences`."""
+    long_pairs = long_entries = lone = added = kept = 0.0
+    for number, new, past in sequences:
+        added += number * new
+        kept += number * (new + past)
+        if new == 1:
+            lone += number * pattern.seen(past + 1)
         else:
-            long_pairs += group.number * pairs
-            long_entries += group.number * entries
-    return Attended(long_pairs, long_entries, lone)
+            pairs, entries = attended(pattern, new, past)
+            long_pairs += number * pairs
+            long_entries += number * entries
+    return Attended(long_pairs, long_entries, lone, added, kept)
 
 
-def attended(model: Model, pattern: str, new: int, past: int) -> tuple[float, float]:
+def attended(pattern: Pattern, new: int, past: int) -> tuple[float, float]:
     """(query-key pairs, distinct cached entries read) of one sequence in a layer of `pattern`.
 
-    Causal: query i of `new` sees past + i entries. A window sees the last `window_tokens`;
-    block-sparse sees the window and one in `sparse_stride` of what lies before it, shared by the
-    query heads of a group.
+    Causal: query i of `new` sees past + i entries.
     """
-
-    def seen(entries: float) -> float:
-        if pattern == "dense" or entries <= model.window_tokens:
-            return entries
-        far = entries - model.window_tokens
-        return model.window_tokens + (
-            far / model.sparse_stride if pattern == "blocksparse" else 0.0
-        )
-
     total = past + new
     if new == 1:
-        return seen(total), seen(total)
-    if pattern == "dense":
+        return pattern.seen(total), pattern.seen(total)
+    if pattern.name == "dense":
         return new * past + new * (new + 1) / 2, total
     # Sum of `seen` over the queries: an arithmetic series below the window, another above it.
-    knee = min(max(model.window_tokens - past, 0), new)
+    knee = min(max(pattern.window - past, 0), new)
     below = knee * past + knee * (knee + 1) / 2
-    above = (seen(past + knee + 1) + seen(total)) / 2 * (new - knee) if new > knee else 0.0
+    first, last = pattern.seen(past + knee + 1), pattern.seen(total)
+    above = (first + last) / 2 * (new - knee) if new > knee else 0.0
     return below + above, total

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.graph.forward import GLU_FLOP, SOFTMAX_FLOP, Forward, vector
+from sim.graph.forward import GLU_FLOP, Forward, vector
 from sim.graph.graph import After, Op, Tensor
 from sim.graph.precision import BYTES
+from sim.graph.work import SOFTMAX_FLOP
 
 
 def experts(f: Forward) -> tuple[Op, ...]:
@@ -178,13 +179,20 @@ def _grouped(f: Forward) -> tuple[Op, Op, Op]:
     up = 2 if f.model.gated else 1
     met = part.load.met(f.whole.tokens)
     stored, dtype = f.precision.experts or f.precision.weights, f.precision.expert_arithmetic
-    tokens = Tensor("expert_tokens", pairs * d * f.narrow, "activation")
-    inner = Tensor("expert_up", pairs * up * part.expert_ffn * f.wide, "activation")
-    acted = Tensor("expert_inner", pairs * part.expert_ffn * f.narrow, "activation")
-    result = Tensor("expert_result", pairs * d * f.wide, "activation")
+
+    def buffer(name: str, columns: float, element_bytes: float, room: float) -> Tensor:
+        held = pairs * room * f.wide
+        return Tensor(name, pairs * columns * element_bytes, "activation", 0, held)
+
+    width = part.expert_ffn
+    tokens = buffer("expert_tokens", d, f.narrow, d)
+    inner = buffer("expert_up", up * width, f.wide, 2 * width)
+    acted = buffer("expert_inner", width, f.narrow, width)
+    result = buffer("expert_result", d, f.wide, d)
 
     def gemm(name: str, rows: float, columns: float, source: Tensor, target: Tensor) -> Op:
-        weights = Tensor(f"w_{name}", met * rows * columns * BYTES[stored], "weight")
+        touched, held = (many * rows * columns * BYTES[stored] for many in (met, part.experts))
+        weights = Tensor(f"w_{name}", touched, "weight", 0, held)
         return Op(
             name,
             "experts",
@@ -210,8 +218,9 @@ def _shared(f: Forward, rows: float, width: float) -> tuple[Op, ...]:
 def mlp(f: Forward, rows: float, width: float, prefix: str = "") -> tuple[Op, Op, Op]:
     """A dense MLP, of which this rank has `width` columns."""
     up = 2 if f.model.gated else 1
-    grown = Tensor(f"{prefix}up", rows * up * width * f.wide, "activation")
-    inner = Tensor(f"{prefix}inner", rows * width * f.narrow, "activation")
+    room = 0.0 if prefix else rows * width * f.wide  # shared experts have theirs among the others
+    grown = Tensor(f"{prefix}up", rows * up * width * f.wide, "activation", 0, 2 * room)
+    inner = Tensor(f"{prefix}inner", rows * width * f.narrow, "activation", 0, room)
     return (
         f.matmul(f"{prefix}gate_up", rows, f.model.hidden, up * width, f.normed(rows), grown),
         vector(f"{prefix}act", "activation", GLU_FLOP * rows * width, (grown,), (inner,)),

@@ -1,19 +1,32 @@
-"""What has to fit in HBM: weights, KV-cache and activations of one rank."""
+"""What has to fit in HBM, read off the op graph of one rank as techniques have left it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sim.graph.model import Model
-from sim.graph.parallel import Parallel, shard
-from sim.graph.precision import BYTES, Precision
-from sim.graph.transformer import kv_bytes_per_token, weight_bytes
+from sim.graph.batch import Batch, Sequences, Shared
+from sim.graph.graph import Graph, TensorKind
+from sim.graph.parallel import Parallel
 from sim.text.units import show
+
+_CONTEXTS = 1, 2**10, 2**17  # a line through the first two is held to the third
+_EXACT = 1e-9
+
+
+class Footprint(NamedTuple):
+    """Bytes of HBM on one rank: weights, activations of a pass, KV-cache of a token of the whole
+    batch, and what is kept whatever the context."""
+
+    weight_bytes: float
+    activation_bytes: float
+    kv_bytes_per_token: float
+    kept_bytes: float = 0.0
 
 
 class Room(NamedTuple):
     """How a rank's HBM divides.  `kv_tokens`: tokens that what the weights and activations leave
-    can hold.
+    can hold, each of `token_bytes`.
 
     Of several pipeline stages, the one that has room for the fewest tokens.
     """
@@ -21,73 +34,92 @@ class Room(NamedTuple):
     weight_bytes: float
     activation_bytes: float
     kv_tokens: float
-    stage: int = 0
+    token_bytes: float
+
+
+def footprint(
+    graph_of: Callable[[Batch], Graph],
+    parallel: Parallel,
+    new_tokens: int,
+    shared: Sequence[Shared] = (),
+) -> Footprint:
+    """What passes of up to `new_tokens` tokens occupy, and of prefixes that are kept in another
+    form, those of `shared`; ValueError if a KV-cache grows otherwise than with the tokens in it.
+
+    The slope between two contexts is the bytes of a token. Contexts are multiples of the ranks that
+    share them, so that nothing is rounded.
+    """
+    p = parallel
+
+    def kv_bytes(sequences: int, context: int, runs: Sequence[Shared] = ()) -> tuple[int, float]:
+        batch = Batch((Sequences(sequences, 1, context - 1),), sequences, tuple(runs))
+        return sequences * context, held(graph_of(batch), "kv")
+
+    low, high, far = (p.sequence * context for context in _CONTEXTS)
+    (few, few_bytes), (many, many_bytes) = kv_bytes(p.data, low), kv_bytes(p.data, high)
+    each = (many_bytes - few_bytes) / (many - few)
+    kept = few_bytes - few * each
+    tokens, found = kv_bytes(3 * p.data, far)
+    if each <= 0 or abs(found - tokens * each - kept) > _EXACT * found:
+        raise ValueError(
+            "the techniques leave a KV-cache that does not grow by the same bytes with each token: "
+            f"{show(few_bytes, 'B')} for {few:,}, {show(many_bytes, 'B')} for {many:,}, "
+            f"{show(found, 'B')} for {tokens:,}; a capacity in tokens cannot be told"
+        )
+    if shared:
+        most = p.data * -int(-max(run.number for run in shared) // p.data)
+        longest = p.sequence * int(sum(run.tokens for run in shared) + 1)
+        kept += kv_bytes(most, longest, shared)[1] - kv_bytes(most, longest)[1]
+    whole = graph_of(Batch((Sequences(new_tokens, 1, 0),), new_tokens))
+    return Footprint(held(whole, "weight"), held(whole, "activation"), each, kept)
+
+
+def held(graph: Graph, kind: TensorKind) -> float:
+    """Bytes that the tensors of `kind` occupy, each counted once; layers reuse activations."""
+    found: dict[tuple[int, str], float] = {}
+    for index, op in graph.ops():
+        for tensor in (*op.reads, *op.writes):
+            if tensor.kind == kind:
+                key = 0 if kind == "activation" else index + tensor.ahead, tensor.name
+                found[key] = max(found.get(key, 0.0), tensor.occupied)
+    return sum(found.values())
 
 
 def room(
-    model: Model,
-    precision: Precision,
+    name: str,
+    stages: Sequence[Footprint],
     parallel: Parallel,
     hbm_bytes: float,
     new_tokens: int,
-    kept_bytes: float = 0.0,
 ) -> Room:
-    """Divide `hbm_bytes`, as engines do: weights, activations of one pass over `new_tokens`,
-    `kept_bytes` that techniques keep there, KV-cache in the rest.  `new_tokens` and `kv_tokens` are
-    of the whole batch.
+    """Divide `hbm_bytes`, as engines do: weights, activations of one pass over `new_tokens`, what
+    techniques keep, KV-cache in the rest.  `new_tokens` and `kv_tokens` are of the whole batch.
 
     ValueError with the bytes needed and available if not even the weights and activations fit.
     """
-    stages = (
-        _of_stage(model, precision, parallel, hbm_bytes, new_tokens, kept_bytes, stage)
-        for stage in range(parallel.pipeline)
-    )
-    return min(stages, key=lambda room: room.kv_tokens)
+    rooms = []
+    for stage, (weights, activations, each, kept) in enumerate(stages):
+        left = hbm_bytes - weights - activations - kept
+        if left <= 0:
+            where = f" of stage {stage}" if parallel.pipeline > 1 else ""
+            raise ValueError(
+                f"{name} does not fit: on {parallel.chips} devices{_degrees(parallel)} each{where} "
+                f"needs {show(weights, 'B')} for weights and {show(activations, 'B')} for "
+                f"activations of {new_tokens:,} tokens"
+                + (f" and {show(kept, 'B')} for what techniques keep" if kept else "")
+                + f", and has {show(hbm_bytes, 'B')}"
+            )
+        rooms.append(Room(weights, activations, left / each, each))
+    return min(rooms, key=lambda room: room.kv_tokens)
 
 
-def _of_stage(
-    model: Model,
-    precision: Precision,
-    parallel: Parallel,
-    hbm_bytes: float,
-    new_tokens: int,
-    kept_bytes: float,
-    stage: int,
-) -> Room:
-    weights = weight_bytes(model, precision, parallel, stage)
-    part = shard(model, parallel)
-    width = 4 * model.hidden + (3 * part.ffn if model.dense_layers else 0.0)
-    width += (part.heads + 2 * part.kv_heads) * model.head_dim
-    width /= parallel.data
-    if part.load:
-        width += part.load.pairs * (2 * model.hidden + 3 * part.expert_ffn)
-    activations = new_tokens * width * BYTES[precision.communication]
-    left = hbm_bytes - weights - activations - kept_bytes
-    if left <= 0:
-        where = f" of stage {stage}" if parallel.pipeline > 1 else ""
-        raise ValueError(
-            f"{model.name} does not fit: on {parallel.chips} devices{_degrees(parallel)} "
-            f"each{where} needs "
-            f"{show(weights, 'B')} for weights and {show(activations, 'B')} for activations of "
-            f"{new_tokens:,} tokens"
-            + (f" and {show(kept_bytes, 'B')} for what techniques keep" if kept_bytes else "")
-            + f", and has {show(hbm_bytes, 'B')}"
-        )
-    return Room(
-        weights, activations, left / kv_bytes_per_token(model, precision, parallel, stage), stage
-    )
-
-
-def require(
-    model: Model, room: Room, precision: Precision, parallel: Parallel, tokens: int
-) -> None:
+def require(name: str, room: Room, tokens: int) -> None:
     """ValueError if the KV-cache cannot hold `tokens`, with the bytes needed and available."""
     if tokens > room.kv_tokens:
-        each = kv_bytes_per_token(model, precision, parallel, room.stage)
         raise ValueError(
-            f"{model.name} fits, but not its KV-cache: {tokens:,} tokens need "
-            f"{show(tokens * each, 'B')} a device, and "
-            f"{show(room.kv_tokens * each, 'B')} are left beside "
+            f"{name} fits, but not its KV-cache: {tokens:,} tokens need "
+            f"{show(tokens * room.token_bytes, 'B')} a device, and "
+            f"{show(room.kv_tokens * room.token_bytes, 'B')} are left beside "
             f"{show(room.weight_bytes, 'B')} of weights and "
             f"{show(room.activation_bytes, 'B')} of activations"
         )

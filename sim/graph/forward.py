@@ -12,7 +12,7 @@ from sim.graph.precision import BYTES, Precision
 
 # A norm, an activation or a rotation touches an element a handful of times; the exact count never
 # bounds a kernel here.
-NORM_FLOP, ROPE_FLOP, GLU_FLOP, SOFTMAX_FLOP, MERGE_FLOP = 6, 6, 8, 5, 4
+NORM_FLOP, ROPE_FLOP, GLU_FLOP, MERGE_FLOP = 6, 6, 8, 4
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class Forward:
         """Ranks that share the heads."""
         return self.part.parallel.tensor
 
+    @property
+    def projected(self) -> float:
+        """Bytes that HBM has room for of queries, keys and values."""
+        heads = self.part.heads + 2 * self.part.kv_heads
+        return self.batch.tokens * heads * self.model.head_dim * self.wide
+
     def residual(self, name: str, rows: float) -> Tensor:
         """A buffer of hidden states."""
         return Tensor(name, rows * self.model.hidden * self.wide, "activation")
@@ -60,14 +66,20 @@ class Forward:
         return Tensor("normed", rows * self.model.hidden * self.narrow, "activation")
 
     def norm(self, name: str, rows: float, *after: After) -> Op:
-        """What has been added to the residual, normed."""
+        """What has been added to the residual, normed.
+
+        Of the buffers, HBM has room for each at its widest, and for what comes of an exchange
+        beside what goes into it; the norm's own weights are kept, and their bytes not moved.
+        """
         hidden, added = self.residual("hidden", rows), self.residual("partial", rows)
+        wide, weights = hidden.nbytes, self.model.hidden * self.wide
+        hidden = hidden._replace(held=wide)
         return vector(
             name,
             "norm",
             NORM_FLOP * rows * self.model.hidden,
-            (hidden, added),
-            (hidden, self.normed(rows)),
+            (hidden, added._replace(held=2 * wide), Tensor(f"w_{name}", 0.0, "weight", 0, weights)),
+            (hidden, self.normed(rows)._replace(held=wide)),
             *after,
         )
 

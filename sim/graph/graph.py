@@ -12,12 +12,11 @@ layers are all copies gives the same answer (a test holds this).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from sim.graph.batch import Shared
-from sim.graph.model import Latent
+from sim.graph.work import AttentionWork
 from sim.network.collectives import COLLECTIVES
 
 Engine = Literal["matrix", "vector", "none"]
@@ -32,13 +31,27 @@ class Tensor(NamedTuple):
 
     `name` is unique within a layer; weights and KV-caches of different layers are different memory,
     while activations are buffers that every layer reuses. `ahead` points at the same name that many
-    layers later (a prefetch for the next layer).
+    layers later (a prefetch for the next layer). `held` is what it occupies in HBM, where that is
+    not what the op touches: all rows of a table, all experts, the whole context.
     """
 
     name: str
     nbytes: float
     kind: TensorKind
     ahead: int = 0
+    held: float | None = None
+
+    @property
+    def occupied(self) -> float:
+        """Bytes of HBM.  A buffer that does not say so has its room among the others."""
+        if self.held is not None:
+            return self.held
+        return 0.0 if self.kind == "activation" else self.nbytes
+
+    def scaled(self, share: float) -> Tensor:
+        """As many elements, each of `share` of its bytes."""
+        held = None if self.held is None else self.held * share
+        return self._replace(nbytes=self.nbytes * share, held=held)
 
 
 class After(NamedTuple):
@@ -46,25 +59,6 @@ class After(NamedTuple):
 
     name: str
     back: int = 0
-
-
-class LatentWork(NamedTuple):
-    """What one rank's `absorb` attends to in a latent cache, for techniques that go about it in
-    another way.
-
-    `queries` sequences have one query each, for `heads` heads; `pairs` are query-entry pairs a
-    head. The ranks that share the cache by its tokens are `parts`. `shared` are runs of context
-    that several of the sequences have.
-    """
-
-    latent: Latent
-    heads: int
-    queries: float
-    pairs: float
-    parts: int
-    cache_bytes: float  # of an element of the cache
-    wide_bytes: float  # of an element that attention computes with
-    shared: tuple[Shared, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +71,8 @@ class Op:
     that is already running. `message_bytes` is the full buffer of a collective, per rank, of so
     many consecutive `ranks` (0: all). `lone_flop` is the part of an attention's `flop` that is of
     sequences with one query in a pass where others have more: kernels that work on tiles of queries
-    compute a whole tile for each. Not modelled: occupancy, other tile quantisation.
+    compute a whole tile for each. `work` is what an attention's FLOP and bytes are derived from.
+    Not modelled: occupancy, other tile quantisation.
     """
 
     name: str
@@ -94,7 +89,7 @@ class Op:
     launch: bool = True
     lone_flop: float = 0.0
     ranks: int = 0
-    latent: LatentWork | None = None
+    work: AttentionWork | None = None
     stored: str = ""  # format of its weights, where that is narrower than that of the arithmetic
 
     @property
@@ -122,6 +117,42 @@ class Op:
             and self.flop <= 0.0
             and bool(self.writes)
             and not any(t.nbytes for t in self.writes)
+        )
+
+    def attending(self, work: AttentionWork) -> Op:
+        """The op with this work, and with the FLOP and bytes that follow from it; ValueError if
+        those it has do not follow from the work it has."""
+        if self.work is not None and self._sizes != self._sized(self.work)._sizes:
+            raise ValueError(
+                f"the FLOP or bytes of {self.name} are not those of its work, so they would not "
+                "follow a change of it; apply the technique that changes the work first"
+            )
+        return self._sized(work)
+
+    @property
+    def _sizes(self) -> tuple[object, ...]:
+        return self.flop, self.lone_flop, self.reads, self.writes
+
+    def _sized(self, work: AttentionWork) -> Op:
+        def sized(tensor: Tensor) -> Tensor:
+            found = work.bytes_of(tensor.name)
+            return (
+                tensor if found is None else Tensor(tensor.name, found[0], tensor.kind, 0, found[1])
+            )
+
+        flop, lone_flop = self.flop, self.lone_flop
+        if self.kind == "matmul":
+            flop = work.expansion_flop
+        elif self.kind in ("attention", "absorb"):
+            flop = work.flop(work.seen.pairs)
+            lone_flop = work.flop(work.seen.lone) if work.seen.long_entries else 0.0
+        return replace(
+            self,
+            flop=flop,
+            lone_flop=lone_flop,
+            reads=tuple(map(sized, self.reads)),
+            writes=tuple(map(sized, self.writes)),
+            work=work,
         )
 
 
@@ -152,6 +183,25 @@ class Graph:
         for index, layer in enumerate(self.layers):
             for op in layer.ops:
                 yield index, op
+
+    def mapped(self, change: Callable[[Op], Op]) -> Graph:
+        """The graph with every op changed; layers that were one stay one."""
+        made = {
+            layer: Layer(layer.name, tuple(map(change, layer.ops)))
+            for layer in dict.fromkeys(self.layers)
+        }
+        return Graph(tuple(made[layer] for layer in self.layers))
+
+    def attending(self, change: Callable[[AttentionWork], AttentionWork]) -> Graph:
+        """The graph with the work of every attention changed; ValueError if some op has been cut to
+        the size of the old one."""
+        for _, op in self.ops():
+            if op.work is None and any(t.kind == "kv" for t in op.reads):
+                raise ValueError(
+                    f"{op.name} reads a KV-cache whose size another technique has settled; list "
+                    "the technique that changes the attention before that one"
+                )
+        return self.mapped(lambda op: op if op.work is None else op.attending(change(op.work)))
 
     @property
     def flop(self) -> float:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sim.graph.batch import Pattern
+
 
 class Latent(NamedTuple):
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): all heads share one latent
@@ -77,6 +79,16 @@ class Model:
     sparse_stride: int = 0
     max_tokens: int = 0  # longest context the model was made for; 0: not said
     source: str = ""
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """What queries see in the layers, repeated."""
+        sizes = {
+            "dense": (),
+            "window": (self.window_tokens,),
+            "blocksparse": (self.window_tokens, self.sparse_stride),
+        }
+        return tuple(Pattern(name, *sizes[name]) for name in self.attention)
 
     @property
     def dense_layers(self) -> int:

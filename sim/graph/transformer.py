@@ -9,62 +9,16 @@ ragged batches, multi-token prediction.
 from __future__ import annotations
 
 from sim.graph.attention import attention
-from sim.graph.batch import Batch
+from sim.graph.batch import Batch, Pattern
 from sim.graph.experts import experts, mlp
-from sim.graph.forward import NORM_FLOP, SOFTMAX_FLOP, Forward, vector
+from sim.graph.forward import NORM_FLOP, Forward, vector
 from sim.graph.graph import After, Graph, Layer, Op, Tensor
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel, shard, stage_layers
-from sim.graph.precision import BYTES, Precision
+from sim.graph.precision import Precision
+from sim.graph.work import SOFTMAX_FLOP
 
 _TOKEN_BYTES = 4  # of a token's number
-
-
-def kv_bytes_per_token(
-    model: Model, precision: Precision, parallel: Parallel, stage: int = 0
-) -> float:
-    """Bytes of KV-cache that one token of the whole batch takes on one rank, over the layers of a
-    pipeline stage."""
-    part = shard(model, parallel)
-    elements = model.latent.cached if model.latent else 2 * part.kv_heads * model.head_dim
-    layers = len(stage_layers(model.layers, parallel.pipeline)[stage])
-    return layers * elements * BYTES[precision.kv] / (parallel.data * parallel.sequence)
-
-
-def weight_bytes(model: Model, precision: Precision, parallel: Parallel, stage: int = 0) -> float:
-    """Bytes of weights on one rank of a pipeline stage; embedding, LM head, norms and routers stay
-    in the communication format, as engines keep them."""
-    part, wide, narrow, d = (
-        shard(model, parallel),
-        BYTES[precision.communication],
-        BYTES[precision.weights],
-        model.hidden,
-    )
-    if model.latent:
-        m = model.latent
-        queries = (
-            d * m.q_rank + m.q_rank * part.heads * m.query if m.q_rank else d * part.heads * m.query
-        )
-        # The expansion is kept whole, for prefill, and in two halves, for decode.
-        attention = (
-            queries + d * m.cached + part.heads * (2 * m.kv_rank * (m.nope + m.value) + m.value * d)
-        )
-    else:
-        attention = d * (2 * part.heads + 2 * part.kv_heads) * model.head_dim
-    up = 3 if model.gated else 2
-    layers = stage_layers(model.layers, parallel.pipeline)[stage]
-    dense = sum(layer < model.dense_layers for layer in layers)
-    total = len(layers) * (attention * narrow + 2 * d * wide) + dense * up * d * part.ffn * narrow
-    if model.experts:
-        e = model.experts
-        shared = e.shared_ffn if parallel.data > 1 else e.shared_ffn / parallel.tensor
-        own = BYTES[precision.experts or precision.weights] * part.experts * part.expert_ffn
-        layer = up * d * (own + shared * narrow) + d * e.routed * wide
-        total += (len(layers) - dense) * layer
-    head, embedding = part.vocab * d * wide, model.vocab * d * wide
-    if parallel.pipeline == 1:
-        return total + head + (0 if model.tied_embeddings else embedding)
-    return total + (embedding if stage == 0 else head if stage == parallel.pipeline - 1 else 0.0)
 
 
 def transformer(
@@ -84,11 +38,12 @@ def transformer(
         stage_layers(model.layers, parallel.pipeline)[stage],
         stage == parallel.pipeline - 1,
     )
+    patterns = model.patterns
     layers = [_embedding(f)] if stage == 0 else _received(f)
-    made: dict[tuple[str, bool, tuple[After, ...]], Layer] = {}
+    made: dict[tuple[Pattern, bool, tuple[After, ...]], Layer] = {}
     last = _end(layers[-1]) if layers else ()  # the exchange that the layer before ends with
     for index in own:
-        pattern, dense = model.attention[index % len(model.attention)], index < model.dense_layers
+        pattern, dense = patterns[index % len(patterns)], index < model.dense_layers
         key = pattern, dense, last
         if key not in made:
             ops = (*attention(f, pattern, *last), *(_dense(f) if dense else experts(f)))
@@ -100,7 +55,10 @@ def transformer(
 
 def _embedding(f: Forward) -> Layer:
     tokens = f.batch.tokens
-    lookup = Tensor("w_embedding", tokens * f.model.hidden * f.wide, "weight")
+    row = f.model.hidden * f.wide
+    # One table with the head, where the two are the same and on one stage.
+    own = not f.model.tied_embeddings or f.part.parallel.pipeline > 1
+    lookup = Tensor("w_embedding", tokens * row, "weight", 0, f.model.vocab * row if own else 0.0)
     embedding = vector(
         "embedding",
         "embedding",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from math import inf
+from math import ceil, inf
 from typing import NamedTuple
 
 import simpy
 
 from sim import catalog
 from sim.engine.group import Group, Tenancy, members_of
+from sim.engine.lines import sharing_of
 from sim.engine.pool import Host
 from sim.facts.timeline import Timeline
-from sim.graph.batch import Batch, Shared, decode_batch
-from sim.graph.footprint import Room, room
+from sim.graph.batch import NO_SHARING, Batch, Shared, Sharing, decode_batch
+from sim.graph.footprint import Footprint, Room, footprint, room
 from sim.graph.graph import Graph
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel, shard
@@ -23,16 +24,15 @@ from sim.hardware.device import Device
 from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
 from sim.network.network import Network
 from sim.scenario import Variant
-from sim.serving.step_time import NO_SHARING, Sharing
-from sim.techniques import TECHNIQUES, Machine, apply
-from sim.techniques.latent import cut
+from sim.techniques import Machine, apply
 from sim.text.units import show
 
 _TRACE_TOKENS = 2048  # of expanded prefixes, if the scenario does not say
 
 
 class Machinery(NamedTuple):
-    """A pod with a share of a model on each of some of its chips, and the room that is left."""
+    """A pod with a share of a model on each of some of its chips, what each stage of it occupies
+    there, and the room that is left."""
 
     variant: Variant
     device: Device
@@ -40,6 +40,7 @@ class Machinery(NamedTuple):
     model: Model
     precision: Precision
     parallel: Parallel
+    footprints: list[Footprint]
     room: Room
     sharing: Sharing
     notes: list[str]
@@ -71,17 +72,16 @@ class Machinery(NamedTuple):
     def graph(self, batch: Batch, stage: int = 0) -> Graph:
         """What a pass asks of one rank of a stage, techniques applied."""
         graph = transformer(self.model, self.precision, self.parallel, batch, stage)
-        return apply(graph, self.machine, self.variant.techniques)
+        device = self.device
+        machine = Machine(
+            device.l2_bytes, device.hbm_bytes_per_s, self.parallel.ranks, device.matrix_flop_per_s
+        )
+        return apply(graph, machine, self.variant.techniques)
 
     def network_of(self, stage: int) -> Network:
         """The pod as the ranks of a stage see it: theirs come first, then those of the next
         stage."""
         return self.parts[stage] if self.parts else self.network
-
-    @property
-    def machine(self) -> Machine:
-        """What techniques may know of it."""
-        return _machine(self.device, self.parallel)
 
     @property
     def hosts(self) -> list[Host]:
@@ -102,7 +102,7 @@ def machinery(
     """
     pod, library, graph = wiring(v)
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
-    model, parallel = catalog.model(v.model), v.parallel.degrees()
+    model, parallel = catalog.model(v.model.name, v.model.changes()), v.parallel.degrees()
     ranks, chips = parallel.ranks, parallel.chips
     precision = Precision(**v.precision.model_dump())
     network = Network(with_faults(graph, v.pod.faults, [range(chips)]), library, v.pod.collective)
@@ -117,77 +117,63 @@ def machinery(
         network.part(tuple((first + chip) % chips for chip in range(chips)))
         for first in range(0, chips, ranks)
     )
-    notes = list(shard(model, parallel).notes)
-    sharing, kept_bytes, said = _expanded(
-        v, shared, model, precision, parallel, _machine(device, parallel)
-    )
-    notes += said
-    space = room(model, precision, parallel, device.hbm_bytes * hbm_share, new_tokens, kept_bytes)
     rows = assumptions(
         {device.name: device.facts, library.name: library.facts, pod.name: pod.facts}
     )
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
+    rows += [
+        (f"{model.name}: {what}", str(value), "CHANGED", "set by the scenario")
+        for what, value in v.model.changes().items()
+    ]
     found = Machinery(
-        v,
-        device,
-        network,
-        model,
-        precision,
-        parallel,
-        space,
-        sharing,
-        notes,
-        rows,
-        parts if len(parts) > 1 else (),
+        variant=v,
+        device=device,
+        network=network,
+        model=model,
+        precision=precision,
+        parallel=parallel,
+        footprints=[],
+        room=Room(0.0, 0.0, 0.0, 0.0),
+        sharing=NO_SHARING,
+        notes=list(shard(model, parallel).notes),
+        assumptions=rows,
+        parts=parts if len(parts) > 1 else (),
     )
-    for stage in range(parallel.pipeline):
-        found.graph(decode_batch([1]), stage)  # says now if a technique does not apply
-    return found
-
-
-def _machine(device: Device, parallel: Parallel) -> Machine:
-    return Machine(
-        device.l2_bytes, device.hbm_bytes_per_s, parallel.ranks, device.matrix_flop_per_s
+    # This says also if a technique does not apply.
+    of_rank = sharing_of(found.graph(decode_batch([1])))
+    runs, sharing = _reshaped(shared, parallel, of_rank)
+    stages = [
+        footprint(partial(found.graph, stage=stage), parallel, new_tokens, runs)
+        for stage in range(parallel.pipeline)
+    ]
+    kept_bytes = max(stage.kept_bytes for stage in stages)
+    if sharing != NO_SHARING and not kept_bytes:
+        found.notes.append(
+            f"no prefix is shared by the {sharing.least:,.1f} sequences from which it pays to "
+            "expand it: all of it is absorb"
+        )
+    elif sharing.most < inf == of_rank.most:
+        found.notes.append(
+            f"{show(kept_bytes, 'B')} a device are kept for {sharing.most:,.0f} tokens of "
+            "expanded prefixes (expanded_tokens)"
+        )
+    return found._replace(
+        footprints=stages,
+        room=room(model.name, stages, parallel, device.hbm_bytes * hbm_share, new_tokens),
+        sharing=sharing,
     )
 
 
-def _expanded(
-    v: Variant,
-    shared: tuple[Shared, ...] | None,
-    model: Model,
-    precision: Precision,
-    parallel: Parallel,
-    machine: Machine,
-) -> tuple[Sharing, float, list[str]]:
-    """Which shared prefixes the techniques keep expanded, the bytes that takes on a rank, and what
-    to say of it."""
-    for name, options in v.techniques:
-        expands = TECHNIQUES[name].expands
-        if expands is None:
-            continue
-        found = expands(model, precision, parallel, machine, options)
-        if shared is not None:
-            in_a_pass = (run._replace(number=run.number / parallel.micro_batches) for run in shared)
-            runs = cut(in_a_pass, found.least, found.most_tokens or inf)
-            tokens = sum(run.tokens for run in runs)
-            some = [
-                f"no prefix is shared by the {found.least:,.1f} sequences from which it pays: "
-                "all of it is absorb"
-            ]
-            return (
-                Sharing(found.least),
-                tokens * found.bytes_per_token,
-                [] if runs else [f"{name}: {some[0]}"],
-            )
-        tokens = found.most_tokens or _TRACE_TOKENS
-        nbytes = tokens * found.bytes_per_token
-        said = (
-            f"{name}: {show(nbytes, 'B')} a device are kept for {tokens:,.0f} tokens of "
-            "expanded prefixes"
-        )
-        return (
-            Sharing(found.least, tokens),
-            nbytes,
-            [] if found.most_tokens else [f"{said} (expanded_tokens)"],
-        )
-    return NO_SHARING, 0.0, []
+def _reshaped(
+    shared: tuple[Shared, ...] | None, parallel: Parallel, of_rank: Sharing
+) -> tuple[list[Shared], Sharing]:
+    """The prefixes that techniques keep in a form of their own at the same time, and which of the
+    whole batch's those are."""
+    if of_rank == NO_SHARING:
+        return [], NO_SHARING
+    least = of_rank.least * parallel.data
+    if shared is not None:
+        micro = parallel.micro_batches
+        return [run._replace(number=run.number / micro) for run in shared], Sharing(least)
+    tokens = of_rank.most if of_rank.most < inf else _TRACE_TOKENS
+    return [Shared(ceil(of_rank.least) * parallel.data, tokens)], Sharing(least, tokens)

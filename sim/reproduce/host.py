@@ -8,13 +8,11 @@ import numpy as np
 import simpy
 
 from sim import catalog
-from sim.engine.group import Group, members_of
+from sim.engine.group import GraphOf, Group, members_of
 from sim.engine.pool import Host as EngineHost
 from sim.engine.service import Service, run_service
 from sim.facts.outcome import Outcome
-from sim.graph.batch import Batch
-from sim.graph.footprint import room
-from sim.graph.graph import Graph
+from sim.graph.footprint import footprint, room
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
 from sim.graph.transformer import transformer
@@ -51,14 +49,11 @@ class Host(NamedTuple):
 
         In a closed loop, a session's next turn waits for the answer.
         """
-        pod, model = catalog.pod(self.pod), catalog.model(self.model)
+        pod = catalog.pod(self.pod)
         device, ranks = catalog.device(pod.device), self.parallel.ranks
         network = Network(pod.graph(), catalog.library(self.library or pod.library))
-        machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, ranks)
-        chosen = [(name, TECHNIQUES[name].options()) for name in self.techniques]
 
-        def graph_of(batch: Batch) -> Graph:
-            return apply(transformer(model, self.precision, self.parallel, batch), machine, chosen)
+        graph_of = self.graph_of()
 
         def group_of(_: object) -> Group:
             return Group(simpy.Environment(), members_of(device, graph_of, ranks), network)
@@ -72,15 +67,21 @@ class Host(NamedTuple):
             closed_loop=closed_loop,
             expected=len(columns),
         )
-        return run_service([columns], service, [[EngineHost(group_of)]], model, None)
+        return run_service([columns], service, [[EngineHost(group_of)]], None)
 
     def kv_tokens(self, new_tokens: int, utilisation: float = 0.9) -> int:
         """What the KV-cache holds, as an engine derives it; ValueError if weights do not fit."""
-        model, device = catalog.model(self.model), catalog.device(catalog.pod(self.pod).device)
-        return int(
-            room(
-                model, self.precision, self.parallel, device.hbm_bytes * utilisation, new_tokens
-            ).kv_tokens
+        whole = footprint(self.graph_of(), self.parallel, new_tokens)
+        hbm_bytes = catalog.device(catalog.pod(self.pod).device).hbm_bytes * utilisation
+        return int(room(self.model, [whole], self.parallel, hbm_bytes, new_tokens).kv_tokens)
+
+    def graph_of(self) -> GraphOf:
+        """What a pass asks of one rank, techniques applied."""
+        device, model = catalog.device(catalog.pod(self.pod).device), catalog.model(self.model)
+        machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, self.parallel.ranks)
+        chosen = [(name, TECHNIQUES[name].options()) for name in self.techniques]
+        return lambda batch: apply(
+            transformer(model, self.precision, self.parallel, batch), machine, chosen
         )
 
 

@@ -48,10 +48,12 @@ def plain(node: Node) -> Any:
 def merge(under: Node, over: Node) -> Node:
     """`over` laid on `under`: mappings merge key by key, anything else replaces.
 
-    A mapping whose `kind` changes is another thing, and replaces too. A merged mapping is said to
-    be from `over`'s file, or, where that is the command line, from `under`'s: what it lacks is
-    lacking there.
+    A mapping laid on the bare name of a model adds to it. A mapping whose `kind` changes is another
+    thing, and replaces too. A merged mapping is said to be from `over`'s file, or, where that is
+    the command line, from `under`'s: what it lacks is lacking there.
     """
+    if over.at[-1:] == ("model",) and isinstance(under.value, str):
+        under = under._replace(value={"name": under})
     if not isinstance(under.value, dict) or not isinstance(over.value, dict):
         return over
     kinds = [node.value["kind"].value for node in (under, over) if "kind" in node.value]

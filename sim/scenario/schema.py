@@ -11,8 +11,9 @@ from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import BaseModel, Field, SkipValidation, create_model, model_validator
 
-from sim.scenario.fields import Index, ModelName, Seconds, Section
+from sim.scenario.fields import Index, Seconds, Section
 from sim.scenario.machine import Parallel, Pod, Precision
+from sim.scenario.model import Model, ModelUse
 
 Specs = Mapping[str, type[BaseModel]]  # class of the section `workload`, by kind of work
 
@@ -30,9 +31,8 @@ class Record(Section):
 
     @model_validator(mode="after")
     def _window(self) -> Record:
-        if self.until_s is not None and self.until_s <= self.from_s:
-            raise ValueError("until_s must be after from_s")
-        return self
+        ends = self.until_s is not None and self.until_s <= self.from_s
+        return self.unless((ends, "until_s must be after from_s"))
 
 
 class Technique(NamedTuple):
@@ -48,8 +48,9 @@ class Variant(Section):
     apply in order, ..."""
 
     pod: Pod
-    model: ModelName = Field(
-        default="", description="of workloads on one model; elsewhere there is none"
+    model: ModelUse = Field(
+        default=Model(name=""),
+        description="of workloads on one model; elsewhere there is none",
     )
     precision: Precision = Precision()
     parallel: Parallel = Parallel()

@@ -92,8 +92,8 @@ def _samples() -> dict[Any, tuple[Any, ...]]:
         rows=0,
     )
     none = np.zeros(0)
-    asked = plain_arrivals(none, none, none)
-    return {loop.serve: (rules, some, unpriced(1), new_rows(RECORD, 1), asked, 0.0, False)}
+    asked, price = plain_arrivals(none, none, none), unpriced([("dense", 0, 1)])
+    return {loop.serve: (rules, some, price, new_rows(RECORD, 1), asked, 0.0, False)}
 
 
 LOOPS = Loops(

@@ -46,15 +46,7 @@ DENSE, WINDOW, BLOCK_SPARSE = range(3)
 PATTERNS = {"dense": DENSE, "window": WINDOW, "blocksparse": BLOCK_SPARSE}
 
 
-class Sharing(NamedTuple):
-    """Which prefixes that sequences of a batch share are made use of: those of `least` sequences or
-    more, up to `most` tokens of them."""
-
-    least: float = np.inf
-    most: float = np.inf
-
-
-NO_SHARING = Sharing()
+Patterns = Sequence[tuple[str, int, int]]  # of each its name, window and stride
 
 
 class StepTime(NamedTuple):
@@ -79,10 +71,10 @@ class StepTime(NamedTuple):
     l2_bytes_per_s: np.ndarray  # [kind, row]
     l2_bytes: np.ndarray  # [kind]
     pattern: np.ndarray  # [kind, pattern], or NONE
-    window_tokens: np.ndarray  # [kind]
-    sparse_stride: np.ndarray  # [kind]
-    share_least: np.ndarray  # [kind] of `Sharing`
-    share_most: np.ndarray  # [kind]
+    window_tokens: np.ndarray  # [kind, pattern]
+    sparse_stride: np.ndarray  # [kind, pattern]
+    share_least: np.ndarray  # [kind] sequences from which a shared prefix is made use of,
+    share_most: np.ndarray  # [kind] up to so many tokens
 
 
 def stacked(prices: Sequence[StepTime]) -> StepTime:
@@ -90,10 +82,19 @@ def stacked(prices: Sequence[StepTime]) -> StepTime:
     return StepTime(*(_padded(columns) for columns in zip(*prices)))
 
 
-def unpriced(patterns: int, sharing: Sharing = NO_SHARING) -> StepTime:
+def pattern_rows(patterns: Patterns) -> tuple[list[int], list[int], list[int]]:
+    """Patterns of attention as the columns of a `StepTime`."""
+    return (
+        [PATTERNS[name] for name, _, _ in patterns],
+        [window for _, window, _ in patterns],
+        [stride for _, _, stride in patterns],
+    )
+
+
+def unpriced(patterns: Patterns, sharing: tuple[float, float] = (np.inf, np.inf)) -> StepTime:
     """A closed form that knows no price: every iteration is asked for."""
     none, empty = np.full((1, 1), np.nan), np.zeros((1, 0))
-    rows = np.zeros((1, 0, features_of(patterns)))
+    rows = np.zeros((1, 0, features_of(len(patterns))))
     return StepTime(
         none,
         none,
@@ -107,11 +108,8 @@ def unpriced(patterns: int, sharing: Sharing = NO_SHARING) -> StepTime:
         empty,
         empty,
         np.zeros(1),
-        np.zeros((1, patterns), int),
-        np.zeros(1, int),
-        np.ones(1, int),
-        np.array([sharing.least]),
-        np.array([sharing.most]),
+        *(np.array([row]) for row in pattern_rows(patterns)),
+        *(np.array([limit]) for limit in sharing),
     )
 
 
@@ -136,7 +134,6 @@ def measure(rules: Rules, fleet: Fleet, r: int, price: StepTime) -> int:
     growth[:] = 0.0
     features[ONE] = 1.0
     linear, mixed = 2**40, False
-    window, stride = price.window_tokens[kind], price.sparse_stride[kind]
     for place in range(fleet.replicas[r].running_count):
         it = fleet.slots[fleet.running[r, place]]
         new, past = it.chunk, it.cached
@@ -150,6 +147,7 @@ def measure(rules: Rules, fleet: Fleet, r: int, price: StepTime) -> int:
             pattern = price.pattern[kind, p]
             if pattern == NONE:
                 continue
+            window, stride = price.window_tokens[kind, p], price.sparse_stride[kind, p]
             pairs, entries = attended(pattern, window, stride, new, past)
             at = PATTERN + PER_PATTERN * p
             if new > 1:
@@ -187,7 +185,7 @@ def _seen(pattern: int, window: int, stride: int, entries: float) -> float:
 
 
 def attended(pattern: int, window: int, stride: int, new: int, past: int) -> tuple[float, float]:
-    """(query-key pairs, entries read) of one sequence: `sim.graph.transformer.attended`, for a
+    """(query-key pairs, entries read) of one sequence: `sim.graph.batch.attended`, for a
     compiler."""
     total = past + new
     if new == 1:

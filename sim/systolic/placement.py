@@ -58,6 +58,18 @@ class Window(NamedTuple):
     sum_links: Ints
 
 
+class Lanes(NamedTuple):
+    """The part of a window that units of one kind use: each reads two banks and writes one."""
+
+    unit: Ints  # [round, pod or post-processor], taken
+    left: Ints  # [round, bank], what it sends; -1 is nobody else's
+    right: Ints
+    written: Ints  # [round, bank], taken
+    left_links: Ints  # [round, link]
+    right_links: Ints
+    out_links: Ints
+
+
 class Placed(NamedTuple):
     """Tile ops of a layer, in the order j, i, k: where they run, and whose sum they take."""
 
@@ -96,6 +108,15 @@ def place_tiles(start: int, grid: Grid, net: Net, window: Window, placed: Placed
     rounds = len(window.count)
     ops = grid.i * grid.j * grid.k
     first_round = grid.first_round
+    lanes = Lanes(
+        window.pod,
+        window.x_tile,
+        window.w_tile,
+        window.written,
+        window.x_links,
+        window.w_links,
+        window.out_links,
+    )
     for op in range(start, ops):
         j = op // (grid.i * grid.k)
         x = j * grid.i + op // grid.k % grid.i
@@ -107,9 +128,17 @@ def place_tiles(start: int, grid: Grid, net: Net, window: Window, placed: Placed
         while t < rounds:
             if window.count[t] < net.writers:
                 at = _place(
-                    t, x % net.ports, grid.first_x + x, w % net.ports, grid.first_w + w, net, window
+                    t,
+                    x % net.ports,
+                    grid.first_x + x,
+                    w % net.ports,
+                    grid.first_w + w,
+                    -1,
+                    net,
+                    lanes,
                 )
                 if at >= 0:
+                    window.count[t] += 1
                     break
             t += 1
         if at < 0:
@@ -122,38 +151,52 @@ def place_tiles(start: int, grid: Grid, net: Net, window: Window, placed: Placed
 
 
 def _place(
-    t: int, x_bank: int, x_name: int, w_bank: int, w_name: int, net: Net, window: Window
+    t: int,
+    left: int,
+    left_name: int,
+    right: int,
+    right_name: int,
+    target: int,
+    net: Net,
+    lanes: Lanes,
 ) -> int:
-    """Puts an op into round t: pod x ports + bank of P, or -1 if it does not fit."""
+    """Puts an op, or an addition, into round t: unit x ports + bank, or -1 if it does not fit.
+
+    It reads a bank left and right, what the bank sends having a name: -1 is read by nobody else.
+    The sum goes to the bank `target`, or if that is -1 to any.
+    """
     ports = net.ports
     at, links = t * ports, t * net.links
-    if window.x_tile[at + x_bank] != 0 and window.x_tile[at + x_bank] != x_name:
+    if lanes.left[at + left] != 0 and (left_name < 0 or lanes.left[at + left] != left_name):
         return -1
-    if window.w_tile[at + w_bank] != 0 and window.w_tile[at + w_bank] != w_name:
+    if lanes.right[at + right] != 0 and (right_name < 0 or lanes.right[at + right] != right_name):
         return -1
-    for pod in range(ports):
-        if window.pod[at + pod] != 0:
+    if target >= 0 and lanes.written[at + target] != 0:
+        return -1
+    first = target if target >= 0 else 0
+    end = target + 1 if target >= 0 else ports
+    for unit in range(ports):
+        if lanes.unit[at + unit] != 0:
             continue
-        x_way = _way(window.x_links, links, net, x_bank, pod)
-        if x_way < 0:
+        left_way = _way(lanes.left_links, links, net, left, unit)
+        if left_way < 0:
             continue
-        w_way = _way(window.w_links, links, net, w_bank, pod)
-        if w_way < 0:
+        right_way = _way(lanes.right_links, links, net, right, unit)
+        if right_way < 0:
             continue
-        for bank in range(ports):
-            if window.written[at + bank] != 0:
+        for bank in range(first, end):
+            if lanes.written[at + bank] != 0:
                 continue
-            way = _way(window.out_links, links, net, bank, pod)
+            way = _way(lanes.out_links, links, net, bank, unit)
             if way >= 0:
-                window.count[t] += 1
-                window.pod[at + pod] = 1
-                window.x_tile[at + x_bank] = x_name
-                window.w_tile[at + w_bank] = w_name
-                window.written[at + bank] = 1
-                _take(window.x_links, links, net, x_way, x_bank, pod)
-                _take(window.w_links, links, net, w_way, w_bank, pod)
-                _take(window.out_links, links, net, way, bank, pod)
-                return pod * ports + bank
+                lanes.unit[at + unit] = 1
+                lanes.left[at + left] = left_name
+                lanes.right[at + right] = right_name
+                lanes.written[at + bank] = 1
+                _take(lanes.left_links, links, net, left_way, left, unit)
+                _take(lanes.right_links, links, net, right_way, right, unit)
+                _take(lanes.out_links, links, net, way, bank, unit)
+                return unit * ports + bank
     return -1
 
 
@@ -215,6 +258,15 @@ def place_adds(
     them.
     """
     ops, rounds = len(placed.round), len(window.count)
+    lanes = Lanes(
+        window.adder,
+        window.left_read,
+        window.right_read,
+        window.sum_written,
+        window.left_links,
+        window.right_links,
+        window.sum_links,
+    )
     for index in range(start, count * copies):
         add, flip = index // copies, index % copies
         left = adds.right[add] if flip else adds.left[add]
@@ -228,7 +280,7 @@ def place_adds(
         bank = adds.bank[add] if flip else -1
         at = -1
         while t < rounds:
-            at = _place_add(t, left_bank, right_bank, bank, net, window)
+            at = _place(t, left_bank, -1, right_bank, -1, bank, net, lanes)
             if at >= 0:
                 break
             t += 1
@@ -248,41 +300,6 @@ def _ready(operand: int, ops: int, copies: int, placed: Placed, adds: Adds) -> i
     if copies > 1:
         last = max(last, adds.round[(operand - ops) * copies + 1])
     return last
-
-
-def _place_add(t: int, left: int, right: int, target: int, net: Net, window: Window) -> int:
-    """Puts an addition into round t, to `target` or any bank: adder x ports + bank, or -1."""
-    ports = net.ports
-    at, links = t * ports, t * net.links
-    if window.left_read[at + left] != 0 or window.right_read[at + right] != 0:
-        return -1
-    if target >= 0 and window.sum_written[at + target] != 0:
-        return -1
-    first = target if target >= 0 else 0
-    end = target + 1 if target >= 0 else ports
-    for adder in range(ports):
-        if window.adder[at + adder] != 0:
-            continue
-        left_way = _way(window.left_links, links, net, left, adder)
-        if left_way < 0:
-            continue
-        right_way = _way(window.right_links, links, net, right, adder)
-        if right_way < 0:
-            continue
-        for bank in range(first, end):
-            if window.sum_written[at + bank] != 0:
-                continue
-            way = _way(window.sum_links, links, net, bank, adder)
-            if way >= 0:
-                window.adder[at + adder] = 1
-                window.left_read[at + left] = 1
-                window.right_read[at + right] = 1
-                window.sum_written[at + bank] = 1
-                _take(window.left_links, links, net, left_way, left, adder)
-                _take(window.right_links, links, net, right_way, right, adder)
-                _take(window.sum_links, links, net, way, bank, adder)
-                return adder * ports + bank
-    return -1
 
 
 def _way(owner: Ints, first: int, net: Net, bank: int, pod: int) -> int:

@@ -10,21 +10,17 @@ from pydantic import BaseModel
 
 from sim.graph.graph import Graph
 from sim.techniques import fused_collective, latent, preserve
-from sim.techniques.latent import Expansion
 from sim.techniques.machine import Machine
 
-__all__ = ["TECHNIQUES", "Expansion", "Machine", "Technique", "apply"]
+__all__ = ["TECHNIQUES", "Machine", "Technique", "apply"]
 
 
 class Technique(NamedTuple):
-    """A named graph pass, the schema of its options, one line on what it does, and what it keeps in
-    HBM if it keeps prefixes expanded: a function of (model, precision, parallel, machine,
-    options)."""
+    """A named graph pass, the schema of its options, and one line on what it does."""
 
     rewrite: Callable[[Graph, Machine, Any], Graph]
     options: type[BaseModel]
     summary: str
-    expands: Callable[..., Expansion] | None = None
 
 
 TECHNIQUES: dict[str, Technique] = {
@@ -42,7 +38,6 @@ TECHNIQUES: dict[str, Technique] = {
         latent.typhoon_mla,
         latent.TyphoonOptions,
         "latent attention: naive on the prefix that many sequences share, absorb on the rest",
-        latent.expands,
     ),
     "latent_attention": Technique(
         latent.latent_attention,

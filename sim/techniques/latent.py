@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sim.graph.batch import Shared
-from sim.graph.forward import MERGE_FLOP, SOFTMAX_FLOP
-from sim.graph.graph import Graph, LatentWork, Layer, Op, Tensor
-from sim.graph.model import Latent, Model
-from sim.graph.parallel import Parallel, shard, stage_layers
-from sim.graph.precision import BYTES, Precision
+from sim.graph.batch import DENSE, NO_SHARING, Shared, Sharing
+from sim.graph.forward import MERGE_FLOP
+from sim.graph.graph import Graph, Layer, Op, Tensor
+from sim.graph.model import Latent
+from sim.graph.precision import BYTES
+from sim.graph.work import SOFTMAX_FLOP, AttentionWork
 from sim.techniques.machine import Machine
 
 
@@ -63,16 +63,6 @@ class LatentOptions(BaseModel):
     )
 
 
-class Expansion(NamedTuple):
-    """Of the prefixes that sequences of a whole batch share, those of `least` or more are kept
-    expanded, up to `most_tokens` (None: no limit), each token in so many bytes of HBM on every
-    rank."""
-
-    least: float
-    most_tokens: int | None
-    bytes_per_token: float
-
-
 def threshold(
     latent: Latent, flop_per_s: float, bytes_per_s: float, element_bytes: float = 2.0
 ) -> float:
@@ -92,12 +82,7 @@ def threshold(
 
 
 def least_sequences(
-    latent: Latent,
-    heads: float,
-    dtype: str,
-    cache_bytes: float,
-    machine: Machine,
-    options: TyphoonOptions,
+    work: AttentionWork, dtype: str, machine: Machine, options: TyphoonOptions
 ) -> float:
     """Sequences of a rank from which it takes a prefix to be worth it; `dtype` is what attention
     computes with.
@@ -109,8 +94,14 @@ def least_sequences(
     if options.threshold is not None:
         return options.threshold
     flop_per_s = machine.matrix_flop_per_s.get(dtype) or max(machine.matrix_flop_per_s.values())
-    by_bytes = heads * latent.expanded * BYTES[dtype] / (latent.cached * cache_bytes)
+    latent, heads = _latent(work), work.heads / work.parts
+    by_bytes = heads * latent.expanded * BYTES[dtype] / (work.cached * work.cache_bytes)
     return min(threshold(latent, flop_per_s, machine.hbm_bytes_per_s, BYTES[dtype]), by_bytes)
+
+
+def _latent(work: AttentionWork) -> Latent:
+    assert work.latent is not None, "an absorb works on a latent cache"
+    return work.latent
 
 
 def cut(shared: Iterable[Shared], least: float, most_tokens: float) -> tuple[Shared, ...]:
@@ -129,65 +120,28 @@ def cut(shared: Iterable[Shared], least: float, most_tokens: float) -> tuple[Sha
     return tuple(taken)
 
 
-def expanded_bytes(model: Model, precision: Precision, parallel: Parallel) -> float:
-    """Bytes that one token of expanded prefix takes on a rank, over its layers; of pipeline stages,
-    those with most."""
-    assert model.latent is not None
-    elements = shard(model, parallel).heads * model.latent.expanded
-    return (
-        max(map(len, stage_layers(model.layers, parallel.pipeline)))
-        * elements
-        * BYTES[precision.communication]
-    )
-
-
-def expands(
-    model: Model,
-    precision: Precision,
-    parallel: Parallel,
-    machine: Machine,
-    options: TyphoonOptions,
-) -> Expansion:
-    """Which prefixes are kept expanded, and what a token of them takes; ValueError if there is
-    nothing to expand."""
-    if model.latent is None:
-        raise ValueError(
-            f"typhoon_mla: {model.name} has no latent attention (MLA), as DeepSeek-V3 and Kimi "
-            "K2 have"
-        )
-    heads = shard(model, parallel).heads
-    least = least_sequences(
-        model.latent, heads, precision.communication, BYTES[precision.kv], machine, options
-    )
-    return Expansion(
-        least * parallel.data, options.expanded_tokens, expanded_bytes(model, precision, parallel)
-    )
-
-
 def typhoon_mla(graph: Graph, machine: Machine, options: TyphoonOptions) -> Graph:
     """Naive attention on what many sequences share, absorb on the rest, merged."""
     most = float("inf") if options.expanded_tokens is None else options.expanded_tokens
 
-    def mixed(absorb: Op, work: LatentWork) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-        runs = cut(
-            work.shared,
-            least_sequences(
-                work.latent,
-                work.heads / work.parts,
-                absorb.dtype,
-                work.cache_bytes,
-                machine,
-                options,
-            ),
-            most,
-        )
+    def mixed(absorb: Op, work: AttentionWork) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
+        if work.pattern != DENSE:
+            raise ValueError(
+                "typhoon_mla: a query that does not see all of its context may not see the prefix "
+                f"that is shared; the attention is {work.pattern.name}"
+            )
+        least = least_sequences(work, absorb.dtype, machine, options)
+        runs = cut(work.shared, least, most)
         pairs, entries = (
             sum(run.number * run.tokens for run in runs),
             sum(run.tokens for run in runs),
         )
-        rest, naive = _less(absorb, work, pairs), _naive(absorb, work, pairs, entries)
-        queries = work.queries if runs else 0.0
-        merged = queries * work.heads / work.parts * work.latent.value
+        rest = absorb.attending(
+            replace(work, elsewhere=pairs, unread=pairs, sharing=Sharing(least, most))
+        )
+        naive = _naive(absorb, work, pairs, entries)
+        queries = work.seen.new if runs else 0.0
+        merged = queries * work.heads / work.parts * _latent(work).value
         partial, context = (
             Tensor(name, many * merged * work.wide_bytes, "activation")
             for name, many in (("partial_contexts", 2), ("context", 1))
@@ -212,20 +166,25 @@ def typhoon_mla(graph: Graph, machine: Machine, options: TyphoonOptions) -> Grap
 def latent_attention(graph: Graph, machine: Machine, options: LatentOptions) -> Graph:
     """The same attention in another of its equal forms."""
 
-    def naive(absorb: Op, work: LatentWork) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-        again = sum((run.number - 1.0) * run.tokens for run in work.shared)
+    def naive(absorb: Op, work: AttentionWork) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
         pairs = work.pairs * work.parts
-        return (_naive(absorb, work, pairs, pairs - again),), ()
+        return (_naive(absorb, work, pairs, pairs - _again(work)),), ()
 
-    def once(absorb: Op, work: LatentWork) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-        again = sum((run.number - 1.0) * run.tokens for run in work.shared)
-        return (replace(absorb, reads=_fewer(absorb, work, again)),), ()
+    def once(absorb: Op, work: AttentionWork) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
+        return (absorb.attending(replace(work, unread=_again(work))),), ()
 
     return _rewritten(graph, naive if options.form == "naive" else once, "latent_attention")
 
 
+def _again(work: AttentionWork) -> float:
+    """Entries that are read more than once, if each sequence reads its own."""
+    return sum((run.number - 1.0) * run.tokens for run in work.shared)
+
+
 def _rewritten(
-    graph: Graph, how: Callable[[Op, LatentWork], tuple[tuple[Op, ...], tuple[Op, ...]]], name: str
+    graph: Graph,
+    how: Callable[[Op, AttentionWork], tuple[tuple[Op, ...], tuple[Op, ...]]],
+    name: str,
 ) -> Graph:
     """Each `absorb` replaced by what `how` gives first, with what it gives second after its
     `v_expand`; without an `absorb` left, nothing has to be projected into the latent space and out
@@ -235,16 +194,20 @@ def _rewritten(
         ops: list[Op] = []
         last: tuple[Op, ...] = ()
         for op in layer.ops:
-            if op.latent is not None:
-                instead, last = how(op, op.latent)
+            if op.kind == "absorb" and op.work is not None:
+                if op.work.unread or op.work.sharing != NO_SHARING:
+                    raise ValueError(
+                        f"{name}: a technique before it has changed how shared prefixes are read"
+                    )
+                instead, last = how(op, op.work)
                 ops += instead
                 continue
             ops.append(op)
             if op.name == "v_expand":
                 ops += last
-        if not any(op.kind == "absorb" for op in ops):
+        if not _absorbs(Layer(layer.name, tuple(ops))):
             ops = [op for op in ops if op.name not in ("q_absorb", "v_expand")]
-        return Layer(layer.name, tuple(ops)) if any(op.latent for op in layer.ops) else layer
+        return Layer(layer.name, tuple(ops)) if _absorbs(layer) else layer
 
     made = {layer: rewrite(layer) for layer in dict.fromkeys(graph.layers)}
     if all(made[layer] is layer for layer in made):
@@ -254,24 +217,14 @@ def _rewritten(
     return Graph(tuple(made[layer] for layer in graph.layers))
 
 
-def _less(absorb: Op, work: LatentWork, pairs: float) -> Op:
-    """The op without so many of its query-entry pairs, counted over all ranks that share the
-    cache."""
-    share = 1.0 - pairs / work.parts / work.pairs if work.pairs else 1.0
-    return replace(absorb, flop=absorb.flop * share, reads=_fewer(absorb, work, pairs))
+def _absorbs(layer: Layer) -> bool:
+    return any(op.kind == "absorb" for op in layer.ops)
 
 
-def _fewer(absorb: Op, work: LatentWork, entries: float) -> tuple[Tensor, ...]:
-    """What the op reads, less so many entries of the cache."""
-    cache, *rest = absorb.reads
-    less = entries / work.parts * work.latent.cached * work.cache_bytes
-    return (cache._replace(nbytes=cache.nbytes - less), *rest)
-
-
-def _naive(absorb: Op, work: LatentWork, pairs: float, entries: float) -> Op:
+def _naive(absorb: Op, work: AttentionWork, pairs: float, entries: float) -> Op:
     """Attention of this rank's own heads on keys and values that are kept expanded."""
-    heads, m = work.heads / work.parts, work.latent
-    queries = work.queries if pairs else 0.0
+    heads, m = work.heads / work.parts, _latent(work)
+    queries = work.seen.new if pairs else 0.0
     return Op(
         "naive",
         "naive",

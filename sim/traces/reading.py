@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from sim.traces.arrivals import Arrivals, times
-from sim.traces.columns import Array, Columns, joined, rechunked, taken, with_arrivals
+from sim.traces.columns import Array, Columns, joined, rechunked, taken
 from sim.traces.formats import FORMATS, Parser, TraceFormat, detect
 from sim.traces.lines import BLOCK_BYTES, CutShortError, Lines, TraceError, blocks
 from sim.traces.parquet import Table, is_parquet, tables
@@ -145,7 +145,7 @@ def with_times(stream: TraceStream, arrivals: Arrivals, seed: int) -> TraceStrea
         for chunk in stream.chunks():
             while len(ahead) < len(chunk):
                 ahead = np.concatenate((ahead, next(clock)))
-            yield with_arrivals(chunk, ahead[: len(chunk)])
+            yield replace(chunk, arrival_s=ahead[: len(chunk)])
             ahead = ahead[len(chunk) :]
             out.tenants[:] = stream.tenants
         out.warnings += stream.warnings
@@ -331,7 +331,7 @@ def _spread_ticks(columns: Columns, before: int, after: int, end: float, width: 
     shared[-1] += after
     step = np.minimum(width, np.append(starts[1:], end) - starts) / shared
     place = np.arange(len(times)) - np.repeat(first - lead, counts)
-    return with_arrivals(columns, np.repeat(starts, counts) + np.repeat(step, counts) * place)
+    return replace(columns, arrival_s=np.repeat(starts, counts) + np.repeat(step, counts) * place)
 
 
 def _from_start(
@@ -347,5 +347,5 @@ def _from_start(
             raise _TooSlowError(
                 f"speed ({speed}) is so small that the last request of {path} would never arrive"
             )
-        chunk = with_arrivals(chunk, arrival_s)
-        yield chunk if chunk.think_s is None else replace(chunk, think_s=chunk.think_s / speed)
+        think_s = None if chunk.think_s is None else chunk.think_s / speed
+        yield replace(chunk, arrival_s=arrival_s, think_s=think_s)

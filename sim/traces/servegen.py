@@ -16,14 +16,14 @@ import math
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from sim.traces.arrivals import dice
-from sim.traces.columns import Array, Columns, joined, rechunked, taken, with_arrivals
+from sim.traces.columns import Array, Columns, joined, rechunked, taken
 from sim.traces.lines import TraceError
 from sim.traces.stream import CHUNK_ROWS, TraceStream
 
@@ -125,7 +125,7 @@ def _from_first(chunks: Iterator[Columns]) -> Iterator[Columns]:
         # A request at the very end of a window may round into the next.
         arrival_s = np.maximum((chunk.arrival_s - start).round(6), latest)
         latest = float(arrival_s[-1])
-        yield with_arrivals(chunk, arrival_s)
+        yield replace(chunk, arrival_s=arrival_s)
 
 
 def _clients(path: Path, max_tokens: int) -> list[_Client]:

@@ -58,7 +58,7 @@ def play(
     timeline = Timeline() if v.record.enabled else None
     chunks = [gathered(plan.trace)] if work.closed_loop else plan.trace.chunks()
     hosts = [part.hosts for part in (plan.prefill, here) if part is not None]
-    outcome = run_service(chunks, service(plan), hosts, here.model, timeline, progress, spread)
+    outcome = run_service(chunks, service(plan), hosts, timeline, progress, spread)
     complete(plan, outcome)
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
@@ -69,9 +69,7 @@ def play_share(plan: ServedPlan, share: int, shares: int) -> Part:
     """Serve some of the replicas of a workload of requests: what a process is asked to do for
     another."""
     here, recorded = plan.machinery, plan.variant.record.enabled
-    return serve_share(
-        plan.trace.chunks(), service(plan), [here.hosts], here.model, recorded, share, shares
-    )
+    return serve_share(plan.trace.chunks(), service(plan), [here.hosts], recorded, share, shares)
 
 
 def complete(plan: ServedPlan, outcome: Outcome) -> None:

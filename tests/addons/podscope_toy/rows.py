@@ -13,6 +13,9 @@ from sim.dnn.known import LENGTH, Known
 from sim.facts.outcome import Outcome
 from sim.graph.graph import Graph, Layer, Op
 from sim.results.metric import Metric
+from sim.serving.fleet import Seen
+from sim.serving.order import Head, Order
+from sim.serving.router import Asks, Router
 from sim.systolic.dataflow import Dataflow
 from sim.systolic.interconnect import Interconnect, crossbar
 from sim.techniques import Technique
@@ -70,3 +73,15 @@ TWIN = Interconnect("twin", crossbar, lambda ports: 3.0 * ports, free=True, ours
 TURNED = Dataflow(name="turned", stays="W", m="partition", n="cols", k="rows", scale_sim="")
 MLP = Known("mlp", _mlp, LENGTH)
 MLP_FILE = Format(".mlp", "MLP", _read)
+
+
+def _last(seen: Seen, asks: Asks) -> int:
+    return max(r for r in range(seen.first, seen.first + seen.replicas) if seen.up[r])
+
+
+def _sooner(a: Head, b: Head) -> bool:
+    return a.rank > b.rank
+
+
+LAST = Router("last", "the last replica that is up", _last)
+PATIENT = Order("patient", "the least urgent class first", _sooner)
