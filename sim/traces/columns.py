@@ -76,6 +76,13 @@ def taken(columns: Columns, rows: Array) -> Columns:
     return Columns(**cut)
 
 
+def by_arrival(columns: Columns) -> Columns:
+    """The same requests in order of arrival, those of one instant in the order they had."""
+    if (np.diff(columns.arrival_s) >= 0).all():
+        return columns
+    return taken(columns, np.argsort(columns.arrival_s, kind="stable"))
+
+
 def joined(parts: Sequence[Columns]) -> Columns:
     """One after the other.
 

@@ -40,9 +40,8 @@ def padded(block: bytes) -> Text:
 def whole(text: Text, start: Array, end: Array) -> tuple[Array, Array]:
     """Integers of 1 to 15 digits in bytes start to end - 1 of each row."""
     length = end - start
-    sound = (length > 0) & (length < 16)
-    values, digits = _digits(text, end, np.clip(length, 0, 15))
-    return values, sound & digits
+    values, sound = _digits(text, end, np.clip(length, 0, 15))
+    return values, sound & (length > 0) & (length < 16)
 
 
 def decimal(text: Text, start: Array, end: Array, dots: Array) -> tuple[Array, Array]:
@@ -51,13 +50,9 @@ def decimal(text: Text, start: Array, end: Array, dots: Array) -> tuple[Array, A
     A number whose digits make an integer up to 2**53 is that integer over a power of ten, both
     exact, so that one division rounds right. One with more digits is given to `float`, on its own.
     """
-    if len(dots):
-        next_dot = np.searchsorted(dots, start)
-        dot = np.minimum(np.append(dots, len(text.data))[next_dot], end)
-    else:
-        dot = end
-    decimals = np.maximum(end - dot - 1, 0)
-    before, after = dot - start, decimals
+    stops = np.append(dots, len(text.data))
+    dot = np.minimum(stops[np.searchsorted(dots, start)], end)
+    before, after = dot - start, np.maximum(end - dot - 1, 0)
     sound = (before + after > 0) & (before < 16) & (after < 17)
     high, high_sound = _digits(text, dot, np.clip(before, 0, 15))
     if not after.any():

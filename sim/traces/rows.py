@@ -62,8 +62,9 @@ class Judge:
             except ValueError as error:
                 if not self.skip:
                     kept[index:] = False
-                    right = f"a right row: {self.parser.example}"
-                    fault = ValueError(f"row {row_number}: {error}; {right}")
+                    fault = ValueError(
+                        f"row {row_number}: {error}; a right row: {self.parser.example}"
+                    )
                     break
                 self._bad += 1
                 if self._bad <= 3:
@@ -99,24 +100,26 @@ class Judge:
 
     def warnings(self) -> list[str]:
         """One line for each kind of fault, with a count and the first three rows."""
-        lines = []
-        if self._bad:
-            lines.append(
-                f"{_rows(self._bad)} skipped: {'; '.join(self._bad_rows)}{_more(self._bad)}"
-            )
-        if self._failed:
-            lines.append(
+        kinds = (
+            (
+                self._bad,
+                f"{_rows(self._bad)} skipped: {'; '.join(self._bad_rows)}{_more(self._bad)}",
+            ),
+            (
+                self._failed,
                 f"{_rows(self._failed)} skipped, failed requests without output to serve: "
                 f"row{'s' if self._failed > 1 else ''} "
-                f"{', '.join(self._failed_rows)}{_more(self._failed)}"
-            )
-        lines += self.notes
-        if self._early:
-            lines.append(
+                f"{', '.join(self._failed_rows)}{_more(self._failed)}",
+            ),
+            *((1, note) for note in self.notes),
+            (
+                self._early,
                 f"sorted by arrival: {_rows(self._early)} arrived before one above, the first "
-                f"is row {self._early_row}"
-            )
-        return lines + self.assumed + self.sessions.notes()
+                f"is row {self._early_row}",
+            ),
+        )
+        told = [warning for count, warning in kinds if count]
+        return told + self.assumed + self.sessions.notes()
 
     def nothing(self, first: int, passed: int) -> str:
         """Why there is no request to serve, after so many rows were passed."""

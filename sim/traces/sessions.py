@@ -45,8 +45,9 @@ class Sessions:
             return columns
         more: dict[str, Array] = {}
         if "tenant" in self.at:
-            names = (row[self.at["tenant"]] or "" for row in rows)
-            more["tenant"] = np.array([self._tenant(name) for name in names], np.int64)
+            more["tenant"] = np.array(
+                [self._tenant(row[self.at["tenant"]] or "") for row in rows], np.int64
+            )
         if "blocks" in self.at:
             ids = [row[self.at["blocks"]] for row in rows]
             more |= self._numbered([len(each) for each in ids], list(chain.from_iterable(ids)))
@@ -88,19 +89,19 @@ class Sessions:
 
     def notes(self) -> list[str]:
         """What was assumed, for the user to know."""
-        lines = []
-        if self._gaps:
-            lines.append(
-                f"think times of {self._gaps} turns are gaps between arrivals: the file does "
-                "not tell when an answer "
-                "ended, so they contain it"
-            )
-        if self._orphans:
-            lines.append(
+        notes = (
+            (
+                self._gaps,
+                f"think times of {self._gaps} turns are gaps between arrivals: the file does not "
+                "tell when an answer ended, so they contain it",
+            ),
+            (
+                self._orphans,
                 f"{self._orphans} turns name a turn before them that is not in what was read; "
-                "each begins a session"
-            )
-        return lines
+                "each begins a session",
+            ),
+        )
+        return [note for count, note in notes if count]
 
     def _tenant(self, name: str) -> int:
         return self.tenants.setdefault(name, len(self.tenants))
@@ -166,10 +167,8 @@ class Numbering:
                 given = np.asarray(ids) if len(ids) else np.zeros(0, np.int64)
             except (ValueError, OverflowError):
                 given = np.zeros(0, object)
-            small = given.dtype.kind == "i"
-            if small and len(ids):
-                small = bool(given.min() >= 0 and given.max() < 2**27 + 8 * self.count)
-            if small:
+            most = 2**27 + 8 * self.count
+            if given.dtype.kind == "i" and ((given >= 0) & (given < most)).all():
                 return self._small(given)
             self._names = dict(self._seen())
             self._table = None

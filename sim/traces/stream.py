@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from sim.traces.columns import Columns, joined, rechunked, taken
+from sim.traces.columns import Columns, by_arrival, joined, rechunked
 
 CHUNK_ROWS = 65_536
 
@@ -108,8 +108,7 @@ def _in_order(sources: list[Iterator[Columns]]) -> Iterator[Columns]:
             count = int(np.searchsorted(chunk.arrival_s, until, side="right"))
             parts.append(chunk[:count])
             held[at] = chunk[count:] if count < len(chunk) else next(sources[at], None)
-        whole = joined([pattern[:1], *parts])[1:]
-        yield taken(whole, np.argsort(whole.arrival_s, kind="stable"))
+        yield by_arrival(joined([pattern[:1], *parts])[1:])
 
 
 def cut(
