@@ -31,6 +31,7 @@ GOOD: dict[str, Any] = {
     "expect": ["preserve.speedup >= 1.0"],
 }
 REQUESTS = {"kind": "requests", "trace": {"file": "trace.csv"}}
+SPECS = {name: kind.spec.found for name, kind in KINDS.items()}
 Write = Callable[..., Path]
 
 
@@ -444,8 +445,7 @@ def _allows(schema: Any, value: Any, defs: dict[str, Any]) -> bool:
 
 
 def test_json_schema_agrees_with_the_loader() -> None:
-    specs = {name: kind.spec.found for name, kind in KINDS.items()}
-    schema = json.loads(json.dumps(json_schema(specs)))
+    schema = json.loads(json.dumps(json_schema(SPECS)))
     defs = schema["$defs"]
 
     def allows(**changes: Any) -> bool:
@@ -624,9 +624,7 @@ def test_the_choices_of_a_job_are_the_rows_of_the_tables(
     plan = COLLECTIVES["all_reduce"].algorithms["ring"].plan
     monkeypatch.setitem(COLLECTIVES["all_reduce"].algorithms, "own", Algorithm(plan))
     assert asked("own") == "own"
-    job = json_schema({"collectives": KINDS["collectives"].spec.found})["$defs"]["JobSpec"][
-        "properties"
-    ]
+    job = json_schema(SPECS)["$defs"]["JobSpec"]["properties"]
     assert job["collective"]["enum"] == list(COLLECTIVES)
     assert job["algorithm"]["anyOf"][0]["enum"] == ["auto", *ALGORITHM_NAMES]
 

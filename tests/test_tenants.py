@@ -411,7 +411,7 @@ def test_one_tenant_alone_is_not_slowed_down(file, sharing):
             {"workload.tenants.c.hbm_utilisation": 0.5},
             "hbm_utilisation is the same for all: a has 0.9, not 0.5",
         ),
-        ({"model": "llama3-8b"}, "model: each tenant has a `model` of its own"),
+        ({"model": "llama3-8b"}, "record, and workload.tenants.NAME.model; take this out"),
         (
             {"pod.stragglers.9": 2.0},
             "pod.stragglers[9]: chip 9 is not in the pod: its chips are 0 to 7",

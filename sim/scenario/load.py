@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -396,9 +396,22 @@ def _unread(
         key.removeprefix(above).split(".")[0] for key in kind.reads if key.startswith(above)
     ]
     known = ", ".join(dict.fromkeys(siblings if above else ["workload", *siblings]))
+    known += _namesake(path[-1], kind.spec.found, "workload")
     yield node.fault(
         f"unknown key: a workload of {kind.name} reads {known}; take this out, or set it to null"
     )
+
+
+def _namesake(key: str, section: type[BaseModel], at: str) -> str:
+    """Where in a section, which is at `at`, there is a key of that name; '' if nowhere."""
+    for name, info in section.model_fields.items():
+        if name == key:
+            return f", and {at}.{key}"
+        below = f"{at}.{name}{'.NAME' if get_origin(info.annotation) is dict else ''}"
+        found = [_namesake(key, model, below) for model in messages.models(info.annotation)]
+        if any(found):
+            return next(filter(None, found))
+    return ""
 
 
 def _expectations(
