@@ -95,11 +95,11 @@ def calibrated_s(batch: Batch) -> float:
 
 
 def form():
-    return pricing(asked_of, CHIP, network(2), 1, DENSE)
+    return pricing(asked_of, CHIP, network(2), 1, DENSE.patterns)
 
 
 def priced_s(batch: Batch) -> float:
-    found, priced = np.array(features_of_batch(DENSE, batch)), form()
+    found, priced = np.array(features_of_batch(DENSE.patterns, batch)), form()
     table = priced.table(2000, 100)
     sums = np.zeros((table.times.shape[1], ROW_SUMS))
     return steps_seconds(table, 0, found, 0 * found, 1, sums)
@@ -225,7 +225,7 @@ def test_a_graph_of_600_op_names_plays_and_prices():
     some.env.run(some.env.process(some.run(many(batch))))
     assert some.env.now == pytest.approx(1200 * (4e-6 + 6e9 / 400e12), rel=1e-9)
     assert some.chips[0].hbm.moved == pytest.approx(1.2e9), "each weight is memory of its own"
-    priced = pricing(many, CHIP, network(2), 1, DENSE)
+    priced = pricing(many, CHIP, network(2), 1, DENSE.patterns)
     assert priced.table(10, 10).of_tokens[0, 3] == pytest.approx(some.env.now, rel=1e-9)
 
 
