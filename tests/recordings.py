@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+
+from sim.traces.columns import Columns
 from sim.traces.lines import TraceError
 from sim.traces.reading import open_trace
 from traces.azure_conv_like import Request
@@ -54,3 +58,14 @@ def read_trace(
 
 
 __all__ = ["Request", "Trace", "TraceError", "read_trace"]
+
+
+def same(a: Columns, b: Columns) -> bool:
+    """Whether both hold the same columns with the same bits; NaN equals NaN."""
+    for field in fields(Columns):
+        one, other = getattr(a, field.name), getattr(b, field.name)
+        if (one is None) != (other is None):
+            return False
+        if one is not None and not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
+            return False
+    return True

@@ -416,7 +416,9 @@ def test_bad_input(tmp_path: Path, array: str, workload: str, said: str) -> None
 def test_a_workload_has_the_machine_it_needs(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="a workload of networks needs it"):
         played(tmp_path, TWO, array="pod: {topology: dgx_h100}\n")
-    with pytest.raises(ScenarioError, match=r"pod\.topology: the machine is an array"):
+    with pytest.raises(
+        ScenarioError, match=r"pod\.topology: unknown key: a workload of networks reads array"
+    ):
         played(tmp_path, TWO, array="pod: {topology: dgx_h100, array: {}}\n")
     with pytest.raises(ScenarioError, match=r"no network 'resnet1', did you mean 'resnet18'"):
         played(tmp_path, TWO, more="expect: [a.resnet1.slowdown > 1]\n")

@@ -43,6 +43,7 @@ class FakeResult:
     def __init__(self, ok: bool) -> None:
         self.expect = [{"text": "preserve.speedup >= 1.2", "value": 1.3, "ok": ok}]
         self.warnings, self.partial = ["[bold] rows were skipped"], False
+        self.ran: tuple[str, ...] = ()
 
     def table(self) -> str:
         return "the table"
@@ -404,7 +405,10 @@ def test_ctrl_c_leaves_what_there_is_marked_partial(here):
         started = subprocess.Popen(
             command, cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        time.sleep(6)
+        assert started.stderr is not None
+        while b"plain Python" not in (line := started.stderr.readline()):  # it says so as it begins
+            assert line, "it ended before it began"
+        time.sleep(3)
         started.send_signal(signal.SIGINT)
         started.communicate(timeout=60)
         return started.returncode

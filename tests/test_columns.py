@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.traces.columns import Columns, joined, rechunked, same, taken
+from sim.traces.columns import Columns, joined, rechunked, taken
 from sim.traces.digits import PAD, date, decimal, padded, whole
 from sim.traces.sessions import Numbering
 from sim.traces.values import date_ns
+from tests.recordings import same
 
 
 @st.composite

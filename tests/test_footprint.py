@@ -112,12 +112,12 @@ class NoOptions(BaseModel):
 
 def half_kv(graph, machine, options):
     """The KV-cache holds half the bytes of each element."""
-    return graph.attending(lambda work: work._replace(cache_bytes=work.cache_bytes / 2))
+    return graph.attending(lambda work: replace(work, cache_bytes=work.cache_bytes / 2))
 
 
 def windowed(graph, machine, options):
     """A query sees the last 64 tokens."""
-    return graph.attending(lambda work: work._replace(pattern=Pattern("window", 64)))
+    return graph.attending(lambda work: replace(work, pattern=Pattern("window", 64)))
 
 
 def int8_weights(graph, machine, options):

@@ -9,16 +9,36 @@ from hypothesis import strategies as st
 
 from sim.learn.mla_numpy import (
     Partial,
+    _shares,
     absorb,
     expand,
     merge,
-    merge_gradient,
     mixed,
     naive,
-    rounded,
 )
 
 D_L, D_R, D_N, D_V = 512, 64, 128, 128
+
+
+def merge_gradient(parts: list[Partial], d_out) -> list[Partial]:
+    """Gradients of a scalar with respect to each part's `out` and `lse`, given that to the merged
+    out: d_out [B, H, D].
+
+    out = sum w_i out_i, w = softmax(lse): d out_i = w_i d_out, d lse_i = w_i d_out . (out_i - out).
+    """
+    share, _ = _shares([part.lse for part in parts])
+    whole = merge(parts).out
+    return [
+        Partial(weight[..., None] * d_out, weight * ((part.out - whole) * d_out).sum(axis=-1))
+        for weight, part in zip(share, parts)
+    ]
+
+
+def rounded(values):
+    """float32 numbers rounded to bfloat16, ties to even, and kept as float32, which NumPy can
+    compute with."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 class Case:

@@ -156,7 +156,7 @@ def test_sampled_steps_are_every_step(batch, micro):
         static(range(3), work._replace(every_step=each), same=False) for each in (False, True)
     )
     assert sampled.totals.seconds == pytest.approx(every.totals.seconds, rel=1e-9)
-    assert sampled.phases == pytest.approx(every.phases, rel=1e-9)
+    assert sampled.part == pytest.approx(every.part, rel=1e-9)
     for name in ("flop", "bubble_s", "ops", "steps"):
         assert getattr(sampled.totals, name) == pytest.approx(
             getattr(every.totals, name), rel=1e-9

@@ -42,8 +42,13 @@ SMALLEST = {
     "array_tenants": {"workload": {"image": 64, "length": 10}},
     "array_tenants_traces": {"workload": {"image": 64, "length": 10}},
     "pipeline_two_nodes": {"workload.trace.limit": 4},
-    "tenants_two_models": {f"workload.tenants.{name}.trace.limit": 2 for name in ("chat", "code")},
-    "typhoon_traces": {"workload.trace.limit": 20},
+    "tenants_two_models": {  # two short answers each
+        "workload.tenants.chat.trace": {"first": 1627, "limit": 2},
+        "workload.tenants.code.trace": {"first": 87, "limit": 2},
+    },
+    "typhoon_traces": {
+        "workload": {"trace": {"limit": 20}, "max_batch": 16, "max_batched_tokens": 512}
+    },
 }
 
 

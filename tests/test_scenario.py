@@ -624,7 +624,9 @@ def test_the_choices_of_a_job_are_the_rows_of_the_tables(
     plan = COLLECTIVES["all_reduce"].algorithms["ring"].plan
     monkeypatch.setitem(COLLECTIVES["all_reduce"].algorithms, "own", Algorithm(plan))
     assert asked("own") == "own"
-    job = json_schema()["$defs"]["JobSpec"]["properties"]
+    job = json_schema({"collectives": KINDS["collectives"].spec.found})["$defs"]["JobSpec"][
+        "properties"
+    ]
     assert job["collective"]["enum"] == list(COLLECTIVES)
     assert job["algorithm"]["anyOf"][0]["enum"] == ["auto", *ALGORITHM_NAMES]
 

@@ -22,12 +22,13 @@ from sim.traces.arrivals import (
     poisson,
     times,
 )
-from sim.traces.columns import Columns, same
+from sim.traces.columns import Columns
 from sim.traces.description import described
 from sim.traces.lengths import Joint, Lognormal, Mixture, drawn, law_of
 from sim.traces.reading import open_trace
 from sim.traces.stream import gathered
 from sim.traces.synthesis import SessionLaw, TraceSpec, calibrated, generated
+from tests.recordings import same
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "requests"
 
@@ -112,7 +113,8 @@ def test_gaps(cv):
 
 def test_on_off_bursts():
     law = on_off(10.0, 0.2, 5.0)
-    assert law.mean_per_s == pytest.approx(10.0)
+    on_s, off_s = law.rate.mean_on_s, law.rate.mean_off_s
+    assert law.rate.on_per_s * on_s / (on_s + off_s) == pytest.approx(10.0)
     assert law.rate.on_per_s == pytest.approx(50.0)
     arrival_s = np.concatenate(list(islice(times(law, 2), 12)))
     assert rate_and_cv(arrival_s)[0] == pytest.approx(10.0, rel=0.05)

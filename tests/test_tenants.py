@@ -193,8 +193,8 @@ def test_busy_time_goes_by_weight_where_all_always_have_work(weights, quantum):
     )  # up to then all have work
     timed = [np.zeros(0)] * len(weights)
     for t, outcome in enumerate(shared.outcomes):
-        bins = outcome.serving.series["busy_s"]
-        timed[t] = bins[: int(first_s / outcome.serving.bin_s)]
+        bins = outcome.part.series["busy_s"]
+        timed[t] = bins[: int(first_s / outcome.part.bin_s)]
     busy = np.array([bins.sum() for bins in timed])
     assert busy / busy.sum() == pytest.approx(np.array(weights) / sum(weights), rel=0.02)
 

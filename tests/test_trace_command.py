@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 from sim.cli.app import app
 from sim.results.trace_page import page
-from sim.traces.columns import Columns, same
+from sim.traces.columns import Columns
 from sim.traces.description import described, figures
 from sim.traces.reading import open_trace
 from sim.traces.stream import TraceStream, gathered
 from sim.traces.writing import ENDINGS, write_stream
+from tests.recordings import same
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "requests"
 MOONCAKE = RECORDED / "mooncake_conversation_trace.jsonl.gz"

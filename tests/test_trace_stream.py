@@ -19,13 +19,13 @@ from test_requests import AZURE_TEXT, GOOD, HEADER, MOONCAKE_TEXT, some_bytes
 
 from sim.traces import reading as trace_stream
 from sim.traces.arrivals import poisson
-from sim.traces.columns import joined, row_columns, same
+from sim.traces.columns import joined, row_columns
 from sim.traces.lines import TraceError
 from sim.traces.reading import open_trace
 from sim.traces.stream import cut, gathered, merged
 from sim.traces.synthesis import SessionLaw, TraceSpec, generated
 from sim.traces.writing import write_stream
-from tests.recordings import read_trace
+from tests.recordings import read_trace, same
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_recordings = pytest.mark.skipif(

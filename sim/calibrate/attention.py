@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.calibrate.tables import parquet_rows
 from sim.calibrate.work import Measured, fit, work_of
 from sim.graph.batch import Batch, Sequences
-from sim.graph.graph import Layer
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
@@ -53,7 +53,7 @@ def grouped(path: Path, head_dim: int = 128) -> list[Row]:
 
     Below such lengths a decode takes a time for each sequence and KV head, however short.
     """
-    where = [
+    where: list[tuple[str, str, object]] = [
         ("attn_dtype", "=", "bfloat16"),
         ("kv_cache_dtype", "=", "bfloat16"),
         ("head_dim", "=", head_dim),
@@ -69,14 +69,8 @@ def modules(path: Path, gemm: str = "bfloat16", cache: str = "bfloat16") -> list
 
 def _read(path: Path, filters: list[tuple[str, str, object]], kv: str, counted: int) -> list[Row]:
     """`kv`: where the KV heads are told; `counted`: new tokens that a decode's `step` includes."""
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise ValueError(
-            f"{path.name} is a Parquet file; install podscope[parquet] to read it"
-        ) from None
     rows = []
-    for row in parquet.read_table(path, filters=filters).to_pylist():
+    for row in parquet_rows(path, filters):
         cached = max(row["step"] - counted, 0)
         if not row.get("window_size"):
             rows.append(
@@ -100,8 +94,18 @@ def measured(
     precision: Precision = BF16,
 ) -> Measured:
     """The op `own` of a layer of `model`, with each row's heads, and others that a row times."""
-    layers = [_layer(row, model, precision) for row in rows]
-    columns = {name: work_of([layer.op(name) for layer in layers]) for name in (own, *names)}
+    graphs = [
+        transformer(
+            replace(model, heads=row.heads, kv_heads=row.kv_heads),
+            precision,
+            Parallel(),
+            row.tokens,
+        )
+        for row in rows
+    ]
+    columns = {
+        name: work_of([graph.layers[-2].op(name) for graph in graphs]) for name in (own, *names)
+    }
     others = tuple(columns[name] for name in names if name != own)
     return Measured((columns[own],), others, np.array([row.seconds for row in rows]))
 
@@ -118,8 +122,3 @@ def fitted_absorb(rows: Sequence[Row], model: Model, device: Device) -> Device:
         device,
         np.array([row.heads <= FEW_HEADS for row in rows]),
     )
-
-
-def _layer(row: Row, model: Model, precision: Precision) -> Layer:
-    model = replace(model, heads=row.heads, kv_heads=row.kv_heads)
-    return transformer(model, precision, Parallel(), row.tokens).layers[-2]

@@ -36,16 +36,6 @@ class Fitted(NamedTuple):
     ways: tuple[Way, ...]
     errors: Floats
 
-    @property
-    def mean(self) -> float:
-        """Mean absolute relative error."""
-        return float(np.abs(self.errors).mean())
-
-    @property
-    def worst(self) -> float:
-        """Largest absolute relative error."""
-        return float(np.abs(self.errors).max())
-
 
 class _Design(NamedTuple):
     """rows x forms x constants: what multiplies each constant, and what does not depend on any."""
@@ -61,7 +51,16 @@ def fit(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> Fitted
     Where all rows of a family have one number of rounds, they tell launch + rounds x step and not
     its parts: of these, one machine's arithmetic may give others than another's.
     """
-    return _fitted(rows, _design(rows, graph, forms), forms)
+    design = _design(rows, graph, forms)
+    constants = _constants(rows, design, forms)
+    protocols = list(dict.fromkeys(form.protocol for form in forms))
+    ways = []
+    for form in forms:
+        step, slowdown = constants[1 + 2 * protocols.index(form.protocol) :][:2]
+        ways.append(
+            Way(form.collectives, form.algorithm, form.protocol, constants[0], step, 1 / slowdown)
+        )
+    return Fitted(tuple(ways), _errors(rows, design, constants))
 
 
 def leave_one_size_out(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> Floats:
@@ -73,9 +72,7 @@ def leave_one_size_out(rows: Sequence[Measured], graph: Graph, forms: Sequence[F
         seen = size != left_out
         part = _Design(*(column[seen] for column in design))
         constants = _constants([row for row, kept in zip(rows, seen) if kept], part, forms)
-        rest = _Design(*(column[~seen] for column in design))
-        measured = np.array([row.seconds for row in rows])[~seen]
-        errors[~seen] = _times(rest, constants).min(axis=1) / measured - 1
+        errors[~seen] = _errors(rows, design, constants)[~seen]
     return errors
 
 
@@ -91,23 +88,14 @@ def _design(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> _D
                 fold = network.fold(row.kind, row.ranks, float(row.nbytes))
                 serves[i, j] = True
                 wait[i, j] = fold.latency_s
-                factors[i, j, 0] = 1.0
-                factors[i, j, at] = fold.rounds
-                factors[i, j, at + 1] = fold.seconds - fold.latency_s
+                each = (1.0, fold.rounds, fold.seconds - fold.latency_s)
+                factors[i, j, [0, at, at + 1]] = each
     return _Design(factors, wait, serves)
 
 
-def _fitted(rows: Sequence[Measured], design: _Design, forms: Sequence[Form]) -> Fitted:
-    constants = _constants(rows, design, forms)
-    protocols = list(dict.fromkeys(form.protocol for form in forms))
-    ways = []
-    for form in forms:
-        step, slowdown = constants[1 + 2 * protocols.index(form.protocol) :][:2]
-        ways.append(
-            Way(form.collectives, form.algorithm, form.protocol, constants[0], step, 1 / slowdown)
-        )
+def _errors(rows: Sequence[Measured], design: _Design, constants: Floats) -> Floats:
     measured = np.array([row.seconds for row in rows])
-    return Fitted(tuple(ways), _times(design, constants).min(axis=1) / measured - 1)
+    return _times(design, constants).min(axis=1) / measured - 1
 
 
 def _times(design: _Design, constants: Floats) -> Floats:

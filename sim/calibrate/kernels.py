@@ -8,7 +8,6 @@ those that were left out too.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.calibrate.tables import csv_rows
 from sim.calibrate.work import line
 from sim.graph.batch import Batch, Sequences
 from sim.graph.model import Model
@@ -33,7 +33,9 @@ MEMORY_BOUND, DENSE_TOKENS, RESIDENT_TOKENS = (
 _GEMMS = {"qkv_proj": "qkv", "o_proj": "o", "gate_up_proj": "gate_up", "down_proj": "down"}
 _VECTORS = {"layernorm": "mlp_norm", "act_fn": "act", "rotary_emb": "rope"}
 _PRECISION = Precision("bf16", "bf16", "bf16", "bf16")
-_FAMILY = {"decode": "attention", "prefill": "attention", "mixed": "attention"}
+_KINDS = {"vector": "norm", "gemm": "matmul", "lm_head": "matmul"} | dict.fromkeys(
+    ("decode", "prefill", "mixed"), "attention"
+)
 _TILES = (1.0, 16.0, 32.0, 64.0, 128.0)
 
 
@@ -54,14 +56,14 @@ def profile(
 ) -> list[Kernel]:
     """The rows of a profile that our graph has an op for."""
     found = []
-    for row in _rows(dense):
+    for row in csv_rows(dense):
         name, tokens = row["layer"], int(row["tokens"])
         op = {**_GEMMS, **_VECTORS}.get(name)
         if op:
             batch = Batch((Sequences(1, tokens, 0),), 1)
             family = "gemm" if name in _GEMMS else "vector"
             found.append(_kernel(family, model, tensor, batch, op, float(row["time_us"])))
-    for row in _rows(attention):
+    for row in csv_rows(attention):
         chunk, cached, count, context = (
             int(row[key]) for key in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
         )
@@ -74,16 +76,11 @@ def profile(
                 family, model, tensor, Batch(tuple(groups), 1), "attention", float(row["time_us"])
             )
         )
-    for row in _rows(head) if head else ():
+    for row in csv_rows(head) if head else ():
         if row["layer"] == "lm_head":
             batch = Batch((Sequences(int(row["sequences"]), 1, 0),), int(row["sequences"]))
             found.append(_kernel("lm_head", model, tensor, batch, "lm_head", float(row["time_us"])))
     return found
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return [*csv.DictReader(file)]
 
 
 def _kernel(
@@ -152,19 +149,9 @@ def fit(kernels: Sequence[Kernel], device: Device) -> Device:
 def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:
     """Relative error of each kernel: predicted / measured - 1."""
     found = np.empty(len(kernels))
-    for family, kind in (
-        ("vector", "norm"),
-        ("gemm", "matmul"),
-        ("lm_head", "matmul"),
-        ("attention", "attention"),
-    ):
-        own = [
-            i
-            for i, kernel in enumerate(kernels)
-            if family == _FAMILY.get(kernel.family, kernel.family)
-        ]
-        if own:
-            found[own] = _relative(np.array([kernels[i][2:] for i in own]).T, device, kind)
+    for kind in {_KINDS[kernel.family] for kernel in kernels}:
+        own = [i for i, kernel in enumerate(kernels) if _KINDS[kernel.family] == kind]
+        found[own] = _relative(np.array([kernels[i][2:] for i in own]).T, device, kind)
     return found
 
 

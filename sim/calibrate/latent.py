@@ -130,9 +130,8 @@ def _solved(
         fixed = [c for c in range(columns.shape[1]) if c not in free]
         due = 1.0 - scaled[:, fixed] @ costs[fixed]
         found = np.linalg.lstsq(scaled[:, free], due, rcond=None)[0]
-        short = (costs[free] - found) * scaled[:, free].mean(
-            axis=0
-        )  # by how much time each is too small
+        # By how much time each is too small.
+        short = (costs[free] - found) * scaled[:, free].mean(axis=0)
         if short.max() <= 0.0:
             break
         free.pop(int(short.argmax()))

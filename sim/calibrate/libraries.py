@@ -160,10 +160,8 @@ def card(name: str, folder: Path) -> str:
         for way in family.fitted.ways:
             kinds = ", ".join(way.collectives)
             lines.append(
-                "    "
-                "- "
-                f"{{collectives: [{kinds}], algorithm: {way.algorithm}, protocol: {way.protocol}, "
-                f"launch: {way.launch_s * 1e6:.4g} us, step: {way.step_s * 1e6:.4g} us, "
-                f"efficiency: {way.link_efficiency:.4g}}}"
+                f"    - {{collectives: [{kinds}], algorithm: {way.algorithm}, "
+                f"protocol: {way.protocol}, launch: {way.launch_s * 1e6:.4g} us, "
+                f"step: {way.step_s * 1e6:.4g} us, efficiency: {way.link_efficiency:.4g}}}"
             )
     return "\n".join(lines) + "\n"

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.calibrate.tables import parquet_rows
 from sim.calibrate.work import Measured, fit, work_of
 from sim.graph.batch import Batch, Sequences
 from sim.graph.graph import Op
@@ -75,20 +76,9 @@ def aiconfigurator(
 
     The table is Parquet (needs pyarrow); on a rank the width is one of whole tiles.
     """
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise ValueError(
-            f"{path.name} is a Parquet file; install podscope[parquet] to read it"
-        ) from None
-    table = parquet.read_table(path, filters=[("moe_dtype", "=", dtype), ("moe_ep_size", "=", 1)])
     found = []
-    for row in table.to_pylist():
-        skew = (
-            0.0
-            if row["distribution"] == "balanced"
-            else float(row["distribution"].removeprefix("power_law_"))
-        )
+    for row in parquet_rows(path, [("moe_dtype", "=", dtype), ("moe_ep_size", "=", 1)]):
+        skew = row["distribution"].removeprefix("power_law_")
         each = Row(
             int(row["hidden_size"]),
             int(row["inter_size"]),
@@ -96,7 +86,7 @@ def aiconfigurator(
             int(row["num_experts"]),
             int(row["moe_tp_size"]),
             int(row["num_tokens"]),
-            skew,
+            0.0 if skew == "balanced" else float(skew),
             row["latency"] * 1e-3,
         )
         whole = each.ffn % (tile * each.tensor) == 0 and each.routed % each.chosen == 0

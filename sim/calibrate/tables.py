@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 KINDS = {
     "all_reduce": "all_reduce",
@@ -25,14 +24,26 @@ class Measured(NamedTuple):
     seconds: float
 
 
-def aiconfigurator(path: Path, dtype: str = "half") -> list[Measured]:
-    """Rows of an aiconfigurator NCCL table (Parquet; needs pyarrow): elements and ms."""
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, by column."""
+    with path.open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def parquet_rows(path: Path, filters: list[tuple[str, str, object]]) -> list[dict[str, Any]]:
+    """The rows of a Parquet file that meet all of `filters`; ValueError without pyarrow."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
         raise ValueError(
             f"{path.name} is a Parquet file; install podscope[parquet] to read it"
         ) from None
+    rows: list[dict[str, Any]] = parquet.read_table(path, filters=filters).to_pylist()
+    return rows
+
+
+def aiconfigurator(path: Path, dtype: str = "half") -> list[Measured]:
+    """Rows of an aiconfigurator NCCL table (Parquet; needs pyarrow): elements and ms."""
     width = {"half": 2, "int8": 1}[dtype]
     return sorted(
         Measured(
@@ -41,50 +52,16 @@ def aiconfigurator(path: Path, dtype: str = "half") -> list[Measured]:
             int(row["message_size"]) * width,
             row["latency"] * 1e-3,
         )
-        for row in parquet.read_table(path).to_pylist()
-        if row["nccl_dtype"] == dtype
+        for row in parquet_rows(path, [("nccl_dtype", "=", dtype)])
     )
 
 
 def nccl_tests(path: Path, source: str, section: str, ranks: int) -> list[Measured]:
-    """All-reduce rows of nccl-tests logs as CSV: bytes and out-of-place time_us of a section."""
-    with path.open(newline="") as file:
-        return sorted(
-            Measured("all_reduce", ranks, int(row["bytes"]), float(row["time_us"]) * 1e-6)
-            for row in csv.DictReader(file)
-            if row["source"] == source
-            and section in row["section"]
-            and row["block"] == _first_block(path, source, section)
-        )
-
-
-def apex(paths: Iterable[Path], ranks: int) -> list[Measured]:
-    """Rows of the APEX tables, one CSV a collective: size(kb), time(us), half precision."""
-    rows = []
-    for path in paths:
-        kind = KINDS[path.stem.split("__")[1]]
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                if (
-                    int(row["num_gpus_per_node"]) == ranks
-                    and int(row["num_nodes"]) == 1
-                    and float(row["size(kb)"]) > 0
-                ):
-                    rows.append(
-                        Measured(
-                            kind,
-                            ranks,
-                            int(float(row["size(kb)"]) * 1024),
-                            float(row["time(us)"]) * 1e-6,
-                        )
-                    )
-    return sorted(rows)
-
-
-def _first_block(path: Path, source: str, section: str) -> str:
-    with path.open(newline="") as file:
-        return next(
-            row["block"]
-            for row in csv.DictReader(file)
-            if row["source"] == source and section in row["section"]
-        )
+    """All-reduce rows of nccl-tests logs as CSV: bytes and out-of-place time_us of the first block
+    of a section."""
+    rows = [row for row in csv_rows(path) if row["source"] == source and section in row["section"]]
+    return sorted(
+        Measured("all_reduce", ranks, int(row["bytes"]), float(row["time_us"]) * 1e-6)
+        for row in rows
+        if row["block"] == rows[0]["block"]
+    )

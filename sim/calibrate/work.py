@@ -65,9 +65,8 @@ def fit(rows: Measured, device: Device, wait: np.ndarray, rounds: int = 8) -> De
     rest = rows.seconds - np.sum([alone(each, device).seconds for each in rows.others], axis=0)
     size = np.sum([work.hbm_bytes for work in rows.own], axis=0)[wait]
     weight, unhidden, port = rows.seconds[wait], np.zeros(len(rest)), hbm_bytes_per_s(device)
-    for _ in range(
-        rounds
-    ):  # what arithmetic adds to the rows that wait for HBM, and what these say of the rest
+    # What arithmetic adds to the rows that wait for HBM, and what these say of the rest.
+    for _ in range(rounds):
         before, due = device, (rest - unhidden)[wait]
         fixed, per_byte = line(size, due, weight)
         share = None

@@ -76,14 +76,17 @@ class ModelFile(Sourced):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        wrong = []
-        if self.heads % self.kv_heads:
-            wrong.append(f"{self.heads} heads cannot share {self.kv_heads} kv_heads evenly")
-        if {"window", "blocksparse"} & set(self.attention) and not self.window_tokens:
-            wrong.append("window or blocksparse attention needs window_tokens")
-        if "blocksparse" in self.attention and not self.sparse_stride:
-            wrong.append("blocksparse attention needs sparse_stride")
-        if wrong:
+        shared, sparse = self.heads % self.kv_heads == 0, "blocksparse" in self.attention
+        narrow = sparse or "window" in self.attention
+        rules = (
+            (shared, f"{self.heads} heads cannot share {self.kv_heads} kv_heads evenly"),
+            (
+                self.window_tokens or not narrow,
+                "window or blocksparse attention needs window_tokens",
+            ),
+            (self.sparse_stride or not sparse, "blocksparse attention needs sparse_stride"),
+        )
+        if wrong := [what for met, what in rules if not met]:
             raise ValueError("; ".join(wrong))
         return self
 

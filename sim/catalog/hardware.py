@@ -18,7 +18,7 @@ from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES
 from sim.network.library import Library, Way
 from sim.text import strict_yaml
 from sim.text.choice import Choice
-from sim.text.strict_yaml import Document, nearest
+from sim.text.strict_yaml import Document, KeyPath, nearest
 from sim.text.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show
 
 Tag = Literal["READ", "CHECKED", "INFER", "RECALLED", "FITTED"]
@@ -34,7 +34,6 @@ KernelName = Annotated[
 ]
 
 _POSITIVE = Field(gt=0)
-_NOT_NEGATIVE = Field(ge=0)
 STRICT = ConfigDict(extra="forbid", frozen=True)
 AlgorithmName = Annotated[str, Choice(ALGORITHM_NAMES)]
 
@@ -65,7 +64,7 @@ class Number(Sourced, Generic[Quantity]):
 Flop = Number[Annotated[FlopPerSecond, _POSITIVE]]
 Size = Number[Annotated[Bytes, _POSITIVE]]
 Rate = Number[Annotated[BytesPerSecond, _POSITIVE]]
-Time = Number[Annotated[Seconds, _NOT_NEGATIVE]]
+Time = Number[Annotated[Seconds, Field(ge=0)]]
 
 
 class KernelFile(BaseModel):
@@ -152,12 +151,9 @@ def device(
     given, facts = _numbers(file, doc)
     own: dict[str, Kernel] = {}
     for name, entry in file.kernels.items():
-        numbers = {field: number for field, number in entry if number is not None}
-        own[name] = Kernel(**{field: number.value for field, number in numbers.items()})
-        facts |= {
-            f"kernels.{name}.{field}": fact(number, doc.raw(("kernels", name, field, "value")))
-            for field, number in numbers.items()
-        }
+        numbers, parents = _numbers(entry, doc, ("kernels", name))
+        own[name] = Kernel(**numbers)
+        facts |= {f"kernels.{name}.{field}": parent for field, parent in parents.items()}
     for kind, chosen in (kernels or {}).items():
         there = [name.partition("/")[2] for name in own if name.startswith(f"{kind}/")]
         if chosen not in there:
@@ -168,15 +164,11 @@ def device(
             )
         own[kind] = own[f"{kind}/{chosen}"]
         # Its numbers come with their parents, and none of those that it replaces stays.
-        facts = {
-            key: parent for key, parent in facts.items() if not key.startswith(f"kernels.{kind}.")
-        }
-        stem = f"kernels.{kind}/{chosen}."
-        facts |= {
-            f"kernels.{kind}.{key.removeprefix(stem)}": parent._replace(
-                source=f"{chosen}: {parent.source}"
-            )
-            for key, parent in facts.items()
+        replaced, stem = f"kernels.{kind}.", f"kernels.{kind}/{chosen}."
+        kept = {key: parent for key, parent in facts.items() if not key.startswith(replaced)}
+        facts = kept | {
+            replaced + key.removeprefix(stem): parent._replace(source=f"{chosen}: {parent.source}")
+            for key, parent in kept.items()
             if key.startswith(stem)
         }
     if kernels is not None:  # chosen: what was not is no part of this machine
@@ -185,10 +177,8 @@ def device(
             key: parent for key, parent in facts.items() if not re.match(r"kernels\.\w+/", key)
         }
     edits = dict(changes or {})
-    edited = _kernels_changed(
-        Device(**given, kernels=own, facts=facts), edits.pop("kernels", None) or {}
-    )
-    return changed(edited, edits)
+    card = Device(**given, kernels=own, facts=facts)
+    return changed(_kernels_changed(card, edits.pop("kernels", None) or {}), edits)
 
 
 def library(
@@ -236,23 +226,24 @@ def library(
     return dataclasses.replace(card, ways=ways, facts={**card.facts, "ways": parent})
 
 
-def _numbers(file: BaseModel, doc: Document) -> tuple[dict[str, Any], dict[str, Fact]]:
-    """Field values in SI units, and the parent of each."""
+def _numbers(
+    file: BaseModel, doc: Document, at: KeyPath = ()
+) -> tuple[dict[str, Any], dict[str, Fact]]:
+    """Field values in SI units, and the parent of each, of a file or of its section at `at`."""
     given: dict[str, Any] = {}
     facts: dict[str, Fact] = {}
-    for key in type(file).model_fields:
-        entry = getattr(file, key)
+    for key, entry in file:
         if key == "kernels":
             continue
         if isinstance(entry, dict):
             given[key] = {dtype: number.value for dtype, number in entry.items()}
             facts |= {
-                f"{key}.{dtype}": fact(n, doc.raw((key, dtype, "value")))
+                f"{key}.{dtype}": fact(n, doc.raw((*at, key, dtype, "value")))
                 for dtype, n in entry.items()
             }
         elif isinstance(entry, Number):
             given[key] = entry.value
-            facts[key] = fact(entry, doc.raw((key, "value")))
+            facts[key] = fact(entry, doc.raw((*at, key, "value")))
         elif entry is not None and not isinstance(entry, Sourced):
             given[key] = entry
     return given, facts
@@ -326,15 +317,12 @@ def _kernels_changed(card: Device, edits: Mapping[str, Mapping[str, float | None
         if kind not in OWN_KERNELS:
             wrong.append(f"{card.name}: {kind!r} is no kind of kernel{nearest(kind, OWN_KERNELS)}")
             continue
-        like, given = (
-            told_as(card, kind),
-            {field: value for field, value in numbers.items() if value is not None},
-        )
-        facts = dict(card.facts)
-        facts |= {
-            f"kernels.{kind}.{field}": facts[f"kernels.{like}.{field}"]
-            for field in Kernel._fields
-            if f"kernels.{like}.{field}" in facts
+        given = {field: value for field, value in numbers.items() if value is not None}
+        like = f"kernels.{told_as(card, kind)}."
+        facts = dict(card.facts) | {
+            key.replace(like, f"kernels.{kind}."): parent
+            for key, parent in card.facts.items()
+            if key.startswith(like)
         }
         for field, value in given.items():
             key = f"kernels.{kind}.{field}"

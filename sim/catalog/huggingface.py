@@ -8,6 +8,7 @@ multi-token prediction (ignored: they do not change the sizes of a layer).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,19 +99,15 @@ _NOT_MODELLED = {
 
 def model(path: Path) -> Model:
     """The model that the config at `path` describes; ScenarioError with every fault at once."""
-    text = _text(path)
-    config = _Config(path, text)
+    config = _Config(path)
     config.enter(_WITHIN.get(str(config.data.get("model_type")), ""))
-    family = FAMILIES.get(str(config.data.get("model_type")))
-    for key, what in _NOT_MODELLED.items():
-        if config.data.get(key):
-            config.fault(key, f"{what} is not modelled yet")
-    for key, what in _FOREIGN.items():
-        own = family and (family.experts if what == _EXPERTS else family.latent)
-        if config.data.get(key) and not own:
+    kind = config.data.get("model_type")
+    family = FAMILIES.get(str(kind))
+    own = (family and family.experts and _EXPERTS, family and family.latent and _LATENT)
+    for key, what in (_NOT_MODELLED | _FOREIGN).items():
+        if config.data.get(key) and what not in own:
             config.fault(key, f"{what} is not modelled yet")
     if family is None:
-        kind = config.data.get("model_type")
         known = (*FAMILIES, *_WITHIN)
         config.fault(
             "model_type",
@@ -136,19 +133,22 @@ def model(path: Path) -> Model:
         config.fault(
             "attention_bias", f"only {str(not bias).lower()} is modelled yet in this family"
         )
-    found = Model(
+    ffn, vocab = config.count(family.ffn), config.count("vocab_size")
+    tied = config.flag("tie_word_embeddings", family.tied)
+    config.stop()
+    return Model(
         name=path.resolve().parent.name if path.name == "config.json" else path.stem,
         layers=layers,
         hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        ffn=config.count(family.ffn),
-        vocab=config.count("vocab_size"),
+        ffn=ffn,
+        vocab=vocab,
         latent=latent,
         experts=experts,
         gated=True,
-        tied_embeddings=config.flag("tie_word_embeddings", family.tied),
+        tied_embeddings=tied,
         qkv_bias=family.qkv_bias or bias,
         biased=family.biased,
         qk_norm=family.qk_norm,
@@ -159,8 +159,6 @@ def model(path: Path) -> Model:
         max_tokens=max_tokens,
         source=str(path),
     )
-    config.stop()
-    return found
 
 
 def _latent(config: _Config) -> Latent:
@@ -231,21 +229,19 @@ def _attention(
     if len(types) != layers:
         config.fault("layer_types", f"one for each of {layers} layers is due, not {len(types)}")
     found = tuple(kinds[kind] for kind in types)
-    period = next(
-        n for n in range(1, len(found) + 1) if found == (found[:n] * len(found))[: len(found)]
-    )
-    found = found[:period]
+    periods = (found[:n] for n in range(1, len(found) + 1))
+    found = next(each for each in periods if found == (each * len(found))[: len(found)])
     return found, window if "window" in found else 0, 0
 
 
 class _Config:
     """The file's keys, and the faults found while reading them."""
 
-    def __init__(self, path: Path, text: str) -> None:
-        self.path, self.text, self.start = path, text, 0
+    def __init__(self, path: Path) -> None:
+        self.path, self.text, self.start = path, _text(path), 0
         self.faults: list[Fault] = []
         try:
-            self.data = json.loads(text, object_pairs_hook=self._once)
+            self.data = json.loads(self.text, object_pairs_hook=self._once)
         except (ValueError, RecursionError) as error:
             line = getattr(error, "lineno", 1)
             raise ScenarioError([Fault(str(path), line, "", f"not valid JSON: {error}")]) from None
@@ -256,13 +252,13 @@ class _Config:
         """Read on in the mapping at `key`; stay with no key."""
         if not key:
             return
-        if not isinstance(self.data.get(key), dict):
-            given = self.data.get(key)
+        given = self.data.get(key)
+        if not isinstance(given, dict):
             self.fault(
                 key, "this key is missing" if given is None else f"a mapping is due, not {given!r}"
             )
             self.stop()
-        self.data, self.start = self.data[key], self.text.find(f'"{key}"')
+        self.data, self.start = given, self.text.find(f'"{key}"')
 
     def fault(self, key: str, what: str) -> None:
         at = self.text.find(f'"{key}"', self.start)
@@ -305,9 +301,9 @@ class _Config:
     def _once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            for key in sorted({key for key in keys if keys.count(key) > 1}):
-                self.fault(key, "this key is given twice")
+            for key, count in sorted(Counter(key for key, _ in pairs).items()):
+                if count > 1:
+                    self.fault(key, "this key is given twice")
         return found
 
 

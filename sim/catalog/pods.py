@@ -189,10 +189,6 @@ class PodFile(BaseModel):
         return given | ({"routing": self.routing} if self.routing else {})
 
 
-class _Whole(PodFile):
-    model_config = hardware.STRICT
-
-
 @cache
 def _form(name: str) -> type[PodFile]:
     """The keys of a file of the shape of that name."""
@@ -202,7 +198,9 @@ def _form(name: str) -> type[PodFile]:
         kind = _FIELDS[parameter.kind]
         needed = default is topology.REQUIRED
         fields[parameter.key or name] = (kind, ...) if needed else (kind | None, None)
-    return create_model("PodOfAShape", __base__=_Whole, **fields)
+    return create_model(
+        "PodOfAShape", __base__=PodFile, __cls_kwargs__={"extra": "forbid"}, **fields
+    )
 
 
 def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) -> PodSpec:

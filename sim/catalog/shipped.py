@@ -28,13 +28,11 @@ def folder(kind: str) -> Path:
 
 def names(kind: str) -> list[str]:
     """Names of what ships and of what installed packages add, sorted."""
-    where = folder(kind)
-    files = [path.name for path in where.iterdir()] if where.is_dir() else []
     found = {
-        name.removesuffix(end)
-        for name in files
+        path.name.removesuffix(end)
+        for path in folder(kind).glob("[!.]*")
         for end in KINDS[kind]
-        if name.endswith(end) and not name.startswith(".")
+        if path.name.endswith(end)
     }
     return sorted(found | {*FILES[kind]})
 

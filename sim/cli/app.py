@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sim.cli.text import console, plain, temporary, write
+from sim.cli.text import console, plain, say, temporary, warn, write
 from sim.cli.trace import trace
 from sim.facts.version import VERSION
 
@@ -80,9 +80,7 @@ def main() -> None:
     """Entry point of the `podscope` command."""
     try:
         app(prog_name="podscope")
-    except (
-        KeyboardInterrupt
-    ):  # before or after a command; within one, the group above sees it first
+    except KeyboardInterrupt:  # outside a command; within one, the group above sees it first
         raise SystemExit(INTERRUPTED) from None
 
 
@@ -142,8 +140,7 @@ def run(
         typer.Option(
             metavar="FROM..UNTIL",
             help="Window whose ops the timeline shows, e.g. 10s..10.2s; 10s.. for the default "
-            "length from there on. "
-            "Of requests and collectives.",
+            "length from there on. Of requests and collectives.",
         ),
     ] = None,
     fidelity: Annotated[
@@ -171,14 +168,12 @@ def run(
             result = stop.result
             folder = _beside(folder)
         result.save(folder)
-        terminal, errors = console(), console(stderr=True)
-        terminal.print(result.table())
+        console().print(result.table())
         held = held and all(claim["ok"] for claim in result.expect)
-        for warning in result.warnings:
-            errors.print(f"[yellow]warning:[/] {plain(warning)}", highlight=False, soft_wrap=True)
+        warn(result.warnings)
         if result.ran:
-            errors.print(f"loops: {plain('; '.join(result.ran))}", highlight=False, soft_wrap=True)
-        terminal.print(f"wrote {plain(str(folder))}/", highlight=False, soft_wrap=True)
+            say(f"loops: {plain('; '.join(result.ran))}", stderr=True)
+        say(f"wrote {plain(str(folder))}/")
         if result.partial:
             raise typer.Exit(INTERRUPTED)
         if show:
@@ -194,11 +189,9 @@ def check(scenarios: Scenarios, overrides: Override = []) -> None:  # noqa: B006
 
     for scenario in _load(scenarios, overrides):
         prepare(scenario)
-        claims = len(scenario.expect)
-        names = ", ".join(scenario.variants)
         typer.echo(
-            f"{scenario.name}: ok, {len(scenario.variants)} variant(s) ({names}), {claims} "
-            "expectation(s)"
+            f"{scenario.name}: ok, {len(scenario.variants)} variant(s) "
+            f"({', '.join(scenario.variants)}), {len(scenario.expect)} expectation(s)"
         )
 
 
@@ -212,23 +205,25 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(specs), indent=2, ensure_ascii=False))
 
 
-class Kind(StrEnum):
-    """What `podscope list` can list."""
-
-    devices = "devices"
-    models = "models"
-    networks = "networks"
-    libraries = "libraries"
-    topologies = "topologies"
-    shapes = "shapes"
-    collectives = "collectives"
-    techniques = "techniques"
-    scenarios = "scenarios"
-    kinds = "kinds"
-    metrics = "metrics"
-    formats = "formats"
-    interconnects = "interconnects"
-    dataflows = "dataflows"
+Kind = StrEnum(  # what `podscope list` can list
+    "Kind",
+    [
+        "devices",
+        "models",
+        "networks",
+        "libraries",
+        "topologies",
+        "shapes",
+        "collectives",
+        "techniques",
+        "scenarios",
+        "kinds",
+        "metrics",
+        "formats",
+        "interconnects",
+        "dataflows",
+    ],
+)
 
 
 @app.command("list")
@@ -270,7 +265,7 @@ def topology(
     )
     if out is not None:
         write(out, topology_page.page(pod.name, graph, pod.facts))
-        console().print(f"wrote {plain(str(out))}", highlight=False, soft_wrap=True)
+        say(f"wrote {plain(str(out))}")
 
 
 @app.command()
@@ -299,18 +294,12 @@ def reproduce(
     done: list[dict[str, Any]] = []
     for name in [system] if system else SYSTEMS:
         with _progress() as progress:
-            found = SYSTEMS[name](
-                quick=quick, progress=partial(_labelled, progress, f"reproduce {name}")
-            )
-        new = [_row(row) for row in found]
+            tell = partial(progress, label=f"reproduce {name}")
+            new = [_row(row) for row in SYSTEMS[name](quick=quick, progress=tell)]
         done += new
         console().print(experiments(name, new))
     if file is not None:
         write(file, json.dumps(done, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _labelled(progress: Callable[[float, str], None], label: str, done_fraction: float) -> None:
-    progress(done_fraction, label)
 
 
 def _load(
@@ -344,6 +333,7 @@ def _of_option(fault: Fault, scenario: str, options: Mapping[str, list[str]]) ->
 
 
 def _window(text: str) -> list[str]:
+    """`--record` as overrides; ValueError where it is no window."""
     from sim.text.units import parse
 
     ends = [end.strip() for end in text.split("..")]
@@ -379,14 +369,12 @@ def _beside(folder: Path) -> Path:
     from sim.results.folder import MARK
 
     held = folder / MARK
-    whole = held.is_file() and not json.loads(held.read_text(encoding="utf-8")).get(
-        "partial", False
-    )
+    whole = held.is_file() and not json.loads(held.read_text(encoding="utf-8")).get("partial")
     return folder.with_name(f"{folder.name}.partial") if whole else folder
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[float, str], None]]:
+def _progress() -> Iterator[Callable[..., None]]:
     """A function `progress(done_fraction, label)` that moves a bar on stderr, if stderr is a
     terminal."""
     terminal = console(stderr=True)

@@ -36,17 +36,27 @@ def rows(kind: str) -> list[Row]:
 def table(kind: str) -> Table:
     """The same as a table: the main numbers, in the units that people use, and their source."""
     from rich.markup import escape
-    from rich.table import Table
 
-    columns = _COLUMNS[kind]
     found = _with_origin(kind)
-    columns += [_text("from")] if any(row["from"] for row in found) else []
-    grid = Table(title=kind, title_justify="left", show_edge=False, pad_edge=False)
+    columns = _COLUMNS[kind] + ([_text("from")] if any(row["from"] for row in found) else [])
+    grid = _grid(kind)
     for heading, _, numeric in columns:
         grid.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in found:
         grid.add_row(*(escape(str(cell(row))) for _, cell, _ in columns))
     return grid
+
+
+def _grid(title: str, *, show_header: bool = True) -> Table:
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        title_justify="left",
+        show_header=show_header,
+        show_edge=False,
+        pad_edge=False,
+    )
 
 
 def _with_origin(kind: str) -> list[Row]:
@@ -60,15 +70,8 @@ def _with_origin(kind: str) -> list[Row]:
 def pairs(title: str, found: Mapping[str, str]) -> Table:
     """Names and values, a line each."""
     from rich.markup import escape
-    from rich.table import Table
 
-    grid = Table(
-        title=escape(title),
-        title_justify="left",
-        show_header=False,
-        show_edge=False,
-        pad_edge=False,
-    )
+    grid = _grid(escape(title), show_header=False)
     for name, value in found.items():
         grid.add_row(escape(name), escape(value))
     return grid
@@ -77,21 +80,14 @@ def pairs(title: str, found: Mapping[str, str]) -> Table:
 def experiments(system: str, found: Iterable[Mapping[str, Any]]) -> Table:
     """Rows of `podscope reproduce` as a table."""
     from rich.markup import escape
-    from rich.table import Table
 
-    grid = Table(title=f"reproduce {system}", title_justify="left", show_edge=False, pad_edge=False)
+    grid = _grid(f"reproduce {system}")
     for heading in ("id", "what", "published", "simulated", "tolerance", "", "fitted", "note"):
         number = heading in ("published", "simulated", "tolerance")
         grid.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in found:
         mark = "" if row["ok"] is None else "[green]ok[/]" if row["ok"] else "[red]NO[/]"
-        fitted = (
-            ""
-            if row["fitted"] in (None, False)
-            else "yes"
-            if row["fitted"] is True
-            else str(row["fitted"])
-        )
+        fitted = "yes" if row["fitted"] is True else str(row["fitted"] or "")
         cells = [
             escape(_number(row[key]))
             for key in ("id", "what", "published", "simulated", "tolerance")
@@ -112,37 +108,34 @@ def finite(value: Any) -> Any:
 
 
 def _number(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _devices() -> list[Row]:
     from sim import catalog
 
-    devices = {name: catalog.device(name) for name in catalog.names("devices")}
     return [
         _with_facts(name, device)
         | {"kernels": {kind: own._asdict() for kind, own in device.kernels.items()}}
-        for name, device in devices.items()
+        for name in catalog.names("devices")
+        for device in [catalog.device(name)]
     ]
 
 
 def _libraries() -> list[Row]:
     from sim import catalog
 
-    libraries = {name: catalog.library(name) for name in catalog.names("libraries")}
     return [
         _with_facts(name, library)
         | {"within_node": library.within_node and library.within_node.name}
-        for name, library in libraries.items()
+        for name in catalog.names("libraries")
+        for library in [catalog.library(name)]
     ]
 
 
 def _models() -> list[Row]:
     from sim import catalog
 
-    models = {name: catalog.model(name) for name in catalog.names("models")}
     return [
         _fields(name, model)
         | {
@@ -150,14 +143,14 @@ def _models() -> list[Row]:
             "experts": model.experts and model.experts._asdict(),
         }
         | {"parameters": model.parameters, "active_parameters": model.active_parameters}
-        for name, model in models.items()
+        for name in catalog.names("models")
+        for model in [catalog.model(name)]
     ]
 
 
 def _networks() -> list[Row]:
     from sim.dnn.known import KNOWN
 
-    usual = {row: row.of(row.input.default) for row in KNOWN.values()}
     return [
         {
             "name": row.name,
@@ -166,7 +159,8 @@ def _networks() -> list[Row]:
             "macs": dnn.macs,
             "layers": [[layer.name, layer.m, layer.n, layer.k] for layer in dnn.layers],
         }
-        for row, dnn in usual.items()
+        for row in KNOWN.values()
+        for dnn in [row.of(row.input.default)]
     ]
 
 
@@ -175,10 +169,10 @@ def _topologies() -> list[Row]:
     from sim.catalog import shipped
     from sim.results.topology_page import figures
 
-    pods = {name: catalog.pod(name) for name in shipped.names("topologies")}
     return [
         _with_facts(name, pod) | {"figures": figures(pod.graph(), MOST_LISTED_LINKS)}
-        for name, pod in pods.items()
+        for name in shipped.names("topologies")
+        for pod in [catalog.pod(name)]
     ]
 
 
@@ -243,10 +237,9 @@ def _scenarios() -> list[Row]:
     from sim.catalog import shipped
     from sim.run import load
 
-    found = [load(name) for name in shipped.names("scenarios")]
     return [
         {"name": s.name, "question": s.question, "variants": list(s.variants), "path": str(s.path)}
-        for s in found
+        for s in map(load, shipped.names("scenarios"))
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,17 @@ def console(stderr: bool = False) -> Console:
 
     found = Console(stderr=stderr)
     return found if found.is_terminal else Console(stderr=stderr, width=160)
+
+
+def say(text: str, stderr: bool = False) -> None:
+    """A line as it is: neither coloured nor folded."""
+    console(stderr=stderr).print(text, highlight=False, soft_wrap=True)
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Warnings on stderr, a line each."""
+    for warning in warnings:
+        say(f"[yellow]warning:[/] {plain(warning)}", stderr=True)
 
 
 def plain(text: str) -> str:

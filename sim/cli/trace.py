@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import console, plain, write
+from sim.cli.text import console, plain, say, warn, write
 
 if TYPE_CHECKING:
     from sim.traces.arrivals import Arrivals
@@ -72,10 +72,10 @@ def describe(
 
     found = described(_opened(file, format, first, limit, 1.0, bad_rows, spread, rate, seed))
     console().print(pairs(found.name, figures(found)))
-    _warn(found.warnings)
+    warn(found.warnings)
     if html is not None:
         write(html, trace_page.page(found))
-        console().print(f"wrote {plain(str(html))}", highlight=False, soft_wrap=True)
+        say(f"wrote {plain(str(html))}")
 
 
 @trace.command()
@@ -234,14 +234,5 @@ def _opened(
 
 
 def _tell(count: int, out: Path, warnings: list[str]) -> None:
-    _warn(warnings)
-    console().print(
-        f"wrote {count:,} requests to {plain(str(out))}", highlight=False, soft_wrap=True
-    )
-
-
-def _warn(warnings: list[str] | tuple[str, ...]) -> None:
-    for warning in warnings:
-        console(stderr=True).print(
-            f"[yellow]warning:[/] {plain(warning)}", highlight=False, soft_wrap=True
-        )
+    warn(warnings)
+    say(f"wrote {count:,} requests to {plain(str(out))}")

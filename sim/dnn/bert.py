@@ -85,12 +85,11 @@ def _encoder(
     scored = (*(f"{name}_qk{head}" for head in heads), *(() if exact else (f"{name}_v",)))
     scores = [GemmLayer(f"{name}_qk{head}", seen, HEAD, seen, after=projected) for head in heads]
     values = [GemmLayer(f"{name}_pv{head}", seen, seen, HEAD, after=scored) for head in heads]
-    every_value = tuple(layer.name for layer in values)
     return [
         *layers,
         *scores,
         *values,
-        GemmLayer(f"{name}_o", tokens, width, width, after=every_value),
+        GemmLayer(f"{name}_o", tokens, width, width, after=tuple(each.name for each in values)),
         GemmLayer(f"{name}_ff1", tokens, width, 4 * width, after=(f"{name}_o",)),
         GemmLayer(f"{name}_ff2", tokens, 4 * width, width, after=(f"{name}_ff1",)),
     ]

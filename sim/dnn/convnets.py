@@ -173,7 +173,7 @@ def mobilenet(image: int = 224, batch: int = 1) -> Dnn:
     net = Convnet("mobilenet", image, batch)
     x = net.pointwise(net.conv("conv1", net.input, 32, 3, 2), 2)
     for index, (channels, stride) in enumerate(MOBILENET):
-        x = net.pointwise(net.depthwise(x, 3, stride), 2)
+        x = net.pointwise(net.pool(x, 3, stride, None, "depthwise"), 2)
         x = net.pointwise(net.conv(f"pointwise_{index + 1}", x, channels, 1), 2)
     net.dense("predictions", net.mean(x), 1000)
     return net.dnn()

@@ -59,9 +59,14 @@ class Convnet:
         gemm = self.batch, x.height * x.width * x.channels, units, 1
         return Image(self._add(_Node((x.node,), name, gemm)), 1, 1, units)
 
-    def pool(self, x: Image, kernel: int, stride: int, pad: int | None = 0) -> Image:
-        """Any pooling over kernel x kernel."""
-        rows, columns = self._positions("pool", x, kernel, stride, pad)
+    def pool(
+        self, x: Image, kernel: int, stride: int, pad: int | None = 0, name: str = "pool"
+    ) -> Image:
+        """Any pooling over kernel x kernel.
+
+        Or a convolution of every channel by itself: no matrix product, so it takes no time here.
+        """
+        rows, columns = self._positions(name, x, kernel, stride, pad)
         return Image(self._add(_Node((x.node,))), rows, columns, x.channels)
 
     def mean(self, x: Image) -> Image:
@@ -73,11 +78,6 @@ class Convnet:
         for _ in range(nodes):
             x = x._replace(node=self._add(_Node((x.node,))))
         return x
-
-    def depthwise(self, x: Image, kernel: int, stride: int) -> Image:
-        """A convolution of every channel by itself: no matrix product, so it takes no time here."""
-        rows, columns = self._positions("depthwise", x, kernel, stride, None)
-        return Image(self._add(_Node((x.node,))), rows, columns, x.channels)
 
     def add(self, *images: Image) -> Image:
         """The sum of images of one shape."""
@@ -95,16 +95,13 @@ class Convnet:
             read.append(
                 set().union(*({i} if self._nodes[i].gemm else read[i] for i in node.inputs))
             )
-        order = [at for at in _listed(self._nodes) if self._nodes[at].gemm]
         layers = []
-        for at in order:
-            node, after = (
-                self._nodes[at],
-                tuple(self._nodes[b].name for b in order if b in read[at]),
-            )
-            m, n, k, area = node.gemm or (0, 0, 0, 0)
+        order = [(at, self._nodes[at]) for at in _listed(self._nodes)]
+        products = [(at, node.name, *node.gemm) for at, node in order if node.gemm]
+        for at, name, m, n, k, area in products:
+            after = tuple(other for b, other, *_ in products if b in read[at])
             layers.append(
-                GemmLayer(node.name, m, n, k, kernel_area=area, after=after, raw_input=not after)
+                GemmLayer(name, m, n, k, kernel_area=area, after=after, raw_input=not after)
             )
         return Dnn(self.name, tuple(layers))
 

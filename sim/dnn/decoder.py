@@ -82,8 +82,8 @@ def _attention(net: _Net, name: str, pattern: Pattern) -> None:
     values = tuple(
         _latent(net, name, pattern) if net.model.latent else _grouped(net, name, pattern)
     )
-    heads = net.model.heads
-    inner = heads * (net.model.latent.value if net.model.latent else net.model.head_dim)
+    m = net.model
+    inner = m.heads * (m.latent.value if m.latent else m.head_dim)
     net.last = (net.put(f"{name}_o", net.rows, inner, net.model.hidden, values),)
 
 
@@ -92,11 +92,9 @@ def _grouped(net: _Net, name: str, pattern: Pattern) -> Iterator[str]:
     m, keys = net.model, net.keys(pattern)
     group, width = m.heads // m.kv_heads, m.head_dim
     qkv = net.put(f"{name}_qkv", net.rows, m.hidden, (m.heads + 2 * m.kv_heads) * width, net.last)
-    for sequence in range(net.batch):
-        for head in range(m.kv_heads):
-            at = f"{sequence}_{head}"
-            scores = net.put(f"{name}_qk{at}", group * net.new, width, keys, (qkv,))
-            yield net.put(f"{name}_pv{at}", group * net.new, keys, width, (scores,))
+    for at in (f"{s}_{h}" for s in range(net.batch) for h in range(m.kv_heads)):
+        scores = net.put(f"{name}_qk{at}", group * net.new, width, keys, (qkv,))
+        yield net.put(f"{name}_pv{at}", group * net.new, keys, width, (scores,))
 
 
 def _latent(net: _Net, name: str, pattern: Pattern) -> Iterator[str]:

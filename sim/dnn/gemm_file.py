@@ -75,26 +75,27 @@ def _rows(text: str) -> tuple[list[_Row], list[str]]:
     (number, names), *rest = [line for line in lines if any(line[1])] or [(0, [])]
     if not names:
         raise ValueError("the file is empty; its first line names the columns: m,n,k")
-    columns = _header(names, number)
+    _check_header(names, number)
     for number, cells in rest:
-        if len(cells) != len(columns):
-            raise ValueError(f"line {number}: {len(cells)} cells, the header has {len(columns)}")
+        if len(cells) != len(names):
+            raise ValueError(f"line {number}: {len(cells)} cells, the header has {len(names)}")
     if not rest:
         raise ValueError("there is no product below the header")
-    return [_Row(number, dict(zip(columns, cells))) for number, cells in rest], columns
+    return [_Row(number, dict(zip(names, cells))) for number, cells in rest], names
 
 
-def _header(names: list[str], line: int) -> list[str]:
-    wrong = []
-    for name in dict.fromkeys(names):
-        if names.count(name) > 1:
-            wrong.append(f"the column {name!r} is there twice")
-        elif name not in (*_NEEDED, *_MORE):
-            wrong.append(f"no column {name!r} is known{_nearest(name, (*_NEEDED, *_MORE))}")
+def _check_header(names: list[str], line: int) -> None:
+    known = (*_NEEDED, *_MORE)
+    wrong = [
+        f"the column {name!r} is there twice"
+        if names.count(name) > 1
+        else f"no column {name!r} is known{_nearest(name, known)}"
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1 or name not in known
+    ]
     wrong += [f"the column {name!r} is missing" for name in _NEEDED if name not in names]
     if wrong:
         raise ValueError("\n".join(f"line {line}: {what}" for what in wrong))
-    return names
 
 
 def _layer(

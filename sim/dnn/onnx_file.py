@@ -88,8 +88,10 @@ def read_onnx(
         if product is not None and product.depthwise and node.op_type in _CONVOLUTIONS:
             depthwise.append(product)
         elif product is not None:
-            name = _unique((node.name or f"{node.op_type}_{number}").strip("/"), taken)
-            layers += _layers(name, product, held)
+            name = (node.name or f"{node.op_type}_{number}").strip("/")
+            taken[name] += 1
+            own = name if taken[name] == 1 else f"{name}#{taken[name]}"
+            layers += _layers(own, product, held)
             held = tuple(layer.name for layer in layers[len(layers) - product.copies :])
         sources |= dict.fromkeys(node.output, held)
         if len(layers) > _MOST_LAYERS:
@@ -139,7 +141,7 @@ def _fill_in(graph: Any, batch: int, sizes: dict[str, int]) -> int:
     """Gives the inputs' free dimensions their sizes; the batch that the file fixes, or 0."""
     weights = {each.name for each in graph.initializer}
     free: dict[str, None] = {}
-    missing: list[str] = []
+    missing: dict[str, None] = {}
     fixed = 0
     for each in graph.input:
         if each.name in weights or not each.type.HasField("tensor_type"):
@@ -151,7 +153,7 @@ def _fill_in(graph: Any, batch: int, sizes: dict[str, int]) -> int:
             name = dim.dim_param or f"{each.name}[{axis}]"
             free[name] = None
             if name not in sizes and axis > 0:
-                missing.append(f"{name!r} of input {each.name!r}")
+                missing[f"{name!r} of input {each.name!r}"] = None
             dim.dim_value = sizes.get(name, batch)
     unknown = [name for name in sizes if name not in free]
     if unknown:
@@ -166,8 +168,7 @@ def _fill_in(graph: Any, batch: int, sizes: dict[str, int]) -> int:
         raise ValueError(f"it has no free dimension {unknown[0]!r}{hint}")
     if missing:
         raise ValueError(
-            f"the file leaves the size of {', '.join(dict.fromkeys(missing))} free; give it in "
-            "`sizes`"
+            f"the file leaves the size of {', '.join(missing)} free; give it in `sizes`"
         )
     if fixed and batch not in (1, fixed):
         raise ValueError(f"the file fixes its batch as {fixed}, so it cannot be {batch}")
@@ -175,11 +176,12 @@ def _fill_in(graph: Any, batch: int, sizes: dict[str, int]) -> int:
 
 
 def _require_known(nodes: Sequence[Any]) -> None:
-    unknown: Counter[str] = Counter()
-    for node in nodes:
-        standard = node.domain in _STANDARD
-        if not (standard and node.op_type in (_FREE | _CONVOLUTIONS.keys() | _PRODUCTS.keys())):
-            unknown[node.op_type if standard else f"{node.domain}.{node.op_type}"] += 1
+    known = _FREE | _CONVOLUTIONS.keys() | _PRODUCTS.keys()
+    unknown = Counter(
+        node.op_type if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
+        for node in nodes
+        if node.domain not in _STANDARD or node.op_type not in known
+    )
     if unknown:
         each = ", ".join(f"{op} ({count})" for op, count in sorted(unknown.items()))
         raise ValueError(f"operations that are not supported: {each}")
@@ -189,17 +191,15 @@ def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
     """By tensor, where all of it is known."""
     found = {each.name: tuple(each.dims) for each in graph.initializer}
     for each in (*graph.input, *graph.value_info, *graph.output):
-        if each.type.tensor_type.HasField("shape"):
-            dims = each.type.tensor_type.shape.dim
-            if all(dim.HasField("dim_value") for dim in dims):
-                found[each.name] = tuple(dim.dim_value for dim in dims)
+        tensor = each.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            found[each.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
     return found
 
 
 def _product(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> _Product | None:
     """What a node multiplies; None if it is free."""
-    places = (_CONVOLUTIONS | _PRODUCTS).get(node.op_type)
-    if places is None:
+    if node.op_type in _FREE:
         return None
 
     def shape(tensor: str) -> tuple[int, ...]:
@@ -209,7 +209,7 @@ def _product(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> _Product | Non
             )
         return shapes[tensor]
 
-    x, w = (shape(node.input[place]) for place in places)
+    x, w = (shape(node.input[place]) for place in (_CONVOLUTIONS | _PRODUCTS)[node.op_type])
     if node.op_type in _CONVOLUTIONS:
         return _convolution(node, x, w, shape(node.output[0]))
     if node.op_type == "Gemm":
@@ -221,8 +221,7 @@ def _product(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> _Product | Non
 
 
 def _convolution(node: Any, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> _Product:
-    groups = _attribute(node, "group", 1)
-    area = prod(w[2:])
+    groups, area = _attribute(node, "group", 1), prod(w[2:])
     if node.op_type == "ConvTranspose":
         return _Product(x[0] * prod(x[2:]), w[0] // groups, w[1] * area, 1, groups)
     return _Product(y[0] * prod(y[2:]), w[1] * area, w[0] // groups, area, groups)
@@ -255,11 +254,6 @@ def _layers(name: str, product: _Product, after: tuple[str, ...]) -> Iterator[Ge
 
 def _attribute(node: Any, name: str, default: int) -> int:
     return next((each.i for each in node.attribute if each.name == name), default)
-
-
-def _unique(name: str, taken: Counter[str]) -> str:
-    taken[name] += 1
-    return name if taken[name] == 1 else f"{name}#{taken[name]}"
 
 
 def _text(shape: Sequence[int]) -> str:

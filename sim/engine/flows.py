@@ -202,7 +202,13 @@ class Net:
         if not flow.live:
             return flow.moved
         if not flow.shared and flow.finish_s <= self.env.now + _INSTANT_S:
-            self._retire(flow)
+            port = flow.port
+            if port is None or self.record is not None or port.wake is not None:
+                self._retire(flow)
+                return flow.moved
+            port.flows.remove(flow)
+            flow.moved += flow.left
+            flow.left, flow.live = 0.0, False
             return flow.moved
         others = _component(flow) if flow.shared else [flow]
         self._settle(flow)
@@ -330,15 +336,21 @@ def _rates(moving: list[Flow]) -> list[float]:
     """Max-min fair rates of the flows of one component."""
     if not moving:
         return []
-    port, total = moving[0].port, 0.0
+    port = moving[0].port
     for each in moving:
-        total += each.weight
         if each.port is not port:
             port = None
-    if port is not None:  # one port, the usual case
-        share = port.bytes_per_s / total
-        if all(each.limit >= share * each.weight for each in moving):
-            return [share * each.weight for each in moving]
+    if port is not None:  # one port, the usual case: `max_min`, without its tables
+        left, growing, rates = port.bytes_per_s, moving, {}
+        while growing:
+            level = left / sum(each.weight for each in growing)
+            own = min(each.limit / each.weight for each in growing)
+            full = [each for each in growing if own > level or each.limit / each.weight <= own]
+            for each in full:
+                rates[each] = min(own, level) * each.weight
+                left -= rates[each]
+            growing = [each for each in growing if each not in rates]
+        return [rates[each] for each in moving]
     capacities = list(dict.fromkeys(c for each in moving for c in each.route))
     at = {c: i for i, c in enumerate(capacities)}
     return max_min(

@@ -425,8 +425,7 @@ def warnings_of(table: np.recarray, service: Service) -> list[str]:
         if waiting > most_waits:
             more_s = float(served.last_s.max()) - last_s
             warnings.append(
-                "overload: requests came faster than they were served; when the last one "
-                f"came, {waiting:,} waited, "
-                f"and they took another {more_s:,.1f} s"
+                "overload: requests came faster than they were served; when the last one came, "
+                f"{waiting:,} waited, and they took another {more_s:,.1f} s"
             )
     return warnings

@@ -115,7 +115,8 @@ def _latent(f: Forward, m: Latent, pattern: Pattern) -> tuple[Op, ...]:
     )
     # Sequences with one query: on the latents themselves. A rank may have a part of the context for
     # more heads.
-    lone_work = long_work._replace(
+    lone_work = replace(
+        long_work,
         sequences=tuple(group for group in f.batch.groups if group.new == 1),
         heads=part.seen_heads,
         key=m.cached,
@@ -178,7 +179,7 @@ def _latent(f: Forward, m: Latent, pattern: Pattern) -> tuple[Op, ...]:
     return (
         *projected,
         vector("rope", "rope", rotated, (queries, latent), (_NEWEST,)).attending(
-            long_work._replace(sequences=f.batch.groups)
+            replace(long_work, sequences=f.batch.groups)
         ),
         *(op.attending(long_work) for op in naive),
         per_head(

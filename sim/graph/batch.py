@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from math import inf
 from typing import NamedTuple
 
@@ -127,17 +126,16 @@ class Attended(NamedTuple):
         return self.long_entries + self.lone
 
 
-@lru_cache(8)  # several ops of a layer, and all layers of a pattern, ask for the same
 def attended_by(pattern: Pattern, sequences: tuple[Sequences, ...]) -> Attended:
     """What a layer of `pattern` attends to in one pass over `sequences`."""
     long_pairs = long_entries = lone = added = kept = 0.0
     for number, new, past in sequences:
-        pairs, entries = attended(pattern, new, past)
         added += number * new
         kept += number * (new + past)
         if new == 1:
-            lone += number * pairs
+            lone += number * pattern.seen(past + 1)
         else:
+            pairs, entries = attended(pattern, new, past)
             long_pairs += number * pairs
             long_entries += number * entries
     return Attended(long_pairs, long_entries, lone, added, kept)

@@ -103,10 +103,9 @@ def room(
         if left <= 0:
             where = f" of stage {stage}" if parallel.pipeline > 1 else ""
             raise ValueError(
-                f"{name} does not fit: on {parallel.chips} devices{_degrees(parallel)} "
-                f"each{where} needs "
-                f"{show(weights, 'B')} for weights and {show(activations, 'B')} for activations of "
-                f"{new_tokens:,} tokens"
+                f"{name} does not fit: on {parallel.chips} devices{_degrees(parallel)} each{where} "
+                f"needs {show(weights, 'B')} for weights and {show(activations, 'B')} for "
+                f"activations of {new_tokens:,} tokens"
                 + (f" and {show(kept, 'B')} for what techniques keep" if kept else "")
                 + f", and has {show(hbm_bytes, 'B')}"
             )

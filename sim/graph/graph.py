@@ -136,7 +136,9 @@ class Op:
     def _sized(self, work: AttentionWork) -> Op:
         def sized(tensor: Tensor) -> Tensor:
             found = work.bytes_of(tensor.name)
-            return tensor if found is None else tensor._replace(nbytes=found[0], held=found[1])
+            return (
+                tensor if found is None else Tensor(tensor.name, found[0], tensor.kind, 0, found[1])
+            )
 
         flop, lone_flop = self.flop, self.lone_flop
         if self.kind == "matmul":

@@ -88,9 +88,8 @@ def shard(model: Model, parallel: Parallel) -> Shard:
     if experts is None:
         if p.data > 1:
             raise ValueError(
-                f"data parallel degree {p.data}: {model.name} has no experts at which the "
-                "groups would "
-                "meet; copies that know nothing of each other are replicas"
+                f"data parallel degree {p.data}: {model.name} has no experts at which the groups "
+                "would meet; copies that know nothing of each other are replicas"
             )
         if p.expert > 1:
             raise ValueError(f"expert parallel degree {p.expert}: {model.name} has no experts")
@@ -98,9 +97,8 @@ def shard(model: Model, parallel: Parallel) -> Shard:
     else:
         if p.data > 1 and p.expert not in (1, p.ranks):
             raise ValueError(
-                f"expert parallel degree {p.expert}: with data-parallel attention the experts "
-                "are spread "
-                f"over all {p.ranks} ranks, or over none; use {p.ranks} or 1"
+                f"expert parallel degree {p.expert}: with data-parallel attention the experts are "
+                f"spread over all {p.ranks} ranks, or over none; use {p.ranks} or 1"
             )
 
         def fits(n: int) -> bool:
@@ -120,8 +118,7 @@ def shard(model: Model, parallel: Parallel) -> Shard:
     if heads * p.tensor != model.heads:
         notes.append(
             f"{model.name}: {model.heads} heads do not divide by {p.tensor} ranks; padded to "
-            f"{heads * p.tensor} "
-            f"(attention does {heads * p.tensor / model.heads:.2f}x the work)"
+            f"{heads * p.tensor} (attention does {heads * p.tensor / model.heads:.2f}x the work)"
         )
     across = p.tensor // p.sequence  # ranks that the KV heads are split over
     kv_heads = math.ceil(model.kv_heads / across)

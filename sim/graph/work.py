@@ -6,7 +6,8 @@ ops take, what the KV-cache occupies and what an iteration is priced by, all at 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 from sim.graph.batch import NO_SHARING, Attended, Pattern, Sequences, Shared, Sharing, attended_by
 from sim.graph.model import Latent
@@ -14,7 +15,8 @@ from sim.graph.model import Latent
 SOFTMAX_FLOP = 5  # of a score; the exact count never bounds a kernel here
 
 
-class AttentionWork(NamedTuple):
+@dataclass(frozen=True)
+class AttentionWork:
     """What the ops of one rank's attention, or a part of it, work on.
 
     Each query of `sequences` meets the cached entries that `pattern` lets it see, with `heads`
@@ -40,7 +42,7 @@ class AttentionWork(NamedTuple):
     elsewhere: float = 0.0
     unread: float = 0.0
 
-    @property
+    @cached_property
     def seen(self) -> Attended:
         """Sums over the sequences."""
         return attended_by(self.pattern, self.sequences)

@@ -10,7 +10,7 @@ values of head h are latent @ w_k[h].T and latent @ w_v[h].
 
 An attention over a part of the context gives its result and the log of the sum of exponentials
 (LSE) of its scores; parts merge by them. float16 is added up in float32 and handed on in float16,
-as kernels do; NumPy has no bfloat16, whose inputs `rounded` gives. Not modelled: masks (a query
+as kernels do; NumPy has no bfloat16. Not modelled: masks (a query
 sees all of its context), dropout, block-sparse caches.
 """
 
@@ -46,9 +46,8 @@ def naive(q: Array, keys: Array, values: Array, scale: float | None = None) -> P
     """All queries [B, H, D_qk] on one context of `keys` [L, H, D_qk] and `values` [L, H, D_v];
     `scale` of the scores, by default 1 / sqrt(D_qk)."""
     scale = q.shape[2] ** -0.5 if scale is None else scale
-    scores = (
-        np.matmul(_wide(q).transpose(1, 0, 2), _wide(keys).transpose(1, 2, 0)) * scale
-    )  # [H, B, L]
+    # [H, B, L]
+    scores = np.matmul(_wide(q).transpose(1, 0, 2), _wide(keys).transpose(1, 2, 0)) * scale
     return _weighted(scores, _wide(values).transpose(1, 0, 2), q.dtype)
 
 
@@ -85,9 +84,8 @@ def absorb(
     lse = np.full((batch, heads), -np.inf, absorbed.dtype)
     for b, (first, last) in enumerate(pairwise(begin)):
         if last > first:
-            scores = (
-                absorbed[b] @ cache[first:last].T * scale
-            )  # [H, L]: heads are queries on one context
+            # [H, L]: heads are queries on one context.
+            scores = absorbed[b] @ cache[first:last].T * scale
             part = _weighted(scores[None], _wide(latent[first:last])[None], q.dtype)
             context[b], lse[b] = part.out[:, 0], part.lse[:, 0]
     context = context.astype(q.dtype)
@@ -124,27 +122,6 @@ def merge(parts: Sequence[Partial]) -> Partial:
     share, lse = _shares([part.lse for part in parts])
     out = sum(each[..., None] * _wide(part.out) for each, part in zip(share, parts))
     return Partial(np.asarray(out).astype(parts[0].out.dtype), lse)
-
-
-def merge_gradient(parts: Sequence[Partial], d_out: Array) -> list[Partial]:
-    """Gradients of a scalar with respect to each part's `out` and `lse`, given that to the merged
-    out: d_out [B, H, D].
-
-    out = sum w_i out_i, w = softmax(lse): d out_i = w_i d_out, d lse_i = w_i d_out . (out_i - out).
-    """
-    share, _ = _shares([part.lse for part in parts])
-    whole = merge(parts).out
-    return [
-        Partial(weight[..., None] * d_out, weight * ((part.out - whole) * d_out).sum(axis=-1))
-        for weight, part in zip(share, parts)
-    ]
-
-
-def rounded(values: Array) -> Array:
-    """float32 numbers rounded to bfloat16, ties to even, and kept as float32, which NumPy can
-    compute with."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def _wide(values: Array) -> Array:

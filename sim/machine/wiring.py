@@ -13,6 +13,7 @@ from sim.network.library import Library
 from sim.network.topology import Graph
 from sim.scenario import MisfitError, Variant
 from sim.scenario.faults import LinkFault
+from sim.scenario.machine import Pod
 from sim.text.strict_yaml import KeyPath, nearest
 
 Assumption = tuple[str, str, str, str]
@@ -40,6 +41,18 @@ def wiring(v: Variant) -> Wiring:
             what = f"no link of {pod.name} has its {key} from `link`; take this out"
             raise MisfitError([(("pod", "change", "link", key), what)])
     return Wiring(pod, library, graph)
+
+
+def strange_stragglers(pod: Pod, chips: int) -> list[tuple[KeyPath, str]]:
+    """Stragglers that are not among so many chips."""
+    return [
+        (
+            ("pod", "stragglers", chip),
+            f"chip {chip} is not in the pod: its chips are 0 to {chips - 1}",
+        )
+        for chip in pod.stragglers
+        if chip >= chips
+    ]
 
 
 def with_faults(

@@ -47,8 +47,7 @@ def degraded(
         if not (0 < defect.share < inf and 0 <= defect.extra_latency_s < inf):
             raise ValueError(
                 f"the link {defect.a} - {defect.b} keeps a positive share of its bandwidth and "
-                "gets no "
-                f"less latency, not {defect.share} and {defect.extra_latency_s} s"
+                f"gets no less latency, not {defect.share} and {defect.extra_latency_s} s"
             )
         for way in ways:
             new.edges[way]["bytes_per_s"] *= defect.share
@@ -90,9 +89,8 @@ def _refuse_cut(graph: nx.DiGraph, chips: Sequence[int], failed: Sequence[tuple[
                 f"{a} - {b}" for a, b in failed
             ]
             raise ValueError(
-                f"with the failed link{'s' * (len(cut) > 1)} {', '.join(cut)}, {_name(start)} "
-                "can no "
-                f"longer reach {some(lost)}"
+                f"with the failed link{'s' * (len(cut) > 1)} {', '.join(cut)}, {_name(start)} can "
+                f"no longer reach {some(lost)}"
             )
 
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -28,7 +30,7 @@ import numpy as np
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
 from sim.reproduce.host import Host, one_replica
-from sim.reproduce.row import Row, absent
+from sim.reproduce.row import Row, reads
 from sim.traces.columns import Columns, joined
 
 MEASURED = Path("../shared/data/end_to_end/measured_ttft_tpot.csv.gz")
@@ -86,12 +88,13 @@ _JUDGED = Setup("moonshotai/Kimi-K2.5", "h200_sxm", "vllm", 8, 1)
 _row = partial(Row, "typhoon", "MoE")
 
 
-def measured(quick: bool = False) -> list[Row]:
+_DUE = "DeepSeek-R1 on H200 x 8: TPOT"
+
+
+@reads("typhoon", "MoE", _DUE, lambda: MEASURED)
+def measured(file: Path, quick: bool) -> Iterator[Row]:
     """TPOT of mixtures of experts that serve clients in a closed loop, against measurements."""
-    due = "DeepSeek-R1 on H200 x 8: TPOT"
-    if not MEASURED.exists():
-        return absent("typhoon", "MoE", due, MEASURED)
-    told = recorded(MEASURED)
+    told = recorded(file)
     lacks = not any(setup.model.endswith("DeepSeek-R1") for setup in told)
     if quick:
         told = {setup: loads for setup, loads in told.items() if setup == _JUDGED}
@@ -99,14 +102,10 @@ def measured(quick: bool = False) -> list[Row]:
     for setup, loads in told.items():
         asked.setdefault(setup.host, {}).update(dict.fromkeys(loads))
     found = {host: under_load(host, tuple(loads)) for host, loads in asked.items()}
-    rows: list[Row] = []
     for setup, loads in told.items():
-        rows += _rows(setup, loads, found[setup.host])
+        yield from _rows(setup, loads, found[setup.host])
     if lacks:
-        rows.append(
-            _row(due, None, "not run", "20 %", None, "", "the measured set has no such row")
-        )
-    return rows
+        yield _row(_DUE, None, "not run", "20 %", None, note="the measured set has no such row")
 
 
 def recorded(file: Path) -> dict[Setup, dict[Load, Seen]]:
@@ -115,7 +114,7 @@ def recorded(file: Path) -> dict[Setup, dict[Load, Seen]]:
     Left out are models without a card here, and experts on more ranks than a tensor group has
     (attention with data parallelism).
     """
-    repeats: dict[Setup, dict[Load, list[Seen]]] = {}
+    repeats: dict[Setup, dict[Load, list[Seen]]] = defaultdict(lambda: defaultdict(list))
     with gzip.open(file, "rt", newline="") as lines:
         for row in csv.DictReader(lines):
             if (
@@ -130,7 +129,7 @@ def recorded(file: Path) -> dict[Setup, dict[Load, Seen]]:
             setup = Setup(row["model_path"], row["system"], row["backend"], tensor, expert)
             load = Load(*(int(row[key]) for key in ("batch_size", "isl", "osl")))
             seen = Seen(*(float(row[key]) / 1e3 for key in ("silicon_tpot_ms", "silicon_ttft_ms")))
-            repeats.setdefault(setup, {}).setdefault(load, []).append(seen)
+            repeats[setup][load].append(seen)
     return {
         setup: {
             load: Seen(*np.median(seen, axis=0).tolist()) for load, seen in sorted(loads.items())
@@ -165,9 +164,7 @@ def under_load(host: Host, loads: tuple[Load, ...]) -> dict[Load, Seen]:
         if (served.replica[rows] < 0).any():
             continue
         first_s, last_s = served.first_token_s[rows], served.last_token_s[rows]
-        assert last_s.max() < (number + 1) * _APART_S, (
-            "the next load begins before this one has ended"
-        )
+        assert last_s.max() < (number + 1) * _APART_S, "the next load begins before this one ends"
         counted = slice(load.clients, load.clients * (TURNS - 1))
         tpot_s = (last_s - first_s) / (served.output_tokens[rows] - 1)
         ttft_s = first_s - served.arrival_s[rows]
@@ -186,55 +183,34 @@ def _requests(load: Load, begin_s: float, first: int) -> Columns:
     return Columns(np.full(count, begin_s), prompt, output, session)
 
 
-def _rows(setup: Setup, loads: dict[Load, Seen], found: dict[Load, Seen]) -> list[Row]:
+def _rows(setup: Setup, loads: dict[Load, Seen], found: dict[Load, Seen]) -> Iterator[Row]:
     """A setup's median error over its loads, and, where it is judged, that of the errors' sizes."""
+    what = f"{setup}: TPOT under load"
     off = {
         load: found[load].tpot_s / seen.tpot_s - 1 for load, seen in loads.items() if load in found
     }
     if not off:
-        return [
-            _row(
-                f"{setup}: TPOT under load",
-                None,
-                "not run",
-                "",
-                None,
-                "",
-                "no request fits into the KV-cache",
-            )
-        ]
+        yield _row(what, None, "not run", "", None, note="no request fits into the KV-cache")
+        return
     errors = np.array(list(off.values()))
-    size, within = np.abs(errors), f"{(np.abs(errors) <= 0.2).sum()} of {len(off)} within 20 %"
-    rows = [
-        _row(
-            f"{setup}: TPOT under load, median error (loads: {len(off)})",
-            0.0,
-            float(np.median(errors)),
-            "read beside",
-            None,
-            "",
-            f"{within}; {errors.min():+.0%} to {errors.max():+.0%}",
-        )
-    ]
+    within = f"{(np.abs(errors) <= 0.2).sum()} of {len(off)} within 20 %"
+    yield _row(
+        f"{what}, median error (loads: {len(off)})",
+        0.0,
+        float(np.median(errors)),
+        "read beside",
+        None,
+        note=f"{within}; {errors.min():+.0%} to {errors.max():+.0%}",
+    )
     if setup == _JUDGED:
         worst = max(off, key=lambda load: abs(off[load]))
         note = (
             "the stand-in for DeepSeek-R1, of the same family (latent attention, experts); "
-            f"{within}, worst "
-            f"{off[worst]:+.0%} at {worst.clients} clients, {worst.prompt} + {worst.output} "
-            f"tokens; {_NEW_TOKENS} new "
-            "tokens in an iteration (RECALLED: vLLM's default), lengths and clients as "
-            "InferenceMAX has them"
+            f"{within}, worst {off[worst]:+.0%} at {worst.clients} clients, {worst.prompt} + "
+            f"{worst.output} tokens; {_NEW_TOKENS} new tokens in an iteration (RECALLED: vLLM's "
+            "default), lengths and clients as InferenceMAX has them"
         )
-        rows.append(
-            _row(
-                f"{setup}: TPOT under load, median size of the error",
-                0.0,
-                float(np.median(size)),
-                "20 %",
-                bool(np.median(size) <= 0.2),
-                "",
-                note,
-            )
+        median = float(np.median(np.abs(errors)))
+        yield _row(
+            f"{what}, median size of the error", 0.0, median, "20 %", median <= 0.2, "", note
         )
-    return rows

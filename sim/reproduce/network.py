@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,39 +22,32 @@ from sim.network.library import Library
 from sim.network.network import Network
 from sim.network.topology import Graph
 from sim.reproduce import switching
-from sim.reproduce.row import Row, absent
+from sim.reproduce.row import Progress, Row, absent, reads, rows_of, within
 
 SHARED = Path("../shared")
-Progress = Callable[[float], None]
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
     """Rows of the system `network`; those without their data say so and are not judged."""
-    parts = [flows, closed_forms, peers, measured, switches]
-    rows: list[Row] = []
-    for number, part in enumerate(parts):
-        rows += part(quick)
-        progress((number + 1) / len(parts))
-    return rows
+    parts: list[Callable[[bool], Iterable[Row]]] = [flows, closed_forms, peers, measured, switches]
+    return rows_of((part(quick) for part in parts), len(parts), progress)
 
 
 _row = partial(Row, "network")
-_absent = partial(absent, "network")
+_meets = partial(within, "network")
+_reads = partial(reads, "network")
 
 
 # N1: flows.
 
 
-def flows(quick: bool = False) -> list[Row]:
+@_reads("N1", "finish times of max-min flows", lambda: SHARED / "reference/maxmin_flows.json")
+def flows(file: Path, quick: bool) -> Iterator[Row]:
     """Finish times of SimGrid's max-min flows.
 
     SimGrid's CM02 shares a link in inverse proportion to the latency of each flow's path, as TCP
     would; a flow without latency has weight 1. That is a weight of ours.
     """
-    file = SHARED / "reference/maxmin_flows.json"
-    if not file.exists():
-        return _absent("N1", "finish times of max-min flows", file)
-    rows = []
     for number, case in enumerate(json.loads(file.read_text())):
         wires = np.array([link["bandwidth_bytes_per_s"] for link in case["links"]], dtype=float)
         delay = np.array([link["latency_s"] for link in case["links"]], dtype=float)
@@ -71,8 +64,7 @@ def flows(quick: bool = False) -> list[Row]:
             f"case {number + 1}: {len(routes)} flows on {len(wires)} links, largest "
             "relative difference"
         )
-        rows.append(_row("N1", what, 0.0, worst, "1e-6", worst <= 1e-6, note="SimGrid 3.32, CM02"))
-    return rows
+        yield _meets("N1", what, worst, 1e-6, "SimGrid 3.32, CM02")
 
 
 # N2: played = closed form.
@@ -109,39 +101,38 @@ TEXTBOOK: dict[tuple[str, str], Callable[[int], tuple[float, float]]] = {
 }
 
 
-def closed_forms(quick: bool = False) -> list[Row]:
+def closed_forms(quick: bool = False) -> Iterator[Row]:
     """Every collective and algorithm on idle fabrics, played and folded; the textbook's switch."""
     library = Library("test", 3e-6, 0.5e-6)
-    rows = []
     for name, build in list(IDLE.items())[:: 3 if quick else 1]:
-        graph = build()
-        worst, forms, apart = 0.0, 0, [0.0]
-        for kind in COLLECTIVES:
-            for algorithm, row in COLLECTIVES[kind].algorithms.items():
-                network = Network(graph, library, algorithm)
-                members = network.members(network.wires.chips)
-                if row.needs(members):
-                    continue
-                for nbytes in (1e4, 64e6) if quick else (1.0, 1e4, 1e6, 64e6, 1e9):
-                    fold = network.fold(kind, network.wires.chips, nbytes)
-                    seconds = played(network, kind, network.wires.chips, nbytes).seconds
-                    if fold.exact:
-                        worst, forms = max(worst, abs(seconds / fold.seconds - 1)), forms + 1
-                    else:
-                        apart.append(seconds / fold.seconds - 1)
+        in_step, apart = [0.0], [0.0]
+        for network, kind in _served(build(), library):
+            for nbytes in (1e4, 64e6) if quick else (1.0, 1e4, 1e6, 64e6, 1e9):
+                fold = network.fold(kind, network.wires.chips, nbytes)
+                seconds = played(network, kind, network.wires.chips, nbytes).seconds
+                (in_step if fold.exact else apart).append(seconds / fold.seconds - 1)
+        worst = max(map(abs, in_step))
         what = (
-            f"{name}: {forms} collectives in step, played against folded, largest relative "
-            "difference"
+            f"{name}: {len(in_step) - 1} collectives in step, played against folded, largest "
+            "relative difference"
         )
-        rows.append(_row("N2", what, 0.0, worst, "1e-9", worst <= 1e-9))
+        yield _meets("N2", what, worst, 1e-9)
         what = (
             f"{name}: {len(apart) - 1} collectives out of step, which have no closed form: "
             "played / folded estimate - 1"
         )
-        rows.append(_row("N2", what, None, f"{min(apart):.3f} to {max(apart):+.3f}", "", None))
-    rows += _textbook(library, quick)
-    rows += _shared_fabric(library, quick)
-    return rows
+        yield _row("N2", what, None, f"{min(apart):.3f} to {max(apart):+.3f}", "", None)
+    yield from _textbook(library, quick)
+    yield from _shared_fabric(library, quick)
+
+
+def _served(graph: Graph, library: Library) -> Iterator[tuple[Network, str]]:
+    """Each collective, and a network that does it by each algorithm that serves all its chips."""
+    for kind, collective in COLLECTIVES.items():
+        for algorithm, row in collective.algorithms.items():
+            network = Network(graph, library, algorithm)
+            if not row.needs(network.members(network.wires.chips)):
+                yield network, kind
 
 
 def _textbook(library: Library, quick: bool) -> Iterator[Row]:
@@ -149,8 +140,7 @@ def _textbook(library: Library, quick: bool) -> Iterator[Row]:
     for n in (2, 4, 8) if quick else (2, 4, 8, 16, 64):
         for (kind, algorithm), form in TEXTBOOK.items():
             network = Network(topology.build("switch", n, **LINK), library, algorithm)
-            rounds, share = form(n)
-            nbytes = 8e6
+            (rounds, share), nbytes = form(n), 8e6
             wire_s = share * nbytes / LINK["bytes_per_s"]
             seconds = library.launch_s + rounds * (library.step_s + LINK["latency_s"]) + wire_s
             result = played(network, kind, n, nbytes)
@@ -159,9 +149,9 @@ def _textbook(library: Library, quick: bool) -> Iterator[Row]:
                 bytes_off, float(np.abs(result.sent_bytes / (share * nbytes) - 1).max())
             )
     what = f"{len(TEXTBOOK)} textbook formulas on a switch of 2 to 64, largest relative difference"
-    yield _row("N2", what, 0.0, worst, "1e-9", worst <= 1e-9)
+    yield _meets("N2", what, worst, 1e-9)
     what = "bytes sent by each rank against the algorithm's, largest relative difference"
-    yield _row("N2", what, 0.0, bytes_off, "1e-9", bytes_off <= 1e-9)
+    yield _meets("N2", what, bytes_off, 1e-9)
 
 
 def _shared_fabric(library: Library, quick: bool) -> Iterator[Row]:
@@ -171,13 +161,11 @@ def _shared_fabric(library: Library, quick: bool) -> Iterator[Row]:
         thin = {**LINK, "bytes_per_s": LINK["bytes_per_s"] / oversubscription}
         full = topology.build("multi_node", nodes=4, chips=4, nic=LINK, spine=LINK, **LINK)
         shared = topology.build("multi_node", nodes=4, chips=4, nic=thin, spine=thin, **LINK)
-        for kind in COLLECTIVES:
-            for algorithm, row in COLLECTIVES[kind].algorithms.items():
-                network = Network(full, library, algorithm)
-                if row.needs(network.members(16)) or not network.fold(kind, 16, 8e6).exact:
-                    continue
-                seconds = played(Network(shared, library, algorithm), kind, 16, 8e6).seconds
-                least = min(least, seconds / network.fold(kind, 16, 8e6).seconds)
+        for network, kind in _served(full, library):
+            fold = network.fold(kind, 16, 8e6)
+            if fold.exact:
+                thinner = Network(shared, library, network.algorithm)
+                least = min(least, played(thinner, kind, 16, 8e6).seconds / fold.seconds)
     what = "oversubscribed uplinks (up to 8 times): played / closed form on full ones, least"
     yield _row("N2", what, 1.0, least, ">= 1", least >= 1 - 1e-9)
 
@@ -225,11 +213,11 @@ def _peer_graph(vector: dict[str, str]) -> Graph:
     )
 
 
-def peers(quick: bool = False) -> list[Row]:
+@_reads(
+    "N3", "ASTRA-sim's collective vectors", lambda: SHARED / "reference/astra_sim_collectives.csv"
+)
+def peers(file: Path, quick: bool) -> Iterator[Row]:
     """The collective vectors of ASTRA-sim, with its endpoint delay and local reduction."""
-    file = SHARED / "reference/astra_sim_collectives.csv"
-    if not file.exists():
-        return _absent("N3", "ASTRA-sim's collective vectors", file)
     with file.open(newline="") as stream:
         vectors = list(csv.DictReader(stream))
     groups: dict[tuple[str, str, str], list[float]] = {}
@@ -244,14 +232,11 @@ def peers(quick: bool = False) -> list[Row]:
             chips if vector["collective"] == "all_gather" else 1
         )
         seconds = played(networks[key], vector["collective"], chips, nbytes).seconds
-        if vector["algorithm"] == "halvingDoubling" and vector["collective"] in (
-            "all_reduce",
-            "reduce_scatter",
-        ):
+        reduces = vector["collective"] in ("all_reduce", "reduce_scatter")
+        if vector["algorithm"] == "halvingDoubling" and reduces:
             seconds -= nbytes / 2 / PEER_LIBRARY.reduce_bytes_per_s
         group = (vector["backend"], vector["topology"], vector["algorithm"])
         groups.setdefault(group, []).append(seconds / (float(vector["time_ns_max"]) * 1e-9) - 1)
-    rows = []
     for (backend, shape, algorithm), errors in sorted(groups.items()):
         worst = float(np.abs(errors).max())
         what = (
@@ -260,25 +245,20 @@ def peers(quick: bool = False) -> list[Row]:
         )
         if (backend, shape, algorithm) == ("Aware", "Switch", "direct"):
             note = (
-                "differs on purpose: it serialises whole messages first come first served into "
-                "the switch, ours share "
-                "the port fairly, so that with store and forward all of them reach the switch late"
+                "differs on purpose: it serialises whole messages first come first served into the "
+                "switch, ours share the port fairly, so that with store and forward all of them "
+                "reach the switch late"
             )
-            rows.append(_row("N3", what, 0.0, worst, "", None, note=note))
+            yield _row("N3", what, 0.0, worst, "", None, note=note)
         else:
-            note = (
-                "less the reduction of the first message, which it does not charge"
-                if "halving" in algorithm
-                else ""
-            )
-            rows.append(_row("N3", what, 0.0, worst, "1 %", worst <= 0.01, note=note))
-    return rows
+            less = "less the reduction of the first message, which it does not charge"
+            note = less if "halving" in algorithm else ""
+            yield _row("N3", what, 0.0, worst, "1 %", worst <= 0.01, note=note)
 
 
 # N4: measured collectives.
 
 BARS = {"all_reduce": 0.08, "all_gather": 0.12, "reduce_scatter": 0.12, "all_to_all": 0.12}
-PODS = {"nccl": "dgx_h100", "nccl_a100": "dgx_a100", "rccl": "mi300x_platform"}
 
 
 def measured(quick: bool = False) -> list[Row]:
@@ -290,7 +270,7 @@ def _measured(name: str) -> Iterator[Row]:
     source = SOURCES[name]
     file = SHARED / "data/collectives" / source.file
     if not file.exists():
-        yield from _absent("N4", f"measured collectives of {name}", file)
+        yield from absent("network", "N4", f"measured collectives of {name}", file)
         return
     network = Network(source.pod(), catalog.library(name))
     table = source.rows(file.parent)
@@ -308,12 +288,9 @@ def _errors(
 ) -> Iterator[Row]:
     barred = [row.kind == kind and (row.nbytes <= 2**29 or row.ranks > 8) for row in own]
     rows = [row for row, judged in zip(own, barred) if judged]
-    errors = _relative(network, rows)
-    left_out = np.abs(unseen[barred])
-    bar, published = (
-        (0.15 if rows[0].ranks > 8 else BARS[kind]),
-        name in ("nccl", "nccl_a100", "nccl_p5", "nccl_a3mega"),
-    )
+    errors, left_out = _relative(network, rows), np.abs(unseen[barred])
+    bar = 0.15 if rows[0].ranks > 8 else BARS[kind]
+    published = name in ("nccl", "nccl_a100", "nccl_p5", "nccl_a3mega")
     what = f"{name}: {kind} of {rows[0].ranks} GPUs, {len(rows)} sizes, mean absolute error"
     note = (
         f"unseen size {left_out.mean():.1%} (worst {left_out.max():.0%}); worst here "

@@ -12,9 +12,9 @@ each is varied by 30 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from itertools import pairwise
+from itertools import chain, pairwise
 from multiprocessing import get_context
 from os import cpu_count
 from typing import Any, NamedTuple
@@ -33,8 +33,8 @@ from sim.graph.transformer import transformer
 from sim.hardware.device import Device
 from sim.network.library import Library
 from sim.network.network import Network
-from sim.reproduce.cost import Cost, engine_cost
-from sim.reproduce.row import Row
+from sim.reproduce.cost import engine_cost
+from sim.reproduce.row import Progress, Row
 from sim.techniques import TECHNIQUES, Machine, apply
 
 MODELS = ("llama3-8b", "llama3-70b", "qwen2-7b", "qwen2-72b", "phi-3-small", "phi-3-medium")
@@ -62,9 +62,8 @@ class Point(NamedTuple):
     technique: str = ""
     options: tuple[tuple[str, Any], ...] = ()
     batch: int = 4
-    changes: tuple[
-        tuple[str, float], ...
-    ] = ()  # field -> factor; "library." goes to the collective library
+    # Field -> factor; "library." goes to the collective library.
+    changes: tuple[tuple[str, float], ...] = ()
     prompt: int = PROMPT
     output: int = OUTPUT
 
@@ -84,31 +83,23 @@ def measure(point: Point) -> Measured:
     def group_of(_: object) -> Group:
         return Group(simpy.Environment(), members_of(device, graph_of, point.ranks), network)
 
-    totals = run_static(
-        [group_of], StaticBatch(point.batch, point.prompt, point.output), None
-    ).totals
-    spent = totals.span_s
+    batch = StaticBatch(point.batch, point.prompt, point.output)
+    totals = run_static([group_of], batch, None).totals
     return Measured(
         totals.seconds,
-        spent["communication"].get("all_reduce", 0.0),
-        spent["prefetch"].get("prefetch", 0.0),
+        totals.span_s["communication"].get("all_reduce", 0.0),
+        totals.span_s["prefetch"].get("prefetch", 0.0),
     )
 
 
 def _parts(point: Point) -> tuple[Device, Network, Callable[[Batch], Graph]]:
     pod = catalog.pod("atlas_800t_a2")
-    device, library, model = (
-        catalog.device(pod.device),
-        catalog.library(pod.library),
-        catalog.model(point.model),
-    )
     of_library = {name[8:]: factor for name, factor in point.changes if name.startswith("library.")}
     of_device = {name: factor for name, factor in point.changes if not name.startswith("library.")}
-    device = catalog.device(pod.device, _scaled(device, of_device))
-    library = catalog.library(pod.library, _scaled(library, of_library))
-    wires = pod.graph()
+    device = catalog.device(pod.device, _scaled(catalog.device(pod.device), of_device))
+    library = catalog.library(pod.library, _scaled(catalog.library(pod.library), of_library))
+    model, precision = catalog.model(point.model), Precision("int8", "int8", "fp16", "fp16")
     machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, point.ranks)
-    precision = Precision("int8", "int8", "fp16", "fp16")
     chosen = (
         [(point.technique, TECHNIQUES[point.technique].options(**dict(point.options)))]
         if point.technique
@@ -118,7 +109,7 @@ def _parts(point: Point) -> tuple[Device, Network, Callable[[Batch], Graph]]:
     def graph_of(batch: Batch) -> Graph:
         return apply(transformer(model, precision, Parallel(point.ranks), batch), machine, chosen)
 
-    return device, Network(wires, library), graph_of
+    return device, Network(pod.graph(), library), graph_of
 
 
 def _scaled(card: Device | Library, factors: Mapping[str, float]) -> dict[str, Any]:
@@ -135,29 +126,49 @@ def _scaled(card: Device | Library, factors: Mapping[str, float]) -> dict[str, A
     return edits
 
 
-def reproduce(
-    quick: bool = False, progress: Callable[[float], None] = lambda share: None
-) -> list[Row]:
+def _preserve(plain: Point, **options: Any) -> Point:
+    return plain._replace(technique="preserve", options=tuple(options.items()))
+
+
+_GRID = [Point(model, ranks) for model in MODELS for ranks in DEGREES]
+# P5: all-reduce latency swept through the launch cost of the library, the large models on all eight
+# chips.
+_P5_FACTORS = (0.3, 0.6, 1.0, 1.3, 1.6, 1.9, 2.1, 2.3, 2.5, 2.7, 3.0, 3.5, 4.5, 7.0)
+_LATENCIES = {
+    model: [Point(model, 8, changes=(("library.launch_s", factor),)) for factor in _P5_FACTORS]
+    for model in ("llama3-70b", "qwen2-72b")
+}
+# P6.
+_SMALL_BATCH = [point._replace(batch=batch) for point in _GRID for batch in (1, 2, 4)]
+# P7: batch on a short context, so that it is the GEMMs that become compute-bound and not the
+# KV-cache that grows.
+_BATCHES = [Point("llama3-8b", 4, batch=batch, prompt=128, output=64) for batch in (1, 8, 64, 256)]
+# P7, P8: a segment against the cap. A small L2 and a slow collective, so that there is time to
+# fetch more than fits.
+_SHRINKING = [
+    Point("llama3-70b", 8, changes=(("l2_bytes", 1 / degree), ("library.launch_s", 6.0)))
+    for degree in (1, 2, 4, 8)
+]
+_CAPPED = _SHRINKING[2]
+_CAP = 46e6  # what the default leaves of 48 MiB beside the activations, rounded down
+_CAPS = {
+    factor: _preserve(_CAPPED, cap=f"{factor * _CAP:.0f} B")
+    for factor in (0.25, 0.5, 1.0, 1.5, 2.0)
+}
+
+
+def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> list[Row]:
     """All rows; `quick` leaves out the sweep of constants."""
     cost = engine_cost()  # before other processes compete for the cores
-    points = (
-        list(_grid(MODELS))
-        + list(_small_batch())
-        + list(_batches())
-        + list(_caps())
-        + list(_latencies())
-    )
-    sweep = (
-        {}
-        if quick
-        else {
-            (name, factor): list(_extremes(name, factor))
-            for name in UNCERTAIN
-            for factor in (0.7, 1.3)
-        }
-    )
-    points += [point for chosen in sweep.values() for point in chosen]
-    points = list(dict.fromkeys(points))
+    sweep = {
+        (name, factor): [point._replace(changes=((name, factor),)) for point in _GRID]
+        for name in (() if quick else UNCERTAIN)
+        for factor in (0.7, 1.3)
+    }
+    swept = chain(*_LATENCIES.values(), *sweep.values())
+    plain = [*_GRID, *_SMALL_BATCH, *_BATCHES, *_SHRINKING, *swept]
+    pairs = [each for point in plain for each in (point, _preserve(point))]
+    points = list(dict.fromkeys([*pairs, *map(_fused, _SMALL_BATCH), *_CAPS.values()]))
     with ProcessPoolExecutor(cpu_count() or 1, mp_context=get_context("spawn")) as pool:
         took = {}
         for point, measured in zip(points, pool.map(measure, points, chunksize=4)):
@@ -169,276 +180,154 @@ def reproduce(
         *_fused_rows(took),
         *_falling_rows(took),
         *_cap_rows(took),
-        *_cost_rows(cost),
-        *_sensitivity_rows(took, sweep),
-    ]
-
-
-def _pair(point: Point) -> tuple[Point, Point]:
-    return point, point._replace(technique="preserve")
-
-
-def _gain(took: Mapping[Point, Measured], plain: Point, **options: Any) -> float:
-    return (
-        took[plain].seconds
-        / took[plain._replace(technique="preserve", options=tuple(options.items()))].seconds
-    )
-
-
-def _fused(took: Mapping[Point, Measured], plain: Point) -> float:
-    fused = plain._replace(technique="fused_collective")
-    return took[fused].seconds / took[plain._replace(technique="preserve")].seconds
-
-
-def _grid(models: Iterable[str]) -> Iterable[Point]:
-    for model in models:
-        for ranks in DEGREES:
-            yield from _pair(Point(model, ranks))
-
-
-def _range_rows(took: Mapping[Point, Measured]) -> list[Row]:
-    gains = {(m, n): _gain(took, Point(m, n)) for m in MODELS for n in DEGREES}
-    most, least = max(gains, key=lambda at: gains[at]), min(gains, key=lambda at: gains[at])
-    note = "constants from recordings and datasheets, none from a published speed-up"
-    rows = [
-        Row(
-            "preserve",
-            "P1",
-            f"largest end-to-end speed-up, 6 models x TP 2, 4, 8 ({most[0]}, TP {most[1]})",
-            1.61,
-            gains[most],
-            "±0.10",
-            abs(gains[most] - 1.61) <= 0.10,
-            "",
-            note,
-        ),
-        Row(
-            "preserve",
-            "P2",
-            f"smallest end-to-end speed-up of the same ({least[0]}, TP {least[1]})",
-            1.09,
-            gains[least],
-            "±0.05",
-            abs(gains[least] - 1.09) <= 0.05,
-            "",
-            note,
-        ),
-    ]
-    for model in MODELS:
-        text = ", ".join(f"{gains[model, n]:.2f}" for n in DEGREES)
-        rows.append(
-            Row(
-                "preserve",
-                "P1",
-                f"{model} at TP 2, 4, 8",
-                None,
-                text,
-                "",
-                None,
-                "",
-                "table not public",
-            )
-        )
-    return rows
-
-
-# P5: all-reduce latency swept through the launch cost of the library, the large models on all eight
-# chips.
-_P5_MODELS = ("llama3-70b", "qwen2-72b")
-_P5_FACTORS = (0.3, 0.6, 1.0, 1.3, 1.6, 1.9, 2.1, 2.3, 2.5, 2.7, 3.0, 3.5, 4.5, 7.0)
-
-
-def _latencies() -> Iterable[Point]:
-    for model in _P5_MODELS:
-        for factor in _P5_FACTORS:
-            yield from _pair(Point(model, 8, changes=(("library.launch_s", factor),)))
-
-
-def _latency_rows(took: Mapping[Point, Measured]) -> list[Row]:
-    rows = []
-    for model in _P5_MODELS:
-        sweep = [Point(model, 8, changes=(("library.launch_s", factor),)) for factor in _P5_FACTORS]
-        gains = [_gain(took, point) for point in sweep]
-        best = max(range(len(gains)), key=lambda i: gains[i])
-        at = took[sweep[best]._replace(technique="preserve")]
-        ratio = at.all_reduce_s / at.prefetch_s
-        inside = 0 < best < len(gains) - 1
-        curve = ", ".join(f"{gain:.2f}" for gain in gains[::2])
-        rows.append(
-            Row(
-                "preserve",
-                "P5",
-                f"all-reduce / prefetch time where the speed-up peaks ({model}, TP 8)",
-                1.0,
-                ratio,
-                "±25 %, peak inside the sweep",
-                inside and abs(ratio - 1) <= 0.25,
-                "",
-                f"peak at {_P5_FACTORS[best]:g} x the launch cost; speed-ups over the sweep: "
-                f"{curve}",
-            )
-        )
-    return rows
-
-
-def _small_batch() -> Iterable[Point]:
-    for model in MODELS:
-        for ranks in DEGREES:
-            for batch in (1, 2, 4):
-                plain = Point(model, ranks, batch=batch)
-                yield from (*_pair(plain), plain._replace(technique="fused_collective"))
-
-
-def _fused_rows(took: Mapping[Point, Measured]) -> list[Row]:
-    worst = min(
-        (_fused(took, Point(m, n, batch=b)), m, n, b)
-        for m in MODELS
-        for n in DEGREES
-        for b in (1, 2, 4)
-    )
-    ratio, model, ranks, batch = worst
-    return [
-        Row(
-            "preserve",
-            "P6",
-            f"least fused / PRESERVE time, 6 models, TP 2, 4, 8, batch 1, 2, 4 ({model}, TP "
-            f"{ranks}, "
-            f"batch {batch})",
-            "≥ 1",
-            ratio,
-            "sign",
-            ratio >= 1,
-        )
-    ]
-
-
-# P7: batch on a short context, so that it is the GEMMs that become compute-bound and not the
-# KV-cache that grows.
-_P7_BATCHES = (1, 8, 64, 256)
-
-
-def _batches() -> Iterable[Point]:
-    for batch in _P7_BATCHES:
-        yield from _pair(Point("llama3-8b", 4, batch=batch, prompt=128, output=64))
-
-
-def _falling_rows(took: Mapping[Point, Measured]) -> list[Row]:
-    gains = [
-        _gain(took, Point("llama3-8b", 4, batch=b, prompt=128, output=64)) for b in _P7_BATCHES
-    ]
-    falls = all(a > b for a, b in pairwise(gains))
-    text = ", ".join(f"{gain:.3f}" for gain in gains)
-    return [
-        Row(
-            "preserve",
-            "P7",
-            f"speed-up at batch {', '.join(map(str, _P7_BATCHES))}, 192 tokens (Llama3-8B, TP 4)",
-            "falls",
-            text,
-            "sign",
-            falls,
-            "",
-            "the ops become compute-bound",
-        ),
-    ]
-
-
-# P7, P8: a segment against the cap. A small L2 and a slow collective, so that there is time to
-# fetch more than fits.
-_CAPPED = Point("llama3-70b", 8, changes=(("l2_bytes", 0.25), ("library.launch_s", 6.0)))
-_CAP = 46e6  # what the default leaves of 48 MiB beside the activations, rounded down
-_CAP_FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0)
-
-
-def _caps() -> Iterable[Point]:
-    yield _CAPPED
-    for factor in _CAP_FACTORS:
-        yield _CAPPED._replace(technique="preserve", options=(("cap", f"{factor * _CAP:.0f} B"),))
-    for degree in (1, 2, 4, 8):
-        yield from _pair(
-            _P7_SEGMENT._replace(changes=(("l2_bytes", 1 / degree), ("library.launch_s", 6.0)))
-        )
-
-
-_P7_SEGMENT = Point("llama3-70b", 8)
-
-
-def _cap_rows(took: Mapping[Point, Measured]) -> list[Row]:
-    gains = {f: _gain(took, _CAPPED, cap=f"{f * _CAP:.0f} B") for f in _CAP_FACTORS}
-    text = ", ".join(f"{gain:.3f}" for gain in gains.values())
-    shrinking = [
-        _gain(took, _P7_SEGMENT._replace(changes=(("l2_bytes", 1 / d), ("library.launch_s", 6.0))))
-        for d in (1, 2, 4, 8)
-    ]
-    slow = "all-reduce slowed to 105 us, so that there is time to fetch more than fits"
-    over = ", ".join(f"{gain:.3f}" for gain in shrinking)
-    return [
-        Row(
-            "preserve",
-            "P7",
-            "speed-up as segments (88 MB) exceed the cap: L2 192, 96, 48, 24 MiB (Llama3-70B, "
-            "TP 8)",
-            "falls",
-            over,
-            "sign",
-            shrinking[0] >= shrinking[1] > shrinking[2] > shrinking[3],
-            "",
-            slow,
-        ),
-        Row(
-            "preserve",
-            "P8",
-            "speed-up at 0.25, 0.5, 1, 1.5, 2 x the cap (Llama3-70B, TP 8, L2 of 48 MiB)",
-            "less past the cap",
-            text,
-            "sign",
-            gains[1.0] > max(gains[1.5], gains[2.0]),
-            "",
-            slow,
-        ),
-    ]
-
-
-def _cost_rows(cost: Cost) -> list[Row]:
-    return [
-        Row(
-            "preserve",
+        _row(
             "engine",
             "simulated ops per bare SimPy timeout (Llama3-70B TP 8 decode, one process)",
             0.12,
             cost.ratio,
             "≥ 0.12, aim 0.2",
             cost.ratio >= 0.12,
-            "",
             f"{cost.ops_per_s:,.0f} ops/s, {cost.timeouts_per_s:,.0f} timeouts/s: depends on "
             "the machine's mood",
         ),
+        *_sensitivity_rows(took, sweep),
     ]
 
 
-def _extremes(name: str, factor: float) -> Iterable[Point]:
-    change = ((name, factor),)
-    for point in _grid(MODELS):
-        yield point._replace(changes=change)
+def _row(
+    id_: str,
+    what: str,
+    published: float | str | None,
+    simulated: float | str,
+    tolerance: str,
+    ok: bool | None,
+    note: str = "",
+) -> Row:
+    return Row("preserve", id_, what, published, simulated, tolerance, ok, note=note)
+
+
+def _fused(plain: Point) -> Point:
+    return plain._replace(technique="fused_collective")
+
+
+def _gains(took: Mapping[Point, Measured], plain: Iterable[Point]) -> list[float]:
+    return [took[point].seconds / took[_preserve(point)].seconds for point in plain]
+
+
+def _listed(gains: Iterable[float], digits: int = 3) -> str:
+    return ", ".join(f"{gain:.{digits}f}" for gain in gains)
+
+
+def _range_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
+    gains = dict(zip(_GRID, _gains(took, _GRID)))
+    most, least = max(gains, key=lambda at: gains[at]), min(gains, key=lambda at: gains[at])
+    note = "constants from recordings and datasheets, none from a published speed-up"
+    yield _row(
+        "P1",
+        f"largest end-to-end speed-up, 6 models x TP 2, 4, 8 ({most.model}, TP {most.ranks})",
+        1.61,
+        gains[most],
+        "±0.10",
+        abs(gains[most] - 1.61) <= 0.10,
+        note,
+    )
+    yield _row(
+        "P2",
+        f"smallest end-to-end speed-up of the same ({least.model}, TP {least.ranks})",
+        1.09,
+        gains[least],
+        "±0.05",
+        abs(gains[least] - 1.09) <= 0.05,
+        note,
+    )
+    for model in MODELS:
+        text = _listed((gain for point, gain in gains.items() if point.model == model), 2)
+        yield _row("P1", f"{model} at TP 2, 4, 8", None, text, "", None, "table not public")
+
+
+def _latency_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
+    for model, sweep in _LATENCIES.items():
+        gains = _gains(took, sweep)
+        best = max(range(len(gains)), key=lambda i: gains[i])
+        at = took[_preserve(sweep[best])]
+        ratio = at.all_reduce_s / at.prefetch_s
+        yield _row(
+            "P5",
+            f"all-reduce / prefetch time where the speed-up peaks ({model}, TP 8)",
+            1.0,
+            ratio,
+            "±25 %, peak inside the sweep",
+            0 < best < len(gains) - 1 and abs(ratio - 1) <= 0.25,
+            f"peak at {_P5_FACTORS[best]:g} x the launch cost; speed-ups over the sweep: "
+            f"{_listed(gains[::2], 2)}",
+        )
+
+
+def _fused_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
+    ratio, at = min(
+        (took[_fused(point)].seconds / took[_preserve(point)].seconds, point)
+        for point in _SMALL_BATCH
+    )
+    yield _row(
+        "P6",
+        f"least fused / PRESERVE time, 6 models, TP 2, 4, 8, batch 1, 2, 4 ({at.model}, TP "
+        f"{at.ranks}, batch {at.batch})",
+        "≥ 1",
+        ratio,
+        "sign",
+        ratio >= 1,
+    )
+
+
+def _falling_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
+    gains = _gains(took, _BATCHES)
+    batches = ", ".join(str(point.batch) for point in _BATCHES)
+    yield _row(
+        "P7",
+        f"speed-up at batch {batches}, 192 tokens (Llama3-8B, TP 4)",
+        "falls",
+        _listed(gains),
+        "sign",
+        all(a > b for a, b in pairwise(gains)),
+        "the ops become compute-bound",
+    )
+
+
+def _cap_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
+    gains = {factor: took[_CAPPED].seconds / took[at].seconds for factor, at in _CAPS.items()}
+    over = _gains(took, _SHRINKING)
+    slow = "all-reduce slowed to 105 us, so that there is time to fetch more than fits"
+    yield _row(
+        "P7",
+        "speed-up as segments (88 MB) exceed the cap: L2 192, 96, 48, 24 MiB (Llama3-70B, TP 8)",
+        "falls",
+        _listed(over),
+        "sign",
+        over[0] >= over[1] > over[2] > over[3],
+        slow,
+    )
+    yield _row(
+        "P8",
+        "speed-up at 0.25, 0.5, 1, 1.5, 2 x the cap (Llama3-70B, TP 8, L2 of 48 MiB)",
+        "less past the cap",
+        _listed(gains.values()),
+        "sign",
+        gains[1.0] > max(gains[1.5], gains[2.0]),
+        slow,
+    )
 
 
 def _sensitivity_rows(
     took: Mapping[Point, Measured], sweep: Mapping[tuple[str, float], list[Point]]
-) -> list[Row]:
-    rows = []
+) -> Iterator[Row]:
     for (name, factor), points in sweep.items():
-        gains = [_gain(took, point) for point in points if not point.technique]
-        rows.append(
-            Row(
-                "preserve",
-                "P1/P2",
-                f"largest and smallest with {name} x {factor:g}",
-                "1.61, 1.09",
-                f"{max(gains):.3f}, {min(gains):.3f}",
-                "reported",
-                None,
-                "",
-                "sensitivity, not judged",
-            )
+        gains = _gains(took, points)
+        yield _row(
+            "P1/P2",
+            f"largest and smallest with {name} x {factor:g}",
+            "1.61, 1.09",
+            f"{max(gains):.3f}, {min(gains):.3f}",
+            "reported",
+            None,
+            "sensitivity, not judged",
         )
-    return rows

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
 from typing import NamedTuple
+
+Progress = Callable[[float], None]
 
 
 class Row(NamedTuple):
@@ -25,17 +29,56 @@ class Row(NamedTuple):
     note: str = ""
 
 
+def rows_of(parts: Iterable[Iterable[Row]], count: int, progress: Progress) -> list[Row]:
+    """The rows of all `count` parts; `progress` is told after each."""
+    rows: list[Row] = []
+    for done, part in enumerate(parts, 1):
+        rows += part
+        progress(done / count)
+    return rows
+
+
+def reads(
+    system: str, id_: str, what: str, file: Callable[[], Path]
+) -> Callable[[Callable[[Path, bool], Iterable[Row]]], Callable[..., list[Row]]]:
+    """Decorates a part that reads a file: its rows, or the one that says the file is not there."""
+
+    def of(part: Callable[[Path, bool], Iterable[Row]]) -> Callable[..., list[Row]]:
+        @wraps(part)
+        def rows(quick: bool = False) -> list[Row]:
+            at = file()
+            return list(part(at, quick)) if at.exists() else absent(system, id_, what, at)
+
+        return rows
+
+    return of
+
+
 def absent(system: str, id_: str, what: str, file: Path) -> list[Row]:
     """What is said where the data of a row is not beside the checkout."""
     return [Row(system, id_, what, None, "not run", "", None, note=f"{file} is not there")]
 
 
 def near(
-    system: str, id_: str, what: str, known: float, found: float, percent: float, note: str = ""
+    system: str,
+    id_: str,
+    what: str,
+    known: float,
+    found: float,
+    percent: float,
+    note: str = "",
+    fitted: str = "",
 ) -> Row:
-    """A prediction that may be so many per cent off."""
+    """A number that may be so many per cent off."""
     ok = bool(abs(found / known - 1) <= percent / 100)
-    return Row(system, id_, what, known, float(found), f"{percent:g} %", ok, note=note)
+    return Row(system, id_, what, known, float(found), f"{percent:g} %", ok, fitted, note)
+
+
+def within(system: str, id_: str, what: str, off: float, most: float, note: str = "") -> Row:
+    """A largest relative difference that is to be at most so much."""
+    return Row(
+        system, id_, what, 0.0, off, f"{most:.0e}".replace("e-0", "e-"), off <= most, note=note
+    )
 
 
 def equal(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
 from sim.kinds import KINDS
 from sim.reproduce.host import RULES, Host, one_replica
-from sim.reproduce.row import Row, absent
+from sim.reproduce.row import Progress, Row, absent, near, reads, rows_of, within
 from sim.results.metrics import metrics
 from sim.serving.fleet import POLICIES, Rules, number, replica_of
 from sim.serving.router import ROUTERS
@@ -26,32 +26,36 @@ REQUESTS, RUNS = Path("../shared/data/requests"), Path("../shared/data/end_to_en
 SERVED = KINDS["requests"]
 AZURE = REQUESTS / "AzureLLMInferenceTrace_conv.csv.gz"
 MOONCAKE = REQUESTS / "mooncake_conversation_trace.jsonl.gz"
-Progress = Callable[[float], None]
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
     """Rows of the system `serving`; those without their data say so and are not judged."""
-    parts = [fidelities, peers, prefix_cache, queues, traces, engine_runs]
-    rows: list[Row] = []
-    for done, part in enumerate(parts, 1):
-        rows += part(quick)
-        progress(done / len(parts))
-    return rows
+    parts: list[Callable[[bool], Iterable[Row]]] = [
+        fidelities,
+        peers,
+        prefix_cache,
+        queues,
+        traces,
+        engine_runs,
+    ]
+    return rows_of((part(quick) for part in parts), len(parts), progress)
 
 
 _row = partial(Row, "serving")
 _absent = partial(absent, "serving")
+_reads = partial(reads, "serving")
 
 
 # V1: step is op.
 
 
-def fidelities(quick: bool = False) -> list[Row]:
+_APART = "largest relative difference of step and op in first- and last-token times"
+
+
+@_reads("V1", _APART, lambda: AZURE)
+def fidelities(file: Path, quick: bool) -> Iterator[Row]:
     """Every request's first and last token at both fidelities, on Azure's conversations."""
-    what = "largest relative difference of step and op in first- and last-token times"
-    if not AZURE.exists():
-        return _absent("V1", what, AZURE)
-    columns = gathered(open_trace(AZURE, limit=30 if quick else 500, max_tokens=8192))
+    columns = gathered(open_trace(file, limit=30 if quick else 500, max_tokens=8192))
     tokens = Host("atlas_800t_a2", "llama3-8b", Parallel(2)).kv_tokens(8192)
     cases: list[tuple[str, tuple[str, ...], Columns, np.recarray, Rules]] = [
         ("vanilla", (), columns, one_replica("prefill_first", 64, 8192, tokens), RULES),
@@ -66,21 +70,18 @@ def fidelities(quick: bool = False) -> list[Row]:
             RULES._replace(unit_tokens=64),
         ),
     ]
-    rows = []
     for name, techniques, asked, replica, rules in cases:
         host = Host("atlas_800t_a2", "llama3-8b", Parallel(2), techniques)
         step, op = host.serve(asked, replica, rules), host.serve(asked, replica, rules, op=True)
-        worst = 0.0
-        for column in ("first_token_s", "last_token_s"):
-            worst = max(
-                worst, _most_apart(getattr(step.requests, column), getattr(op.requests, column))
-            )
+        worst = max(
+            _most_apart(getattr(step.requests, column), getattr(op.requests, column))
+            for column in ("first_token_s", "last_token_s")
+        )
         note = (
             f"{len(asked)} requests, {step.part.preemptions} preemptions, "
             f"{step.part.blocks_found} blocks found"
         )
-        rows.append(_row("V1", f"{name}: {what}", 0.0, worst, "1e-6", worst <= 1e-6, note=note))
-    return rows
+        yield within("serving", "V1", f"{name}: {_APART}", worst, 1e-6, note)
 
 
 def _most_apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -116,34 +117,26 @@ _PEERS = (
 )
 
 
-def peers(quick: bool = False) -> list[Row]:
+_PEERS_RAN = "Llama-2-7B on one A100, chunked prefill 512"
+
+
+@_reads("V3", _PEERS_RAN, lambda: AZURE)
+def peers(file: Path, quick: bool) -> Iterator[Row]:
     """10,000 conversations on Llama-2-7B and one A100: two simulators, which disagree, and we."""
-    what = "Llama-2-7B on one A100, chunked prefill 512"
-    if not AZURE.exists():
-        return _absent("V3", what, AZURE)
-    recorded = gathered(open_trace(AZURE, limit=1000 if quick else 10_000))
+    recorded = gathered(open_trace(file, limit=1000 if quick else 10_000))
     prompt = np.minimum(recorded.prompt_tokens, 4095)
     gaps = np.random.default_rng(0).exponential(0.25, len(recorded))
     asked = Columns(
         np.cumsum(gaps) - gaps[0], prompt, np.minimum(recorded.output_tokens, 4096 - prompt)
     )
     host = Host("dgx_a100", "llama2-7b")
-    found = metrics(
-        host.serve(asked, one_replica("chunked", 128, 512, host.kv_tokens(512))), SERVED
-    )
-    return [
-        _row(
-            "V3",
-            f"{what}: {name}, {peer}",
-            value,
-            found[key],
-            "read beside",
-            None,
-            note="decode beside prefill chunks, blocks paged, no time for the engine itself",
-        )
-        for key, name, values in _PEERS
-        for peer, value in values.items()
-    ]
+    replica = one_replica("chunked", 128, 512, host.kv_tokens(512))
+    found = metrics(host.serve(asked, replica), SERVED)
+    note = "decode beside prefill chunks, blocks paged, no time for the engine itself"
+    for key, name, values in _PEERS:
+        for peer, value in values.items():
+            what = f"{_PEERS_RAN}: {name}, {peer}"
+            yield _row("V3", what, value, found[key], "read beside", None, note=note)
 
 
 # V4: prefix caches.
@@ -151,22 +144,20 @@ def peers(quick: bool = False) -> list[Row]:
 _HITS = {1_000: 4.5, 5_000: 11.0, 10_000: 21.1, 30_000: 32.6, 50_000: 35.5, 100_000: 36.4}
 
 
-def prefix_cache(quick: bool = False) -> list[Row]:
+@_reads("V4", "prefix-cache hits", lambda: MOONCAKE)
+def prefix_cache(file: Path, quick: bool) -> Iterator[Row]:
     """Hit rates of the Mooncake conversations in the engine's prefix cache, one request at a time.
 
     The published rates count the last block of a prompt, which is not full, as a block: so do the
     rows by capacity, where prompts are rounded up to whole blocks. The engine itself shares full
     blocks only, as the last row does.
     """
-    if not MOONCAKE.exists():
-        return _absent("V4", "prefix-cache hits", MOONCAKE)
-    recorded = gathered(open_trace(MOONCAKE))
+    recorded = gathered(open_trace(file))
     assert recorded.block_from is not None
-    count = len(recorded)
     apart = Columns(
-        np.arange(count) * 1e4,
+        np.arange(len(recorded)) * 1e4,
         recorded.prompt_tokens,
-        np.ones(count, np.int64),
+        np.ones(len(recorded), np.int64),
         block_from=recorded.block_from,
         blocks=recorded.blocks,
     )
@@ -177,24 +168,15 @@ def prefix_cache(quick: bool = False) -> list[Row]:
         block_from=apart.block_from,
         blocks=apart.blocks,
     )
-    host, rows = Host("dgx_a100", "smollm2-135m"), []
+    host = Host("dgx_a100", "smollm2-135m")
     rules = RULES._replace(unit_tokens=512, tail_first=False)
     for capacity, published in _HITS.items():
         found = _hits(host, whole, capacity, rules)["prefix_block_hit_rate"] * 100
         what = f"block hits, LRU of {capacity:,} blocks, %"
-        rows.append(_row("V4", what, published, found, "0.5 points", abs(found - published) <= 0.5))
+        yield _row("V4", what, published, found, "0.5 points", abs(found - published) <= 0.5)
     found = _hits(host, apart, 300_000, rules)["prefix_hit_rate"] * 100
-    rows.append(
-        _row(
-            "V4",
-            "token hits, endless cache, %",
-            37.4,
-            found,
-            "0.5 points",
-            abs(found - 37.4) <= 0.5,
-        )
-    )
-    return rows
+    what = "token hits, endless cache, %"
+    yield _row("V4", what, 37.4, found, "0.5 points", abs(found - 37.4) <= 0.5)
 
 
 def _hits(host: Host, columns: Columns, blocks: int, rules: Rules) -> dict[str, float]:
@@ -206,23 +188,17 @@ def _hits(host: Host, columns: Columns, blocks: int, rules: Rules) -> dict[str, 
 # V5: queues.
 
 
-def queues(quick: bool = False) -> list[Row]:
+def queues(quick: bool = False) -> Iterator[Row]:
     """Mean waiting of equal requests, served one at a time, against M/D/1 and M/D/3 queues."""
-    host, rules, rows = (
-        Host("dgx_a100", "llama2-7b"),
-        RULES._replace(router=number(ROUTERS, "oracle_least_work")),
-        [],
-    )
-    count = 100_000 if quick else 1_000_000
+    host, count = Host("dgx_a100", "llama2-7b"), 100_000 if quick else 1_000_000
+    rules = RULES._replace(router=number(ROUTERS, "oracle_least_work"))
+    one = replica_of(POLICIES["prefill_first"], 1, 512, 16, 1000)
 
     def waits(arrival_s: np.ndarray, servers: int) -> np.ndarray:
         same = np.full(len(arrival_s), 100)
-        replicas = np.concatenate(
-            [replica_of(POLICIES["prefill_first"], 1, 512, 16, 1000)] * servers
-        )
-        found = host.serve(
-            Columns(arrival_s, same, np.ones_like(same)), replicas.view(np.recarray), rules
-        ).requests
+        replicas = np.concatenate([one] * servers).view(np.recarray)
+        asked = Columns(arrival_s, same, np.ones_like(same))
+        found = host.serve(asked, replicas, rules).requests
         return np.stack(
             [found.scheduled_s - found.arrival_s, found.last_token_s - found.scheduled_s]
         )
@@ -233,10 +209,7 @@ def queues(quick: bool = False) -> list[Row]:
         found = float(waits(np.cumsum(gaps), servers)[0].mean())
         due = md_c_waiting(load, servers, service_s)
         what = f"M/D/{servers}, load {load:g}, {count:,} requests: mean waiting, s"
-        rows.append(
-            _row("V5", what, due, found, "2 %", abs(found / due - 1) <= 0.02, note="Crommelin 1932")
-        )
-    return rows
+        yield near("serving", "V5", what, due, found, 2, "Crommelin 1932")
 
 
 def md_c_waiting(load: float, servers: int, service_s: float) -> float:
@@ -260,12 +233,11 @@ def md_c_waiting(load: float, servers: int, service_s: float) -> float:
 # V6: generated traces.
 
 
-def traces(quick: bool = False) -> list[Row]:
+def traces(quick: bool = False) -> Iterator[Row]:
     """A trace generated after a recorded one: rate, CV of the gaps, quantiles of the lengths."""
-    rows: list[Row] = []
     for file in (AZURE, MOONCAKE):
         if not file.exists():
-            rows += _absent("V6", "generated traces", file)
+            yield from _absent("V6", "generated traces", file)
             continue
         recorded = gathered(open_trace(file))
         made = gathered(generated(calibrated(recorded), 20_000 if quick else 200_000, seed=0))
@@ -273,18 +245,8 @@ def traces(quick: bool = False) -> list[Row]:
         worst = max(true, key=lambda name: abs(simulated[name] / true[name] - 1))
         off = abs(simulated[worst] / true[worst] - 1)
         what = f"{file.name.split('.')[0]}: largest relative error of a generated trace, in {worst}"
-        rows.append(
-            _row(
-                "V6",
-                what,
-                0.0,
-                off,
-                "5 %",
-                off <= 0.05,
-                note="the generator is fitted to the recording",
-            )
-        )
-    return rows
+        note = "the generator is fitted to the recording"
+        yield _row("V6", what, 0.0, off, "5 %", off <= 0.05, note=note)
 
 
 def _statistics(columns: Columns) -> dict[str, float]:
@@ -306,26 +268,20 @@ _ENGINES = (
 )
 
 
-def engine_runs(quick: bool = False) -> list[Row]:
+def engine_runs(quick: bool = False) -> Iterator[Row]:
     """Two runs of vLLM, with its settings, on a card fitted to nothing of them but kernels."""
-    rows: list[Row] = []
     for name, host, judged in _ENGINES:
-        file, settings = (
-            RUNS / f"RTXPRO6000__{name}__vllm__requests.jsonl",
-            RUNS / f"vllm_e2e__RTXPRO6000__{name}__",
-        )
+        file = RUNS / f"RTXPRO6000__{name}__vllm__requests.jsonl"
+        settings = f"{RUNS}/vllm_e2e__RTXPRO6000__{name}__"
         what = f"vLLM, {name} on {host.parallel.ranks} x RTX PRO 6000"
         if not file.exists():
-            rows += _absent("V7", what, file)
+            yield from _absent("V7", what, file)
             continue
         engine = json.loads(Path(f"{settings}vllm__meta.json").read_text())["engine_kwargs"]
-        memory = json.loads(Path(f"{settings}config.json").read_text())["nodes"][0]["instances"][0][
-            "npu_mem"
-        ]
+        nodes = json.loads(Path(f"{settings}config.json").read_text())["nodes"]
         tokens = engine["max_num_batched_tokens"]
-        replica = one_replica(
-            "chunked", engine["max_num_seqs"], tokens, host.kv_tokens(tokens, memory["mem_util"])
-        )
+        room = host.kv_tokens(tokens, nodes[0]["instances"][0]["npu_mem"]["mem_util"])
+        replica = one_replica("chunked", engine["max_num_seqs"], tokens, room)
         found = metrics(host.serve(gathered(open_trace(file)), replica), SERVED)
         link = (
             ""
@@ -339,19 +295,16 @@ def engine_runs(quick: bool = False) -> list[Row]:
         )
         for key, measured in _stamps(file).items():
             off = found[key] / measured - 1
-            rows.append(
-                _row(
-                    "V7",
-                    f"{what}: {key}",
-                    measured,
-                    found[key],
-                    "15 %",
-                    abs(off) <= 0.15 if judged else None,
-                    "kernels only",
-                    f"{100 * off:+.1f} %; no time for the engine itself, no prefix shared{link}",
-                )
+            yield _row(
+                "V7",
+                f"{what}: {key}",
+                measured,
+                found[key],
+                "15 %",
+                abs(off) <= 0.15 if judged else None,
+                "kernels only",
+                f"{100 * off:+.1f} %; no time for the engine itself, no prefix shared{link}",
             )
-    return rows
 
 
 def _stamps(file: Path) -> dict[str, float]:

@@ -11,15 +11,13 @@ from os import cpu_count
 from sim.reproduce import sosa_laws as laws
 from sim.reproduce import sosa_rows as published
 from sim.reproduce import sosa_tables as tables
-from sim.reproduce.row import Row
+from sim.reproduce.row import Progress, Row, rows_of
 
 MOST_PROCESSES = 4  # the largest part takes 1.4 GB
 _Part = Callable[[], Iterable[Row]]
 
 
-def reproduce(
-    quick: bool = False, progress: Callable[[float], None] = lambda share: None
-) -> list[Row]:
+def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> list[Row]:
     """Rows of the system `sosa`; `quick`: no small arrays, batches, banks; less of S4, S5, S8."""
     shapes = [shape for shape in published.AT_400_W if not (quick and shape[0] < 32)]
     others = [kind for kind in published.INTERCONNECTS if kind not in tables.FREE]
@@ -39,22 +37,12 @@ def reproduce(
         laws.alone_is_quickest,
     ]
     if quick:
-        return _gathered(map(_call, parts), len(parts), progress)
+        return rows_of(map(_call, parts), len(parts), progress)
     with ProcessPoolExecutor(
         min(cpu_count() or 1, MOST_PROCESSES), mp_context=get_context("spawn")
     ) as pool:
-        return _gathered(pool.map(_call, parts), len(parts), progress)
+        return rows_of(pool.map(_call, parts), len(parts), progress)
 
 
 def _call(part: _Part) -> list[Row]:
     return list(part())
-
-
-def _gathered(
-    found: Iterable[list[Row]], parts: int, progress: Callable[[float], None]
-) -> list[Row]:
-    rows = []
-    for done, more in enumerate(found, 1):
-        rows += more
-        progress(done / parts)
-    return rows

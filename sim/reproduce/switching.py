@@ -43,13 +43,12 @@ class Fabric(NamedTuple):
     def wires(self, routing: str | None = None) -> Wires:
         """The same network of ours: links of 1 flit a cycle, 4 cycles a hop (a torus: 5)."""
         link: dict[str, Any] = LINK | {"latency_s": 5.0 if self.kind == "torus" else 4.0}
-        if self.kind in ("mesh", "torus"):
-            return Wires(
-                topology.build(self.kind, dims=(self.k,) * self.n, routing=routing, **link)
-            )
-        if self.kind == "fly":
-            return Wires(topology.build("butterfly", k=self.k, n=self.n, routing=routing, **link))
-        return Wires(topology.build("fat_tree", k=self.k, levels=self.n, routing=routing, **link))
+        ours: dict[str, tuple[str, dict[str, Any]]] = {
+            "fly": ("butterfly", {"k": self.k, "n": self.n}),
+            "fattree": ("fat_tree", {"k": self.k, "levels": self.n}),
+        }
+        shape, sizes = ours.get(self.kind, (self.kind, {"dims": (self.k,) * self.n}))
+        return Wires(topology.build(shape, **sizes, routing=routing, **link))
 
     def router_hops(self) -> Ints:
         """By pair of chips, routers on the way.
@@ -118,9 +117,8 @@ def _zero_load(data_folder: Path) -> Iterator[Row]:
         )
         yield from _latency(fabric, mine, float(hops.mean()))
     yield _row(
-        "all pairs of all 13 networks: latency of our idle links (4 cycles a wire, torus 5, 1 "
-        "flit a cycle, a "
-        "fixed cost at the ends) less BookSim's law",
+        "all pairs of all 13 networks: latency of our idle links (4 cycles a wire, torus 5, 1 flit "
+        "a cycle, a fixed cost at the ends) less BookSim's law",
         0.0,
         worst,
         "exact",

@@ -7,7 +7,7 @@ the kernels that the device's card has under the names of the authors' set-up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise, product
@@ -29,7 +29,7 @@ from sim.hardware.cost import hbm_bytes_per_s
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.reproduce.measured import measured
-from sim.reproduce.row import Row
+from sim.reproduce.row import Progress, Row, near, rows_of
 from sim.reproduce.typhoon_rows import BENCH, BenchRow
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.techniques.latent import threshold
@@ -54,11 +54,9 @@ class Shape(NamedTuple):
     prefix: int
 
 
-def reproduce(
-    quick: bool = False, progress: Callable[[float], None] = lambda share: None
-) -> list[Row]:
+def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> list[Row]:
     """Rows of the system `typhoon`."""
-    parts: list[Callable[[], list[Row]]] = [
+    parts: list[Callable[[], Iterable[Row]]] = [
         thresholds,
         benchmark,
         breakdown,
@@ -68,14 +66,10 @@ def reproduce(
         memory,
         partial(measured, quick),
     ]
-    rows: list[Row] = []
-    for number, part in enumerate(parts):
-        rows += part()
-        progress((number + 1) / len(parts))
-    return rows
+    return rows_of((part() for part in parts), len(parts), progress)
 
 
-_row = partial(Row, "typhoon")
+_row, _near = partial(Row, "typhoon"), partial(near, "typhoon")
 
 
 @cache
@@ -141,7 +135,7 @@ def gain(
 # T1: the threshold.
 
 
-def thresholds() -> list[Row]:
+def thresholds() -> Iterator[Row]:
     """B_theta by its formula, for the authors' constants and for the card of a 910B2."""
     latent = catalog.model("deepseek-v3").latent
     assert latent is not None
@@ -149,67 +143,28 @@ def thresholds() -> list[Row]:
     card = _device(*NPU)
     by_card = threshold(latent, card.matrix_flop_per_s["fp16"], card.hbm_bytes_per_s)
     what = "sequences from which naive is quicker"
-    return [
-        _row("T1", f"{what}: 376 TFLOP/s and 1.8 TB/s", 61.0, found, "1", abs(found - 61) <= 1),
-        _row("T1", f"{what}: the card of a 910B2, fp16", 61.0, by_card, "read beside", None),
-    ]
+    yield _row("T1", f"{what}: 376 TFLOP/s and 1.8 TB/s", 61.0, found, "1", abs(found - 61) <= 1)
+    yield _row("T1", f"{what}: the card of a 910B2, fp16", 61.0, by_card, "read beside", None)
 
 
 # T2 and T3: the benchmark.
 
 
-def benchmark() -> list[Row]:
+def benchmark() -> Iterator[Row]:
     """The 54 shapes of the authors' benchmark on a 910B2."""
-    rows: list[Row] = []
     gains = []
     left_out = _left_out()
-    for shape, row in zip(map(_shape, BENCH), BENCH):
+    for row in BENCH:
+        shape = Shape(row.heads, row.suffix, row.batch, row.prefix)
         what = f"{row.heads} heads, batch {row.batch}, {row.prefix} + {row.suffix} tokens"
         base_s = layer_seconds(NPU_BASE, shape, only=("absorb",))
-        rate, published = row.batch / base_s / 1e3, row.typhoon / row.absorb
-        gains.append((base_s / layer_seconds(NPU, shape, TYPHOON), published))
-        off, off_gain = left_out[row]
-        rows.append(
-            _row(
-                "T3",
-                f"{what}: absorb, kTok/s",
-                row.absorb,
-                rate,
-                "5 %",
-                abs(rate / row.absorb - 1) <= 0.05,
-                _NPU_FITTED,
-                f"fitted without its {row.heads} heads: {off:+.1%}",
-            )
-        )
-        rows.append(
-            _row(
-                "T2",
-                f"{what}: speed-up",
-                published,
-                gains[-1][0],
-                "15 %",
-                abs(gains[-1][0] / published - 1) <= 0.15,
-                _TYPHOON_FITTED,
-                f"fitted without its {row.heads} heads: {off_gain:+.1%}",
-            )
-        )
-    mean = math.exp(np.mean([math.log(each) for each, _ in gains]))
-    rows.append(
-        _row(
-            "T2",
-            "54 speed-ups: geometric mean",
-            1.81,
-            mean,
-            "5 %",
-            abs(mean / 1.81 - 1) <= 0.05,
-            _TYPHOON_FITTED,
-        )
-    )
-    return rows
-
-
-def _shape(row: BenchRow) -> Shape:
-    return Shape(row.heads, row.suffix, row.batch, row.prefix)
+        gains.append(base_s / layer_seconds(NPU, shape, TYPHOON))
+        off, off_gain = (f"fitted without its {row.heads} heads: {x:+.1%}" for x in left_out[row])
+        rate, speed_up = row.batch / base_s / 1e3, row.typhoon / row.absorb
+        yield _near("T3", f"{what}: absorb, kTok/s", row.absorb, rate, 5, off, _NPU_FITTED)
+        yield _near("T2", f"{what}: speed-up", speed_up, gains[-1], 15, off_gain, _TYPHOON_FITTED)
+    mean = math.exp(np.mean([math.log(each) for each in gains]))
+    yield _near("T2", "54 speed-ups: geometric mean", 1.81, mean, 5, fitted=_TYPHOON_FITTED)
 
 
 def _left_out() -> dict[BenchRow, tuple[float, float]]:
@@ -242,61 +197,35 @@ def _left_out() -> dict[BenchRow, tuple[float, float]]:
 # T4: where the time of Kimi K2 goes.
 
 
-def breakdown() -> list[Row]:
+def breakdown() -> Iterator[Row]:
     """Kimi K2, a prefix of 4096 and suffixes of 512, batch 1024."""
     shape = Shape(64, 512, 1024, 4096)
-    times = (
+    fitted = f"{_TYPHOON_FITTED}; how the fixed 679 us divide, by these three"
+    for branch, published, seconds in (
         ("CATLASS absorb on everything", 6.43, layer_seconds(NPU, shape, only=("absorb",))),
         ("naive branch", 1.63, layer_seconds(NPU, shape, TYPHOON, ("naive",))),
         ("absorb branch", 1.06, layer_seconds(NPU, shape, TYPHOON, ("absorb",))),
-    )
-    fitted = f"{_TYPHOON_FITTED}; how the fixed 679 us divide, by these three"
-    return [
-        _row(
-            "T4",
-            f"Kimi K2, 4096 + 512 tokens, batch 1024: {what}, ms",
-            published,
-            seconds * 1e3,
-            "10 %",
-            abs(seconds * 1e3 / published - 1) <= 0.1,
-            fitted,
-        )
-        for what, published, seconds in times
-    ]
+    ):
+        what = f"Kimi K2, 4096 + 512 tokens, batch 1024: {branch}, ms"
+        yield _near("T4", what, published, seconds * 1e3, 10, fitted=fitted)
 
 
 # T5: the estimate on GPUs.
 
 
-def end_to_end() -> list[Row]:
+def end_to_end() -> Iterator[Row]:
     """DeepSeek-V3, batch 128 a GPU: 61 attention layers and the published time of all else."""
-    rows = []
     published = {"A": (1.01, 1.48), "B": (2.04, 2.37), "C": (2.33, 2.56)}
+    fit = ("28.15 ms of all else, as published", _GPU_FITTED)
     for name, prefix in PROMPTS.items():
         shape = Shape(128, SUFFIX, 128, prefix)
         times = layer_seconds(GPU, shape, only=ABSORB), layer_seconds(GPU, shape, TYPHOON)
-        for what, layer_s, rate in zip(("FlashMLA", "TyphoonMLA"), times, published[name]):
+        for kernel, layer_s, rate in zip(("FlashMLA", "TyphoonMLA"), times, published[name]):
+            what = f"prompt {name}, {kernel}, kTok/s a GPU"
             found = 128 / (REST_S + LAYERS * layer_s) / 1e3
-            rows.append(
-                _row(
-                    "T5",
-                    f"prompt {name}, {what}, kTok/s a GPU",
-                    rate,
-                    found,
-                    "3 %",
-                    abs(found / rate - 1) <= 0.03,
-                    *_fit_of(name),
-                )
+            yield _near(
+                "T5", what, rate, found, 3, *(("left out of the fit",) if name == "C" else fit)
             )
-    return rows
-
-
-def _fit_of(prompt: str) -> tuple[str, str]:
-    return (
-        ("", "left out of the fit")
-        if prompt == "C"
-        else (_GPU_FITTED, "28.15 ms of all else, as published")
-    )
 
 
 # T6 and T7: bounds and orders.
@@ -305,9 +234,8 @@ def _fit_of(prompt: str) -> tuple[str, str]:
 _ONCE = "; the prefix is read once, for L2 has room for it"
 
 
-def asymptotes() -> list[Row]:
+def asymptotes() -> Iterator[Row]:
     """The largest gains, and the ratio of MACs that none may pass."""
-    rows = []
     every = []
     for what, published, machine, once in (
         ("910B2, against CATLASS", 3.0, NPU, False),
@@ -316,17 +244,13 @@ def asymptotes() -> list[Row]:
         shapes = product((64, 128), (128, 512), (64, 128, 256, 512, 1024), PROMPTS.values())
         gains = [gain(machine, Shape(*shape), machine, ABSORB, once) for shape in shapes]
         every += gains
-        rows.append(
-            _row(
-                "T6",
-                f"largest gain of an attention layer, {what}",
-                published,
-                max(gains),
-                "10 %",
-                abs(max(gains) / published - 1) <= 0.1,
-                "",
-                "prompts A, B, C, suffixes of 128 and 512, batch 64 to 1024" + _ONCE * once,
-            )
+        yield _near(
+            "T6",
+            f"largest gain of an attention layer, {what}",
+            published,
+            max(gains),
+            10,
+            "prompts A, B, C, suffixes of 128 and 512, batch 64 to 1024" + _ONCE * once,
         )
     read_once = [
         gain(machine, Shape(heads, 128, 1024, prefix), machine, ABSORB, True)
@@ -335,22 +259,18 @@ def asymptotes() -> list[Row]:
         for prefix in PROMPTS.values()
     ]
     for how, gains in (("if the prefix is read once", read_once), ("in all of the above", every)):
-        rows.append(
-            _row(
-                "T6",
-                f"no gain passes the ratio of MACs, {how}",
-                3.4,
-                max(gains),
-                "<= 3.4",
-                max(gains) <= 3.4,
-                "",
-                "with 64 heads, absorb that reads it for each request waits for HBM",
-            )
+        yield _row(
+            "T6",
+            f"no gain passes the ratio of MACs, {how}",
+            3.4,
+            max(gains),
+            "<= 3.4",
+            max(gains) <= 3.4,
+            note="with 64 heads, absorb that reads it for each request waits for HBM",
         )
-    return rows
 
 
-def orders() -> list[Row]:
+def orders() -> Iterator[Row]:
     """What is larger than what."""
     by_prompt = [
         gain(GPU, Shape(128, SUFFIX, 128, prefix), GPU, ABSORB) for prefix in PROMPTS.values()
@@ -366,35 +286,30 @@ def orders() -> list[Row]:
         gain(NPU, Shape(128, SUFFIX, batch, PROMPTS["A"]), NPU, ABSORB)
         for batch in (64, 128, 256, 512, 1024)
     ]
-    falls = all(a > b for a, b in pairwise(by_prompt))
-    more = all(k2 >= v3 for k2, v3 in by_model)
-    rises = all(a < b for a, b in pairwise(by_batch))
-    return [
-        _row(
-            "T7",
-            "gain of prompts A, B, C (H100, batch 128)",
-            "falls",
-            _listed(by_prompt),
-            "sign",
-            falls,
-        ),
-        _row(
-            "T7",
-            "gain of Kimi K2 and DeepSeek-V3 (910B2, prompt A, batch 256, 512, 1024)",
-            "K2 >= V3",
-            "; ".join(map(_listed, by_model)),
-            "sign",
-            more,
-        ),
-        _row(
-            "T7",
-            "gain by batch 64 to 1024 (910B2, prompt A)",
-            "rises",
-            _listed(by_batch),
-            "sign",
-            rises,
-        ),
-    ]
+    yield _row(
+        "T7",
+        "gain of prompts A, B, C (H100, batch 128)",
+        "falls",
+        _listed(by_prompt),
+        "sign",
+        all(a > b for a, b in pairwise(by_prompt)),
+    )
+    yield _row(
+        "T7",
+        "gain of Kimi K2 and DeepSeek-V3 (910B2, prompt A, batch 256, 512, 1024)",
+        "K2 >= V3",
+        "; ".join(map(_listed, by_model)),
+        "sign",
+        all(k2 >= v3 for k2, v3 in by_model),
+    )
+    yield _row(
+        "T7",
+        "gain by batch 64 to 1024 (910B2, prompt A)",
+        "rises",
+        _listed(by_batch),
+        "sign",
+        all(a < b for a, b in pairwise(by_batch)),
+    )
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -404,7 +319,7 @@ def _listed(values: Sequence[float]) -> str:
 # T8: the memory of the expanded prefix.
 
 
-def memory() -> list[Row]:
+def memory() -> Iterator[Row]:
     """DeepSeek-V3 in FP8 on 384 devices: the expanded prompt A beside weights and latent caches."""
     model, fp8 = catalog.model("deepseek-v3"), Precision("fp8", "fp8", "fp8", "fp8")
     devices, batch, suffix = 384, 128, 1024
@@ -423,19 +338,8 @@ def memory() -> list[Row]:
     share = expanded / (weights + cached)
     note = (
         f"{expanded / 1e9:.2f} GB beside {weights / 1e9:.2f} GB of weights and "
-        f"{cached / 1e9:.2f} GB of cache, all "
-        f"spread over {devices} devices; batch {batch} a device, {suffix} own tokens each; its "
-        "rule is not known"
+        f"{cached / 1e9:.2f} GB of cache, all spread over {devices} devices; "
+        f"batch {batch} a device, {suffix} own tokens each; its rule is not known"
     )
-    return [
-        _row(
-            "T8",
-            "HBM of the expanded prefix, of what is in use",
-            0.03,
-            share,
-            "2-4 %",
-            0.02 <= share <= 0.04,
-            "",
-            note,
-        )
-    ]
+    what = "HBM of the expanded prefix, of what is in use"
+    yield _row("T8", what, 0.03, share, "2-4 %", 0.02 <= share <= 0.04, note=note)

@@ -1,5 +1,4 @@
-"""The report's figures as plain SVG: no script, sharp in print, readable on light and dark
-paper."""
+"""The report's figures as plain SVG: no script, sharp in print, for light and dark paper."""
 
 from __future__ import annotations
 
@@ -79,8 +78,7 @@ def quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def histogram_quantiles(ends: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same of a histogram whose bin i ends at `ends[i]`: each value is rounded up to the end of
-    its bin."""
+    """The same of a histogram whose bin i ends at `ends[i]`: values are rounded up to that."""
     past = np.cumsum(counts) / counts.sum()
     places = np.unique(np.minimum(np.searchsorted(past, _SHARES), len(past) - 1))
     return ends[places], past[places]
@@ -223,8 +221,7 @@ def _left(labels: Sequence[str]) -> float:
 def _stairs(
     start: tuple[float, float], points: Iterable[tuple[float, float]], colour: str, name: str
 ) -> str:
-    """A line that goes across to each point, then up or down to it; moves of less than 0.1 pixels
-    are left out."""
+    """A line across to each point, then up or down to it; moves below 0.1 pixels are left out."""
     x0, y0 = f"{start[0]:.1f}", f"{start[1]:.1f}"
     path, last = [f"M{x0},{y0}"], x0
     for x, y in points:

@@ -20,9 +20,9 @@ _LINE = re.compile(
     rf"(?:\s*(?:±|\+/?-)\s*(?P<tolerance>{_NUMBER}))?"
 )
 _EXAMPLES = (
-    "write it like 'preserve.speedup >= 1.2', 'preserve.ttft_p99_s == 0.35 ± 0.02', or, of a "
-    "job or a tenant against "
-    "that of another variant, 'both.training.mean_s > 1.5 * alone.training.mean_s'"
+    "write it like 'preserve.speedup >= 1.2', 'preserve.ttft_p99_s == 0.35 ± 0.02', or, of a job "
+    "or a tenant against that of another variant, "
+    "'both.training.mean_s > 1.5 * alone.training.mean_s'"
 )
 _EXACT = 1e-9  # relative: how far `==` without a tolerance may be off
 
@@ -79,9 +79,14 @@ def parse(text: str) -> Expect:
         raise ValueError(
             f"{text!r}: numbers must be finite and a tolerance at least zero; {_EXAMPLES}"
         )
-    than = match["than"] or match["alone"] or ""
     return Expect(
-        match["variant"], match["metric"], match["op"], value, tolerance, text.strip(), than
+        variant=match["variant"],
+        metric=match["metric"],
+        op=match["op"],
+        value=value,
+        tolerance=tolerance,
+        text=text.strip(),
+        than=match["than"] or match["alone"] or "",
     )
 
 
@@ -134,18 +139,17 @@ def _found(
         jobs = tenants.get(variant, {})
         if job not in jobs:
             raise ValueError(f"expect: no part {job!r} in {variant!r}{_nearest(job, jobs)}")
-        known = dict(jobs[job])
         base = tenants[next(iter(metrics))].get(job, {})
-        known |= {
+        known = {**jobs[job]} | {
             f"{name}_ratio": value / base[name]
             for name, value in jobs[job].items()
             if base.get(name)
         }
     else:
-        known = dict(metrics[variant])
-        ratios = comparison.get(variant, {})
-        known |= {"speedup": ratios["speedup"]} if "speedup" in ratios else {}
-        known |= {f"{name}_ratio": ratio for name, ratio in ratios.items() if name != "speedup"}
+        known = {**metrics[variant]} | {
+            name if name == SPEEDUP.name else f"{name}_ratio": ratio
+            for name, ratio in comparison.get(variant, {}).items()
+        }
     if metric not in known:
         raise ValueError(
             f"expect: {metric!r} of {owner!r} has no value in this run{_nearest(metric, known)}"

@@ -29,21 +29,21 @@ def latency_section(owners: Mapping[tuple[str, str], Outcome]) -> str:
     if not found:
         return ""
     colours = variant_colours(asked)
-    figures = []
-    for key, title in _CURVES.items():
-        points = {
-            name: charts.quantiles(mine[key])
-            for name, mine in found.items()
-            if len(mine.get(key, ()))
-        }
-        figures.append(_curves(points, colours, title, "requests") if points else "")
+    figures = [
+        _curves(
+            {n: charts.quantiles(mine[key]) for n, mine in found.items() if len(mine.get(key, ()))},
+            colours,
+            title,
+            "requests",
+        )
+        for key, title in _CURVES.items()
+    ]
     gaps = {
         name: charts.histogram_quantiles(outcome.part.gap_ends_s, outcome.part.gaps)
         for name, outcome in named.items()
         if isinstance(outcome.part, Serving) and outcome.part.gaps.any()
     }
-    title, what = "Inter-token latency", "gaps between tokens"
-    figures.append(_curves(gaps, colours, title, what) if gaps else "")
+    figures.append(_curves(gaps, colours, "Inter-token latency", "gaps between tokens"))
     names = charts.legend([(name, colours[name]) for name in found])
     tokens = "; of the inter-token latency, share of the times between two tokens of an answer"
     return (

@@ -6,7 +6,7 @@ what installed packages add.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sim.facts.outcome import Outcome
@@ -29,8 +29,7 @@ def busy_s(totals: Totals, stream: str) -> float:
 
 
 def exposed_s(totals: Totals) -> float:
-    """Seconds in which an iteration ran and nothing computed: time waited for collectives and
-    joins."""
+    """Seconds in which an iteration waited for collectives and joins, and nothing computed."""
     left_s = (
         totals.seconds
         - totals.idle_s
@@ -62,17 +61,10 @@ def _share(outcome: Outcome, seconds: float) -> float | None:
     return seconds / whole_s if whole_s > 0 else None
 
 
-def _used(outcome: Outcome, capacity: str) -> float | None:
-    """Bytes over a capacity against its rate."""
-    rate, whole_s = outcome.rates.get(capacity), outcome.totals.seconds
-    if not rate or not whole_s > 0:
-        return None
-    return outcome.totals.bytes.get(capacity, 0.0) / rate / whole_s
-
-
-def _mfu(outcome: Outcome) -> float | None:
-    rate, whole_s = outcome.rates.get("matrix"), outcome.totals.seconds
-    return outcome.totals.matrix_flop / rate / whole_s if rate and whole_s > 0 else None
+def _used(outcome: Outcome, capacity: str, moved: float) -> float | None:
+    """Bytes over a capacity, or FLOP of the matrix engine, against its rate."""
+    rate = outcome.rates.get(capacity)
+    return _share(outcome, moved / rate) if rate else None
 
 
 def _unused(outcome: Outcome) -> float:
@@ -193,7 +185,7 @@ CHIPS = table_of(
             "",
             "HBM utilisation",
             f"bytes over the HBM port / (HBM rate x makespan_s), {_ONE}",
-            lambda o: _used(o, "HBM"),
+            lambda o: _used(o, "HBM", o.totals.bytes.get("HBM", 0.0)),
         ),
         Metric(
             "l2_utilisation",
@@ -201,7 +193,7 @@ CHIPS = table_of(
             "",
             "L2 utilisation",
             f"bytes over the L2 port / (L2 rate x makespan_s), {_ONE}",
-            lambda o: _used(o, "L2"),
+            lambda o: _used(o, "L2", o.totals.bytes.get("L2", 0.0)),
         ),
         Metric(
             "link_utilisation",
@@ -210,7 +202,7 @@ CHIPS = table_of(
             "link utilisation",
             "bytes over the rank's links / (rate of its outgoing links together x makespan_s), "
             f"{_ONE}",
-            lambda o: _used(o, "link"),
+            lambda o: _used(o, "link", o.totals.bytes.get("link", 0.0)),
         ),
         Metric(
             "mfu",
@@ -219,7 +211,7 @@ CHIPS = table_of(
             "MFU (matrix FLOP)",
             "FLOP on the matrix engine / (matrix peak x makespan_s), the peak being that of the "
             f"device's quickest number format; {_ONE}",
-            _mfu,
+            lambda o: _used(o, "matrix", o.totals.matrix_flop),
         ),
         Metric(
             "hbm_bytes",
@@ -277,12 +269,13 @@ SPEEDUP = Metric(
 METRICS: dict[str, Metric] = {}  # of installed packages; each is asked of every run
 
 
+def _together(tables: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
+    return {name: row for table in tables for name, row in table.items()}
+
+
 def rows_of(kind: Any) -> dict[str, Metric]:
     """The metrics that a run of this kind of work may have, in the order of the table."""
-    found: dict[str, Metric] = {}
-    for table in kind.metrics:
-        found |= table.found
-    return found | METRICS
+    return _together(table.found for table in kind.metrics) | METRICS
 
 
 def metrics(outcome: Outcome, kind: Any) -> dict[str, float]:
@@ -293,10 +286,7 @@ def metrics(outcome: Outcome, kind: Any) -> dict[str, float]:
 
 def part_rows_of(kind: Any) -> dict[str, Metric]:
     """The same of what a workload of this kind is made of."""
-    found: dict[str, Metric] = {}
-    for table in kind.part_metrics:
-        found |= table.found
-    return found
+    return _together(table.found for table in kind.part_metrics)
 
 
 def kinds_of(outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -306,7 +296,4 @@ def kinds_of(outcomes: Mapping[str, Outcome]) -> list[str]:
 
 def rows_of_all(kinds: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> dict[str, Metric]:
     """The metrics that the outcomes may have, by name."""
-    found: dict[str, Metric] = {}
-    for name in kinds_of(outcomes):
-        found |= rows_of(kinds[name])
-    return found
+    return _together(rows_of(kinds[name]) for name in kinds_of(outcomes))

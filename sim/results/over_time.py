@@ -95,13 +95,14 @@ def over_time_section(outcomes: Mapping[str, Outcome]) -> str:
     if not found:
         return ""
     unit, scale = _time_unit(max(float(edges[-1]) for edges, _ in found.values()))
-    figures = []
-    for key, (title, of) in _LINES.items():
-        lines = {
-            name: charts.Line(colours[name], edges, means[key])
-            for name, (edges, means) in found.items()
-        }
-        figures.append(charts.time_series(lines, title, of, unit, scale))
+    lines = {
+        key: {n: charts.Line(colours[n], edges, means[key]) for n, (edges, means) in found.items()}
+        for key in _LINES
+    }
+    figures = [
+        charts.time_series(lines[key], title, of, unit, scale)
+        for key, (title, of) in _LINES.items()
+    ]
     names = charts.legend([(name, colours[name]) for name in found])
     several = (
         " All replicas together; shares are their mean."
@@ -110,11 +111,9 @@ def over_time_section(outcomes: Mapping[str, Outcome]) -> str:
     )
     return (
         f'<h2>Over time</h2><p class="soft">Means over at most {MOST_BINS} equal stretches of '
-        f"the run.{several} A "
-        "request waits until an iteration first works on it. Prompt tokens are those computed: "
-        "not what the prefix "
-        f"cache had, but again what a preemption threw away.</p>{names}<div "
-        f'class="pair">{"".join(figures)}</div>'
+        f"the run.{several} A request waits until an iteration first works on it. Prompt tokens "
+        "are those computed: not what the prefix cache had, but again what a preemption threw "
+        f'away.</p>{names}<div class="pair">{"".join(figures)}</div>'
     )
 
 

@@ -64,14 +64,12 @@ def variant_colours(names: Iterable[str]) -> dict[str, str]:
 
 
 def kind_colour(kind: str) -> str:
-    """The colour of an op kind: the same for the same name in every run, also for kinds nobody
-    thought of."""
+    """The colour of an op kind: the same in every run, also for kinds nobody thought of."""
     return KIND_COLOURS.get(kind) or _SPARE[zlib.crc32(kind.encode()) % len(_SPARE)]
 
 
 def kind_colours(kinds: Iterable[str]) -> dict[str, str]:
-    """The same of all kinds on a page, unlike for those nobody thought of, while there are
-    enough."""
+    """The same of all kinds on a page, unlike each other while there are enough."""
     found: dict[str, str] = {}
     for kind in kinds:
         first = _SPARE.index(kind_colour(kind)) if kind not in KIND_COLOURS else 0

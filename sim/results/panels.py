@@ -1,5 +1,4 @@
-"""What a timeline shows of one variant, before anything is drawn: its streams, and how full its
-capacities were."""
+"""What a timeline shows of a variant: its streams, and how full its capacities were."""
 
 from __future__ import annotations
 
@@ -54,24 +53,16 @@ class Panel:
 def axis_unit(outcomes: Mapping[str, Outcome]) -> tuple[str, float]:
     """The unit of the time axis, and how many of it a second has."""
     first_s, last_s = recorded(outcomes)
-    long_s = last_s - first_s
-    return (
-        ("µs", 1e6)
-        if last_s < 2e-3
-        else ("ms", 1e3)
-        if long_s < 10 and last_s < 10_000
-        else ("s", 1.0)
-    )
+    if last_s < 2e-3:
+        return "µs", 1e6
+    return ("ms", 1e3) if last_s - first_s < 10 and last_s < 10_000 else ("s", 1.0)
 
 
 def recorded(outcomes: Mapping[str, Outcome]) -> tuple[float, float]:
-    """When what was recorded begins and ends, in seconds; from zero where it begins in the first
-    tenth."""
+    """Begin and end of what was recorded, in seconds; from 0 if it begins in the first tenth."""
     spans = [s for o in outcomes.values() for s in o.timeline.spans]
-    first_s, last_s = (
-        min((s.start_s for s in spans), default=0.0),
-        max((s.end_s for s in spans), default=0.0),
-    )
+    first_s = min((s.start_s for s in spans), default=0.0)
+    last_s = max((s.end_s for s in spans), default=0.0)
     return (first_s if first_s > 0.1 * last_s else 0.0), last_s
 
 
@@ -96,12 +87,9 @@ def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
         start = np.array([s.start_s for s in spans]) * scale
         end = np.array([s.end_s for s in spans]) * scale
         tracks.append(Track(escaped(label), spans, start, end - start))
-    title = (
-        f"<b>{escaped(name)}</b>  "
-        f"{escaped(seconds_text(outcome.totals.seconds / outcome.replicas))}"
-    )
-    title += f"  the first {MOST_TRACKS} of {len(shown)} tracks" if len(shown) > MOST_TRACKS else ""
-    return Panel(title, tracks, _areas(outcome, scale))
+    took = escaped(seconds_text(outcome.totals.seconds / outcome.replicas))
+    some = f"  the first {MOST_TRACKS} of {len(shown)} tracks" if len(shown) > MOST_TRACKS else ""
+    return Panel(f"<b>{escaped(name)}</b>  {took}{some}", tracks, _areas(outcome, scale))
 
 
 def _stream_order(track: str) -> tuple[int, list[int], str]:
@@ -112,8 +100,7 @@ def _stream_order(track: str) -> tuple[int, list[int], str]:
 
 
 def _areas(outcome: Outcome, scale: float) -> list[Area]:
-    """One area for each kind of capacity: over several ranks or links, the share of all their rates
-    together."""
+    """An area a kind of capacity; of several ranks or links, the share of their joint rate."""
     rates: dict[str, float] = {}
     for capacity, rate in outcome.timeline.capacities.items():
         kind = capacity.rpartition("/")[2]

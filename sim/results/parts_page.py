@@ -19,17 +19,14 @@ def parts_table(
     """A row for each variant and part of it: those of the wanted metrics that any part has."""
     some = columns(rows, found, wanted)
     head = "".join(f"<th class=num>{escaped(row.label)}</th>" for row in some)
-    lines = []
+    lines = ""
     for variant, each in found.items():
         for name, mine in each.items():
             cells = "".join(f"<td class=num>{escaped(cell(row, mine))}</td>" for row in some)
             tip = (tips or {}).get((variant, name))
             title = f' title="{escaped(tip)}"' if tip else ""
-            lines.append(
-                f"<tr><td>{escaped(variant)}</td><td{title}>{escaped(name)}</td>{cells}</tr>"
-            )
+            lines += f"<tr><td>{escaped(variant)}</td><td{title}>{escaped(name)}</td>{cells}</tr>"
     return (
-        '<div class="wide"><table class="dense '
-        f'jobs"><tr><th>Variant</th><th>{noun}</th>{head}</tr>'
-        f"{''.join(lines)}</table></div>"
+        f'<div class="wide"><table class="dense jobs"><tr><th>Variant</th><th>{noun}</th>{head}'
+        f"</tr>{lines}</table></div>"
     )

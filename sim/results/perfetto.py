@@ -15,8 +15,7 @@ _STREAMS = ("compute", "communication", "prefetch")
 
 
 def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """Metadata first, then events by time: a process for each variant and rank, a thread for each
-    stream, and counters.
+    """Metadata, then events by time: a process a variant and rank, a thread a stream, counters.
 
     Counters are HBM, L2 and link, in percent of their rate.
 
@@ -51,15 +50,14 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
             owner, _, stream = s.track.rpartition("/")
             pid = process(variant, owner)
             start_ns, end_ns = round(s.start_s * 1e9), round(s.end_s * 1e9)
-            args: dict[str, Any] = {"bound": s.bound}
             numbers = {
                 "HBM bytes": s.hbm_bytes,
                 "L2 bytes": s.l2_bytes,
                 "link bytes": s.link_bytes,
                 "FLOP": s.flop,
+                "note": s.note,
             }
-            args |= {name: value for name, value in numbers.items() if value}
-            args |= {"note": s.note} if s.note else {}
+            args = {"bound": s.bound} | {name: value for name, value in numbers.items() if value}
             events.append(
                 {
                     "ph": "X",
@@ -76,15 +74,16 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
             owner, _, kind = capacity.rpartition("/")
             pid = process(variant, owner)
             for time_s, share in zip(*utilisation(outcome.timeline.uses, capacity, rate)):
-                percent = round(100 * float(share), 3)
-                at = {
-                    "ph": "C",
-                    "name": f"{kind} %",
-                    "pid": pid,
-                    "tid": 0,
-                    "ts": round(float(time_s) * 1e9) / 1e3,
-                }
-                events.append({**at, "args": {"in use": percent}})
+                events.append(
+                    {
+                        "ph": "C",
+                        "name": f"{kind} %",
+                        "pid": pid,
+                        "tid": 0,
+                        "ts": round(float(time_s) * 1e9) / 1e3,
+                        "args": {"in use": round(100 * float(share), 3)},
+                    }
+                )
     events.sort(key=lambda e: (e["ts"], e["pid"], e["tid"]))
     return metadata + events
 

@@ -14,8 +14,7 @@ from sim import compiled
 from sim.facts.outcome import Outcome
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
-from sim.results.metric import Metric
-from sim.results.metrics import SPEEDUP, kinds_of, metrics, rows_of, rows_of_all
+from sim.results.metrics import SPEEDUP, kinds_of, metrics, rows_of
 from sim.results.requests import owners_of, requests_file
 from sim.results.table import closing, comparison_table
 
@@ -28,11 +27,10 @@ if TYPE_CHECKING:
 class Result:
     """Every variant of one scenario, compared.  The first variant is the baseline.
 
-    `variants[name]["metrics"]` maps a metric to its value (units in the names, definitions in
-    `DEFINITIONS`), `variants[name]["tenants"]` a job or a tenant to its own (`OF_JOBS`,
-    `OF_TENANTS`, `OF_NETWORKS`), `comparison[name]` a metric to its ratio to the baseline and
-    `speedup`, `expect` has a row {"text", "value", "ok"} for each claim of the scenario. `outcomes`
-    are the facts that all of it is derived from.
+    `variants[name]["metrics"]` maps a metric to its value (units in the names),
+    `variants[name]["tenants"]` a job, a tenant or a network to its own, `comparison[name]` a metric
+    to its ratio to the baseline and `speedup`; `expect` has a row {"text", "value", "ok"} for each
+    claim of the scenario. `outcomes` are the facts that all of it is derived from.
     """
 
     scenario: str
@@ -54,11 +52,6 @@ class Result:
     def ok(self) -> bool:
         """Whether every claim of the scenario holds."""
         return all(row["ok"] for row in self.expect)
-
-    @property
-    def metric_rows(self) -> dict[str, Metric]:
-        """What is known of each metric of the variants: unit, label, definition."""
-        return rows_of_all(self.kinds, self.outcomes) | {SPEEDUP.name: SPEEDUP}
 
     @property
     def verdict(self) -> str:
@@ -178,21 +171,20 @@ class Result:
         return {name: variant["metrics"] for name, variant in self.variants.items()}
 
     def _log(self) -> str:
+        claims = ((f"{row['text']} (found {row['value']!r})", row["ok"]) for row in self.expect)
         lines = [
             f"podscope {self.version}",
             f"scenario {self.scenario}, seed {self.seed}, {self.fingerprint}",
+            *(
+                f"variant {name}: {o.totals.ops:,.0f} ops, fingerprint {o.fingerprint}"
+                for name, o in self.outcomes.items()
+            ),
+            *(f"expect {'ok    ' if ok else 'FAILED'} {text}" for text, ok in claims),
+            *(f"warning {text}" for text in self.warnings),
+            *(f"loop {text}" for text in self.ran),
+            self.verdict,
         ]
-        lines += [
-            f"variant {name}: {o.totals.ops:,.0f} ops, fingerprint {o.fingerprint}"
-            for name, o in self.outcomes.items()
-        ]
-        lines += [
-            f"expect {'ok    ' if row['ok'] else 'FAILED'} {row['text']} (found {row['value']!r})"
-            for row in self.expect
-        ]
-        lines += [f"warning {text}" for text in self.warnings]
-        lines += [f"loop {text}" for text in self.ran]
-        return "\n".join([*lines, self.verdict]) + "\n"
+        return "\n".join(lines) + "\n"
 
 
 def build(

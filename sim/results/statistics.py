@@ -52,8 +52,7 @@ def latencies(requests: Requests) -> dict[str, np.ndarray]:
 
 
 def statistics(requests: Requests) -> Mapping[str, float]:
-    """Number of finished requests, and mean and percentiles of each latency of theirs, in
-    seconds."""
+    """Number of finished requests; mean and percentiles of their latencies, in seconds."""
     if requests not in _MEMORY:
         done = requests.finished()
         found: dict[str, float] = {"requests": float(len(done))}

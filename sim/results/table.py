@@ -25,8 +25,7 @@ def shown(rows: Mapping[str, Metric], metrics: Numbers) -> list[Metric]:
 
 
 def best(row: Metric, metrics: Numbers) -> set[str]:
-    """The variants that are best in this metric; none where all are equal or where better has no
-    meaning."""
+    """The variants that are best in this metric; none where all are equal or none is better."""
     values = {variant: mine[row.name] for variant, mine in metrics.items() if row.name in mine}
     if len(values) < 2 or len(set(values.values())) == 1 or not row.better:
         return set()
@@ -101,8 +100,7 @@ def columns(
 def part_lines(
     rows: Mapping[str, Metric], found: Mapping[str, Numbers], noun: str, wanted: Sequence[str]
 ) -> list[RenderableType]:
-    """A table with a row for each variant and part of it: those of the wanted metrics that any part
-    has."""
+    """A table with a row a variant and part: those wanted metrics that any part has."""
     from rich.text import Text
 
     if not found:

@@ -130,8 +130,7 @@ def _fill_boxes(
     window: tuple[float, float],
     tracks: int,
 ) -> None:
-    """Puts the boxes of `window` into the bar traces of one panel, one trace a kind, as the script
-    does at a zoom."""
+    """Puts the boxes of `window` into a panel's bar traces, one a kind, as the script does."""
     from_, to = window
     pixel = (to - from_) / _WIDTH_PX
     least = pixel * max(2.0, _WIDTH_PX * tracks / _BUDGET)
@@ -199,8 +198,7 @@ def _fill_boxes(
 
 
 def _fill_area(trace: dict[str, Any], area: Area, window: tuple[float, float]) -> None:
-    """Steps as they are while they can be told apart, means over a pixel or so where they
-    cannot."""
+    """Steps while they can be told apart, means over a pixel or so where they cannot."""
     from_, to = window
     inside = (area.times >= from_) & (area.times <= to)
     if np.count_nonzero(inside) <= _WIDTH_PX:
@@ -217,8 +215,7 @@ def _fill_area(trace: dict[str, Any], area: Area, window: tuple[float, float]) -
 
 
 def _packed(panel: Panel, kinds: Sequence[str]) -> dict[str, Any]:
-    """A panel's spans as columns in base64, names and hover lines once each: some 30 bytes a
-    span."""
+    """A panel's spans as columns in base64, names and hover lines once: some 30 bytes each."""
     names: dict[str, int] = {}
     details: dict[tuple[object, ...], int] = {}
     texts: list[str] = []

@@ -89,13 +89,12 @@ def page(name: str, graph: nx.DiGraph, facts: Mapping[str, Fact]) -> str:
 
 
 def figure(graph: nx.DiGraph) -> go.Figure:
-    """The drawing: chips as filled marks, switches as squares, wires coloured by rate; hover for
-    names and numbers."""
+    """The drawing: chips as filled marks, switches as squares, wires coloured by rate."""
     import plotly.graph_objects as go
 
-    places = _places(graph)
+    places = _DRAWN[shape_of(graph).drawn](graph)
     deep = len(next(iter(places.values()))) == 3
-    line, dots = (go.Scatter3d, "markers") if deep else (go.Scatter, "markers")
+    line = go.Scatter3d if deep else go.Scatter
     out = go.Figure()
     for number, ((rate, latency, duplex), ends) in enumerate(
         sorted(_wires(graph).items(), reverse=True)
@@ -135,7 +134,7 @@ def figure(graph: nx.DiGraph) -> go.Figure:
             out.add_trace(
                 line(
                     **axes,
-                    mode=dots,
+                    mode="markers",
                     name=f"{len(set(nodes)):,} {what}",
                     text=[_told(graph, node) for node in nodes],
                     hovertemplate="%{text}<extra></extra>",
@@ -143,7 +142,7 @@ def figure(graph: nx.DiGraph) -> go.Figure:
                 )
             )
     plain = {"visible": False}
-    out.update_layout(
+    return out.update_layout(
         template="plotly_white",
         height=720,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
@@ -153,7 +152,6 @@ def figure(graph: nx.DiGraph) -> go.Figure:
         font={"family": "system-ui, sans-serif"},
         scene={"xaxis": plain, "yaxis": plain, "zaxis": plain},
     )
-    return out
 
 
 def _wires(graph: nx.DiGraph) -> dict[tuple[float, float, str], list[tuple[Any, Any]]]:
@@ -169,38 +167,24 @@ def _wires(graph: nx.DiGraph) -> dict[tuple[float, float, str], list[tuple[Any, 
 
 def _told(graph: nx.DiGraph, node: Any) -> str:
     """What a hover says of a node."""
-    lines = [f"<b>{'chip ' if isinstance(node, int) else ''}{escaped(node)}</b>"]
-    if "at" in graph.nodes[node]:
-        lines.append(f"at {escaped(graph.nodes[node]['at'])}")
-    if graph.nodes[node].get("bytes_per_s"):
-        lines.append(f"core {show(graph.nodes[node]['bytes_per_s'], 'B/s')}")
-    if graph.nodes[node].get("forwarding") == "store_and_forward":
-        lines.append("stores and forwards")
-    links = list(graph.adj[node].items())
-    lines += [
-        f"→ {escaped(b)}: {show(link['bytes_per_s'], 'B/s')}, {show(link['latency_s'], 's')}"
-        for b, link in links[:10]
+    known, links = graph.nodes[node], list(graph.adj[node].items())
+    lines = [
+        f"<b>{'chip ' if isinstance(node, int) else ''}{escaped(node)}</b>",
+        f"at {escaped(known['at'])}" if "at" in known else "",
+        f"core {show(known['bytes_per_s'], 'B/s')}" if known.get("bytes_per_s") else "",
+        "stores and forwards" if known.get("forwarding") == "store_and_forward" else "",
+        *(
+            f"→ {escaped(b)}: {show(link['bytes_per_s'], 'B/s')}, {show(link['latency_s'], 's')}"
+            for b, link in links[:10]
+        ),
+        f"and {len(links) - 10:,} more" if len(links) > 10 else "",
     ]
-    return "<br>".join(lines + ([f"and {len(links) - 10:,} more"] if len(links) > 10 else []))
-
-
-def _places(graph: nx.DiGraph) -> dict[Any, Place]:
-    """Where each node is drawn, by shape."""
-    return _DRAWN[shape_of(graph).drawn](graph)
+    return "<br>".join(filter(None, lines))
 
 
 def _staged(graph: nx.DiGraph) -> bool:
     """Whether wires go one way, from chips through stages to chips."""
     return shape_of(graph).drawn == "stages"
-
-
-def _sprung(graph: nx.DiGraph) -> dict[Any, Place]:
-    return {node: tuple(map(float, at)) for node, at in nx.spring_layout(graph, seed=1).items()}
-
-
-def _hub(graph: nx.DiGraph) -> dict[Any, Place]:
-    """Chip 0 in the middle of the others."""
-    return {0: (0.0, 0.0)} | _circle([node for node in graph if node != 0], 1.0)
 
 
 def _rings(graph: nx.DiGraph) -> dict[Any, Place]:
@@ -306,9 +290,11 @@ def _near(graph: nx.DiGraph) -> nx.DiGraph:
 _DRAWN: dict[str, Callable[[nx.DiGraph], dict[Any, Place]]] = {
     "circle": lambda graph: _circle(list(graph), 1.0),
     "grid": _grid,
-    "hub": _hub,
+    "hub": lambda graph: {0: (0.0, 0.0)} | _circle([node for node in graph if node != 0], 1.0),
     "rings": _rings,
-    "spring": _sprung,
+    "spring": lambda graph: {
+        node: tuple(map(float, at)) for node, at in nx.spring_layout(graph, seed=1).items()
+    },
     "stages": _stages,
     "tiers": _tiers,
 }

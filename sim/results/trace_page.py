@@ -1,5 +1,4 @@
-"""A request trace as one interactive page: how many come when, how long they are, and what
-repeats."""
+"""A request trace as one interactive page: how many come when, and how long they are."""
 
 from __future__ import annotations
 
@@ -150,11 +149,8 @@ def _cumulative(lengths: Lengths) -> tuple[list[int], list[float]]:
 
 
 def _unit(span_s: float) -> tuple[str, float]:
-    if span_s > 3 * 86400:
-        return "days", 86400.0
-    if span_s > 3 * 3600:
-        return "hours", 3600.0
-    return ("minutes", 60.0) if span_s > 180 else ("s", 1.0)
+    units = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
+    return next(((unit, size) for unit, size in units if span_s > 3 * size), ("s", 1.0))
 
 
 _STYLE = """

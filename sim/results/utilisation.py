@@ -42,8 +42,7 @@ def utilisation(
 def binned(
     times: NDArray[np.float64], share: NDArray[np.float64], edges: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Mean share between each two `edges`: areas stay what they are, however many steps fall into
-    one bin."""
+    """Mean share between each two `edges`: areas stay, however many steps fall into a bin."""
     if not len(times):
         return np.zeros(len(edges) - 1)
     area = np.concatenate([[0.0], np.cumsum(share[:-1] * np.diff(times))])

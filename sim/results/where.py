@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sim.facts.outcome import Outcome
 from sim.facts.span import BOUNDS
+from sim.facts.totals import Totals
 from sim.results import charts
 from sim.results.metric import seconds_text
 from sim.results.metrics import exposed_s
@@ -23,64 +24,63 @@ from sim.results.palette import (
 
 def where_time_goes(outcomes: Mapping[str, Outcome]) -> str:
     """Wall time by what the compute stream does."""
-    bars, texts = {}, {}
-    for name, outcome in outcomes.items():
-        kinds = outcome.totals.span_s.get("compute", {})
-        parts = [(words(k), kind_colour(k), kinds[k]) for k in sorted(kinds, key=kind_order)]
-        bars[name] = _of_one([*parts, *_waiting(outcome)], outcome)
-        texts[name] = seconds_text(outcome.totals.seconds / outcome.replicas)
-    figure = charts.stacked_bars(
-        bars, "Wall time of each variant by what the compute stream does", texts
+    figure = _bars(
+        outcomes,
+        "Wall time of each variant by what the compute stream does",
+        _streams,
+        lambda totals: totals.seconds,
     )
     return (
         "<h2>Where the time goes</h2>"
-        '<p class="soft">Wall time of one rank by what its compute stream does; nothing '
-        "computes while "
-        f"communication is exposed.{_mean(outcomes)}</p>{figure}"
+        '<p class="soft">Wall time of one rank by what its compute stream does; nothing computes '
+        f"while communication is exposed.{_mean(outcomes)}</p>{figure}"
     )
 
 
-def _of_one(parts: list[tuple[str, str, float]], outcome: Outcome) -> list[tuple[str, str, float]]:
-    """The mean of the replicas, from their sum: variants with more of them stand on the same
-    scale."""
-    return [(name, colour, seconds / outcome.replicas) for name, colour, seconds in parts]
-
-
-def _waiting(outcome: Outcome) -> list[tuple[str, str, float]]:
+def _streams(totals: Totals) -> charts.Parts:
+    kinds = totals.span_s.get("compute", {})
     return [
-        ("exposed communication", EXPOSED, max(0.0, exposed_s(outcome.totals))),
-        ("engine", ENGINE, outcome.totals.engine_s),
-        ("bubbles", BUBBLES, outcome.totals.bubble_s),
-        ("idle", IDLE, outcome.totals.idle_s),
+        *((words(k), kind_colour(k), kinds[k]) for k in sorted(kinds, key=kind_order)),
+        ("exposed communication", EXPOSED, max(0.0, exposed_s(totals))),
+        ("engine", ENGINE, totals.engine_s),
+        ("bubbles", BUBBLES, totals.bubble_s),
+        ("idle", IDLE, totals.idle_s),
     ]
+
+
+def _bars(
+    outcomes: Mapping[str, Outcome],
+    text: str,
+    parts: Callable[[Totals], charts.Parts],
+    whole: Callable[[Totals], float],
+) -> str:
+    """A bar for each variant: the mean of its replicas, so that all stand on the same scale."""
+    bars = {
+        name: [(what, colour, seconds / o.replicas) for what, colour, seconds in parts(o.totals)]
+        for name, o in outcomes.items()
+    }
+    texts = {name: seconds_text(whole(o.totals) / o.replicas) for name, o in outcomes.items()}
+    return charts.stacked_bars(bars, text, texts)
 
 
 def what_limits(outcomes: Mapping[str, Outcome]) -> str:
     """Time on the compute stream by what a faster machine would have to improve."""
     if not any(outcome.totals.bound_s for outcome in outcomes.values()):
         return ""
-    bars, texts = {}, {}
-    for name, outcome in outcomes.items():
-        bound_s = outcome.totals.bound_s
-        bars[name] = _of_one(
-            [(f"limited by {b}", BOUND_COLOURS[b], bound_s.get(b, 0.0)) for b in BOUNDS], outcome
-        )
-        texts[name] = seconds_text(sum(bound_s.values()) / outcome.replicas)
-    figure = charts.stacked_bars(
-        bars, "Time on the compute stream of each variant by what limits it", texts
+    figure = _bars(
+        outcomes,
+        "Time on the compute stream of each variant by what limits it",
+        lambda t: [(f"limited by {b}", BOUND_COLOURS[b], t.bound_s.get(b, 0.0)) for b in BOUNDS],
+        lambda totals: sum(totals.bound_s.values()),
     )
     return (
         "<h2>What limits the kernels</h2>"
         '<p class="soft">Time on the compute stream by what a faster machine would have to '
-        "improve; latency is launch "
-        f"overhead.{_mean(outcomes)}</p>{figure}"
+        f"improve; latency is launch overhead.{_mean(outcomes)}</p>{figure}"
     )
 
 
 def _mean(outcomes: Mapping[str, Outcome]) -> str:
-    stages = (
-        " Mean of the pipeline stages." if any(o.totals.bubble_s for o in outcomes.values()) else ""
-    )
-    return stages + (
-        " Mean of the replicas." if any(o.replicas > 1 for o in outcomes.values()) else ""
-    )
+    staged = any(o.totals.bubble_s for o in outcomes.values())
+    several = any(o.replicas > 1 for o in outcomes.values())
+    return " Mean of the pipeline stages." * staged + " Mean of the replicas." * several

@@ -1,7 +1,7 @@
 """A scenario: one YAML file, one question, an ordered set of variants, each validated before time
 zero."""
 
-from sim.scenario.errors import MisfitError
+from sim.scenario.errors import MisfitError, refuse
 from sim.scenario.load import Kinds, Overrides, Scenario, find_scenario, load
 from sim.scenario.schema import Variant, json_schema
 from sim.text.strict_yaml import Fault, ScenarioError
@@ -17,4 +17,5 @@ __all__ = [
     "find_scenario",
     "json_schema",
     "load",
+    "refuse",
 ]

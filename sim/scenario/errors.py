@@ -14,3 +14,9 @@ class MisfitError(ValueError):
     def __init__(self, wrong: Iterable[tuple[KeyPath, str]]):
         self.wrong = list(wrong)
         super().__init__("; ".join(what for _, what in self.wrong))
+
+
+def refuse(wrong: Iterable[tuple[KeyPath, str]]) -> None:
+    """MisfitError if anything is wrong."""
+    if found := list(wrong):
+        raise MisfitError(found)

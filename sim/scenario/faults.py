@@ -43,12 +43,13 @@ class LinkFault(Section):
 
     @model_validator(mode="after")
     def _some_fault(self) -> LinkFault:
-        if self.failed and self.model_fields_set & {"bandwidth", "latency"}:
-            raise ValueError(
-                "a failed link has no bandwidth or latency left; give either 'failed' or these"
-            )
-        if not self.failed and self.bandwidth == 1 and not self.latency:
-            raise ValueError(
-                "nothing is wrong with this link: give 'bandwidth', 'latency' or 'failed: true'"
-            )
-        return self
+        return self.unless(
+            (
+                self.failed and self.model_fields_set & {"bandwidth", "latency"},
+                "a failed link has no bandwidth or latency left; give either 'failed' or these",
+            ),
+            (
+                not self.failed and self.bandwidth == 1 and not self.latency,
+                "nothing is wrong with this link: give 'bandwidth', 'latency' or 'failed: true'",
+            ),
+        )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -75,6 +75,15 @@ Hertz = Annotated[units.Hertz, Field(gt=0), BeforeValidator(_sane)]
 YAML_SUFFIXES = ("", ".yaml", ".yml")
 
 
+def plain_name(noun: str, name: str) -> str:
+    """The name of a `noun`, as it may be; ValueError if not."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ValueError(
+            f"a {noun}'s name is made of letters, digits and '_', and begins with a letter"
+        )
+    return name
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a text in the file leads: to a name of the catalogue or of what ships, or to a file.
@@ -121,3 +130,10 @@ class Section(BaseModel):
             for name in type(self).model_fields
             if name in self.model_fields_set
         }
+
+    def unless(self, *faults: tuple[Any, str]) -> Self:
+        """Itself; ValueError with the text of the first of `faults` that is so."""
+        for is_so, what in faults:
+            if is_so:
+                raise ValueError(what)
+        return self

@@ -40,12 +40,9 @@ class Scenario:
     variants: dict[str, Variant]
     expect: list[str]
     resolved: str
-    sites: dict[str, Fault] = field(
-        default_factory=dict, repr=False, compare=False
-    )  # where each variant is written
-    merged: dict[str, Node] = field(
-        default_factory=dict, repr=False, compare=False
-    )  # and what it comes to
+    # Where each variant is written, and what it comes to.
+    sites: dict[str, Fault] = field(default_factory=dict, repr=False, compare=False)
+    merged: dict[str, Node] = field(default_factory=dict, repr=False, compare=False)
 
     def fault(self, variant: str, what: str, at: KeyPath = ()) -> Fault:
         """A fault of `variant`, or of its key `at`, that only shows when its parts are put
@@ -80,9 +77,8 @@ def load(path_or_name: str | Path, overrides: Overrides, kinds: Kinds) -> Scenar
     specs, sites, parts = {}, {}, {}
     faults += _variant(common, kinds, partial=True)[1]  # also what every variant overrides
     for name, node in (variants or {ONLY_VARIANT: common._replace(value={})}).items():
-        merged = merge(common, node)._replace(
-            doc=root.doc, at=root.at
-        )  # a missing section is missing at the top
+        # A missing section is missing at the top.
+        merged = merge(common, node)._replace(doc=root.doc, at=root.at)
         spec, wrong = _variant(merged, kinds, partial=not extended)
         faults += wrong
         sites[name] = node.fault("") if name in variants else root.fault("")
@@ -91,9 +87,16 @@ def load(path_or_name: str | Path, overrides: Overrides, kinds: Kinds) -> Scenar
     faults += _expectations(root, list(variants) or [ONLY_VARIANT], specs, kinds)
     if faults or head is None or not specs:
         raise ScenarioError(_in_order(faults))
-    resolved = _resolved(head, common, variants)
     return Scenario(
-        path.stem, path, head.question, head.seed, specs, head.expect, resolved, sites, parts
+        name=path.stem,
+        path=path,
+        question=head.question,
+        seed=head.seed,
+        variants=specs,
+        expect=head.expect,
+        resolved=_resolved(head, common, variants),
+        sites=sites,
+        merged=parts,
     )
 
 
@@ -228,8 +231,8 @@ def _split(
         if not isinstance(name, str) or not _VARIANT_NAME.fullmatch(name):
             faults.append(
                 own.fault(
-                    "a variant's name is made of letters, digits, '_' and '-', and is quoted "
-                    "if a number"
+                    "a variant's name is made of letters, digits, '_' and '-', and is quoted if a "
+                    "number"
                 )
             )
         elif own.value is not None and not isinstance(own.value, dict):
@@ -426,9 +429,8 @@ def _expectations(
             kind = kinds[work.kind]
             parts = getattr(work, kind.part_key, {})
             if part and part not in parts:
-                noun = kind.part or "part"
-                close = nearest(part, parts)
-                yield claim_node.fault(f"no {noun} {part!r}{close} in variant {variant!r}")
+                what = f"no {kind.part or 'part'} {part!r}{nearest(part, parts)}"
+                yield claim_node.fault(f"{what} in variant {variant!r}")
             elif wrong := unknown_metric(metric, kind, of_part=bool(part)):
                 yield claim_node.fault(wrong)
 

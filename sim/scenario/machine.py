@@ -183,9 +183,8 @@ class Routing(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> Routing:
-        if self.file and self.skew:
-            raise ValueError("skew and file are two ways to tell how popular experts are; give one")
-        return self
+        both = "skew and file are two ways to tell how popular experts are; give one"
+        return self.unless((self.file and self.skew, both))
 
     def chances(self) -> routing.Routing:
         """As the op graph wants it."""
@@ -220,18 +219,17 @@ class Parallel(Section):
 
     @model_validator(mode="after")
     def _in_stages(self) -> Parallel:
-        if self.pipeline == 1 and (self.micro_batches or 1) > 1:
-            raise ValueError("micro_batches needs pipeline stages; set pipeline above 1")
-        return self
+        alone = self.pipeline == 1 and (self.micro_batches or 1) > 1
+        return self.unless((alone, "micro_batches needs pipeline stages; set pipeline above 1"))
 
     def degrees(self) -> parallel.Parallel:
         """As the op graph wants them; ValueError if a recording cannot be read."""
         return parallel.Parallel(
-            self.tensor,
-            self.data,
-            self.expert,
-            self.sequence,
-            self.pipeline,
-            self.micro_batches or self.pipeline,
-            self.routing.chances(),
+            tensor=self.tensor,
+            data=self.data,
+            expert=self.expert,
+            sequence=self.sequence,
+            pipeline=self.pipeline,
+            micro_batches=self.micro_batches or self.pipeline,
+            routing=self.routing.chances(),
         )

@@ -26,6 +26,17 @@ _DUE = {
     "list_type": "a list",
     "tuple_type": "a list",
 }
+_SIGNS = {
+    "greater_than": ">",
+    "greater_than_equal": ">=",
+    "less_than": "<",
+    "less_than_equal": "<=",
+}
+_SAID = {
+    "missing": "this key is missing",
+    "too_short": "at least one entry is due",
+    "string_too_short": "the text is empty",
+}
 
 
 def faults(
@@ -83,8 +94,8 @@ def _sentence(
     if kind == "extra_forbidden":
         known = [*also, *(name for model in owner for name in model.model_fields)]
         return f"unknown key{nearest(error['loc'][-1], known)}; known keys: {', '.join(known)}"
-    if kind == "missing":
-        return "this key is missing"
+    if kind in _SAID:
+        return _SAID[kind]
     if kind == "literal_error":
         allowed = context.get("expected", "")
         choices = [part.strip(" '") for part in str(allowed).replace(" or ", ", ").split(",")]
@@ -96,19 +107,9 @@ def _sentence(
         return str(context.get("error", error["msg"]))
     if kind in _DUE:
         return f"{_DUE[kind]} is due, not {shown(given, node)}{_quoting(kind, given, node)}"
-    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        sign = {
-            "greater_than": ">",
-            "greater_than_equal": ">=",
-            "less_than": "<",
-            "less_than_equal": "<=",
-        }[kind]
+    if kind in _SIGNS:
         (bound,) = context.values()
-        return f"{shown(node.value, node)} is out of range, it must be {sign} {bound:g}"
-    if kind == "too_short":
-        return "at least one entry is due"
-    if kind == "string_too_short":
-        return "the text is empty"
+        return f"{shown(node.value, node)} is out of range, it must be {_SIGNS[kind]} {bound:g}"
     return error["msg"]
 
 

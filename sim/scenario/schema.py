@@ -31,9 +31,8 @@ class Record(Section):
 
     @model_validator(mode="after")
     def _window(self) -> Record:
-        if self.until_s is not None and self.until_s <= self.from_s:
-            raise ValueError("until_s must be after from_s")
-        return self
+        ends = self.until_s is not None and self.until_s <= self.from_s
+        return self.unless((ends, "until_s must be after from_s"))
 
 
 class Technique(NamedTuple):

@@ -137,7 +137,7 @@ def typhoon_mla(graph: Graph, machine: Machine, options: TyphoonOptions) -> Grap
             sum(run.tokens for run in runs),
         )
         rest = absorb.attending(
-            work._replace(elsewhere=pairs, unread=pairs, sharing=Sharing(least, most))
+            replace(work, elsewhere=pairs, unread=pairs, sharing=Sharing(least, most))
         )
         naive = _naive(absorb, work, pairs, entries)
         queries = work.seen.new if runs else 0.0
@@ -171,7 +171,7 @@ def latent_attention(graph: Graph, machine: Machine, options: LatentOptions) -> 
         return (_naive(absorb, work, pairs, pairs - _again(work)),), ()
 
     def once(absorb: Op, work: AttentionWork) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-        return (absorb.attending(work._replace(unread=_again(work))),), ()
+        return (absorb.attending(replace(work, unread=_again(work))),), ()
 
     return _rewritten(graph, naive if options.form == "naive" else once, "latent_attention")
 

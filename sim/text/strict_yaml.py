@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,8 +101,7 @@ def nearest(name: object, known: Iterable[object]) -> str:
 def read(path: str | os.PathLike[str]) -> Document:
     """The YAML mapping in the file `path`; ScenarioError with every fault that reading alone can
     find."""
-    where = Path(path)
-    return parse(_text(where), where)
+    return parse(_text(Path(path)), path)
 
 
 def parse(text: str, path: str | os.PathLike[str] = "<text>") -> Document:
@@ -285,30 +285,20 @@ def _bounds(root: yaml.Node, path: Path) -> list[Fault]:
             )
         if id(node) not in known:
             within.add(id(node))
-            parts = [measure(child) for child in _children(node)]
+            pairs = isinstance(node, yaml.MappingNode)
+            children = chain.from_iterable(node.value) if pairs else node.value
+            nodes, depths = zip((0, 0), *map(measure, children))
             within.discard(id(node))
-            known[id(node)] = (
-                1 + sum(n for n, _ in parts),
-                1 + max((d for _, d in parts), default=0),
-            )
+            known[id(node)] = 1 + sum(nodes), 1 + max(depths)
         return known[id(node)]
 
-    nodes, depth = measure(root)
-    if nodes > MAX_NODES:
+    count, depth = measure(root)
+    if count > MAX_NODES:
         return [
             Fault(str(path), 1, "", f"more than {MAX_NODES:,} values once its aliases are expanded")
         ]
-    if depth > MAX_DEPTH:
-        return [Fault(str(path), 1, "", f"nested deeper than {MAX_DEPTH} levels")]
-    return []
-
-
-def _children(node: yaml.Node) -> Iterator[yaml.Node]:
-    for item in node.value:
-        if isinstance(node, yaml.MappingNode):
-            yield from item
-        else:
-            yield item
+    deep = f"nested deeper than {MAX_DEPTH} levels"
+    return [Fault(str(path), 1, "", deep)] if depth > MAX_DEPTH else []
 
 
 def _faults(loader: _Loader, root: yaml.Node, path: Path) -> Iterator[Fault]:
@@ -378,8 +368,7 @@ def _key(loader: _Loader, node: yaml.Node) -> tuple[str | int, str]:
 
 
 def _value(loader: _Loader, node: yaml.ScalarNode) -> Any:
-    plain = {_TAG + kind for kind in ("str", "int", "float", "bool", "null")}
-    if node.tag not in plain:
+    if node.tag.removeprefix(_TAG) not in ("str", "int", "float", "bool", "null"):
         raise ValueError(f"the tag {node.tag} is not allowed")
     return loader.construct_object(node)
 
@@ -391,11 +380,8 @@ def _plain(loader: _Loader, node: yaml.Node, at: KeyPath, doc: Document) -> Any:
         doc.scalars[at] = node.value
         return _value(loader, node)
     if isinstance(node, yaml.SequenceNode):
-        items = []
-        for i, child in enumerate(node.value):
-            doc.lines[(*at, i)] = _line(child)
-            items.append(_plain(loader, child, (*at, i), doc))
-        return items
+        doc.lines.update({(*at, i): _line(child) for i, child in enumerate(node.value)})
+        return [_plain(loader, child, (*at, i), doc) for i, child in enumerate(node.value)]
     assert isinstance(node, yaml.MappingNode)  # the only kind left
     loader.flatten_mapping(node)  # `<<: *other` becomes the other's keys, before this mapping's own
     found: dict[str | int, Any] = {}

@@ -60,8 +60,7 @@ def parse(text: object, unit: str) -> float:
         raise ValueError(
             f"{text!r} is in {got}, but {unit} is due; write it like {_EXAMPLE[unit]!r}"
         )
-    bits = 8 if got in ("b", "b/s", "bps") else 1
-    return float(Fraction(number) * _PREFIX[prefix] / bits)
+    return float(Fraction(number) * _PREFIX[prefix] / (8 if got in ("b", "b/s", "bps") else 1))
 
 
 def show(value: float, unit: str) -> str:
@@ -72,16 +71,11 @@ def show(value: float, unit: str) -> str:
     """
     if value == 0:
         return f"0 {unit}"
-    small = ("n", "u", "m", "") if unit == "s" else ("", "k", "M", "G", "T", "P")
-    for prefix in reversed(small):
+    for prefix in ("", "m", "u", "n") if unit == "s" else ("P", "T", "G", "M", "k", ""):
         scaled = value / float(_PREFIX[prefix])
-        if abs(scaled) >= 1 or prefix == small[0]:
-            return (
-                f"{scaled:.3g} {prefix}{unit}"
-                if abs(scaled) < 1000
-                else f"{scaled:,.0f} {prefix}{unit}"
-            )
-    raise AssertionError("unreachable")
+        if abs(scaled) >= 1:
+            break
+    return f"{scaled:.3g} {prefix}{unit}" if abs(scaled) < 1000 else f"{scaled:,.0f} {prefix}{unit}"
 
 
 def _quantity(unit: str) -> tuple[BeforeValidator, WithJsonSchema]:

@@ -8,9 +8,11 @@ the rate says, and within a stretch of constant rate the gaps keep their coeffic
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -50,10 +52,9 @@ class Arrivals:
             raise ValueError(f"the CV of gaps ({self.cv}) must not be negative")
         rate = self.rate
         if isinstance(rate, OnOff):
-            numbers = (rate.on_per_s, rate.mean_on_s, rate.mean_off_s)
-            if (
-                not all(0 < number < math.inf for number in numbers)
-                or not 0 <= rate.off_per_s < math.inf
+            positive = (rate.on_per_s, rate.mean_on_s, rate.mean_off_s)
+            if not (
+                all(0 < number < math.inf for number in positive) and 0 <= rate.off_per_s < math.inf
             ):
                 raise ValueError(
                     f"{rate}: the rate when on and both times must be positive, the other not "
@@ -71,17 +72,6 @@ class Arrivals:
                 raise ValueError("a rate of zero in all windows: nothing would ever arrive")
         elif not 0 < rate < math.inf:
             raise ValueError(f"the rate ({rate}) must be positive")
-
-    @property
-    def mean_per_s(self) -> float:
-        """The rate in the long run."""
-        rate = self.rate
-        if isinstance(rate, Windows):
-            return sum(rate.rates_per_s) / len(rate.rates_per_s)
-        if isinstance(rate, OnOff):
-            total = rate.on_per_s * rate.mean_on_s + rate.off_per_s * rate.mean_off_s
-            return total / (rate.mean_on_s + rate.mean_off_s)
-        return rate
 
 
 def poisson(rate_per_s: float) -> Arrivals:
@@ -134,13 +124,12 @@ def times(law: Arrivals, seed: int) -> Iterator[Array]:
     Microseconds, so that the last bit of a logarithm, which differs between processors, does not
     show.
     """
-    clock = _clock(law, seed)
+    clock_s = _clock(law.rate, seed)
     reached, start = 0.0, None
-    for batch in range(10**12):
-        gaps = _unit_gaps(law.cv, dice(seed, 0, batch))
-        sums = reached + np.cumsum(gaps)
+    for batch in itertools.count():
+        sums = reached + np.cumsum(_unit_gaps(law.cv, dice(seed, 0, batch)))
         reached = float(sums[-1])
-        at_s = clock.at_s(sums)
+        at_s = clock_s(sums)
         start = float(at_s[0]) if start is None else start
         yield (at_s - start).round(6)
 
@@ -160,32 +149,18 @@ def _unit_gaps(cv: float, random: np.random.Generator) -> Array:
     return random.exponential(1.0, BATCH) if cv == 1 else random.gamma(cv**-2, cv**2, BATCH)
 
 
-def _clock(law: Arrivals, seed: int) -> _Constant | _Cycle | _Switching:
-    if isinstance(law.rate, Windows):
-        return _Cycle(law.rate)
-    return _Switching(law.rate, seed) if isinstance(law.rate, OnOff) else _Constant(law.rate)
+def _clock(rate: float | Windows | OnOff, seed: int) -> Callable[[Array], Array]:
+    """What tells when the integral of a rate reaches given sums; asked for rising ones."""
+    if isinstance(rate, Windows):
+        return partial(_cycle_s, rate)
+    return _Switching(rate, seed).at_s if isinstance(rate, OnOff) else lambda sums: sums / rate
 
 
-class _Constant:
-    """Time at which the integral of a rate reaches a sum."""
-
-    def __init__(self, rate_per_s: float):
-        self.rate_per_s = rate_per_s
-
-    def at_s(self, sums: Array) -> Array:
-        return sums / self.rate_per_s
-
-
-class _Cycle:
-    def __init__(self, rate: Windows):
-        self.ends_s = rate.window_s * np.arange(len(rate.rates_per_s) + 1)
-        self.integral = np.concatenate(
-            ([0.0], np.cumsum(rate.window_s * np.array(rate.rates_per_s)))
-        )
-
-    def at_s(self, sums: Array) -> Array:
-        rounds, rest = np.divmod(sums, self.integral[-1])
-        return rounds * self.ends_s[-1] + np.interp(rest, self.integral, self.ends_s)
+def _cycle_s(rate: Windows, sums: Array) -> Array:
+    ends_s = rate.window_s * np.arange(len(rate.rates_per_s) + 1)
+    integral = np.concatenate(([0.0], np.cumsum(rate.window_s * np.array(rate.rates_per_s))))
+    rounds, rest = np.divmod(sums, integral[-1])
+    return rounds * ends_s[-1] + np.interp(rest, integral, ends_s)
 
 
 class _Switching:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+# What means "not said" in a column, and its type.
+_UNSAID: dict[str, tuple[float, type]] = {
+    "session": (-1, np.int64),
+    "think_s": (np.nan, np.float64),
+    "tenant": (0, np.int64),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,9 +33,8 @@ class Columns:
     prompt_tokens: Array  # i8
     output_tokens: Array  # i8
     session: Array | None = None  # i8; -1: a request on its own
-    think_s: Array | None = (
-        None  # f8, from the answer to the turn before to this turn; NaN in the first turn
-    )
+    # f8, from the answer to the turn before to this turn; NaN in the first turn
+    think_s: Array | None = None
     tenant: Array | None = None  # i8
     block_from: Array | None = None  # i8, one more than there are requests; starts at 0
     blocks: Array | None = None  # i8
@@ -56,11 +62,6 @@ def row_columns(columns: Columns) -> Iterator[tuple[str, Array]]:
             yield field.name, each
 
 
-def empty() -> Columns:
-    """No requests."""
-    return Columns(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))
-
-
 def taken(columns: Columns, rows: Array) -> Columns:
     """The requests with these row numbers, in this order."""
     cut = {name: each[rows] for name, each in row_columns(columns)}
@@ -75,20 +76,34 @@ def taken(columns: Columns, rows: Array) -> Columns:
     return Columns(**cut)
 
 
+def by_arrival(columns: Columns) -> Columns:
+    """The same requests in order of arrival, those of one instant in the order they had."""
+    if (np.diff(columns.arrival_s) >= 0).all():
+        return columns
+    return taken(columns, np.argsort(columns.arrival_s, kind="stable"))
+
+
 def joined(parts: Sequence[Columns]) -> Columns:
     """One after the other.
 
     A column that some part lacks gets what means "not said" there: -1, NaN, tenant 0.
     """
     parts = [part for part in parts if len(part)] or list(parts[:1])  # an empty part says nothing
-    if len(parts) < 2:
-        return parts[0] if parts else empty()
-    names = [
-        f.name
-        for f in fields(Columns)[:6]
-        if any(getattr(part, f.name) is not None for part in parts)
-    ]
-    cut = {name: np.concatenate([_or_unsaid(part, name) for part in parts]) for name in names}
+    if not parts:
+        return Columns(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    if len(parts) == 1:
+        return parts[0]
+    told = [dict(row_columns(part)) for part in parts]
+    names = dict.fromkeys(chain.from_iterable(told))
+    cut = {
+        name: np.concatenate(
+            [
+                each[name] if name in each else np.full(len(part), *_UNSAID[name])
+                for each, part in zip(told, parts)
+            ]
+        )
+        for name in names
+    }
     if any(part.block_from is not None for part in parts):
         counts = [
             np.zeros(len(p), np.int64) if p.block_from is None else np.diff(p.block_from)
@@ -114,30 +129,3 @@ def rechunked(chunks: Iterable[Columns], rows: int) -> Iterator[Columns]:
             held = [whole[len(whole) - count :]]
     if count:
         yield joined(held)
-
-
-def with_arrivals(columns: Columns, arrival_s: Array) -> Columns:
-    """The same requests at other times."""
-    return replace(columns, arrival_s=arrival_s)
-
-
-def same(a: Columns, b: Columns) -> bool:
-    """Whether both hold the same columns with the same bits; NaN equals NaN."""
-    for field in fields(Columns):
-        one, other = getattr(a, field.name), getattr(b, field.name)
-        if (one is None) != (other is None):
-            return False
-        if one is not None and not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
-            return False
-    return True
-
-
-def _or_unsaid(part: Columns, name: str) -> Array:
-    each = getattr(part, name)
-    if each is not None:
-        return each
-    return {
-        "session": np.full(len(part), -1, np.int64),
-        "think_s": np.full(len(part), np.nan),
-        "tenant": np.zeros(len(part), np.int64),
-    }[name]

@@ -123,15 +123,13 @@ def figures(found: Description) -> dict[str, str]:
     }
     for name, each in (("prompt", found.prompt), ("output", found.output)):
         shown[f"{name} tokens"] = (
-            f"mean {each.mean:,.0f}, p50 {each.p50:,.0f}, p90 {each.p90:,.0f}, p99 "
-            f"{each.p99:,.0f}, "
-            f"longest {each.longest:,}"
+            f"mean {each.mean:,.0f}, p50 {each.p50:,.0f}, p90 {each.p90:,.0f}, "
+            f"p99 {each.p99:,.0f}, longest {each.longest:,}"
         )
     if found.prefix_share is not None:
         shown["prefix share"] = (
-            f"{100 * found.prefix_share:.1f} % of prompt tokens came before; {found.blocks:,} "
-            "blocks of "
-            f"{found.block_tokens} tokens"
+            f"{100 * found.prefix_share:.1f} % of prompt tokens came before; "
+            f"{found.blocks:,} blocks of {found.block_tokens} tokens"
         )
     if found.sessions is not None:
         turns = (
@@ -151,10 +149,9 @@ def figures(found: Description) -> dict[str, str]:
 
 
 def _time(seconds: float) -> str:
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+    units = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+    size, unit = next((each for each in units if seconds >= 2 * each[0]), (1.0, "s"))
+    return f"{seconds / size:.3g} {unit}"
 
 
 class _Counter:
@@ -177,11 +174,10 @@ class _Counter:
 
         def quantile(share: float) -> float:
             place = share * (count - 1)
-            low, high = (
-                int(np.searchsorted(upto, math.floor(place) + more, side="right"))
-                for more in (0, 1)
-            )
-            return low + (place % 1) * (high - low) if place % 1 else float(low)
+            low, high = np.searchsorted(
+                upto, math.floor(place) + np.arange(2), side="right"
+            ).tolist()
+            return float(low + (place % 1) * (high - low))
 
         p50, p90, p99 = map(quantile, SHARES)
         return Lengths(self.total() / count, p50, p90, p99, len(self.counts) - 1, self.counts)

@@ -20,6 +20,8 @@ _KEEP = np.array(
 )  # the last n bytes
 _TENS = np.array([float(10**n) for n in range(23)])  # each one exact
 _POWERS = np.array([10**n for n in range(19)], np.int64)
+# Days from 1970 to the first of each month, up to that after the last year that is read here.
+_MONTHS = np.arange("1970-01", "2200-02", dtype="M8[M]").astype("M8[D]").astype(np.int64)
 
 
 class Text(NamedTuple):
@@ -38,9 +40,8 @@ def padded(block: bytes) -> Text:
 def whole(text: Text, start: Array, end: Array) -> tuple[Array, Array]:
     """Integers of 1 to 15 digits in bytes start to end - 1 of each row."""
     length = end - start
-    sound = (length > 0) & (length < 16)
-    values, digits = _digits(text, end, np.clip(length, 0, 15))
-    return values, sound & digits
+    values, sound = _digits(text, end, np.clip(length, 0, 15))
+    return values, sound & (length > 0) & (length < 16)
 
 
 def decimal(text: Text, start: Array, end: Array, dots: Array) -> tuple[Array, Array]:
@@ -49,13 +50,9 @@ def decimal(text: Text, start: Array, end: Array, dots: Array) -> tuple[Array, A
     A number whose digits make an integer up to 2**53 is that integer over a power of ten, both
     exact, so that one division rounds right. One with more digits is given to `float`, on its own.
     """
-    if len(dots):
-        next_dot = np.searchsorted(dots, start)
-        dot = np.minimum(np.append(dots, len(text.data))[next_dot], end)
-    else:
-        dot = end
-    decimals = np.maximum(end - dot - 1, 0)
-    before, after = dot - start, decimals
+    stops = np.append(dots, len(text.data))
+    dot = np.minimum(stops[np.searchsorted(dots, start)], end)
+    before, after = dot - start, np.maximum(end - dot - 1, 0)
     sound = (before + after > 0) & (before < 16) & (after < 17)
     high, high_sound = _digits(text, dot, np.clip(before, 0, 15))
     if not after.any():
@@ -82,14 +79,9 @@ def date(text: Text, start: Array, end: Array) -> tuple[Array, Array]:
     Only years 1970 to 2199; other offsets and years are left to the reader of rows.
     """
     words, data = text.words, text.data
-    last = data[end - 1]
-    tail = np.where(last == ord("Z"), 1, 0)
     offset = (data[end - 6] == ord("+")) & (end - start >= 25)
-    tail = np.where(offset, 6, tail)
-    sound = ~offset | (
-        _word(words, end - 8) >> np.uint64(16) == int.from_bytes(b"+00:00", "little")
-    )
-    stop = end - tail
+    sound = ~offset | (words[end - 8] >> np.uint64(16) == int.from_bytes(b"+00:00", "little"))
+    stop = end - np.where(offset, 6, data[end - 1] == ord("Z"))
     length = stop - start
     sound &= (length == 19) | ((length > 20) & (length < 30) & (data[start + 19] == ord(".")))
     fields = []
@@ -107,12 +99,11 @@ def date(text: Text, start: Array, end: Array) -> tuple[Array, Array]:
         sound &= digits
         fields.append(value)
     year, month, day, hour, minute, second = fields
-    sound &= (year >= 1970) & (year < 2200) & (hour < 24) & (minute < 60) & (second < 60)
-    # Dates change rarely: one calendar look-up for each that occurs.
-    code = np.where(sound, (year * 100 + month) * 100 + day, 19700101)
-    days, which = _distinct(code)
-    since = np.array([_days_since_1970(int(each)) for each in days], np.int64)[which]
-    sound &= since >= 0
+    sound &= (year >= 1970) & (year < 2200) & (month > 0) & (month < 13)
+    sound &= (day > 0) & (hour < 24) & (minute < 60) & (second < 60)
+    months = np.where(sound, (year - 1970) * 12 + month - 1, 0)
+    since = _MONTHS[months] + day - 1
+    sound &= since < _MONTHS[months + 1]
     places = np.clip(length - 20, 0, 9)
     fraction, digits = _digits(text, stop, places)
     sound &= digits
@@ -132,35 +123,9 @@ def _digits(text: Text, end: Array, length: Array) -> tuple[Array, Array]:
 def _eight(words: Array, end: Array, length: Array) -> tuple[Array, Array]:
     """Values of 0 to 8 digits: pairs, then fours, then eight are added side by side in a word."""
     keep = _KEEP[length]
-    word = ((_word(words, end - 8) ^ _ZEROS) & keep).view(np.uint64)
+    word = ((words[end - 8] ^ _ZEROS) & keep).view(np.uint64)
     sound = ((word + _NINES) | word) & _HIGH == 0
     word = (word * np.uint64(2561)) >> np.uint64(8)
     word = ((word & np.uint64(0x00FF00FF00FF00FF)) * np.uint64(6553601)) >> np.uint64(16)
     word = ((word & np.uint64(0x0000FFFF0000FFFF)) * np.uint64(42949672960001)) >> np.uint64(32)
     return word.astype(np.int64), sound
-
-
-def _word(words: Array, at: Array) -> Array:
-    return words[at]
-
-
-def _distinct(values: Array) -> tuple[Array, Array]:
-    """np.unique with the inverse, quick where neighbours are mostly equal."""
-    change = np.flatnonzero(np.diff(values)) + 1
-    runs = values[np.concatenate(([0], change))] if len(values) else values
-    distinct, which = np.unique(runs, return_inverse=True)
-    counts = (
-        np.diff(np.concatenate(([0], change, [len(values)])))
-        if len(values)
-        else np.zeros(0, np.int64)
-    )
-    return distinct, np.repeat(which, counts)
-
-
-def _days_since_1970(code: int) -> int:
-    import datetime
-
-    try:
-        return datetime.date(code // 10000, code // 100 % 100, code % 100).toordinal() - 719163
-    except ValueError:
-        return -1  # no such day

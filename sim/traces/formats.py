@@ -88,10 +88,10 @@ class TraceFormat:
         """How well a file that begins so fits: its share of the columns; a near name is a half."""
         if self.json_lines != first_line.lstrip().startswith("{"):
             return 0.0
-        if self.json_lines:
-            names = [name.strip() for name in key_names(json_object(first_line) or {})]
-        else:
-            names = [name.strip() for name in csv_fields(first_line)]
+        listed = (
+            key_names(json_object(first_line) or {}) if self.json_lines else csv_fields(first_line)
+        )
+        names = [name.strip() for name in listed]
         if any(name in names for name in self.unlike) or any(
             name not in names for name in self.needs
         ):
@@ -107,10 +107,8 @@ class TraceFormat:
         A JSON Lines file has no header; there a missing key is the fault of its row.
         """
         if self.json_lines:
-            found = json_object(first_line) or {}
-            extras, block_tokens = self._extras(key_names(found))
-            example = self.first_line()
-            return Parser(self._json_row(extras), example, extras, block_tokens)
+            extras, block_tokens = self._extras(key_names(json_object(first_line) or {}))
+            return Parser(self._json_row(extras), self.first_line(), extras, block_tokens)
         names = [name.strip() for name in csv_fields(first_line)]
         wanted = [column for column in self.columns if column]
         faults = [
@@ -120,40 +118,31 @@ class TraceFormat:
             f"column {column!r} is there twice" for column in wanted if names.count(column) > 1
         ]
         if faults:
-            found_names = (
-                f"columns found: {', '.join(names)[:200]}; a right header: {self.first_line()}"
+            raise ValueError(
+                f"row {number}: {'; '.join(faults)}; columns found: {', '.join(names)[:200]}; "
+                f"a right header: {self.first_line()}"
             )
-            raise ValueError(f"row {number}: {'; '.join(faults)}; {found_names}")
-        at_time, at_prompt, at_output = (
-            names.index(column) if column else -1 for column in self.columns
-        )
-        width, (time_name, prompt, output), time = len(names), self.columns, self.time
-        extras, block_tokens = self._extras(names)
-        more = [(EXTRAS[kind], names.index(name), name) for kind, name in extras.items()]
+        width, (extras, block_tokens) = len(names), self._extras(names)
+        readers = [
+            (read, names.index(name) if name else -1, name) for read, name in self._readers(extras)
+        ]
 
         def row(line: str) -> Row:
             fields = csv_fields(line)
             if len(fields) != width:
                 raise ValueError(f"has {len(fields)} fields, not {width}")
-            three = (
-                time(fields[at_time], time_name) if at_time >= 0 else 0.0,
-                token_count(fields[at_prompt], prompt),
-                token_count(fields[at_output], output),
-            )
-            return (
-                three + tuple([read(fields[at], name) for read, at, name in more])
-                if more
-                else three
-            )
+            return tuple([read(fields[at], name) for read, at, name in readers])
 
         right = dict(zip(self.columns, self.example))
         example = ",".join(right.get(name, "...") for name in names)
-        return Parser(row, example, extras, block_tokens, (at_time, at_prompt, at_output), width)
+        time, prompt, output = (at for _, at, _ in readers[:3])
+        return Parser(row, example, extras, block_tokens, (time, prompt, output), width)
 
     def first_line(self) -> str:
         """What the first line of such a file looks like."""
         if self.json_lines:
-            return _dumps([*self.needs, *self.columns], [*self.needs.values(), *self.example])
+            right = {**self.needs, **dict(zip(self.columns, self.example))}
+            return "{" + ", ".join(f'"{name}": {value}' for name, value in right.items()) + "}"
         return ",".join(column for column in self.columns if column)
 
     def _extras(self, names: Sequence[str]) -> tuple[dict[str, str], int]:
@@ -174,10 +163,9 @@ class TraceFormat:
         return found, block_tokens
 
     def _json_row(self, extras: Mapping[str, str]) -> Callable[[str], Row]:
-        time_of = self.time
-        time, prompt, output = columns = self.columns
-        more = [(EXTRAS[kind], name) for kind, name in extras.items()]
-        dotted = [name for name in (*columns, *extras.values()) if "." in name]
+        columns, readers = self.columns, self._readers(extras)
+        needed = frozenset(columns)
+        dotted = [name for _, name in readers if "." in name]
 
         def row(line: str) -> Row:
             found = json_object(line)
@@ -185,22 +173,18 @@ class TraceFormat:
                 raise ValueError(f"is not a JSON object: {line.strip()[:60]!r}")
             for name in dotted:
                 found = lifted(found, name)
-            if missing := [
-                _near(column, key_names(found)) for column in columns if column not in found
-            ]:
+            if not needed <= found.keys():
+                names = key_names(found)
+                missing = (_near(column, names) for column in columns if column not in found)
                 raise ValueError(f"missing key {', '.join(missing)}")
-            three = (
-                time_of(found[time], time),
-                token_count(found[prompt], prompt),
-                token_count(found[output], output),
-            )
-            return (
-                three + tuple([read(found.get(name), name) for read, name in more])
-                if more
-                else three
-            )
+            return tuple([read(found.get(name), name) for read, name in readers])
 
         return row
+
+    def _readers(self, extras: Mapping[str, str]) -> list[tuple[Callable[[object, str], Any], str]]:
+        """What reads each value of a Row, and the column it is in."""
+        three = zip((self.time, token_count, token_count), self.columns)
+        return [*three, *((EXTRAS[kind], name) for kind, name in extras.items())]
 
 
 def detect(first_line: str) -> str:
@@ -214,10 +198,6 @@ def detect(first_line: str) -> str:
             f"lines: {known}"
         )
     return best
-
-
-def _dumps(columns: Sequence[str], values: Sequence[str]) -> str:
-    return "{" + ", ".join(f'"{column}": {value}' for column, value in zip(columns, values)) + "}"
 
 
 def _nearest(column: str, names: Sequence[str]) -> str | None:

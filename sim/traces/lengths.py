@@ -12,9 +12,8 @@ import numpy as np
 
 from sim.traces.columns import Array
 
-Quantiles = tuple[
-    tuple[float, float], ...
-]  # (probability, tokens) points, from probability 0 to probability 1
+# (probability, tokens) points, from probability 0 to probability 1
+Quantiles = tuple[tuple[float, float], ...]
 
 
 class Lognormal(NamedTuple):
@@ -109,26 +108,23 @@ def law_of(text: str) -> Law:
     (0.3, ((0.0, 10.0), (0.5, 20.0), (1.0, 90.0)))
     """
     try:
-        parts = [part.strip() for part in text.split(" + ")]
-        if len(parts) > 1 or "*" in text:
-            pairs = [part.split("*", 1) for part in parts]
-            law: Law = Mixture(
-                tuple((float(weight), _one_law(part.strip())) for weight, part in pairs)
-            )
+        law: Law
+        if " + " in text or "*" in text:
+            pairs = [part.split("*", 1) for part in text.split(" + ")]
+            law = Mixture(tuple((float(weight), _one_law(part)) for weight, part in pairs))
         else:
-            law = _one_law(parts[0])
+            law = _one_law(text)
     except (ValueError, IndexError):
         raise ValueError(
             f"{text!r} is no law of lengths; write lognormal:MEDIAN:SIGMA, fixed:TOKENS, "
-            "quantiles:0=1,0.5=20,1=90, "
-            "or a mixture: 0.7*lognormal:100:1 + 0.3*fixed:4000"
+            "quantiles:0=1,0.5=20,1=90, or a mixture: 0.7*lognormal:100:1 + 0.3*fixed:4000"
         ) from None
     check(repr(text), law)
     return law
 
 
 def _one_law(text: str) -> Quantiles | Lognormal:
-    kind, _, numbers = text.partition(":")
+    kind, _, numbers = text.strip().partition(":")
     if kind == "lognormal":
         median, sigma = numbers.split(":")
         return Lognormal(float(median), float(sigma))

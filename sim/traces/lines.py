@@ -7,7 +7,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -50,22 +50,19 @@ class Lines(NamedTuple):
 
     def part(self, start: int, stop: int) -> Lines:
         """Lines `start` to `stop - 1` of these."""
-        unended = self.unended and stop >= len(self)
         return Lines(
-            self.text,
-            self.start[start:stop],
-            self.end[start:stop],
-            self.number[start:stop],
-            unended,
+            text=self.text,
+            start=self.start[start:stop],
+            end=self.end[start:stop],
+            number=self.number[start:stop],
+            unended=self.unended and stop >= len(self),
         )
 
     def line(self, index: int) -> str:
         """One line, and its end if there is one.  Bytes that are not UTF-8 become U+FFFD."""
-        end = "" if self.unended and index == len(self) - 1 else "\n"
-        return (
-            self.text.data[self.start[index] : self.end[index]].tobytes().decode("utf-8", "replace")
-            + end
-        )
+        data = self.text.data[self.start[index] : self.end[index]].tobytes()
+        ended = not self.unended or index < len(self) - 1
+        return data.decode("utf-8", "replace") + "\n" * ended
 
 
 def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
@@ -80,9 +77,11 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
     number = 1  # of the first line in `held`
     held: list[bytes] = []
     size = 0
+    fault: type[ValueError] | None = None
     try:
         with open(path, "rb") as raw:
             stream = _unpacked(raw)
+            packing = "zstd" if isinstance(stream, _Zstd) else "gzip"
             while data := stream.read1(_READ_BYTES if stream is not raw else block_bytes):
                 held.append(data)
                 size += len(data)
@@ -97,67 +96,46 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
                     number = lines[1]
                 _refuse_endless(size, number)
     except EOFError:
-        fault: ValueError = CutShortError(
-            "the gzip data end early, after row {}; the file was cut off, fetch it again"
-        )
-    except _ZstdCutShortError:
-        fault = CutShortError(
-            "the zstd data end early, after row {}; the file was cut off, fetch it again"
-        )
-    except (gzip.BadGzipFile, zlib.error) as error:
-        fault = ValueError(
-            f"corrupt gzip data after row {{}} ({_braced(error)}); fetch the file again"
-        )
-    except _ZstdCorruptError as error:
-        fault = ValueError(
-            f"corrupt zstd data after row {{}} ({_braced(error)}); fetch the file again"
-        )
+        fault, why = CutShortError, f"the {packing} data end early,"
+        then = "; the file was cut off, fetch it again"
+    except (gzip.BadGzipFile, zlib.error, _CorruptError) as error:
+        fault, why = ValueError, f"corrupt {packing} data"
+        then = f" ({error}); fetch the file again"
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or error}") from None
-    else:
-        block = b"".join(held)
-        if block:
-            _refuse_endless(block.find(b"\n") + 1 or len(block), number)
-            yield _lines(block, number)[0]
-        return
-    block = b"".join(held)  # before a fault: its last line may be half a line
-    cut = block.rfind(b"\n") + 1
-    if cut:
-        yield (lines := _lines(block[:cut], number))[0]
+    block = b"".join(held)
+    if fault:  # its last line may be half a line
+        block = block[: block.rfind(b"\n") + 1]
+    if block:
+        _refuse_endless(block.find(b"\n") + 1 or len(block), number)
+        yield (lines := _lines(block, number))[0]
         number = lines[1]
-    raise type(fault)(str(fault).format(number - 1))
+    if fault:
+        raise fault(f"{why} after row {number - 1}{then}")
 
 
 def _lines(block: bytes, number: int) -> tuple[Lines, int]:
     """The lines of a block whose first has this number, and the number of the line after it."""
-    skip = (
-        3 if number == 1 and block.startswith(b"\xef\xbb\xbf") else 0
-    )  # some spreadsheets begin so
     text = padded(block)
     ends = np.flatnonzero(text.data[PAD : PAD + len(block)] == 10) + PAD
     unended = not block.endswith(b"\n")
     if unended:
         ends = np.append(ends, PAD + len(block))
     starts = np.concatenate(([PAD], ends[:-1] + 1))
-    starts[0] += skip
+    if number == 1 and block.startswith(b"\xef\xbb\xbf"):  # some spreadsheets begin so
+        starts[0] += 3
     numbers = np.arange(number, number + len(starts))
     following = number + len(starts)
     first = text.data[starts]
-    plain = (
-        (first > 32) & (first < 127) & (ends > starts)
-    )  # such a line is not blank; others are looked at one by one
+    # Such a line is not blank; others are looked at one by one.
+    plain = (first > 32) & (first < 127) & (ends > starts)
     if not plain.all():
-        keep = plain.copy()
         for index in np.flatnonzero(~plain).tolist():
             line = text.data[starts[index] : ends[index]].tobytes().decode("utf-8", "replace")
-            keep[index] = bool(line) and not line.isspace()
-        unended = unended and bool(keep[-1])
-        starts, ends, numbers = starts[keep], ends[keep], numbers[keep]
+            plain[index] = bool(line) and not line.isspace()
+        unended = unended and bool(plain[-1])
+        starts, ends, numbers = starts[plain], ends[plain], numbers[plain]
     return Lines(text, starts, ends, numbers, unended), following
-
-
-def _braced(error: Exception) -> str:
-    return str(error).replace("{", "{{").replace("}", "}}")
 
 
 def _refuse_endless(size: int, number: int) -> None:
@@ -172,18 +150,14 @@ def _unpacked(raw: io.BufferedReader) -> _Stream:
     return _Zstd(raw) if magic == _ZSTD else raw
 
 
-class _ZstdCutShortError(Exception):
-    pass
-
-
-class _ZstdCorruptError(Exception):
-    pass
+class _CorruptError(Exception):
+    """No zstd data."""
 
 
 class _Zstd:
     """The text of a zstd file of one or more frames.
 
-    Unlike the library's own reader it tells a truncated one.
+    Unlike the library's own reader it tells a truncated one: EOFError.
     """
 
     def __init__(self, raw: BinaryIO):
@@ -196,27 +170,23 @@ class _Zstd:
             ) from None
         self.raw, self.corrupt = raw, zstandard.ZstdError
         self.fresh = lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
-        self.frame, self.within = self.fresh(), False
+        self.frame: Any = None  # that is being read
 
     def read1(self, size: int, /) -> bytes:
         """Some bytes, about four times `size`; none at the end of the file."""
-        while True:
+        parts: list[bytes] = []
+        while not any(parts):
             packed = self.raw.read(size)
+            if not packed and self.frame is not None:
+                raise EOFError
             if not packed:
-                if self.within:
-                    raise _ZstdCutShortError
-                return b""
-            parts = []
+                break
             while packed:
-                self.within = True
+                frame = self.frame or self.fresh()
                 try:
-                    parts.append(self.frame.decompress(packed))
+                    parts.append(frame.decompress(packed))
                 except self.corrupt as error:
-                    raise _ZstdCorruptError(
-                        str(error).removeprefix("zstd decompress error: ")
-                    ) from None
-                packed = b""
-                if self.frame.eof:
-                    packed, self.frame, self.within = self.frame.unused_data, self.fresh(), False
-            if any(parts):
-                return b"".join(parts)
+                    what = str(error).removeprefix("zstd decompress error: ")
+                    raise _CorruptError(what) from None
+                packed, self.frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+        return b"".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _MAGIC = b"PAR1"
+_UNSAID = {("session", "int64"): -1, ("think_s", "double"): math.nan}
 _BATCH_ROWS = 65_536
 
 
@@ -46,18 +48,11 @@ class Table:
         for kind, name in kinds.items():
             column = self.batch.column(name)
             form = str(column.type)
-            if kind == "session" and form == "int64":
-                found[kind] = column.fill_null(-1).to_numpy(zero_copy_only=False)
-                if column.null_count != (found[kind] < 0).sum():
+            if (kind, form) in _UNSAID:
+                values = column.fill_null(_UNSAID[kind, form]).to_numpy(zero_copy_only=False)
+                if column.null_count + ((values >= 0) & (values < math.inf)).sum() < len(values):
                     return None
-            elif kind == "think_s" and form == "double":
-                found[kind] = column.fill_null(float("nan")).to_numpy(zero_copy_only=False)
-                if not (
-                    np.isnan(found[kind]) | (np.isfinite(found[kind]) & (found[kind] >= 0))
-                ).all():
-                    return None
-                if column.null_count != np.isnan(found[kind]).sum():
-                    return None
+                found[kind] = values
             elif kind == "tenant" and form in ("string", "large_string"):
                 coded = column.fill_null("").dictionary_encode()
                 found[kind] = (
@@ -78,17 +73,16 @@ class Table:
         """Arrival, prompt and output of each row, and which are surely right; others are zero."""
         count = len(self)
         columns, kept = [], np.ones(count, bool)
-        for name, kind in zip(FORMATS["plain"].columns, "fii"):
+        for name, dtype in zip(FORMATS["plain"].columns, (np.float64, np.int64, np.int64)):
             column = self.batch.column(name)
             right = column.null_count == 0 and (str(column.type) in ("double", "int64", "int32"))
             values = column.to_numpy(zero_copy_only=False) if right else np.full(count, np.nan)
             with np.errstate(invalid="ignore"):
-                if kind == "f":
+                if dtype is np.float64:
                     kept &= np.isfinite(values) & (values >= 0)
-                    columns.append(np.where(kept, values, 0.0).astype(np.float64))
                 else:
                     kept &= (values > 0) & (values <= max_tokens) & (values == np.floor(values))
-                    columns.append(np.where(kept, values, 0).astype(np.int64))
+            columns.append(np.where(kept, values, 0).astype(dtype))
         time, prompt, output = (np.where(kept, column, 0) for column in columns)
         return time, prompt, output, kept
 

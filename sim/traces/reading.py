@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from sim.traces.arrivals import Arrivals, times
-from sim.traces.columns import Array, Columns, joined, rechunked, taken, with_arrivals
+from sim.traces.columns import Array, Columns, by_arrival, joined, rechunked
 from sim.traces.formats import FORMATS, Parser, TraceFormat, detect
 from sim.traces.lines import BLOCK_BYTES, CutShortError, Lines, TraceError, blocks
 from sim.traces.parquet import Table, is_parquet, tables
@@ -76,25 +76,29 @@ def open_trace(
     `fast=False` reads each row on its own: the same rows, warnings and errors, for tests. Errors:
     TraceError for the file, ValueError for an argument.
     """
-    if format not in ("auto", "servegen", *FORMATS):
-        raise ValueError(
-            f"no trace format {format!r}; choose one of auto, {', '.join(FORMATS)}, servegen"
-        )
-    if first < 0 or (limit is not None and limit < 1) or max_tokens < 1:
-        raise ValueError(
+    rules = (
+        (
+            format in ("auto", "servegen", *FORMATS),
+            f"no trace format {format!r}; choose one of auto, {', '.join(FORMATS)}, servegen",
+        ),
+        (
+            first >= 0 and (limit is None or limit >= 1) and max_tokens >= 1,
             f"first ({first}) must be 0 or more, limit ({limit}) and max_tokens ({max_tokens}) "
-            "1 or more"
-        )
-    if not (speed > 0 and math.isfinite(speed)):
-        raise ValueError(
-            f"speed ({speed}) must be a positive number; 2.0 sends the requests twice as fast"
-        )
-    if bad_rows not in ("error", "skip"):
-        raise ValueError(f"bad_rows ({bad_rows!r}) must be 'error' or 'skip'")
-    if chunk_rows < 1 or (sort_rows is not None and sort_rows < 1):
-        raise ValueError(f"chunk_rows ({chunk_rows}) and sort_rows ({sort_rows}) must be 1 or more")
-    if seed < 0:
-        raise ValueError(f"seed ({seed}) must be 0 or more")
+            "1 or more",
+        ),
+        (
+            0 < speed < math.inf,
+            f"speed ({speed}) must be a positive number; 2.0 sends the requests twice as fast",
+        ),
+        (bad_rows in ("error", "skip"), f"bad_rows ({bad_rows!r}) must be 'error' or 'skip'"),
+        (
+            chunk_rows >= 1 and (sort_rows is None or sort_rows >= 1),
+            f"chunk_rows ({chunk_rows}) and sort_rows ({sort_rows}) must be 1 or more",
+        ),
+        (seed >= 0, f"seed ({seed}) must be 0 or more"),
+    )
+    if wrong := [what for met, what in rules if not met]:
+        raise ValueError(wrong[0])
     path = Path(path)
     if format == "servegen" or is_servegen(path):
         drawn = cut(open_servegen(path, seed, max_tokens, chunk_rows), first, limit, speed)
@@ -145,7 +149,7 @@ def with_times(stream: TraceStream, arrivals: Arrivals, seed: int) -> TraceStrea
         for chunk in stream.chunks():
             while len(ahead) < len(chunk):
                 ahead = np.concatenate((ahead, next(clock)))
-            yield with_arrivals(chunk, ahead[: len(chunk)])
+            yield replace(chunk, arrival_s=ahead[: len(chunk)])
             ahead = ahead[len(chunk) :]
             out.tenants[:] = stream.tenants
         out.warnings += stream.warnings
@@ -281,18 +285,12 @@ def _sorted(rows: Iterable[tuple[Columns, Array]], sort_rows: int | None) -> Ite
         held.append(columns)
         count += len(columns)
         if sort_rows is not None and count > 2 * sort_rows:
-            whole = _by_arrival(joined(held))
+            whole = by_arrival(joined(held))
             yield whole[: count - sort_rows]
             sent = whole.arrival_s[count - sort_rows - 1].item()
             held, count = [whole[count - sort_rows :]], sort_rows
     if held:
-        yield _by_arrival(joined(held))
-
-
-def _by_arrival(columns: Columns) -> Columns:
-    if (np.diff(columns.arrival_s) >= 0).all():
-        return columns
-    return taken(columns, np.argsort(columns.arrival_s, kind="stable"))
+        yield by_arrival(joined(held))
 
 
 def _spread(chunks: Iterable[Columns], rows: _Slice) -> Iterator[Columns]:
@@ -331,7 +329,7 @@ def _spread_ticks(columns: Columns, before: int, after: int, end: float, width: 
     shared[-1] += after
     step = np.minimum(width, np.append(starts[1:], end) - starts) / shared
     place = np.arange(len(times)) - np.repeat(first - lead, counts)
-    return with_arrivals(columns, np.repeat(starts, counts) + np.repeat(step, counts) * place)
+    return replace(columns, arrival_s=np.repeat(starts, counts) + np.repeat(step, counts) * place)
 
 
 def _from_start(
@@ -347,5 +345,5 @@ def _from_start(
             raise _TooSlowError(
                 f"speed ({speed}) is so small that the last request of {path} would never arrive"
             )
-        chunk = with_arrivals(chunk, arrival_s)
-        yield chunk if chunk.think_s is None else replace(chunk, think_s=chunk.think_s / speed)
+        think_s = None if chunk.think_s is None else chunk.think_s / speed
+        yield replace(chunk, arrival_s=arrival_s, think_s=think_s)

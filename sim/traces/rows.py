@@ -61,11 +61,9 @@ class Judge:
                 row = self._check(lines.line(index))
             except ValueError as error:
                 if not self.skip:
-                    fault = (
-                        index,
-                        ValueError(
-                            f"row {row_number}: {error}; a right row: {self.parser.example}"
-                        ),
+                    kept[index:] = False
+                    fault = ValueError(
+                        f"row {row_number}: {error}; a right row: {self.parser.example}"
                     )
                     break
                 self._bad += 1
@@ -80,14 +78,12 @@ class Judge:
             time[index], prompt[index], output[index] = row[:3]
             kept[index] = True
             extras.append(row)
-        if fault:
-            kept[fault[0] :] = False
         number = lines.number
         if not kept.all():
             time, prompt, output, number = time[kept], prompt[kept], output[kept], number[kept]
         self._order(time, number)
         if fault:
-            raise fault[1]
+            raise fault
         return self.sessions.added(Columns(time, prompt, output), extras), number
 
     def times(self, lines: Lines | Table) -> Array:
@@ -104,26 +100,26 @@ class Judge:
 
     def warnings(self) -> list[str]:
         """One line for each kind of fault, with a count and the first three rows."""
-        lines = []
-        if self._bad:
-            lines.append(
-                f"{_rows(self._bad)} skipped: {'; '.join(self._bad_rows)}{_more(self._bad)}"
-            )
-        if self._failed:
-            where = (
+        kinds = (
+            (
+                self._bad,
+                f"{_rows(self._bad)} skipped: {'; '.join(self._bad_rows)}{_more(self._bad)}",
+            ),
+            (
+                self._failed,
+                f"{_rows(self._failed)} skipped, failed requests without output to serve: "
                 f"row{'s' if self._failed > 1 else ''} "
-                f"{', '.join(self._failed_rows)}{_more(self._failed)}"
-            )
-            lines.append(
-                f"{_rows(self._failed)} skipped, failed requests without output to serve: {where}"
-            )
-        lines += self.notes
-        if self._early:
-            lines.append(
+                f"{', '.join(self._failed_rows)}{_more(self._failed)}",
+            ),
+            *((1, note) for note in self.notes),
+            (
+                self._early,
                 f"sorted by arrival: {_rows(self._early)} arrived before one above, the first "
-                f"is row {self._early_row}"
-            )
-        return lines + self.assumed + self.sessions.notes()
+                f"is row {self._early_row}",
+            ),
+        )
+        told = [warning for count, warning in kinds if count]
+        return told + self.assumed + self.sessions.notes()
 
     def nothing(self, first: int, passed: int) -> str:
         """Why there is no request to serve, after so many rows were passed."""
@@ -224,28 +220,22 @@ class Judge:
         """The row of a line, None if it has no output to serve, or ValueError."""
         try:
             row = self.parser.row(line)
-            prompt, output = row[1], row[2]
+            prompt, output = row[1:3]
             if not output:
                 return None
-            if not 0 < prompt <= self.max_tokens:
-                raise ValueError(self._out_of_range(self.form.columns[1], prompt))
-            if output > self.max_tokens:
-                raise ValueError(self._out_of_range(self.form.columns[2], output))
+            if not prompt:
+                raise ValueError(f"{self.form.columns[1]} is zero")
+            if max(prompt, output) > self.max_tokens:
+                column = self.form.columns[1 if prompt > self.max_tokens else 2]
+                most = prompt if prompt > self.max_tokens else output
+                raise ValueError(f"{column} is {most}, above the limit of {self.max_tokens}")
         except ValueError as error:
-            cut = (
-                ""
-                if line.endswith(("\n", "\r"))
-                else "; the row has no line end: was the file cut off here?"
-            )
-            raise ValueError(f"{error}{cut}") from None
+            if line.endswith(("\n", "\r")):
+                raise
+            raise ValueError(
+                f"{error}; the row has no line end: was the file cut off here?"
+            ) from None
         return row
-
-    def _out_of_range(self, column: str, tokens: int) -> str:
-        return (
-            f"{column} is {tokens}, above the limit of {self.max_tokens}"
-            if tokens
-            else f"{column} is zero"
-        )
 
 
 def _in_lines(commas: Array, lines: Lines, width: int) -> bool:

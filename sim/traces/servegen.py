@@ -16,14 +16,14 @@ import math
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 
 from sim.traces.arrivals import dice
-from sim.traces.columns import Array, Columns, joined, rechunked, taken, with_arrivals
+from sim.traces.columns import Array, Columns, by_arrival, joined, rechunked
 from sim.traces.lines import TraceError
 from sim.traces.stream import CHUNK_ROWS, TraceStream
 
@@ -46,9 +46,8 @@ class _Client:
     number: int
     window_s: float
     windows: list[_Window]
-    lengths: dict[
-        float, tuple[tuple[Array, Array], tuple[Array, Array]]
-    ]  # by start: (tokens, cumulative probability)
+    # by start, of prompts and of outputs: (tokens, cumulative probability)
+    lengths: dict[float, tuple[tuple[Array, Array], tuple[Array, Array]]]
 
 
 def is_servegen(path: Path) -> bool:
@@ -107,8 +106,7 @@ def _drawn(clients: list[_Client], seed: int) -> Iterator[Columns]:
             prompt, output = (_picked(law, count, random) for law in client.lengths[of])
             parts.append(Columns(arrival_s.round(6), prompt, output, tenant=np.full(count, tenant)))
         if parts:
-            whole = joined(parts)
-            yield taken(whole, np.argsort(whole.arrival_s, kind="stable"))
+            yield by_arrival(joined(parts))
 
 
 def _picked(law: tuple[Array, Array], count: int, random: np.random.Generator) -> Array:
@@ -125,46 +123,44 @@ def _from_first(chunks: Iterator[Columns]) -> Iterator[Columns]:
         # A request at the very end of a window may round into the next.
         arrival_s = np.maximum((chunk.arrival_s - start).round(6), latest)
         latest = float(arrival_s[-1])
-        yield with_arrivals(chunk, arrival_s)
+        yield replace(chunk, arrival_s=arrival_s)
 
 
 def _clients(path: Path, max_tokens: int) -> list[_Client]:
     found: dict[int, dict[str, str]] = {}
-    for name, text in _files(path):
-        match = _NAME.fullmatch(name)
-        if match:
-            mine = found.setdefault(int(match[1]), {})
-            if match[2] in mine:
-                raise ValueError(f"holds {match[0]} twice; name the folder of one model")
-            mine[match[2]] = text
+    for match, text in _files(path):
+        mine = found.setdefault(int(match[1]), {})
+        if match[2] in mine:
+            raise ValueError(f"holds {match[0]} twice; name the folder of one model")
+        mine[match[2]] = text
     if not found:
         raise ValueError(
             "cannot be read: neither a file nor a ServeGen folder, which holds "
             "chunk-N-trace.csv files"
         )
-    clients = []
-    for number, texts in sorted(found.items()):
-        for kind in ("trace.csv", "dataset.json"):
-            if kind not in texts:
-                raise ValueError(f"chunk-{number}-{kind} is missing")
-        clients.append(_client(number, texts["trace.csv"], texts["dataset.json"], max_tokens))
-    return clients
+    for number, kind in product(sorted(found), ("trace.csv", "dataset.json")):
+        if kind not in found[number]:
+            raise ValueError(f"chunk-{number}-{kind} is missing")
+    return [
+        _client(number, texts["trace.csv"], texts["dataset.json"], max_tokens)
+        for number, texts in sorted(found.items())
+    ]
 
 
-def _files(path: Path) -> Iterator[tuple[str, str]]:
+def _files(path: Path) -> Iterator[tuple[re.Match[str], str]]:
     if path.is_dir():
         for file in sorted(path.rglob("chunk-*")):
-            if _NAME.fullmatch(file.name):
-                yield file.name, file.read_text(encoding="utf-8", errors="replace")
+            if match := _NAME.fullmatch(file.name):
+                yield match, file.read_text(encoding="utf-8", errors="replace")
         return
     with tarfile.open(path) as archive:
         for member in archive:
-            if member.isfile() and _NAME.fullmatch(member.name):
+            if member.isfile() and (match := _NAME.fullmatch(member.name)):
                 if member.size > MOST_FILE_BYTES:
                     raise ValueError(f"{member.name} is larger than {MOST_FILE_BYTES // 2**20} MiB")
                 data = archive.extractfile(member)
                 assert data is not None
-                yield member.name, data.read().decode("utf-8", "replace")
+                yield match, data.read().decode("utf-8", "replace")
 
 
 def _client(number: int, trace: str, dataset: str, max_tokens: int) -> _Client:
@@ -200,8 +196,8 @@ def _client(number: int, trace: str, dataset: str, max_tokens: int) -> _Client:
             f"chunk-{number}-trace.csv: needs two windows or more, in order of their start"
         )
     window_s = starts[1] - starts[0]
-    windows = [_Window(w.start_s, w.count * window_s, w.family, w.shape) for w in windows]
-    return _Client(number, window_s, windows, _lengths(number, dataset, max_tokens))
+    counted = [replace(window, count=window.count * window_s) for window in windows]
+    return _Client(number, window_s, counted, _lengths(number, dataset, max_tokens))
 
 
 def _lengths(
@@ -239,6 +235,5 @@ def _law(probabilities: dict[float, float], max_tokens: int) -> tuple[Array, Arr
     kept = sorted(
         (int(t), float(p)) for t, p in probabilities.items() if 1 <= t <= max_tokens and p > 0
     )
-    tokens = np.array([t for t, _ in kept], np.int64)
     upto = np.cumsum([p for _, p in kept])
-    return tokens, upto / upto[-1] if len(upto) else upto
+    return np.array([t for t, _ in kept], np.int64), upto / upto[-1] if len(upto) else upto

@@ -31,8 +31,7 @@ class Sessions:
     def __init__(self, extras: Sequence[str], per_s: float):
         self.at = {kind: place for place, kind in enumerate(extras, 3)}
         self.per_s = per_s
-        self.tenants: list[str] = []
-        self._tenant_numbers: dict[str, int] = {}
+        self.tenants: dict[str, int] = {}  # name -> number
         self._session_numbers: dict[Hashable, int] = {}
         self._session_count = 0
         self._ends: dict[int, float] = {}  # of the last answer of each session, as far as known
@@ -46,14 +45,12 @@ class Sessions:
             return columns
         more: dict[str, Array] = {}
         if "tenant" in self.at:
-            names = [row[self.at["tenant"]] or "" for row in rows]
-            more["tenant"] = np.array([self._tenant(name) for name in names], np.int64)
+            more["tenant"] = np.array(
+                [self._tenant(row[self.at["tenant"]] or "") for row in rows], np.int64
+            )
         if "blocks" in self.at:
             ids = [row[self.at["blocks"]] for row in rows]
-            more["block_from"] = np.concatenate(
-                ([0], np.cumsum([len(each) for each in ids], dtype=np.int64))
-            )
-            more["blocks"] = self._blocks.numbers(list(chain.from_iterable(ids)))
+            more |= self._numbered([len(each) for each in ids], list(chain.from_iterable(ids)))
         if "chat" in self.at or "session" in self.at:
             turns = [self._chat_turn(row) if "chat" in self.at else self._turn(row) for row in rows]
             more["session"] = np.array([turn[0] for turn in turns], np.int64)
@@ -63,72 +60,64 @@ class Sessions:
     def added_columns(self, columns: Columns, told: Mapping[str, Any]) -> Columns:
         """The same from columns: tenants as names and a number a row, blocks as counts and ids."""
         more: dict[str, Array] = {}
-        names: list[str] = []
         if "tenant" in told:
             names, which = told["tenant"]
-            names = [name.strip() for name in names]
             first = np.sort(np.unique(which, return_index=True)[1])
+            numbers = np.full(len(names), -1)
             for at in which[first].tolist():  # numbered in order of appearance
-                self._tenant(names[at])
-            more["tenant"] = np.array(
-                [self._tenant_numbers.get(name, -1) for name in names], np.int64
-            )[which]
+                numbers[at] = self._tenant(names[at].strip())
+            more["tenant"] = numbers[which]
         if "blocks" in told:
-            counts, ids = told["blocks"]
-            more["block_from"] = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
-            more["blocks"] = self._blocks.numbers(ids)
+            more |= self._numbered(*told["blocks"])
         if "session" in told:
             given = told["session"]
             owner = more.get("tenant", np.zeros(len(given), np.int64))
             pairs, first, which = np.unique(
                 np.stack((given, owner)), axis=1, return_index=True, return_inverse=True
             )
-            numbers = np.zeros(len(first), np.int64)
+            numbers = np.full(len(first), -1)
+            tenants, known = list(self.tenants), self._session_numbers
             for at in np.argsort(first).tolist():
                 session, tenant = pairs[:, at].tolist()
-                key: Hashable = (
-                    (str(session), self.tenants[tenant] or None)
-                    if "tenant" in told
-                    else str(session)
-                )
-                known = self._session_numbers
-                numbers[at] = -1 if session < 0 else known.setdefault(key, len(known))
+                own = str(session)
+                key = (own, tenants[tenant] or None) if "tenant" in told else own
+                if session >= 0:
+                    numbers[at] = known.setdefault(key, len(known))
             more["session"] = numbers[which.ravel()]
             more["think_s"] = told["think_s"] if "think_s" in told else np.full(len(given), np.nan)
         return replace(columns, **more)
 
     def notes(self) -> list[str]:
         """What was assumed, for the user to know."""
-        lines = []
-        if self._gaps:
-            lines.append(
-                f"think times of {self._gaps} turns are gaps between arrivals: the file does "
-                "not tell when an answer "
-                "ended, so they contain it"
-            )
-        if self._orphans:
-            lines.append(
+        notes = (
+            (
+                self._gaps,
+                f"think times of {self._gaps} turns are gaps between arrivals: the file does not "
+                "tell when an answer ended, so they contain it",
+            ),
+            (
+                self._orphans,
                 f"{self._orphans} turns name a turn before them that is not in what was read; "
-                "each begins a session"
-            )
-        return lines
+                "each begins a session",
+            ),
+        )
+        return [note for count, note in notes if count]
 
     def _tenant(self, name: str) -> int:
-        if name not in self._tenant_numbers:
-            self._tenant_numbers[name] = len(self.tenants)
-            self.tenants.append(name)
-        return self._tenant_numbers[name]
+        return self.tenants.setdefault(name, len(self.tenants))
+
+    def _numbered(self, counts: Sequence[int] | Array, ids: list[Any] | Array) -> dict[str, Array]:
+        """The columns of blocks, of so many in each row."""
+        block_from = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+        return {"block_from": block_from, "blocks": self._blocks.numbers(ids)}
 
     def _turn(self, row: Row) -> tuple[int, float]:
         key = row[self.at["session"]]
         given = row[self.at["think_s"]] if "think_s" in self.at else math.nan
         if key is None:
             return -1, given
-        if "tenant" in self.at:
-            key = (
-                key,
-                row[self.at["tenant"]],
-            )  # customers count their conversations each for themselves
+        if "tenant" in self.at:  # customers count their conversations each for themselves
+            key = key, row[self.at["tenant"]]
         number = self._session_numbers.setdefault(key, len(self._session_numbers))
         if "think_s" in self.at:
             return number, given
@@ -178,10 +167,8 @@ class Numbering:
                 given = np.asarray(ids) if len(ids) else np.zeros(0, np.int64)
             except (ValueError, OverflowError):
                 given = np.zeros(0, object)
-            small = given.dtype.kind == "i"
-            if small and len(ids):
-                small = bool(given.min() >= 0 and given.max() < 2**27 + 8 * self.count)
-            if small:
+            most = 2**27 + 8 * self.count
+            if given.dtype.kind == "i" and ((given >= 0) & (given < most)).all():
                 return self._small(given)
             self._names = dict(self._seen())
             self._table = None
@@ -207,9 +194,5 @@ class Numbering:
         return self._table[ids]
 
     def _seen(self) -> list[tuple[Hashable, int]]:
-        if self._table is None:
-            return [(number, number) for number in range(self.count)]
-        return sorted(
-            ((int(each), int(self._table[each])) for each in np.flatnonzero(self._table >= 0)),
-            key=lambda pair: pair[1],
-        )
+        table = np.arange(self.count) if self._table is None else self._table
+        return [(each, number) for each, number in enumerate(table.tolist()) if number >= 0]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
-from sim.traces.columns import Columns, joined, rechunked, taken
+from sim.traces.columns import Columns, by_arrival, joined, rechunked
 
 CHUNK_ROWS = 65_536
 
@@ -59,54 +60,36 @@ def merged(streams: Sequence[TraceStream], chunk_rows: int = CHUNK_ROWS) -> Trac
     ]
 
     def source(out: TraceStream) -> Iterator[Columns]:
-        numbers: dict[
-            tuple[int, str, int], int
-        ] = {}  # (stream, kind, its number) -> number in the merged trace
-        counts = {"session": 0, "blocks": 0}
+        # kind -> (stream, its number) -> number in the merged trace
+        numbers: dict[str, dict[tuple[int, int], int]] = {"session": {}, "blocks": {}, "tenant": {}}
 
-        def own(at: int, columns: Columns) -> Columns:
+        def renumbered(at: int, columns: Columns) -> Columns:
             tenant = np.zeros(len(columns), np.int64) if columns.tenant is None else columns.tenant
             for each in np.unique(tenant).tolist():
-                if (at, "tenant", each) not in numbers:
-                    numbers[at, "tenant", each] = len(out.tenants)
-                    theirs = streams[at].tenants
-                    label = (
-                        theirs[each] if columns.tenant is not None and each < len(theirs) else ""
-                    )
+                if (at, each) not in numbers["tenant"]:
+                    theirs = streams[at].tenants if columns.tenant is not None else []
+                    label = "".join(theirs[each : each + 1])
                     out.tenants.append(f"{names[at]}/{label}" if label else names[at])
-            changed = {
-                "tenant": np.array(
-                    [numbers[at, "tenant", each] for each in tenant.tolist()], np.int64
-                )
-            }
-            for kind in ("session", "blocks"):
-                given = getattr(columns, kind)
+            changed = {}
+            for kind, known in numbers.items():
+                given = tenant if kind == "tenant" else getattr(columns, kind)
                 if given is not None:
                     distinct, which = np.unique(given, return_inverse=True)
-                    for each in distinct.tolist():
-                        if each >= 0 and (at, kind, each) not in numbers:
-                            numbers[at, kind, each] = counts[kind]
-                            counts[kind] += 1
-                    table = np.array(
-                        [numbers.get((at, kind, each), -1) for each in distinct.tolist()], np.int64
-                    )
-                    changed[kind] = table[which]
+                    own = [
+                        known.setdefault((at, each), len(known)) if each >= 0 else -1
+                        for each in distinct.tolist()
+                    ]
+                    changed[kind] = np.array(own, np.int64)[which]
             return replace(columns, **changed)
 
-        yield from rechunked(
-            _in_order([_owned(s, at, own) for at, s in enumerate(streams)]), chunk_rows
-        )
+        owned: list[Iterator[Columns]] = [
+            map(partial(renumbered, at), stream.chunks()) for at, stream in enumerate(streams)
+        ]
+        yield from rechunked(_in_order(owned), chunk_rows)
         for name, stream in zip(names, streams):
             out.warnings += [f"{name}: {warning}" for warning in stream.warnings]
 
     return TraceStream(" + ".join(names), "merged", source, max(sizes, default=0))
-
-
-def _owned(
-    stream: TraceStream, at: int, own: Callable[[int, Columns], Columns]
-) -> Iterator[Columns]:
-    for chunk in stream.chunks():
-        yield own(at, chunk)
 
 
 def _in_order(sources: list[Iterator[Columns]]) -> Iterator[Columns]:
@@ -125,8 +108,7 @@ def _in_order(sources: list[Iterator[Columns]]) -> Iterator[Columns]:
             count = int(np.searchsorted(chunk.arrival_s, until, side="right"))
             parts.append(chunk[:count])
             held[at] = chunk[count:] if count < len(chunk) else next(sources[at], None)
-        whole = joined([pattern[:1], *parts])[1:]
-        yield taken(whole, np.argsort(whole.arrival_s, kind="stable"))
+        yield by_arrival(joined([pattern[:1], *parts])[1:])
 
 
 def cut(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.traces.arrivals import BATCH, Arrivals, dice, histogram, times
-from sim.traces.columns import Array, Columns, joined, rechunked, taken
+from sim.traces.columns import Array, Columns, by_arrival, joined, rechunked, taken
 from sim.traces.lengths import Joint, Law, Lognormal, check, dealt, drawn
 from sim.traces.stream import CHUNK_ROWS, TraceStream
 
@@ -84,14 +84,17 @@ def generated(spec: TraceSpec, count: int, seed: int, chunk_rows: int = CHUNK_RO
         raise ValueError(f"count ({count}) must be 1 or more, seed ({seed}) 0 or more")
 
     def source(out: TraceStream) -> Iterator[Columns]:
+        lengths = _Lengths(spec, seed)
+        starts = times(spec.arrivals, seed)
         batches = (
-            _single(spec, seed) if spec.sessions is None else _turns(spec, spec.sessions, seed)
+            _turns(starts, law, lengths, seed)
+            if law
+            else (Columns(starts_s, *lengths.next(BATCH)) for starts_s in starts)
         )
         yield from rechunked(_first(batches, count), chunk_rows)
 
-    return TraceStream(
-        spec.name, "generated", source, spec.sessions.block_tokens if spec.sessions else 0
-    )
+    law = spec.sessions
+    return TraceStream(spec.name, "generated", source, law.block_tokens if law else 0)
 
 
 def calibrated(columns: Columns, windows: int = 60) -> TraceSpec:
@@ -144,38 +147,30 @@ class _Lengths:
         return drawn(self.spec.prompt, count, random), drawn(self.spec.output, count, random)
 
 
-def _single(spec: TraceSpec, seed: int) -> Iterator[Columns]:
-    lengths = _Lengths(spec, seed)
-    for arrival_s in times(spec.arrivals, seed):
-        yield Columns(arrival_s, *lengths.next(BATCH))
-
-
 def _first(batches: Iterator[Columns], count: int) -> Iterator[Columns]:
-    left = count
-    while left:
-        part = next(batches)[:left]
-        left -= len(part)
-        yield part
+    while count:
+        yield (part := next(batches)[:count])
+        count -= len(part)
 
 
-def _turns(spec: TraceSpec, law: SessionLaw, seed: int) -> Iterator[Columns]:
+def _turns(
+    starts: Iterator[Array], law: SessionLaw, lengths: _Lengths, seed: int
+) -> Iterator[Columns]:
     """Turns by arrival.
 
     A batch of sessions settles all turns before its last session begins; others are held.
     """
-    lengths = _Lengths(spec, seed)
     held: list[Columns] = []
     shared = law.system_tokens // law.block_tokens
     blocks = law.system_prompts * shared  # ids given so far: those of the system prompts
     sessions = 0
-    for batch, starts_s in enumerate(times(spec.arrivals, seed)):
+    for batch, starts_s in enumerate(starts):
         for part in range(0, BATCH, 4096):  # a session has many rows: fewer of them at once
             begin_s = starts_s[part : part + 4096]
             random = dice(seed, 3, batch * 16 + part // 4096)
             columns, blocks = _sessions(law, lengths, begin_s, sessions, blocks, random)
             sessions += len(begin_s)
-            whole = joined([*held, columns])
-            whole = taken(whole, np.argsort(whole.arrival_s, kind="stable"))
+            whole = by_arrival(joined([*held, columns]))
             settled = int(np.searchsorted(whole.arrival_s, begin_s[-1]))
             for start in range(0, settled, 4096):
                 yield _with_blocks(whole[start : min(start + 4096, settled)], law, shared)
@@ -205,9 +200,8 @@ def _sessions(
     ).round(6)
     system = random.integers(0, law.system_prompts, len(begin_s))
     think_s[first] = 0.0
-    said = (
-        np.cumsum(new + output) - output
-    )  # of all sessions; what the sessions before said goes off again
+    # Of all sessions; what the sessions before said goes off again.
+    said = np.cumsum(new + output) - output
     prompt = said - (said[first] - new[first])[of] + law.system_tokens
     waited_s = np.cumsum(think_s + law.answer_s)
     arrival_s = (begin_s[of] + (waited_s - waited_s[first][of])).round(6)

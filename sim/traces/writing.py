@@ -8,11 +8,12 @@ ids up to their numbering.
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,7 @@ def write_stream(path: str | Path, stream: TraceStream) -> int:
     installed.
     """
     path = Path(path)
-    ending = next(
-        (
-            each
-            for each in sorted(ENDINGS, key=len, reverse=True)
-            if path.name.lower().endswith(each)
-        ),
-        None,
-    )
+    ending = next((each for each in ENDINGS if path.name.lower().endswith(each)), None)
     if ending is None:
         raise ValueError(
             f"{path}: the name must end in one of {', '.join(ENDINGS)}, which says how to write it"
@@ -60,79 +54,42 @@ def write_stream(path: str | Path, stream: TraceStream) -> int:
 
 
 def _lines(path: Path, stream: TraceStream, ending: str) -> int:
-    count = 0
-    writer: Callable[[Columns, TraceStream], Iterator[str]] = (
-        _json_rows if ".jsonl" in ending else _csv_rows
-    )
+    count, names = 0, list[str]()
     with _packed(path, ending) as file:
-        columns: list[str] = []
+        table = csv.writer(file, lineterminator="\n")
         for chunk in stream.chunks():
-            names = _names(chunk, stream.block_tokens)
-            if not columns:
-                columns = names
-                if writer is _csv_rows:
-                    file.write(",".join(columns) + "\n")
-            assert names == columns, "all chunks of a stream have the same columns"
-            file.writelines(writer(chunk, stream))
+            told = _told(chunk, stream, as_text=".csv" in ending)
+            assert names in ([], [*told]), "all chunks of a stream have the same columns"
+            if ".jsonl" in ending:
+                file.writelines(json.dumps(dict(zip(told, r))) + "\n" for r in zip(*told.values()))
+            else:
+                table.writerows([told] * (not names))
+                table.writerows(zip(*told.values()))
+            names = [*told]
             count += len(chunk)
     return count
 
 
-def _names(chunk: Columns, block_tokens: int) -> list[str]:
-    names = ["arrival_s", "prompt_tokens", "output_tokens"]
-    names += [name for name in ("session", "think_s", "tenant") if getattr(chunk, name) is not None]
-    return names + ([f"blocks_{block_tokens}"] if chunk.blocks is not None else [])
-
-
-def _csv_rows(chunk: Columns, stream: TraceStream) -> Iterator[str]:
-    cells: list[Any] = [
-        map(repr, chunk.arrival_s.tolist()),
-        chunk.prompt_tokens.tolist(),
-        chunk.output_tokens.tolist(),
-    ]
+def _told(chunk: Columns, stream: TraceStream, as_text: bool) -> dict[str, Iterable[Any]]:
+    """The values of each column, by its name; `as_text`: in words without line ends, lists too."""
+    told: dict[str, Iterable[Any]] = {
+        name: getattr(chunk, name).tolist()
+        for name in ("arrival_s", "prompt_tokens", "output_tokens")
+    }
     if chunk.session is not None:
-        cells.append("" if each < 0 else each for each in chunk.session.tolist())
+        told["session"] = (None if each < 0 else each for each in chunk.session.tolist())
     if chunk.think_s is not None:
-        cells.append("" if each != each else repr(each) for each in chunk.think_s.tolist())
+        told["think_s"] = (None if each != each else each for each in chunk.think_s.tolist())
     if chunk.tenant is not None:
-        quoted = [_quoted(name) for name in stream.tenants]
-        cells.append(quoted[each] for each in chunk.tenant.tolist())
-    if chunk.blocks is not None:
-        cells.append(" ".join(map(str, ids)) for ids in _blocks(chunk))
-    if len(cells) == 3:
-        yield from (f"{a},{b},{c}\n" for a, b, c in zip(*cells))
-    else:
-        yield from (",".join(map(str, row)) + "\n" for row in zip(*cells))
-
-
-def _json_rows(chunk: Columns, stream: TraceStream) -> Iterator[str]:
-    cells: list[Any] = [
-        chunk.arrival_s.tolist(),
-        chunk.prompt_tokens.tolist(),
-        chunk.output_tokens.tolist(),
-    ]
-    if chunk.session is not None:
-        cells.append(None if each < 0 else each for each in chunk.session.tolist())
-    if chunk.think_s is not None:
-        cells.append(None if each != each else each for each in chunk.think_s.tolist())
-    if chunk.tenant is not None:
-        cells.append(stream.tenants[each] for each in chunk.tenant.tolist())
-    if chunk.blocks is not None:
-        cells.append(_blocks(chunk))
-    names = _names(chunk, stream.block_tokens)
-    for row in zip(*cells):
-        yield json.dumps(dict(zip(names, row))) + "\n"
-
-
-def _blocks(chunk: Columns) -> Iterator[list[int]]:
-    assert chunk.block_from is not None and chunk.blocks is not None
-    at, ids = chunk.block_from.tolist(), chunk.blocks.tolist()
-    return (ids[a:b] for a, b in pairwise(at))
-
-
-def _quoted(name: str) -> str:
-    name = " ".join(name.split())  # a line end would end the row
-    return '"' + name.replace('"', '""') + '"' if set(name) & {",", '"'} else name
+        names = [" ".join(each.split()) if as_text else each for each in stream.tenants]
+        told["tenant"] = (names[each] for each in chunk.tenant.tolist())
+    if chunk.block_from is not None and chunk.blocks is not None:
+        ids = chunk.blocks.tolist()
+        lists = (ids[a:b] for a, b in pairwise(chunk.block_from.tolist()))
+        told[f"blocks_{stream.block_tokens}"] = (
+            (" ".join(map(str, each)) for each in lists) if as_text else lists
+        )
+    return told
 
 
 @contextlib.contextmanager
@@ -156,16 +113,13 @@ def _packed(path: Path, ending: str) -> Iterator[io.TextIOBase]:
 
 def _parquet(path: Path, stream: TraceStream) -> int:
     count, writer = 0, None
-    try:
+    with contextlib.ExitStack() as written:
         for chunk in stream.chunks():
             table = table_of(chunk, stream.tenants, stream.block_tokens)
             if writer is None:
                 import pyarrow.parquet as pq
 
-                writer = pq.ParquetWriter(path, table.schema)
+                writer = written.enter_context(pq.ParquetWriter(path, table.schema))
             writer.write_table(table)
             count += len(chunk)
-    finally:
-        if writer is not None:
-            writer.close()
     return count

@@ -45,8 +45,8 @@ GRID = table_of(
             unit="op/J",
             better="higher",
             label="best throughput per watt",
-            of="its operations a joule: harmonic mean over families, networks and sizes, by the "
-            "closed form",
+            of="operations a joule of the array that has most, of those in the grid: harmonic "
+            "mean over families, networks and sizes, by the closed form",
             value=lambda thing: _of(thing).ops_per_joule,
         ),
         Metric(
@@ -54,7 +54,7 @@ GRID = table_of(
             unit="count",
             better="",
             label="best rows",
-            of="rows of the array with most operations a joule, of those in the grid",
+            of="rows of the array that has best_ops_per_joule",
             value=lambda thing: _of(thing).rows,
         ),
         Metric(
@@ -78,7 +78,7 @@ GRID = table_of(
             unit="op/J",
             better="higher",
             label="throughput per watt",
-            of="the same of the array that `pod.array` says",
+            of="operations a joule, reckoned alike, of the array that `pod.array` says",
             value=lambda thing: _of(thing).here_ops_per_joule,
         ),
         Metric(

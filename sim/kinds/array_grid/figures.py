@@ -19,13 +19,14 @@ def page(outcomes: Mapping[str, Outcome], title: str) -> str:
 
 def _grid(variant: str, grid: GridRecord) -> dict[str, Any]:
     """A heat map for each family and for all, the best size marked, and the array at hand."""
-    maps = (
-        {**grid.families, "all": grid.ops_per_joule}
-        if len(grid.families) > 1
-        else dict(grid.families)
-    )
+    maps = grid.families | ({"all": grid.ops_per_joule} if len(grid.families) > 1 else {})
     traces: list[dict[str, Any]] = []
-    layout: dict[str, Any] = {"annotations": [], "showlegend": False, "height": 460}
+    layout: dict[str, Any] = {
+        "annotations": [],
+        "showlegend": False,
+        "height": 460,
+        "margin": {"l": 70, "r": 20, "t": 50, "b": 60},
+    }
     top = max(float(values.max()) for values in maps.values()) / 1e12
     wide = 1.0 / len(maps)
     rows, cols = grid.rows.tolist(), grid.cols.tolist()
@@ -92,9 +93,8 @@ def _grid(variant: str, grid: GridRecord) -> dict[str, Any]:
                 "font": {"size": 14},
             }
         )
-    layout["margin"] = {"l": 70, "r": 20, "t": 50, "b": 60}
     text = (
-        "Operations a joule by rows and columns of an array. Star: the best size; ring: the "
-        "array of the scenario."
+        "Operations a joule by rows and columns of an array. Star: the best size; ring: the array "
+        "of the scenario."
     )
     return figure(f"{variant}: how large should an array be?", text, traces, layout)

@@ -18,7 +18,7 @@ from sim.kinds.dnn.plan import network_of
 from sim.kinds.dnn.spec import Networks
 from sim.machine.array import PAPER, array_assumptions, array_of
 from sim.machine.wiring import Assumption
-from sim.scenario import MisfitError, Variant
+from sim.scenario import MisfitError, Variant, refuse
 from sim.systolic.granularity import mean_of_means
 from sim.systolic.pod_array import PodArray, harmonic_mean
 from sim.systolic.power import Budget, most_pods
@@ -36,7 +36,6 @@ class GridPlan(NamedTuple):
     """A variant made ready: every network of every family built at each of its sizes."""
 
     variant: Variant
-    work: Granularity
     array: PodArray
     families: dict[str, list[list[Dnn]]]
     assumptions: list[Assumption]
@@ -49,17 +48,15 @@ def prepare(v: Variant, seed: int) -> GridPlan:
     wrong: list[tuple[KeyPath, str]] = []
     families: dict[str, list[list[Dnn]]] = {}
     for name, family in work.families.items():
-        families[name] = []
         for each in family.networks:
             try:
-                families[name].append(_sizes(each, family))
+                families.setdefault(name, []).append(_sizes(each, family))
             except MisfitError as error:
                 wrong += error.wrong
             except (ValueError, OSError) as error:
                 wrong.append((("workload", "families", name, "networks", each), str(error)))
-    if wrong:
-        raise MisfitError(wrong)
-    return GridPlan(v, work, array, families, [*array_assumptions(v, array), _RULE])
+    refuse(wrong)
+    return GridPlan(v, array, families, [*array_assumptions(v, array), _RULE])
 
 
 def _sizes(name: str, family: Family) -> list[Dnn]:
@@ -79,9 +76,9 @@ def _sizes(name: str, family: Family) -> list[Dnn]:
 
 def play(plan: GridPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Operations a joule of every size in the grid, and of the array that the variant has."""
-    spec, array = plan.variant.pod.array, plan.array
+    spec, array, work = plan.variant.pod.array, plan.array, plan.variant.workload
     assert spec is not None
-    rows, cols = (np.array(steps.numbers(), float) for steps in (plan.work.rows, plan.work.cols))
+    rows, cols = (np.array(steps.numbers(), float) for steps in (work.rows, work.cols))
     r, c = rows[:, None], cols[None, :]
     budget = Budget(spec.power, array.interconnect, array.sram_joules_per_byte, array.clock_hz)
     grids = {name: mean_of_means(each, r, c, budget) for name, each in plan.families.items()}
@@ -91,19 +88,18 @@ def play(plan: GridPlan, progress: Callable[[float], None] = lambda share: None)
     }
     whole = harmonic_mean(np.array([*grids.values()]))
     here[""] = float(harmonic_mean(np.array([*here.values()])))
-    record = GridRecord(
-        rows.astype(int),
-        cols.astype(int),
-        most_pods(r, c, budget).astype(int),
-        whole,
-        grids,
-        (array.rows, array.cols),
-        here,
-        spec.power,
-    )
     return Outcome(
         Totals(),
-        part=record,
+        part=GridRecord(
+            rows=rows.astype(int),
+            cols=cols.astype(int),
+            pods=most_pods(r, c, budget).astype(int),
+            ops_per_joule=whole,
+            families=grids,
+            here=(array.rows, array.cols),
+            here_ops_per_joule=here,
+            power_w=spec.power,
+        ),
         assumptions=plan.assumptions,
         fingerprint=digest(whole.ravel().tolist()),
     )

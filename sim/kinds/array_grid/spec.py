@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from sim.kinds.dnn.spec import NetworksByName, network_name
+from sim.kinds.dnn.spec import NetworkName, NetworksByName
 from sim.scenario.fields import Count, Section
 
 
@@ -19,11 +19,13 @@ class Steps(Section):
 
     @model_validator(mode="after")
     def _some(self) -> Steps:
-        if self.last < self.first:
-            raise ValueError(f"last ({self.last}) is less than first ({self.first})")
-        if (self.last - self.first) // self.step >= 1000:
-            raise ValueError("more than 1,000 sizes; take a larger step")
-        return self
+        return self.unless(
+            (self.last < self.first, f"last ({self.last}) is less than first ({self.first})"),
+            (
+                (self.last - self.first) // self.step >= 1000,
+                "more than 1,000 sizes; take a larger step",
+            ),
+        )
 
     def numbers(self) -> list[int]:
         """All of them."""
@@ -40,13 +42,16 @@ class Family(Section):
 
     @model_validator(mode="after")
     def _sizes_are_shared(self) -> Family:
-        for name, network in self.networks.items():
-            for key in ("image", "length", "batch", "trace", "pods"):
-                if key in network.model_fields_set:
-                    raise ValueError(
-                        f"{name}: {key} has no part here; the family says images, lengths and batch"
-                    )
-        return self
+        return self.unless(
+            *(
+                (
+                    key in network.model_fields_set,
+                    f"{name}: {key} has no part here; the family says images, lengths and batch",
+                )
+                for name, network in self.networks.items()
+                for key in ("image", "length", "batch", "trace", "pods")
+            )
+        )
 
 
 class Granularity(Section):
@@ -57,8 +62,6 @@ class Granularity(Section):
     """
 
     kind: Literal["granularity"]
-    families: dict[Annotated[str, AfterValidator(network_name)], Family] = Field(
-        min_length=1, max_length=16
-    )
+    families: dict[NetworkName, Family] = Field(min_length=1, max_length=16)
     rows: Steps = Steps()
     cols: Steps = Steps()

@@ -206,8 +206,7 @@ def share(link: LinkUse, wall_s: float) -> float:
 
 
 def busiest(outcome: Outcome) -> str:
-    """The fullest link, how many others are as full, and how full that is; '' where none was
-    recorded."""
+    """The fullest link, how many are as full, and how full that is; '' if none was recorded."""
     found = shares(outcome)
     if not found:
         return ""
@@ -217,28 +216,22 @@ def busiest(outcome: Outcome) -> str:
 
 
 def links_csv(outcomes: Mapping[str, Outcome]) -> dict[str, bytes]:
-    """The table of links, fullest first, one row a link and variant; nothing where no variant has
-    recorded any."""
+    """The table of links, fullest first, a row a link and variant; nothing if none recorded any."""
+    head = ("variant", "link", "GB/s", "bytes", "share_of_rate", "busy_share", "most_flows")
+    rows = [
+        (
+            variant,
+            link.name,
+            link.bytes_per_s / 1e9,
+            link.moved_bytes,
+            share(link, outcome.totals.seconds),
+            link.busy_s / outcome.totals.seconds,
+            link.most_flows,
+        )
+        for variant, outcome in outcomes.items()
+        if outcome.totals.seconds
+        for link in outcome.part.links
+    ]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["variant", "link", "GB/s", "bytes", "share_of_rate", "busy_share", "most_flows"]
-    )
-    rows = 0
-    for variant, outcome in outcomes.items():
-        wall_s = outcome.totals.seconds
-        for link in outcome.part.links if wall_s else ():
-            used, busy = share(link, wall_s), link.busy_s / wall_s
-            writer.writerow(
-                [
-                    variant,
-                    link.name,
-                    link.bytes_per_s / 1e9,
-                    link.moved_bytes,
-                    used,
-                    busy,
-                    link.most_flows,
-                ]
-            )
-            rows += 1
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
     return {"links.csv": text.getvalue().encode()} if rows else {}

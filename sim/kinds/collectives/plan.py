@@ -1,5 +1,4 @@
-"""A workload of collectives alone, from specs to Outcome: what `sim.run` does for models, for
-jobs."""
+"""A workload of collectives alone, from specs to Outcome."""
 
 from __future__ import annotations
 
@@ -9,10 +8,10 @@ from typing import NamedTuple
 from sim.engine.jobs import Job, Recording, Trouble, play_jobs
 from sim.facts.outcome import Outcome
 from sim.kinds.collectives.spec import Collectives, JobSpec
-from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
+from sim.machine.wiring import Assumption, assumptions, strange_stragglers, wiring, with_faults
 from sim.network.collectives import AUTO, COLLECTIVES, algorithm
 from sim.network.network import Network
-from sim.scenario import MisfitError, Variant
+from sim.scenario import Variant, refuse
 from sim.scenario.machine import Pod
 from sim.text.strict_yaml import KeyPath
 
@@ -45,16 +44,7 @@ def prepare(v: Variant, seed: int) -> JobsPlan:
             healthy.members(groups[name])
         except ValueError as error:
             wrong.append((("workload", "jobs", name, "group"), str(error)))
-    for chip in v.pod.stragglers:
-        if chip >= chips:
-            wrong.append(
-                (
-                    ("pod", "stragglers", chip),
-                    f"chip {chip} is not in the pod: its chips are 0 to {chips - 1}",
-                )
-            )
-    if wrong:
-        raise MisfitError(wrong)
+    refuse([*wrong, *strange_stragglers(v.pod, chips)])
     faulty = with_faults(wires.graph, v.pod.faults, groups.values())
     network = healthy if faulty is wires.graph else Network(faulty, wires.library, v.pod.collective)
     jobs = []
@@ -65,8 +55,8 @@ def prepare(v: Variant, seed: int) -> JobsPlan:
         jobs.append(_job(name, spec, groups[name], network, healthy))
     if v.pod.collective != AUTO and all(spec.algorithm for spec in work.jobs.values()):
         wrong.append((("pod", "collective"), "every job names its own `algorithm`; take this out"))
-    if wrong or (wrong := [*_unused(v.pod, jobs)]):
-        raise MisfitError(wrong)
+    refuse(wrong)
+    refuse(_unused(v.pod, jobs))
     rows = assumptions({wires.library.name: wires.library.facts, wires.pod.name: wires.pod.facts})
     return JobsPlan(v, network, jobs, Trouble(v.pod.stragglers, v.pod.jitter, seed), rows)
 
@@ -82,11 +72,10 @@ def _unused(pod: Pod, jobs: list[Job]) -> Iterator[tuple[KeyPath, str]]:
         if not any(way.launch_s or way.step_s for way in ways):
             no_cost = "has steps that cost nothing by this library" if ways else "is in no job"
             yield ("pod", "stragglers", chip), f"chip {chip} {no_cost}; take this out"
-    if not pod.faults:
-        return
     used = {
         wire
         for job in jobs
+        if pod.faults
         for network in (job.healthy, job.network)
         for wire in network.wires_used(job.collective, job.ranks, job.nbytes)
     }
@@ -105,11 +94,8 @@ def _unused(pod: Pod, jobs: list[Job]) -> Iterator[tuple[KeyPath, str]]:
 def play(plan: JobsPlan, progress: Callable[[float], None] = lambda share: None) -> Outcome:
     """Simulate one variant."""
     record = plan.variant.record
-    keep = (
-        Recording(record.from_s, record.until_s or float("inf"), record.max_spans)
-        if record.enabled
-        else None
-    )
+    window = Recording(record.from_s, record.until_s or float("inf"), record.max_spans)
+    keep = window if record.enabled else None
     outcome = play_jobs(plan.network, plan.jobs, plan.trouble, keep, progress)
     outcome.assumptions = plan.assumptions
     return outcome

@@ -103,8 +103,7 @@ Group = Annotated[
 
 
 class JobSpec(Section):
-    """A tenant that issues one collective after the other, each when all its ranks are done with
-    the last."""
+    """Issues one collective after the other, each when all its ranks are done with the last."""
 
     collective: Annotated[str, Choice(COLLECTIVES)]
     bytes: Bytes = Field(
@@ -130,13 +129,16 @@ class JobSpec(Section):
 
     @model_validator(mode="after")
     def _endless(self) -> JobSpec:
-        if self.background and "repeat" in self.model_fields_set:
-            raise ValueError(
-                "a background job goes on until the others are done; take 'repeat' out"
-            )
-        if self.gap and self.repeat == 1 and not self.background:
-            raise ValueError("a gap comes between collectives, and this job has one; take it out")
-        return self
+        return self.unless(
+            (
+                self.background and "repeat" in self.model_fields_set,
+                "a background job goes on until the others are done; take 'repeat' out",
+            ),
+            (
+                self.gap and self.repeat == 1 and not self.background,
+                "a gap comes between collectives, and this job has one; take it out",
+            ),
+        )
 
 
 def _job_name(name: str) -> str:
@@ -153,10 +155,13 @@ class Collectives(Section):
 
     @model_validator(mode="after")
     def _somebody_ends(self) -> Collectives:
-        if all(job.background for job in self.jobs.values()):
-            raise ValueError(
-                "all jobs are in the background, so the run would have no end; one must not be"
-            )
-        if len(self.jobs) == 1 and any(job.weight != 1 for job in self.jobs.values()):
-            raise ValueError("a weight counts against other jobs, and there are none; take it out")
-        return self
+        return self.unless(
+            (
+                all(job.background for job in self.jobs.values()),
+                "all jobs are in the background, so the run would have no end; one must not be",
+            ),
+            (
+                len(self.jobs) == 1 and any(job.weight != 1 for job in self.jobs.values()),
+                "a weight counts against other jobs, and there are none; take it out",
+            ),
+        )

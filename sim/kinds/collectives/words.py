@@ -1,5 +1,4 @@
-"""Jobs and links as a person reads them: the table on the terminal, and two sections of the
-report."""
+"""Jobs and links as a person reads them: a table on the terminal, sections of the report."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ _ALONE = "#0072B2"
 def jobs_table(
     outcomes: Mapping[str, Outcome], metrics: Numbers, comparison: Numbers
 ) -> RenderableType:
-    """A row for each variant with its wall time, each job's mean and slow-down, the fullest
-    link."""
+    """A row a variant: wall time, each job's mean and slow-down, the fullest link."""
     from rich.text import Text
 
     names = list(
@@ -110,8 +108,7 @@ def jobs_section(outcomes: Mapping[str, Outcome]) -> str:
     )
     return (
         '<h2>Jobs</h2><p class="soft">Mean time of one collective: what it takes with the '
-        "healthy pod to itself, and "
-        f"what faults, stragglers and other jobs add.</p>{figure}"
+        f"healthy pod to itself, and what faults, stragglers and other jobs add.</p>{figure}"
         f'<div class="wide"><table class="dense jobs"><tr>{head}</tr>{"".join(lines)}</table></div>'
         '<p class="soft">Alone: the closed form where all ranks go in step (=), else one '
         "collective played (~).</p>"
@@ -167,18 +164,15 @@ def links_section(outcomes: Mapping[str, Outcome]) -> str:
             f"<details{' open' if not parts else ''}><summary>{escaped(variant)}: "
             f"{escaped(busiest(outcome))}"
             '</summary><div class="wide"><table class="dense"><tr><th>Link</th><th '
-            "class=num>Rate</th>"
-            "<th class=num>Bytes</th><th></th><th class=num>Share of rate</th><th "
-            "class=num>Busy</th>"
-            "<th class=num>Most messages at "
+            "class=num>Rate</th><th class=num>Bytes</th><th></th><th class=num>Share of "
+            "rate</th><th class=num>Busy</th><th class=num>Most messages at "
             f"once</th></tr>{''.join(lines)}</table></div>{rest}</details>"
         )
     if not parts:
         return ""
     return (
         '<h2>Links</h2><p class="soft">Bytes over each link against what it could have carried '
-        "in the wall time, "
-        f"fullest first. Busy: at least one message on it.</p>{''.join(parts)}"
+        f"in the wall time, fullest first. Busy: at least one message on it.</p>{''.join(parts)}"
     )
 
 

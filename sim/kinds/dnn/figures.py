@@ -47,8 +47,7 @@ def _bars(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     for variant, outcome in outcomes.items():
         power_w = outcome.part.power_w
         each, whole = networks(outcome), measured(ARRAY, outcome)
-        last = "harmonic mean" if outcome.part.sharing == "alone" else "all together"
-        named = {**each, last: whole} if len(each) > 1 else each
+        named = {**each, _whole(outcome): whole} if len(each) > 1 else each
         traces.append(
             {
                 "type": "bar",
@@ -79,6 +78,11 @@ def _bars(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     )
 
 
+def _whole(outcome: Outcome) -> str:
+    """What stands for all networks of a variant."""
+    return "harmonic mean" if outcome.part.sharing == "alone" else "all together"
+
+
 def _study(outcomes: Mapping[str, Outcome]) -> dict[str, Any] | None:
     """Throughput along the number in which variants differ, or against power where it is none."""
     arrays = {name: outcome.part for name, outcome in outcomes.items()}
@@ -99,13 +103,8 @@ def _along(key: str, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     points: dict[str, list[tuple[float, float, str]]] = {}
     for variant, outcome in outcomes.items():
         x = float(outcome.part.settings[key])
-        whole = THROUGHPUT.value(outcome)
-        last = "harmonic mean" if outcome.part.sharing == "alone" else "all together"
-        each = networks(outcome)
-        for name, value in {
-            last: whole,
-            **{n: m["effective_ops_per_s"] for n, m in each.items()},
-        }.items():
+        each = {n: mine["effective_ops_per_s"] for n, mine in networks(outcome).items()}
+        for name, value in {_whole(outcome): THROUGHPUT.value(outcome), **each}.items():
             points.setdefault(name, []).append((x, value / 1e12, variant))
     traces = []
     for number, (name, line) in enumerate(points.items()):
@@ -147,10 +146,10 @@ def _along(key: str, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
 
 def _pareto(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     """Throughput against peak power, and the variants that no other beats in both."""
-    spots = []
-    for variant, outcome in outcomes.items():
-        speed = THROUGHPUT.value(outcome) / 1e12
-        spots.append((outcome.part.peak_power_w, speed, variant))
+    spots = [
+        (outcome.part.peak_power_w, THROUGHPUT.value(outcome) / 1e12, variant)
+        for variant, outcome in outcomes.items()
+    ]
     colours = variant_colours(outcomes)
     front: list[tuple[float, float, str]] = []
     for spot in sorted(spots, key=lambda s: (s[0], -s[1])):

@@ -17,14 +17,13 @@ from sim.facts.array import ArrayRecord, ArrayRun, NetworkRecord
 from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
 from sim.facts.span import digest
-from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
 from sim.kinds.dnn.spans import drawn, turns_drawn
 from sim.kinds.dnn.spec import DnnSpec, Networks
 from sim.machine.array import OURS, PAPER, array_assumptions, array_of, schedule_assumptions
 from sim.machine.traces import trace_of
 from sim.machine.wiring import Assumption
-from sim.scenario import MisfitError, Variant
+from sim.scenario import MisfitError, Variant, refuse
 from sim.systolic import tenancy
 from sim.systolic.dataflow import DATAFLOWS
 from sim.systolic.interconnect import interconnect
@@ -36,9 +35,8 @@ from sim.systolic.timing import simulate
 from sim.text.strict_yaml import KeyPath, nearest
 from sim.traces.stream import gathered
 
-MOST_GANGS = (
-    8  # networks that interleave by a trace: each set of them that meets is a schedule of its own
-)
+# Networks that interleave by a trace: each set of them that meets is a schedule of its own.
+MOST_GANGS = 8
 MOST_CELLS = 20_000_000  # pods x rounds of a run whose tiles are kept to be drawn
 _AT: KeyPath = ("workload", "networks")
 
@@ -102,8 +100,7 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
                 f"{MOST_GANGS} interleave by traces, or take time_sliced or partitioned",
             )
         )
-    if wrong:
-        raise MisfitError(wrong)
+    refuse(wrong)
     return ArrayPlan(
         variant=v,
         work=work,
@@ -118,8 +115,8 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
 
 
 def _assumptions(work: Networks, array: PodArray) -> Iterator[Assumption]:
-    rules = "first fit into rounds without conflicts"
-    rules += ", with the authors' habits" if work.exact else ""
+    habits = ", with the authors' habits" if work.exact else ""
+    rules = f"first fit into rounds without conflicts{habits}"
     equal = f"{PAPER}: equal to its artifact to the cycle where `exact`"
     yield "array: schedule", rules, "CHECKED", equal
     yield from schedule_assumptions(array)
@@ -172,8 +169,6 @@ def play(plan: ArrayPlan, progress: Callable[[float], None] = lambda share: None
     """Simulate one variant: schedule what runs together, and play it once or by the traces."""
     play = _Play(plan, progress)
     outcome = (_by_traces if plan.arrivals else _once)(plan, play)
-    spec = plan.variant.pod.array
-    assert spec is not None
     outcome.warnings[:0] = plan.notes
     outcome.assumptions = plan.assumptions
     outcome.fingerprint = digest(
@@ -193,11 +188,10 @@ class _Play:
 
     def __call__(self, names: Sequence[str], pods: int | None = None) -> _Played:
         """These networks together on so many pods; by default all."""
-        plan = self.plan
-        key = tuple(names), pods or plan.array.pods
+        key = tuple(names), pods or self.plan.array.pods
         if key not in self.known:
             self.known[key] = self._played(*key)
-            self.progress(min(len(self.known) / (2 * len(plan.dnns) + 1), 1.0))
+            self.progress(min(len(self.known) / (2 * len(self.plan.dnns) + 1), 1.0))
         return self.known[key]
 
     def _played(self, names: tuple[str, ...], pods: int) -> _Played:
@@ -206,9 +200,7 @@ class _Play:
         made = schedule(
             dnns, array, partition=_partition(plan.work, array, dnns), exact=plan.work.exact
         )
-        timing = simulate(made)
-        hz = array.clock_hz
-        tiles = None
+        timing, hz, tiles = simulate(made), array.clock_hz, None
         if plan.variant.record.enabled and len(timing.starts) * pods <= MOST_CELLS:
             tiles = occupancy(made, timing)
         elif plan.variant.record.enabled:
@@ -282,24 +274,22 @@ def _once(plan: ArrayPlan, play: _Play) -> Outcome:
 def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
     """Inferences as they are asked for, and the same with each network alone on the array."""
     names, work, record = list(plan.dnns), plan.work, plan.variant.record
-    asked = [plan.arrivals[name] for name in names]
+    asked, apart = [plan.arrivals[name] for name in names], work.sharing == "partitioned"
     keep = record.max_spans if record.enabled else 0
     if work.sharing == "interleaved":
         served = tenancy.in_gangs(asked, lambda who: play([names[i] for i in who]).ends_s, keep)
     else:
         each = [play([name], plan.pods[name]) for name in names]
-        seconds = [one.run.seconds for one in each]
-        if work.sharing == "partitioned":
-            served = tenancy.apart(asked, seconds, keep)
-        else:
-            served = tenancy.in_turns(
-                asked, seconds, work.quantum, [one.resume_s for one in each], keep
-            )
+        seconds, resume_s = [one.run.seconds for one in each], [one.resume_s for one in each]
+        served = (
+            tenancy.apart(asked, seconds, keep)
+            if apart
+            else tenancy.in_turns(asked, seconds, work.quantum, resume_s, keep)
+        )
     firsts = dict(zip(names, np.cumsum([0, *plan.pods.values()]).tolist()))
     networks, runs = [], []
     for who, times in sorted(served.gangs.items()):
         together = [names[i] for i in who]
-        apart = work.sharing == "partitioned"
         run = play(together, plan.pods[together[0]] if apart else None).run
         runs.append(run._replace(times=times, first_pod=firsts[together[0]] if apart else 0))
     for name, arrival_s, start_s, end_s in zip(names, asked, served.start_s, served.end_s):
@@ -323,11 +313,10 @@ def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
         idle_s=last_s - served.in_use_s,
         ops=sum(run.tile_ops * run.times for run in runs),
     )
-    timeline = turns_drawn(record, names, served.turns, [plan.pods[name] for name in names])
     return Outcome(
         totals,
         requests=Requests.joined([each.requests for each in networks if each.requests is not None]),
-        timeline=timeline or Timeline(),
+        timeline=turns_drawn(record, names, served.turns, [plan.pods[name] for name in names]),
         part=_record(plan, networks, runs),
         warnings=play.notes,
     )
@@ -337,7 +326,18 @@ def _requests(arrival_s: np.ndarray, start_s: np.ndarray, end_s: np.ndarray) -> 
     """Inferences as requests that make no tokens."""
     none = np.zeros(len(arrival_s), np.int64)
     return Requests(
-        np.arange(len(arrival_s)), arrival_s, none, none, start_s, end_s, end_s, *[none] * 5
+        id=np.arange(len(arrival_s)),
+        arrival_s=arrival_s,
+        prompt_tokens=none,
+        output_tokens=none,
+        scheduled_s=start_s,
+        first_token_s=end_s,
+        last_token_s=end_s,
+        replica=none,
+        hit_tokens=none,
+        preemptions=none,
+        retries=none,
+        priority=none,
     )
 
 

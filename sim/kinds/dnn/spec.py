@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sim.dnn.known import INPUTS, KNOWN
-from sim.scenario.fields import Count, FilePath, ModelName, Seconds, Section
+from sim.scenario.fields import Count, FilePath, ModelName, Seconds, Section, plain_name
 from sim.scenario.trace import Trace
 from sim.text.choice import Choice
 
-# Options of a network, and what they belong to.
-_OF_KNOWN, _OF_MODELS, _OF_FILES = tuple(INPUTS), ("phase", "tokens", "layers"), ("sizes",)
+# Options of a network, by what they belong to.
+_OPTIONS = {"network": (*INPUTS,), "model": ("phase", "tokens", "layers"), "file": ("sizes",)}
 
 
 class DnnSpec(Section):
@@ -55,28 +55,22 @@ class DnnSpec(Section):
     @model_validator(mode="after")
     def _one_source(self) -> DnnSpec:
         named = [key for key in ("network", "file", "model") if getattr(self, key) is not None]
-        if len(named) > 1:
-            raise ValueError(
-                f"{' and '.join(named)} are two ways to say which network this is; give one"
-            )
         source = named[0] if named else "network"
-        fitting = {"network": _OF_KNOWN, "model": _OF_MODELS, "file": _OF_FILES}
-        for owner, keys in fitting.items():
-            stray = [key for key in keys if key in self.model_fields_set and owner != source]
-            if stray:
-                raise ValueError(
-                    f"{stray[0]} has no part in a network given by `{source}`; take it out"
+        return self.unless(
+            (
+                len(named) > 1,
+                f"{' and '.join(named)} are two ways to say which network this is; give one",
+            ),
+            *(
+                (
+                    key in self.model_fields_set,
+                    f"{key} has no part in a network given by `{source}`; take it out",
                 )
-        return self
-
-
-def network_name(name: str) -> str:
-    """The name of a network or family, as it may be; ValueError if not."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise ValueError(
-            "a network's name is made of letters, digits and '_', and begins with a letter"
+                for owner, keys in _OPTIONS.items()
+                if owner != source
+                for key in keys
+            ),
         )
-    return name
 
 
 def _empty(networks: Any) -> Any:
@@ -86,8 +80,9 @@ def _empty(networks: Any) -> Any:
     return {name: {} if network is None else network for name, network in networks.items()}
 
 
+NetworkName = Annotated[str, AfterValidator(partial(plain_name, "network"))]
 NetworksByName = Annotated[
-    dict[Annotated[str, AfterValidator(network_name)], DnnSpec],
+    dict[NetworkName, DnnSpec],
     Field(min_length=1, max_length=64),
     BeforeValidator(_empty),
 ]
@@ -101,10 +96,9 @@ class Networks(Section):
     sharing: Literal["alone", "interleaved", "partitioned", "time_sliced"] = Field(
         default="alone",
         description="alone: each by itself, one after the other, a benchmark; the others are "
-        "tenants. interleaved: one "
-        "schedule for all that have work, later ones filling what earlier ones leave; "
-        "partitioned: each has pods of "
-        "its own, and as much of the memory's bandwidth; time_sliced: one at a time, in turns",
+        "tenants. interleaved: one schedule for all that have work, later ones filling what "
+        "earlier ones leave; partitioned: each has pods of its own, and as much of the memory's "
+        "bandwidth; time_sliced: one at a time, in turns",
     )
     quantum: Seconds | None = Field(
         default=None,
@@ -124,23 +118,27 @@ class Networks(Section):
     @model_validator(mode="after")
     def _who_comes_when(self) -> Networks:
         traced = [name for name, network in self.networks.items() if network.trace]
-        if traced and len(traced) < len(self.networks):
-            without = next(name for name in self.networks if name not in traced)
-            raise ValueError(
-                f"{traced[0]} has a trace and {without} has none; give all of them one, or none"
-            )
-        if traced and self.sharing == "alone":
-            raise ValueError(
-                "a network that is `alone` is run once; say how they share the array, or take "
-                "trace out"
-            )
-        if self.quantum is not None and (self.sharing != "time_sliced" or not traced):
-            raise ValueError("quantum is for time_sliced networks that have traces; take it out")
-        if self.quantum == 0:
-            raise ValueError("a quantum is longer than 0 s")
+        bare = [name for name in self.networks if name not in traced]
         own = [name for name, network in self.networks.items() if network.pods is not None]
-        if own and self.sharing != "partitioned":
-            raise ValueError(
-                f"{own[0]} has pods of its own, which only partitioned networks have; take pods out"
-            )
-        return self
+        return self.unless(
+            (
+                traced and bare,
+                f"{' '.join(traced[:1])} has a trace and {' '.join(bare[:1])} has none; give all "
+                "of them one, or none",
+            ),
+            (
+                traced and self.sharing == "alone",
+                "a network that is `alone` is run once; say how they share the array, or take "
+                "trace out",
+            ),
+            (
+                self.quantum is not None and (self.sharing != "time_sliced" or not traced),
+                "quantum is for time_sliced networks that have traces; take it out",
+            ),
+            (self.quantum == 0, "a quantum is longer than 0 s"),
+            (
+                own and self.sharing != "partitioned",
+                f"{' '.join(own[:1])} has pods of its own, which only partitioned networks have; "
+                "take pods out",
+            ),
+        )

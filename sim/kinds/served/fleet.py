@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from sim.engine.service import Service
 from sim.kinds.served.spec import Prefill, Served, ServedTrace
 from sim.machine.pod import Machinery
 from sim.machine.wiring import Assumption
-from sim.scenario import MisfitError, Variant
+from sim.scenario import Variant, refuse
 from sim.serving.fleet import POLICIES, Arrivals, Rules, number, pool_of, replica_of
 from sim.serving.order import ORDERS
 from sim.serving.router import ROUTERS
@@ -44,39 +44,36 @@ def require_replicas(work: Served, pipeline: int) -> None:
         (("workload", "failures", i, "replica"), fault.replica)
         for i, fault in enumerate(work.failures)
     ]
-    wrong: list[tuple[KeyPath, str]] = [
-        (at, f"no replica {replica}; {which}") for at, replica in named if replica >= total
-    ]
     for_good = {fault.replica for fault in work.failures if fault.duration is None}
-    for first, count in ((0, prefills), (prefills, work.replicas)):
-        if count and for_good >= set(range(first, first + count)):
-            wrong.append(
-                (
-                    ("workload", "failures"),
-                    "no replica would be left; give one of them a `duration`",
-                )
-            )
-    if work.autoscale and pipeline > 1:
-        wrong.append(
-            (("workload", "autoscale"), "not modelled for a model in pipeline stages; take it out")
-        )
-    if work.autoscale and work.autoscale.least > work.replicas:
-        most = work.replicas
-        wrong.append(
+    pools = (range(prefills), range(prefills, total))
+    least = work.autoscale.least if work.autoscale else 0
+    faults: list[tuple[Any, KeyPath, str]] = [
+        *((replica >= total, at, f"no replica {replica}; {which}") for at, replica in named),
+        *(
             (
-                ("workload", "autoscale", "least"),
-                f"{work.autoscale.least} is more than there are; at most {most}",
+                pool and for_good.issuperset(pool),
+                ("workload", "failures"),
+                "no replica would be left; give one of them a `duration`",
             )
-        )
-    if work.admission.shed and not work.admission.ttft and work.slo.ttft is None:
-        wrong.append(
-            (
-                ("workload", "admission", "shed"),
-                "this needs a deadline; give admission.ttft or slo.ttft",
-            )
-        )
-    if wrong:
-        raise MisfitError(wrong)
+            for pool in pools
+        ),
+        (
+            work.autoscale and pipeline > 1,
+            ("workload", "autoscale"),
+            "not modelled for a model in pipeline stages; take it out",
+        ),
+        (
+            least > work.replicas,
+            ("workload", "autoscale", "least"),
+            f"{least} is more than there are; at most {work.replicas}",
+        ),
+        (
+            work.admission.shed and not work.admission.ttft and work.slo.ttft is None,
+            ("workload", "admission", "shed"),
+            "this needs a deadline; give admission.ttft or slo.ttft",
+        ),
+    ]
+    refuse((at, what) for is_so, at, what in faults if is_so)
 
 
 def require_blocks(trace: TraceStream, work: Served) -> None:
@@ -88,8 +85,7 @@ def require_blocks(trace: TraceStream, work: Served) -> None:
     if trace.block_tokens % work.block_tokens:
         raise ValueError(
             f"prefix_caching: the trace names blocks of {trace.block_tokens} tokens, which "
-            "block_tokens "
-            f"({work.block_tokens}) must divide"
+            f"block_tokens ({work.block_tokens}) must divide"
         )
 
 
@@ -99,63 +95,54 @@ def service(plan: ServedPlan) -> Service:
     unit = plan.trace.block_tokens or 0 if work.prefix_caching else 0
     pools: list[np.recarray] = []
     tables: list[np.recarray] = []
-    for pool, part in enumerate(
-        part for part in (plan.prefill, plan.machinery) if part is not None
-    ):
-        own, lanes = work.prefill if part is plan.prefill else None, part.parallel.micro_batches
-        first, count = (
-            sum(len(table) for table in tables),
-            (own.replicas if own else work.replicas) * lanes,
-        )
+    for pool, part in enumerate(filter(None, (plan.prefill, plan.machinery))):
+        own = work.prefill if part is plan.prefill else None
+        first = sum(map(len, tables))
+        count = (own or work).replicas * part.parallel.micro_batches
         each = part.footprints[0].kv_bytes_per_token
-        pools.append(
-            pool_of(first, count, next=1, transfer_s=each / own.link, latency_s=own.latency)
-            if own
-            else pool_of(first, count)
+        onward: dict[str, Any] = (
+            {"next": 1, "transfer_s": each / own.link, "latency_s": own.latency} if own else {}
         )
+        pools.append(pool_of(first, count, **onward))
         rows = [_replica(work, own, part, pool, first + i, each) for i in range(count)]
         tables.append(np.concatenate(rows).view(np.recarray))
-    admission = work.admission
-    coupled = work.closed_loop or work.prefill is not None
-    rules = Rules(
-        number(ROUTERS, work.router),
-        number(ORDERS, admission.order),
-        plan.seed,
-        work.fidelity == "step",
-        coupled,
-        unit,
-        admission.shed,
-        work.prefix_eviction == "tail_first",
-    )
-    record = plan.variant.record
+    record, scale = plan.variant.record, work.autoscale
     end_s = record.from_s + 0.1 if work.fidelity == "step" else np.inf
-    scale = work.autoscale
     return Service(
-        rules,
-        np.concatenate(tables).view(np.recarray),
-        np.concatenate(pools).view(np.recarray),
-        work.fidelity == "op",
-        (record.from_s, end_s if record.until_s is None else record.until_s),
-        tuple(work.speculative.acceptance) if work.speculative else (),
-        work.closed_loop,
-        work.trace.limit or np.inf,
-        tuple(
+        rules=Rules(
+            router=number(ROUTERS, work.router),
+            order=number(ORDERS, work.admission.order),
+            seed=plan.seed,
+            jump=work.fidelity == "step",
+            coupled=work.closed_loop or work.prefill is not None,
+            unit_tokens=unit,
+            shed=work.admission.shed,
+            tail_first=work.prefix_eviction == "tail_first",
+        ),
+        replicas=np.concatenate(tables).view(np.recarray),
+        pools=np.concatenate(pools).view(np.recarray),
+        op=work.fidelity == "op",
+        window=(record.from_s, end_s if record.until_s is None else record.until_s),
+        acceptance=tuple(work.speculative.acceptance) if work.speculative else (),
+        closed_loop=work.closed_loop,
+        expected=work.trace.limit or np.inf,
+        failures=tuple(
             Failure(fault.replica, fault.at, np.inf if fault.duration is None else fault.duration)
             for fault in work.failures
         ),
-        Autoscale(
-            int(pools[-1][0]["first"]),
-            work.replicas,
-            scale.least,
-            scale.requests,
-            scale.every,
-            scale.start_up,
-            scale.cool_down,
+        autoscale=Autoscale(
+            first=int(pools[-1][0]["first"]),
+            most=work.replicas,
+            least=scale.least,
+            target=scale.requests,
+            every_s=scale.every,
+            start_up_s=scale.start_up,
+            cool_down_s=scale.cool_down,
         )
         if scale
         else None,
-        admission.classes,
-        partial(_classed, work, plan.seed),
+        ranks=work.admission.classes,
+        classes=partial(_classed, work, plan.seed),
     )
 
 

@@ -79,20 +79,26 @@ class Admission(Section):
 
     @model_validator(mode="after")
     def _classes(self) -> Admission:
-        if self.shares and self.prompt_tokens:
-            raise ValueError("shares and prompt_tokens are two ways to tell classes; give one")
-        if self.shares and abs(sum(self.shares) - 1) > 1e-9:
-            raise ValueError(f"shares must add up to 1, not {sum(self.shares):g}")
-        if self.prompt_tokens and sorted(set(self.prompt_tokens)) != self.prompt_tokens:
-            raise ValueError("prompt_tokens must rise")
-        if self.ttft and len(self.ttft) != self.classes:
-            raise ValueError(
-                f"ttft needs one deadline for each of {self.classes} class(es), not "
-                f"{len(self.ttft)}"
-            )
-        if self.order == "priority" and self.classes == 1:
-            raise ValueError("order: priority needs classes; give shares or prompt_tokens")
-        return self
+        shares, prompts, ttft = self.shares or [], self.prompt_tokens or [], self.ttft or []
+        return self.unless(
+            (
+                shares and prompts,
+                "shares and prompt_tokens are two ways to tell classes; give one",
+            ),
+            (
+                shares and abs(sum(shares) - 1) > 1e-9,
+                f"shares must add up to 1, not {sum(shares):g}",
+            ),
+            (sorted(set(prompts)) != prompts, "prompt_tokens must rise"),
+            (
+                ttft and len(ttft) != self.classes,
+                f"ttft needs one deadline for each of {self.classes} class(es), not {len(ttft)}",
+            ),
+            (
+                self.order == "priority" and self.classes == 1,
+                "order: priority needs classes; give shares or prompt_tokens",
+            ),
+        )
 
     @property
     def classes(self) -> int:
@@ -152,9 +158,8 @@ class Served(Section):
     kv: Literal["reserve", "paged", "swap"] = Field(
         default="reserve",
         description="reserve: room for the whole answer is held from the start; paged: blocks "
-        "are taken as needed, and "
-        "the last request is preempted and computed anew where none is left; swap: its KV goes "
-        "to host memory",
+        "are taken as needed, and the last request is preempted and computed anew where none is "
+        "left; swap: its KV goes to host memory",
     )
     block_tokens: Count = Field(default=16, description="tokens of a KV block")
     kv_tokens: Count | None = Field(

@@ -30,20 +30,15 @@ def prepare(v: Variant, seed: int) -> StaticPlan:
     work: Decode = v.workload
     micro = v.parallel.degrees().micro_batches
     if micro > work.batch:
-        raise MisfitError(
-            [
-                (
-                    ("parallel", "micro_batches"),
-                    f"a batch of {work.batch} cannot be cut into {micro} "
-                    f"micro-batches; at most {work.batch}",
-                )
-            ]
+        what = (
+            f"a batch of {work.batch} cannot be cut into {micro} micro-batches; at most "
+            f"{work.batch}"
         )
+        raise MisfitError([(("parallel", "micro_batches"), what)])
     here = machinery(v, 1.0, -(-work.batch // micro), shared_runs(work))
-    longest = work.prompt_tokens + work.output_tokens
     require(here.model.name, here.room, _unique_tokens(work, here.parallel))
-    if 0 < here.model.max_tokens < longest:
-        most = here.model.max_tokens
+    longest, most = work.prompt_tokens + work.output_tokens, here.model.max_tokens
+    if 0 < most < longest:
         here.notes.append(
             f"{here.model.name} was made for {most:,} tokens; this run goes to {longest:,}"
         )
@@ -69,15 +64,14 @@ def play(plan: StaticPlan, progress: Progress = lambda share: None) -> Outcome:
     work: Decode = v.workload
     timeline = Timeline() if v.record.enabled else None
     static = StaticBatch(
-        work.batch,
-        work.prompt_tokens,
-        work.output_tokens,
-        work.every_step,
-        shared_runs(work),
-        here.parallel.micro_batches,
+        batch=work.batch,
+        prompt_tokens=work.prompt_tokens,
+        output_tokens=work.output_tokens,
+        every_step=work.every_step,
+        shared=shared_runs(work),
+        micro_batches=here.parallel.micro_batches,
     )
-    stages = [host.group_of for host in here.hosts]
-    outcome = run_static(stages, static, timeline, progress)
+    outcome = run_static([host.group_of for host in here.hosts], static, timeline, progress)
     outcome.warnings[:0] = here.notes
     outcome.assumptions = here.assumptions
     return outcome

@@ -10,8 +10,7 @@ from sim.scenario.fields import Count, Section
 
 
 class SharedRun(Section):
-    """A run of tokens that the prompts of several sequences have in common, a node of the tree of
-    their prefixes."""
+    """Tokens that the prompts of several sequences share: a node of the tree of their prefixes."""
 
     tokens: Count
     sequences: Count | None = Field(default=None, description="default: all of the batch")
@@ -34,17 +33,20 @@ class Decode(Section):
     @model_validator(mode="after")
     def _shared_fits(self) -> Decode:
         by_all = sum(run.tokens for run in self.shared if run.sequences in (None, self.batch))
-        if by_all >= self.prompt_tokens:
-            raise ValueError(
-                f"a prompt of {self.prompt_tokens} tokens cannot share {by_all}: its last is "
-                "its own"
-            )
         most = max((run.sequences or 0 for run in self.shared), default=0)
-        if most > self.batch:
-            raise ValueError(f"{most} sequences cannot share a prefix in a batch of {self.batch}")
         together = sum((run.sequences or self.batch) * run.tokens for run in self.shared)
-        if together > self.batch * (self.prompt_tokens - 1):
-            raise ValueError(
-                f"the shared runs come to {together} tokens, more than the prompts have"
-            )
-        return self
+        return self.unless(
+            (
+                by_all >= self.prompt_tokens,
+                f"a prompt of {self.prompt_tokens} tokens cannot share {by_all}: its last is its "
+                "own",
+            ),
+            (
+                most > self.batch,
+                f"{most} sequences cannot share a prefix in a batch of {self.batch}",
+            ),
+            (
+                together > self.batch * (self.prompt_tokens - 1),
+                f"the shared runs come to {together} tokens, more than the prompts have",
+            ),
+        )

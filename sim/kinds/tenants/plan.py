@@ -24,8 +24,8 @@ from sim.kinds.served.plan import prepare as prepare_served
 from sim.kinds.served.spec import Served, ServedTrace
 from sim.kinds.tenants.spec import Tenants, TenantSpec
 from sim.machine.unused import refuse_unused
-from sim.machine.wiring import Assumption, wiring, with_faults
-from sim.scenario import MisfitError, Variant
+from sim.machine.wiring import Assumption, strange_stragglers, wiring, with_faults
+from sim.scenario import MisfitError, Variant, refuse
 from sim.scenario.machine import Parallel
 from sim.text.strict_yaml import KeyPath
 from sim.text.units import show
@@ -80,31 +80,19 @@ def prepare(v: Variant, seed: int) -> TenantsPlan:
     wires = wiring(v)
     chips = sum(isinstance(node, int) for node in wires.graph)
     wrong = [*_unlike(work)] if not apart else []
-    wrong += [
-        (
-            ("pod", "stragglers", chip),
-            f"chip {chip} is not in the pod: its chips are 0 to {chips - 1}",
-        )
-        for chip in v.pod.stragglers
-        if chip >= chips
-    ]
+    wrong += strange_stragglers(v.pod, chips)
     need = {name: spec.tensor * spec.replicas for name, spec in work.tenants.items()}
     used = sum(need.values()) if apart else max(need.values())
     if used > chips:
         each = ", ".join(f"{name} {count}" for name, count in need.items())
-        what = (
-            f"the tenants need {used} chips ({each})"
-            if apart
-            else f"the tenants share {used} chips"
-        )
+        what = f"need {used} chips ({each})" if apart else f"share {used} chips"
         hint = (
             ": 'time_sliced' and 'co_resident' tenants share chips"
             if apart and max(need.values()) <= chips
             else ""
         )
-        wrong.append((("workload", "tenants"), f"{what}, the pod has {chips}{hint}"))
-    if wrong:
-        raise MisfitError(wrong)
+        wrong.append((("workload", "tenants"), f"the tenants {what}, the pod has {chips}{hint}"))
+    refuse(wrong)
     firsts = np.cumsum([0, *need.values()]).tolist() if apart else [0] * len(need)
     mine = {name: range(first, first + need[name]) for name, first in zip(need, firsts)}
     busy = {chip for name, spec in work.tenants.items() for chip in mine[name][: spec.tensor]}
@@ -113,8 +101,7 @@ def prepare(v: Variant, seed: int) -> TenantsPlan:
         for chip in v.pod.stragglers
         if chip not in busy
     ]
-    if wrong:
-        raise MisfitError(wrong)
+    refuse(wrong)
     with_faults(wires.graph, v.pod.faults, mine.values())
     plans: dict[str, ServedPlan] = {}
     for name, spec in work.tenants.items():
@@ -131,8 +118,7 @@ def prepare(v: Variant, seed: int) -> TenantsPlan:
             ]
         except ValueError as error:
             wrong.append((("workload", "tenants", name), str(error)))
-    if wrong:
-        raise MisfitError(wrong)
+    refuse(wrong)
     refuse_unused(v.pod, [plan.machinery for plan in plans.values()])
     notes = [f"{name}: {note}" for name, plan in plans.items() for note in plan.notes]
     if apart:
@@ -141,18 +127,12 @@ def prepare(v: Variant, seed: int) -> TenantsPlan:
         units = {
             plan.trace.block_tokens
             for name, plan in plans.items()
-            if plan.trace and work.tenants[name].prefix_caching
+            if work.tenants[name].prefix_caching
         }
         if len(units) > 1:
-            raise MisfitError(
-                [
-                    (
-                        ("workload", "tenants"),
-                        "prefix_caching: the traces name blocks of unlike sizes, "
-                        f"{' and '.join(map(str, sorted(filter(None, units))))} tokens",
-                    )
-                ]
-            )
+            sizes = " and ".join(map(str, sorted(filter(None, units))))
+            what = f"prefix_caching: the traces name blocks of unlike sizes, {sizes} tokens"
+            raise MisfitError([(("workload", "tenants"), what)])
         for some in _runs(plans):
             _divided(work, {name: plans[name] for name in some})
     if work.sharing != "time_sliced":
@@ -202,19 +182,17 @@ def _together(
     work = plan.work
     tenants = []
     for name, each in _divided(work, {name: plan.plans[name] for name in names}).items():
-        spec, trace, here = work.tenants[name], each.trace, each.machinery
-        assert trace is not None
-        serving = service(each)
+        spec, here, serving = work.tenants[name], each.machinery, service(each)
         if work.sharing == "co_resident" and plan.variant.record.until_s is None:
             serving = serving._replace(window=(serving.window[0], serving.window[0] + _SHOWN_S))
         tenants.append(
             Tenant(
-                name,
-                trace.chunks(),
-                serving,
-                here.group,
-                spec.weight,
-                spec.priority,
+                name=name,
+                chunks=each.trace.chunks(),
+                service=serving,
+                group_of=here.group,
+                weight=spec.weight,
+                priority=spec.priority,
             )
         )
     quantum = work.quantum if work.sharing == "time_sliced" else 0
@@ -247,14 +225,14 @@ def _records(plan: TenantsPlan, shared: Mapping[tuple[str, ...], Shared]) -> lis
         }
         records.append(
             TenantRecord(
-                name,
-                spec.weight,
-                spec.priority,
-                spec.tensor * spec.replicas,
-                shared[mine].busy_s[mine.index(name)],
-                outcome(name, mine),
-                e2e_s(name, (name,)),
-                beside,
+                name=name,
+                weight=spec.weight,
+                priority=spec.priority,
+                chips=spec.tensor * spec.replicas,
+                busy_s=shared[mine].busy_s[mine.index(name)],
+                outcome=outcome(name, mine),
+                alone_e2e_s=e2e_s(name, (name,)),
+                beside_e2e_s=beside,
             )
         )
     return records
@@ -375,42 +353,33 @@ def _divided(work: Tenants, plans: Mapping[str, ServedPlan]) -> dict[str, Served
 
     Who says `kv_tokens` has just that, and the others split the rest.
     """
-    given, held, weight, used = 0.0, 0.0, 0.0, {}
-    for name, plan in plans.items():
-        spec, here = work.tenants[name], plan.machinery
-        each = here.room.token_bytes
-        used[name] = here.room.weight_bytes + here.room.activation_bytes
-        held += used[name]
-        if spec.kv_tokens:
-            given += spec.kv_tokens * each
-        else:
-            weight += spec.weight
+    specs = {name: work.tenants[name] for name in plans}
+    rooms = {name: plan.machinery.room for name, plan in plans.items()}
+    used = {name: room.weight_bytes + room.activation_bytes for name, room in rooms.items()}
+    held = sum(used.values())
+    given = sum((spec.kv_tokens or 0) * rooms[name].token_bytes for name, spec in specs.items())
+    weight = sum(spec.weight for spec in specs.values() if not spec.kv_tokens)
     (first, plan), *_ = plans.items()
     whole = plan.machinery.device.hbm_bytes * work.tenants[first].hbm_utilisation
     left = whole - held - given
     if left < 0 or (left == 0 and weight):
-        parts = ", ".join(f"{name} {show(each, 'B')}" for name, each in used.items())
+        parts = ", ".join(f"{name} {show(nbytes, 'B')}" for name, nbytes in used.items())
         kv = f", and {show(given, 'B')} of KV-cache" if given else ""
-        raise MisfitError(
-            [
-                (
-                    ("workload", "tenants"),
-                    f"the tenants do not fit into HBM together: weights and "
-                    f"activations of {parts}{kv} need {show(held + given, 'B')} of "
-                    f"{show(whole, 'B')} a chip",
-                )
-            ]
+        what = (
+            f"the tenants do not fit into HBM together: weights and activations of {parts}{kv} "
+            f"need {show(held + given, 'B')} of {show(whole, 'B')} a chip"
         )
-    total = sum(work.tenants[name].weight for name in plans)
+        raise MisfitError([(("workload", "tenants"), what)])
+    total = sum(spec.weight for spec in specs.values())
     found = {}
-    for name, plan in plans.items():
-        spec, here = work.tenants[name], plan.machinery
-        tokens = spec.kv_tokens or left * spec.weight / weight / here.room.token_bytes
+    for name, spec in specs.items():
+        here, room = plans[name].machinery, rooms[name]
+        tokens = spec.kv_tokens or left * spec.weight / weight / room.token_bytes
         device = here.device
         if work.sharing == "co_resident":
             device = replace(device, l2_bytes=device.l2_bytes * spec.weight / total)
-        room = here.room._replace(kv_tokens=tokens)
-        found[name] = plan._replace(machinery=here._replace(room=room, device=device))
+        here = here._replace(room=room._replace(kv_tokens=tokens), device=device)
+        found[name] = plans[name]._replace(machinery=here)
     _see_that_they_serve(work, found)
     return found
 
@@ -422,5 +391,4 @@ def _see_that_they_serve(work: Tenants, plans: Mapping[str, ServedPlan]) -> None
             service(plan)
         except ValueError as error:
             wrong.append((("workload", "tenants", name), str(error)))
-    if wrong:
-        raise MisfitError(wrong)
+    refuse(wrong)

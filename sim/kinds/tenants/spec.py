@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from sim.kinds.served.spec import Served
-from sim.scenario.fields import Count, Factor, Section
+from sim.scenario.fields import Count, Factor, Section, plain_name
 from sim.scenario.machine import Precision
 from sim.scenario.model import ModelUse
 
@@ -27,12 +27,7 @@ class TenantSpec(Served):
     )
 
 
-def _tenant_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise ValueError(
-            "a tenant's name is made of letters, digits and '_', and begins with a letter"
-        )
-    return name
+TenantName = Annotated[str, AfterValidator(partial(plain_name, "tenant"))]
 
 
 class Tenants(Section):
@@ -42,8 +37,8 @@ class Tenants(Section):
     kind: Literal["tenants"]
     sharing: Literal["partitioned", "time_sliced", "co_resident"] = Field(
         description="partitioned: each has chips of its own; time_sliced: all have the same, "
-        "one iteration at a time; "
-        "co_resident: their iterations run at the same time and share engines, HBM and links"
+        "one iteration at a time; co_resident: their iterations run at the same time and share "
+        "engines, HBM and links"
     )
     quantum: Count = Field(
         default=1, description="iterations of one tenant before the next choice; of time_sliced"
@@ -55,16 +50,14 @@ class Tenants(Section):
     interference: bool = Field(
         default=True, description="also run the tenants two by two, where they are three"
     )
-    tenants: dict[Annotated[str, AfterValidator(_tenant_name)], TenantSpec] = Field(
-        min_length=1, max_length=16
-    )
+    tenants: dict[TenantName, TenantSpec] = Field(min_length=1, max_length=16)
 
     @model_validator(mode="after")
     def _in_place(self) -> Tenants:
-        if self.sharing == "co_resident" and self.fidelity == "step":
-            raise ValueError(
+        return self.unless(
+            (
+                self.sharing == "co_resident" and self.fidelity == "step",
                 "co_resident tenants slow each other within an iteration, which has no price "
-                "beforehand: "
-                "write 'fidelity: op', or take it out"
+                "beforehand: write 'fidelity: op', or take it out",
             )
-        return self
+        )

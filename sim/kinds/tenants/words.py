@@ -66,8 +66,7 @@ def tenants_section(outcomes: Mapping[str, Outcome]) -> str:
     heat = "".join(_matrix(variant, each) for variant, each in found.items() if len(each) > 1)
     return (
         '<h2>Tenants</h2><p class="soft">Slowdown: mean over a tenant\'s requests of the '
-        "end-to-end latency over the "
-        f"same with its chips to itself.</p>{grid}{heat}"
+        f"end-to-end latency over the same with its chips to itself.</p>{grid}{heat}"
     )
 
 
