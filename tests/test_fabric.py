@@ -135,6 +135,22 @@ def test_compiled_and_interpreted_filling_agree_to_the_bit(flows, monkeypatch):
     assert (answers[0] == answers[1]).all()
 
 
+def test_flows_that_were_tied_in_plain_python_are_shared_by_what_is_loaded(monkeypatch):
+    """Loading decides once for all: a table that was made before is no reason to stay slow."""
+    pytest.importorskip("numba", reason="the compiled form needs numba")
+    form = sharing.LOOPS.native(1e9)
+    asked = []
+    monkeypatch.setattr(sharing.LOOPS, "native", lambda amount: asked.append(amount))
+    table = crossings(np.arange(5), np.array([0, 1, 1, 2]), np.ones(4), 3)
+    plain = fill(table, np.array([1.0, 2.0, 3.0]), np.ones(4))
+    assert sum(asked) >= 3 * 100, "each pass counts"
+    calls = []
+    seen = {name: lambda *given, f=f: calls.append(f) or f(*given) for name, f in form.items()}
+    monkeypatch.setattr(sharing.LOOPS, "native", lambda amount: seen)
+    assert (fill(table, np.array([1.0, 2.0, 3.0]), np.ones(4)) == plain).all()
+    assert len(calls) == 1
+
+
 def test_a_split_flow_uses_its_part_of_each_way():
     """A flow sprayed over two links of 1 goes at 2, and beside a flow that holds one of them, at
     what is left."""

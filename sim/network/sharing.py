@@ -73,7 +73,7 @@ class Crossings(NamedTuple):
     share: Floats
     start: Ints
     flow: Ints
-    room: Room  # that compiled code works in; none for plain Python
+    room: Room  # that compiled code works in
 
 
 class Room(NamedTuple):
@@ -89,16 +89,17 @@ class Room(NamedTuple):
 
 def crossings(first: Ints, capacity: Ints, share: Floats, capacities: int) -> Crossings:
     """The table of flows given in compressed rows; every flow has at least one crossing."""
+    room = _room(len(first) - 1, capacities)
     if (native := LOOPS.native(_PASS + len(capacity))) is not None:
         start, end = np.zeros((2, capacities + 1), np.int64)
         flow = np.empty(len(capacity), np.int64)
         native["_turned"](first, capacity, start, end, flow)
-        return Crossings(first, capacity, share, start, flow, _room(len(first) - 1, capacities))
+        return Crossings(first, capacity, share, start, flow, room)
     flow = np.repeat(np.arange(len(first) - 1), np.diff(first))
     start = np.zeros(capacities + 1, dtype=np.int64)
     np.cumsum(np.bincount(capacity, minlength=capacities), out=start[1:])
     flow = flow[np.argsort(capacity, kind="stable")]
-    return Crossings(first, capacity, share, start, flow, _room(0, 0))
+    return Crossings(first, capacity, share, start, flow, room)
 
 
 def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
@@ -109,11 +110,11 @@ def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
     however many flows it has.
     """
     rates = np.zeros(len(weights))
-    if len(table.room.state) and (native := LOOPS.native(0)) is not None:
+    if (native := LOOPS.native(_PASS + len(table.flow))) is not None:
         native["_fill"](table, capacities, weights, rates)
         return rates
     first, capacity, share, start, by_capacity, _ = table
-    LOOPS.native(_PASS + len(capacity))
+    passes = 0
     left = capacities.astype(float)
     demand = share * np.repeat(weights, np.diff(first))
     load = np.bincount(capacity, demand, minlength=len(left))
@@ -121,6 +122,7 @@ def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
     remaining = np.count_nonzero(growing)
     level = np.where(load > 0, left / np.where(load > 0, load, 1.0), np.inf)
     while remaining:
+        passes += 1
         lowest = level.min()
         tight = np.flatnonzero(level <= lowest * _ONE_LEVEL)
         full = by_capacity[_ranges(start[tight], start[tight + 1])]
@@ -135,12 +137,13 @@ def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
         load[tight] = 0.0
         with np.errstate(divide="ignore", invalid="ignore"):
             level = np.where(load > _NOTHING, left / load, np.inf)
+    LOOPS.native(_PASS * passes)  # how many there would be was not known before
     return rates
 
 
 _ONE_LEVEL = 1 + 1e-12  # levels that differ by rounding only are one
 _NOTHING = 1e-9  # weight left on a link by rounding
-_PASS = 100  # crossings: what a call of a few flows takes beside them, in plain Python
+_PASS = 100  # crossings that take as long as a pass by itself, in plain Python
 
 
 def _room(flows: int, capacities: int) -> Room:
