@@ -139,14 +139,16 @@ def test_a_tier_changes_every_cost_alike(name, batch, monkeypatch):
 @pytest.mark.parametrize("name", TOYS)
 def test_a_tier_changes_what_is_served_alike(name, monkeypatch):
     """Every op played is the judge; compiled code runs where it is installed."""
-    before = served(Kind(form(), 1), 0.0)
+    before = served(Kind(form(), DENSE.patterns), 0.0)
     monkeypatch.setattr(costs, "TIERS", [TOYS[name], *costs.TIERS])
     priced, some = form(), group(CHIP, 1, graph_of=asked_of)
-    judge = served(Kind(None, 1, player([[some]])), 0.0, jump=False)
+    judge = served(Kind(None, DENSE.patterns, player([[some]])), 0.0, jump=False)
     told = (
-        Kind(priced, 1)
+        Kind(priced, DENSE.patterns)
         if priced
-        else Kind(None, 1, PlayedPrices(group(CHIP, 1, graph_of=asked_of), True))
+        else Kind(
+            None, DENSE.patterns, PlayedPrices(group(CHIP, 1, graph_of=asked_of), DENSE.patterns)
+        )
     )
     for expected in (0.0, 1e9):
         assert served(told, expected) == pytest.approx(judge, rel=1e-9)
