@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -277,6 +278,18 @@ def _entries(
     return found
 
 
+class _OfThread(threading.local):
+    """What a thread has of a compiled function: arguments laid out, and room for the answer.
+
+    The code runs without Python's lock, and a cluster's worker may have several threads.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[Any, list[Any], list[Any]]] = {}
+        self.answer = ctypes.c_int64()
+        self.back = ctypes.byref(self.answer), ctypes.byref(ctypes.c_void_p())
+
+
 class _Native:
     """Compiled code, called with its arguments laid out as it takes them: every array as seven
     words or more.
@@ -292,20 +305,19 @@ class _Native:
         self._code = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *types)(
             address
         )
-        self._kept: dict[int, tuple[Any, list[Any], list[Any]]] = {}
-        self._answer = ctypes.c_int64()
-        self._back = ctypes.byref(self._answer), ctypes.byref(ctypes.c_void_p())
+        self._mine = _OfThread()
 
     def __call__(self, *arguments: Any) -> int:
         words: list[Any] = []
+        mine = self._mine
         for place, (argument, sample) in enumerate(zip(arguments, self._sample, strict=True)):
-            if place not in self._kept or self._kept[place][0] is not argument:
+            if place not in mine.kept or mine.kept[place][0] is not argument:
                 held: list[Any] = []
-                self._kept[place] = argument, _words(argument, sample, held), held
-            words += self._kept[place][1]
-        if status := self._code(*self._back, *words):
+                mine.kept[place] = argument, _words(argument, sample, held), held
+            words += mine.kept[place][1]
+        if status := self._code(*mine.back, *words):
             raise RuntimeError(f"a compiled loop stopped with status {status}")
-        return self._answer.value
+        return mine.answer.value
 
 
 def _words(value: Any, sample: Any, held: list[Any]) -> list[Any]:
