@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,8 +193,11 @@ def _elsewhere(workers: int, cluster: str | None) -> Iterator[tuple[Callable[...
         @cache
         def pool() -> Executor:
             # Fresh processes, not forks: a caller may have threads. Each reads the scenario again,
-            # quicker than to ship it. Made when first needed, for a pool alone takes a quarter of a
-            # second.
+            # quicker than to ship it. Made, and its modules loaded, when first needed: a pool alone
+            # takes a quarter of a second.
+            from concurrent.futures import ProcessPoolExecutor
+            from multiprocessing import get_context
+
             return stack.enter_context(
                 ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn"))
             )

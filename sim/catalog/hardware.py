@@ -34,7 +34,7 @@ KernelName = Annotated[
 ]
 
 _POSITIVE = Field(gt=0)
-STRICT = ConfigDict(extra="forbid", frozen=True)
+STRICT = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 AlgorithmName = Annotated[str, Choice(ALGORITHM_NAMES)]
 
 

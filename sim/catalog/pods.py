@@ -169,7 +169,7 @@ _GIVEN: dict[str, Callable[[Any], Any]] = {
 class PodFile(BaseModel):
     """What a file in `topologies/` says of any pod; the rest are the parameters of its shape."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
     name: hardware.Text
     shape: Annotated[str, Choice(SHAPES)]
     device: hardware.Text

@@ -91,10 +91,7 @@ def _parquet(owners: Owners) -> bytes:
 
     sink, writer = io.BytesIO(), None
     for name, held in _pieces(owners):
-        same = np.zeros(len(held["id"]), np.int8)
-        names = [
-            pyarrow.DictionaryArray.from_arrays(same, [each]).dictionary_decode() for each in name
-        ]
+        names = [pyarrow.repeat(each, len(held["id"])) for each in name]
         columns = [
             *names,
             *(pyarrow.array(held[column], from_pandas=True) for column in COLUMNS[1:]),

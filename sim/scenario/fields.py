@@ -110,7 +110,7 @@ TraceFallback = Annotated[str, Place("trace", "traces")]
 class Section(BaseModel):
     """A mapping in the file.  Unknown keys are refused; null means "the default"."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

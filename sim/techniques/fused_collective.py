@@ -20,7 +20,7 @@ from sim.techniques.machine import Machine
 class Options(BaseModel):
     """Options of `fused_collective`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     tiles: int = Field(
         4, ge=1, le=16, description="pieces that a GEMM and its all-reduce are cut into"

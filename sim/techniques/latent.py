@@ -31,7 +31,7 @@ from sim.techniques.machine import Machine
 class TyphoonOptions(BaseModel):
     """Options of `typhoon_mla`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     threshold: float | None = Field(
         None,
@@ -55,7 +55,7 @@ class TyphoonOptions(BaseModel):
 class LatentOptions(BaseModel):
     """Options of `latent_attention`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     form: Literal["naive", "absorb_once"] = Field(
         description="naive: the whole cache is expanded; absorb_once: a shared prefix is read "

@@ -26,7 +26,7 @@ _WEIGHTS, _CACHES = ("matmul", "head_matmul"), ("attention", "absorb", "naive")
 class Options(BaseModel):
     """Options of `preserve`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     cap: Bytes | None = Field(
         None,
