@@ -140,7 +140,7 @@ def play(
     work can be shared."""
     others = {"spread": spread} if plan.kind.share else {}
     outcome = plan.kind.play(plan.built, progress, **others)
-    outcome.kind = plan.kind.name
+    outcome.kind, outcome.ran = plan.kind.name, compiled.ran()
     return outcome
 
 
@@ -221,6 +221,7 @@ def _client(address: str) -> Any:
 
 def play_named(path: str | Path, overrides: scenario.Overrides, name: str) -> Outcome:
     """Play one variant of a scenario file: what a worker process is asked to do."""
+    compiled.begin()
     s = load(path, overrides)
     return play(_prepared(s.variants[name], s.seed))
 

@@ -34,3 +34,4 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     fingerprint: str = ""
     stopped_s: float | None = None  # simulated time at which the run was interrupted
+    ran: list[str] = field(default_factory=list)  # which loops were compiled, which not, and why

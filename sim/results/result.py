@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim import compiled
 from sim.facts.outcome import Outcome
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
@@ -231,7 +230,7 @@ def build(
         outcomes=dict(outcomes),
         kinds=kinds,
         partial=partial,
-        ran=tuple(compiled.ran()),
+        ran=tuple(sorted({line for outcome in outcomes.values() for line in outcome.ran})),
     )
 
 
