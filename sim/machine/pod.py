@@ -24,6 +24,7 @@ from sim.hardware.device import Device
 from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
 from sim.network.network import Network
 from sim.scenario import Variant
+from sim.scenario.machine import Precision as PrecisionSpec
 from sim.techniques import Machine, apply
 from sim.text.units import show
 
@@ -104,7 +105,7 @@ def machinery(
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
     model, parallel = catalog.model(v.model.name, v.model.changes()), v.parallel.degrees()
     ranks, chips = parallel.ranks, parallel.chips
-    precision = Precision(**v.precision.model_dump())
+    precision, said = precision_of(v.precision, model)
     network = Network(with_faults(graph, v.pod.faults, [range(chips)]), library, v.pod.collective)
     if chips > 1:
         network.members(chips)  # the pod has that many chips
@@ -121,6 +122,8 @@ def machinery(
         {device.name: device.facts, library.name: library.facts, pod.name: pod.facts}
     )
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
+    if said:
+        rows.append((f"{model.name}: weights", said, "READ", model.source))
     rows += [
         (f"{model.name}: {what}", str(value), "CHANGED", "set by the scenario")
         for what, value in v.model.changes().items()
@@ -135,7 +138,11 @@ def machinery(
         footprints=[],
         room=Room(0.0, 0.0, 0.0, 0.0),
         sharing=NO_SHARING,
-        notes=list(shard(model, parallel).notes),
+        notes=[
+            *shard(model, parallel).notes,
+            *([f"{model.name}: weights are {said}; `precision` sets others"] if said else []),
+            *(f"{model.name}: {note}" for note in model.notes),
+        ],
         assumptions=rows,
         parts=parts if len(parts) > 1 else (),
     )
@@ -162,6 +169,26 @@ def machinery(
         room=room(model.name, stages, parallel, device.hbm_bytes * hbm_share, new_tokens),
         sharing=sharing,
     )
+
+
+def precision_of(asked: PrecisionSpec, model: Model) -> tuple[Precision, str]:
+    """The formats of a run, and what the model's file says of them, where that counts.
+
+    What the scenario says goes before what the model is stored as, and that before 16 bits;
+    `weights` alone stands for all parts.
+    """
+    given, file = asked.model_dump(exclude_none=True), model.stored
+    stored = {"weights": file.mlp, "attention": file.attention, "experts": file.experts}
+    if "weights" in given or not any(stored.values()):
+        return Precision(**given), ""
+    formats = {part: dtype or Precision().weights for part, dtype in stored.items()} | given
+    parts = {"mlp": "weights", "attention": "attention", "experts": "experts"}
+    told = {formats[part]: [] for part in parts.values()}
+    for name, part in parts.items():
+        if name != "experts" or model.experts:
+            told[formats[part]].append(name)
+    each = ", ".join(f"{dtype} ({', '.join(names)})" for dtype, names in told.items() if names)
+    return Precision(**formats), f"{each}, as {file.told} says"
 
 
 def _reshaped(

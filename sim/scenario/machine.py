@@ -160,12 +160,17 @@ class Pod(Section):
 class Precision(Section):
     """Number formats of what is stored and moved."""
 
-    weights: Dtype = "fp16"
+    weights: Dtype | None = Field(
+        default=None, description="default: as the model's file says, part by part; else fp16"
+    )
     activations: Dtype = "fp16"
     kv: Dtype = "fp16"
     communication: Dtype = "fp16"
     experts: Dtype | None = Field(
         default=None, description="of the experts' weights; default: as `weights`"
+    )
+    attention: Dtype | None = Field(
+        default=None, description="of the weights of attention; default: as `weights`"
     )
 
 
