@@ -9,7 +9,7 @@ of Interconnection Networks (2004).
 
 from __future__ import annotations
 
-import csv
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from math import isqrt
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from sim.calibrate.tables import csv_rows
 from sim.engine.isolated import finish_times
 from sim.network import topology, traffic
 from sim.network.routing import routes
@@ -90,14 +91,12 @@ def _zero_load(data_folder: Path) -> Iterator[Row]:
     if file is None:
         yield _row("zero-load latency", None, f"needs {BOOKSIM}", "", None)
         return
-    with file.open(encoding="utf-8", newline="") as lines:
-        stable = [line for line in csv.DictReader(lines) if line["stable"] == "1"]
-    fabrics = {Fabric(line["topology"], int(line["k"]), int(line["n"])): None for line in stable}
+    runs: dict[Fabric, list[dict[str, str]]] = defaultdict(list)
+    for line in csv_rows(file):
+        if line["stable"] == "1":
+            runs[Fabric(line["topology"], int(line["k"]), int(line["n"]))].append(line)
     worst = 0.0
-    for fabric in fabrics:
-        mine = [
-            line for line in stable if (line["topology"], int(line["k"]), int(line["n"])) == fabric
-        ]
+    for fabric, mine in runs.items():
         hops = fabric.router_hops()
         worst = max(worst, _played_off(fabric, hops))
         packets = np.array([_packets(line) for line in mine])
