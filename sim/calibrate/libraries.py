@@ -71,6 +71,8 @@ def _two_nodes(link: float, nic: float) -> Callable[[], Graph]:
 
 _LOGS = "parsed_nccl_rccl_tests.csv"
 _AWS = "aws_p4de_A100_p5_H100_nccl_tests.md"
+_A3 = "gcp_a3mega_H100x16_nccl_all_reduce.md"
+_AMD = "MI300X_MI325X_MI355X_rccl_tests.md"
 SOURCES: dict[str, Source] = {
     "nccl": Source(
         "h100_sxm__comm__nccl__2.29.2__nccl_perf.parquet",
@@ -99,9 +101,7 @@ SOURCES: dict[str, Source] = {
     "nccl_a3mega": Source(
         _LOGS,
         "nccl-tests on two a3-megagpu-8g",
-        partial(
-            nccl_tests, source="gcp_a3mega_H100x16_nccl_all_reduce.md", section="NCCL", ranks=16
-        ),
+        partial(nccl_tests, source=_A3, section="NCCL", ranks=16),
         16,
         _two_nodes(450e9, 25e9),
         ((*_NODES, Form("NVLS", "in_switch", _ONE)),),
@@ -119,7 +119,7 @@ SOURCES: dict[str, Source] = {
         "rccl-tests on 8 MI300X",
         partial(
             nccl_tests,
-            source="MI300X_MI325X_MI355X_rccl_tests.md",
+            source=_AMD,
             section="Using devices",
             ranks=8,
         ),

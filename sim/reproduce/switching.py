@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from math import isqrt
 from pathlib import Path
@@ -32,6 +33,9 @@ LINK = {"bytes_per_s": 1.0, "latency_s": 4.0}  # seconds and bytes stand for cyc
 MEASURED_CYCLES = 2_000  # BookSim measures at least that long after its warm-up
 NOISE = 4.0  # standard errors that a sampled mean of hops may be off
 QUEUEING = 0.01  # of the latency, at the lowest load
+
+
+_row = partial(Row, "network", "N6")
 
 
 class Fabric(NamedTuple):
@@ -112,7 +116,7 @@ def _zero_load(data_folder: Path) -> Iterator[Row]:
             round(float(hops.mean()), 4),
             tolerance,
             bool((off <= NOISE).all()),
-            note,
+            note=note,
         )
         yield from _latency(fabric, mine, float(hops.mean()))
     yield _row(
@@ -267,20 +271,9 @@ def _textbook(quick: bool) -> Iterator[Row]:
         "flows share links fairly; BookSim's accepted rates depend on buffers, channels and "
         "allocators"
     )
-    yield _row("saturation under uniform random traffic", None, "not claimed", "", None, why)
+    yield _row("saturation under uniform random traffic", None, "not claimed", "", None, note=why)
 
 
 def _load(wires: Wires, pattern: str) -> float:
     source = np.arange(wires.chips)
     return float(traffic.link_load(wires, source, traffic.PERMUTATIONS[pattern](wires.chips)).max())
-
-
-def _row(
-    what: str,
-    published: float | str | None,
-    simulated: float | str,
-    tolerance: str,
-    ok: bool | None,
-    note: str = "",
-) -> Row:
-    return Row("network", "N6", what, published, simulated, tolerance, ok, note=note)

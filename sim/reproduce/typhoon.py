@@ -7,7 +7,7 @@ the kernels that the device's card has under the names of the authors' set-up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise, product
@@ -29,7 +29,7 @@ from sim.hardware.cost import hbm_bytes_per_s
 from sim.hardware.device import Device
 from sim.network.network import Network
 from sim.reproduce.measured import measured
-from sim.reproduce.row import Progress, Row, near, rows_of
+from sim.reproduce.row import Progress, Row, listed, near, rows_of
 from sim.reproduce.typhoon_rows import BENCH
 from sim.techniques import TECHNIQUES, Machine, apply
 from sim.techniques.latent import threshold
@@ -279,7 +279,7 @@ def orders() -> Iterator[Row]:
         "T7",
         "gain of prompts A, B, C (H100, batch 128)",
         "falls",
-        _listed(by_prompt),
+        listed(by_prompt),
         "sign",
         all(a > b for a, b in pairwise(by_prompt)),
     )
@@ -287,7 +287,7 @@ def orders() -> Iterator[Row]:
         "T7",
         "gain of Kimi K2 and DeepSeek-V3 (910B2, prompt A, batch 256, 512, 1024)",
         "K2 >= V3",
-        "; ".join(map(_listed, by_model)),
+        "; ".join(map(listed, by_model)),
         "sign",
         all(k2 >= v3 for k2, v3 in by_model),
     )
@@ -295,14 +295,10 @@ def orders() -> Iterator[Row]:
         "T7",
         "gain by batch 64 to 1024 (910B2, prompt A)",
         "rises",
-        _listed(by_batch),
+        listed(by_batch),
         "sign",
         all(a < b for a, b in pairwise(by_batch)),
     )
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.2f}" for value in values)
 
 
 # T8: the memory of the expanded prefix.
