@@ -280,7 +280,7 @@ def reproduce(
 ) -> None:
     """Rerun published experiments.  Prints published, simulated, tolerance, and whether a constant
     was fitted."""
-    from sim.cli.listing import experiments
+    from sim.cli.listing import experiments, finite
     from sim.reproduce import SYSTEMS
     from sim.text.strict_yaml import nearest
 
@@ -295,7 +295,7 @@ def reproduce(
     for name in [system] if system else SYSTEMS:
         with _progress() as progress:
             tell = partial(progress, label=f"reproduce {name}")
-            new = [_row(row) for row in SYSTEMS[name](quick=quick, progress=tell)]
+            new = [finite(row._asdict()) for row in SYSTEMS[name](quick=quick, progress=tell)]
         done += new
         console().print(experiments(name, new))
     if file is not None:
@@ -400,13 +400,3 @@ def _progress() -> Iterator[Callable[..., None]]:
         yield lambda done_fraction, label: bar.update(
             task, completed=done_fraction, description=plain(label)
         )
-
-
-def _row(row: Any) -> dict[str, Any]:
-    """One row of an experiment as plain data; what is no finite number becomes null."""
-    from sim.cli.listing import EXPERIMENT_KEYS, finite
-
-    data = (
-        row if isinstance(row, Mapping) else row._asdict() if hasattr(row, "_asdict") else vars(row)
-    )
-    return {key: finite(data.get(key)) for key in EXPERIMENT_KEYS}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -14,7 +13,7 @@ import numpy as np
 from sim import catalog
 from sim.calibrate.collectives import leave_one_size_out
 from sim.calibrate.libraries import SOURCES
-from sim.calibrate.tables import Measured
+from sim.calibrate.tables import Measured, csv_rows
 from sim.engine.isolated import finish_times, played
 from sim.network import topology
 from sim.network.collectives import COLLECTIVES
@@ -218,11 +217,9 @@ def _peer_graph(vector: dict[str, str]) -> Graph:
 )
 def peers(file: Path, quick: bool) -> Iterator[Row]:
     """The collective vectors of ASTRA-sim, with its endpoint delay and local reduction."""
-    with file.open(newline="") as stream:
-        vectors = list(csv.DictReader(stream))
     groups: dict[tuple[str, str, str], list[float]] = {}
     networks: dict[tuple[str, ...], Network] = {}
-    for vector in vectors[:: 7 if quick else 1]:
+    for vector in csv_rows(file)[:: 7 if quick else 1]:
         algorithm = _PEER_ALGORITHM[vector["algorithm"], vector["collective"]]
         key = (vector["backend"], vector["topology"], vector["npus_per_dim"], algorithm)
         if key not in networks:
@@ -273,10 +270,7 @@ def _measured(name: str) -> Iterator[Row]:
         yield from absent("network", "N4", f"measured collectives of {name}", file)
         return
     network = Network(source.pod(), catalog.library(name))
-    table = source.rows(file.parent)
-    for forms in source.families:
-        kinds = {kind for form in forms for kind in form.collectives}
-        own = [row for row in table if row.kind in kinds]
+    for forms, own in source.fits(file.parent):
         unseen = leave_one_size_out(own, network.graph, forms)
         for kind in dict.fromkeys(row.kind for row in own):
             yield from _errors(name, network, kind, own, unseen)

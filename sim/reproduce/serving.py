@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sim.calibrate.work import BF16
 from sim.graph.parallel import Parallel
-from sim.graph.precision import Precision
 from sim.kinds import KINDS
 from sim.reproduce.host import RULES, Host, one_replica
 from sim.reproduce.row import Progress, Row, absent, near, reads, rows_of, within
@@ -260,11 +260,10 @@ def _statistics(columns: Columns) -> dict[str, float]:
 
 # V7: recorded runs of an engine.
 
-_BF16 = Precision("bf16", "bf16", "bf16", "bf16")
 _ENGINES = (
-    ("Llama-3.1-8B", Host("rtx_pro_6000_x2", "llama3.1-8b", precision=_BF16), True),
-    ("Qwen3-32B", Host("rtx_pro_6000_x2", "qwen3-32b", Parallel(2), precision=_BF16), True),
-    ("Qwen3-32B", Host("rtx_pro_6000_p2p", "qwen3-32b", Parallel(2), precision=_BF16), False),
+    ("Llama-3.1-8B", Host("rtx_pro_6000_x2", "llama3.1-8b", precision=BF16), True),
+    ("Qwen3-32B", Host("rtx_pro_6000_x2", "qwen3-32b", Parallel(2), precision=BF16), True),
+    ("Qwen3-32B", Host("rtx_pro_6000_p2p", "qwen3-32b", Parallel(2), precision=BF16), False),
 )
 
 
