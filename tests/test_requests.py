@@ -35,7 +35,7 @@ AZURE_TEXT = (
     "2023-11-17 00:00:00.0000001,879,55"
 )
 MOONCAKE_TEXT = "".join(
-    f'{{"timestamp": {ms}, "input_length": {prompt}, "output_length": 5, "hash_ids": [0, 1]}}\n'
+    f'{{"timestamp": {ms}, "input_length": {prompt}, "output_length": 5, "hash_ids": [0]}}\n'
     for prompt, ms in enumerate([0, 0, 0, 2999, 2999, 9000, 9000, 9000, 9000], 1)
 )
 
@@ -107,7 +107,7 @@ def test_mooncake_ticks_are_spread(save):
 
 
 def test_mooncake_ticks_can_be_kept(save):
-    trace = read_trace(save(MOONCAKE_TEXT), spread_ticks=False)
+    trace = read_trace(save(MOONCAKE_TEXT), ticks=False)
     assert arrivals(trace) == [0, 0, 0, 2.999, 2.999, 9, 9, 9, 9]
     assert trace.warnings == []
 
@@ -442,7 +442,7 @@ def test_truncated_gzip_of_ticks(save):
     path = save(packed)
     with pytest.raises(TraceError, match="end early"):
         read_trace(path)
-    trace = read_trace(path, bad_rows="skip", spread_ticks=False)
+    trace = read_trace(path, bad_rows="skip", ticks=False)
     assert arrivals(trace) == [0, 0, 0, 2.999, 2.999, 9, 9, 9, 9][: len(trace.requests)]
 
 
@@ -557,7 +557,7 @@ def test_any_bytes_give_a_trace_or_a_trace_error(
             first=first,
             limit=limit,
             max_tokens=5000,
-            spread_ticks=spread,
+            ticks=spread,
         )
     except TraceError as error:
         assert str(error).startswith(f"{scratch}: ")
@@ -643,7 +643,7 @@ def test_recorded_mooncake():
     times = arrivals(trace)
     assert len(set(times)) == count  # no two at once
     assert times == sorted(times)
-    rounded = read_trace(MOONCAKE, spread_ticks=False)
+    rounded = read_trace(MOONCAKE, ticks=False)
     assert all(0 <= time - tick.arrival_s < 3 for time, tick in zip(times, rounded.requests))
     part = arrivals(read_trace(MOONCAKE, first=1003, limit=100))
     assert part == pytest.approx([time - times[1003] for time in times[1003:1103]])

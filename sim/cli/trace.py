@@ -227,7 +227,7 @@ def _opened(
         limit=limit,
         speed=speed,
         bad_rows=bad_rows.value,
-        spread_ticks=spread,
+        ticks=spread,
         arrivals=None if rate is None else poisson(rate),
         seed=seed,
     )

@@ -41,6 +41,8 @@ from sim.serving.fleet import (
 from sim.serving.router import apart
 from sim.traces.columns import Columns
 
+_MOST_BLOCKS = 4_000_000  # names of prefix blocks that are held at once
+
 
 class Service(NamedTuple):
     """How requests are served: the rules of the fleet, its replicas by pool, and what is kept.
@@ -61,6 +63,7 @@ class Service(NamedTuple):
     autoscale: Autoscale | None = None
     ranks: int = 1
     classes: Callable[[Arrivals], Arrivals] = lambda asked: asked
+    recorded_tokens: int = 0  # of a prefix block that the trace names
 
 
 def run_service(
@@ -252,7 +255,7 @@ def counted(chunks: Iterable[Columns], most: float) -> tuple[Iterable[Columns], 
 def arrivals_of(chunks: Iterable[Columns], service: Service) -> Iterator[Arrivals]:
     """Chunks of a trace as the fleet takes them."""
     first = 0
-    for chunk in chunks:
+    for chunk in chunks if service.closed_loop else _pieces(chunks, service):
         count = len(chunk)
         asked = plain_arrivals(chunk.arrival_s, chunk.prompt_tokens, chunk.output_tokens, first)
         if chunk.session is not None:
@@ -260,12 +263,36 @@ def arrivals_of(chunks: Iterable[Columns], service: Service) -> Iterator[Arrival
             asked = asked._replace(
                 session=np.where(chunk.session < 0, -1 - asked.id, chunk.session)
             )
-        if service.rules.unit_tokens and chunk.blocks is not None and chunk.block_from is not None:
-            asked = asked._replace(block_from=chunk.block_from, blocks=chunk.blocks)
+        if service.rules.unit_tokens:
+            asked = asked._replace(**_engine_blocks(chunk, service))
         if service.closed_loop:
             asked = _in_turn(asked, chunk)
         yield service.classes(asked)
         first += count
+
+
+def _pieces(chunks: Iterable[Columns], service: Service) -> Iterator[Columns]:
+    """The same chunks, but short ones where prompts have very many blocks."""
+    for chunk in chunks:
+        unit = service.rules.unit_tokens
+        blocks = int(chunk.prompt_tokens.sum()) // unit if unit else 0
+        rows = len(chunk) * _MOST_BLOCKS // max(blocks, _MOST_BLOCKS)
+        for start in range(0, len(chunk), max(rows, 1)):
+            yield chunk[start : start + max(rows, 1)]
+
+
+def _engine_blocks(chunk: Columns, service: Service) -> dict[str, np.ndarray]:
+    """The prefixes of a chunk in blocks of the engine: each that a trace names holds several, and
+    the last of a prompt only those that the prompt fills."""
+    if chunk.blocks is None or chunk.block_from is None:
+        return {}
+    unit = service.rules.unit_tokens
+    parts = service.recorded_tokens // unit
+    count = np.minimum(np.diff(chunk.block_from) * parts, chunk.prompt_tokens // unit)
+    block_from = np.concatenate(([0], np.cumsum(count)))
+    within = np.arange(block_from[-1]) - np.repeat(block_from[:-1], count)
+    named = chunk.blocks[np.repeat(chunk.block_from[:-1], count) + within // parts]
+    return {"block_from": block_from, "blocks": named * parts + within % parts}
 
 
 def _in_turn(asked: Arrivals, chunk: Columns) -> Arrivals:

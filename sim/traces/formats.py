@@ -49,6 +49,7 @@ class Parser(NamedTuple):
     block_tokens: int = 0
     places: tuple[int, int, int] | None = None
     width: int = 0
+    sure: bool = True  # every row has the extras; else any may lack them, as in JSON Lines
 
     @property
     def extras(self) -> tuple[str, ...]:
@@ -101,14 +102,19 @@ class TraceFormat:
         near = sum(column not in names and _nearest(column, names) is not None for column in wanted)
         return (exact + near / 2) / len(wanted)
 
-    def parser(self, number: int, first_line: str) -> Parser:
+    def parser(self, number: int, first_line: str, sure: bool = False) -> Parser:
         """The parser for a file whose first line is this, row `number`; ValueError if columns lack.
 
-        A JSON Lines file has no header; there a missing key is the fault of its row.
+        A JSON Lines file has no header; there a missing key is the fault of its row, and any row
+        may be the first with an optional key, unless it is `sure` that the first line has all.
         """
         if self.json_lines:
-            extras, block_tokens = self._extras(key_names(json_object(first_line) or {}))
-            return Parser(self._json_row(extras), self.first_line(), extras, block_tokens)
+            names = key_names(json_object(first_line) or {})
+            if not sure:
+                names += [name for name in self.extras.values() if not name.endswith("*")]
+            extras, block_tokens = self._extras(names)
+            row = self._json_row(extras)
+            return Parser(row, self.first_line(), extras, block_tokens, sure=sure)
         names = [name.strip() for name in csv_fields(first_line)]
         wanted = [column for column in self.columns if column]
         faults = [
@@ -166,6 +172,11 @@ class TraceFormat:
         columns, readers = self.columns, self._readers(extras)
         needed = frozenset(columns)
         dotted = [name for _, name in readers if "." in name]
+        stems = [
+            name[:-1]
+            for kind, name in self.extras.items()
+            if name.endswith("*") and kind not in extras
+        ]
 
         def row(line: str) -> Row:
             found = json_object(line)
@@ -177,6 +188,9 @@ class TraceFormat:
                 names = key_names(found)
                 missing = (_near(column, names) for column in columns if column not in found)
                 raise ValueError(f"missing key {', '.join(missing)}")
+            for stem in stems:
+                if late := [key for key in found if key.startswith(stem)]:
+                    raise ValueError(f"{late[0]} is not in the first row, which has to name it")
             return tuple([read(found.get(name), name) for read, name in readers])
 
         return row

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from sim.traces.stream import CHUNK_ROWS, TraceStream, cut
 
 # how far out of order a row may be under bad_rows="skip", in a file that is not read at once
 SORT_ROWS = 262_144
+TICK_ROWS = 4096  # in which a tick shows
+_FEW_TICKS = 3  # different ones, at the least
+_JITTER = 0.002  # of a tick, by which a stamp may miss it: Mooncake's do by up to 3 ms
+CLOCKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # units in a second
 
 
 def open_trace(
@@ -33,7 +37,9 @@ def open_trace(
     speed: float = 1.0,
     bad_rows: Literal["error", "skip"] = "error",
     max_tokens: int = 1_000_000,
-    spread_ticks: bool = True,
+    ticks: bool | float = True,
+    block_tokens: int | None = None,
+    clock: str | None = None,
     chunk_rows: int = CHUNK_ROWS,
     sort_rows: int | None = SORT_ROWS,
     arrivals: Arrivals | None = None,
@@ -59,9 +65,14 @@ def open_trace(
     * gzip or zstd data that end early: TraceError; under "skip" the whole rows before the cut are
       kept, with a warning. Corrupt data are an error always: nothing says which rows to believe.
 
-    A format that rounds arrivals to ticks (Mooncake: 3 s) would send bursts that no user sent. With
-    `spread_ticks` the requests of a tick are spread evenly over it, in file order; a tick ends at
-    the next one at the latest. This is an assumption, so it is a warning as well.
+    A recorder that rounds arrivals to ticks (Mooncake's: 3 s) would send bursts that no user sent.
+    With `ticks` the requests of a tick are spread evenly over it, in file order; a tick ends at the
+    next one at the latest. This is an assumption, so it is a warning as well, and made only where
+    the first rows of the file, several thousand, are all at multiples of the format's tick; `ticks`
+    in seconds is one that the file has in any case, and False none.
+
+    `block_tokens` are the tokens of a prefix block, where they are others than the format's;
+    `clock` is the unit of the times (s, ms, us, ns), likewise.
 
     Only the first line is read here, so a wrong row shows when its chunk is taken. Memory follows
     the chunk, with three exceptions: under `bad_rows="skip"` up to twice `sort_rows` rows are held
@@ -96,6 +107,15 @@ def open_trace(
             f"chunk_rows ({chunk_rows}) and sort_rows ({sort_rows}) must be 1 or more",
         ),
         (seed >= 0, f"seed ({seed}) must be 0 or more"),
+        (0 <= ticks < math.inf, f"a tick of {ticks} s must be positive"),
+        (
+            block_tokens is None or block_tokens >= 1,
+            f"block_tokens ({block_tokens}) must be 1 or more",
+        ),
+        (
+            clock is None or clock in CLOCKS,
+            f"no clock {clock!r}; choose one of {', '.join(CLOCKS)}",
+        ),
     )
     if wrong := [what for met, what in rules if not met]:
         raise ValueError(wrong[0])
@@ -106,7 +126,8 @@ def open_trace(
     # Of a short slice no more is read than about it.
     block_bytes = BLOCK_BYTES if limit is None else min(BLOCK_BYTES, max(2**16, 64 * limit))
     try:
-        opened = [_opened(path, format, block_bytes)]  # used once, so that a pipe can be read
+        # Used once, so that a pipe can be read.
+        opened = [_opened(path, format, block_bytes, block_tokens, clock)]
     except ValueError as error:
         raise TraceError(f"{path}: {error}") from None
 
@@ -114,11 +135,12 @@ def open_trace(
 
     def source(out: TraceStream) -> Iterator[Columns]:
         try:
-            _, form, parser, lines = opened.pop() if opened else _opened(path, format, block_bytes)
-            judge = Judge(parser, form, bad_rows == "skip", max_tokens, fast)
-            rows = _Slice(
-                judge, lines, first, limit, spread_ticks and arrivals is None, arrivals is None
+            _, form, parser, lines = (
+                opened.pop() if opened else _opened(path, format, block_bytes, block_tokens, clock)
             )
+            judge = Judge(parser, form, bad_rows == "skip", max_tokens, fast)
+            tick_s, lines = _tick(judge, lines, ticks if arrivals is None else False)
+            rows = _Slice(judge, lines, first, limit, tick_s, arrivals is None)
             chunks = (
                 _sorted(rows.columns(), sort_rows)
                 if bad_rows == "skip"
@@ -162,9 +184,22 @@ class _TooSlowError(ValueError):
 
 
 def _opened(
+    path: Path, format: str, block_bytes: int, block_tokens: int | None, clock: str | None
+) -> tuple[str, TraceFormat, Parser, Iterator[Lines | Table]]:
+    """Name of the format, the format, the parser, and the lines of data of a file, its clock and
+    the size of its prefix blocks as they are told."""
+    name, form, parser, lines = _found(path, format, block_bytes)
+    if clock is not None and form.whole_time:
+        raise ValueError(f"the times are dates, which no clock ({clock}) has a unit of")
+    if block_tokens is not None and "blocks" not in parser.extras:
+        raise ValueError(f"there are no prefix blocks, of {block_tokens} tokens or any")
+    form = form if clock is None else replace(form, per_s=CLOCKS[clock])
+    return name, form, parser._replace(block_tokens=block_tokens or parser.block_tokens), lines
+
+
+def _found(
     path: Path, format: str, block_bytes: int
 ) -> tuple[str, TraceFormat, Parser, Iterator[Lines | Table]]:
-    """Name of the format, the format, the parser, and the lines of data of a file."""
     if is_parquet(path):
         return "parquet", *tables(path)
     source: Iterator[Lines | Table] = blocks(path, block_bytes)
@@ -183,6 +218,37 @@ def _opened(
     )
 
 
+def _tick(
+    judge: Judge, lines: Iterator[Lines | Table], asked: bool | float
+) -> tuple[float, Iterator[Lines | Table]]:
+    """Seconds of the file's ticks, 0 if it has none; and its lines, of which the first were looked
+    at."""
+    tick = judge.form.tick_s if asked is True else float(asked)
+    if asked is not True or not tick:
+        return tick, lines
+    held: list[Lines | Table] = []
+    seen = np.zeros(0)
+    fault: list[ValueError] = []
+    try:
+        for part in lines:
+            held.append(part)
+            seen = np.concatenate((seen, judge.times(part) / judge.form.per_s / tick))
+            if len(seen) >= TICK_ROWS:
+                break
+    except ValueError as error:  # whoever comes to that place will meet it
+        fault.append(error)
+    seen = seen[:TICK_ROWS]
+    whole = np.round(seen)
+    sure = len(np.unique(whole)) >= _FEW_TICKS and np.abs(seen - whole).max() <= _JITTER
+    return tick if sure else 0.0, chain(held, _raising(fault), lines)
+
+
+def _raising(faults: list[ValueError]) -> Iterator[Any]:
+    for fault in faults:
+        raise fault
+    yield from ()
+
+
 class _Slice:
     """The rows `first` to `first + limit - 1`; with ticks to spread also the rest of those.
 
@@ -196,12 +262,12 @@ class _Slice:
         lines: Iterator[Lines | Table],
         first: int,
         limit: int | None,
-        spread_ticks: bool,
+        tick_s: float,
         timed: bool,
     ):
         self.timed = timed  # the times of the file are used
         self.judge, self.lines, self.first, self.limit = judge, lines, first, limit
-        self.spread = spread_ticks and judge.form.tick_s > 0
+        self.tick_s, self.spread = tick_s, tick_s > 0
         self.tick, self.mates = (
             math.nan,
             0,
@@ -237,11 +303,6 @@ class _Slice:
         if not some:
             raise ValueError(self.judge.nothing(self.first, passed))
         form = self.judge.form
-        if self.spread:
-            self.judge.assumed.append(
-                f"arrivals were recorded in ticks of {form.tick_s:g} s; those of one tick are "
-                "spread evenly over it"
-            )
         if self.timed and not form.columns[0]:
             self.judge.assumed.append(
                 "the file has no times, so all requests arrive at 0; give them arrivals"
@@ -295,7 +356,8 @@ def _sorted(rows: Iterable[tuple[Columns, Array]], sort_rows: int | None) -> Ite
 
 def _spread(chunks: Iterable[Columns], rows: _Slice) -> Iterator[Columns]:
     """Rows of equal time spread evenly over the tick, or up to the next tick if that is nearer."""
-    width = rows.judge.form.tick_s * rows.judge.form.per_s
+    width = rows.tick_s * rows.judge.form.per_s
+    moved = False
     held: list[Columns] = []
     before = None  # rows of the first tick that are before the slice
     for chunk in chunks:
@@ -306,12 +368,21 @@ def _spread(chunks: Iterable[Columns], rows: _Slice) -> Iterator[Columns]:
             continue  # one tick so far
         whole = joined(held)
         last = int(np.searchsorted(whole.arrival_s, whole.arrival_s[-1]))
-        yield _spread_ticks(whole[:last], before, 0, float(whole.arrival_s[-1]), width)
+        apart = _spread_ticks(whole[:last], before, 0, float(whole.arrival_s[-1]), width)
+        moved = moved or (apart.arrival_s != whole.arrival_s[:last]).any()
+        yield apart
         held, before = [whole[last:]], 0
     if held:
         whole = joined(held)
         after, end = rows.rest_of_tick(float(whole.arrival_s[-1]))
-        yield _spread_ticks(whole, before or 0, after, end, width)
+        apart = _spread_ticks(whole, before or 0, after, end, width)
+        moved = moved or (apart.arrival_s != whole.arrival_s).any()
+        yield apart
+    if moved:
+        rows.judge.assumed.append(
+            f"arrivals were recorded in ticks of {rows.tick_s:g} s; those of one tick are spread "
+            "evenly over it"
+        )
 
 
 def _spread_ticks(columns: Columns, before: int, after: int, end: float, width: float) -> Columns:

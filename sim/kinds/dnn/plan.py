@@ -83,7 +83,7 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
             for layer in dnns[name].layers:
                 tile(layer, part, _partition(work, part, [dnns[name]]))
             if spec.trace:
-                stream, warning = trace_of(spec.trace)
+                stream, warning = trace_of(spec.trace, seed)
                 arrivals[name] = gathered(stream).arrival_s
                 notes += [f"{name}: {each}" for each in [*warning, *stream.warnings]]
                 if not len(arrivals[name]):

@@ -7,7 +7,14 @@ from sim.engine.service import run_service, serve_share
 from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
-from sim.kinds.served.fleet import ServedPlan, require_blocks, require_replicas, service
+from sim.kinds.served.fleet import (
+    ServedPlan,
+    require_blocks,
+    require_replicas,
+    require_room,
+    require_sessions,
+    service,
+)
 from sim.kinds.served.spec import Served
 from sim.machine.pod import machinery
 from sim.machine.traces import trace_of
@@ -21,7 +28,9 @@ def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
     not.  `alone`: nobody else may have a use for what the pod's section says."""
     work: Served = v.workload
     here = machinery(v, work.hbm_utilisation, work.max_batched_tokens)
-    trace, warning = trace_of(work.trace)
+    trace, warning = trace_of(work.trace, seed)
+    if work.closed_loop:
+        require_sessions(trace)
     if work.prefix_caching:
         require_blocks(trace, work)
     require_replicas(work, v.parallel.pipeline)
@@ -39,6 +48,19 @@ def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
             own, work.hbm_utilisation, work.prefill.max_batched_tokens or work.max_batched_tokens
         )
     parts = [here, *([prefill] if prefill else [])]
+    above = [
+        note
+        for part, own, at in (
+            (here, work.kv_tokens, ("workload", "kv_tokens")),
+            (
+                prefill,
+                work.prefill and work.prefill.kv_tokens,
+                ("workload", "prefill", "kv_tokens"),
+            ),
+        )
+        if part and own
+        for note in require_room(part, own, work.hbm_utilisation, at)
+    ]
     if work.prefill and work.prefill.pod:
         refuse_unused(work.prefill.pod, parts[1:], ("workload", "prefill", "pod"))
         refuse_unused(v.pod, parts[:1])
@@ -46,7 +68,7 @@ def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
         refuse_unused(v.pod, parts)
     notes = dict.fromkeys(note for part in parts for note in part.notes)
     rows = dict.fromkeys(row for part in parts for row in part.assumptions)
-    return ServedPlan(v, here, prefill, trace, [*notes, *warning], [*rows], seed)
+    return ServedPlan(v, here, prefill, trace, [*notes, *above, *warning], [*rows], seed)
 
 
 def play(

@@ -124,14 +124,10 @@ def prepare(v: Variant, seed: int) -> TenantsPlan:
     if apart:
         _see_that_they_serve(work, plans)
     else:
-        units = {
-            plan.trace.block_tokens
-            for name, plan in plans.items()
-            if work.tenants[name].prefix_caching
-        }
+        units = {spec.block_tokens for spec in work.tenants.values() if spec.prefix_caching}
         if len(units) > 1:
-            sizes = " and ".join(map(str, sorted(filter(None, units))))
-            what = f"prefix_caching: the traces name blocks of unlike sizes, {sizes} tokens"
+            sizes = " and ".join(map(str, sorted(units)))
+            what = f"prefix_caching: the tenants have blocks of unlike sizes, {sizes} tokens"
             raise MisfitError([(("workload", "tenants"), what)])
         for some in _runs(plans):
             _divided(work, {name: plans[name] for name in some})
