@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from sim.traces.values import (
     EXTRAS,
+    comma_of,
     csv_fields,
     date_ns,
     elapsed,
@@ -49,6 +50,7 @@ class Parser(NamedTuple):
     block_tokens: int = 0
     places: tuple[int, int, int] | None = None
     width: int = 0
+    comma: str = ","
     sure: bool = True  # every row has the extras; else any may lack them, as in JSON Lines
 
     @property
@@ -90,7 +92,9 @@ class TraceFormat:
         if self.json_lines != first_line.lstrip().startswith("{"):
             return 0.0
         listed = (
-            key_names(json_object(first_line) or {}) if self.json_lines else csv_fields(first_line)
+            key_names(json_object(first_line) or {})
+            if self.json_lines
+            else csv_fields(first_line, comma_of(first_line))
         )
         names = [name.strip() for name in listed]
         if any(name in names for name in self.unlike) or any(
@@ -115,7 +119,8 @@ class TraceFormat:
             extras, block_tokens = self._extras(names)
             row = self._json_row(extras)
             return Parser(row, self.first_line(), extras, block_tokens, sure=sure)
-        names = [name.strip() for name in csv_fields(first_line)]
+        comma = comma_of(first_line)
+        names = [name.strip() for name in csv_fields(first_line, comma)]
         wanted = [column for column in self.columns if column]
         faults = [
             f"missing column {_near(column, names)}" for column in wanted if column not in names
@@ -134,15 +139,15 @@ class TraceFormat:
         ]
 
         def row(line: str) -> Row:
-            fields = csv_fields(line)
+            fields = csv_fields(line, comma)
             if len(fields) != width:
                 raise ValueError(f"has {len(fields)} fields, not {width}")
             return tuple([read(fields[at], name) for read, at, name in readers])
 
         right = dict(zip(self.columns, self.example))
-        example = ",".join(right.get(name, "...") for name in names)
+        example = comma.join(right.get(name, "...") for name in names)
         time, prompt, output = (at for _, at, _ in readers[:3])
-        return Parser(row, example, extras, block_tokens, (time, prompt, output), width)
+        return Parser(row, example, extras, block_tokens, (time, prompt, output), width, comma)
 
     def first_line(self) -> str:
         """What the first line of such a file looks like."""
@@ -206,12 +211,23 @@ def detect(first_line: str) -> str:
     scores = {name: form.sniff(first_line) for name, form in FORMATS.items()}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < 0.5:
+        talks = [
+            key for key in _TALKS if isinstance((json_object(first_line) or {}).get(key), list)
+        ]
+        if talks:
+            raise ValueError(
+                f"a row holds a whole conversation ({talks[0]}); a trace has one turn a row, with "
+                f"arrival, lengths and a session: {FORMATS['plain_jsonl'].first_line()}"
+            )
         known = "; ".join(f"{name}: {form.first_line()}" for name, form in FORMATS.items())
         raise ValueError(
             f"unknown format, the first line is {first_line.strip()[:80]!r}; known first "
             f"lines: {known}"
         )
     return best
+
+
+_TALKS = ("turns", "conversations", "conversation", "messages")
 
 
 def _nearest(column: str, names: Sequence[str]) -> str | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from sim.traces.arrivals import Arrivals, times
 from sim.traces.columns import Array, Columns, by_arrival, joined, rechunked
+from sim.traces.documents import in_one
 from sim.traces.formats import FORMATS, Parser, TraceFormat, detect
 from sim.traces.lines import BLOCK_BYTES, CutShortError, Lines, TraceError, blocks
 from sim.traces.parquet import Table, is_parquet, tables
@@ -22,6 +23,7 @@ from sim.traces.stream import CHUNK_ROWS, TraceStream, cut
 
 # how far out of order a row may be under bad_rows="skip", in a file that is not read at once
 SORT_ROWS = 262_144
+MOST_TOKENS = 10**8  # of a prompt or an answer: more is no number of tokens
 TICK_ROWS = 4096  # in which a tick shows
 _FEW_TICKS = 3  # different ones, at the least
 _JITTER = 0.002  # of a tick, by which a stamp may miss it: Mooncake's do by up to 3 ms
@@ -36,7 +38,7 @@ def open_trace(
     limit: int | None = None,
     speed: float = 1.0,
     bad_rows: Literal["error", "skip"] = "error",
-    max_tokens: int = 1_000_000,
+    max_tokens: int = MOST_TOKENS,
     ticks: bool | float = True,
     block_tokens: int | None = None,
     clock: str | None = None,
@@ -148,7 +150,8 @@ def open_trace(
             )
             if rows.spread:
                 chunks = _spread(chunks, rows)
-            for chunk in rechunked(_from_start(chunks, form, speed, path), chunk_rows):
+            chunks = _from_start(chunks, form, speed, path, doubt=clock is None)
+            for chunk in rechunked(chunks, chunk_rows):
                 out.tenants[:] = judge.sessions.tenants
                 yield chunk
         except _TooSlowError as error:
@@ -207,6 +210,10 @@ def _found(
     if lines is None:
         raise ValueError("the file is empty")
     head = lines.line(0)
+    if format == "auto" and (rows := in_one(head, chain([lines], source))) is not None:
+        name, lines = rows
+        head, source = lines.line(0), iter(())
+        format = name if name in FORMATS else detect(head)
     name = detect(head) if format == "auto" else format
     form = FORMATS[name]
     parser = form.parser(int(lines.number[0]), head)
@@ -247,6 +254,24 @@ def _raising(faults: list[ValueError]) -> Iterator[Any]:
     for fault in faults:
         raise fault
     yield from ()
+
+
+_MOST_S, _LONGEST_S = 1e11, 3.2e8  # since 1970: the year 5138; between two requests: ten years
+
+
+def _believed(first: float, last: float, form: TraceFormat) -> None:
+    """ValueError if times, in the unit of the format, are those of a finer clock."""
+    for value, most_s, what in (
+        (first, _MOST_S, "begins at"),
+        (last - first, _LONGEST_S, "spans"),
+    ):
+        if value / form.per_s > most_s:
+            finer = {unit: value / ticks for unit, ticks in CLOCKS.items() if ticks > form.per_s}
+            unit = next((unit for unit, seconds in finer.items() if seconds <= most_s), "ns")
+            raise ValueError(
+                f"{form.columns[0]} {what} {value / form.per_s:.3g} s, which no recording does; is "
+                f"it in {unit}? Say so with clock: {unit} (clock: s, if it is right)"
+            )
 
 
 class _Slice:
@@ -404,12 +429,14 @@ def _spread_ticks(columns: Columns, before: int, after: int, end: float, width: 
 
 
 def _from_start(
-    chunks: Iterable[Columns], form: TraceFormat, speed: float, path: Path
+    chunks: Iterable[Columns], form: TraceFormat, speed: float, path: Path, doubt: bool
 ) -> Iterator[Columns]:
-    """Arrivals in seconds after the first one."""
+    """Arrivals in seconds after the first one.  `doubt` a clock that cannot be in its unit."""
     start, per_s = None, form.per_s * speed
     for chunk in chunks:
         start = chunk.arrival_s[0] if start is None else start
+        if doubt and not form.whole_time:
+            _believed(float(start), float(chunk.arrival_s[-1]), form)
         with np.errstate(over="ignore"):
             arrival_s = (chunk.arrival_s - start) / per_s
         if not math.isfinite(arrival_s[-1]):

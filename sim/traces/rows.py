@@ -166,7 +166,7 @@ class Judge:
         text, width = lines.text, self.parser.width
         begin = int(lines.start[0])
         used = text.data[begin : int(lines.end[-1])]
-        commas = np.flatnonzero(used == ord(",")) + begin
+        commas = np.flatnonzero(used == ord(self.parser.comma)) + begin
         regular = np.arange(count)
         if len(commas) != count * (width - 1) or not _in_lines(commas, lines, width):
             upto = np.searchsorted(commas, lines.start)

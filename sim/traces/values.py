@@ -14,15 +14,21 @@ from datetime import datetime
 from typing import Any
 
 
-def csv_fields(line: str) -> list[str]:
-    """Fields of a CSV line.  Not read: fields with a line end inside."""
+def csv_fields(line: str, comma: str = ",") -> list[str]:
+    """Fields of a CSV line, which `comma` parts.  Not read: fields with a line end inside."""
     line = line.rstrip("\r\n")
     if '"' not in line:
-        return line.split(",")
+        return line.split(comma)
     try:
-        return next(csv.reader([line]), [])
+        return next(csv.reader([line], delimiter=comma), [])
     except csv.Error as error:
         raise ValueError(f"is not CSV: {error}") from None
+
+
+def comma_of(header: str) -> str:
+    """What parts the fields of a CSV file with this first line: a comma, or as other programs and
+    countries have it, a semicolon or a tab."""
+    return max(",;\t", key=header.count)
 
 
 def key_names(found: Mapping[str, object], stem: str = "") -> list[str]:
