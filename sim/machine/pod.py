@@ -183,7 +183,7 @@ def precision_of(asked: PrecisionSpec, model: Model) -> tuple[Precision, str]:
         return Precision(**given), ""
     formats = {part: dtype or Precision().weights for part, dtype in stored.items()} | given
     parts = {"mlp": "weights", "attention": "attention", "experts": "experts"}
-    told = {formats[part]: [] for part in parts.values()}
+    told: dict[str, list[str]] = {formats[part]: [] for part in parts.values()}
     for name, part in parts.items():
         if name != "experts" or model.experts:
             told[formats[part]].append(name)

@@ -30,7 +30,7 @@ def trace_of(t: Trace, seed: int) -> tuple[TraceStream, list[str]]:
         limit=t.limit,
         speed=t.speed,
         bad_rows=t.bad_rows,
-        ticks={"auto": True, "keep": False}.get(t.ticks, t.ticks),
+        ticks=t.ticks == "auto" if isinstance(t.ticks, str) else t.ticks,
         block_tokens=t.block_tokens,
         clock=t.clock,
         arrivals=None if t.rate is None else poisson(t.rate),

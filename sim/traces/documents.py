@@ -16,7 +16,7 @@ _LISTS = ("input_lens", "output_lens")  # of a benchmark's result, by request
 
 def in_one(head: str, source: Iterator[Lines | Table]) -> tuple[str, Lines] | None:
     """The rows of a file that is one JSON document, as lines, and the name of their format, "" if
-    that is yet to be told; None, and nothing is read, if the file, whose first line is `head`, is none.
+    that is yet to be told; None, and nothing is read, if a file whose first line is `head` is none.
 
     ValueError if it has no rows.
     """

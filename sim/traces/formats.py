@@ -117,8 +117,8 @@ class TraceFormat:
             if not sure:
                 names += [name for name in self.extras.values() if not name.endswith("*")]
             extras, block_tokens = self._extras(names)
-            row = self._json_row(extras)
-            return Parser(row, self.first_line(), extras, block_tokens, sure=sure)
+            of_line = self._json_row(extras)
+            return Parser(of_line, self.first_line(), extras, block_tokens, sure=sure)
         comma = comma_of(first_line)
         names = [name.strip() for name in csv_fields(first_line, comma)]
         wanted = [column for column in self.columns if column]
