@@ -30,7 +30,7 @@ from sim.systolic.interconnect import interconnect
 from sim.systolic.losses import ends, losses, occupancy
 from sim.systolic.pod_array import PodArray
 from sim.systolic.schedule import schedule
-from sim.systolic.tiling import tile
+from sim.systolic.tiling import MOST_TILE_OPS, tile
 from sim.systolic.timing import simulate
 from sim.text.strict_yaml import KeyPath, nearest
 from sim.traces.stream import gathered
@@ -80,8 +80,15 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
             notes += [f"{name}: {each}" for each in said]
             part = array.part(pods[name])
             interconnect(part.interconnect, part.pods)
-            for layer in dnns[name].layers:
-                tile(layer, part, _partition(work, part, [dnns[name]]))
+            tile_ops = sum(
+                tile(layer, part, _partition(work, part, [dnns[name]])).tile_ops
+                for layer in dnns[name].layers
+            )
+            if tile_ops > MOST_TILE_OPS:
+                raise ValueError(
+                    f"{name} has {tile_ops:,} tile ops, more than the {MOST_TILE_OPS:,} that a "
+                    "schedule holds; take a smaller batch, fewer tokens or layers, or larger pods"
+                )
             if spec.trace:
                 stream, warning = trace_of(spec.trace, seed)
                 arrivals[name] = gathered(stream).arrival_s
