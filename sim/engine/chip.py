@@ -131,8 +131,8 @@ class Chip:
 
     def _work(self, stream: str) -> Work:
         if stream not in self._works:
-            work = self._works[stream] = Work(self.net)
-            work.flows = tuple(Flow(work, (port,), inf, self.weight) for port in self.ports.all)
+            work = self._works[stream] = Work(self.env)
+            work.flows = tuple(Flow(work, port, inf, self.weight) for port in self.ports.all)
         return self._works[stream]
 
     def _touch(self, op: LoweredOp, index: int, work: Work) -> None:
@@ -332,8 +332,7 @@ class _Stream:
                 if end_s is not None:
                     due_s = now + (end_s - now)
                     if not alone or run.more or (queue and queue[0][0] <= due_s):
-                        work.event = alarm = Alarm(env, end_s - now)
-                        alarm.callbacks.append(self._ended)
+                        work.event = Alarm(env, end_s - now, self._ended)
                         return
                     env._now = due_s
                     self._note(op, due_s)
@@ -372,7 +371,7 @@ class _Stream:
         run.done[slot] = 1
         if slot in run.waiting:
             woken = run.waiting.pop(slot)
-            Alarm(self.chip.env, 0.0).callbacks.append(lambda _: run.wake(woken))
+            Alarm(self.chip.env, 0.0, lambda _: run.wake(woken))
         following = next(self.todo, None)
         if following is not None:
             self.index, self.base, self.op = following
