@@ -11,7 +11,7 @@ waiting timeouts are moved (`Work.move`) and one wake-up a port is armed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from heapq import heappush
+from heapq import heappop, heappush
 from math import inf
 from typing import Any
 
@@ -22,7 +22,8 @@ from sim.facts.span import Use
 # Two instants closer than this are one: far below any physical time here, above the rounding of an
 # hour-long replay.
 _INSTANT_S = 2e-12
-_NORMAL = simpy.events.NORMAL
+NORMAL = simpy.events.NORMAL
+CALLED_OFF: list[Any] = []  # what an alarm calls that need not go off
 
 
 class Alarm:
@@ -31,10 +32,27 @@ class Alarm:
     __slots__ = ("callbacks",)
     _ok, _value = True, None
 
-    def __init__(self, env: simpy.Environment, delay_s: float, *acts: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        delay_s: float,
+        *acts: Callable[[Any], Any],
+        turn: int | None = None,  # among what happens at that time; None: the last so far
+    ) -> None:
         assert delay_s >= 0.0
         self.callbacks: list[Any] = [*acts]
-        heappush(env._queue, (env._now + delay_s, _NORMAL, next(env._eid), self))  # type: ignore
+        turn = next(env._eid) if turn is None else turn
+        heappush(env._queue, (env._now + delay_s, NORMAL, turn, self))  # type: ignore[misc]
+
+
+def go_off(env: simpy.Environment) -> None:
+    """Alarms go off until something else is to happen: SimPy's loop, for what costs the most."""
+    queue: list[Any] = env._queue
+    while queue and type(queue[0][3]) is Alarm:
+        env._now, _, _, alarm = heappop(queue)
+        acts, alarm.callbacks = alarm.callbacks, None
+        for act in acts:
+            act(alarm)
 
 
 class Capacity:
@@ -51,7 +69,7 @@ class Capacity:
     def hush(self) -> None:
         """Call off the wake-up."""
         if self.wake is not None:
-            self.wake.callbacks = []
+            self.wake.callbacks = CALLED_OFF
             self.wake = None
 
 
@@ -88,8 +106,8 @@ class Work:
                 end = flow.finish_s
         if end != self.end_s:
             self.end_s = end
-            self.event = Alarm(self.env, max(end - self.env.now, 0.0), *event.callbacks)
-            event.callbacks = []
+            self.event = Alarm(self.env, max(end - self.env._now, 0.0), *event.callbacks)
+            event.callbacks = CALLED_OFF
 
 
 class Flow:
@@ -137,7 +155,12 @@ class Net:
         if present:
             last = present[0]
             if len(present) == 1 and last.finish_s <= soon and not last.shared:
-                self._retire(last)
+                if self.record is None:  # as `_retire`, for the case that is nearly every case
+                    last.moved += last.left
+                    last.left, last.live = 0.0, False
+                    present.clear()
+                else:
+                    self._retire(last)
             else:
                 alone = False
                 if flow.live:
@@ -168,11 +191,11 @@ class Net:
     def cancel(self, flow: Flow) -> float:
         """Stop a flow now, ending the work that waits for it; returns the bytes that had moved."""
         if flow.live:
-            over = not flow.shared and flow.finish_s <= self.env.now + _INSTANT_S
+            over = not flow.shared and flow.finish_s <= self.env._now + _INSTANT_S
             self._retire(flow)
             if not over:
                 flow.port.moved -= flow.left
-                flow.finish_s = self.env.now
+                flow.finish_s = self.env._now
                 flow.work.move()
                 self._share(flow.port)
         return flow.moved
@@ -182,12 +205,12 @@ class Net:
         stops."""
         for capacity in capacities:
             for flow in list(capacity.flows):
-                if flow.finish_s <= self.env.now + _INSTANT_S:
+                if flow.finish_s <= self.env._now + _INSTANT_S:
                     self._retire(flow)
 
     def _settle(self, flow: Flow) -> None:
         """Bring a flow's progress up to now, at the rate it had."""
-        now = self.env.now
+        now = self.env._now
         if now + _INSTANT_S >= flow.finish_s:
             now, nbytes = flow.finish_s, flow.left
         elif now > flow.since_s:
@@ -209,7 +232,7 @@ class Net:
     def _share(self, port: Capacity) -> None:
         """Share a port anew among its flows, re-time who waits for them, and wake up at the next
         change."""
-        now, flows = self.env.now, port.flows
+        now, flows = self.env._now, port.flows
         for flow in list(flows):
             self._settle(flow)
             if flow.left <= 0:
@@ -235,7 +258,9 @@ class Net:
         for flow in port.flows:
             flow.shared = True
             flow.work.move()
-            next_s = min(next_s, flow.finish_s if flow in moving else flow.begins_s)
+            change_s = flow.finish_s if flow.begins_s <= now + _INSTANT_S else flow.begins_s
+            if change_s < next_s:
+                next_s = change_s
         if self.order is not None:
             self.order.append(len(moving) * 16 + len(port.flows))
         port.wake = Alarm(self.env, max(next_s - now, 0.0), lambda _: self._share(port))
@@ -245,10 +270,17 @@ def _fill(bytes_per_s: float, flows: list[Flow]) -> None:
     """Set max-min fair rates: raise all in proportion to weight until the port is full or a flow at
     its limit, and go on with the rest."""
     while flows:
-        level = bytes_per_s / sum(flow.weight for flow in flows)
-        own = min(flow.limit / flow.weight for flow in flows)
-        full = [flow for flow in flows if own > level or flow.limit / flow.weight <= own]
-        for flow in full:
-            flow.rate = min(own, level) * flow.weight
-            bytes_per_s -= flow.rate
-        flows = [flow for flow in flows if flow not in full]
+        weight, own = 0.0, inf
+        for flow in flows:
+            weight += flow.weight
+            if flow.limit / flow.weight < own:
+                own = flow.limit / flow.weight
+        level = bytes_per_s / weight
+        growing = []
+        for flow in flows:
+            if level < own or flow.limit / flow.weight <= own:
+                flow.rate = (level if level < own else own) * flow.weight
+                bytes_per_s -= flow.rate
+            else:
+                growing.append(flow)
+        flows = growing

@@ -6,7 +6,7 @@ graph has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from sim.facts.span import BOUNDS
 from sim.graph.graph import STREAMS, Graph, Layer, Op, is_collective
@@ -105,10 +105,12 @@ class Program:
         self.streams += [name for name in named if name not in STREAMS]
         computing = {op.op.stream for layer in self.distinct for op in layer.ops if op.arithmetic_s}
         self.overlaps = len(computing) > 1  # two kernels may want an engine at once
-
-    def walk(self, stream: str) -> Iterator[tuple[int, int, LoweredOp]]:
-        """(layer's place, its first slot, op) of a stream's ops, in order."""
-        for index, layer in enumerate(self.layers):
-            base = index * self.width
-            for op in layer.streams.get(stream, ()):
-                yield index, base, op
+        # By stream, its ops in order: the layer's place, its first slot, the op.
+        self.walks = {
+            stream: [
+                (index, index * self.width, op)
+                for index, layer in enumerate(self.layers)
+                for op in layer.streams.get(stream, ())
+            ]
+            for stream in self.streams
+        }
