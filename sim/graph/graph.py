@@ -203,16 +203,6 @@ class Graph:
                 )
         return self.mapped(lambda op: op if op.work is None else op.attending(change(op.work)))
 
-    @property
-    def flop(self) -> float:
-        """FLOP of one rank."""
-        return sum(op.flop for _, op in self.ops())
-
-    def read_bytes(self, kind: TensorKind) -> float:
-        """Bytes of tensors of `kind` that the compute stream's ops read."""
-        ops = (op for _, op in self.ops() if op.stream == "compute" and not op.idle)
-        return sum(t.nbytes for op in ops for t in op.reads if t.kind == kind)
-
 
 def is_collective(op: Op) -> bool:
     """True for ops in which ranks exchange data."""
