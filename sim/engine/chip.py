@@ -254,22 +254,21 @@ class Chip:
         totals = self.totals
         totals.seconds += seconds
         totals.steps += 1
-        for layer in program.distinct:
-            for op in layer.ops:
-                if not op.plays:
-                    continue
-                kinds = totals.span_s.setdefault(op.op.stream, {})
-                kinds[op.op.kind] = kinds.get(op.op.kind, 0.0) + sum(op.bound_s)
-                totals.ops += op.plays
-                if op.op.kind != "prefetch":
-                    totals.asked_bytes += op.plays * sum(tensor.nbytes for tensor in op.op.reads)
-                totals.flop += op.plays * op.op.flop
-                if op.op.engine == "matrix":
-                    totals.matrix_flop += op.plays * op.op.flop
-                if op.op.stream == "compute":
-                    for bound, spent_s in zip(BOUNDS, op.bound_s):
-                        totals.bound_s[bound] += spent_s
-                op.clear()
+        for op in program.ops:
+            if not op.plays:
+                continue
+            kinds = totals.span_s.setdefault(op.op.stream, {})
+            kinds[op.op.kind] = kinds.get(op.op.kind, 0.0) + sum(op.bound_s)
+            totals.ops += op.plays
+            if op.op.kind != "prefetch":
+                totals.asked_bytes += op.plays * sum(tensor.nbytes for tensor in op.op.reads)
+            totals.flop += op.plays * op.op.flop
+            if op.op.engine == "matrix":
+                totals.matrix_flop += op.plays * op.op.flop
+            if op.op.stream == "compute":
+                for bound, spent_s in zip(BOUNDS, op.bound_s):
+                    totals.bound_s[bound] += spent_s
+            op.clear()
         for name, capacity in (("HBM", self.hbm), ("L2", self.l2), ("link", self.link)):
             totals.bytes[name] = capacity.moved if self.moved is None else self.moved[name]
         totals.unused_prefetch_bytes = self.residency.wasted
@@ -319,7 +318,7 @@ class _Stream:
 
     def __init__(self, chip: Chip, name: str, work: Work, run: _Pass) -> None:
         self.chip, self.name, self.work, self.run = chip, name, work, run
-        self.todo = iter(run.program.walks[name])
+        self.todo = iter(run.program.streams[name])
         self.start_s = 0.0
         self.index, self.base, self.op = next(self.todo)
 

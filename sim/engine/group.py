@@ -146,11 +146,9 @@ class Group:
 
     def graphs(self, batch: Batch) -> list[Graph]:
         """What a pass asks of each member that is simulated; those who share a graph get one."""
-        made: dict[GraphOf, Graph] = {}
-        for member in self.members[: len(self.chips)]:
-            if member.graph_of not in made:
-                made[member.graph_of] = member.graph_of(batch)
-        return [made[member.graph_of] for member in self.members[: len(self.chips)]]
+        own = [member.graph_of for member in self.members[: len(self.chips)]]
+        made = {graph_of: graph_of(batch) for graph_of in dict.fromkeys(own)}
+        return [made[graph_of] for graph_of in own]
 
     def run(self, *graphs: Graph):
         """Play one pass, of one graph on all members, or of one for each; a process."""

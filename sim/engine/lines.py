@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -266,17 +267,11 @@ def _distinct(graph: Graph) -> dict[int, int]:
 def _in_series(graph: Graph) -> bool:
     """Whether no two ops can run at once: each follows the one before it, on its stream or by a
     dependency."""
-    before: tuple[int, Op] | None = None
-    for index, layer in enumerate(graph.layers):
-        for op in layer.ops:
-            if before is not None:
-                at, last = before
-                if op.stream != last.stream and not any(
-                    after.name == last.name and index - after.back == at for after in op.after
-                ):
-                    return False
-            before = index, op
-    return True
+    return all(
+        op.stream == last.stream
+        or any(after.name == last.name and index - after.back == at for after in op.after)
+        for (at, last), (index, op) in pairwise(graph.ops())
+    )
 
 
 def _read(op: Op) -> float:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.partition import Part, Spread, of_share, sums_only, whole
+from sim.engine.partition import Part, Spread, in_order, of_share, sums_only, whole
 from sim.engine.pool import Host, Pool, lanes_of, together
 from sim.engine.replay import Window, serve_fleet
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
@@ -280,28 +280,12 @@ def _in_turn(asked: Arrivals, chunk: Columns) -> Arrivals:
     later = np.zeros(len(asked.id), bool)
     later[rows[follows + 1]] = True
     think_s = np.nan_to_num(chunk.think_s) if chunk.think_s is not None else np.zeros(len(asked.id))
-    order = np.argsort(later, kind="stable")  # first turns first
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    turns = np.where(turns == NONE, NONE, place[turns])
-    begin, size = asked.block_from[:-1], np.diff(asked.block_from)
-    edges = np.concatenate([[0], np.cumsum(size[order])])
-    blocks = asked.blocks[
-        np.arange(edges[-1])
-        - np.repeat(edges[:-1], size[order])
-        + np.repeat(begin[order], size[order])
-    ]
     asked = asked._replace(
         arrival_s=np.where(later, np.inf, asked.arrival_s),
         next=turns,
         think_s=np.maximum(think_s, 0.0),
     )
-    moved = {
-        name: getattr(asked, name)[order]
-        for name in asked._fields
-        if name not in ("block_from", "blocks")
-    }
-    return Arrivals(**moved, block_from=edges, blocks=blocks)
+    return in_order(asked, np.argsort(later, kind="stable"))  # first turns first
 
 
 def requests_of(table: np.recarray) -> Requests:

@@ -166,10 +166,7 @@ class Layer:
 
     def op(self, name: str) -> Op:
         """The op called `name`; KeyError if there is none."""
-        for op in self.ops:
-            if op.name == name:
-                return op
-        raise KeyError(name)
+        return {op.name: op for op in self.ops}[name]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
