@@ -99,13 +99,14 @@ def run_service(
     totals = together([each.totals(last) for each in served])
     _use_of_time(totals, last, makespan_s * count)
     paid = _paid(served, scaler, makespan_s)
+    most_on = count - len(scaler.members) + scaler.most if scaler else count
     return Outcome(
         totals,
         tokens=int(table.output[table.replica >= 0].sum()),
         ranks=served[0].ranks,
         replicas=count,
         requests=requests_of(table),
-        part=serving_of(last, paid, _most_on(count, scaler)),
+        part=serving_of(last, paid, most_on),
         chip_s=sum(chip_s for _, chip_s in paid),
         timeline=timeline or Timeline(),
         rates=_mean_rates(served),
@@ -333,10 +334,6 @@ def _paid(
         )
         for each in served
     ]
-
-
-def _most_on(count: int, scaler: Scaler | None) -> int:
-    return count - len(scaler.members) + scaler.most if scaler else count
 
 
 def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int) -> Serving:
