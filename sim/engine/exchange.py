@@ -10,6 +10,7 @@ import numpy as np
 import simpy
 
 from sim.engine.fabric import Fabric
+from sim.engine.flows import Alarm
 from sim.network.library import Way
 from sim.network.network import Network
 from sim.network.plans import Floats, Ints, Plan, Round
@@ -108,13 +109,8 @@ class Exchange:
                 np.concatenate([slow, np.ones(len(self._helpers))]),
             )
         for factor in np.unique(slow):
-            self._enter_after(
-                self._way.launch_s * float(factor) if launch else 0.0, who[slow == factor]
-            )
-
-    def _enter_after(self, launch_s: float, who: Ints) -> None:
-        timer = self.env.timeout(launch_s)
-        timer.callbacks.append(lambda _: self._enter(who, 0))
+            launch_s = self._way.launch_s * float(factor) if launch else 0.0
+            Alarm(self.env, launch_s, partial(self._enter, who[slow == factor], 0))
 
     def landed(self, tags: Ints) -> None:
         """Messages have arrived: their senders are rid of them, their receivers have them, once
@@ -136,10 +132,9 @@ class Exchange:
         self._go_on(number, sends.source[message])
         for wait_s in np.unique(reduce_s):
             reduced = sends.target[message[reduce_s == wait_s]]
-            timer = self.env.timeout(float(wait_s))
-            timer.callbacks.append(partial(self._reduced, number, sends, reduced))
+            Alarm(self.env, float(wait_s), partial(self._reduced, number, sends, reduced))
 
-    def _reduced(self, number: int, sends: _Sends, who: Ints, _: simpy.Event) -> None:
+    def _reduced(self, number: int, sends: _Sends, who: Ints, _: object) -> None:
         self._settle(number, sends, who)
         self._go_on(number, who)
 
@@ -168,7 +163,7 @@ class Exchange:
         if len(done):
             self._enter(done, number + 1)
 
-    def _enter(self, who: Ints, number: int) -> None:
+    def _enter(self, who: Ints, number: int, _: object = None) -> None:
         """Ranks begin a round: their sends leave.  Who has no part in it goes on to the next."""
         while len(who):
             self._at[who] = number

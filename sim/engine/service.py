@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.partition import Part, Spread, of_share, sums_only, whole
+from sim.engine.partition import Part, Spread, in_order, of_share, sums_only, whole
 from sim.engine.pool import Host, Pool, lanes_of, together
 from sim.engine.replay import Window, serve_fleet
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
@@ -102,13 +102,14 @@ def run_service(
     totals = together([each.totals(last) for each in served])
     _use_of_time(totals, last, makespan_s * count)
     paid = _paid(served, scaler, makespan_s)
+    most_on = count - len(scaler.members) + scaler.most if scaler else count
     return Outcome(
         totals,
         tokens=int(table.output[table.replica >= 0].sum()),
         ranks=served[0].ranks,
         replicas=count,
         requests=requests_of(table),
-        part=serving_of(last, paid, _most_on(count, scaler)),
+        part=serving_of(last, paid, most_on),
         chip_s=sum(chip_s for _, chip_s in paid),
         timeline=timeline or Timeline(),
         rates=_mean_rates(served),
@@ -307,28 +308,12 @@ def _in_turn(asked: Arrivals, chunk: Columns) -> Arrivals:
     later = np.zeros(len(asked.id), bool)
     later[rows[follows + 1]] = True
     think_s = np.nan_to_num(chunk.think_s) if chunk.think_s is not None else np.zeros(len(asked.id))
-    order = np.argsort(later, kind="stable")  # first turns first
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    turns = np.where(turns == NONE, NONE, place[turns])
-    begin, size = asked.block_from[:-1], np.diff(asked.block_from)
-    edges = np.concatenate([[0], np.cumsum(size[order])])
-    blocks = asked.blocks[
-        np.arange(edges[-1])
-        - np.repeat(edges[:-1], size[order])
-        + np.repeat(begin[order], size[order])
-    ]
     asked = asked._replace(
         arrival_s=np.where(later, np.inf, asked.arrival_s),
         next=turns,
         think_s=np.maximum(think_s, 0.0),
     )
-    moved = {
-        name: getattr(asked, name)[order]
-        for name in asked._fields
-        if name not in ("block_from", "blocks")
-    }
-    return Arrivals(**moved, block_from=edges, blocks=blocks)
+    return in_order(asked, np.argsort(later, kind="stable"))  # first turns first
 
 
 def requests_of(table: np.recarray) -> Requests:
@@ -376,10 +361,6 @@ def _paid(
         )
         for each in served
     ]
-
-
-def _most_on(count: int, scaler: Scaler | None) -> int:
-    return count - len(scaler.members) + scaler.most if scaler else count
 
 
 def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int) -> Serving:

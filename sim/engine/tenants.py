@@ -19,7 +19,7 @@ import simpy
 
 from sim.engine.group import GraphOf, Group, Tenancy
 from sim.engine.lines import patterns_of
-from sim.engine.partition import rows_of
+from sim.engine.partition import in_order, rows_of
 from sim.engine.pool import Host, Pool, played_totals
 from sim.engine.replay import Answer, Kind, Window, batch_of, serve_fleet
 from sim.engine.service import (
@@ -355,9 +355,4 @@ def _one(parts: Sequence[Arrivals]) -> Arrivals:
         [[0], *(part.block_from[1:] + first for part, first in zip(parts, blocks))]
     ).astype(np.int64)
     whole = Arrivals(**columns)
-    order = np.argsort(whole.arrival_s, kind="stable")
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return rows_of(
-        whole._replace(next=np.where(whole.next == NONE, NONE, place[whole.next])), order
-    )
+    return in_order(whole, np.argsort(whole.arrival_s, kind="stable"))
