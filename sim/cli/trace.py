@@ -239,13 +239,13 @@ def _fitted(file: str) -> tuple[TraceSpec, list[str]]:
 def _arrivals(
     rate: float, cv: float, on_share: float | None, on_s: float, swing: float | None
 ) -> Arrivals:
-    from sim.traces.arrivals import bursty, diurnal, on_off
+    from sim.traces.arrivals import Arrivals, diurnal, on_off
 
     if on_share is not None and swing is not None:
         raise ValueError("--on-share and --swing cannot be combined")
     if on_share is not None:
         return on_off(rate, on_share, on_s, cv=cv)
-    return bursty(rate, cv) if swing is None else diurnal(rate, swing, cv=cv)
+    return Arrivals(rate, cv) if swing is None else diurnal(rate, swing, cv=cv)
 
 
 def _opened(
@@ -261,7 +261,7 @@ def _opened(
     rate: float | None,
     seed: int,
 ) -> TraceStream:
-    from sim.traces.arrivals import poisson
+    from sim.traces.arrivals import Arrivals
     from sim.traces.reading import open_trace
 
     return open_trace(
@@ -274,7 +274,7 @@ def _opened(
         ticks=ticks,
         block_tokens=block_tokens,
         clock=clock,
-        arrivals=None if rate is None else poisson(rate),
+        arrivals=None if rate is None else Arrivals(rate),
         seed=seed,
     )
 

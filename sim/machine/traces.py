@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sim import compiled
 from sim.scenario.trace import Trace
-from sim.traces.arrivals import poisson
+from sim.traces.arrivals import Arrivals
 from sim.traces.reading import open_trace
 from sim.traces.stream import TraceStream
 
@@ -33,7 +33,7 @@ def trace_of(t: Trace, seed: int) -> tuple[TraceStream, list[str]]:
         ticks=t.ticks == "auto" if isinstance(t.ticks, str) else t.ticks,
         block_tokens=t.block_tokens,
         clock=t.clock,
-        arrivals=None if t.rate is None else poisson(t.rate),
+        arrivals=None if t.rate is None else Arrivals(t.rate),
         seed=seed,
     )
     # What is wrong with the beginning is told before anything runs.

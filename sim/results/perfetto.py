@@ -9,9 +9,8 @@ from typing import Any
 
 from sim.facts.outcome import Outcome
 from sim.results.palette import words
+from sim.results.panels import STREAMS
 from sim.results.utilisation import utilisation
-
-_STREAMS = ("compute", "communication", "prefetch")
 
 
 def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
@@ -39,7 +38,7 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
     def thread(pid: int, stream: str) -> int:
         if (pid, stream) not in threads:
             mine = sum(1 for p, _ in threads if p == pid)
-            tid = _STREAMS.index(stream) + 1 if stream in _STREAMS else len(_STREAMS) + mine + 1
+            tid = STREAMS.index(stream) + 1 if stream in STREAMS else len(STREAMS) + mine + 1
             threads[pid, stream] = tid
             metadata.append(_named("thread_name", pid, tid, "name", stream))
             metadata.append(_named("thread_sort_index", pid, tid, "sort_index", tid))

@@ -17,7 +17,6 @@ from sim.dnn.gemms import GemmLayer
 from sim.systolic.dataflow import DATAFLOWS, Dataflow
 from sim.systolic.pod_array import PodArray
 
-
 MOST_TILE_OPS = 50_000_000  # of a network: a schedule takes some 100 bytes of memory for each
 
 

@@ -19,7 +19,7 @@ from sim.traces.lines import BLOCK_BYTES, CutShortError, Lines, TraceError, bloc
 from sim.traces.parquet import Table, is_parquet, tables
 from sim.traces.rows import Judge
 from sim.traces.servegen import is_servegen, open_servegen
-from sim.traces.stream import CHUNK_ROWS, TraceStream, cut
+from sim.traces.stream import CHUNK_ROWS, TraceStream, cut, from_start
 
 # how far out of order a row may be under bad_rows="skip", in a file that is not read at once
 SORT_ROWS = 262_144
@@ -150,8 +150,14 @@ def open_trace(
             )
             if rows.spread:
                 chunks = _spread(chunks, rows)
-            chunks = _from_start(chunks, form, speed, path, doubt=clock is None)
-            for chunk in rechunked(chunks, chunk_rows):
+            if clock is None and not form.whole_time:
+                chunks = _believed(chunks, form)
+            for chunk in rechunked(from_start(chunks, form.per_s, speed), chunk_rows):
+                if not math.isfinite(chunk.arrival_s[-1]):
+                    raise _TooSlowError(
+                        f"speed ({speed}) is so small that the last request of {path} would never "
+                        "arrive"
+                    )
                 out.tenants[:] = judge.sessions.tenants
                 yield chunk
         except _TooSlowError as error:
@@ -259,19 +265,24 @@ def _raising(faults: list[ValueError]) -> Iterator[Any]:
 _MOST_S, _LONGEST_S = 1e11, 3.2e8  # since 1970: the year 5138; between two requests: ten years
 
 
-def _believed(first: float, last: float, form: TraceFormat) -> None:
-    """ValueError if times, in the unit of the format, are those of a finer clock."""
-    for value, most_s, what in (
-        (first, _MOST_S, "begins at"),
-        (last - first, _LONGEST_S, "spans"),
-    ):
-        if value / form.per_s > most_s:
-            finer = {unit: value / ticks for unit, ticks in CLOCKS.items() if ticks > form.per_s}
-            unit = next((unit for unit, seconds in finer.items() if seconds <= most_s), "ns")
-            raise ValueError(
-                f"{form.columns[0]} {what} {value / form.per_s:.3g} s, which no recording does; is "
-                f"it in {unit}? Say so with clock: {unit} (clock: s, if it is right)"
-            )
+def _believed(chunks: Iterable[Columns], form: TraceFormat) -> Iterator[Columns]:
+    """The same; ValueError if their times, in the unit of the format, are those of a finer
+    clock."""
+    first: float | None = None
+    for chunk in chunks:
+        first = float(chunk.arrival_s[0]) if first is None else first
+        for value, most_s, what in (
+            (first, _MOST_S, "begins at"),
+            (float(chunk.arrival_s[-1]) - first, _LONGEST_S, "spans"),
+        ):
+            if value / form.per_s > most_s:
+                finer = {unit: value / each for unit, each in CLOCKS.items() if each > form.per_s}
+                unit = next((unit for unit, seconds in finer.items() if seconds <= most_s), "ns")
+                raise ValueError(
+                    f"{form.columns[0]} {what} {value / form.per_s:.3g} s, which no recording "
+                    f"does; is it in {unit}? Say so with clock: {unit} (clock: s, if it is right)"
+                )
+        yield chunk
 
 
 class _Slice:
@@ -426,22 +437,3 @@ def _spread_ticks(columns: Columns, before: int, after: int, end: float, width: 
     step = np.minimum(width, np.append(starts[1:], end) - starts) / shared
     place = np.arange(len(times)) - np.repeat(first - lead, counts)
     return replace(columns, arrival_s=np.repeat(starts, counts) + np.repeat(step, counts) * place)
-
-
-def _from_start(
-    chunks: Iterable[Columns], form: TraceFormat, speed: float, path: Path, doubt: bool
-) -> Iterator[Columns]:
-    """Arrivals in seconds after the first one.  `doubt` a clock that cannot be in its unit."""
-    start, per_s = None, form.per_s * speed
-    for chunk in chunks:
-        start = chunk.arrival_s[0] if start is None else start
-        if doubt and not form.whole_time:
-            _believed(float(start), float(chunk.arrival_s[-1]), form)
-        with np.errstate(over="ignore"):
-            arrival_s = (chunk.arrival_s - start) / per_s
-        if not math.isfinite(arrival_s[-1]):
-            raise _TooSlowError(
-                f"speed ({speed}) is so small that the last request of {path} would never arrive"
-            )
-        think_s = None if chunk.think_s is None else chunk.think_s / speed
-        yield replace(chunk, arrival_s=arrival_s, think_s=think_s)
