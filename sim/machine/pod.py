@@ -10,6 +10,7 @@ import simpy
 
 from sim import catalog
 from sim.engine.group import Group, Tenancy, members_of
+from sim.engine.isolated import seconds_of
 from sim.engine.lines import sharing_of
 from sim.engine.pool import Host
 from sim.facts.timeline import Timeline
@@ -106,7 +107,9 @@ def machinery(
     model, parallel = catalog.model(v.model.name, v.model.changes()), v.parallel.degrees()
     ranks, chips = parallel.ranks, parallel.chips
     precision, said = precision_of(v.precision, model)
-    network = Network(with_faults(graph, v.pod.faults, [range(chips)]), library, v.pod.collective)
+    network = Network(
+        with_faults(graph, v.pod.faults, [range(chips)]), library, v.pod.collective, seconds_of
+    )
     if chips > 1:
         network.members(chips)  # the pod has that many chips
     for chip in v.pod.stragglers:

@@ -3,11 +3,11 @@ on idle links."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache
-from math import inf
-from typing import NamedTuple
+from math import floor, inf, log2
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from sim.network.topology import Graph
 from sim.network.wires import Wires
 
 Ranks = int | tuple[int, ...]  # the first so many chips, or these
+# Seconds that a collective takes on an idle pod, as played: (network, kind, ranks, bytes, its fold).
+Play = Callable[[Any, str, Ranks, float, Any], float]
+MOST_PLAYED = 200_000  # sends of a plan that is played to choose it
 MOST_SENDS = 2_000_000  # in one round: what `auto` will look at
 
 
@@ -52,10 +55,17 @@ class Fold(NamedTuple):
 
 
 class Network:
-    """What a technique or an engine may ask about communication on a pod."""
+    """What a technique or an engine may ask about communication on a pod.
 
-    def __init__(self, graph: Graph, library: Library, algorithm: str = AUTO) -> None:
+    Where `auto` has to choose among plans whose closed form is an estimate, it asks `play` what
+    they take, and without it goes by the estimates.
+    """
+
+    def __init__(
+        self, graph: Graph, library: Library, algorithm: str = AUTO, play: Play | None = None
+    ) -> None:
         self.graph, self.library, self.wires = graph, library, Wires(graph)
+        self._play = play
         self.chips: Sequence[int] = range(self.wires.chips)  # by rank
         self._choose(algorithm)
 
@@ -82,15 +92,18 @@ class Network:
             )
         self.algorithm = algorithm
         self.fold = lru_cache(maxsize=4096)(self._fold)
+        self.winner = lru_cache(maxsize=4096)(self._winner)
         self.members = lru_cache(maxsize=256)(self._members)
         self.plan = lru_cache(maxsize=256)(self._plan)
 
     def _plan(self, kind: str, ranks: Ranks, nbytes: float) -> tuple[Way, Plan]:
         """The way that `auto` (or the user) chose, and its rounds."""
         fold = self.fold(kind, ranks, nbytes)
-        return fold.way, COLLECTIVES[kind].algorithms[fold.algorithm].plan(
-            self.members(ranks), nbytes
-        )
+        return fold.way, self.plan_of(kind, ranks, nbytes, fold)
+
+    def plan_of(self, kind: str, ranks: Ranks, nbytes: float, fold: Fold) -> Plan:
+        """The rounds of one of the `candidates`."""
+        return COLLECTIVES[kind].algorithms[fold.algorithm].plan(self.members(ranks), nbytes)
 
     def egress_bytes_per_s(self, chip: int) -> float:
         """Payload that all of a chip's outgoing links carry together, at the library's best."""
@@ -162,6 +175,64 @@ class Network:
         return ()
 
     def _fold(self, kind: str, ranks: Ranks, nbytes: float) -> Fold:
+        """The way that is the quickest.
+
+        Plans whose closed form is an estimate are played at the powers of two around the size; a
+        plan's time is nearly a straight line over its message, so one that wins at both wins in
+        between.
+        """
+        folds = self.candidates(kind, ranks, nbytes)
+        best = min(folds, key=lambda fold: (fold.seconds, not fold.exact))
+        if len(folds) == 1 or self._play is None or all(fold.exact for fold in folds):
+            return best
+        power = 2.0 ** floor(log2(nbytes))
+        ways = {fold.way: fold for fold in folds}
+        around = {self.winner(kind, ranks, size) for size in (power, 2 * power)}
+        if len(around) > 1 or not around <= ways.keys():
+            around = {self.winner(kind, ranks, nbytes)}
+        return ways[around.pop()]
+
+    def _winner(self, kind: str, ranks: Ranks, nbytes: float) -> Way:
+        """The way that is the quickest as played, of those that may be."""
+        assert self._play is not None
+        folds = self.candidates(kind, ranks, nbytes)
+        most_s = min(fold.seconds for fold in folds)  # an estimate is at least what is played
+        took = {}
+        for fold in folds:
+            took[fold.way] = fold.seconds
+            if not fold.exact:
+                least_s, sends = self._least(kind, ranks, nbytes, fold)
+                if sends <= MOST_PLAYED and least_s <= most_s:
+                    took[fold.way] = self._play(self, kind, ranks, nbytes, fold)
+        return min(took, key=lambda way: took[way])
+
+    def _least(self, kind: str, ranks: Ranks, nbytes: float, fold: Fold) -> tuple[float, int]:
+        """Seconds that a plan cannot be quicker than, and its sends: a rank sends round after
+        round, and a link carries all that crosses it."""
+        way, rate = fold.way, self.wires.bytes_per_s
+        load, own = np.zeros(len(rate)), np.zeros(len(self.wires.nodes))
+        count = 0
+        for sends, times in repeats(self.plan_of(kind, ranks, nbytes, fold)):
+            count += times * len(sends.source)
+            if not len(sends.source):
+                continue
+            ways = self.routes(sends)
+            legs = ways.legs
+            moved = (
+                np.repeat(np.repeat(sends.nbytes, np.diff(ways.first)), np.diff(legs.first))
+                * legs.share
+            )
+            load += times * np.bincount(legs.capacities, moved, minlength=len(rate))
+            alone = np.maximum.reduceat(moved / rate[legs.capacities], legs.first[:-1])
+            took = np.add.reduceat(legs.latency_s + alone / way.link_efficiency, ways.first[:-1])
+            each = np.zeros(len(own))
+            np.maximum.at(each, sends.source, took + way.step_s)
+            own += times * each
+        longest = max(own.max(), (load / rate).max() / way.link_efficiency)
+        return way.launch_s + float(longest), count
+
+    def candidates(self, kind: str, ranks: Ranks, nbytes: float) -> list[Fold]:
+        """What `auto` compares; of a named algorithm, its ways."""
         who = self.members(ranks)
         able, plans = serving(kind, who), COLLECTIVES[kind].algorithms
         library = self._driver(who)
@@ -192,10 +263,7 @@ class Network:
             name: self._folded(name, who, kind, nbytes)
             for name in dict.fromkeys(way.algorithm for way in ways)
         }
-        folds = [bare[way.algorithm].driven(way) for way in ways]
-        if all(fold.way.protocol for fold in folds):  # measured ways: the tuner goes by time alone
-            return min(folds, key=lambda candidate: candidate.seconds)
-        return min(folds, key=lambda candidate: (not candidate.exact, candidate.seconds))
+        return [bare[way.algorithm].driven(way) for way in ways]
 
     def _folded(self, name: str, who: Members, kind: str, nbytes: float) -> _Bare:
         """A round lasts as long as its slowest send, sharing counted, and all ranks take it in

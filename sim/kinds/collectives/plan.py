@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from sim.engine.isolated import seconds_of
 from sim.engine.jobs import Job, Recording, Trouble, play_jobs
 from sim.facts.outcome import Outcome
 from sim.kinds.collectives.spec import Collectives, JobSpec
@@ -37,7 +38,7 @@ def prepare(v: Variant, seed: int) -> JobsPlan:
     chips = sum(isinstance(node, int) for node in wires.graph)
     wrong: list[tuple[KeyPath, str]] = []
     groups: dict[str, tuple[int, ...]] = {}
-    healthy = Network(wires.graph, wires.library, v.pod.collective)
+    healthy = Network(wires.graph, wires.library, v.pod.collective, seconds_of)
     for name, spec in work.jobs.items():
         try:
             groups[name] = spec.group.of(chips)
@@ -46,7 +47,11 @@ def prepare(v: Variant, seed: int) -> JobsPlan:
             wrong.append((("workload", "jobs", name, "group"), str(error)))
     refuse([*wrong, *strange_stragglers(v.pod, chips)])
     faulty = with_faults(wires.graph, v.pod.faults, groups.values())
-    network = healthy if faulty is wires.graph else Network(faulty, wires.library, v.pod.collective)
+    network = (
+        healthy
+        if faulty is wires.graph
+        else Network(faulty, wires.library, v.pod.collective, seconds_of)
+    )
     jobs = []
     for name, spec in work.jobs.items():
         what = _unfit(spec, healthy, groups[name])
