@@ -20,7 +20,7 @@ from sim.network.topology import Graph
 from sim.network.wires import Wires
 
 Ranks = int | tuple[int, ...]  # the first so many chips, or these
-# Seconds that a collective takes on an idle pod, as played: (network, kind, ranks, bytes, its fold).
+# Seconds that a collective takes on an idle pod, as played: (network, kind, ranks, bytes, fold).
 Play = Callable[[Any, str, Ranks, float, Any], float]
 MOST_PLAYED = 200_000  # sends of a plan that is played to choose it
 MOST_SENDS = 2_000_000  # in one round: what `auto` will look at
