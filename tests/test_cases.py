@@ -70,7 +70,7 @@ def test_ticks_are_found_kept_or_set(tmp_path):
 def test_02_blocks_are_too_many_for_the_prompt():
     path = CASES / "02_blocks_of_16.jsonl"
     with pytest.raises(
-        ValueError, match="4 blocks.* blocks of 512; in blocks of 16 they are right"
+        ValueError, match=r"4 blocks.* blocks of 512; in blocks of 16 they are right"
     ):
         gathered(open_trace(path))
     assert described(open_trace(path, block_tokens=16)).prefix_share == 0.25
@@ -127,7 +127,7 @@ def test_a_closed_loop_without_sessions(tmp_path):
         "question: q\npod: {topology: dgx_h100}\nmodel: llama3.1-8b\nworkload: {kind: requests, "
         "trace: {file: some.csv}, closed_loop: true}\n"
     )
-    with pytest.raises(ScenarioError, match="closed_loop: .* has no sessions"):
+    with pytest.raises(ScenarioError, match=r"closed_loop: .* has no sessions"):
         sim.run(scenario)
 
 
