@@ -15,6 +15,7 @@ from sim.results.expect import check, parse
 from sim.results.folder import write_folder
 from sim.results.metrics import SPEEDUP, by_kind, metrics, part_rows_of, rows_of
 from sim.results.requests import owners_of, requests_file
+from sim.results.statistics import survivors
 from sim.results.table import closing, comparison_table, part_grid
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Result:
     @property
     def verdict(self) -> str:
         """The answer in one sentence for each kind of work."""
-        found = " ".join(
+        found = survivors(self._metrics()) + " ".join(
             self.kinds[kind].verdict(mine, self._metrics(), self.comparison)
             for kind, mine in by_kind(self.outcomes).items()
         )
@@ -219,7 +220,7 @@ def build(
         fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12],
         variants={name: {"metrics": mine, "tenants": parts[name]} for name, mine in found.items()},
         comparison=comparison,
-        expect=check(map(parse, expect), found, comparison, parts),
+        expect=check(map(parse, expect), found, comparison, parts, _of_finished(rows.values())),
         warnings=[*dict.fromkeys([*warnings, *_said(outcomes)])],
         resolved=resolved,
         outcomes=dict(outcomes),
@@ -227,6 +228,13 @@ def build(
         partial=partial,
         ran=tuple(sorted({line for outcome in outcomes.values() for line in outcome.ran})),
     )
+
+
+def _of_finished(kinds: Iterable[Any]) -> set[str]:
+    """Metrics that say nothing of requests without an answer."""
+    judged = {SPEEDUP.name for kind in kinds if "e2e_mean_s" in kind.judged}
+    tables = [table for kind in kinds for table in (rows_of(kind), part_rows_of(kind))]
+    return judged | {row.name for table in tables for row in table.values() if row.finished}
 
 
 def _said(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
