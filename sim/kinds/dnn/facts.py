@@ -87,7 +87,8 @@ AT_POWER = Metric(
     unit="op/s",
     better="higher",
     label="throughput at equal power",
-    of="effective_ops_per_s x `power` / peak_power_w: scaled linearly, as in SOSA",
+    of="effective_ops_per_s x `power` / peak_power_w: scaled linearly, as in SOSA, which more pods "
+    "do not follow; of little use where the array takes far less power than that",
     value=lambda o: _scaled(_ops_per_s(o), o.part),
 )
 _UTILISATION = Metric(
