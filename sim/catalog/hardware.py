@@ -84,6 +84,7 @@ class DeviceFile(BaseModel):
 
     model_config = STRICT
     name: Text
+    measured_on: tuple[Text, ...] | None = None  # other devices, by name, that its shares are of
     matrix_flop_per_s: Annotated[dict[Dtype, Flop], Field(min_length=1)]
     vector_flop_per_s: Flop
     hbm_bytes: Size
@@ -125,6 +126,7 @@ class LibraryFile(BaseModel):
 
     model_config = STRICT
     name: Text
+    measured_on: tuple[Text, ...] | None = None  # devices, by name
     launch_s: Time
     step_s: Time | None = None
     link_efficiency: Number[Share] | None = None

@@ -80,6 +80,7 @@ class Device:
     prefetch_overhead_s: float = 0.0  # issue cost of one prefetch on its own stream
     power_w: float | None = None
     price_per_hour: float | None = None  # dollars, as listed in `facts`
+    measured_on: tuple[str, ...] = ()  # other devices, whose kernels its shares of peaks are of
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
     @cached_property

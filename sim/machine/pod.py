@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from math import ceil, inf
+from pathlib import Path
 from typing import NamedTuple
 
 import simpy
@@ -22,7 +24,8 @@ from sim.graph.parallel import Parallel, shard
 from sim.graph.precision import Precision
 from sim.graph.transformer import transformer
 from sim.hardware.device import Device
-from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
+from sim.machine.wiring import Assumption, assumptions, beyond_library, wiring, with_faults
+from sim.network.library import Library
 from sim.network.network import Network
 from sim.scenario import Variant
 from sim.scenario.machine import Precision as PrecisionSpec
@@ -125,6 +128,8 @@ def machinery(
         {device.name: device.facts, library.name: library.facts, pod.name: pod.facts}
     )
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
+    beyond = [*beyond_cards(v, pod, device, library if chips > 1 else None, precision)]
+    rows += [("beyond what was measured", note, "INFER", "") for note in beyond]
     if said:
         rows.append((f"{model.name}: weights", said, "READ", model.source))
     rows += [
@@ -143,6 +148,7 @@ def machinery(
         sharing=NO_SHARING,
         notes=[
             *shard(model, parallel).notes,
+            *beyond,
             *([f"{model.name}: weights are {said}; `precision` sets others"] if said else []),
             *(f"{model.name}: {note}" for note in model.notes),
         ],
@@ -172,6 +178,23 @@ def machinery(
         room=room(model.name, stages, parallel, device.hbm_bytes * hbm_share, new_tokens),
         sharing=sharing,
     )
+
+
+def beyond_cards(
+    v: Variant, pod: catalog.PodSpec, device: Device, library: Library | None, precision: Precision
+) -> Iterator[str]:
+    """Where a run uses cards for what they were not measured on."""
+    name = Path(v.pod.device or pod.device).stem
+    if device.measured_on:
+        yield (
+            f"{device.name}: its kernels were not measured; shares of its peaks and fixed costs "
+            f"are those of {' and '.join(device.measured_on)}"
+        )
+    yield from beyond_library(name, library)
+    for part in ("weights", "attention", "experts"):
+        dtype = precision.arithmetic(part)
+        if dtype not in device.matrix_flop_per_s:
+            yield f"{device.name} has no rate for {dtype}: {part} are multiplied in a wider format"
 
 
 def precision_of(asked: PrecisionSpec, model: Model) -> tuple[Precision, str]:

@@ -43,6 +43,16 @@ def wiring(v: Variant) -> Wiring:
     return Wiring(pod, library, graph)
 
 
+def beyond_library(device: str, library: Library | None) -> list[str]:
+    """What to say of a library that was measured, but not on chips like these."""
+    if library is None or not library.measured_on or device in library.measured_on:
+        return []
+    return [
+        f"{library.name} was measured on {' and '.join(library.measured_on)}, not on {device}: "
+        "what its collectives cost beside the wires is that of another machine"
+    ]
+
+
 def strange_stragglers(pod: Pod, chips: int) -> list[tuple[KeyPath, str]]:
     """Stragglers that are not among so many chips."""
     return [

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from sim.engine.isolated import seconds_of
 from sim.engine.jobs import Job, Recording, Trouble, play_jobs
 from sim.facts.outcome import Outcome
 from sim.kinds.collectives.spec import Collectives, JobSpec
-from sim.machine.wiring import Assumption, assumptions, strange_stragglers, wiring, with_faults
+from sim.machine.wiring import (
+    Assumption,
+    assumptions,
+    beyond_library,
+    strange_stragglers,
+    wiring,
+    with_faults,
+)
 from sim.network.collectives import AUTO, COLLECTIVES, algorithm
 from sim.network.network import Network
 from sim.scenario import Variant, refuse
@@ -28,6 +36,7 @@ class JobsPlan(NamedTuple):
     jobs: list[Job]
     trouble: Trouble
     assumptions: list[Assumption]
+    notes: list[str]
 
 
 def prepare(v: Variant, seed: int) -> JobsPlan:
@@ -63,7 +72,9 @@ def prepare(v: Variant, seed: int) -> JobsPlan:
     refuse(wrong)
     refuse(_unused(v.pod, jobs))
     rows = assumptions({wires.library.name: wires.library.facts, wires.pod.name: wires.pod.facts})
-    return JobsPlan(v, network, jobs, Trouble(v.pod.stragglers, v.pod.jitter, seed), rows)
+    trouble = Trouble(v.pod.stragglers, v.pod.jitter, seed)
+    notes = beyond_library(Path(wires.pod.device).stem, wires.library)
+    return JobsPlan(v, network, jobs, trouble, rows, notes)
 
 
 def _unused(pod: Pod, jobs: list[Job]) -> Iterator[tuple[KeyPath, str]]:
@@ -103,6 +114,7 @@ def play(plan: JobsPlan, progress: Callable[[float], None] = lambda share: None)
     keep = window if record.enabled else None
     outcome = play_jobs(plan.network, plan.jobs, plan.trouble, keep, progress)
     outcome.assumptions = plan.assumptions
+    outcome.warnings[:0] = plan.notes
     return outcome
 
 
