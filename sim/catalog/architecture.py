@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,6 +13,7 @@ from sim.catalog import huggingface
 from sim.catalog.files import checked, find
 from sim.catalog.hardware import STRICT, Dtype, Sourced, Text
 from sim.graph.model import Experts, Latent, Model, Stored
+from sim.graph.routing import recorded
 from sim.text import strict_yaml
 
 Count = Annotated[int, Field(gt=0, strict=True)]
@@ -86,6 +88,7 @@ class ModelFile(Sourced):
     sparse_stride: CountOrNone = 0
     max_tokens: CountOrNone = 0
     stored: StoredFile = StoredFile()
+    routing: str = ""
     notes: tuple[Text, ...] = ()
 
     @model_validator(mode="after")
@@ -119,6 +122,12 @@ def model(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) ->
     else:
         found = _model(checked(ModelFile, strict_yaml.read(path)))
     return _changed(found, changes) if changes else found
+
+
+@cache
+def profile(name: str) -> tuple[tuple[float, ...], ...]:
+    """How often each expert was chosen, a row a layer, by the measured profile of that name."""
+    return recorded(Path(__file__).parent / "routing" / f"{name}.json")
 
 
 def _changed(card: Model, changes: Mapping[str, Any]) -> Model:

@@ -80,6 +80,8 @@ FAMILIES: dict[str, _Family] = {
     "gemma2": _Family(tied=True, norms=4, windowed=True, dense_every=2),
     "gemma3_text": _Family(tied=True, norms=4, qk_norm=True, windowed=True, dense_every=6),
 }
+# Families whose experts were measured, with so many of them: the profile in `sim/catalog/routing`.
+MEASURED = {("deepseek_v3", 256): "deepseek-v3-mmlu"}
 # Where the text model of a model of several kinds of input stands, if it is a mapping within the
 # config, and what it is where that does not say.
 _WITHIN = ("text_config", "llm_config", "language_config")
@@ -188,6 +190,7 @@ def model(path: Path) -> Model:
             mlp="" if experts and not experts.shared_ffn + experts.first_dense else formats.mlp,
             experts=formats.experts if experts else "",
         ),
+        routing=MEASURED.get((str(kind), experts.routed), "") if experts else "",
         source=str(path),
         notes=tuple(notes),
     )

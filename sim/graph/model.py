@@ -93,6 +93,7 @@ class Model:
     sparse_stride: int = 0
     max_tokens: int = 0  # longest context the model was made for; 0: not said
     stored: Stored = _NOT_SAID
+    routing: str = ""  # the measured profile of how popular its experts are (`sim.catalog`)
     source: str = ""
     notes: tuple[str, ...] = ()  # what its reader left out or took otherwise, for the user
 

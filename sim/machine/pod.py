@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from math import ceil, inf
 from pathlib import Path
@@ -22,6 +23,7 @@ from sim.graph.graph import Graph
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel, shard
 from sim.graph.precision import Precision
+from sim.graph.routing import Routing
 from sim.graph.transformer import transformer
 from sim.hardware.device import Device
 from sim.machine.wiring import Assumption, assumptions, beyond_library, wiring, with_faults
@@ -29,6 +31,7 @@ from sim.network.library import Library
 from sim.network.network import Network
 from sim.scenario import Variant
 from sim.scenario.machine import Precision as PrecisionSpec
+from sim.scenario.machine import Routing as RoutingSpec
 from sim.techniques import Machine, apply
 from sim.text.units import show
 
@@ -109,6 +112,7 @@ def machinery(
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
     model, parallel = catalog.model(v.model.name, v.model.changes()), v.parallel.degrees()
     ranks, chips = parallel.ranks, parallel.chips
+    parallel, popular = routing_of(v.parallel.routing, model, parallel)
     precision, said = precision_of(v.precision, model)
     network = Network(
         with_faults(graph, v.pod.faults, [range(chips)]), library, v.pod.collective, seconds_of
@@ -149,6 +153,7 @@ def machinery(
         notes=[
             *shard(model, parallel).notes,
             *beyond,
+            *popular,
             *([f"{model.name}: weights are {said}; `precision` sets others"] if said else []),
             *(f"{model.name}: {note}" for note in model.notes),
         ],
@@ -195,6 +200,22 @@ def beyond_cards(
         dtype = precision.arithmetic(part)
         if dtype not in device.matrix_flop_per_s:
             yield f"{device.name} has no rate for {dtype}: {part} are multiplied in a wider format"
+
+
+def routing_of(asked: RoutingSpec, model: Model, parallel: Parallel) -> tuple[Parallel, list[str]]:
+    """The degrees with the popularity of experts that was measured for the model's family, unless
+    the scenario says another, and what to say of it."""
+    if not model.routing or asked.skew is not None or asked.file:
+        return parallel, []
+    parallel = replace(parallel, routing=Routing(counts=catalog.profile(model.routing)))
+    part = shard(model, parallel)
+    assert part.load is not None and model.experts is not None
+    busiest = part.load.pairs * parallel.expert / model.experts.chosen
+    across = f": the busiest of {parallel.expert} ranks has {busiest:.2f} x the mean"
+    return parallel, [
+        f"{model.name}: experts are as popular as measured ({model.routing})"
+        f"{across * (parallel.expert > 1)}; parallel.routing sets others"
+    ]
 
 
 def precision_of(asked: PrecisionSpec, model: Model) -> tuple[Precision, str]:

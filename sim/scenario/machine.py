@@ -175,15 +175,18 @@ class Precision(Section):
 
 
 class Routing(Section):
-    """How tokens choose experts: evenly, by a power law whose order `seed` draws, or as
-    recorded."""
+    """How tokens choose experts: as measured for the model, evenly, by a power law whose order
+    `seed` draws, or as recorded."""
 
-    skew: Annotated[float, Field(ge=0, le=10)] = Field(
-        default=0.0, description="exponent of the power law; 0: even"
+    skew: Annotated[float, Field(ge=0, le=10)] | None = Field(
+        default=None,
+        description="exponent of the power law; 0: even; default: as measured for the model's "
+        "family, where its card names a profile, else even",
     )
     seed: Index = 0
     file: FilePath | None = Field(
-        default=None, description="recorded tokens of each expert, one number a line"
+        default=None,
+        description="recorded tokens of each expert: a number a line, a line a layer, or JSON",
     )
 
     @model_validator(mode="after")
@@ -193,9 +196,8 @@ class Routing(Section):
 
     def chances(self) -> routing.Routing:
         """As the op graph wants it."""
-        return routing.Routing(
-            self.skew, self.seed, routing.recorded(self.file) if self.file else ()
-        )
+        counts = routing.recorded(self.file) if self.file else ()
+        return routing.Routing(self.skew or 0.0, self.seed, counts)
 
 
 class Parallel(Section):
