@@ -447,9 +447,17 @@ def test_a_jump_is_the_sum_of_its_steps(machine):
         for i in (0, 1)
         for c in (90,)
     )
-    for steps in (1, 2, 7, 1000, 30_000):
-        each = sum(seconds(price, first + i * (second - first), 0 * first, 1) for i in range(steps))
-        assert seconds(price, first, second - first, steps) == pytest.approx(each, rel=1e-11)
+    growth = second - first
+    for begin, steps in ((0, 1), (0, 2), (0, 7), (0, 1000), (29_900, 100)):
+        each = sum(
+            seconds(price, first + i * growth, 0 * first, 1) for i in range(begin, begin + steps)
+        )
+        assert seconds(price, first + begin * growth, growth, steps) == pytest.approx(
+            each, rel=1e-11
+        )
+    # A long one is the sum of shorter ones.
+    each = sum(seconds(price, first + i * growth, growth, 100) for i in range(0, 30_000, 100))
+    assert seconds(price, first, growth, 30_000) == pytest.approx(each, rel=1e-11)
 
 
 @pytest.mark.parametrize(
