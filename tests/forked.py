@@ -1,4 +1,4 @@
-"""The command line in processes of its own that need not import what it needs: forks of one that has.
+"""The command line in processes of its own, forks of one that has imported what it needs.
 
 What a command adds to tables, for good, stays in its process.
 """

@@ -31,7 +31,7 @@ ONE = ("all_reduce",)
 
 @pytest.fixture(scope="module", autouse=True)
 def graphs():
-    """Rows of attention are gone through for each fit and each error: their graphs are built once."""
+    """Rows of attention serve each fit and each error: their graphs are built once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "transformer", cache(attention.transformer))
         yield

@@ -33,30 +33,54 @@ workload: {kind: decode, batch: 2, prompt_tokens: 300, output_tokens: 20}
 """
 
 
-# What cuts a scenario down to a test that plays every op, or every second of a long trace.
+# What cuts a scenario down to a test that plays every op, every second of a long trace, or many
+# layers: its claims hold, and fail where what they claim is not so.
 SHORTER = {
+    "array_interconnects": {"workload.networks.resnet50": {"network": "resnet18"}},
+    "array_llm": {
+        f"workload.networks.{name}.layers": 2 for name in ("reads", "answers_one", "answers_32")
+    },
+    "array_partition": {"workload.networks.resnet50": {"network": "resnet18"}},
+    "array_pods": {
+        "workload.networks.resnet50": {"network": "resnet18"},
+        "workload.networks.bert_base": {"network": "bert_small"},
+    },
+    "array_tenants": {"workload.image": 128},
     "azure_llama3-8b": {"workload.trace.limit": 5},
     "pipeline_two_nodes": {"workload.trace.limit": 25},
+    "tenants_two_models": {  # five short answers each
+        "workload.tenants.chat.trace": {"first": 138, "limit": 5},
+        "workload.tenants.code.trace": {"first": 1385, "limit": 5},
+    },
 }
+
+
+def _smaller(*networks: str, **more: Any) -> dict[str, Any]:
+    """A scenario of an array with networks of few layers in place of these."""
+    tiny = {
+        name: {"network": "bert_tiny" if name.startswith("bert") else "resnet18"}
+        for name in networks
+    }
+    return {"workload": {"image": 75, "length": 10, "networks": tiny, **more}}
+
+
+_DEEP = (*("densenet121", "densenet169", "densenet201"), *("resnet50", "resnet101", "resnet152"))
 # As small as it gets: its claims need not hold, but all that it runs is run.
-_FEW_PODS = {"pod.array.pods": 16, "workload": {"image": 64, "length": 10}}
 SMALLEST = {
-    "array_banks": {"workload.networks.resnet152": {"image": 64, "batch": 1}},
-    "array_interconnects": _FEW_PODS,
+    "array_banks": {"workload.networks.resnet152": {"network": "resnet18", "image": 75}},
+    "array_interconnects": _smaller("resnet50", "bert_medium"),
     "array_llm": {
         f"workload.networks.{name}": {"tokens": 16, "layers": 1}
         for name in ("reads", "answers_one", "answers_32")
     },
-    "array_partition": _FEW_PODS,
-    "array_pods": _FEW_PODS,
-    "array_sosa": {**_FEW_PODS, "workload": {"image": 75, "length": 10}},
-    "array_tenants": {
-        "variants.in_turns.pod.array.pods": 16,
-        "variants.interleaved.pod.array.pods": 16,
-        "variants.partitioned.pod.array.pods": 16,
-        "workload": {"image": 64, "length": 10},
+    "array_partition": _smaller("resnet50", "bert_medium"),
+    "array_pods": _smaller("resnet50", "bert_medium", "bert_base"),
+    "array_sosa": _smaller(*_DEEP),
+    "array_tenants": _smaller("resnet152"),
+    "array_tenants_traces": {
+        "workload.networks.images": {"network": "resnet18", "image": 75},
+        "workload.networks.texts": {"network": "bert_tiny", "length": 10},
     },
-    "array_tenants_traces": _FEW_PODS,
     "tenants_two_models": {  # two short answers each
         "workload.tenants.chat.trace": {"first": 1627, "limit": 2},
         "workload.tenants.code.trace": {"first": 87, "limit": 2},
