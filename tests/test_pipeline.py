@@ -340,7 +340,7 @@ def worlds(draw):
     return requests_of(draw), rows, rules, draw(st.sampled_from([(), ("preserve",)]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(worlds())
 def test_both_fidelities_agree(world):
     asked, rows, rules, techniques = world
