@@ -340,6 +340,12 @@ def worlds(draw):
     return requests_of(draw), rows, rules, draw(st.sampled_from([(), ("preserve",)]))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loops():
+    """What is loaded is used, and gives the same bits: see below."""
+    compiled.LOOPS.native(1e9)
+
+
 @settings(max_examples=40, deadline=None)
 @given(worlds())
 def test_both_fidelities_agree(world):
