@@ -10,10 +10,11 @@ costs to simulate.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator
 from functools import partial
 from heapq import heappop
+from itertools import count
 from math import inf
 from typing import NamedTuple
 
@@ -71,8 +72,7 @@ class Chip:
     """One rank, with the `ports` of its own or those that it shares with other programs on the
     chip.
 
-    `meet` plays its collectives; None for a chip that has nobody to meet. `label` stands before its
-    streams on a timeline.
+    `meet` plays its collectives. `label` stands before its streams on a timeline.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class Chip:
         device: Device,
         rank: int,
         ports: Ports,
+        meet: Meet,
         *,
-        meet: Meet | None = None,
         label: str = "",
         shares: bool = False,
         weight: float = 1.0,
@@ -101,7 +101,7 @@ class Chip:
         self.totals = Totals(
             span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0)
         )
-        self._ids: dict[str, int] = {}
+        self._ids: defaultdict[str, int] = defaultdict(count().__next__)  # of tensors
         self._fetching: dict[
             int, Work
         ] = {}  # the ranges that are on their way, and who brings them
@@ -113,15 +113,12 @@ class Chip:
 
     def lower(self, graph: Graph) -> Program:
         """The graph with this chip's numbers in it; may be run many times."""
-        program = Program(graph, self.device, self._tensor_id)
+        program = Program(graph, self.device, self._ids)
         if program.overlaps and not self.engines:
             self.ports.share_engines(f"rank {self.rank}")
             self._show()
             self._works.clear()
         return program
-
-    def _tensor_id(self, name: str) -> int:
-        return self._ids.setdefault(name, len(self._ids))
 
     def run(self, program: Program) -> Process:
         """Play one pass; ends when every stream has."""
@@ -184,8 +181,6 @@ class Chip:
 
     def communicate(self, op: LoweredOp, index: int, work: Work) -> simpy.Event | float:
         """Come to a collective; the time of its end, or the event."""
-        if self.meet is None:
-            raise ValueError(f"op {op.op.name}: a collective on a chip that has no group")
         self._touch(op, index, work)
         return self.meet(self, op, work)
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from sim.graph.batch import Batch
 from sim.graph.graph import After, Op, Tensor
-from sim.graph.model import Model
+from sim.graph.model import Experts, Model
 from sim.graph.parallel import Shard
 from sim.graph.precision import BYTES, Precision
+from sim.graph.routing import Load
 
 # A norm, an activation or a rotation touches an element a handful of times; the exact count never
 # bounds a kernel here.
@@ -50,6 +51,18 @@ class Forward:
     def tensor(self) -> int:
         """Ranks that share the heads."""
         return self.part.parallel.tensor
+
+    @property
+    def experts(self) -> Experts:
+        """Of the model, which has some."""
+        assert self.model.experts is not None
+        return self.model.experts
+
+    @property
+    def load(self) -> Load:
+        """What the busiest rank has of them."""
+        assert self.part.load is not None
+        return self.part.load
 
     @property
     def projected(self) -> float:
