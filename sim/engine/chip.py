@@ -30,7 +30,6 @@ from sim.hardware.cost import hbm_bytes_per_s
 from sim.hardware.device import Device
 from sim.hardware.residency import Residency
 
-Process = Generator[simpy.Event, object, None]
 _COMPUTE, _HBM, _L2, _LINK, _LATENCY = range(5)
 _ENGINES = ("matrix", "vector")
 
@@ -120,7 +119,7 @@ class Chip:
             self._works.clear()
         return program
 
-    def run(self, program: Program) -> Process:
+    def run(self, program: Program) -> Generator[simpy.Event, object, None]:
         """Play one pass; ends when every stream has."""
         start_s = self.env.now
         run = _Pass(program, self.env)
@@ -173,10 +172,12 @@ class Chip:
         """Begin the traffic of an op over L2 and HBM; when it ends, `end_s` at the earliest."""
         hbm, l2, now, start = work.flows[0], work.flows[1], self.env._now, self.net.start
         l2.limit, hbm.limit = l2_limit, hbm_limit
-        for flow, nbytes in ((l2, work.l2_bytes), (hbm, work.hbm_bytes)):
-            if nbytes:
-                finish_s = start(flow, nbytes, begins_s, now)
-                end_s = finish_s if finish_s > end_s else end_s
+        if work.l2_bytes:
+            finish_s = start(l2, work.l2_bytes, begins_s, now)
+            end_s = finish_s if finish_s > end_s else end_s
+        if work.hbm_bytes:
+            finish_s = start(hbm, work.hbm_bytes, begins_s, now)
+            end_s = finish_s if finish_s > end_s else end_s
         return end_s
 
     def communicate(self, op: LoweredOp, index: int, work: Work) -> simpy.Event | float:

@@ -80,7 +80,7 @@ class Exchange:
         self._over: set[int] = set()  # rounds that are
         place = np.full(len(network.wires.nodes), -1)
         place[ranks] = np.arange(len(ranks))
-        self._helpers = _NOBODY
+        self._helpers = np.empty(0, dtype=np.int64)
         for sends in {id(each): each for each in plan}.values():
             ends = np.concatenate([sends.source, sends.target])
             strange = np.unique(ends[place[ends] < 0])
@@ -226,6 +226,3 @@ class Exchange:
             )
             self._ready[id(sends)] = found
         return found
-
-
-_NOBODY = np.empty(0, dtype=np.int64)

@@ -102,18 +102,12 @@ _NOTHING = 1e-9  # weight left on a link by rounding
 _PASS = 100  # crossings that take as long as a pass by itself, in plain Python
 
 
-class _OfThread(threading.local):
-    """Room of a thread's own: compiled code runs without Python's lock."""
-
-    room: Room | None = None
-
-
-_MINE = _OfThread()
+_MINE = threading.local()  # room of a thread's own: compiled code runs without Python's lock
 
 
 def _room(flows: int, capacities: int) -> Room:
     """The same as long as it is enough: what is passed again is laid out once."""
-    room = _MINE.room
+    room: Room | None = getattr(_MINE, "room", None)
     if room is None or len(room.left) < capacities or len(room.state) < flows:
         size = 1 << max(flows, capacities).bit_length()
         floats, ints = np.zeros((3, size)), np.zeros((3, size), np.int64)
