@@ -121,3 +121,14 @@ __all__ = [
     "replace",
     "seconds",
 ]
+
+
+def flop_of(graph):
+    """FLOP of one rank."""
+    return sum(op.flop for _, op in graph.ops())
+
+
+def read_bytes(graph, kind):
+    """Bytes of tensors of `kind` that the compute stream's ops read."""
+    ops = (op for _, op in graph.ops() if op.stream == "compute" and not op.idle)
+    return sum(t.nbytes for op in ops for t in op.reads if t.kind == kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import simpy
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from sim.facts.timeline import Timeline
 from sim.graph.batch import decode_batch, prefill_batch
 from sim.graph.graph import After, Graph, Layer, Op, Tensor
 from sim.hardware.cost import cost
-from sim.network.sharing import max_min
+from sim.network.sharing import crossings, fill
 
 TECHNIQUES = st.sampled_from(
     [
@@ -175,10 +176,9 @@ def test_two_flows_share_a_port_and_the_limit_of_one_frees_the_other():
 
     def send(name, nbytes, at, limit=float("inf")):
         yield env.timeout(at)
-        work = Work(net)
-        flow = Flow(work, (port,), limit)
-        work.flows = (flow,)
-        work.end_s = net.start(flow, nbytes, env.now, env.now)
+        work = Work(env)
+        work.flows = (Flow(work, port, limit),)
+        work.end_s = net.start(*work.flows, nbytes, env.now, env.now)
         work.event = env.timeout(work.end_s - env.now)
         yield work.event
         ends[name] = env.now
@@ -192,6 +192,7 @@ def test_two_flows_share_a_port_and_the_limit_of_one_frees_the_other():
     assert port.moved == 126
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sets(st.integers(0, 3), min_size=1), st.floats(0.1, 5), st.floats(0.1, 100)),
@@ -206,7 +207,11 @@ def test_max_min_fills_and_is_fair(flows, capacities):
         [f[1] for f in flows],
         [f[2] for f in flows],
     )
-    rates = max_min(routes, capacities, weights, limits)
+    # A flow's own limit is one more capacity, which it alone crosses.
+    crossed = [c for f, route in enumerate(routes) for c in (*route, 4 + f)]
+    first = np.cumsum([0, *(len(route) + 1 for route in routes)])
+    table = crossings(first, np.array(crossed), np.ones(len(crossed)), 4 + len(flows))
+    rates = fill(table, np.array(capacities + limits), np.array(weights)).tolist()
     load = [sum(rate for rate, route in zip(rates, routes) if c in route) for c in range(4)]
     assert all(used <= have * (1 + 1e-9) for used, have in zip(load, capacities))
     for f, rate in enumerate(rates):
@@ -222,6 +227,26 @@ def test_max_min_fills_and_is_fair(flows, capacities):
             )
             for c in routes[f]
         )
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.1, 5), st.floats(0.1, 100)), min_size=1, max_size=8),
+    st.floats(0.5, 50),
+)
+def test_a_port_is_shared_by_the_same_rule(flows, rate):
+    env = simpy.Environment()
+    net, port = Net(env), Capacity("port", rate)
+    works = [Work(env) for _ in flows]
+    for work, (weight, limit) in zip(works, flows):
+        work.flows = (Flow(work, port, limit, weight),)
+        net.start(*work.flows, 1e9, 0.0, 0.0)
+    crossed = np.array([c for f in range(len(flows)) for c in (0, 1 + f)])
+    first = np.arange(len(flows) + 1) * 2
+    table = crossings(first, crossed, np.ones(len(crossed)), 1 + len(flows))
+    weights, limits = zip(*flows)
+    due = fill(table, np.array([rate, *limits]), np.array(weights))
+    assert [work.flows[0].rate for work in works] == pytest.approx(due.tolist(), rel=1e-9)
 
 
 def test_an_overtaken_prefetch_moves_no_byte_twice():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from machines import DEVICE, LIBRARY, MODEL, graph, recorded, replace, seconds
+from machines import DEVICE, LIBRARY, MODEL, flop_of, graph, read_bytes, recorded, replace, seconds
 
 from sim.graph.batch import decode_batch, prefill_batch
 from sim.graph.graph import is_collective
@@ -54,8 +54,8 @@ def test_the_newest_kv_entry_is_not_prefetched():
 
 def test_the_pass_leaves_the_work_alone():
     plain, with_prefetch = graph(DECODE), graph(DECODE, "preserve")
-    assert with_prefetch.flop == plain.flop
-    assert with_prefetch.read_bytes("weight") == plain.read_bytes("weight")
+    assert flop_of(with_prefetch) == flop_of(plain)
+    assert read_bytes(with_prefetch, "weight") == read_bytes(plain, "weight")
     kernels = [(i, op.name) for i, op in with_prefetch.ops() if op.kind != "prefetch"]
     assert kernels == [(i, op.name) for i, op in plain.ops()]
 
@@ -129,8 +129,8 @@ def test_prefetching_past_the_cache_pollutes_it():
 
 def test_fused_tiles_add_up():
     plain, fused = graph(DECODE), graph(DECODE, "fused_collective")
-    assert fused.flop == pytest.approx(plain.flop)
-    assert fused.read_bytes("weight") == pytest.approx(plain.read_bytes("weight"))
+    assert flop_of(fused) == pytest.approx(flop_of(plain))
+    assert read_bytes(fused, "weight") == pytest.approx(read_bytes(plain, "weight"))
     messages = [sum(op.message_bytes for _, op in g.ops()) for g in (plain, fused)]
     assert messages[0] == pytest.approx(messages[1])
     assert seconds(fused) < seconds(plain)

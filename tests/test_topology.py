@@ -297,7 +297,7 @@ def test_a_cut_is_named():
 def test_a_ring_over_a_grid_goes_along_wires(dims, wraps):
     pod = build("torus" if wraps else "mesh", dims=tuple(dims), **LINK)
     n = prod(dims)
-    order = ring_order(pod, n)
+    order = ring_order(pod, range(n))
     assert sorted(order) == list(range(n))
     if sum(size > 1 for size in dims) > 1:
         assert all(pod.has_edge(a, b) for a, b in pairwise(order))
@@ -307,39 +307,37 @@ def test_a_ring_over_a_grid_goes_along_wires(dims, wraps):
 
 def test_ring_orders_of_groups():
     cube = build("hypercube", dimensions=4, **LINK)
-    walk = ring_order(cube, 16)
+    walk = ring_order(cube, range(16))
     assert all(bin(a ^ b).count("1") == 1 for a, b in zip(walk, [*walk[1:], walk[0]]))
     grid = build("mesh", dims=(4, 4), **LINK)
     box = ring_order(grid, [5, 6, 9, 10])
     assert box[0] == 5 and all(grid.has_edge(a, b) for a, b in zip(box, [*box[1:], box[0]]))
     assert ring_order(grid, [0, 5, 10]) == [0, 5, 10]
     nodes = build("multi_node", nodes=2, chips=4, nic=NIC, **LINK)
-    assert ring_order(nodes, 8) == [0, 1, 2, 3, 7, 6, 5, 4]
+    assert ring_order(nodes, range(8)) == [0, 1, 2, 3, 7, 6, 5, 4]
     assert ring_order(build("switch", 8, 1e9, 0.0), [3, 1, 7]) == [3, 1, 7]
-    with pytest.raises(ValueError, match="16 ranks does not fit on 8 chips"):
-        ring_order(nodes, 16)
 
 
 def test_layouts():
     torus = build("torus", dims=(4, 4, 4), **LINK)
-    assert layout(torus, 64) == (4, 4, 4)
+    assert layout(torus, range(64)) == (4, 4, 4)
     assert layout(torus, range(16)) == (4, 4)
     assert layout(torus, [0, 1, 4, 5]) == (2, 2)
     assert layout(torus, [0, 4, 1, 5]) == (4,)
     assert layout(torus, [0, 1, 2, 7]) == (4,)
     nodes = build("multi_node", nodes=4, chips=8, nic=NIC, **LINK)
-    assert layout(nodes, 32) == (4, 8)
+    assert layout(nodes, range(32)) == (4, 8)
     assert layout(nodes, [0, 1, 8, 9]) == (2, 2)
     assert layout(nodes, [0, 8, 16]) == (3,)
     assert layout(nodes, [0, 1, 8]) == (3,)
     assert layout(nodes, range(8)) == (8,)
     dragonfly = build("dragonfly", groups=3, routers=2, chips=2, **LINK)
-    assert layout(dragonfly, 12) == (3, 4)
-    assert layout(build("full_mesh", 8, 1e9, 0.0), 8) == (8,)
+    assert layout(dragonfly, range(12)) == (3, 4)
+    assert layout(build("full_mesh", 8, 1e9, 0.0), range(8)) == (8,)
 
 
 def test_the_first_shapes_are_as_they_were():
     pod = build("switch", 4, 1e9, 1e-6)
     assert pod.edges[0, "switch"] == {"bytes_per_s": 1e9, "latency_s": 0.5e-6}
     assert nx.is_isomorphic(build("ring", 4, 1e9, 1e-6), build("torus", dims=(4,), **LINK))
-    assert ring_order(pod, 4) == [0, 1, 2, 3]
+    assert ring_order(pod, range(4)) == [0, 1, 2, 3]

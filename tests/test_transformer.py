@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import MODEL, occupied, replace
+from machines import MODEL, occupied, read_bytes, replace
 
 from sim import catalog
 from sim.graph.batch import Pattern, attended, decode_batch, prefill_batch
@@ -59,7 +59,7 @@ def test_a_model_does_about_two_flop_for_each_of_its_parameters():
 def test_kv_heads_are_split_then_replicated(ranks, heads):
     asked = transformer(MODEL, FP16, Parallel(ranks), decode_batch([1000, 50]))
     token = 2 * heads * 128 * 2  # keys and values, fp16
-    assert asked.read_bytes("kv") == 4 * (1000 + 50) * token
+    assert read_bytes(asked, "kv") == 4 * (1000 + 50) * token
     assert occupied(MODEL, FP16, Parallel(ranks)).kv_bytes_per_token == 4 * token
     newest = [op.writes[0] for _, op in asked.ops() if op.name == "rope"]
     assert [tensor.nbytes for tensor in newest] == [2 * token] * 4
@@ -107,7 +107,7 @@ def test_weights_are_the_parameters(name):
     assert occupied(model, FP16, Parallel(1)).weight_bytes == pytest.approx(
         2 * model.parameters, rel=0.01
     )
-    held = transformer(model, FP16, Parallel(1), decode_batch([10])).read_bytes("weight")
+    held = read_bytes(transformer(model, FP16, Parallel(1), decode_batch([10])), "weight")
     embedding = (
         model.vocab * model.hidden * (0 if model.tied_embeddings else 2)
     )  # one row of it is read
@@ -127,7 +127,7 @@ def test_precision_scales_what_it_names(weights):
     for name in ("w_qkv", "w_o", "w_gate_up", "w_down"):
         assert weight(small, name) * 2 == weight(plain, name) * BYTES[weights]
     assert weight(small, "w_lm_head") == weight(plain, "w_lm_head"), "the head stays wide"
-    assert small.read_bytes("kv") * 2 == plain.read_bytes("kv")
+    assert read_bytes(small, "kv") * 2 == read_bytes(plain, "kv")
     assert Precision("int4", "fp16").arithmetic == "fp16"
     assert Precision("int8", "int8").arithmetic == "int8"
 

@@ -10,13 +10,17 @@ costs to simulate.
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator
+from functools import partial
+from heapq import heappop
+from itertools import count
 from math import inf
 from typing import NamedTuple
 
 import simpy
 
-from sim.engine.flows import Alarm, Capacity, Flow, Net, Work
+from sim.engine.flows import CALLED_OFF, NORMAL, Alarm, Capacity, Flow, Net, Work, go_off
 from sim.engine.program import LoweredOp, Program
 from sim.facts.span import BOUNDS, Span
 from sim.facts.timeline import Timeline
@@ -26,7 +30,6 @@ from sim.hardware.cost import hbm_bytes_per_s
 from sim.hardware.device import Device
 from sim.hardware.residency import Residency
 
-Process = Generator[simpy.Event, object, None]
 _COMPUTE, _HBM, _L2, _LINK, _LATENCY = range(5)
 _ENGINES = ("matrix", "vector")
 
@@ -68,8 +71,7 @@ class Chip:
     """One rank, with the `ports` of its own or those that it shares with other programs on the
     chip.
 
-    `meet` plays its collectives; None for a chip that has nobody to meet. `label` stands before its
-    streams on a timeline.
+    `meet` plays its collectives. `label` stands before its streams on a timeline.
     """
 
     def __init__(
@@ -79,8 +81,8 @@ class Chip:
         device: Device,
         rank: int,
         ports: Ports,
+        meet: Meet,
         *,
-        meet: Meet | None = None,
         label: str = "",
         shares: bool = False,
         weight: float = 1.0,
@@ -98,7 +100,7 @@ class Chip:
         self.totals = Totals(
             span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0)
         )
-        self._ids: dict[str, int] = {}
+        self._ids: defaultdict[str, int] = defaultdict(count().__next__)  # of tensors
         self._fetching: dict[
             int, Work
         ] = {}  # the ranges that are on their way, and who brings them
@@ -110,29 +112,29 @@ class Chip:
 
     def lower(self, graph: Graph) -> Program:
         """The graph with this chip's numbers in it; may be run many times."""
-        program = Program(graph, self.device, self._tensor_id)
+        program = Program(graph, self.device, self._ids)
         if program.overlaps and not self.engines:
             self.ports.share_engines(f"rank {self.rank}")
             self._show()
             self._works.clear()
         return program
 
-    def _tensor_id(self, name: str) -> int:
-        return self._ids.setdefault(name, len(self._ids))
-
-    def run(self, program: Program) -> Process:
+    def run(self, program: Program) -> Generator[simpy.Event, object, None]:
         """Play one pass; ends when every stream has."""
         start_s = self.env.now
         run = _Pass(program, self.env)
         if program.streams:
-            run.wake([_Stream(self, name, self._work(name), run) for name in program.streams])
+            run.go([_Stream(self, name, self._work(name), run) for name in program.streams])
+            run.wake()
+            if self.moved is None:
+                go_off(self.env)
             yield run.over
         self._add_up(program, self.env.now - start_s)
 
     def _work(self, stream: str) -> Work:
         if stream not in self._works:
-            work = self._works[stream] = Work(self.net)
-            work.flows = tuple(Flow(work, (port,), inf, self.weight) for port in self.ports.all)
+            work = self._works[stream] = Work(self.env)
+            work.flows = tuple(Flow(work, port, inf, self.weight) for port in self.ports.all)
         return self._works[stream]
 
     def _touch(self, op: LoweredOp, index: int, work: Work) -> None:
@@ -152,32 +154,34 @@ class Chip:
     def kernel(self, op: LoweredOp, index: int, work: Work) -> float:
         """Begin a kernel; when it ends, if nobody else comes."""
         self._touch(op, index, work)
-        now, net = self.env.now, self.net
+        now, net = self.env._now, self.net
         begins_s = now + op.fixed_s + op.unhidden_s
         end_s = work.floor_s = begins_s + op.arithmetic_s
         if self.engines and op.arithmetic_s:
             work.floor_s = begins_s
             engine = work.flows[3 + _ENGINES.index(op.op.engine)]
             end_s = net.start(engine, op.arithmetic_s, begins_s, now)
-        if work.l2_bytes:
-            flow = work.flows[1]
-            flow.limit = op.l2_limit
-            finish_s = net.start(flow, work.l2_bytes, begins_s, now)
-            end_s = finish_s if finish_s > end_s else end_s
-        if work.hbm_bytes:
-            flow = work.flows[0]
-            flow.limit = op.hbm_limit
-            finish_s = net.start(flow, work.hbm_bytes, begins_s, now)
-            end_s = finish_s if finish_s > end_s else end_s
+        work.end_s = end_s = self.moving(work, begins_s, end_s, op.l2_limit, op.hbm_limit)
         if net.order is not None:
             net.order.append((work.l2_bytes > 0, work.hbm_bytes > 0))
-        work.end_s = end_s
+        return end_s
+
+    def moving(
+        self, work: Work, begins_s: float, end_s: float, l2_limit: float, hbm_limit: float
+    ) -> float:
+        """Begin the traffic of an op over L2 and HBM; when it ends, `end_s` at the earliest."""
+        hbm, l2, now, start = work.flows[0], work.flows[1], self.env._now, self.net.start
+        l2.limit, hbm.limit = l2_limit, hbm_limit
+        if work.l2_bytes:
+            finish_s = start(l2, work.l2_bytes, begins_s, now)
+            end_s = finish_s if finish_s > end_s else end_s
+        if work.hbm_bytes:
+            finish_s = start(hbm, work.hbm_bytes, begins_s, now)
+            end_s = finish_s if finish_s > end_s else end_s
         return end_s
 
     def communicate(self, op: LoweredOp, index: int, work: Work) -> simpy.Event | float:
         """Come to a collective; the time of its end, or the event."""
-        if self.meet is None:
-            raise ValueError(f"op {op.op.name}: a collective on a chip that has no group")
         self._touch(op, index, work)
         return self.meet(self, op, work)
 
@@ -191,8 +195,7 @@ class Chip:
             self.net.order.append(missing > 0)
         if missing <= 0:
             return None
-        now = self.env.now
-        work.floor_s = now
+        now = work.floor_s = self.env._now
         work.hbm_bytes, work.l2_bytes = missing, 0.0
         self._fetching[key] = work
         work.flows[0].limit = op.hbm_limit
@@ -247,22 +250,21 @@ class Chip:
         totals = self.totals
         totals.seconds += seconds
         totals.steps += 1
-        for layer in program.distinct:
-            for op in layer.ops:
-                if not op.plays:
-                    continue
-                kinds = totals.span_s.setdefault(op.op.stream, {})
-                kinds[op.op.kind] = kinds.get(op.op.kind, 0.0) + sum(op.bound_s)
-                totals.ops += op.plays
-                if op.op.kind != "prefetch":
-                    totals.asked_bytes += op.plays * sum(tensor.nbytes for tensor in op.op.reads)
-                totals.flop += op.plays * op.op.flop
-                if op.op.engine == "matrix":
-                    totals.matrix_flop += op.plays * op.op.flop
-                if op.op.stream == "compute":
-                    for bound, spent_s in zip(BOUNDS, op.bound_s):
-                        totals.bound_s[bound] += spent_s
-                op.clear()
+        for op in program.ops:
+            if not op.plays:
+                continue
+            kinds = totals.span_s.setdefault(op.op.stream, {})
+            kinds[op.op.kind] = kinds.get(op.op.kind, 0.0) + sum(op.bound_s)
+            totals.ops += op.plays
+            if op.op.kind != "prefetch":
+                totals.asked_bytes += op.plays * sum(tensor.nbytes for tensor in op.op.reads)
+            totals.flop += op.plays * op.op.flop
+            if op.op.engine == "matrix":
+                totals.matrix_flop += op.plays * op.op.flop
+            if op.op.stream == "compute":
+                for bound, spent_s in zip(BOUNDS, op.bound_s):
+                    totals.bound_s[bound] += spent_s
+            op.clear()
         for name, capacity in (("HBM", self.hbm), ("L2", self.l2), ("link", self.link)):
             totals.bytes[name] = capacity.moved if self.moved is None else self.moved[name]
         totals.unused_prefetch_bytes = self.residency.wasted
@@ -271,21 +273,38 @@ class Chip:
 class _Pass:
     """What the streams of one pass know of each other."""
 
-    __slots__ = ("done", "left", "more", "over", "program", "waiting")
+    __slots__ = ("done", "env", "left", "more", "over", "program", "ready", "waiting")
 
     def __init__(self, program: Program, env: simpy.Environment) -> None:
-        self.program, self.left, self.over = program, len(program.streams), simpy.Event(env)
+        self.program, self.env, self.over = program, env, simpy.Event(env)
+        self.left = len(program.streams)
         self.done = bytearray(len(program.layers) * program.width)
         self.waiting: dict[int, list[_Stream]] = {}  # by op: who goes on after it
+        # Who goes on at this very time, with their turn among all that happens then.
+        self.ready: deque[tuple[int, list[_Stream]]] = deque()
         self.more = False  # whether others go on at this very time
 
-    def wake(self, streams: list[_Stream]) -> None:
-        """They go on now, one after the other."""
+    def go(self, streams: list[_Stream]) -> None:
+        """They go on now, one after the other; then those who waited for what they have ended."""
         self.more = True
         for stream in streams[:-1]:
             stream.go()
         self.more = False
         streams[-1].go()
+
+    def wake(self) -> None:
+        """Those who are ready go on, each when it is their turn."""
+        env = self.env
+        while self.ready:
+            turn, streams = self.ready.popleft()
+            if env._queue and env._queue[0] < (env._now, NORMAL, turn):
+                Alarm(env, 0.0, partial(self._woken, streams), turn=turn)
+            else:
+                self.go(streams)
+
+    def _woken(self, streams: list[_Stream], _: object) -> None:
+        self.go(streams)
+        self.wake()
 
 
 class _Stream:
@@ -295,7 +314,7 @@ class _Stream:
 
     def __init__(self, chip: Chip, name: str, work: Work, run: _Pass) -> None:
         self.chip, self.name, self.work, self.run = chip, name, work, run
-        self.todo = run.program.walk(name)
+        self.todo = iter(run.program.streams[name])
         self.start_s = 0.0
         self.index, self.base, self.op = next(self.todo)
 
@@ -315,7 +334,7 @@ class _Stream:
                     run.waiting.setdefault(at, []).append(self)
                     return
             if not op.idle:
-                now = self.start_s = env.now
+                now = self.start_s = env._now
                 end_s: float | None
                 if op.prefetch:
                     end_s = chip.prefetch(op, self.index, work)
@@ -331,9 +350,11 @@ class _Stream:
                     end_s = chip.kernel(op, self.index, work)
                 if end_s is not None:
                     due_s = now + (end_s - now)
-                    if not alone or run.more or (queue and queue[0][0] <= due_s):
-                        work.event = alarm = Alarm(env, end_s - now)
-                        alarm.callbacks.append(self._ended)
+                    while queue and queue[0][3].callbacks is CALLED_OFF:
+                        heappop(queue)
+                    busy = run.more or run.ready or (queue and queue[0][0] <= due_s)
+                    if busy or not alone:
+                        work.event = Alarm(env, end_s - now, self._ended)
                         return
                     env._now = due_s
                     self._note(op, due_s)
@@ -342,19 +363,31 @@ class _Stream:
 
     def _ended(self, _: object) -> None:
         """The op at hand has ended."""
-        self._note(self.op, self.chip.env.now)
+        self._note(self.op, self.chip.env._now)
         if self._next():
             self.go()
+        if self.run.ready:
+            self.run.wake()
 
     def _note(self, op: LoweredOp, now: float) -> None:
         """Write down what became of an op that ended."""
         chip, work, start_s = self.chip, self.work, self.start_s
         if op.prefetch:
             chip.fetched(op.reads[0][0] + self.index, work)
-        took = now - start_s
-        op.plays += 1
-        cause = _cause(op, work, start_s)
+        flows, took = work.flows, now - start_s
+        # Which of the op's needs ended last.
+        cause, last_s = _COMPUTE, work.floor_s
+        if chip.engines:
+            last_s = max(last_s, *(engine.finish_s for engine in flows[3:]))
+        if work.hbm_bytes and flows[0].finish_s > last_s:
+            cause, last_s = _HBM, flows[0].finish_s
+        if work.l2_bytes and flows[1].finish_s > last_s:
+            cause, last_s = _L2, flows[1].finish_s
+        if op.collective and (flows[2].finish_s >= last_s or work.floor_s >= last_s):
+            waited = flows[2].finish_s - start_s <= 2 * work.latency_s
+            cause = _LATENCY if waited else _LINK
         bound = cause if took > 2 * op.fixed_s else _LATENCY
+        op.plays += 1
         op.bound_s[bound] += took
         if chip.net.order is not None:
             chip.net.order.append((self.base + op.slot) * 64 + cause * 8 + bound)
@@ -371,8 +404,7 @@ class _Stream:
         run, slot = self.run, self.base + self.op.slot
         run.done[slot] = 1
         if slot in run.waiting:
-            woken = run.waiting.pop(slot)
-            Alarm(self.chip.env, 0.0).callbacks.append(lambda _: run.wake(woken))
+            run.ready.append((next(run.env._eid), run.waiting.pop(slot)))
         following = next(self.todo, None)
         if following is not None:
             self.index, self.base, self.op = following
@@ -381,18 +413,3 @@ class _Stream:
         if not run.left:
             run.over.succeed()
         return False
-
-
-def _cause(op: LoweredOp, work: Work, start_s: float) -> int:
-    """Which of the op's needs ended last: an index into BOUNDS."""
-    hbm, l2, link, *engines = work.flows
-    cause, last_s = _COMPUTE, work.floor_s
-    for engine in engines:
-        last_s = max(last_s, engine.finish_s)
-    if work.hbm_bytes and hbm.finish_s > last_s:
-        cause, last_s = _HBM, hbm.finish_s
-    if work.l2_bytes and l2.finish_s > last_s:
-        cause, last_s = _L2, l2.finish_s
-    if op.collective and (link.finish_s >= last_s or work.floor_s >= last_s):
-        cause = _LINK if link.finish_s - start_s > 2 * work.latency_s else _LATENCY
-    return cause

@@ -10,20 +10,13 @@ import numpy as np
 import simpy
 
 from sim.engine.fabric import Fabric
+from sim.engine.flows import Alarm
 from sim.network.library import Way
 from sim.network.network import Network
 from sim.network.plans import Floats, Ints, Plan, Round
 from sim.network.wires import expand
 
 _STRIDE = 1 << 32  # a message's tag is round * _STRIDE + its place in the round
-
-
-class Jitter(NamedTuple):
-    """Random extra delay of each message: exponential with mean `mean_s`, from the run's own
-    dice."""
-
-    mean_s: float
-    dice: np.random.Generator
 
 
 class _Sends(NamedTuple):
@@ -51,7 +44,8 @@ class Exchange:
     It starts for a rank when it comes (`arrive`), and ends for it when its last round is over:
     `finished` hears of ranks that are done, as places in the group. Nodes that take part without
     being ranks (a switch that adds) come with the last rank. `slow` says by how much each rank's
-    own steps take longer. Exchanges of one group may share what is `known` of their rounds.
+    own steps take longer, `jitter` how much later each of so many messages leaves. Exchanges of one
+    group may share what is `known` of their rounds.
     """
 
     def __init__(
@@ -65,7 +59,7 @@ class Exchange:
         finished: Callable[[Ints], None],
         *,
         slow: Floats | None = None,
-        jitter: Jitter | None = None,
+        jitter: Callable[[int], Floats] | None = None,
         weight: float = 1.0,
         known: Known | None = None,
     ) -> None:
@@ -86,7 +80,7 @@ class Exchange:
         self._over: set[int] = set()  # rounds that are
         place = np.full(len(network.wires.nodes), -1)
         place[ranks] = np.arange(len(ranks))
-        self._helpers = _NOBODY
+        self._helpers = np.empty(0, dtype=np.int64)
         for sends in {id(each): each for each in plan}.values():
             ends = np.concatenate([sends.source, sends.target])
             strange = np.unique(ends[place[ends] < 0])
@@ -108,13 +102,8 @@ class Exchange:
                 np.concatenate([slow, np.ones(len(self._helpers))]),
             )
         for factor in np.unique(slow):
-            self._enter_after(
-                self._way.launch_s * float(factor) if launch else 0.0, who[slow == factor]
-            )
-
-    def _enter_after(self, launch_s: float, who: Ints) -> None:
-        timer = self.env.timeout(launch_s)
-        timer.callbacks.append(lambda _: self._enter(who, 0))
+            launch_s = self._way.launch_s * float(factor) if launch else 0.0
+            Alarm(self.env, launch_s, partial(self._enter, who[slow == factor], 0))
 
     def landed(self, tags: Ints) -> None:
         """Messages have arrived: their senders are rid of them, their receivers have them, once
@@ -136,10 +125,9 @@ class Exchange:
         self._go_on(number, sends.source[message])
         for wait_s in np.unique(reduce_s):
             reduced = sends.target[message[reduce_s == wait_s]]
-            timer = self.env.timeout(float(wait_s))
-            timer.callbacks.append(partial(self._reduced, number, sends, reduced))
+            Alarm(self.env, float(wait_s), partial(self._reduced, number, sends, reduced))
 
-    def _reduced(self, number: int, sends: _Sends, who: Ints, _: simpy.Event) -> None:
+    def _reduced(self, number: int, sends: _Sends, who: Ints, _: object) -> None:
         self._settle(number, sends, who)
         self._go_on(number, who)
 
@@ -168,7 +156,7 @@ class Exchange:
         if len(done):
             self._enter(done, number + 1)
 
-    def _enter(self, who: Ints, number: int) -> None:
+    def _enter(self, who: Ints, number: int, _: object = None) -> None:
         """Ranks begin a round: their sends leave.  Who has no part in it goes on to the next."""
         while len(who):
             self._at[who] = number
@@ -201,7 +189,7 @@ class Exchange:
         delay_s = np.full(len(message), self._way.step_s)
         delay_s[own] *= self._slow[source[own]]
         if self.jitter is not None:
-            delay_s += self.jitter.dice.exponential(self.jitter.mean_s, len(message))
+            delay_s += self.jitter(len(message))
         tags = number * _STRIDE + message
         wire_bytes = sends.nbytes[message] / self._way.link_efficiency
         self.fabric.send(
@@ -238,6 +226,3 @@ class Exchange:
             )
             self._ready[id(sends)] = found
         return found
-
-
-_NOBODY = np.empty(0, dtype=np.int64)

@@ -10,11 +10,13 @@ tied into a knot, and only a knot that gains or loses a flow is shared anew.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import simpy
 
+from sim.engine.flows import Alarm
 from sim.facts.jobs import LinkUse
 from sim.facts.span import Use
 from sim.network.sharing import Crossings, crossings, fill
@@ -25,6 +27,20 @@ _NONE = np.empty(0, dtype=np.int64)
 _NOBODY = np.iinfo(np.int64).min
 
 
+_BY_SLOT = (
+    "_row",
+    "_last",
+    "_sender",
+    "_tag",
+    "_nbytes",
+    "_left",
+    "_rate",
+    "_since",
+    "_end",
+    "_weight",
+)
+
+
 class Sender(Protocol):
     """Who hears of the end of its flows."""
 
@@ -32,25 +48,14 @@ class Sender(Protocol):
         """The flows sent with these tags have ended, now."""
 
 
+@dataclass(slots=True, eq=False)
 class _Knot:
     """Flows that share capacities, directly or through others.
 
     Arrays by flow; one that has ended keeps its place, with weight 0, until half of them have.
     """
 
-    __slots__ = (
-        "alive",
-        "capacities",
-        "left",
-        "next_s",
-        "number",
-        "rate",
-        "since_s",
-        "slots",
-        "table",
-        "weight",
-    )
-
+    number: int
     slots: Ints
     capacities: Ints  # those crossed, by the numbers that `table` uses
     table: Crossings
@@ -58,9 +63,8 @@ class _Knot:
     rate: Floats
     weight: Floats
     alive: int
-    number: int
     since_s: float
-    next_s: float  # when its first flow ends; inf: dissolved
+    next_s: float = np.inf  # when its first flow ends; inf: dissolved
 
 
 class Fabric:
@@ -111,12 +115,8 @@ class Fabric:
         """Make paths known; the number of the first, the others follow."""
         base = len(self._alone)
         self._paths = joined([self._paths, paths]) if base else paths
-        if len(paths.capacities):
-            slowest = np.minimum.reduceat(
-                self.bytes_per_s[paths.capacities] / paths.share, paths.first[:-1]
-            )
-        else:
-            slowest = np.empty(0)
+        rates = self.bytes_per_s[paths.capacities] / paths.share
+        slowest = np.minimum.reduceat(rates, paths.first[:-1]) if len(rates) else rates
         self._alone = np.concatenate([self._alone, slowest])
         return base
 
@@ -206,8 +206,8 @@ class Fabric:
         entry = self._calendar.get(time_s)
         if entry is None:
             entry = self._calendar[time_s] = ([], [], [])
-            timer = self.env.timeout(max(time_s - self.env.now, 0.0))
-            timer.callbacks.append(lambda _: self._instant(time_s))
+            delay_s = max(time_s - self.env.now, 0.0)
+            Alarm(self.env, delay_s, lambda _: self._instant(time_s))
         return entry
 
     def _begin_at(self, slots: Ints, begins_s: Floats) -> None:
@@ -230,7 +230,7 @@ class Fabric:
             if knot.next_s == time_s:
                 knot.next_s = np.inf
                 self._settle(knot, time_s)
-                done.append(self._release(knot, time_s))
+                done.append(self._release(knot))
                 loosened[knot] = None
         if done:
             slots = np.concatenate(done)
@@ -325,20 +325,21 @@ class Fabric:
 
     def _knot(self, slots: Ints, now: float) -> _Knot:
         """Tie flows that share capacities."""
-        knot = _Knot()
         first, at = expand(self._paths.first, self._row[slots])
-        knot.capacities, crossed = self._numbered(self._paths.capacities[at])
-        knot.table = crossings(first, crossed, self._paths.share[at], len(knot.capacities))
-        knot.slots, knot.alive, knot.since_s, knot.next_s = slots, len(slots), now, np.inf
-        knot.left, knot.weight, knot.rate = (
-            self._left[slots],
-            self._weight[slots],
-            np.zeros(len(slots)),
+        capacities, crossed = self._numbered(self._paths.capacities[at])
+        knot = self._knots[self._tied] = _Knot(
+            number=self._tied,
+            slots=slots,
+            capacities=capacities,
+            table=crossings(first, crossed, self._paths.share[at], len(capacities)),
+            left=self._left[slots],
+            rate=np.zeros(len(slots)),
+            weight=self._weight[slots],
+            alive=len(slots),
+            since_s=now,
         )
-        knot.number = self._tied
         self._tied += 1
-        self._knots[knot.number] = knot
-        self._holder[knot.capacities] = -1 - knot.number
+        self._holder[capacities] = -1 - knot.number
         self._end[slots] = np.nan
         return knot
 
@@ -417,7 +418,7 @@ class Fabric:
         np.maximum(knot.left, 0.0, out=knot.left)
         knot.since_s = now
 
-    def _release(self, knot: _Knot, now: float) -> Ints:
+    def _release(self, knot: _Knot) -> Ints:
         """The flows of a knot that end now, at least one."""
         ended = np.flatnonzero(knot.left <= knot.rate * _INSTANT_S)
         if not len(ended):  # rounding
@@ -461,12 +462,9 @@ class Fabric:
         if len(self._free) < count:
             old = len(self._row)
             new = max(old, count, 64)
-            for name in ("_row", "_last", "_sender", "_tag"):
-                setattr(
-                    self, name, np.concatenate([getattr(self, name), np.zeros(new, dtype=np.int64)])
-                )
-            for name in ("_nbytes", "_left", "_rate", "_since", "_end", "_weight"):
-                setattr(self, name, np.concatenate([getattr(self, name), np.zeros(new)]))
+            for name in _BY_SLOT:
+                column = getattr(self, name)
+                setattr(self, name, np.concatenate([column, np.zeros(new, column.dtype)]))
             self._free = np.concatenate([self._free, np.arange(old, old + new)])
         slots, self._free = self._free[:count], self._free[count:]
         return slots
@@ -477,13 +475,10 @@ def _by_time(times_s: Floats, slots: Ints) -> list[tuple[float, Ints]]:
     if len(slots) == 1:
         return [(float(times_s[0]), slots)]
     low, high = times_s.min(), times_s.max()
-    if high - low <= _rounding(high):
+    rounding = 8 * float(np.spacing(high))
+    if high - low <= rounding:
         return [(float(high), slots)]
     order = np.argsort(times_s, kind="stable")
-    cuts = np.flatnonzero(np.diff(times_s[order]) > _rounding(high)) + 1
+    cuts = np.flatnonzero(np.diff(times_s[order]) > rounding) + 1
     groups = np.split(order, cuts)
     return [(float(times_s[group[-1]]), slots[group]) for group in groups]
-
-
-def _rounding(time_s: float) -> float:
-    return 8 * float(np.spacing(time_s))

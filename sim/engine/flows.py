@@ -1,28 +1,29 @@
-"""Flows with a clock: bytes that cross capacities, sharing them max-min fairly with whatever else
-moves at the time.
+"""Flows with a clock: bytes that cross a port of a chip, sharing it max-min fairly with whatever
+else moves at the time.
 
-One mechanism for HBM, L2, links and the copy engine. A flow pays its latency first; its rate
-changes only when a flow that it shares a capacity with starts or ends, and only that connected
-component is touched. A flow alone on its capacities costs no event of its own: its end is known
-when it starts, and whoever waits for it holds the one timeout. When company comes, the waiting
-timeouts are moved (`Work.move`) and one wake-up per component is armed.
+One mechanism for HBM, L2, the chip's link and shared engines; flows that cross several capacities
+are the fabric's (`sim.engine.fabric`). A flow pays its latency first; its rate changes only when
+another starts or ends on its port. A flow alone on its port costs no event of its own: its end is
+known when it starts, and whoever waits for it holds the one timeout. When company comes, the
+waiting timeouts are moved (`Work.move`) and one wake-up a port is armed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
 from math import inf
 from typing import Any
 
 import simpy
 
 from sim.facts.span import Use
-from sim.network.sharing import max_min
 
 # Two instants closer than this are one: far below any physical time here, above the rounding of an
 # hour-long replay.
 _INSTANT_S = 2e-12
-_NORMAL = simpy.events.NORMAL
+NORMAL = simpy.events.NORMAL
+CALLED_OFF: list[Any] = []  # what an alarm calls that need not go off
 
 
 class Alarm:
@@ -31,23 +32,45 @@ class Alarm:
     __slots__ = ("callbacks",)
     _ok, _value = True, None
 
-    def __init__(self, env: simpy.Environment, delay_s: float) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        delay_s: float,
+        *acts: Callable[[Any], Any],
+        turn: int | None = None,  # among what happens at that time; None: the last so far
+    ) -> None:
         assert delay_s >= 0.0
-        self.callbacks: list[Any] = []
-        env.schedule(self, _NORMAL, delay_s)  # type: ignore[arg-type]
+        self.callbacks: list[Any] = [*acts]
+        turn = next(env._eid) if turn is None else turn
+        heappush(env._queue, (env._now + delay_s, NORMAL, turn, self))  # type: ignore[misc]
+
+
+def go_off(env: simpy.Environment) -> None:
+    """Alarms go off until something else is to happen: SimPy's loop, for what costs the most."""
+    queue: list[Any] = env._queue
+    while queue and type(queue[0][3]) is Alarm:
+        env._now, _, _, alarm = heappop(queue)
+        acts, alarm.callbacks = alarm.callbacks, None
+        for act in acts:
+            act(alarm)
 
 
 class Capacity:
-    """Something that moves at most `bytes_per_s`: an HBM port, an L2 port, a link, a copy
-    engine."""
+    """Something that moves at most `bytes_per_s`: an HBM port, an L2 port, a link, an engine."""
 
     __slots__ = ("bytes_per_s", "flows", "moved", "name", "wake")
 
     def __init__(self, name: str, bytes_per_s: float) -> None:
         self.name, self.bytes_per_s = name, bytes_per_s
-        self.flows: list[Flow] = []
+        self.flows: list[Flow] = []  # a lone one may have finished since
         self.moved = 0.0  # bytes
-        self.wake: Alarm | None = None  # when the rates of the component it heads change next
+        self.wake: Alarm | None = None  # when the rates of its flows change next
+
+    def hush(self) -> None:
+        """Call off the wake-up."""
+        if self.wake is not None:
+            self.wake.callbacks = CALLED_OFF
+            self.wake = None
 
 
 class Work:
@@ -56,6 +79,7 @@ class Work:
 
     __slots__ = (
         "end_s",
+        "env",
         "event",
         "floor_s",
         "flows",
@@ -63,11 +87,10 @@ class Work:
         "l2_bytes",
         "latency_s",
         "link_bytes",
-        "net",
     )
 
-    def __init__(self, net: Net) -> None:
-        self.net = net
+    def __init__(self, env: simpy.Environment) -> None:
+        self.env = env
         self.flows: tuple[Flow, ...] = ()
         self.floor_s = self.end_s = self.latency_s = 0.0
         self.hbm_bytes = self.l2_bytes = self.link_bytes = 0.0
@@ -75,24 +98,21 @@ class Work:
 
     def move(self) -> None:
         """Re-time the pending event after a change of rates, taking along whoever waits on it."""
-        if self.event is None or self.event.callbacks is None:
+        event, end = self.event, self.floor_s
+        if event is None or event.callbacks is None:
             return  # not started yet, or over
-        end = self.floor_s
         for flow in self.flows:
             if flow.finish_s > end:
                 end = flow.finish_s
-        if end == self.end_s:
-            return
-        self.end_s = end
-        env = self.net.env
-        later = Alarm(env, max(end - env.now, 0.0))
-        later.callbacks, self.event.callbacks = self.event.callbacks, []
-        self.event = later
+        if end != self.end_s:
+            self.end_s = end
+            self.event = Alarm(self.env, max(end - self.env._now, 0.0), *event.callbacks)
+            event.callbacks = CALLED_OFF
 
 
 class Flow:
-    """Bytes on their way over `route`.  Reused by its owner: one flow object carries many
-    transfers, one at a time."""
+    """Bytes on their way over `port`.  Reused by its owner: one flow object carries many transfers,
+    one at a time."""
 
     __slots__ = (
         "begins_s",
@@ -103,129 +123,81 @@ class Flow:
         "moved",
         "port",
         "rate",
-        "route",
         "shared",
         "since_s",
         "weight",
         "work",
     )
 
-    def __init__(
-        self, work: Work, route: tuple[Capacity, ...], limit: float = inf, weight: float = 1.0
-    ) -> None:
-        self.work, self.route, self.limit, self.weight = work, route, limit, weight
-        self.port = (
-            route[0] if len(route) == 1 else None
-        )  # most flows cross one capacity, which is quicker to share
+    def __init__(self, work: Work, port: Capacity, limit: float = inf, weight: float = 1.0) -> None:
+        self.work, self.port, self.limit, self.weight = work, port, limit, weight
         self.left = self.rate = self.moved = 0.0
         self.begins_s = self.since_s = self.finish_s = 0.0
-        self.live = False  # listed on its capacities (a lone flow may have finished since)
-        self.shared = False  # in a component with others: its end is an event that re-times them
+        self.live = False  # listed on its port
+        self.shared = False  # it has company: its end is an event that re-times the others
 
 
 class Net:
-    """Every capacity and flow of one simulation.  `record`, if set, receives a `Use` for each
-    constant-rate stretch."""
+    """The flows of one simulation.  `record`, if set, receives a `Use` for each constant-rate
+    stretch."""
 
     def __init__(self, env: simpy.Environment, record: Callable[[Use], None] | None = None) -> None:
         self.env, self.record = env, record
-        self.order: list[object] | None = (
-            None  # when a list: every decision taken, in order (see `sim.engine.steps`)
-        )
+        # When a list: every decision taken, in order (see `sim.engine.steps`).
+        self.order: list[object] | None = None
 
     def start(self, flow: Flow, nbytes: float, begins_s: float, now: float) -> float:
         """Send `nbytes` from `begins_s` on (latency is what lies before it); returns the end, if
         nobody else comes."""
-        soon = now + _INSTANT_S
         port = flow.port
-        if (
-            port is not None and self.record is None
-        ):  # what follows, for the case that is nearly every case
-            present = port.flows
-            if not present or (
-                len(present) == 1 and present[0].finish_s <= soon and not present[0].shared
-            ):
-                if present and present[0].port is port:
-                    last = present[0]
+        present, soon = port.flows, now + _INSTANT_S
+        alone = True
+        if present:
+            last = present[0]
+            if len(present) == 1 and last.finish_s <= soon and not last.shared:
+                if self.record is None:  # as `_retire`, for the case that is nearly every case
                     last.moved += last.left
-                    last.left = 0.0
-                    last.live = False
-                    present[0] = flow
-                elif present:
-                    self._retire(present[0])
-                    present.append(flow)
+                    last.left, last.live = 0.0, False
+                    present.clear()
                 else:
-                    present.append(flow)
-                port.moved += nbytes
-                flow.begins_s = flow.since_s = begins_s
-                flow.left = nbytes
-                flow.moved = 0.0
-                flow.live = True
-                flow.rate = rate = flow.limit if flow.limit < port.bytes_per_s else port.bytes_per_s
-                flow.finish_s = end_s = begins_s + nbytes / rate
-                return end_s
-        alone, rate = True, flow.limit
-        for capacity in flow.route:
-            present = capacity.flows
-            if present:
-                if len(present) == 1 and not present[0].shared and present[0].finish_s <= soon:
-                    self._retire(present[0])
-                else:
-                    if flow.live:
-                        self._retire(flow)
-                    alone = False
-            present.append(flow)
-            capacity.moved += nbytes
-            if capacity.bytes_per_s < rate:
-                rate = capacity.bytes_per_s
+                    self._retire(last)
+            else:
+                alone = False
+                if flow.live:
+                    self._retire(flow)
+                    port.hush()
+        present.append(flow)
+        port.moved += nbytes
         flow.begins_s = flow.since_s = begins_s
-        flow.left = nbytes
-        flow.moved = 0.0
-        flow.live = True
-        flow.rate = rate
+        flow.left, flow.moved, flow.live = nbytes, 0.0, True
+        flow.rate = rate = flow.limit if flow.limit < port.bytes_per_s else port.bytes_per_s
         flow.finish_s = begins_s + nbytes / rate
-        if not alone and begins_s > soon:
+        if alone:
+            return flow.finish_s
+        if begins_s > soon:
             # Until it begins it changes nobody's rate: whoever shares with it then is found then.
-            for capacity in flow.route:
-                for other in capacity.flows:
-                    other.shared = True
-            begin = Alarm(self.env, begins_s - now)
-            begin.callbacks.append(
-                lambda _: self._share([flow]) if flow.live and flow.begins_s == begins_s else None
-            )
-        elif not alone:
-            self._share([flow])
+            for other in present:
+                other.shared = True
+
+            def begin(_: object) -> None:
+                if flow.live and flow.begins_s == begins_s:
+                    self._share(port)
+
+            Alarm(self.env, begins_s - now, begin)
+        else:
+            self._share(port)
         return flow.finish_s
 
     def cancel(self, flow: Flow) -> float:
         """Stop a flow now, ending the work that waits for it; returns the bytes that had moved."""
-        if not flow.live:
-            return flow.moved
-        if not flow.shared and flow.finish_s <= self.env.now + _INSTANT_S:
-            port = flow.port
-            if port is None or self.record is not None or port.wake is not None:
-                self._retire(flow)
-                return flow.moved
-            port.flows.remove(flow)
-            flow.moved += flow.left
-            flow.left, flow.live = 0.0, False
-            return flow.moved
-        others = _component(flow) if flow.shared else [flow]
-        self._settle(flow)
-        for capacity in flow.route:
-            capacity.moved -= flow.left
-        self._drop(flow)
-        flow.finish_s = self.env.now
-        flow.work.move()
-        rest = [each for each in others if each is not flow]
-        if len(rest) == 1:
-            self._settle(rest[0])
-            if rest[0].left > 0:
-                self._free(rest[0])
-            else:
-                self._drop(rest[0])
-        elif rest:
-            self._share(rest)
+        if flow.live:
+            over = not flow.shared and flow.finish_s <= self.env._now + _INSTANT_S
+            self._retire(flow)
+            if not over:
+                flow.port.moved -= flow.left
+                flow.finish_s = self.env._now
+                flow.work.move()
+                self._share(flow.port)
         return flow.moved
 
     def flush(self, capacities: Iterable[Capacity]) -> None:
@@ -233,12 +205,12 @@ class Net:
         stops."""
         for capacity in capacities:
             for flow in list(capacity.flows):
-                if flow.finish_s <= self.env.now + _INSTANT_S:
+                if flow.finish_s <= self.env._now + _INSTANT_S:
                     self._retire(flow)
 
     def _settle(self, flow: Flow) -> None:
         """Bring a flow's progress up to now, at the rate it had."""
-        now = self.env.now
+        now = self.env._now
         if now + _INSTANT_S >= flow.finish_s:
             now, nbytes = flow.finish_s, flow.left
         elif now > flow.since_s:
@@ -246,135 +218,69 @@ class Net:
         else:
             return
         if self.record is not None and now > flow.since_s:
-            for capacity in flow.route:
-                self.record(Use(capacity.name, flow.since_s, now, flow.rate))
+            self.record(Use(flow.port.name, flow.since_s, now, flow.rate))
         flow.left -= nbytes
         flow.moved += nbytes
         flow.since_s = now
 
-    def _drop(self, flow: Flow) -> None:
-        for capacity in flow.route:
-            capacity.flows.remove(flow)
-            if capacity.wake is not None:
-                capacity.wake.callbacks = []
-                capacity.wake = None
+    def _retire(self, flow: Flow) -> None:
+        """Report what a flow did and take it off its port."""
+        self._settle(flow)
+        flow.port.flows.remove(flow)
         flow.live = flow.shared = False
 
-    def _retire(self, flow: Flow) -> None:
-        """A flow has ended: report what it did and take it off its capacities."""
-        self._settle(flow)
-        self._drop(flow)
-
-    def _share(self, flows: Iterable[Flow]) -> None:
-        """Recompute the rates of every component that `flows` belong to, and arm its next
-        wake-up."""
-        todo = dict.fromkeys(flows)
-        while todo:
-            component = _component(next(iter(todo)))
-            ended = False
-            for each in component:
-                todo.pop(each, None)
-                self._settle(each)
-                if each.left <= 0:
-                    self._drop(each)
-                    ended = True
-            if ended:  # what is left may have fallen apart, unless all of it crosses one port
-                component = [each for each in component if each.live]
-                if any(each.port is None for each in component):
-                    todo.update(dict.fromkeys(component))
-                    continue
-            if component:
-                self._divide(component)
-
-    def _divide(self, component: list[Flow]) -> None:
-        """Set the rates of a settled component, re-time who waits for its flows, and wake up at its
-        next change."""
-        if len(component) == 1:
-            self._free(component[0])
+    def _share(self, port: Capacity) -> None:
+        """Share a port anew among its flows, re-time who waits for them, and wake up at the next
+        change."""
+        now, flows = self.env._now, port.flows
+        for flow in list(flows):
+            self._settle(flow)
+            if flow.left <= 0:
+                self._retire(flow)
+        port.hush()
+        if len(flows) > 1:
+            self._divide(port, now)
             return
-        env = self.env
-        now = env.now
-        soon = now + _INSTANT_S
-        moving = [each for each in component if each.begins_s <= soon]
-        for each, rate in zip(moving, _rates(moving)):
-            each.rate = rate
-            each.finish_s = now + each.left / rate
+        for flow in flows:  # the only one: it has no company any more
+            flow.shared, flow.rate = False, min(flow.limit, port.bytes_per_s)
+            flow.finish_s = max(now, flow.begins_s) + flow.left / flow.rate
+            flow.work.move()
+            if self.order is not None:
+                self.order.append(1)
+
+    def _divide(self, port: Capacity, now: float) -> None:
+        """Set the rates of several settled flows."""
+        moving = [flow for flow in port.flows if flow.begins_s <= now + _INSTANT_S]
+        _fill(port.bytes_per_s, moving)
+        for flow in moving:
+            flow.finish_s = now + flow.left / flow.rate
         next_s = inf
-        for each in component:
-            each.shared = True
-            each.work.move()
-            change_s = each.finish_s if each.begins_s <= soon else each.begins_s
+        for flow in port.flows:
+            flow.shared = True
+            flow.work.move()
+            change_s = flow.finish_s if flow.begins_s <= now + _INSTANT_S else flow.begins_s
             if change_s < next_s:
                 next_s = change_s
-            for capacity in each.route:
-                if capacity.wake is not None:
-                    capacity.wake.callbacks = []
-                    capacity.wake = None
         if self.order is not None:
-            self.order.append(len(moving) * 16 + len(component))
-        wake = component[0].route[0].wake = Alarm(env, max(next_s - now, 0.0))
-        wake.callbacks.append(lambda _: self._share([each for each in component if each.live]))
-
-    def _free(self, flow: Flow) -> None:
-        """A settled flow has no company any more."""
-        rate = flow.limit
-        for capacity in flow.route:
-            if capacity.bytes_per_s < rate:
-                rate = capacity.bytes_per_s
-            if capacity.wake is not None:
-                capacity.wake.callbacks = []
-                capacity.wake = None
-        flow.rate = rate
-        flow.shared = False
-        flow.finish_s = max(self.env.now, flow.begins_s) + flow.left / rate
-        flow.work.move()
-        if self.order is not None:
-            self.order.append(1)
+            self.order.append(len(moving) * 16 + len(port.flows))
+        port.wake = Alarm(self.env, max(next_s - now, 0.0), lambda _: self._share(port))
 
 
-def _rates(moving: list[Flow]) -> list[float]:
-    """Max-min fair rates of the flows of one component."""
-    if not moving:
-        return []
-    port = moving[0].port
-    for each in moving:
-        if each.port is not port:
-            port = None
-    if port is not None:  # one port, the usual case: `max_min`, without its tables
-        left, growing, rates = port.bytes_per_s, moving, {}
-        while growing:
-            level = left / sum(each.weight for each in growing)
-            own = min(each.limit / each.weight for each in growing)
-            full = [each for each in growing if own > level or each.limit / each.weight <= own]
-            for each in full:
-                rates[each] = min(own, level) * each.weight
-                left -= rates[each]
-            growing = [each for each in growing if each not in rates]
-        return [rates[each] for each in moving]
-    capacities = list(dict.fromkeys(c for each in moving for c in each.route))
-    at = {c: i for i, c in enumerate(capacities)}
-    return max_min(
-        [[at[c] for c in each.route] for each in moving],
-        [c.bytes_per_s for c in capacities],
-        [each.weight for each in moving],
-        [each.limit for each in moving],
-    )
-
-
-def _component(flow: Flow) -> list[Flow]:
-    """The live flows that `flow` is connected with through shared capacities, itself among them."""
-    port = flow.port
-    if port is not None:
-        for other in port.flows:
-            if other.port is not port:
-                break
-        else:
-            return list(port.flows)
-    found, todo = {flow: None}, [flow]
-    while todo:
-        for capacity in todo.pop().route:
-            for other in capacity.flows:
-                if other not in found:
-                    found[other] = None
-                    todo.append(other)
-    return list(found)
+def _fill(bytes_per_s: float, flows: list[Flow]) -> None:
+    """Set max-min fair rates: raise all in proportion to weight until the port is full or a flow at
+    its limit, and go on with the rest."""
+    while flows:
+        weight, own = 0.0, inf
+        for flow in flows:
+            weight += flow.weight
+            if flow.limit / flow.weight < own:
+                own = flow.limit / flow.weight
+        level = bytes_per_s / weight
+        growing = []
+        for flow in flows:
+            if level < own or flow.limit / flow.weight <= own:
+                flow.rate = (level if level < own else own) * flow.weight
+                bytes_per_s -= flow.rate
+            else:
+                growing.append(flow)
+        flows = growing

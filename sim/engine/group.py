@@ -13,7 +13,7 @@ import simpy
 from sim.engine.chip import Chip, Ports
 from sim.engine.exchange import Exchange, Known
 from sim.engine.fabric import Fabric
-from sim.engine.flows import Alarm, Flow, Net, Work
+from sim.engine.flows import Alarm, Net, Work
 from sim.engine.program import LoweredOp, Program
 from sim.facts.timeline import Timeline
 from sim.graph.batch import Batch
@@ -111,7 +111,7 @@ class Group:
                     member.device,
                     rank,
                     ports,
-                    meet=self._meet,
+                    self._meet,
                     label=label,
                     shares=tenancy is not None,
                     weight=self.weight,
@@ -146,11 +146,9 @@ class Group:
 
     def graphs(self, batch: Batch) -> list[Graph]:
         """What a pass asks of each member that is simulated; those who share a graph get one."""
-        made: dict[GraphOf, Graph] = {}
-        for member in self.members[: len(self.chips)]:
-            if member.graph_of not in made:
-                made[member.graph_of] = member.graph_of(batch)
-        return [made[member.graph_of] for member in self.members[: len(self.chips)]]
+        own = [member.graph_of for member in self.members[: len(self.chips)]]
+        made = {graph_of: graph_of(batch) for graph_of in dict.fromkeys(own)}
+        return [made[graph_of] for graph_of in own]
 
     def run(self, *graphs: Graph):
         """Play one pass, of one graph on all members, or of one for each; a process."""
@@ -176,29 +174,17 @@ class Group:
         # A later tile of a running kernel has been launched already.
         work.latency_s = fold.latency_s if op.op.launch else fold.latency_s - fold.way.launch_s
         work.link_bytes = fold.sent_bytes
-        hbm, l2, link, *_ = work.flows
-        hbm.limit = l2.limit = inf
         if not self.folded:
             return self.env.process(self._take_part(chip, op, work))
         if chip.moved is not None:
             chip.sent(fold.sent_bytes)
+        # It reads and writes its buffer too, against the kernels and prefetches of the time.
+        now, link = self.env._now, work.flows[2]
         link.limit = fold.bytes_per_s
-        now, net = self.env.now, self.net
         begins_s = work.floor_s = now + work.latency_s
-        net.start(link, fold.sent_bytes, begins_s, now)
-        end_s = self._memory(net, work, hbm, l2, begins_s, link.finish_s)
-        work.end_s = end_s
-        return end_s
-
-    @staticmethod
-    def _memory(net: Net, work: Work, hbm: Flow, l2: Flow, begins_s: float, end_s: float) -> float:
-        """The collective reads and writes its buffer too, against the kernels and prefetches of the
-        time."""
-        if work.l2_bytes:
-            end_s = max(end_s, net.start(l2, work.l2_bytes, begins_s, net.env.now))
-        if work.hbm_bytes:
-            end_s = max(end_s, net.start(hbm, work.hbm_bytes, begins_s, net.env.now))
-        return end_s
+        self.net.start(link, fold.sent_bytes, begins_s, now)
+        work.end_s = chip.moving(work, begins_s, link.finish_s, inf, inf)
+        return work.end_s
 
     def _take_part(self, chip: Chip, op: LoweredOp, work: Work):
         """A rank's part in its next collective: its messages, and its buffer's traffic; a
@@ -211,9 +197,8 @@ class Group:
             self._meetings[number, first] = _Meeting(self, op, range(first, first + size))
         meeting = self._meetings[number, first]
         meeting.exchange.arrive(np.array([chip.rank - first]), op.op.launch)
-        hbm, l2, *_ = work.flows
         work.floor_s = begins_s = env.now + work.latency_s
-        work.end_s = self._memory(self.net, work, hbm, l2, begins_s, begins_s)
+        work.end_s = chip.moving(work, begins_s, begins_s, inf, inf)
         work.event = Alarm(env, work.end_s - env.now)
         yield meeting.done[chip.rank - first]
         chip.sent(float(meeting.exchange.sent_bytes[chip.rank - first]))

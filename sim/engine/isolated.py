@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import simpy
 
 from sim.engine.exchange import Exchange
 from sim.engine.fabric import Fabric, LinkUse
+from sim.engine.flows import Alarm
 from sim.network.network import Network, Ranks
 from sim.network.wires import Floats, Ints, Paths
 
@@ -57,10 +57,6 @@ class _Clock:
         self.end_s[tags] = self.env.now
 
 
-def _arrive(exchange: Exchange, rank: int, _: simpy.Event) -> None:
-    exchange.arrive(np.array([rank]))
-
-
 class Played(NamedTuple):
     """A collective that was played: by rank its end and the bytes it sent; by link what it
     carried."""
@@ -76,7 +72,12 @@ class Played(NamedTuple):
 
 
 def played(
-    network: Network, kind: str, ranks: Ranks, nbytes: float, late_s: Floats | None = None
+    network: Network,
+    kind: str,
+    ranks: Ranks,
+    nbytes: float,
+    late_s: Floats | None = None,
+    weight: float = 1.0,
 ) -> Played:
     """Play one collective send by send; rank i comes `late_s[i]` after the start."""
     env = simpy.Environment()
@@ -84,12 +85,12 @@ def played(
     way, plan = network.plan(kind, ranks, nbytes)
     who = network.members(ranks).ranks
     clock = _Clock(env, len(who))
-    exchange = Exchange(env, fabric, network, who, plan, way, clock.landed)
+    exchange = Exchange(env, fabric, network, who, plan, way, clock.landed, weight=weight)
     if late_s is None:
         exchange.arrive(np.arange(len(who)))
     else:
         for rank, late in enumerate(late_s):
-            timer = env.timeout(float(late))
-            timer.callbacks.append(partial(_arrive, exchange, rank))
+            who = np.array([rank])
+            Alarm(env, float(late), lambda _, who=who: exchange.arrive(who))  # type: ignore[misc]
     env.run()
     return Played(clock.end_s, exchange.sent_bytes, fabric.uses())

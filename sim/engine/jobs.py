@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import simpy
 
-from sim.engine.exchange import Exchange, Jitter, Known
+from sim.engine.exchange import Exchange, Known
 from sim.engine.fabric import Fabric
+from sim.engine.isolated import played
 from sim.facts.jobs import Instance, JobRecord, LinkUse, Traffic
 from sim.facts.outcome import Outcome
 from sim.facts.span import Span, Use, digest
@@ -164,7 +165,12 @@ class _Playing:
         self.ranks: Ints = job.network.members(job.ranks).ranks
         self.slow: Floats = np.array([trouble.slow.get(chip, 1.0) for chip in job.ranks])
         dice = np.random.default_rng((trouble.seed, number))
-        self.jitter = Jitter(trouble.jitter_s, dice) if trouble.jitter_s else None
+        # The delays of so many messages, exponential, from dice of the job's own.
+        self.jitter = (
+            (lambda messages: dice.exponential(trouble.jitter_s, messages))
+            if trouble.jitter_s
+            else None
+        )
         self.plan: Plan = (
             [] if closed else job.network.plan(job.collective, job.ranks, job.nbytes)[1]
         )
@@ -230,13 +236,14 @@ class _Playing:
         job, fold = self.job, self.fold
         ideal = job.healthy.fold(job.collective, job.ranks, job.nbytes)
         first = self.instances[0] if undisturbed and self.instances else None
-        idle_s = (
-            ideal.seconds
-            if ideal.exact
-            else first.end_s - first.start_s
-            if first
-            else _alone_s(job)
-        )
+        if ideal.exact:
+            idle_s = ideal.seconds
+        elif first:
+            idle_s = first.end_s - first.start_s
+        else:
+            idle_s = played(
+                job.healthy, job.collective, job.ranks, job.nbytes, weight=job.weight
+            ).seconds
         name = " ".join(filter(None, (fold.algorithm, fold.way.protocol)))
         algorithm = name if job.network.algorithm == fold.algorithm else f"{name} (auto)"
         return JobRecord(
@@ -251,16 +258,6 @@ class _Playing:
             exact=ideal.exact,
             instances=self.instances,
         )
-
-
-def _alone_s(job: Job) -> float:
-    """One collective of the job with the healthy pod to itself, played."""
-    env, pod = simpy.Environment(), job.healthy
-    alone = job._replace(network=pod, start_s=0.0, repeat=1, background=False)
-    env.run(
-        env.process(_Playing(env, Fabric(env, pod.wires.bytes_per_s), alone, WELL, 0, False).run())
-    )
-    return env.now
 
 
 # What is kept for the timeline.

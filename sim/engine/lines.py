@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.engine.group import GraphOf, Group
+from sim.engine.halves import doublings, halves
 from sim.graph.batch import (
     DENSE,
     NO_SHARING,
@@ -63,18 +65,14 @@ class Bent:
 
     def _table(self, size: int) -> np.ndarray:
         found = np.zeros(size + 1)
-        # By powers of two, so that a longer table begins as a shorter one does.
-        todo = [(1 << bit, 2 << bit) for bit in range(size.bit_length() - 1)]
-        found[1] = self._read(1)
-        while todo:
-            low, high = todo.pop()
-            middle = (low + high) // 2
-            a, b, c = self._read(low), self._read(middle), self._read(high)
-            straight = a + (c - a) * (middle - low) / (high - low)
-            if high - low < 2 or abs(straight - b) <= _EXACT * b:
-                found[low : high + 1] = np.linspace(a, c, high - low + 1)
-            else:
-                todo += [(low, middle), (middle, high)]
+        read = self._read
+
+        def straight(low: int, middle: int, high: int) -> bool:
+            line = read(low) + (read(high) - read(low)) * (middle - low) / (high - low)
+            return abs(line - read(middle)) <= _EXACT * read(middle)
+
+        for low, high in halves(doublings(size)[1:], straight):
+            found[low : high + 1] = np.linspace(read(low), read(high), high - low + 1)
         return found
 
 
@@ -155,7 +153,8 @@ def op_lines(
                 return None
             lines.append(OpLine(ops[0], times, bent, *whole))
     if any(
-        sees(line) is None and (is_collective(line.op) or _sees_logits(line) or line.bent)
+        sees(line) is None
+        and (is_collective(line.op) or line.bent or any(column[LOGITS] for column in line.sizes))
         for line in lines
     ):
         return None
@@ -266,17 +265,11 @@ def _distinct(graph: Graph) -> dict[int, int]:
 def _in_series(graph: Graph) -> bool:
     """Whether no two ops can run at once: each follows the one before it, on its stream or by a
     dependency."""
-    before: tuple[int, Op] | None = None
-    for index, layer in enumerate(graph.layers):
-        for op in layer.ops:
-            if before is not None:
-                at, last = before
-                if op.stream != last.stream and not any(
-                    after.name == last.name and index - after.back == at for after in op.after
-                ):
-                    return False
-            before = index, op
-    return True
+    return all(
+        op.stream == last.stream
+        or any(after.name == last.name and index - after.back == at for after in op.after)
+        for (at, last), (index, op) in pairwise(graph.ops())
+    )
 
 
 def _read(op: Op) -> float:
@@ -334,7 +327,3 @@ def sees(line: OpLine) -> int | None:
     seen = {feature for column in line.sizes for feature in np.flatnonzero(column[1:]).tolist()}
     seen = {feature + 1 for feature in seen} | ({TOKENS} if line.bent else set())
     return TOKENS if not seen else seen.pop() if len(seen) == 1 and seen <= {*TABLES} else None
-
-
-def _sees_logits(line: OpLine) -> bool:
-    return any(column[LOGITS] for column in line.sizes)

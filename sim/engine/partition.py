@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sim.serving.fleet import Arrivals, Fleet, Rules
+from sim.serving.fleet import NONE, Arrivals, Fleet, Rules
 from sim.serving.router import ROUTERS
 
 _BY_REPLICA = ("replicas", "sums", "row_sums", "series", "gaps", "bin_s", "stage_busy_s")
@@ -64,6 +64,14 @@ def rows_of(asked: Arrivals, rows: np.ndarray) -> Arrivals:
         if name not in ("block_from", "blocks")
     }
     return Arrivals(**columns, block_from=edges, blocks=blocks)
+
+
+def in_order(asked: Arrivals, order: np.ndarray) -> Arrivals:
+    """All rows in another order; `next` follows."""
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    following = np.where(asked.next == NONE, NONE, place[asked.next])
+    return rows_of(asked._replace(next=following), order)
 
 
 def sums_only(fleet: Fleet) -> Fleet:

@@ -123,21 +123,19 @@ class _Recorded:
         )
         self.groups: list[list[Group]] = []
         self.window = (0.0, np.inf)
-        self._play: Player | None = None
 
     def __call__(self, fleet: Fleet, r: int) -> Answer:
-        if self._play is None:
+        if not self.groups:
             self.groups += [
                 [host.group_of(self.timeline if i == 0 else None) for host in self.stages]
                 for i in range(self.count)
             ]
-            self._play = player(self.groups, self.first)
         # A timeline shows one replica: the first.
         place = (r - self.first) // self.lanes
         shown = place == 0 and self.timeline is not None
         for group in self.groups[place]:
             group.record(shown and self.window[0] <= fleet.replicas[r].now_s < self.window[1])
-        return self._play(fleet, r)
+        return player(self.groups, self.first)(fleet, r)
 
 
 def together(parts: Sequence[Totals]) -> Totals:

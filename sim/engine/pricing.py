@@ -11,11 +11,13 @@ closed form, and the iteration is played.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.engine.group import GraphOf
+from sim.engine.halves import doublings, halves
 from sim.engine.lines import TABLES, OpLine, op_lines, sees
 from sim.facts.span import BOUNDS
 from sim.facts.totals import Totals
@@ -208,44 +210,27 @@ class Pricing:
         """
         most = self.network.egress_bytes_per_s(0)
         found = np.empty((3, len(messages)))
-        known: dict[int, tuple[Way, tuple[float, ...]]] = {}
 
+        @cache
         def at(index: int) -> tuple[Way, tuple[float, ...]]:
-            if index not in known:
-                fold = self.network.fold(op.kind, op.ranks or self.ranks, float(messages[index]))
-                fixed = fold.latency_s - (0.0 if op.launch else fold.way.launch_s)
-                known[index] = (
-                    fold.way,
-                    (fixed, fold.sent_bytes / min(fold.bytes_per_s, most), fold.sent_bytes),
-                )
-                found[:, index] = known[index][1]
-            return known[index]
+            fold = self.network.fold(op.kind, op.ranks or self.ranks, float(messages[index]))
+            fixed = fold.latency_s - (0.0 if op.launch else fold.way.launch_s)
+            sizes = fixed, fold.sent_bytes / min(fold.bytes_per_s, most), fold.sent_bytes
+            found[:, index] = sizes
+            return fold.way, sizes
 
-        # By powers of two, so that a longer table begins as a shorter one does.
-        edges = [
-            0,
-            *(
-                1 << bit
-                for bit in range((len(messages) - 1).bit_length())
-                if 1 << bit < len(messages) - 1
-            ),
-        ]
-        todo = [*zip(edges, [*edges[1:], len(messages) - 1])]
-        while todo:
-            low, high = todo.pop()
-            middle = (low + high) // 2
-            ends = at(low), at(middle), at(high)
-            if high - low < 2:
-                continue
-            share = (messages[low : high + 1] - messages[low]) / max(
-                messages[high] - messages[low], 1e-300
-            )
-            line = np.outer(ends[0][1], 1 - share) + np.outer(ends[2][1], share)
-            same = ends[0][0] == ends[1][0] == ends[2][0]
-            if same and np.allclose(line[:, middle - low], ends[1][1], rtol=1e-12, atol=0.0):
-                found[:, low + 1 : high] = line[:, 1:-1]
-            else:
-                todo += [(middle, high), (low, middle)]
+        def line(low: int, high: int) -> np.ndarray:
+            apart = max(messages[high] - messages[low], 1e-300)
+            share = (messages[low : high + 1] - messages[low]) / apart
+            return np.outer(at(low)[1], 1 - share) + np.outer(at(high)[1], share)
+
+        def straight(low: int, middle: int, high: int) -> bool:
+            same = at(low)[0] == at(middle)[0] == at(high)[0]
+            told = line(low, high)[:, middle - low]
+            return same and np.allclose(told, at(middle)[1], rtol=1e-12, atol=0.0)
+
+        for low, high in halves(doublings(len(messages) - 1), straight):
+            found[:, low + 1 : high] = line(low, high)[:, 1:-1]
         return found
 
 

@@ -6,10 +6,10 @@ graph has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 
 from sim.facts.span import BOUNDS
-from sim.graph.graph import STREAMS, Graph, Layer, Op, is_collective
+from sim.graph.graph import STREAMS, Graph, Op, is_collective
 from sim.hardware.cost import OpCost, cost, traffic
 from sim.hardware.device import Device
 from sim.network.network import Fold
@@ -41,9 +41,12 @@ class LoweredOp:
         "unhidden_s",
     )
 
-    def __init__(self, op: Op, slot: int, device: Device, tensor_id: Callable[[str], int]) -> None:
-        self.op, self.slot, self.collective, self.idle = op, slot, is_collective(op), op.idle
-        self.prefetch = op.kind == "prefetch"
+    def __init__(
+        self, op: Op, slots: dict[str, int], device: Device, ids: Mapping[str, int]
+    ) -> None:
+        self.op, self.collective, self.idle = op, is_collective(op), op.idle
+        self.slot, self.prefetch = slots[op.name], op.kind == "prefetch"
+        self.deps = [slots[after.name] - after.back * len(slots) for after in op.after]
         found = _OF_NETWORK if self.collective else cost(op, device)
         self.fixed_s, self.arithmetic_s = found.fixed_s, found.arithmetic_s
         self.hbm_limit, self.l2_limit = found.hbm_limit, found.l2_limit
@@ -54,11 +57,10 @@ class LoweredOp:
         self.unhidden_s = found.alone(*moved, device).unhidden_s if found.unhidden else 0.0
         self.buffer_miss, self.buffer_hit = buffer_bytes - moved[1], moved[1]
         self.reads = [
-            (tensor_id(tensor.name) * LAYERS + tensor.ahead, tensor.nbytes)
+            (ids[tensor.name] * LAYERS + tensor.ahead, tensor.nbytes)
             for tensor in op.reads
             if tensor.kind != "activation" and tensor.nbytes
         ]
-        self.deps: tuple[int, ...] = ()
         self.fold: Fold | None = None  # how the network plays it, once it was asked
         self.clear()
 
@@ -68,47 +70,26 @@ class LoweredOp:
         self.bound_s = [0.0] * len(BOUNDS)
 
 
-class LoweredLayer:
-    """A layer split by stream, with dependencies as distances in a table of slots."""
-
-    __slots__ = ("name", "ops", "streams")
-
-    def __init__(
-        self, layer: Layer, device: Device, slot_of: dict[str, int], tensor_id: Callable[[str], int]
-    ) -> None:
-        self.name = layer.name
-        self.ops = [LoweredOp(op, slot_of[op.name], device, tensor_id) for op in layer.ops]
-        self.streams: dict[str, list[LoweredOp]] = {}
-        for lowered in self.ops:
-            lowered.deps = tuple(
-                slot_of[after.name] - after.back * len(slot_of) for after in lowered.op.after
-            )
-            self.streams.setdefault(lowered.op.stream, []).append(lowered)
-
-
 class Program:
     """A graph lowered for one device.  An op's slot is its layer's place times `width`, plus that
     of its name."""
 
-    def __init__(self, graph: Graph, device: Device, tensor_id: Callable[[str], int]) -> None:
-        slot_of: dict[str, int] = {}
-        distinct = list(dict.fromkeys(graph.layers))
-        for layer in distinct:
-            for op in layer.ops:
-                slot_of.setdefault(op.name, len(slot_of))
-        self.width = len(slot_of)
-        lowered = {layer: LoweredLayer(layer, device, slot_of, tensor_id) for layer in distinct}
-        self.distinct = list(lowered.values())
-        self.layers = [lowered[layer] for layer in graph.layers]
-        named = dict.fromkeys(stream for layer in self.distinct for stream in layer.streams)
-        self.streams = [*(name for name in STREAMS if name in named)]
-        self.streams += [name for name in named if name not in STREAMS]
-        computing = {op.op.stream for layer in self.distinct for op in layer.ops if op.arithmetic_s}
+    def __init__(self, graph: Graph, device: Device, ids: Mapping[str, int]) -> None:
+        distinct = dict.fromkeys(graph.layers)
+        names = dict.fromkeys(op.name for layer in distinct for op in layer.ops)
+        slots = {name: slot for slot, name in enumerate(names)}
+        lowered = {
+            layer: [LoweredOp(op, slots, device, ids) for op in layer.ops] for layer in distinct
+        }
+        self.layers, self.width = graph.layers, len(slots)
+        self.ops = [op for ops in lowered.values() for op in ops]
+        named = dict.fromkeys(op.op.stream for op in self.ops)
+        # By stream, its ops in order: the layer's place, its first slot, the op.
+        self.streams: dict[str, list[tuple[int, int, LoweredOp]]] = {
+            name: [] for name in dict.fromkeys([*STREAMS, *named]) if name in named
+        }
+        for index, layer in enumerate(graph.layers):
+            for op in lowered[layer]:
+                self.streams[op.op.stream].append((index, index * self.width, op))
+        computing = {op.op.stream for op in self.ops if op.arithmetic_s}
         self.overlaps = len(computing) > 1  # two kernels may want an engine at once
-
-    def walk(self, stream: str) -> Iterator[tuple[int, int, LoweredOp]]:
-        """(layer's place, its first slot, op) of a stream's ops, in order."""
-        for index, layer in enumerate(self.layers):
-            base = index * self.width
-            for op in layer.streams.get(stream, ()):
-                yield index, base, op

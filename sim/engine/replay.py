@@ -239,14 +239,15 @@ class _Prices:
 
     def room_for_sums(self, fleet: Fleet) -> Fleet:
         """The fleet with a place in its sums for every batch of the table."""
-        wide = []
-        for sums, most in (
-            (fleet.of_tokens, self.tokens),
-            (fleet.of_logits, self.logits),
-            (fleet.of_lone, self.logits),
-        ):
-            wide.append(np.pad(sums, [(0, 0), (0, max(max(most) + 1 - sums.shape[1], 0))]))
-        return fleet._replace(of_tokens=wide[0], of_logits=wide[1], of_lone=wide[2])
+        of_tokens, of_logits, of_lone = (
+            np.pad(sums, [(0, 0), (0, max(max(most) + 1 - sums.shape[1], 0))])
+            for sums, most in (
+                (fleet.of_tokens, self.tokens),
+                (fleet.of_logits, self.logits),
+                (fleet.of_lone, self.logits),
+            )
+        )
+        return fleet._replace(of_tokens=of_tokens, of_logits=of_logits, of_lone=of_lone)
 
 
 def batch_of(fleet: Fleet, r: int) -> Batch:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engine.partition import Part, Spread, of_share, sums_only, whole
+from sim.engine.partition import Part, Spread, in_order, of_share, sums_only, whole
 from sim.engine.pool import Host, Pool, lanes_of, together
 from sim.engine.replay import Window, serve_fleet
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
@@ -97,15 +97,16 @@ def run_service(
     count = int((service.replicas.lane == 0).sum())
     table.replica[table.replica != NONE] //= lanes_of(service.replicas)
     totals = together([each.totals(last) for each in served])
-    _use_of_time(totals, last, makespan_s * count)
+    use_of_time(totals, last, makespan_s * count)
     paid = _paid(served, scaler, makespan_s)
+    most_on = count - len(scaler.members) + scaler.most if scaler else count
     return Outcome(
         totals,
         tokens=int(table.output[table.replica >= 0].sum()),
         ranks=served[0].ranks,
         replicas=count,
         requests=requests_of(table),
-        part=serving_of(last, paid, _most_on(count, scaler)),
+        part=serving_of(last, paid, most_on),
         chip_s=sum(chip_s for _, chip_s in paid),
         timeline=timeline or Timeline(),
         rates=_mean_rates(served),
@@ -208,26 +209,20 @@ def _part(
     return Part(table, sums_only(last), stopped_s)
 
 
-def _use_of_time(totals: Totals, fleet: Fleet, seconds: float) -> None:
+def use_of_time(totals: Totals, fleet: Fleet, seconds: float) -> None:
     """Write down how much of so many seconds, over all replicas, something was done in."""
     me = fleet.replicas
-    totals.seconds, totals.engine_s = seconds, engine_seconds(me)
+    own_s = me.iterations * me.overhead_s + me.moved_tokens * np.nan_to_num(me.swap_s)
+    delayed_s = (me.busy_s - me.lost_s - own_s) * (1 - 1 / me.slow)
+    # Busy time in which no op ran.
+    totals.seconds, totals.engine_s = seconds, float((me.lost_s + own_s + delayed_s).sum())
     under_way_s = float(me.busy_s.sum())
     if lanes_of(me) > 1 or me.stages.max() > 1:
         busy_s = fleet.stage_busy_s.sum(axis=1) / me.stages
-        under_way_s, totals.engine_s = (
-            float(me.flight_s.sum()),
-            float((busy_s * (1 - 1 / me.slow)).sum()),
-        )
+        under_way_s = float(me.flight_s.sum())
+        totals.engine_s = float((busy_s * (1 - 1 / me.slow)).sum())
         totals.bubble_s = max(under_way_s - float(busy_s.sum()), 0.0)
     totals.idle_s = max(seconds - under_way_s, 0.0)
-
-
-def engine_seconds(me: np.recarray) -> float:
-    """Busy time in which no op ran."""
-    own_s = me.iterations * me.overhead_s + me.moved_tokens * np.nan_to_num(me.swap_s)
-    delayed_s = (me.busy_s - me.lost_s - own_s) * (1 - 1 / me.slow)
-    return float((me.lost_s + own_s + delayed_s).sum())
 
 
 def _mean_rates(served: Sequence[Pool]) -> dict[str, float]:
@@ -280,28 +275,12 @@ def _in_turn(asked: Arrivals, chunk: Columns) -> Arrivals:
     later = np.zeros(len(asked.id), bool)
     later[rows[follows + 1]] = True
     think_s = np.nan_to_num(chunk.think_s) if chunk.think_s is not None else np.zeros(len(asked.id))
-    order = np.argsort(later, kind="stable")  # first turns first
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    turns = np.where(turns == NONE, NONE, place[turns])
-    begin, size = asked.block_from[:-1], np.diff(asked.block_from)
-    edges = np.concatenate([[0], np.cumsum(size[order])])
-    blocks = asked.blocks[
-        np.arange(edges[-1])
-        - np.repeat(edges[:-1], size[order])
-        + np.repeat(begin[order], size[order])
-    ]
     asked = asked._replace(
         arrival_s=np.where(later, np.inf, asked.arrival_s),
         next=turns,
         think_s=np.maximum(think_s, 0.0),
     )
-    moved = {
-        name: getattr(asked, name)[order]
-        for name in asked._fields
-        if name not in ("block_from", "blocks")
-    }
-    return Arrivals(**moved, block_from=edges, blocks=blocks)
+    return in_order(asked, np.argsort(later, kind="stable"))  # first turns first
 
 
 def requests_of(table: np.recarray) -> Requests:
@@ -349,10 +328,6 @@ def _paid(
         )
         for each in served
     ]
-
-
-def _most_on(count: int, scaler: Scaler | None) -> int:
-    return count - len(scaler.members) + scaler.most if scaler else count
 
 
 def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int) -> Serving:

@@ -14,13 +14,14 @@ playing every step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sim.engine.group import Group
+from sim.engine.halves import halves
 from sim.facts.totals import Totals
 from sim.graph.batch import Batch, Sequences, Shared, decode_batch
 from sim.graph.graph import STREAMS
@@ -157,20 +158,13 @@ def _sampled(
     def sizes(context: int) -> Numbers:
         return sizes_of(group, work.decode(context))
 
-    todo = [(first, last)]
-    while todo:
-        a, b = todo.pop()
-        if a == b:
-            continue
-        (low, low_trail), (high, high_trail) = at(a), at(b)
-        middle = (a + b) // 2
-        if b - a > 1 and (
-            low_trail != high_trail
-            or bends(sizes(a), sizes(middle), sizes(b), (middle - a) / (b - a))
-        ):
-            todo += [(middle, b), (a, middle)]
-            continue
-        found.append(Stretch(b - a, low, high))
+    def straight(a: int, middle: int, b: int) -> bool:
+        if at(a)[1] != at(b)[1]:
+            return False
+        return not bends(sizes(a), sizes(middle), sizes(b), (middle - a) / (b - a))
+
+    for a, b in halves([(first, last)] if first < last else [], straight):
+        found.append(Stretch(b - a, at(a)[0], at(b)[0]))
         progress((b - first) / (last - first))
     return [*found, Stretch(1, at(last)[0], at(last)[0])]
 
@@ -211,27 +205,23 @@ def bends(low: Numbers, middle: Numbers, high: Numbers, share: float) -> bool:
 
 def sums_of(totals: Totals) -> Sums:
     """Totals as one flat table of numbers that add up."""
-    flat: Sums = {}
-    for name, value in vars(totals).items():
-        if not isinstance(value, dict):
-            flat[name,] = value
-            continue
+    return dict(_flat(vars(totals)))
+
+
+def _flat(value: Any, *path: str) -> Iterator[tuple[tuple[str, ...], float]]:
+    if isinstance(value, dict):
         for key, inner in value.items():
-            if isinstance(inner, dict):
-                flat |= {(name, key, kind): seconds for kind, seconds in inner.items()}
-            else:
-                flat[name, key] = inner
-    return flat
+            yield from _flat(inner, *path, key)
+    else:
+        yield path, value
 
 
 def totals_of(sums: Sums) -> Totals:
     """The inverse of `sums_of`."""
     totals = Totals(span_s={stream: {} for stream in STREAMS})
-    for (name, *keys), value in sums.items():
-        if not keys:
-            setattr(totals, name, value)
-        elif len(keys) == 1:
-            getattr(totals, name)[keys[0]] = value
-        else:
-            getattr(totals, name).setdefault(keys[0], {})[keys[1]] = value
+    for (*path, name), value in sums.items():
+        table = vars(totals)
+        for key in path:
+            table = table.setdefault(key, {})
+        table[name] = value
     return totals

@@ -19,7 +19,7 @@ import simpy
 
 from sim.engine.group import GraphOf, Group, Tenancy
 from sim.engine.lines import patterns_of
-from sim.engine.partition import rows_of
+from sim.engine.partition import in_order, rows_of
 from sim.engine.pool import Host, Pool, played_totals
 from sim.engine.replay import Answer, Kind, Window, batch_of, serve_fleet
 from sim.engine.service import (
@@ -27,9 +27,9 @@ from sim.engine.service import (
     arrivals_of,
     counted,
     digest_of,
-    engine_seconds,
     requests_of,
     serving_of,
+    use_of_time,
     warnings_of,
 )
 from sim.engine.steps import Progress
@@ -187,9 +187,7 @@ def _outcome(
     tenant: Tenant, table: np.recarray, fleet: Fleet, totals: Totals, plain: Group
 ) -> Outcome:
     count, makespan_s = len(fleet.replicas), float(np.nanmax(table.last_s, initial=0.0))
-    totals.seconds = makespan_s * count
-    totals.idle_s = max(totals.seconds - float(fleet.replicas.busy_s.sum()), 0.0)
-    totals.engine_s = engine_seconds(fleet.replicas)
+    use_of_time(totals, fleet, makespan_s * count)
     paid = [(plain.members[0].device, plain.ranks * count * makespan_s)]
     return Outcome(
         totals,
@@ -355,9 +353,4 @@ def _one(parts: Sequence[Arrivals]) -> Arrivals:
         [[0], *(part.block_from[1:] + first for part, first in zip(parts, blocks))]
     ).astype(np.int64)
     whole = Arrivals(**columns)
-    order = np.argsort(whole.arrival_s, kind="stable")
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return rows_of(
-        whole._replace(next=np.where(whole.next == NONE, NONE, place[whole.next])), order
-    )
+    return in_order(whole, np.argsort(whole.arrival_s, kind="stable"))

@@ -166,10 +166,7 @@ class Layer:
 
     def op(self, name: str) -> Op:
         """The op called `name`; KeyError if there is none."""
-        for op in self.ops:
-            if op.name == name:
-                return op
-        raise KeyError(name)
+        return {op.name: op for op in self.ops}[name]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,16 +199,6 @@ class Graph:
                     "the technique that changes the attention before that one"
                 )
         return self.mapped(lambda op: op if op.work is None else op.attending(change(op.work)))
-
-    @property
-    def flop(self) -> float:
-        """FLOP of one rank."""
-        return sum(op.flop for _, op in self.ops())
-
-    def read_bytes(self, kind: TensorKind) -> float:
-        """Bytes of tensors of `kind` that the compute stream's ops read."""
-        ops = (op for _, op in self.ops() if op.stream == "compute" and not op.idle)
-        return sum(t.nbytes for op in ops for t in op.reads if t.kind == kind)
 
 
 def is_collective(op: Op) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from sim.graph.model import Model
+from sim.graph.model import Experts, Model
 from sim.graph.routing import EVEN, Load, Routing, loads
 
 
@@ -70,15 +71,16 @@ def shard(model: Model, parallel: Parallel) -> Shard:
     which all heads share, on every rank.
     """
     p, experts = parallel, model.experts
+    _require("tensor", p.tensor, model.heads, partial(_tensor_misfit, model))
     _require(
-        p.tensor, model.heads, _tensor_fits(model), "tensor", lambda n: _tensor_misfit(model, n)
-    )
-    _require(
+        "sequence",
         p.sequence,
         p.tensor,
-        lambda n: p.tensor % n == 0,
-        "sequence",
-        lambda n: f"the {p.tensor} ranks of a tensor group, which share a KV-cache by its tokens",
+        lambda n: (
+            f"the {p.tensor} ranks of a tensor group, which share a KV-cache by its tokens"
+            if p.tensor % n
+            else ""
+        ),
     )
     if p.pipeline > model.layers:
         raise ValueError(
@@ -100,18 +102,7 @@ def shard(model: Model, parallel: Parallel) -> Shard:
                 f"expert parallel degree {p.expert}: with data-parallel attention the experts are "
                 f"spread over all {p.ranks} ranks, or over none; use {p.ranks} or 1"
             )
-
-        def fits(n: int) -> bool:
-            whole = experts.routed % n == 0 and p.ranks % n == 0
-            return whole and experts.ffn % (p.ranks // n) == 0
-
-        _require(
-            p.expert,
-            p.ranks,
-            fits,
-            "expert",
-            lambda n: _expert_misfit(model.name, experts.routed, experts.ffn, p.ranks, n),
-        )
+        _require("expert", p.expert, p.ranks, partial(_expert_misfit, model.name, experts, p.ranks))
         expert_ffn, spread = experts.ffn * p.expert / p.ranks, experts.routed / p.expert
     notes = []
     heads = math.ceil(model.heads / p.tensor)
@@ -169,44 +160,37 @@ def stage_layers(layers: int, stages: int) -> tuple[range, ...]:
     return tuple(range(first, first + count) for first, count in zip(firsts, counts))
 
 
-def _require(
-    n: int, most: int, fits: Callable[[int], bool], name: str, what: Callable[[int], str]
-) -> None:
-    if n <= most and fits(n):
+def _require(name: str, n: int, most: int, misfit: Callable[[int], str]) -> None:
+    """ValueError if a degree, `most` or less, does not divide what `misfit` says."""
+    wrong = misfit(n)
+    if not wrong:
         return
-    good = nearest_degrees(n, (m for m in range(1, most + 1) if fits(m)))
+    good = sorted((abs(m - n), m) for m in range(1, most + 1) if not misfit(m))[:4]
+    nearest = ", ".join(map(str, sorted(m for _, m in good)))
     raise ValueError(
-        f"{name} parallel degree {n} does not divide {what(n)}; nearest degrees that work: {good}"
+        f"{name} parallel degree {n} does not divide {wrong}; nearest degrees that work: {nearest}"
     )
 
 
-def nearest_degrees(n: int, good: Iterable[int]) -> str:
-    """The few of `good` that are nearest to `n`, rising."""
-    return ", ".join(map(str, sorted(sorted(good, key=lambda m: (abs(m - n), m))[:4])))
-
-
-def _tensor_fits(model: Model) -> Callable[[int], bool]:
-    def fits(n: int) -> bool:
-        shared = model.experts.shared_ffn if model.experts else 0
-        return model.ffn % n == 0 and shared % n == 0 and (model.heads % n == 0 or n & (n - 1) == 0)
-
-    return fits
-
-
 def _tensor_misfit(model: Model, n: int) -> str:
+    """What `n` tensor ranks do not divide; "" if all divides."""
     if model.ffn % n:
         return f"the MLP width {model.ffn} of {model.name}"
     if model.experts and model.experts.shared_ffn % n:
         return f"the shared experts' width {model.experts.shared_ffn} of {model.name}"
-    return f"the {model.heads} heads of {model.name}"
+    padded = n & (n - 1) == 0 and n <= model.heads
+    return "" if padded or model.heads % n == 0 else f"the {model.heads} heads of {model.name}"
 
 
-def _expert_misfit(name: str, routed: int, ffn: int, ranks: int, n: int) -> str:
-    if n > ranks or ranks % n:
+def _expert_misfit(name: str, experts: Experts, ranks: int, n: int) -> str:
+    """What `n` ranks of experts do not divide; "" if all divides."""
+    if ranks % n:
         return f"the {ranks} ranks (tensor x data)"
-    if routed % n:
-        return f"the {routed} experts of {name}"
+    if experts.routed % n:
+        return f"the {experts.routed} experts of {name}"
+    if experts.ffn % (ranks // n) == 0:
+        return ""
     return (
-        f"well: {ranks // n} ranks would share each expert, whose width {ffn} does not "
+        f"well: {ranks // n} ranks would share each expert, whose width {experts.ffn} does not "
         "divide by them"
     )

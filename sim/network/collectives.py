@@ -24,19 +24,19 @@ class Needs(NamedTuple):
 
     def __call__(self, who: Members) -> str:
         """What the group lacks; "" if nothing."""
-        return "" if self.has(who) else self.lack.format(n=len(who.ranks))
+        return "" if self.has(who) else self.lack.format(n=who.size)
 
 
 NOTHING = Needs("", "", lambda who: True)
 EVEN = Needs(
     "An even number of ranks",
     "a group of an even number of ranks, not {n}",
-    lambda who: len(who.ranks) % 2 == 0,
+    lambda who: who.size % 2 == 0,
 )
 POWER_OF_TWO = Needs(
     "A power of two ranks",
     "a group of a power of two ranks, not {n}",
-    lambda who: len(who.ranks).bit_count() == 1,
+    lambda who: who.size.bit_count() == 1,
 )
 NODES = Needs(
     "Equally many chips on each of several nodes",

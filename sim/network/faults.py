@@ -168,15 +168,9 @@ def check_link(facts: Mapping[str, Any], where: str, complete: bool = True) -> N
 
 def reached(graph: nx.DiGraph, start: Hashable) -> set[Hashable]:
     """Nodes that a message from `start` can come to."""
-    forward = graph.graph.get("chips_forward", True)
-    near, fresh = {start}, [start]
-    while fresh:
-        for after in graph.adj[fresh.pop()]:
-            if after not in near:
-                near.add(after)
-                if forward or not is_chip(after):
-                    fresh.append(after)
-    return near
+    if not graph.graph.get("chips_forward", True):
+        graph = nx.subgraph_view(graph, filter_edge=lambda a, _: a == start or not is_chip(a))
+    return {start, *nx.descendants(graph, start)}
 
 
 def is_chip(node: object) -> bool:

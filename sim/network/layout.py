@@ -10,18 +10,14 @@ import networkx as nx
 import numpy as np
 
 
-def ring_order(graph: nx.DiGraph, group: int | Sequence[int]) -> list[int]:
-    """Chips of a group (or the first so many) in the order a ring should visit them.
+def ring_order(graph: nx.DiGraph, chips: Sequence[int]) -> list[int]:
+    """Chips of a group in the order a ring should visit them.
 
     Where the group is a box of a mesh, torus or hypercube: a closed walk along wires (a Gray code
     on a hypercube). A mesh of odd sides has none, there the walk ends far from where it began. In a
     multi-node pod node by node, to and fro, so that the ring changes nodes on a rail. Otherwise as
     given.
     """
-    chips = list(range(group)) if isinstance(group, int) else list(group)
-    count = sum(isinstance(node, int) for node in graph)
-    if len(chips) > count:
-        raise ValueError(f"a group of {len(chips)} ranks does not fit on {count} chips")
     if "node_chips" in graph.graph:
         by_node: dict[int, list[int]] = {}
         for chip in chips:
@@ -33,7 +29,7 @@ def ring_order(graph: nx.DiGraph, group: int | Sequence[int]) -> list[int]:
         ]
     sizes = _box(graph, sorted(chips))
     if sizes is None or sum(size > 1 for size in sizes) < 2:
-        return chips
+        return list(chips)
     dims, wraps = graph.graph["dims"], graph.graph["wraps"]
     wide = [axis for axis, size in enumerate(sizes) if size > 1]
     walk = _closed_walk([sizes[a] for a in wide], [wraps and sizes[a] == dims[a] > 2 for a in wide])
@@ -42,13 +38,12 @@ def ring_order(graph: nx.DiGraph, group: int | Sequence[int]) -> list[int]:
     return order[start:] + order[:start]
 
 
-def layout(graph: nx.DiGraph, group: int | Sequence[int]) -> tuple[int, ...]:
+def layout(graph: nx.DiGraph, chips: Sequence[int]) -> tuple[int, ...]:
     """How a group in its given order factors: the sides of the box it fills, or (nodes or groups of
     chips, chips of each); else (n,).
 
     Sides of one chip are left out. The order is that of numbering: the last side runs fastest.
     """
-    chips = list(range(group)) if isinstance(group, int) else list(group)
     together = graph.graph.get("node_chips") or graph.graph.get("group_chips")
     if together:
         owner = np.array(chips) // together

@@ -128,25 +128,26 @@ def _splits(graph: nx.DiGraph, wires: Wires) -> Iterator[np.ndarray]:
         yield _swapped(wires, half) if direct and n <= MOST_SWAPPED else half
 
 
+def _joined(wires: Wires) -> Floats:
+    """Rates between nodes, both ways together, as parts of the greatest."""
+    one_way = np.zeros((len(wires.nodes), len(wires.nodes)))
+    rate = wires.bytes_per_s[wires.capacity] / wires.bytes_per_s.max()
+    one_way[wires.source, wires.target] = rate
+    return one_way + one_way.T
+
+
 def _fiedler(wires: Wires) -> Floats:
     """The second eigenvector of the graph's Laplacian: what hangs together has values close
     together."""
-    size = len(wires.nodes)
-    joined = np.zeros((size, size))
-    joined[wires.source, wires.target] = wires.bytes_per_s[wires.capacity] / wires.bytes_per_s.max()
-    joined = joined + joined.T
+    joined = _joined(wires)
     return np.linalg.eigh(np.diag(joined.sum(axis=0)) - joined)[1][:, 1].round(9)
 
 
 def _swapped(wires: Wires, half: np.ndarray) -> np.ndarray:
     """A split of a direct network, improved by the best swap of two chips as long as there is one
     (Kernighan-Lin)."""
-    n = wires.chips
-    joined = np.zeros((n, n))
-    joined[wires.source, wires.target] = wires.bytes_per_s[wires.capacity] / wires.bytes_per_s.max()
-    joined = (joined + joined.T) / 2
-    half = half.copy()
-    for _ in range(n):
+    joined, half = _joined(wires) / 2, half.copy()
+    for _ in range(wires.chips):
         outward = (
             joined @ np.where(half, -1.0, 1.0) * np.where(half, 1.0, -1.0)
         )  # cut less uncut, by chip

@@ -176,7 +176,7 @@ class Network:
                 library.way(self.algorithm)
             ]
         if not ways:
-            large = len(who.ranks) ** 2 > MOST_SENDS
+            large = who.size**2 > MOST_SENDS
             names = [name for name in able if name in library.algorithms] or [
                 name
                 for name in able
@@ -184,7 +184,7 @@ class Network:
             ]
             if not names:
                 raise ValueError(
-                    f"{kind} among {len(who.ranks):,} ranks is too much for auto to compare; "
+                    f"{kind} among {who.size:,} ranks is too much for auto to compare; "
                     f"name one of {', '.join(able)}"
                 )
             ways = [library.way(name) for name in names]
@@ -206,8 +206,7 @@ class Network:
         """
         how = COLLECTIVES[kind].algorithms[name]
         plan = how.plan(who, nbytes)
-        wait = wire = reduce = sent = 0.0
-        exact = True
+        total, exact = np.zeros(4), True
         seen: dict[tuple[int, ...], _Step] = {}
         before: Ints | None = None
         rounds = repeats(plan)
@@ -216,29 +215,27 @@ class Network:
             same = sends if self.library.reduce_bytes_per_s < inf else sends[:3]
             key = tuple(map(id, same))
             step = seen.get(key) or seen.setdefault(key, self._step(sends))
-            wait += times * step.wait_s
-            wire += times * step.wire_s
-            reduce += times * step.reduce_s
-            sent += times * step.nbytes
+            total += times * step.costs
             exact = exact and step.even
             if exact and len(rounds) > 1:
                 taking_part = np.zeros(len(self.wires.nodes), dtype=bool)
                 taking_part[sends.source] = taking_part[sends.target] = True
                 exact = before is None or bool(before[sends.source].all())
                 before = taking_part
+        wait_s, wire_s, reduce_s, sent = total.tolist()
         return _Bare(
             rounds=len(plan),
-            wait_s=wait,
-            wire_s=wire,
-            reduce_s=reduce,
-            sent_bytes=sent / (len(who.ranks) * how.senders),
+            wait_s=wait_s,
+            wire_s=wire_s,
+            reduce_s=reduce_s,
+            sent_bytes=sent / (who.size * how.senders),
             exact=exact,
         )
 
     def _step(self, sends: Round) -> _Step:
         """What one round takes on links that nobody else uses."""
         if not len(sends.source):
-            return _Step()
+            return _Step(np.zeros(4), True)
         ways = self.routes(sends)
         legs, rate = ways.legs, self.wires.bytes_per_s
         flow = np.repeat(np.arange(len(legs.hops)), np.diff(legs.first))
@@ -269,24 +266,16 @@ class Network:
             for fact in (waits, moves, reduces, sends.nbytes, np.diff(ways.first))
         )
         even = alike and bool((part[0] == part[1]).all())
-        return _Step(
-            wait_s=float(waits[slow].max()),
-            wire_s=float(moves[slow].max()),
-            reduce_s=float(reduces[slow].max()),
-            nbytes=float(sends.nbytes.sum()),
-            even=even,
-        )
+        longest = [float(part[slow].max()) for part in (waits, moves, reduces)]
+        return _Step(np.array([*longest, sends.nbytes.sum()]), even)
 
 
 class _Step(NamedTuple):
-    """A round: how long its slowest send waits, moves and is reduced; bytes sent by all; whether
-    all go in step."""
+    """A round: how long its slowest send waits, moves and is reduced, and bytes sent by all;
+    whether all go in step."""
 
-    wait_s: float = 0.0
-    wire_s: float = 0.0
-    reduce_s: float = 0.0
-    nbytes: float = 0.0
-    even: bool = True
+    costs: Floats
+    even: bool
 
 
 class _Bare(NamedTuple):

@@ -41,9 +41,14 @@ class Members(NamedTuple):
     hubs: tuple[int, ...] = ()
 
     @property
+    def size(self) -> int:
+        """How many they are."""
+        return len(self.ranks)
+
+    @property
     def grid(self) -> Ints:
         """The ranks in the shape of their dims."""
-        return self.ranks.reshape(self.dims or (len(self.ranks),))
+        return self.ranks.reshape(self.dims or (self.size,))
 
 
 Plan = list[Round]
@@ -54,8 +59,8 @@ def _round(source: Ints, target: Ints, nbytes: float, reduces: bool = False) -> 
     return Round(source, target, np.full(len(source), nbytes), np.full(len(source), int(reduces)))
 
 
-def _both(a: Round, b: Round) -> Round:
-    return Round(*(np.concatenate(pair) for pair in zip(a, b)))
+def _at_once(*rounds: Round) -> Round:
+    return Round(*(np.concatenate(columns) for columns in zip(*rounds)))
 
 
 def _next(grid: Ints, axis: int, nbytes: float, reduces: bool, step: int = 1) -> Round:
@@ -88,24 +93,22 @@ def _halving(grid: Ints, nbytes: float, reduces: bool, *, growing: bool) -> Plan
 
 def ring_reduce_scatter(who: Members, nbytes: float) -> Plan:
     """n-1 rounds of S/n to the next rank, reduced on the way."""
-    n = len(who.ranks)
-    return [_next(who.ring, 0, nbytes / n, True)] * (n - 1)
+    return [_next(who.ring, 0, nbytes / who.size, True)] * (who.size - 1)
 
 
 def ring_all_gather(who: Members, nbytes: float) -> Plan:
     """n-1 rounds of S/n to the next rank."""
-    n = len(who.ranks)
-    return [_next(who.ring, 0, nbytes / n, False)] * (n - 1)
+    return [_next(who.ring, 0, nbytes / who.size, False)] * (who.size - 1)
 
 
 def direct_reduce_scatter(who: Members, nbytes: float) -> Plan:
     """1 round: every rank sends each peer its shard of S/n."""
-    return [_all_pairs(who.ranks, nbytes / len(who.ranks), True)]
+    return [_all_pairs(who.ranks, nbytes / who.size, True)]
 
 
 def direct_all_gather(who: Members, nbytes: float) -> Plan:
     """1 round: every rank sends its shard of S/n to every peer."""
-    return [_all_pairs(who.ranks, nbytes / len(who.ranks))]
+    return [_all_pairs(who.ranks, nbytes / who.size)]
 
 
 def halving_reduce_scatter(who: Members, nbytes: float) -> Plan:
@@ -132,7 +135,7 @@ def multi_dimensional_reduce_scatter(who: Members, nbytes: float) -> Plan:
 def multi_dimensional_all_gather(who: Members, nbytes: float) -> Plan:
     """A ring all-gather along each dimension in turn, the slowest first."""
     plan: Plan = []
-    nbytes /= len(who.ranks)
+    nbytes /= who.size
     for axis in range(who.grid.ndim):
         side = who.grid.shape[axis]
         plan += [_next(who.grid, axis, nbytes, False)] * (side - 1)
@@ -158,10 +161,10 @@ def hierarchical_all_gather(who: Members, nbytes: float) -> Plan:
 def _pipelined(who: Members, up: float, down: float, rail: float, rounds: int) -> Plan:
     """Bytes from every rank up to its switch and down again at the same time, what the two ways of
     a pipeline carry, and along the rails between switches, in so many equal rounds."""
-    hubs = np.repeat(who.hubs, len(who.ranks) // len(who.hubs))
-    sends = _both(_round(who.ranks, hubs, up / rounds), _round(hubs, who.ranks, down / rounds))
+    hubs = np.repeat(who.hubs, who.size // len(who.hubs))
+    sends = _at_once(_round(who.ranks, hubs, up / rounds), _round(hubs, who.ranks, down / rounds))
     if len(who.hubs) > 1:
-        sends = _both(sends, _next(who.grid, 0, rail / rounds, False))
+        sends = _at_once(sends, _next(who.grid, 0, rail / rounds, False))
     return [sends] * rounds
 
 
@@ -172,7 +175,7 @@ def in_switch_reduce_scatter(who: Members, nbytes: float) -> Plan:
     Over several nodes, each switch adds for its node and rings along the rails add the rest.
     """
     nodes = len(who.hubs)
-    shard = nbytes / len(who.ranks)
+    shard = nbytes / who.size
     return _pipelined(who, nbytes, shard * nodes, shard * (nodes - 1), nodes)
 
 
@@ -182,7 +185,7 @@ def in_switch_all_gather(who: Members, nbytes: float) -> Plan:
     Over several nodes, rings along the rails bring each rank the shards of its number first.
     """
     nodes = len(who.hubs)
-    shard = nbytes / len(who.ranks)
+    shard = nbytes / who.size
     return _pipelined(who, shard * nodes, nbytes, shard * (nodes - 1), nodes)
 
 
@@ -196,18 +199,18 @@ def ring_all_reduce(who: Members, nbytes: float) -> Plan:
 
 def bidirectional_ring_all_reduce(who: Members, nbytes: float) -> Plan:
     """Two rings at once, one each way round, with half of the buffer each."""
-    share = nbytes / len(who.ranks) / 2
+    share = nbytes / who.size / 2
     rounds = [
-        _both(_next(who.ring, 0, share, reduces, 1), _next(who.ring, 0, share, reduces, -1))
+        _at_once(_next(who.ring, 0, share, reduces, 1), _next(who.ring, 0, share, reduces, -1))
         for reduces in (True, False)
     ]
-    return [each for each in rounds for _ in range(len(who.ranks) - 1)]
+    return [each for each in rounds for _ in range(who.size - 1)]
 
 
 def recursive_doubling_all_reduce(who: Members, nbytes: float) -> Plan:
     """log2 n exchanges of the whole buffer with partners at distance 1, 2 ... n/2."""
-    place = np.arange(len(who.ranks))
-    bits = len(who.ranks).bit_length() - 1
+    place = np.arange(who.size)
+    bits = who.size.bit_length() - 1
     return [_round(who.ranks, who.ranks[place ^ (1 << bit)], nbytes, True) for bit in range(bits)]
 
 
@@ -230,12 +233,7 @@ def one_shot_all_reduce(who: Members, nbytes: float) -> Plan:
 
 def hierarchical_all_reduce(who: Members, nbytes: float) -> Plan:
     """Reduce-scatter within each node, rings across the nodes, all-gather within each node."""
-    nodes, chips = who.dims
-    within = _all_pairs(who.grid, nbytes / chips, True)
-    share = nbytes / chips / nodes
-    across = _next(who.grid, 0, share, True)
-    gather, spread = (sends._replace(reduces=sends.reduces * 0) for sends in (across, within))
-    return [within, *[across] * (nodes - 1), *[gather] * (nodes - 1), spread]
+    return hierarchical_reduce_scatter(who, nbytes) + hierarchical_all_gather(who, nbytes)
 
 
 def multi_dimensional_all_reduce(who: Members, nbytes: float) -> Plan:
@@ -252,9 +250,9 @@ def in_switch_all_reduce(who: Members, nbytes: float) -> Plan:
     each with an equal part of every stage.
     """
     nodes = len(who.hubs)
-    chips = len(who.ranks) // nodes
+    chips = who.size // nodes
     port = nbytes * (1 + 1 / chips)
-    return _pipelined(who, port, port, 2 * (nodes - 1) * nbytes / len(who.ranks), 2 * nodes)
+    return _pipelined(who, port, port, 2 * (nodes - 1) * nbytes / who.size, 2 * nodes)
 
 
 PIECE_BYTES = 512 * 1024  # of a pipelined plan; more pieces cost rounds, fewer leave links idle
@@ -281,15 +279,14 @@ def double_binary_tree_all_reduce(who: Members, nbytes: float) -> Plan:
     The buffer is cut into pieces that follow one another (Sanders, Speck, Traeff 2009; NCCL since
     2.4).
     """
-    n = len(who.ranks)
+    n = who.size
     pieces = _pieces(nbytes)
     order = [np.arange(n), n - 1 - np.arange(n) if n % 2 == 0 else (np.arange(n) + 1) % n]
     parent = _parents(n)
-    depth = np.zeros(n, dtype=np.int64)
-    for rank in range(1, n):
-        at = rank
-        while parent[at] >= 0:
-            at, depth[rank] = parent[at], depth[rank] + 1
+    depth, at = np.zeros(n, dtype=np.int64), parent
+    while (at >= 0).any():
+        depth += at >= 0
+        at = np.where(at >= 0, parent[at], -1)
     deepest = int(depth.max())
     child = np.arange(1, n)
     plan: Plan = []
@@ -317,7 +314,7 @@ def double_binary_tree_all_reduce(who: Members, nbytes: float) -> Plan:
                     ),
                 )
             ]
-            last = key, Round(*(np.concatenate(columns) for columns in zip(*sends)))
+            last = key, _at_once(*sends)
         plan.append(last[1])
     return plan
 
@@ -327,19 +324,18 @@ def double_binary_tree_all_reduce(who: Members, nbytes: float) -> Plan:
 
 def direct_all_to_all(who: Members, nbytes: float) -> Plan:
     """1 round: every rank sends S/n to every peer."""
-    return [_all_pairs(who.ranks, nbytes / len(who.ranks))]
+    return [_all_pairs(who.ranks, nbytes / who.size)]
 
 
 def pairwise_all_to_all(who: Members, nbytes: float) -> Plan:
     """n-1 rounds: in round r every rank sends S/n to the r-th after it."""
-    n = len(who.ranks)
-    return [_next(who.ranks, 0, nbytes / n, False, step) for step in range(1, n)]
+    return [_next(who.ranks, 0, nbytes / who.size, False, step) for step in range(1, who.size)]
 
 
 def ring_all_to_all(who: Members, nbytes: float) -> Plan:
     """Blocks handed on from neighbour to neighbour: n(n-1)/2 rounds of S/n."""
-    n = len(who.ranks)
-    return [_next(who.ring, 0, nbytes / n, False)] * (n * (n - 1) // 2)
+    rounds = who.size * (who.size - 1) // 2
+    return [_next(who.ring, 0, nbytes / who.size, False)] * rounds
 
 
 def multi_dimensional_all_to_all(who: Members, nbytes: float) -> Plan:
@@ -364,7 +360,7 @@ def hierarchical_all_to_all(who: Members, nbytes: float) -> Plan:
 def binomial_broadcast(who: Members, nbytes: float) -> Plan:
     """The first rank's buffer to all: in each round every rank that has it sends it on; ceil(log2
     n) rounds."""
-    n, plan = len(who.ranks), []
+    n, plan = who.size, []
     have = 1
     while have < n:
         new = np.arange(have, min(2 * have, n))
@@ -375,7 +371,7 @@ def binomial_broadcast(who: Members, nbytes: float) -> Plan:
 
 def chain_broadcast(who: Members, nbytes: float) -> Plan:
     """The first rank's buffer along the ring in pieces that follow one another."""
-    n, pieces = len(who.ranks), _pieces(nbytes)
+    n, pieces = who.size, _pieces(nbytes)
     plan = []
     for time in range(n - 1 + pieces - 1):
         link = np.arange(max(0, time - pieces + 1), min(n - 1, time + 1))
@@ -385,7 +381,7 @@ def chain_broadcast(who: Members, nbytes: float) -> Plan:
 
 def direct_broadcast(who: Members, nbytes: float) -> Plan:
     """The first rank sends its buffer to every other one: 1 round."""
-    return [_round(np.full(len(who.ranks) - 1, who.ranks[0]), who.ranks[1:], nbytes)]
+    return [_round(np.full(who.size - 1, who.ranks[0]), who.ranks[1:], nbytes)]
 
 
 def in_switch_broadcast(who: Members, nbytes: float) -> Plan:
@@ -393,7 +389,7 @@ def in_switch_broadcast(who: Members, nbytes: float) -> Plan:
     hub = np.array(who.hubs)
     others = who.ranks[1:]
     return [
-        _both(
+        _at_once(
             _round(who.ranks[:1], hub, nbytes), _round(np.repeat(hub, len(others)), others, nbytes)
         )
     ]
@@ -407,7 +403,7 @@ def direct_send_receive(who: Members, nbytes: float) -> Plan:
 
 def direct_send(who: Members, nbytes: float) -> Plan:
     """Each rank of the first half sends S to the one at its place in the second: 1 round."""
-    half = len(who.ranks) // 2
+    half = who.size // 2
     return [_round(who.ranks[:half], who.ranks[half:], nbytes)]
 
 

@@ -1,13 +1,13 @@
 """Weighted max-min fair sharing: how concurrent flows divide the capacities they cross.  No clock.
 
-Two forms of one rule: `max_min` on lists, for the few flows of a chip, and `fill` on arrays, for
-the many of a fabric. A test holds them to each other.
+`fill` shares the many flows of a fabric, on arrays; the few on one port of a chip are shared by
+`sim.engine.flows`. A test holds both to the rule written out on lists.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,49 +16,6 @@ from sim.compiled import Loops
 
 Ints = np.ndarray
 Floats = np.ndarray
-
-
-def max_min(
-    routes: Sequence[Sequence[int]],
-    capacities: Sequence[float],
-    weights: Sequence[float],
-    limits: Sequence[float],
-) -> list[float]:
-    """Rate of each flow, in the unit of `capacities`.
-
-    `routes[f]` are the capacities that flow f crosses, `limits[f]` its own ceiling (inf: none).
-    Progressive filling: raise all rates in proportion to weight until a capacity or a limit is
-    full, freeze the flows it holds, go on with the rest.
-
-    >>> max_min([[0], [0, 1], [1]], [10.0, 4.0], [1, 1, 1], [float("inf")] * 3)
-    [8.0, 2.0, 2.0]
-    """
-    rates = [0.0] * len(routes)
-    left = list(capacities)
-    growing = [f for f in range(len(routes)) if routes[f]]
-    for f in range(len(routes)):
-        if not routes[f]:
-            rates[f] = limits[f]
-    while growing:
-        load = [0.0] * len(left)
-        for f in growing:
-            for c in routes[f]:
-                load[c] += weights[f]
-        level = min(left[c] / load[c] for c in range(len(left)) if load[c] > 0)
-        own = min(limits[f] / weights[f] for f in growing)
-        if own <= level:
-            full = [f for f in growing if limits[f] / weights[f] <= own]
-            level = own
-        else:
-            tight = {c for c in range(len(left)) if load[c] > 0 and left[c] / load[c] <= level}
-            full = [f for f in growing if any(c in tight for c in routes[f])]
-        for f in full:
-            rates[f] = level * weights[f]
-            for c in routes[f]:
-                left[c] -= rates[f]
-        frozen = set(full)
-        growing = [f for f in growing if f not in frozen]
-    return rates
 
 
 class Crossings(NamedTuple):
@@ -73,11 +30,11 @@ class Crossings(NamedTuple):
     share: Floats
     start: Ints
     flow: Ints
-    room: Room  # that compiled code works in
 
 
 class Room(NamedTuple):
-    """What filling works with, for compiled code, which allocates nothing."""
+    """What filling works with, for compiled code, which allocates nothing.  There may be more of it
+    than is needed."""
 
     left: Floats  # [capacity], of it
     load: Floats  # [capacity], weights of those that grow
@@ -89,17 +46,16 @@ class Room(NamedTuple):
 
 def crossings(first: Ints, capacity: Ints, share: Floats, capacities: int) -> Crossings:
     """The table of flows given in compressed rows; every flow has at least one crossing."""
-    room = _room(len(first) - 1, capacities)
     if (native := LOOPS.native(_PASS + len(capacity))) is not None:
         start, end = np.zeros((2, capacities + 1), np.int64)
         flow = np.empty(len(capacity), np.int64)
         native["_turned"](first, capacity, start, end, flow)
-        return Crossings(first, capacity, share, start, flow, room)
+        return Crossings(first, capacity, share, start, flow)
     flow = np.repeat(np.arange(len(first) - 1), np.diff(first))
     start = np.zeros(capacities + 1, dtype=np.int64)
     np.cumsum(np.bincount(capacity, minlength=capacities), out=start[1:])
     flow = flow[np.argsort(capacity, kind="stable")]
-    return Crossings(first, capacity, share, start, flow, room)
+    return Crossings(first, capacity, share, start, flow)
 
 
 def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
@@ -111,9 +67,9 @@ def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
     """
     rates = np.zeros(len(weights))
     if (native := LOOPS.native(_PASS + len(table.flow))) is not None:
-        native["_fill"](table, capacities, weights, rates)
+        native["_fill"](_room(len(weights), len(capacities)), table, capacities, weights, rates)
         return rates
-    first, capacity, share, start, by_capacity, _ = table
+    first, capacity, share, start, by_capacity = table
     passes = 0
     left = capacities.astype(float)
     demand = share * np.repeat(weights, np.diff(first))
@@ -146,9 +102,17 @@ _NOTHING = 1e-9  # weight left on a link by rounding
 _PASS = 100  # crossings that take as long as a pass by itself, in plain Python
 
 
+_MINE = threading.local()  # room of a thread's own: compiled code runs without Python's lock
+
+
 def _room(flows: int, capacities: int) -> Room:
-    floats, ints = np.zeros((3, capacities)), np.zeros((2, flows), np.int64)
-    return Room(*floats, np.zeros(capacities, np.int64), *ints)  # type: ignore[call-arg]
+    """The same as long as it is enough: what is passed again is laid out once."""
+    room: Room | None = getattr(_MINE, "room", None)
+    if room is None or len(room.left) < capacities or len(room.state) < flows:
+        size = 1 << max(flows, capacities).bit_length()
+        floats, ints = np.zeros((3, size)), np.zeros((3, size), np.int64)
+        room = _MINE.room = Room(*floats, *ints)
+    return room
 
 
 def _turned(first: Ints, capacity: Ints, start: Ints, end: Ints, flow: Ints) -> int:
@@ -165,9 +129,9 @@ def _turned(first: Ints, capacity: Ints, start: Ints, end: Ints, flow: Ints) -> 
     return 0
 
 
-def _fill(table: Crossings, capacities: Floats, weights: Floats, rates: Floats) -> int:
+def _fill(room: Room, table: Crossings, capacities: Floats, weights: Floats, rates: Floats) -> int:
     """`fill` written out for a compiler: the same steps in the same order."""
-    first, capacity, share, start, flow, room = table
+    first, capacity, share, start, flow = table
     left, load, off, loaded, frozen, state = room
     remaining = kept = 0
     for c in range(len(capacities)):
@@ -199,7 +163,7 @@ def _fill(table: Crossings, capacities: Floats, weights: Floats, rates: Floats) 
                         frozen[count] = f
                         count += 1
         if tight > 1:  # sums run in the order of flows, as in `fill`
-            _in_order(frozen, count, state)
+            _in_order(frozen, count, state, len(weights))
         for i in range(count):
             f = frozen[i]
             state[f] = 0
@@ -220,11 +184,11 @@ def _fill(table: Crossings, capacities: Floats, weights: Floats, rates: Floats) 
     return 0
 
 
-def _in_order(frozen: Ints, count: int, state: Ints) -> None:
+def _in_order(frozen: Ints, count: int, state: Ints, flows: int) -> None:
     """Sort those frozen now: a few by insertion, many by looking through all."""
-    if count * count > len(state):
+    if count * count > flows:
         at = 0
-        for f in range(len(state)):
+        for f in range(flows):
             if state[f] == 2:
                 frozen[at] = f
                 at += 1
@@ -239,10 +203,11 @@ def _in_order(frozen: Ints, count: int, state: Ints) -> None:
 
 def _samples() -> dict[Any, tuple[Any, ...]]:
     ints, floats = np.zeros(0, np.int64), np.zeros(0)
-    table = Crossings(ints, ints, floats, ints, ints, _room(0, 0))
+    room = Room(floats, floats, floats, ints, ints, ints)
+    table = Crossings(ints, ints, floats, ints, ints)
     return {
         _turned: (ints, ints, ints, ints, ints),
-        _fill: (table, floats, floats, floats),
+        _fill: (room, table, floats, floats, floats),
     }
 
 

@@ -6,7 +6,7 @@ Principles and Practices of Interconnection Networks (2004), section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import isqrt
 
 import numpy as np
@@ -54,16 +54,6 @@ def neighbour(chips: int) -> Ints:
 def shift(chips: int, by: int) -> Ints:
     """The chip `by` numbers further, round."""
     return (np.arange(chips) + by) % chips
-
-
-def tornado(dims: Sequence[int]) -> Ints:
-    """On each axis almost half-way round, all in one direction: the worst for shortest ways on a
-    torus."""
-    at = np.stack(np.unravel_index(np.arange(int(np.prod(dims))), tuple(dims)))
-    off = np.array([(size + 1) // 2 - 1 for size in dims])[:, None]
-    return np.ravel_multi_index(tuple((at + off) % np.array(dims)[:, None]), tuple(dims)).astype(
-        np.int64
-    )
 
 
 def all_to_all(chips: int, itself: bool = False) -> tuple[Ints, Ints]:
