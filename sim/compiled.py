@@ -337,11 +337,12 @@ class _Native:
 
     def __call__(self, *arguments: Any) -> int:
         mine = self._mine
+        kept = mine.kept
         for argument, (sample, first, end) in zip(arguments, self._places, strict=True):
-            if first not in mine.kept or mine.kept[first][0] is not argument:
+            if first not in kept or kept[first][0] is not argument:
                 held: list[Any] = []
                 mine.words[first:end] = _words(argument, sample, held)
-                mine.kept[first] = argument, held
+                kept[first] = argument, held
         if status := self._code(mine.address):
             raise RuntimeError(f"a compiled loop stopped with status {status}")
         return int(mine.words[0])

@@ -58,6 +58,7 @@ class _Knot:
     number: int
     slots: Ints
     capacities: Ints  # those crossed, by the numbers that `table` uses
+    bytes_per_s: Floats  # of these
     table: Crossings
     left: Floats
     rate: Floats
@@ -331,6 +332,7 @@ class Fabric:
             number=self._tied,
             slots=slots,
             capacities=capacities,
+            bytes_per_s=self.bytes_per_s[capacities],
             table=crossings(first, crossed, self._paths.share[at], len(capacities)),
             left=self._left[slots],
             rate=np.zeros(len(slots)),
@@ -392,7 +394,7 @@ class Fabric:
                 else:
                     self._share_out(self._knot(some, now), now)
             return
-        knot.rate = fill(knot.table, self.bytes_per_s[knot.capacities], knot.weight)
+        fill(knot.table, knot.bytes_per_s, knot.weight, knot.rate)
         with np.errstate(divide="ignore"):
             knot.next_s = now + float((knot.left / knot.rate).min())
         self._at(knot.next_s)[1].append(knot)

@@ -58,14 +58,18 @@ def crossings(first: Ints, capacity: Ints, share: Floats, capacities: int) -> Cr
     return Crossings(first, capacity, share, start, flow)
 
 
-def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
-    """Rates of many flows at once, in the unit of `capacities`; a flow of weight 0 is as if it were
-    not there.
+def fill(
+    table: Crossings, capacities: Floats, weights: Floats, rates: Floats | None = None
+) -> Floats:
+    """Rates of many flows at once, in the unit of `capacities`, written into `rates` if given; a
+    flow of weight 0 is as if it were not there.
 
     Links that are full at one level are frozen together, so a symmetric pattern takes one pass
     however many flows it has.
     """
-    rates = np.zeros(len(weights))
+    if rates is None:
+        rates = np.zeros(len(weights))
+    rates[:] = 0.0
     if (native := LOOPS.native(_PASS + len(table.flow))) is not None:
         native["_fill"](_room(len(weights), len(capacities)), table, capacities, weights, rates)
         return rates
