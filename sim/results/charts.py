@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -116,15 +116,13 @@ def cdf(
         (float(x - plot.left) / plot.wide, f"{tick:,.10g}")
         for tick, x in zip(ticks, across(np.array(ticks)))
     ]
-    out = [_frame(plot, title, "", along, down, unit)]
-    for name, x in values.items():
-        points = zip(across(x), plot.top + (1 - lines[name].y) * plot.high)
-        out.append(
-            _stairs(
-                (float(across(x[:1])[0]), plot.top + plot.high), points, lines[name].colour, name
-            )
-        )
-    return f"{_svg(_PLOT, plot.height, f'{title}: share of {what} by {unit}')}{''.join(out)}</svg>"
+    stairs = [
+        _stairs(plot, across(x), 1 - lines[name].y, lines[name].colour, name)
+        for name, x in values.items()
+    ]
+    frame = _frame(plot, title, "", along, down, unit)
+    head = _svg(_PLOT, plot.height, f"{title}: share of {what} by {unit}")
+    return f"{head}{frame}{''.join(stairs)}</svg>"
 
 
 def time_series(
@@ -149,15 +147,20 @@ def time_series(
     plot = _Plot(_left(labels), 190)
     down = [(1 - tick / top, text) for tick, text in zip(heights, labels)]
     along = [(tick / last, f"{tick:,.10g}") for tick in _ticks(0.0, last, False)]
-    out = [_frame(plot, title, "" if shares else unit, along, down, f"time in {time_unit}")]
-    for name, line in lines.items():
-        if not len(line.y):
-            continue
-        x = plot.left + line.x * (scale / last) * plot.wide
-        y = plot.top + (1 - line.y * ((100 if shares else 1) / top)) * plot.high
-        points = zip(x, [*y, y[-1]])
-        out.append(_stairs((float(x[0]), plot.top + plot.high), points, line.colour, name))
-    return f"{_svg(_PLOT, plot.height, f'{title} in {unit} over time')}{''.join(out)}</svg>"
+    stairs = [
+        _stairs(
+            plot,
+            plot.left + line.x * (scale / last) * plot.wide,
+            1 - np.append(line.y, line.y[-1]) * ((100 if shares else 1) / top),
+            line.colour,
+            name,
+        )
+        for name, line in lines.items()
+        if len(line.y)
+    ]
+    frame = _frame(plot, title, "" if shares else unit, along, down, f"time in {time_unit}")
+    head = _svg(_PLOT, plot.height, f"{title} in {unit} over time")
+    return f"{head}{frame}{''.join(stairs)}</svg>"
 
 
 class _Plot(NamedTuple):
@@ -218,13 +221,14 @@ def _left(labels: Sequence[str]) -> float:
     )  # mostly equal, so that figures line up
 
 
-def _stairs(
-    start: tuple[float, float], points: Iterable[tuple[float, float]], colour: str, name: str
-) -> str:
-    """A line across to each point, then up or down to it; moves below 0.1 pixels are left out."""
-    x0, y0 = f"{start[0]:.1f}", f"{start[1]:.1f}"
+def _stairs(plot: _Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: str) -> str:
+    """A line from the bottom across to each point, then up or down to it.
+
+    `down` are shares of the axis from its top. Moves below 0.1 pixels are left out.
+    """
+    x0, y0 = f"{xs[0]:.1f}", f"{plot.top + plot.high:.1f}"
     path, last = [f"M{x0},{y0}"], x0
-    for x, y in points:
+    for x, y in zip(xs, plot.top + down * plot.high):
         across, up = f"{x:.1f}", f"{y:.1f}"
         if up != y0:
             path.append(f"H{across}V{up}" if across != x0 else f"V{up}")

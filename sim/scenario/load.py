@@ -221,13 +221,14 @@ def _split(
     root, wrong = paths.settle(root, common, folder)
     faults += wrong
     variants: dict[str, Node] = {}
-    node = root.value.get("variants")
-    if node is None or not isinstance(node.value, dict):
+    given = _variants(root)
+    if not given:
         return root, variants
-    if len(node.value) > MAX_VARIANTS:
-        faults.append(node.fault(f"{len(node.value)} variants are more than {MAX_VARIANTS}"))
+    node = root.value["variants"]
+    if len(given) > MAX_VARIANTS:
+        faults.append(node.fault(f"{len(given)} variants are more than {MAX_VARIANTS}"))
         return root, variants
-    for name, own in node.value.items():
+    for name, own in given.items():
         if not isinstance(name, str) or not _VARIANT_NAME.fullmatch(name):
             faults.append(
                 own.fault(
@@ -246,8 +247,8 @@ def _split(
             specs = _specs(own, kinds, common)
             variants[name], wrong = paths.settle(_mapping(own), specs, folder)
             faults += wrong
-    settled = {**node.value, **variants}
-    return root._replace(value={**root.value, "variants": node._replace(value=settled)}), variants
+    settled = node._replace(value=given | variants)
+    return root._replace(value=root.value | {"variants": settled}), variants
 
 
 def _head(root: Node, faults: list[Fault]) -> Head | None:
