@@ -194,19 +194,17 @@ def _frame(
     right, bottom = _PLOT - 18, plot.height - 44
     for share, text in down:
         y = plot.top + share * plot.high
-        out.append(
-            f'<line class="grid" x1="{plot.left:.0f}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        out.append(
+        out += [
+            f'<line class="grid" x1="{plot.left:.0f}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>',
             f'<text class="soft" x="{plot.left - 6:.0f}" y="{y + 4:.1f}" '
-            f'text-anchor="end">{text}</text>'
-        )
+            f'text-anchor="end">{text}</text>',
+        ]
     for share, text in along:
         x = plot.left + share * plot.wide
-        out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{bottom}"/>')
-        out.append(
-            f'<text class="soft" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>'
-        )
+        out += [
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{bottom}"/>',
+            f'<text class="soft" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>',
+        ]
     middle = plot.left + plot.wide / 2
     out.append(
         f'<text class="soft" x="{middle:.0f}" y="{plot.height - 8}" '
