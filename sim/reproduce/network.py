@@ -27,6 +27,9 @@ from sim.reproduce.row import Progress, Row, absent, reads, rows_of, within
 SHARED = Path("../shared")
 
 
+switches = partial(switching.rows, SHARED)  # N6
+
+
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
     """Rows of the system `network`; those without their data say so and are not judged."""
     parts: list[Callable[[bool], Iterable[Row]]] = [flows, closed_forms, peers, measured, switches]
@@ -333,11 +336,3 @@ def _held_out(name: str, network: Network, table: list[Measured], ranks: int) ->
 def _relative(network: Network, rows: list[Measured]) -> np.ndarray:
     times = np.array([network.fold(row.kind, row.ranks, float(row.nbytes)).seconds for row in rows])
     return np.abs(times / np.array([row.seconds for row in rows]) - 1)
-
-
-# N6.
-
-
-def switches(quick: bool = False) -> list[Row]:
-    """Zero-load latency and saturation: see `sim.reproduce.switching`."""
-    return switching.rows(SHARED, quick)

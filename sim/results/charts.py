@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +56,8 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
             f'y="{y + 18}">{escaped(seconds_text.get(name, ""))}</text>'
         )
     height = max(1, len(bars)) * _STEP
-    return f"{_svg(_WIDTH, height, text)}{''.join(out)}</svg>{_legend(bars)}"
+    items = [(part, colour) for parts in bars.values() for part, colour, s in parts if s > 0]
+    return f"{_svg(_WIDTH, height, text)}{''.join(out)}</svg>{legend(items)}"
 
 
 class Line(NamedTuple):
@@ -237,22 +238,13 @@ def _stairs(plot: _Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: st
     return f'<path d="{"".join(path)}" {pen}><title>{escaped(name)}</title></path>'
 
 
-def legend(items: Sequence[tuple[str, str]]) -> str:
-    """Names with their colour, in a row."""
+def legend(items: Iterable[tuple[str, str]]) -> str:
+    """Names with their colour, in a row, each once."""
     spans = (
-        f'<span><i style="background:{colour}"></i>{escaped(name)}</span>' for name, colour in items
+        f'<span><i style="background:{colour}"></i>{escaped(name)}</span>'
+        for name, colour in dict.fromkeys(items)
     )
     return f'<p class="legend">{"".join(spans)}</p>'
-
-
-def _legend(bars: Mapping[str, Parts]) -> str:
-    return legend(
-        list(
-            dict.fromkeys(
-                (name, colour) for parts in bars.values() for name, colour, s in parts if s > 0
-            )
-        )
-    )
 
 
 def _svg(width: int, height: int, text: str) -> str:

@@ -16,6 +16,7 @@ from sim.scenario.fields import absurd
 from sim.scenario.layers import OVERRIDES, Node, merge, nearest_node, plain, tree
 from sim.scenario.schema import SECTIONS, Head, Technique, Variant, variant_of
 from sim.text import strict_yaml
+from sim.text.choice import models
 from sim.text.strict_yaml import Fault, KeyPath, ScenarioError, nearest
 
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -372,7 +373,7 @@ def _hint(path: KeyPath) -> str:
     owner: Any = Variant
     for key in path:
         owner = owner.model_fields[key].annotation
-    whole = messages.models(owner)
+    whole = models(owner)
     plain_too = whole and not any(f.is_required() for f in whole[0].model_fields.values())
     return "; {} takes the defaults" if plain_too else ""
 
@@ -387,7 +388,7 @@ def _unread(
         return
     inside = f"{dotted}."
     if any(key.startswith(inside) for key in kind.reads):
-        for model in messages.models(owner.model_fields[path[-1]].annotation):
+        for model in models(owner.model_fields[path[-1]].annotation):
             for key in model.model_fields:  # what it has not, the schema refuses
                 if isinstance(node.value, dict) and key in node.value:
                     yield from _unread(node.value[key], (*path, key), kind, model)
@@ -409,7 +410,7 @@ def _namesake(key: str, section: type[BaseModel], at: str) -> str:
         if name == key:
             return f", and {at}.{key}"
         below = f"{at}.{name}{'.NAME' if get_origin(info.annotation) is dict else ''}"
-        found = [_namesake(key, model, below) for model in messages.models(info.annotation)]
+        found = [_namesake(key, model, below) for model in models(info.annotation)]
         if any(found):
             return next(filter(None, found))
     return ""
