@@ -23,7 +23,7 @@ D_L, D_R, D_N, D_V = 512, 64, 128, 128
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="six of the 54 shapes")
-    shapes = BENCH[::9] if parser.parse_args().quick else BENCH
+    shapes = list(BENCH)[::9] if parser.parse_args().quick else list(BENCH)
     if not find_spec("torch"):
         print("not run: torch is not installed (extra learn)")
         return
@@ -34,16 +34,18 @@ def main() -> None:
         return
     print(f"{torch.cuda.get_device_name()}: ms of one layer's attention, median of {TIMED}")
     print("heads batch prefix suffix   absorb    mixed  speed-up  (910B2)")
-    for row in shapes:
+    for shape in shapes:
         try:
-            absorb_ms, mixed_ms = measured(row.heads, row.batch, row.prefix, row.suffix)
+            absorb_ms, mixed_ms = measured(shape.heads, shape.batch, shape.prefix, shape.suffix)
         except torch.cuda.OutOfMemoryError:
-            print(f"{row.heads:5} {row.batch:5} {row.prefix:6} {row.suffix:6}   does not fit")
+            print(
+                f"{shape.heads:5} {shape.batch:5} {shape.prefix:6} {shape.suffix:6}   does not fit"
+            )
             continue
         print(
-            f"{row.heads:5} {row.batch:5} {row.prefix:6} {row.suffix:6} {absorb_ms:8.3f} "
+            f"{shape.heads:5} {shape.batch:5} {shape.prefix:6} {shape.suffix:6} {absorb_ms:8.3f} "
             f"{mixed_ms:8.3f} "
-            f"{absorb_ms / mixed_ms:9.2f} {row.typhoon / row.absorb:8.2f}"
+            f"{absorb_ms / mixed_ms:9.2f} {BENCH[shape].typhoon / BENCH[shape].absorb:8.2f}"
         )
 
 

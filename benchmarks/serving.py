@@ -72,7 +72,7 @@ def measured(
     folder: Path, requests: int, rate: float, replicas: int, model: str, stages: int
 ) -> dict[str, float]:
     """Seconds and MiB of one run on a generated trace."""
-    from sim.traces.arrivals import poisson
+    from sim.traces.arrivals import Arrivals
     from sim.traces.synthesis import TraceSpec, generated
     from sim.traces.writing import write_stream
 
@@ -80,7 +80,7 @@ def measured(
     # Quantiles of the Azure conversation trace of 2023, capped so that Llama-2 can hold them.
     prompt = ((0.0, 10), (0.5, 1020), (0.9, 2300), (0.99, 3500), (1.0, 3500))
     output = ((0.0, 8), (0.5, 129), (0.9, 450), (0.99, 590), (1.0, 590))
-    spec = TraceSpec(poisson(rate), prompt=prompt, output=output)
+    spec = TraceSpec(Arrivals(rate), prompt=prompt, output=output)
     write_stream(trace, generated(spec, requests, 0))
     scenario.write_text(SCENARIO.format(file=trace, replicas=replicas, model=model, stages=stages))
     command = [sys.executable, __file__, str(scenario), str(folder / "out")]

@@ -115,8 +115,8 @@ def made(
     family: str, tokens: int, flop: float, lone_flop: float, read: float, buffers: float
 ) -> kernels.Kernel:
     engine, kind = KINDS[family]
-    took = alone(Sizes(kind, engine, "bf16", flop, lone_flop, read, buffers), MADE).seconds
-    return kernels.Kernel(family, tokens, flop, lone_flop, read, buffers, took)
+    op = Sizes(kind, engine, "bf16", flop, lone_flop, read, buffers)
+    return kernels.Kernel(family, tokens, op, alone(op, MADE).seconds)
 
 
 def test_a_devices_constants_are_found_again():
@@ -195,7 +195,7 @@ def test_the_card_of_the_rtx_pro_6000_holds_the_fit_and_says_how_good_it_is():
 NPU = catalog.device("ascend_910b2")
 PEAKS = latent.Peaks(NPU.matrix_flop_per_s["bf16"], hbm_bytes_per_s(NPU))
 ABSORB_S, TYPHOON_S = (
-    np.array([row.batch / getattr(row, name) / 1e3 for row in BENCH])
+    np.array([shape.batch / getattr(rates, name) / 1e3 for shape, rates in BENCH.items()])
     for name in ("absorb", "typhoon")
 )
 

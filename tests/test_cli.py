@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import forked
 import pytest
@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from sim.catalog import shipped
 from sim.cli.app import app
 from sim.facts.version import VERSION
+from sim.reproduce.row import Row
 from sim.run import load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -321,33 +322,19 @@ def test_listed_models_name_their_parts() -> None:
     assert rows["mixtral-8x7b"]["active_parameters"] == pytest.approx(12.9e9, rel=0.01)
 
 
-class FakeRow(NamedTuple):
-    system: str
-    id: str
-    what: str
-    published: float | None
-    simulated: float
-    tolerance: float | None
-    ok: bool
-    fitted: bool = False
-    note: str = ""
-
-
 @pytest.fixture
 def systems(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Two published systems; returns the `quick` that each was called with."""
     quick_calls: list[bool] = []
 
-    def preserve(quick: bool = False, progress: Callable[[float], None] = print) -> list[FakeRow]:
+    def preserve(quick: bool = False, progress: Callable[[float], None] = print) -> list[Row]:
         quick_calls.append(quick)
         return [
-            FakeRow("preserve", "P1", "largest speed-up", 1.61, 1.6, 0.1, True, True),
-            FakeRow(
-                "preserve", "P2", "smallest [speed-up]", None, float("nan"), None, False, note="n/a"
-            ),
+            Row("preserve", "P1", "largest speed-up", 1.61, 1.6, "0.1", True, "a constant"),
+            Row("preserve", "P2", "smallest [speed-up]", None, float("nan"), "", False, note="n/a"),
         ]
 
-    def broken(quick: bool = False, progress: Callable[[float], None] = print) -> list[FakeRow]:
+    def broken(quick: bool = False, progress: Callable[[float], None] = print) -> list[Row]:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(

@@ -90,11 +90,6 @@ def test_unknown_names_get_the_nearest():
         check([parse("vanilla.ttft_p99_s >= 1")], METRICS, COMPARISON)
 
 
-def test_a_claim_made_in_code_prints_itself():
-    [row] = check([Expect("vanilla", "mfu", "==", 0.3, 0.1)], METRICS, COMPARISON)
-    assert parse(row["text"])[:5] == ("vanilla", "mfu", "==", 0.3, 0.1)
-
-
 @pytest.mark.parametrize(
     ("claim", "what"),
     [

@@ -15,11 +15,9 @@ from sim.traces.arrivals import (
     Arrivals,
     OnOff,
     Windows,
-    bursty,
     diurnal,
     histogram,
     on_off,
-    poisson,
     times,
 )
 from sim.traces.columns import Columns
@@ -33,7 +31,7 @@ from tests.recordings import same
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "requests"
 
 some_arrivals = st.one_of(
-    st.builds(bursty, st.floats(0.1, 100), st.floats(0, 4)),
+    st.builds(Arrivals, st.floats(0.1, 100), st.floats(0, 4)),
     st.builds(on_off, st.floats(0.5, 50), st.floats(0.05, 0.9), st.floats(0.1, 100)),
     st.builds(diurnal, st.floats(0.1, 50), st.floats(0, 1)),
     st.builds(
@@ -77,7 +75,7 @@ def test_chunks_and_count_change_nothing(arrivals, sessions, count, seed, rows):
 @settings(max_examples=25, deadline=None)
 @given(some_sessions.filter(bool), st.integers(0, 1000))
 def test_a_turn_holds_all_that_was_said_before_it(law, seed):
-    columns = gathered(generated(TraceSpec(poisson(1.0), SHORT, SHORT, sessions=law), 2000, seed))
+    columns = gathered(generated(TraceSpec(Arrivals(1.0), SHORT, SHORT, sessions=law), 2000, seed))
     shared = law.system_tokens // law.block_tokens
     last: dict[int, int] = {}
     owners: dict[int, int] = {}
@@ -107,7 +105,7 @@ def test_a_turn_holds_all_that_was_said_before_it(law, seed):
 
 @pytest.mark.parametrize("cv", [0.0, 0.5, 1.0, 2.0])
 def test_gaps(cv):
-    arrival_s = np.concatenate(list(islice(times(bursty(4.0, cv), 1), 4)))
+    arrival_s = np.concatenate(list(islice(times(Arrivals(4.0, cv), 1), 4)))
     assert rate_and_cv(arrival_s) == pytest.approx((4.0, cv), rel=0.03, abs=1e-5)
 
 
@@ -152,7 +150,7 @@ def test_mixtures_and_their_text():
 
 def test_pairs_stay_together_and_each_round_has_all():
     joint = Joint(np.arange(1, 101), np.arange(1, 101) * 3)
-    columns = gathered(generated(TraceSpec(poisson(1.0), joint=joint), 1000, 0))
+    columns = gathered(generated(TraceSpec(Arrivals(1.0), joint=joint), 1000, 0))
     assert (columns.output_tokens == 3 * columns.prompt_tokens).all()
     assert (np.bincount(columns.prompt_tokens)[1:] == 10).all()
     assert not (columns.prompt_tokens[:100] == columns.prompt_tokens[100:200]).all()
@@ -186,7 +184,7 @@ def test_calibrated_to_a_recording(file, seed):
 
 @pytest.mark.parametrize("cv", [0.3, 1.0, 3.0])
 def test_calibrated_to_a_made_up_trace(cv):
-    recorded = generated(TraceSpec(bursty(3.0, cv)), 20_000, 5)
+    recorded = generated(TraceSpec(Arrivals(3.0, cv)), 20_000, 5)
     spec = calibrated(gathered(recorded))
     made, real = described(generated(spec, 100_000, 6)), described(recorded)
     assert (made.rate_per_s, made.gap_cv) == pytest.approx((real.rate_per_s, real.gap_cv), rel=0.05)
@@ -202,9 +200,9 @@ def test_too_little_to_fit():
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: poisson(0),
-        lambda: poisson(float("nan")),
-        lambda: bursty(1, -1),
+        lambda: Arrivals(0),
+        lambda: Arrivals(float("nan")),
+        lambda: Arrivals(1, -1),
         lambda: on_off(1, 1.5, 1),
         lambda: on_off(1, 0.5, 1, off_per_s=3),
         lambda: diurnal(1, 2),
@@ -217,10 +215,10 @@ def test_too_little_to_fit():
         lambda: law_of("0*fixed:5"),
         lambda: law_of("fixed:-5"),
         lambda: law_of("quantiles:0=5,0.5=4,1=9"),
-        lambda: TraceSpec(poisson(1), sessions=SessionLaw(0.5)),
-        lambda: TraceSpec(poisson(1), joint=Joint(np.zeros(0), np.zeros(0))),
-        lambda: generated(TraceSpec(poisson(1)), 0, 0),
-        lambda: generated(TraceSpec(poisson(1)), 1, -1),
+        lambda: TraceSpec(Arrivals(1), sessions=SessionLaw(0.5)),
+        lambda: TraceSpec(Arrivals(1), joint=Joint(np.zeros(0), np.zeros(0))),
+        lambda: generated(TraceSpec(Arrivals(1)), 0, 0),
+        lambda: generated(TraceSpec(Arrivals(1)), 1, -1),
     ],
 )
 def test_wrong_laws(wrong):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_requests import AZURE_TEXT, GOOD, HEADER, MOONCAKE_TEXT, some_bytes
 
 from sim.traces import reading as trace_stream
-from sim.traces.arrivals import poisson
+from sim.traces.arrivals import Arrivals
 from sim.traces.columns import joined, row_columns
 from sim.traces.lines import TraceError
 from sim.traces.reading import open_trace
@@ -335,7 +335,7 @@ def test_vidur_without_times(save):
     assert stream.warnings == [
         "the file has no times, so all requests arrive at 0; give them arrivals"
     ]
-    stream = open_trace(path, arrivals=poisson(2.0), seed=1, chunk_rows=2)
+    stream = open_trace(path, arrivals=Arrivals(2.0), seed=1, chunk_rows=2)
     timed = gathered(stream)
     assert timed.prompt_tokens.tolist() == [3, 4, 5]
     assert timed.arrival_s[0] == 0 and (np.diff(timed.arrival_s) > 0).all()
@@ -482,8 +482,8 @@ def test_cut_and_merge(save):
 
 
 def test_merged_chunks_have_all_columns(tmp_path):
-    talk = generated(TraceSpec(poisson(5.0), sessions=SessionLaw()), 20, 0)
-    plain = generated(TraceSpec(poisson(1.0)), 300, 0)
+    talk = generated(TraceSpec(Arrivals(5.0), sessions=SessionLaw()), 20, 0)
+    plain = generated(TraceSpec(Arrivals(1.0)), 300, 0)
     for order in ([talk, plain], [plain, talk]):
         both = merged(order, chunk_rows=7)
         columns = gathered(both)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.calibrate.tables import parquet_rows
-from sim.calibrate.work import Measured, fit, work_of
+from sim.calibrate.work import BF16, Measured, fit, work_of
 from sim.graph.batch import Batch, Sequences
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel
@@ -26,10 +26,8 @@ from sim.graph.precision import Precision
 from sim.graph.transformer import transformer
 from sim.hardware.device import Device
 
-BF16 = Precision("bf16", "bf16", "bf16", "bf16")
 DECODE = ("q_kv_a", "latent_norm", "q_b", "rope", "q_absorb", "absorb", "v_expand", "o")
 FEW_HEADS = 16  # on one latent cache: below, absorb waits for HBM
-PREFILL = ("q_kv_a", "latent_norm", "q_b", "rope", "kv_b", "attention", "o")
 
 
 class Row(NamedTuple):
@@ -41,11 +39,6 @@ class Row(NamedTuple):
     new: int
     cached: int
     seconds: float
-
-    @property
-    def tokens(self) -> Batch:
-        """As our graph wants it."""
-        return Batch((Sequences(self.batch, self.new, self.cached),), self.batch)
 
 
 def grouped(path: Path, head_dim: int = 128) -> list[Row]:
@@ -99,7 +92,7 @@ def measured(
             replace(model, heads=row.heads, kv_heads=row.kv_heads),
             precision,
             Parallel(),
-            row.tokens,
+            Batch((Sequences(row.batch, row.new, row.cached),), row.batch),
         )
         for row in rows
     ]

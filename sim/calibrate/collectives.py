@@ -38,11 +38,22 @@ class Fitted(NamedTuple):
 
 
 class _Design(NamedTuple):
-    """rows x forms x constants: what multiplies each constant, and what does not depend on any."""
+    """Of each row its size and time, and by form what multiplies each constant, and what does not
+    depend on any."""
 
-    factors: Floats
-    wait_s: Floats
+    nbytes: Ints
+    seconds: Floats
+    factors: Floats  # [row, form, constant]
+    wait_s: Floats  # [row, form]
     serves: Ints
+
+    def times(self, constants: Floats) -> Floats:
+        """Predicted seconds of each row by each form."""
+        return np.where(self.serves, self.wait_s + self.factors @ constants, np.inf)
+
+    def errors(self, constants: Floats) -> Floats:
+        """Relative error of each row."""
+        return self.times(constants).min(axis=1) / self.seconds - 1
 
 
 def fit(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> Fitted:
@@ -52,7 +63,7 @@ def fit(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> Fitted
     its parts: of these, one machine's arithmetic may give others than another's.
     """
     design = _design(rows, graph, forms)
-    constants = _constants(rows, design, forms)
+    constants = _constants(design)
     protocols = list(dict.fromkeys(form.protocol for form in forms))
     ways = []
     for form in forms:
@@ -60,19 +71,17 @@ def fit(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> Fitted
         ways.append(
             Way(form.collectives, form.algorithm, form.protocol, constants[0], step, 1 / slowdown)
         )
-    return Fitted(tuple(ways), _errors(rows, design, constants))
+    return Fitted(tuple(ways), design.errors(constants))
 
 
 def leave_one_size_out(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> Floats:
     """Relative error of each row, predicted by a fit that has seen no row of its size."""
     design = _design(rows, graph, forms)
-    size = np.array([row.nbytes for row in rows])
     errors = np.zeros(len(rows))
-    for left_out in np.unique(size):
-        seen = size != left_out
-        part = _Design(*(column[seen] for column in design))
-        constants = _constants([row for row, kept in zip(rows, seen) if kept], part, forms)
-        errors[~seen] = _errors(rows, design, constants)[~seen]
+    for left_out in np.unique(design.nbytes):
+        seen = design.nbytes != left_out
+        constants = _constants(_Design(*(column[seen] for column in design)))
+        errors[~seen] = design.errors(constants)[~seen]
     return errors
 
 
@@ -90,32 +99,28 @@ def _design(rows: Sequence[Measured], graph: Graph, forms: Sequence[Form]) -> _D
                 wait[i, j] = fold.latency_s
                 each = (1.0, fold.rounds, fold.seconds - fold.latency_s)
                 factors[i, j, [0, at, at + 1]] = each
-    return _Design(factors, wait, serves)
+    return _Design(
+        nbytes=np.array([row.nbytes for row in rows]),
+        seconds=np.array([row.seconds for row in rows]),
+        factors=factors,
+        wait_s=wait,
+        serves=serves,
+    )
 
 
-def _errors(rows: Sequence[Measured], design: _Design, constants: Floats) -> Floats:
-    measured = np.array([row.seconds for row in rows])
-    return _times(design, constants).min(axis=1) / measured - 1
-
-
-def _times(design: _Design, constants: Floats) -> Floats:
-    return np.where(design.serves, design.wait_s + design.factors @ constants, np.inf)
-
-
-def _constants(rows: Sequence[Measured], design: _Design, forms: Sequence[Form]) -> Floats:
+def _constants(design: _Design) -> Floats:
     """Launch, then step and slowdown (1 / efficiency, at least 1) of each protocol."""
-    measured = np.array([row.seconds for row in rows])
-    size = np.array([row.nbytes for row in rows])
+    measured, size = design.seconds, design.nbytes
     cuts = np.unique(size)[1::2]
     best, best_cost = np.zeros(design.factors.shape[2]), np.inf
-    place = np.arange(len(rows))
-    for bounds in combinations(cuts, len(forms) - 1):
+    place = np.arange(len(size))
+    for bounds in combinations(cuts, design.serves.shape[1] - 1):
         chosen = _serving(design.serves, np.searchsorted(bounds, size, side="right"))
-        weight = np.ones(len(rows))
+        weight = np.ones(len(size))
         for _ in range(12):
             matrix = design.factors[place, chosen] / measured[:, None] * weight[:, None]
             constants = _bounded(matrix, (1 - design.wait_s[place, chosen] / measured) * weight)
-            times = _times(design, constants)
+            times = design.times(constants)
             error = times.min(axis=1) / measured - 1
             cost = float(np.abs(error).mean())
             if cost < best_cost - 1e-12:

@@ -16,26 +16,18 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.calibrate.tables import csv_rows
-from sim.calibrate.work import line
+from sim.calibrate.work import BF16, Measured, best, line, work_of
 from sim.graph.batch import Batch, Sequences
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel
-from sim.graph.precision import Precision
 from sim.graph.transformer import transformer
-from sim.hardware.cost import Sizes, alone, with_kernel
+from sim.hardware.cost import Asks, with_kernel
 from sim.hardware.device import Device
 
-MEMORY_BOUND, DENSE_TOKENS, RESIDENT_TOKENS = (
-    16,
-    2048,
-    1024,
-)  # tokens; vector kernels above spill from L2
+MEMORY_BOUND, DENSE_TOKENS = 16, 2048  # tokens
+RESIDENT_TOKENS = 1024  # vector kernels above spill from L2
 _GEMMS = {"qkv_proj": "qkv", "o_proj": "o", "gate_up_proj": "gate_up", "down_proj": "down"}
 _VECTORS = {"layernorm": "mlp_norm", "act_fn": "act", "rotary_emb": "rope"}
-_PRECISION = Precision("bf16", "bf16", "bf16", "bf16")
-_KINDS = {"vector": "norm", "gemm": "matmul", "lm_head": "matmul"} | dict.fromkeys(
-    ("decode", "prefill", "mixed"), "attention"
-)
 _TILES = (1.0, 16.0, 32.0, 64.0, 128.0)
 
 
@@ -44,10 +36,7 @@ class Kernel(NamedTuple):
 
     family: str  # gemm, vector, decode, prefill, mixed, lm_head
     tokens: int
-    flop: float
-    lone_flop: float
-    hbm_bytes: float
-    buffer_bytes: float  # activations: over L2 if they fit
+    op: Asks
     seconds: float
 
 
@@ -86,36 +75,33 @@ def profile(
 def _kernel(
     family: str, model: Model, tensor: int, batch: Batch, name: str, microseconds: float
 ) -> Kernel:
-    layers = transformer(model, _PRECISION, Parallel(tensor), batch).layers
+    layers = transformer(model, BF16, Parallel(tensor), batch).layers
     op = layers[-1 if name == "lm_head" else 1].op(name)
-    return Kernel(
-        family=family,
-        tokens=int(batch.tokens),
-        flop=op.flop,
-        lone_flop=op.lone_flop,
-        hbm_bytes=op.hbm_bytes,
-        buffer_bytes=op.buffer_bytes,
-        seconds=microseconds * 1e-6,
-    )
+    return Kernel(family, int(batch.tokens), op, microseconds * 1e-6)
+
+
+def columns(kernels: Sequence[Kernel]) -> Measured:
+    """Kernels of one kind as rows."""
+    seconds = np.array([kernel.seconds for kernel in kernels])
+    return Measured((work_of([kernel.op for kernel in kernels]),), (), seconds)
 
 
 def fit(kernels: Sequence[Kernel], device: Device) -> Device:
     """`device` with the efficiencies and overheads of least mean relative error."""
 
-    def some(*families: str, least: int = 0, most: int = DENSE_TOKENS) -> list[Kernel]:
-        return [k for k in kernels if k.family in families and least <= k.tokens <= most]
+    def some(*families: str, least: int = 0, most: int = DENSE_TOKENS) -> Measured:
+        return columns([k for k in kernels if k.family in families and least <= k.tokens <= most])
 
     small = some("gemm", most=MEMORY_BOUND)
-    overhead, per_byte = _line([k.hbm_bytes for k in small], small)
+    overhead, per_byte = line(small.own[0].hbm_bytes, small.seconds, small.seconds)
     device = replace(
         device,
         kernel_overhead_s=overhead,
         hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s,
         matrix_efficiency=1.0,
     )
-    device = _best(
+    device = best(
         some("gemm", least=MEMORY_BOUND + 1),
-        "matmul",
         [
             with_kernel(
                 replace(device, matrix_efficiency=float(share)), "matmul", overlap=float(overlap)
@@ -125,19 +111,18 @@ def fit(kernels: Sequence[Kernel], device: Device) -> Device:
         ],
     )
     vector = some("vector", most=RESIDENT_TOKENS)
-    overhead, per_byte = _line([k.buffer_bytes for k in vector], vector)
+    overhead, per_byte = line(vector.own[0].buffer_bytes, vector.seconds, vector.seconds)
     device = replace(device, vector_overhead_s=overhead, l2_bytes_per_s=1 / per_byte)
     decode = some("decode")
-    overhead, per_byte = _line([k.hbm_bytes for k in decode], decode)
+    overhead, per_byte = line(decode.own[0].hbm_bytes, decode.seconds, decode.seconds)
     device = with_kernel(
         device,
         "attention",
         overhead_s=overhead,
         hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s,
     )
-    return _best(
+    return best(
         some("prefill", "mixed"),
-        "attention",
         [
             with_kernel(device, "attention", matrix_efficiency=float(share), tile=tile)
             for share in np.arange(0.2, 1.0, 0.01)
@@ -149,26 +134,7 @@ def fit(kernels: Sequence[Kernel], device: Device) -> Device:
 def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:
     """Relative error of each kernel: predicted / measured - 1."""
     found = np.empty(len(kernels))
-    for kind in {_KINDS[kernel.family] for kernel in kernels}:
-        own = [i for i, kernel in enumerate(kernels) if _KINDS[kernel.family] == kind]
-        found[own] = _relative(np.array([kernels[i][2:] for i in own]).T, device, kind)
+    for kind in {kernel.op.kernel for kernel in kernels}:
+        own = [i for i, kernel in enumerate(kernels) if kernel.op.kernel == kind]
+        found[own] = columns([kernels[i] for i in own]).errors(device)
     return found
-
-
-def _relative(columns: np.ndarray, device: Device, kind: str) -> np.ndarray:
-    """`errors` of kernels of one kind."""
-    *sizes, took = columns
-    engine = "vector" if kind == "norm" else "matrix"
-    return alone(Sizes(kind, engine, "bf16", *sizes), device).seconds / took - 1
-
-
-def _line(sizes: Sequence[float], kernels: Sequence[Kernel]) -> tuple[float, float]:
-    """(seconds, seconds a byte) of the straight line of least relative squares."""
-    took = np.array([k.seconds for k in kernels])
-    return line(sizes, took, took)
-
-
-def _best(kernels: Sequence[Kernel], kind: str, choices: Sequence[Device]) -> Device:
-    """Of several devices, that of least mean relative error."""
-    columns = np.array([kernel[2:] for kernel in kernels]).T
-    return min(choices, key=lambda choice: float(np.abs(_relative(columns, choice, kind)).mean()))

@@ -9,8 +9,8 @@ as with 128.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,24 +21,13 @@ LATENT_BYTES, EXPANDED_BYTES = 2 * (512 + 64), 2 * (192 + 128)
 HEAD_FLOP = 2 * 2 * 128 * 512  # into the latent space and out of it, of a query and head
 
 
-class Shape(Protocol):
-    """One measured layer."""
+class Shape(NamedTuple):
+    """One attention layer: `batch` requests with a shared prefix and a suffix of their own."""
 
-    @property
-    def heads(self) -> int:
-        """Attention heads."""
-
-    @property
-    def suffix(self) -> int:
-        """Tokens of each request's own."""
-
-    @property
-    def batch(self) -> int:
-        """Requests."""
-
-    @property
-    def prefix(self) -> int:
-        """Tokens that they share."""
+    heads: int
+    suffix: int
+    batch: int
+    prefix: int
 
 
 class Fit(NamedTuple):
@@ -51,11 +40,11 @@ class Fit(NamedTuple):
     naive_bytes_per_s: float = np.inf
     head_flop_per_s: float = np.inf
 
-    def seconds(self, shapes: Sequence[Shape]) -> np.ndarray:
+    def seconds(self, shapes: Collection[Shape]) -> np.ndarray:
         """Time of TyphoonMLA's layer."""
         return _typhoon(shapes) @ _costs(self)
 
-    def absorb_seconds(self, shapes: Sequence[Shape]) -> np.ndarray:
+    def absorb_seconds(self, shapes: Collection[Shape]) -> np.ndarray:
         """Time of absorb on everything."""
         return _absorb(shapes) @ _costs(self)[:3]
 
@@ -68,36 +57,33 @@ class Peaks(NamedTuple):
 
 
 def fit_absorb(
-    shapes: Sequence[Shape], seconds: np.ndarray, peaks: Peaks, told: bool = True
+    shapes: Collection[Shape], seconds: np.ndarray, peaks: Peaks, told: bool = True
 ) -> Fit:
     """Absorb on everything, which reads the context of each request.
 
     With one number of heads FLOP and bytes go together and cannot be `told` apart: the HBM rate is
     then the peak.
     """
-    return Fit(*_solved(_absorb(shapes), seconds, _least(peaks), () if told else (2,)))
+    least = [1 / rate for rate in peaks]
+    return Fit(*_solved(_absorb(shapes), seconds, least, () if told else (2,)))
 
 
-def fit_typhoon(shapes: Sequence[Shape], seconds: np.ndarray, peaks: Peaks) -> Fit:
+def fit_typhoon(shapes: Collection[Shape], seconds: np.ndarray, peaks: Peaks) -> Fit:
     """Naive on the prefix, absorb on the suffix, whose arithmetic hides behind its reads."""
+    flop_s, byte_s = (1 / rate for rate in peaks)
     columns = np.delete(_typhoon(shapes), 1, axis=1)
-    fixed_s, *rates = _solved(
-        columns, seconds, [1 / peaks.bytes_per_s, *_least(peaks)[:2], 1 / peaks.flop_per_s]
-    )
+    fixed_s, *rates = _solved(columns, seconds, [byte_s, flop_s, byte_s, flop_s])
     return Fit(fixed_s, np.inf, *rates)
 
 
-def _absorb(shapes: Sequence[Shape]) -> np.ndarray:
-    pairs = np.array([s.batch * (s.prefix + s.suffix) for s in shapes], float)
-    heads = np.array([s.heads for s in shapes], float)
+def _absorb(shapes: Collection[Shape]) -> np.ndarray:
+    heads, suffix, batch, prefix = np.array([*shapes], float).T
+    pairs = batch * (prefix + suffix)
     return np.column_stack([np.ones(len(pairs)), pairs * heads * ABSORB_FLOP, pairs * LATENT_BYTES])
 
 
-def _typhoon(shapes: Sequence[Shape]) -> np.ndarray:
-    heads, suffix, batch, prefix = (
-        np.array([getattr(s, name) for s in shapes], float)
-        for name in ("heads", "suffix", "batch", "prefix")
-    )
+def _typhoon(shapes: Collection[Shape]) -> np.ndarray:
+    heads, suffix, batch, prefix = np.array([*shapes], float).T
     return np.column_stack(
         [
             np.ones(len(batch)),
@@ -112,11 +98,6 @@ def _typhoon(shapes: Sequence[Shape]) -> np.ndarray:
 
 def _costs(fit: Fit) -> np.ndarray:
     return np.array([fit.fixed_s, *(1.0 / rate for rate in fit[1:])])
-
-
-def _least(peaks: Peaks) -> list[float]:
-    """Seconds of a FLOP and of a byte at the peaks."""
-    return [1 / peaks.flop_per_s, 1 / peaks.bytes_per_s]
 
 
 def _solved(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,13 @@ class Source(NamedTuple):
         rows = self.read(folder / self.file)
         return [row for row in rows if row.ranks == self.ranks and row.nbytes >= SMALLEST]
 
+    def fits(self, folder: Path) -> Iterator[tuple[tuple[Form, ...], list[Measured]]]:
+        """The forms of each fit, and the rows that they are fitted to."""
+        rows = self.rows(folder)
+        for forms in self.families:
+            kinds = {kind for form in forms for kind in form.collectives}
+            yield forms, [row for row in rows if row.kind in kinds]
+
 
 class Family(NamedTuple):
     """One fit of a library: its rows, the ways, and errors without a row's own size."""
@@ -48,12 +56,9 @@ _NODES = (Form("LL", "hierarchical", _ONE), Form("LL128", "hierarchical", _ONE))
 _RINGS = tuple(Form(protocol, "ring", _RING) for protocol in ("LL", "LL128", "Simple"))
 
 
-def _switch(bytes_per_s: float) -> Callable[[], Graph]:
-    return lambda: topology.build("switch", 8, bytes_per_s, 0.5e-6)
-
-
 def _two_nodes(link: float, nic: float) -> Callable[[], Graph]:
-    return lambda: topology.build(
+    return partial(
+        topology.build,
         "multi_node",
         nodes=2,
         chips=8,
@@ -64,19 +69,17 @@ def _two_nodes(link: float, nic: float) -> Callable[[], Graph]:
     )
 
 
-def _log(source: str, section: str, ranks: int) -> Callable[[Path], list[Measured]]:
-    return lambda path: nccl_tests(path, source, section, ranks)
-
-
 _LOGS = "parsed_nccl_rccl_tests.csv"
 _AWS = "aws_p4de_A100_p5_H100_nccl_tests.md"
+_A3 = "gcp_a3mega_H100x16_nccl_all_reduce.md"
+_AMD = "MI300X_MI325X_MI355X_rccl_tests.md"
 SOURCES: dict[str, Source] = {
     "nccl": Source(
         "h100_sxm__comm__nccl__2.29.2__nccl_perf.parquet",
         "half-precision rows of 8 GPUs",
         aiconfigurator,
         8,
-        _switch(450e9),
+        partial(topology.build, "switch", 8, 450e9, 0.5e-6),
         ((*_RINGS, Form("NVLS", "in_switch", _ONE)), _A2A),
     ),
     "nccl_a100": Source(
@@ -84,13 +87,13 @@ SOURCES: dict[str, Source] = {
         "half-precision rows of 8 GPUs",
         aiconfigurator,
         8,
-        _switch(300e9),
+        partial(topology.build, "switch", 8, 300e9, 0.5e-6),
         (_RINGS, _A2A),
     ),
     "nccl_p5": Source(
         _LOGS,
         "nccl-tests on two p5.48xlarge",
-        _log(_AWS, "p5.48xlarge", 16),
+        partial(nccl_tests, source=_AWS, section="p5.48xlarge", ranks=16),
         16,
         _two_nodes(450e9, 50e9),
         ((*_NODES, Form("NVLS", "in_switch", _ONE)),),
@@ -98,7 +101,7 @@ SOURCES: dict[str, Source] = {
     "nccl_a3mega": Source(
         _LOGS,
         "nccl-tests on two a3-megagpu-8g",
-        _log("gcp_a3mega_H100x16_nccl_all_reduce.md", "NCCL", 16),
+        partial(nccl_tests, source=_A3, section="NCCL", ranks=16),
         16,
         _two_nodes(450e9, 25e9),
         ((*_NODES, Form("NVLS", "in_switch", _ONE)),),
@@ -106,7 +109,7 @@ SOURCES: dict[str, Source] = {
     "nccl_p4de": Source(
         _LOGS,
         "nccl-tests on two p4de.24xlarge",
-        _log(_AWS, "p4de", 16),
+        partial(nccl_tests, source=_AWS, section="p4de", ranks=16),
         16,
         _two_nodes(300e9, 6.25e9),
         ((*_NODES, Form("Simple", "hierarchical", _ONE)),),
@@ -114,9 +117,14 @@ SOURCES: dict[str, Source] = {
     "rccl": Source(
         _LOGS,
         "rccl-tests on 8 MI300X",
-        _log("MI300X_MI325X_MI355X_rccl_tests.md", "Using devices", 8),
+        partial(
+            nccl_tests,
+            source=_AMD,
+            section="Using devices",
+            ranks=8,
+        ),
         8,
-        lambda: topology.build("full_mesh", 8, 64e9, 0.5e-6),
+        partial(topology.build, "full_mesh", 8, 64e9, 0.5e-6),
         (tuple(Form(protocol, "two_shot", _ONE) for protocol in ("LL", "LL128", "Simple")),),
     ),
 }
@@ -126,13 +134,11 @@ def fitted(name: str, folder: Path) -> list[Family]:
     """Fit a library of `SOURCES` to its table in `folder`."""
     if name not in SOURCES:
         raise ValueError(f"no measured library {name!r}; there are {', '.join(SOURCES)}")
-    source = SOURCES[name]
-    rows, graph, families = source.rows(folder), source.pod(), []
-    for forms in source.families:
-        kinds = {kind for form in forms for kind in form.collectives}
-        own = [row for row in rows if row.kind in kinds]
-        families.append(Family(own, fit(own, graph, forms), leave_one_size_out(own, graph, forms)))
-    return families
+    graph = SOURCES[name].pod()
+    return [
+        Family(own, fit(own, graph, forms), leave_one_size_out(own, graph, forms))
+        for forms, own in SOURCES[name].fits(folder)
+    ]
 
 
 def card(name: str, folder: Path) -> str:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.calibrate.tables import parquet_rows
-from sim.calibrate.work import Measured, fit, work_of
+from sim.calibrate.work import BF16, Measured, fit, work_of
 from sim.graph.batch import Batch, Sequences
 from sim.graph.graph import Op
 from sim.graph.model import Experts, Model
@@ -30,12 +30,11 @@ from sim.graph.routing import EVEN, loads
 from sim.graph.transformer import transformer
 from sim.hardware.device import Device
 
-_BF16 = Precision(*["bf16"] * 4)
 PRECISION = {
-    "bfloat16": _BF16,
+    "bfloat16": BF16,
     "fp8_block": Precision("fp8", "fp8", "bf16", "bf16"),
-    "int4_wo": replace(_BF16, experts="int4"),
-    "w4a16_mxfp4": replace(_BF16, experts="fp4"),
+    "int4_wo": replace(BF16, experts="int4"),
+    "w4a16_mxfp4": replace(BF16, experts="fp4"),
 }
 TRITON = ("triton_tritonexperts", "vllm_fused_moe")
 MARLIN, OPENAI = (

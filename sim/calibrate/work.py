@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.graph.graph import Op
-from sim.hardware.cost import Sizes, alone, hbm_bytes_per_s, with_kernel
+from sim.graph.precision import Precision
+from sim.hardware.cost import Asks, Sizes, alone, hbm_bytes_per_s, with_kernel
 from sim.hardware.device import Device
 
+BF16 = Precision("bf16", "bf16", "bf16", "bf16")
 
-def work_of(ops: Sequence[Op]) -> Sizes:
-    """The same op of several graphs, with its sizes in columns."""
+
+def work_of(ops: Sequence[Asks]) -> Sizes:
+    """The same op in several sizes, with these in columns."""
     names = ("flop", "lone_flop", "hbm_bytes", "buffer_bytes")
     columns = ([getattr(op, name) for op in ops] for name in names)
     return Sizes.of(ops[0], *(np.array(column, float) for column in columns))
@@ -82,7 +84,7 @@ def fit(rows: Measured, device: Device, wait: np.ndarray, rounds: int = 8) -> De
             for share in SHARES
             for overlap in OVERLAPS
         ]
-        device = _best(rows, choices)
+        device = best(rows, choices)
         if device == before:
             break
         unhidden = np.sum([alone(each, device).unhidden_s for each in rows.own], axis=0)
@@ -92,12 +94,12 @@ def fit(rows: Measured, device: Device, wait: np.ndarray, rounds: int = 8) -> De
 def fit_8bit(rows: Measured, device: Device) -> Device:
     """`device` with the share of the 8-bit peak that meets the rows best, and all else as it is."""
     kind = rows.own[0].kernel
-    return _best(
+    return best(
         rows, [with_kernel(device, kind, matrix_efficiency_8bit=float(share)) for share in SHARES]
     )
 
 
-def _best(rows: Measured, choices: Sequence[Device]) -> Device:
+def best(rows: Measured, choices: Sequence[Device]) -> Device:
     """The choice with the least mean error.  Choices differ in the rows' own kernel alone."""
     others = sum(alone(each, choices[0]).seconds for each in rows.others)
     own = (sum(alone(each, choice).seconds for each in rows.own) for choice in choices)

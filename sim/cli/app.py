@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sim.cli.text import console, plain, say, temporary, warn, write
+from sim.cli.text import console, plain, say, warn, write
 from sim.cli.trace import trace
 from sim.facts.version import VERSION
 
@@ -280,7 +280,7 @@ def reproduce(
 ) -> None:
     """Rerun published experiments.  Prints published, simulated, tolerance, and whether a constant
     was fitted."""
-    from sim.cli.listing import experiments
+    from sim.cli.listing import experiments, finite
     from sim.reproduce import SYSTEMS
     from sim.text.strict_yaml import nearest
 
@@ -290,12 +290,14 @@ def reproduce(
         )
     if file is not None:
         # Whether it can be written: find out now, not after minutes of work.
+        from sim.text.replacing import temporary
+
         temporary(file).unlink()
     done: list[dict[str, Any]] = []
     for name in [system] if system else SYSTEMS:
         with _progress() as progress:
             tell = partial(progress, label=f"reproduce {name}")
-            new = [_row(row) for row in SYSTEMS[name](quick=quick, progress=tell)]
+            new = [finite(row._asdict()) for row in SYSTEMS[name](quick=quick, progress=tell)]
         done += new
         console().print(experiments(name, new))
     if file is not None:
@@ -400,13 +402,3 @@ def _progress() -> Iterator[Callable[..., None]]:
         yield lambda done_fraction, label: bar.update(
             task, completed=done_fraction, description=plain(label)
         )
-
-
-def _row(row: Any) -> dict[str, Any]:
-    """One row of an experiment as plain data; what is no finite number becomes null."""
-    from sim.cli.listing import EXPERIMENT_KEYS, finite
-
-    data = (
-        row if isinstance(row, Mapping) else row._asdict() if hasattr(row, "_asdict") else vars(row)
-    )
-    return {key: finite(data.get(key)) for key in EXPERIMENT_KEYS}

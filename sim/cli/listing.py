@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Row = dict[str, Any]
-EXPERIMENT_KEYS = (
-    "system",
-    "id",
-    "what",
-    "published",
-    "simulated",
-    "tolerance",
-    "ok",
-    "fitted",
-    "note",
-)
 
 
 def rows(kind: str) -> list[Row]:
@@ -87,12 +76,11 @@ def experiments(system: str, found: Iterable[Mapping[str, Any]]) -> Table:
         grid.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in found:
         mark = "" if row["ok"] is None else "[green]ok[/]" if row["ok"] else "[red]NO[/]"
-        fitted = "yes" if row["fitted"] is True else str(row["fitted"] or "")
         cells = [
             escape(_number(row[key]))
             for key in ("id", "what", "published", "simulated", "tolerance")
         ]
-        grid.add_row(*cells, mark, escape(fitted), escape(_number(row["note"])))
+        grid.add_row(*cells, mark, escape(row["fitted"]), escape(row["note"]))
     return grid
 
 

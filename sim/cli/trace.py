@@ -14,7 +14,6 @@ from sim.cli.text import console, plain, say, warn, write
 if TYPE_CHECKING:
     from sim.traces.arrivals import Arrivals
     from sim.traces.stream import TraceStream
-    from sim.traces.synthesis import TraceSpec
 
 trace = typer.Typer(
     no_args_is_help=True, help="Request traces: describe, convert, merge, generate."
@@ -163,7 +162,9 @@ def generate(
 ) -> None:
     """Make up a trace: from laws, or like a recorded one."""
     from sim.traces.lengths import Lognormal, law_of
-    from sim.traces.synthesis import SessionLaw, TraceSpec, generated
+    from sim.traces.reading import open_trace
+    from sim.traces.stream import gathered
+    from sim.traces.synthesis import SessionLaw, TraceSpec, calibrated, generated
     from sim.traces.writing import write_stream
 
     sessions = None
@@ -177,33 +178,24 @@ def generate(
                 "--like takes arrivals and lengths from the trace; leave out --rate and the "
                 "other laws"
             )
-        spec, warnings = _fitted(like)
+        recorded = open_trace(like)
+        spec, warnings = calibrated(gathered(recorded)), recorded.warnings
     else:
         arrivals = _arrivals(5.0 if rate is None else rate, cv, on_share, on_s, swing)
         spec, warnings = TraceSpec(arrivals, law_of(prompt), law_of(output), sessions=sessions), []
     _tell(write_stream(out, generated(spec, requests, seed)), out, warnings)
 
 
-def _fitted(file: str) -> tuple[TraceSpec, list[str]]:
-    from sim.traces.reading import open_trace
-    from sim.traces.stream import gathered
-    from sim.traces.synthesis import calibrated
-
-    stream = open_trace(file)
-    spec = calibrated(gathered(stream))
-    return spec, stream.warnings
-
-
 def _arrivals(
     rate: float, cv: float, on_share: float | None, on_s: float, swing: float | None
 ) -> Arrivals:
-    from sim.traces.arrivals import bursty, diurnal, on_off
+    from sim.traces.arrivals import Arrivals, diurnal, on_off
 
     if on_share is not None and swing is not None:
         raise ValueError("--on-share and --swing cannot be combined")
     if on_share is not None:
         return on_off(rate, on_share, on_s, cv=cv)
-    return bursty(rate, cv) if swing is None else diurnal(rate, swing, cv=cv)
+    return Arrivals(rate, cv) if swing is None else diurnal(rate, swing, cv=cv)
 
 
 def _opened(
@@ -217,7 +209,7 @@ def _opened(
     rate: float | None,
     seed: int,
 ) -> TraceStream:
-    from sim.traces.arrivals import poisson
+    from sim.traces.arrivals import Arrivals
     from sim.traces.reading import open_trace
 
     return open_trace(
@@ -228,7 +220,7 @@ def _opened(
         speed=speed,
         bad_rows=bad_rows.value,
         spread_ticks=spread,
-        arrivals=None if rate is None else poisson(rate),
+        arrivals=None if rate is None else Arrivals(rate),
         seed=seed,
     )
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from sim.dnn.gemms import Dnn, GemmLayer
+from sim.text.pick import closest
 
 _NEEDED, _MORE = ("m", "n", "k"), ("name", "kernel_area", "after", "raw_input")
 _MOST_BYTES = 64 << 20
@@ -89,7 +89,7 @@ def _check_header(names: list[str], line: int) -> None:
     wrong = [
         f"the column {name!r} is there twice"
         if names.count(name) > 1
-        else f"no column {name!r} is known{_nearest(name, known)}"
+        else f"no column {name!r} is known{closest(name, known)}"
         for name in dict.fromkeys(names)
         if names.count(name) > 1 or name not in known
     ]
@@ -145,10 +145,5 @@ def _after(row: _Row, known: Mapping[str, int], faults: list[str]) -> Iterator[s
             yield name
         else:
             faults.append(
-                f"line {row.line}: no product {name!r} above this line{_nearest(name, known)}"
+                f"line {row.line}: no product {name!r} above this line{closest(name, known)}"
             )
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, list(known), 1)
-    return f"; nearest is {close[0]!r}" if close else ""

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.dnn.gemms import Dnn, GemmLayer
+from sim.text.pick import closest
 
 # Where the two operands of a product are among a node's inputs.
 _CONVOLUTIONS = {
@@ -157,15 +157,10 @@ def _fill_in(graph: Any, batch: int, sizes: dict[str, int]) -> int:
             dim.dim_value = sizes.get(name, batch)
     unknown = [name for name in sizes if name not in free]
     if unknown:
-        close = get_close_matches(unknown[0], free, 1)
-        hint = (
-            f"; nearest is {close[0]!r}"
-            if close
-            else f"; they are {', '.join(free)}"
-            if free
-            else "; it has none"
+        there_are = f"; they are {', '.join(free)}" if free else "; it has none"
+        raise ValueError(
+            f"it has no free dimension {unknown[0]!r}{closest(unknown[0], free, there_are)}"
         )
-        raise ValueError(f"it has no free dimension {unknown[0]!r}{hint}")
     if missing:
         raise ValueError(
             f"the file leaves the size of {', '.join(missing)} free; give it in `sizes`"

@@ -57,8 +57,8 @@ class Kind:
     part_key: str = ""  # the key of `workload` under which they stand, by name
     parts: Named | None = None  # outcome -> {name: {metric: value}}
     part_metrics: tuple[Named, ...] = ()  # tables of the rows of these metrics
+    part_shown: tuple[str, ...] = ()  # those in a table of the parts on a terminal
     requests: Named | None = None  # outcome -> {part, or "": the Outcome whose requests they are}
-    lines: Named | None = None  # outcomes -> what stands under the table on a terminal
     table: Named | None = None  # (outcomes, metrics, comparison) -> a table in place of the usual
     sections: tuple[Named, ...] = ()  # outcomes -> a section of the report
     files: tuple[Named, ...] = ()  # outcomes -> {name: content} beside the usual files

@@ -102,7 +102,7 @@ def machinery(
     """
     pod, library, graph = wiring(v)
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
-    model, parallel = catalog.model(v.model.name, v.model.changes()), v.parallel.degrees()
+    model, parallel = catalog.model(v.model.name, v.model.change.given()), v.parallel.degrees()
     ranks, chips = parallel.ranks, parallel.chips
     precision = Precision(**v.precision.model_dump())
     network = Network(with_faults(graph, v.pod.faults, [range(chips)]), library, v.pod.collective)
@@ -123,7 +123,7 @@ def machinery(
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
     rows += [
         (f"{model.name}: {what}", str(value), "CHANGED", "set by the scenario")
-        for what, value in v.model.changes().items()
+        for what, value in v.model.change.given().items()
     ]
     found = Machinery(
         variant=v,

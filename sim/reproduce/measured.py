@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.calibrate.work import BF16
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
 from sim.reproduce.host import Host, one_replica
@@ -34,12 +35,11 @@ from sim.reproduce.row import Row, reads
 from sim.traces.columns import Columns, joined
 
 MEASURED = Path("../shared/data/end_to_end/measured_ttft_tpot.csv.gz")
-_BF16 = Precision("bf16", "bf16", "bf16", "bf16")
 _MODELS = {
     "deepseek-ai/DeepSeek-R1": ("deepseek-r1", Precision("fp8", "fp8", "bf16", "bf16")),
-    "moonshotai/Kimi-K2.5": ("kimi-k2", replace(_BF16, experts="int4")),
+    "moonshotai/Kimi-K2.5": ("kimi-k2", replace(BF16, experts="int4")),
     "Qwen/Qwen3-235B-A22B-FP8": ("qwen3-235b-a22b", Precision("fp8", "fp8", "bf16", "bf16")),
-    "openai/gpt-oss-120b": ("gpt-oss-120b", replace(_BF16, experts="fp4")),
+    "openai/gpt-oss-120b": ("gpt-oss-120b", replace(BF16, experts="fp4")),
 }
 _PODS = {"h200_sxm": "hgx_h200", "h100_sxm": "dgx_h100"}
 _NEW_TOKENS = 8192  # in an iteration: vLLM's default for a server on such GPUs (RECALLED)

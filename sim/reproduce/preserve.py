@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import chain, pairwise
 from multiprocessing import get_context
 from os import cpu_count
@@ -34,8 +35,9 @@ from sim.hardware.device import Device
 from sim.network.library import Library
 from sim.network.network import Network
 from sim.reproduce.cost import engine_cost
-from sim.reproduce.row import Progress, Row
-from sim.techniques import TECHNIQUES, Machine, apply
+from sim.reproduce.host import chosen
+from sim.reproduce.row import Progress, Row, listed
+from sim.techniques import Machine, apply
 
 MODELS = ("llama3-8b", "llama3-70b", "qwen2-7b", "qwen2-72b", "phi-3-small", "phi-3-medium")
 DEGREES = (2, 4, 8)
@@ -100,14 +102,12 @@ def _parts(point: Point) -> tuple[Device, Network, Callable[[Batch], Graph]]:
     library = catalog.library(pod.library, _scaled(catalog.library(pod.library), of_library))
     model, precision = catalog.model(point.model), Precision("int8", "int8", "fp16", "fp16")
     machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, point.ranks)
-    chosen = (
-        [(point.technique, TECHNIQUES[point.technique].options(**dict(point.options)))]
-        if point.technique
-        else []
-    )
+    techniques = chosen(point.technique, point.options)
 
     def graph_of(batch: Batch) -> Graph:
-        return apply(transformer(model, precision, Parallel(point.ranks), batch), machine, chosen)
+        return apply(
+            transformer(model, precision, Parallel(point.ranks), batch), machine, techniques
+        )
 
     return device, Network(pod.graph(), library), graph_of
 
@@ -124,6 +124,9 @@ def _scaled(card: Device | Library, factors: Mapping[str, float]) -> dict[str, A
         else:
             edits[name] = getattr(card, name) * factor
     return edits
+
+
+_row = partial(Row, "preserve")
 
 
 def _preserve(plain: Point, **options: Any) -> Point:
@@ -187,23 +190,11 @@ def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> l
             cost.ratio,
             "≥ 0.12, aim 0.2",
             cost.ratio >= 0.12,
-            f"{cost.ops_per_s:,.0f} ops/s, {cost.timeouts_per_s:,.0f} timeouts/s: depends on "
+            note=f"{cost.ops_per_s:,.0f} ops/s, {cost.timeouts_per_s:,.0f} timeouts/s: depends on "
             "the machine's mood",
         ),
         *_sensitivity_rows(took, sweep),
     ]
-
-
-def _row(
-    id_: str,
-    what: str,
-    published: float | str | None,
-    simulated: float | str,
-    tolerance: str,
-    ok: bool | None,
-    note: str = "",
-) -> Row:
-    return Row("preserve", id_, what, published, simulated, tolerance, ok, note=note)
 
 
 def _fused(plain: Point) -> Point:
@@ -212,10 +203,6 @@ def _fused(plain: Point) -> Point:
 
 def _gains(took: Mapping[Point, Measured], plain: Iterable[Point]) -> list[float]:
     return [took[point].seconds / took[_preserve(point)].seconds for point in plain]
-
-
-def _listed(gains: Iterable[float], digits: int = 3) -> str:
-    return ", ".join(f"{gain:.{digits}f}" for gain in gains)
 
 
 def _range_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
@@ -229,7 +216,7 @@ def _range_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
         gains[most],
         "±0.10",
         abs(gains[most] - 1.61) <= 0.10,
-        note,
+        note=note,
     )
     yield _row(
         "P2",
@@ -238,11 +225,11 @@ def _range_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
         gains[least],
         "±0.05",
         abs(gains[least] - 1.09) <= 0.05,
-        note,
+        note=note,
     )
     for model in MODELS:
-        text = _listed((gain for point, gain in gains.items() if point.model == model), 2)
-        yield _row("P1", f"{model} at TP 2, 4, 8", None, text, "", None, "table not public")
+        text = listed(gain for point, gain in gains.items() if point.model == model)
+        yield _row("P1", f"{model} at TP 2, 4, 8", None, text, "", None, note="table not public")
 
 
 def _latency_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
@@ -258,8 +245,8 @@ def _latency_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
             ratio,
             "±25 %, peak inside the sweep",
             0 < best < len(gains) - 1 and abs(ratio - 1) <= 0.25,
-            f"peak at {_P5_FACTORS[best]:g} x the launch cost; speed-ups over the sweep: "
-            f"{_listed(gains[::2], 2)}",
+            note=f"peak at {_P5_FACTORS[best]:g} x the launch cost; speed-ups over the sweep: "
+            f"{listed(gains[::2])}",
         )
 
 
@@ -286,10 +273,10 @@ def _falling_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
         "P7",
         f"speed-up at batch {batches}, 192 tokens (Llama3-8B, TP 4)",
         "falls",
-        _listed(gains),
+        listed(gains, 3),
         "sign",
         all(a > b for a, b in pairwise(gains)),
-        "the ops become compute-bound",
+        note="the ops become compute-bound",
     )
 
 
@@ -301,19 +288,19 @@ def _cap_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
         "P7",
         "speed-up as segments (88 MB) exceed the cap: L2 192, 96, 48, 24 MiB (Llama3-70B, TP 8)",
         "falls",
-        _listed(over),
+        listed(over, 3),
         "sign",
         over[0] >= over[1] > over[2] > over[3],
-        slow,
+        note=slow,
     )
     yield _row(
         "P8",
         "speed-up at 0.25, 0.5, 1, 1.5, 2 x the cap (Llama3-70B, TP 8, L2 of 48 MiB)",
         "less past the cap",
-        _listed(gains.values()),
+        listed(gains.values(), 3),
         "sign",
         gains[1.0] > max(gains[1.5], gains[2.0]),
-        slow,
+        note=slow,
     )
 
 
@@ -329,5 +316,5 @@ def _sensitivity_rows(
             f"{max(gains):.3f}, {min(gains):.3f}",
             "reported",
             None,
-            "sensitivity, not judged",
+            note="sensitivity, not judged",
         )

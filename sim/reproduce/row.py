@@ -81,6 +81,11 @@ def within(system: str, id_: str, what: str, off: float, most: float, note: str 
     )
 
 
+def listed(values: Iterable[float], digits: int = 2) -> str:
+    """Numbers as text, with so many decimals."""
+    return ", ".join(f"{value:.{digits}f}" for value in values)
+
+
 def equal(
     system: str, id_: str, what: str, known: float | str, found: float | str, note: str = ""
 ) -> Row:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sim.calibrate.work import BF16
 from sim.graph.parallel import Parallel
-from sim.graph.precision import Precision
 from sim.kinds import KINDS
 from sim.reproduce.host import RULES, Host, one_replica
 from sim.reproduce.row import Progress, Row, absent, near, reads, rows_of, within
@@ -135,8 +135,15 @@ def peers(file: Path, quick: bool) -> Iterator[Row]:
     note = "decode beside prefill chunks, blocks paged, no time for the engine itself"
     for key, name, values in _PEERS:
         for peer, value in values.items():
-            what = f"{_PEERS_RAN}: {name}, {peer}"
-            yield _row("V3", what, value, found[key], "read beside", None, note=note)
+            yield _row(
+                "V3",
+                f"{_PEERS_RAN}: {name}, {peer}",
+                value,
+                found[key],
+                "read beside",
+                None,
+                note=note,
+            )
 
 
 # V4: prefix caches.
@@ -260,11 +267,10 @@ def _statistics(columns: Columns) -> dict[str, float]:
 
 # V7: recorded runs of an engine.
 
-_BF16 = Precision("bf16", "bf16", "bf16", "bf16")
 _ENGINES = (
-    ("Llama-3.1-8B", Host("rtx_pro_6000_x2", "llama3.1-8b", precision=_BF16), True),
-    ("Qwen3-32B", Host("rtx_pro_6000_x2", "qwen3-32b", Parallel(2), precision=_BF16), True),
-    ("Qwen3-32B", Host("rtx_pro_6000_p2p", "qwen3-32b", Parallel(2), precision=_BF16), False),
+    ("Llama-3.1-8B", Host("rtx_pro_6000_x2", "llama3.1-8b", precision=BF16), True),
+    ("Qwen3-32B", Host("rtx_pro_6000_x2", "qwen3-32b", Parallel(2), precision=BF16), True),
+    ("Qwen3-32B", Host("rtx_pro_6000_p2p", "qwen3-32b", Parallel(2), precision=BF16), False),
 )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
 
+from sim.calibrate.tables import csv_rows
 from sim.dnn.gemms import Dnn, GemmLayer
 from sim.dnn.known import dnn
 from sim.reproduce.row import Row, absent, equal
@@ -31,8 +31,7 @@ def single_arrays() -> Iterator[Row]:
     if not file.is_file():
         yield from absent("sosa", "S9", what, file)
         return
-    with file.open(newline="") as lines:
-        table = list(csv.DictReader(lines))
+    table = csv_rows(file)
     for flow in DATAFLOWS.values():
         cases = [
             [int(line[key]) for key in ("M", "K", "N", "array", "cycles")]

@@ -9,8 +9,9 @@ of Interconnection Networks (2004).
 
 from __future__ import annotations
 
-import csv
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from math import isqrt
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from sim.calibrate.tables import csv_rows
 from sim.engine.isolated import finish_times
 from sim.network import topology, traffic
 from sim.network.routing import routes
@@ -31,6 +33,9 @@ LINK = {"bytes_per_s": 1.0, "latency_s": 4.0}  # seconds and bytes stand for cyc
 MEASURED_CYCLES = 2_000  # BookSim measures at least that long after its warm-up
 NOISE = 4.0  # standard errors that a sampled mean of hops may be off
 QUEUEING = 0.01  # of the latency, at the lowest load
+
+
+_row = partial(Row, "network", "N6")
 
 
 class Fabric(NamedTuple):
@@ -90,14 +95,12 @@ def _zero_load(data_folder: Path) -> Iterator[Row]:
     if file is None:
         yield _row("zero-load latency", None, f"needs {BOOKSIM}", "", None)
         return
-    with file.open(encoding="utf-8", newline="") as lines:
-        stable = [line for line in csv.DictReader(lines) if line["stable"] == "1"]
-    fabrics = {Fabric(line["topology"], int(line["k"]), int(line["n"])): None for line in stable}
+    runs: dict[Fabric, list[dict[str, str]]] = defaultdict(list)
+    for line in csv_rows(file):
+        if line["stable"] == "1":
+            runs[Fabric(line["topology"], int(line["k"]), int(line["n"]))].append(line)
     worst = 0.0
-    for fabric in fabrics:
-        mine = [
-            line for line in stable if (line["topology"], int(line["k"]), int(line["n"])) == fabric
-        ]
+    for fabric, mine in runs.items():
         hops = fabric.router_hops()
         worst = max(worst, _played_off(fabric, hops))
         packets = np.array([_packets(line) for line in mine])
@@ -113,7 +116,7 @@ def _zero_load(data_folder: Path) -> Iterator[Row]:
             round(float(hops.mean()), 4),
             tolerance,
             bool((off <= NOISE).all()),
-            note,
+            note=note,
         )
         yield from _latency(fabric, mine, float(hops.mean()))
     yield _row(
@@ -268,20 +271,9 @@ def _textbook(quick: bool) -> Iterator[Row]:
         "flows share links fairly; BookSim's accepted rates depend on buffers, channels and "
         "allocators"
     )
-    yield _row("saturation under uniform random traffic", None, "not claimed", "", None, why)
+    yield _row("saturation under uniform random traffic", None, "not claimed", "", None, note=why)
 
 
 def _load(wires: Wires, pattern: str) -> float:
     source = np.arange(wires.chips)
     return float(traffic.link_load(wires, source, traffic.PERMUTATIONS[pattern](wires.chips)).max())
-
-
-def _row(
-    what: str,
-    published: float | str | None,
-    simulated: float | str,
-    tolerance: str,
-    ok: bool | None,
-    note: str = "",
-) -> Row:
-    return Row("network", "N6", what, published, simulated, tolerance, ok, note=note)

@@ -7,17 +7,17 @@ the kernels that the device's card has under the names of the authors' set-up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise, product
-from typing import NamedTuple
 
 import numpy as np
 import simpy
 
 from sim import catalog
-from sim.calibrate.latent import Fit, Peaks, fit_absorb, fit_typhoon
+from sim.calibrate.latent import Peaks, Shape, fit_absorb, fit_typhoon
+from sim.calibrate.work import BF16
 from sim.engine.group import Group, members_of
 from sim.graph.batch import Batch, Sequences, Shared
 from sim.graph.footprint import footprint
@@ -28,10 +28,11 @@ from sim.graph.transformer import transformer
 from sim.hardware.cost import hbm_bytes_per_s
 from sim.hardware.device import Device
 from sim.network.network import Network
+from sim.reproduce.host import chosen
 from sim.reproduce.measured import measured
-from sim.reproduce.row import Progress, Row, near, rows_of
-from sim.reproduce.typhoon_rows import BENCH, BenchRow
-from sim.techniques import TECHNIQUES, Machine, apply
+from sim.reproduce.row import Progress, Row, listed, near, rows_of
+from sim.reproduce.typhoon_rows import BENCH
+from sim.techniques import Machine, apply
 from sim.techniques.latent import threshold
 
 PROMPTS = {"A": 26_472, "B": 7_069, "C": 4_759}
@@ -40,18 +41,8 @@ REST_S, LAYERS = 28.15e-3, 61  # of the end-to-end estimate: all but attention, 
 _NPU_FITTED = "absorb/torch_npu: 3 constants over the 54 rows"
 _TYPHOON_FITTED = "absorb/catlass, naive/eager, head_matmul/eager: 5 constants over the 54 rows"
 _GPU_FITTED = "absorb/flashmla, naive/flashinfer: 4 constants on prompts A and B"
-_BF16 = Precision("bf16", "bf16", "bf16", "bf16")
 ABSORB = ("q_absorb", "absorb", "v_expand")
 ATTENTION = ("naive", *ABSORB, "lse_merge")
-
-
-class Shape(NamedTuple):
-    """One attention layer: `batch` requests with a shared prefix and a suffix of their own."""
-
-    heads: int
-    suffix: int
-    batch: int
-    prefix: int
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> list[Row]:
@@ -81,6 +72,7 @@ NPU_BASE = "ascend_910b2", (("absorb", "torch_npu"), ("head_matmul", "eager"))
 NPU = "ascend_910b2", (("absorb", "catlass"), ("naive", "eager"), ("head_matmul", "eager"))
 GPU = "h100_sxm", (("absorb", "flashmla"), ("naive", "flashinfer"))
 Chosen = tuple[str, tuple[tuple[str, object], ...]]  # a technique and its options
+NO_TECHNIQUE: Chosen = "", ()
 # Naive whatever the batch: the authors' kernel is timed on both sides of its threshold.
 TYPHOON: Chosen = "typhoon_mla", (("threshold", 1.0),)
 Machinery = tuple[str, tuple[tuple[str, str], ...]]
@@ -89,7 +81,7 @@ Machinery = tuple[str, tuple[tuple[str, str], ...]]
 def layer_seconds(
     machine: Machinery,
     shape: Shape,
-    technique: Chosen | None = None,
+    technique: Chosen = NO_TECHNIQUE,
     only: Iterable[str] = ATTENTION,
 ) -> float:
     """One layer's attention, played; `only` some of its ops."""
@@ -106,15 +98,10 @@ def layer_seconds(
         shape.batch,
         (Shared(shape.batch, shape.prefix),),
     )
-    chosen = (
-        [(technique[0], TECHNIQUES[technique[0]].options(**dict(technique[1])))]
-        if technique
-        else []
-    )
     graph = apply(
-        transformer(model, _BF16, Parallel(), batch),
+        transformer(model, BF16, Parallel(), batch),
         Machine(device.l2_bytes, device.hbm_bytes_per_s, 1, device.matrix_flop_per_s),
-        chosen,
+        chosen(*technique),
     )
     layer = Layer("attention", tuple(op for op in graph.layers[1].ops if op.name in only))
     pod = catalog.pod("single")
@@ -128,7 +115,7 @@ def gain(
     machine: Machinery, shape: Shape, base: Machinery, alone: Iterable[str], once: bool = False
 ) -> float:
     """Time of absorb alone, which reads the prefix by request or `once`, over TyphoonMLA's."""
-    how = ("latent_attention", (("form", "absorb_once"),)) if once else None
+    how: Chosen = ("latent_attention", (("form", "absorb_once"),)) if once else NO_TECHNIQUE
     return layer_seconds(base, shape, how, alone) / layer_seconds(machine, shape, TYPHOON)
 
 
@@ -154,21 +141,21 @@ def benchmark() -> Iterator[Row]:
     """The 54 shapes of the authors' benchmark on a 910B2."""
     gains = []
     left_out = _left_out()
-    for row in BENCH:
-        shape = Shape(row.heads, row.suffix, row.batch, row.prefix)
-        what = f"{row.heads} heads, batch {row.batch}, {row.prefix} + {row.suffix} tokens"
+    for shape, published in BENCH.items():
+        heads, suffix, batch, prefix = shape
+        what = f"{heads} heads, batch {batch}, {prefix} + {suffix} tokens"
         base_s = layer_seconds(NPU_BASE, shape, only=("absorb",))
         gains.append(base_s / layer_seconds(NPU, shape, TYPHOON))
-        off, off_gain = (f"fitted without its {row.heads} heads: {x:+.1%}" for x in left_out[row])
-        rate, speed_up = row.batch / base_s / 1e3, row.typhoon / row.absorb
-        yield _near("T3", f"{what}: absorb, kTok/s", row.absorb, rate, 5, off, _NPU_FITTED)
+        off, off_gain = (f"fitted without its {heads} heads: {x:+.1%}" for x in left_out[shape])
+        rate, speed_up = batch / base_s / 1e3, published.typhoon / published.absorb
+        yield _near("T3", f"{what}: absorb, kTok/s", published.absorb, rate, 5, off, _NPU_FITTED)
         yield _near("T2", f"{what}: speed-up", speed_up, gains[-1], 15, off_gain, _TYPHOON_FITTED)
     mean = math.exp(np.mean([math.log(each) for each in gains]))
     yield _near("T2", "54 speed-ups: geometric mean", 1.81, mean, 5, fitted=_TYPHOON_FITTED)
 
 
-def _left_out() -> dict[BenchRow, tuple[float, float]]:
-    """By row, the errors of rate and speed-up where the constants are fitted to other heads alone.
+def _left_out() -> dict[Shape, tuple[float, float]]:
+    """By shape, the errors of rate and speed-up, the constants being fitted to other heads alone.
 
     With one number of heads arithmetic and HBM traffic of absorb cannot be told apart: its HBM rate
     is then that which the card has for GEMMs.
@@ -178,18 +165,17 @@ def _left_out() -> dict[BenchRow, tuple[float, float]]:
     peaks = Peaks(card.matrix_flop_per_s["bf16"], hbm_bytes_per_s(card))
     for heads in (64, 128):
         seen, hidden = (
-            [row for row in BENCH if (row.heads == heads) == left] for left in (False, True)
+            [shape for shape in BENCH if (shape.heads == heads) == left] for left in (False, True)
         )
-        base: Fit = fit_absorb(
-            seen, np.array([row.batch / row.absorb / 1e3 for row in seen]), peaks, False
-        )
-        own: Fit = fit_typhoon(
-            seen, np.array([row.batch / row.typhoon / 1e3 for row in seen]), peaks
-        )
-        for row, base_s, own_s in zip(hidden, base.absorb_seconds(hidden), own.seconds(hidden)):
-            found[row] = (
-                row.batch / base_s / 1e3 / row.absorb - 1,
-                base_s / own_s / (row.typhoon / row.absorb) - 1,
+        batches, rates = np.array([shape.batch for shape in seen]), [BENCH[each] for each in seen]
+        typhoon_s, absorb_s = (batches / np.array(column) / 1e3 for column in zip(*rates))
+        base = fit_absorb(seen, absorb_s, peaks, False)
+        own = fit_typhoon(seen, typhoon_s, peaks)
+        for shape, base_s, own_s in zip(hidden, base.absorb_seconds(hidden), own.seconds(hidden)):
+            typhoon, absorb = BENCH[shape]
+            found[shape] = (
+                shape.batch / base_s / 1e3 / absorb - 1,
+                base_s / own_s / (typhoon / absorb) - 1,
             )
     return found
 
@@ -290,7 +276,7 @@ def orders() -> Iterator[Row]:
         "T7",
         "gain of prompts A, B, C (H100, batch 128)",
         "falls",
-        _listed(by_prompt),
+        listed(by_prompt),
         "sign",
         all(a > b for a, b in pairwise(by_prompt)),
     )
@@ -298,7 +284,7 @@ def orders() -> Iterator[Row]:
         "T7",
         "gain of Kimi K2 and DeepSeek-V3 (910B2, prompt A, batch 256, 512, 1024)",
         "K2 >= V3",
-        "; ".join(map(_listed, by_model)),
+        "; ".join(map(listed, by_model)),
         "sign",
         all(k2 >= v3 for k2, v3 in by_model),
     )
@@ -306,14 +292,10 @@ def orders() -> Iterator[Row]:
         "T7",
         "gain by batch 64 to 1024 (910B2, prompt A)",
         "rises",
-        _listed(by_batch),
+        listed(by_batch),
         "sign",
         all(a < b for a, b in pairwise(by_batch)),
     )
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.2f}" for value in values)
 
 
 # T8: the memory of the expanded prefix.
@@ -324,10 +306,9 @@ def memory() -> Iterator[Row]:
     model, fp8 = catalog.model("deepseek-v3"), Precision("fp8", "fp8", "fp8", "fp8")
     devices, batch, suffix = 384, 128, 1024
     weights = model.parameters / devices
-    chosen = [(TYPHOON[0], TECHNIQUES[TYPHOON[0]].options(**dict(TYPHOON[1])))]
     whole = footprint(
         lambda asked: apply(
-            transformer(model, fp8, Parallel(), asked), Machine(0.0, 1.0, 1), chosen
+            transformer(model, fp8, Parallel(), asked), Machine(0.0, 1.0, 1), chosen(*TYPHOON)
         ),
         Parallel(),
         batch,

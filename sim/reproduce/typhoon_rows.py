@@ -11,20 +11,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sim.calibrate.latent import Shape
 
-class BenchRow(NamedTuple):
-    """One shape: `batch` requests with a shared prefix and a suffix of their own."""
 
-    heads: int
-    suffix: int
-    batch: int
-    prefix: int
-    typhoon: float  # kTok/s
+class Rates(NamedTuple):
+    """Of one shape, in thousands of tokens a second."""
+
+    typhoon: float
     absorb: float
 
 
-BENCH = tuple(
-    BenchRow(*row)
+BENCH = {
+    Shape(*row[:4]): Rates(*row[4:])
     for row in (
         (64, 256, 128, 4096, 88.92, 79.65),
         (64, 256, 128, 8192, 69.64, 49.66),
@@ -81,4 +79,4 @@ BENCH = tuple(
         (128, 4096, 512, 8192, 58.56, 30.81),
         (128, 4096, 512, 16384, 42.74, 18.78),
     )
-)
+}

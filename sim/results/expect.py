@@ -3,14 +3,14 @@ checked after."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sim.results.metric import row_of
 from sim.results.metrics import SPEEDUP, part_rows_of, rows_of
+from sim.text.pick import closest
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _NAME = r"[\w-]+(?:\.[\w-]+)*\.\w+"
@@ -120,7 +120,7 @@ def check(
         value = _found(e.variant, e.metric, metrics, comparison, tenants or {})
         owner, _, metric = e.than.rpartition(".")
         than = _found(owner, metric, metrics, comparison, tenants or {}) if e.than else 1.0
-        rows.append({"text": e.text or _text(e), "value": value, "ok": e.holds(value, than)})
+        rows.append({"text": e.text, "value": value, "ok": e.holds(value, than)})
     return rows
 
 
@@ -157,13 +157,6 @@ def _found(
     return known[metric]
 
 
-def _text(e: Expect) -> str:
-    within = "" if e.tolerance is None else f" ± {e.tolerance!r}"
-    return f"{e.variant}.{e.metric} {e.op} {e.value!r}{f' * {e.than}' if e.than else ''}{within}"
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(name, names, 1)
-    shown = [n for n in names if not n.endswith("_ratio")]
-    return f"; nearest is {close[0]!r}" if close else f"; choose one of {', '.join(shown)}"
+def _nearest(name: str, known: Collection[str]) -> str:
+    shown = ", ".join(n for n in known if not n.endswith("_ratio"))
+    return closest(name, known, f"; choose one of {shown}")

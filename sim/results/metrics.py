@@ -289,11 +289,14 @@ def part_rows_of(kind: Any) -> dict[str, Metric]:
     return _together(table.found for table in kind.part_metrics)
 
 
-def kinds_of(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """The kinds of work that the outcomes are of."""
-    return list(dict.fromkeys(outcome.kind for outcome in outcomes.values()))
+def by_kind(outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, Outcome]]:
+    """The outcomes of each kind of work."""
+    kinds = dict.fromkeys(outcome.kind for outcome in outcomes.values())
+    return {
+        kind: {name: one for name, one in outcomes.items() if one.kind == kind} for kind in kinds
+    }
 
 
 def rows_of_all(kinds: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> dict[str, Metric]:
     """The metrics that the outcomes may have, by name."""
-    return _together(rows_of(kinds[name]) for name in kinds_of(outcomes))
+    return _together(rows_of(kinds[name]) for name in by_kind(outcomes))

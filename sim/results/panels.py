@@ -16,7 +16,7 @@ from sim.results.palette import CAPACITY_COLOURS, escaped, kind_order
 from sim.results.utilisation import utilisation
 from sim.text.units import show
 
-_STREAMS = ("compute", "communication", "prefetch")
+STREAMS = ("compute", "communication", "prefetch")
 _CAPACITIES = ("HBM", "L2", "link")
 MOST_TRACKS = 64  # of one variant that are drawn; the trace has all
 
@@ -96,7 +96,7 @@ def _stream_order(track: str) -> tuple[int, list[int], str]:
     """Streams in their order, then numbered ones by number: rank 2 before rank 10."""
     stream = track.rpartition("/")[2]
     numbers = [int(digits[:18]) for digits in re.findall(r"[0-9]+", stream)]
-    return (_STREAMS.index(stream) if stream in _STREAMS else len(_STREAMS), numbers, track)
+    return (STREAMS.index(stream) if stream in STREAMS else len(STREAMS), numbers, track)
 
 
 def _areas(outcome: Outcome, scale: float) -> list[Area]:

@@ -9,7 +9,7 @@ from typing import Any
 from sim.facts.outcome import Outcome
 from sim.results.latency import latency_section
 from sim.results.metric import Metric
-from sim.results.metrics import SPEEDUP, kinds_of, part_rows_of, rows_of, rows_of_all
+from sim.results.metrics import SPEEDUP, by_kind, part_rows_of, rows_of, rows_of_all
 from sim.results.palette import escaped
 from sim.results.requests import owners_of
 from sim.results.table import Numbers, best, cell, ratio_text, shown
@@ -92,7 +92,7 @@ def report(
     the `kinds` of work that the outcomes are of.
     """
     title = escaped(question or scenario)
-    used = {kind: _of_kind(outcomes, kind) for kind in kinds_of(outcomes)}
+    used = by_kind(outcomes)
     owners = owners_of(outcomes, kinds)
     body = [
         f"<h1>{title}</h1>",
@@ -117,10 +117,6 @@ def report(
         + "\n".join(part for part in body if part)
         + "\n</main></body></html>\n"
     )
-
-
-def _of_kind(outcomes: Mapping[str, Outcome], kind: str) -> dict[str, Outcome]:
-    return {name: outcome for name, outcome in outcomes.items() if outcome.kind == kind}
 
 
 def _links(kinds: Sequence[Any]) -> Iterator[str]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from sim.facts.outcome import Outcome
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
-from sim.results.metrics import SPEEDUP, kinds_of, metrics, rows_of
+from sim.results.metrics import SPEEDUP, by_kind, metrics, part_rows_of, rows_of
 from sim.results.requests import owners_of, requests_file
-from sim.results.table import closing, comparison_table
+from sim.results.table import closing, comparison_table, part_grid
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -57,7 +57,7 @@ class Result:
         """The answer in one sentence for each kind of work."""
         found = " ".join(
             self.kinds[kind].verdict(mine, self._metrics(), self.comparison)
-            for kind, mine in self._by_kind().items()
+            for kind, mine in by_kind(self.outcomes).items()
         )
         return f"Interrupted, so this is no answer yet: {found}" if self.partial else found
 
@@ -83,13 +83,15 @@ class Result:
 
         above: list[RenderableType] = []
         below: list[RenderableType] = []
-        for kind, mine in self._by_kind().items():
+        for kind, mine in by_kind(self.outcomes).items():
             row, found = self.kinds[kind], {name: self.variants[name]["metrics"] for name in mine}
             if row.table:
                 above.append(row.table(mine, found, self.comparison))
             else:
                 above.append(comparison_table(rows_of(row), found, self.comparison))
-            below += row.lines(mine) if row.lines else []
+            if row.part_shown:
+                parts = {name: self.variants[name]["tenants"] for name in mine}
+                below.append(part_grid(part_rows_of(row), parts, row.part, row.part_shown))
         return Group(*above, *below, *closing(self.verdict, self.expect))
 
     def timeline(
@@ -147,7 +149,7 @@ class Result:
         found["trace.json.gz"] = trace_gz(self.outcomes)
         owners = owners_of(self.outcomes, self.kinds)
         found |= requests_file({owner: one.requests for owner, one in owners.items()})
-        for kind, mine in self._by_kind().items():
+        for kind, mine in by_kind(self.outcomes).items():
             for _, file, page in self.kinds[kind].pages:
                 found |= {file: page(mine, title).encode()} if page else {}
             for files in self.kinds[kind].files:
@@ -158,13 +160,6 @@ class Result:
         """Writes the run folder whole or not at all; ValueError if `folder` holds something that is
         no earlier run."""
         return write_folder(folder, self.files(log))
-
-    def _by_kind(self) -> dict[str, dict[str, Outcome]]:
-        """The outcomes of each kind of work."""
-        return {
-            kind: {name: one for name, one in self.outcomes.items() if one.kind == kind}
-            for kind in kinds_of(self.outcomes)
-        }
 
     def _metrics(self) -> dict[str, dict[str, float]]:
         return {name: variant["metrics"] for name, variant in self.variants.items()}

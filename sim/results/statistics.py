@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -110,6 +110,11 @@ REQUESTS = table_of(
         ),
     ]
 )
+
+
+def fairness(slowdowns: Collection[float]) -> float | None:
+    """How alike slowdowns are; None where there are none."""
+    return jain(1 / each for each in slowdowns) if slowdowns else None
 
 
 def jain(values: Iterable[float]) -> float:

@@ -97,14 +97,12 @@ def columns(
     ]
 
 
-def part_lines(
+def part_grid(
     rows: Mapping[str, Metric], found: Mapping[str, Numbers], noun: str, wanted: Sequence[str]
-) -> list[RenderableType]:
+) -> RenderableType:
     """A table with a row a variant and part: those wanted metrics that any part has."""
     from rich.text import Text
 
-    if not found:
-        return []
     some = columns(rows, found, wanted)
     grid = grid_of()
     grid.add_column("")
@@ -115,7 +113,7 @@ def part_lines(
         for number, (part, mine) in enumerate(each.items()):
             cells = [cell(row, mine) for row in some]
             grid.add_row(Text("" if number else variant), Text(part), *map(Text, cells))
-    return [grid]
+    return grid
 
 
 def closing(verdict: str, expect: Sequence[Mapping[str, Any]]) -> list[RenderableType]:

@@ -202,9 +202,8 @@ def _fill_area(trace: dict[str, Any], area: Area, window: tuple[float, float]) -
     from_, to = window
     inside = (area.times >= from_) & (area.times <= to)
     if np.count_nonzero(inside) <= _WIDTH_PX:
-        before = float(area.share[inside][0]) if inside.any() and area.times[0] >= from_ else 0.0
         index = int(np.searchsorted(area.times, from_, side="right")) - 1
-        before = float(area.share[index]) if index >= 0 else before * 0.0
+        before = float(area.share[index]) if index >= 0 else 0.0
         x = [from_, *area.times[inside].tolist(), to]
         y = [before, *area.share[inside].tolist()]
         trace["x"], trace["y"] = x, [*y, y[-1]]
@@ -216,44 +215,32 @@ def _fill_area(trace: dict[str, Any], area: Area, window: tuple[float, float]) -
 
 def _packed(panel: Panel, kinds: Sequence[str]) -> dict[str, Any]:
     """A panel's spans as columns in base64, names and hover lines once: some 30 bytes each."""
-    names: dict[str, int] = {}
-    details: dict[tuple[object, ...], int] = {}
-    texts: list[str] = []
+    spans = [span for track in panel.tracks for span in track.spans]
     place = {kind: i for i, kind in enumerate(kinds)}
-    columns: dict[str, list[NDArray[Any]]] = {
-        "start": [],
-        "duration": [],
-        "kind": [],
-        "name": [],
-        "detail": [],
-    }
-    rows = []
-    for track in panel.tracks:
-        rows.append(len(track.spans))
-        which = []
-        for s in track.spans:
-            key = (s.hbm_bytes, s.l2_bytes, s.link_bytes, s.flop, s.bound, s.note)
-            at = details.setdefault(key, len(details))
-            if at == len(texts):
-                texts.append(detail(s))
-            which.append(at)
-        columns["start"].append(track.start.astype("<f8"))
-        columns["duration"].append(track.duration.astype("<f4"))
-        columns["kind"].append(np.array([place[s.kind] for s in track.spans], "<u2"))
-        columns["name"].append(
-            np.array([names.setdefault(s.name, len(names)) for s in track.spans], "<u4")
-        )
-        columns["detail"].append(np.array(which, "<u4"))
+    names = {name: i for i, name in enumerate(dict.fromkeys(span.name for span in spans))}
+    told = {_told(span): span for span in spans}
+    details = {key: i for i, key in enumerate(told)}
     return {
-        "rows": rows,
-        "names": [escaped(n) for n in names],
-        "details": texts,
-        "columns": {key: _base64(parts) for key, parts in columns.items()},
+        "rows": [len(track.spans) for track in panel.tracks],
+        "names": [escaped(name) for name in names],
+        "details": [detail(span) for span in told.values()],
+        "columns": {
+            "start": _base64([track.start.astype("<f8") for track in panel.tracks]),
+            "duration": _base64([track.duration.astype("<f4") for track in panel.tracks]),
+            "kind": _base64([np.array([place[span.kind] for span in spans], "<u2")]),
+            "name": _base64([np.array([names[span.name] for span in spans], "<u4")]),
+            "detail": _base64([np.array([details[_told(span)] for span in spans], "<u4")]),
+        },
         "areas": [
             {"times": _base64([a.times.astype("<f8")]), "share": _base64([a.share.astype("<f4")])}
             for a in panel.areas
         ],
     }
+
+
+def _told(span: Span) -> tuple[object, ...]:
+    """What the lines of its hover that do not depend on when it ran are made of."""
+    return span.hbm_bytes, span.l2_bytes, span.link_bytes, span.flop, span.bound, span.note
 
 
 def _base64(parts: Sequence[NDArray[Any]]) -> str:

@@ -1,8 +1,9 @@
-"""A row of a table by its name; the same words wherever there is none of that name."""
+"""A row of a table by its name, and what is said where there is none of that name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import TypeVar
 
 Key = TypeVar("Key")
@@ -19,3 +20,9 @@ def pick(table: Mapping[Key, Row], name: Key, noun: str) -> Row:
     if name not in table:
         raise ValueError(f"no {noun} {name!r} here; choose one of {', '.join(map(str, table))}")
     return table[name]
+
+
+def closest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Which of the known names is the most like `name`; `otherwise` where none is near."""
+    close = get_close_matches(name, list(known), 1)
+    return f"; nearest is {close[0]!r}" if close else otherwise

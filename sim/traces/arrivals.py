@@ -42,7 +42,10 @@ class OnOff:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """A stream of arrivals: CV of the gaps within a stretch of constant rate, and that rate."""
+    """A stream of arrivals: its rate, and the CV of the gaps within a stretch of constant rate.
+
+    A CV of 1 is that of independent users; above it gaps make bursts, below it regularity.
+    """
 
     rate: float | Windows | OnOff
     cv: float = 1.0
@@ -72,16 +75,6 @@ class Arrivals:
                 raise ValueError("a rate of zero in all windows: nothing would ever arrive")
         elif not 0 < rate < math.inf:
             raise ValueError(f"the rate ({rate}) must be positive")
-
-
-def poisson(rate_per_s: float) -> Arrivals:
-    """Independent users."""
-    return Arrivals(rate_per_s)
-
-
-def bursty(rate_per_s: float, cv: float) -> Arrivals:
-    """Gamma gaps: a CV above 1 makes bursts, below 1 regularity."""
-    return Arrivals(rate_per_s, cv)
 
 
 def on_off(

@@ -7,7 +7,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -27,10 +27,6 @@ class TraceError(ValueError):
 
 class CutShortError(ValueError):
     """A compressed file that ends before its end mark: what came before is sound."""
-
-
-class _Stream(Protocol):
-    def read1(self, size: int, /) -> bytes: ...
 
 
 class Lines(NamedTuple):
@@ -143,7 +139,7 @@ def _refuse_endless(size: int, number: int) -> None:
         raise ValueError(f"row {number} is longer than {MAX_LINE_BYTES // 2**20} MiB")
 
 
-def _unpacked(raw: io.BufferedReader) -> _Stream:
+def _unpacked(raw: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile | _Zstd:
     magic = raw.peek(4)[:4]  # a pipe cannot be read twice
     if magic.startswith(_GZIP):
         return gzip.GzipFile(fileobj=raw)

@@ -18,7 +18,7 @@ from sim.traces.lines import BLOCK_BYTES, CutShortError, Lines, TraceError, bloc
 from sim.traces.parquet import Table, is_parquet, tables
 from sim.traces.rows import Judge
 from sim.traces.servegen import is_servegen, open_servegen
-from sim.traces.stream import CHUNK_ROWS, TraceStream, cut
+from sim.traces.stream import CHUNK_ROWS, TraceStream, cut, from_start
 
 # how far out of order a row may be under bad_rows="skip", in a file that is not read at once
 SORT_ROWS = 262_144
@@ -126,7 +126,12 @@ def open_trace(
             )
             if rows.spread:
                 chunks = _spread(chunks, rows)
-            for chunk in rechunked(_from_start(chunks, form, speed, path), chunk_rows):
+            for chunk in rechunked(from_start(chunks, form.per_s, speed), chunk_rows):
+                if not math.isfinite(chunk.arrival_s[-1]):
+                    raise _TooSlowError(
+                        f"speed ({speed}) is so small that the last request of {path} would never "
+                        "arrive"
+                    )
                 out.tenants[:] = judge.sessions.tenants
                 yield chunk
         except _TooSlowError as error:
@@ -330,20 +335,3 @@ def _spread_ticks(columns: Columns, before: int, after: int, end: float, width: 
     step = np.minimum(width, np.append(starts[1:], end) - starts) / shared
     place = np.arange(len(times)) - np.repeat(first - lead, counts)
     return replace(columns, arrival_s=np.repeat(starts, counts) + np.repeat(step, counts) * place)
-
-
-def _from_start(
-    chunks: Iterable[Columns], form: TraceFormat, speed: float, path: Path
-) -> Iterator[Columns]:
-    """Arrivals in seconds after the first one."""
-    start, per_s = None, form.per_s * speed
-    for chunk in chunks:
-        start = chunk.arrival_s[0] if start is None else start
-        with np.errstate(over="ignore"):
-            arrival_s = (chunk.arrival_s - start) / per_s
-        if not math.isfinite(arrival_s[-1]):
-            raise _TooSlowError(
-                f"speed ({speed}) is so small that the last request of {path} would never arrive"
-            )
-        think_s = None if chunk.think_s is None else chunk.think_s / speed
-        yield replace(chunk, arrival_s=arrival_s, think_s=think_s)

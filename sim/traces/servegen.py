@@ -25,7 +25,7 @@ import numpy as np
 from sim.traces.arrivals import dice
 from sim.traces.columns import Array, Columns, by_arrival, joined, rechunked
 from sim.traces.lines import TraceError
-from sim.traces.stream import CHUNK_ROWS, TraceStream
+from sim.traces.stream import CHUNK_ROWS, TraceStream, from_start
 
 _NAME = re.compile(r"(?:.*/)?chunk-(\d+)-(trace\.csv|dataset\.json)")
 MOST_FILE_BYTES = 256 * 2**20
@@ -117,11 +117,10 @@ def _picked(law: tuple[Array, Array], count: int, random: np.random.Generator) -
 
 
 def _from_first(chunks: Iterator[Columns]) -> Iterator[Columns]:
-    start, latest = None, 0.0
-    for chunk in chunks:
-        start = chunk.arrival_s[0] if start is None else start
+    latest = 0.0
+    for chunk in from_start(chunks):
         # A request at the very end of a window may round into the next.
-        arrival_s = np.maximum((chunk.arrival_s - start).round(6), latest)
+        arrival_s = np.maximum(chunk.arrival_s.round(6), latest)
         latest = float(arrival_s[-1])
         yield replace(chunk, arrival_s=arrival_s)
 

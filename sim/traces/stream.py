@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -111,25 +111,38 @@ def _in_order(sources: list[Iterator[Columns]]) -> Iterator[Columns]:
         yield by_arrival(joined([pattern[:1], *parts])[1:])
 
 
+def from_start(
+    chunks: Iterable[Columns], per_s: float = 1.0, speed: float = 1.0
+) -> Iterator[Columns]:
+    """Arrivals in seconds after the first one, sent `speed` times as fast; `per_s` of the chunks'
+    unit of time are a second."""
+    start = None
+    for chunk in chunks:
+        start = chunk.arrival_s[0] if start is None else start
+        with np.errstate(over="ignore"):
+            arrival_s = (chunk.arrival_s - start) / (per_s * speed)
+        think_s = None if chunk.think_s is None else chunk.think_s / speed
+        yield replace(chunk, arrival_s=arrival_s, think_s=think_s)
+
+
 def cut(
     stream: TraceStream, first: int = 0, limit: int | None = None, speed: float = 1.0
 ) -> TraceStream:
     """`limit` requests from request `first` on, the first at 0, sent `speed` times as fast."""
 
-    def source(out: TraceStream) -> Iterator[Columns]:
-        skip, left, start = first, limit, None
+    def part() -> Iterator[Columns]:
+        skip, left = first, limit
         for chunk in stream.chunks():
-            part = chunk[skip : len(chunk) if left is None else skip + left]
+            some = chunk[skip : len(chunk) if left is None else skip + left]
             skip = max(0, skip - len(chunk))
-            if len(part):
-                start = float(part.arrival_s[0]) if start is None else start
-                changed = {"arrival_s": (part.arrival_s - start) / speed}
-                if part.think_s is not None:
-                    changed["think_s"] = part.think_s / speed
-                yield replace(part, **changed)
-                left = None if left is None else left - len(part)
+            if len(some):
+                yield some
+                left = None if left is None else left - len(some)
             if left == 0:
                 break
+
+    def source(out: TraceStream) -> Iterator[Columns]:
+        yield from from_start(part(), speed=speed)
         out.tenants += stream.tenants
         out.warnings += stream.warnings
 

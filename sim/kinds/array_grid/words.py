@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from sim.facts.outcome import Outcome
 from sim.kinds.array_grid.facts import GRID, best, families
 from sim.results.parts_page import parts_table
-from sim.results.table import Numbers, part_lines
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from sim.results.table import Numbers
 
 _SHOWN = (
     "best_rows",
@@ -21,12 +17,6 @@ _SHOWN = (
     "ops_per_joule",
     "share_of_best",
 )
-
-
-def families_lines(outcomes: Mapping[str, Outcome]) -> list[RenderableType]:
-    """A table with a row for each variant and family."""
-    found = {variant: families(outcome) for variant, outcome in outcomes.items()}
-    return part_lines(GRID, found, "family", _SHOWN)
 
 
 def grid_section(outcomes: Mapping[str, Outcome]) -> str:

@@ -118,16 +118,14 @@ def jobs_section(outcomes: Mapping[str, Outcome]) -> str:
 def _job_row(variant: str, job: JobRecord, mine: Mapping[str, float]) -> str:
     name = f"{job.name} (background)" if job.background else job.name
     texts = [variant, name, words(job.collective), job.algorithm.replace("_", " ")]
+    bus = mine.get("bus_bandwidth_bytes_per_s")
     numbers = [
         f"{job.rounds:,}",
         f"{job.ranks:,}",
         show(job.nbytes, "B"),
         f"{len(job.instances):,}",
-    ]
-    numbers.append(seconds_text(mine["mean_s"]) if "mean_s" in mine else "")
-    numbers.append(f"{'=' if job.exact else '~'} {seconds_text(job.idle_s)}")
-    bus = mine.get("bus_bandwidth_bytes_per_s")
-    numbers += [
+        seconds_text(mine["mean_s"]) if "mean_s" in mine else "",
+        f"{'=' if job.exact else '~'} {seconds_text(job.idle_s)}",
         _times(mine["slowdown"]) if "slowdown" in mine else "",
         show(bus, "B/s") if bus else "",
     ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from sim.facts.array import ArrayRecord, NetworkRecord
+from sim.facts.array import ArrayRecord, ArrayRun, NetworkRecord
 from sim.facts.outcome import Outcome
 from sim.results.metric import Metric, measured, table_of
-from sim.results.statistics import REQUESTS, jain
+from sim.results.statistics import REQUESTS, fairness
 
 
 class _OnArray(NamedTuple):
@@ -43,19 +44,12 @@ def _ops_per_s(outcome: Outcome) -> float:
     array = outcome.part
     if array.sharing == "alone":
         return len(array.networks) / sum(each.seconds / each.ops for each in array.networks)
-    return sum(run.ops * run.times for run in array.runs) / outcome.totals.seconds
+    return _played(outcome, lambda run: run.ops) / outcome.totals.seconds
 
 
-def _busy_pods(outcome: Outcome) -> float:
-    runs = outcome.part.runs
-    pod_rounds = sum(run.rounds * run.pods * run.times for run in runs)
-    return sum(run.tile_ops * run.times for run in runs) / pod_rounds
-
-
-def _memory_stalls(outcome: Outcome) -> float:
-    runs = outcome.part.runs
-    pod_s = sum(run.seconds * run.pods * run.times for run in runs)
-    return sum(run.parts_s["memory"] * run.pods * run.times for run in runs) / pod_s
+def _played(outcome: Outcome, of: Callable[[ArrayRun], float]) -> float:
+    """What adds up over all schedules that were played, as often as each was."""
+    return sum(of(run) * run.times for run in outcome.part.runs)
 
 
 def _traced(outcome: Outcome) -> bool:
@@ -73,11 +67,6 @@ def _slowdowns(outcome: Outcome) -> list[float]:
     if outcome.part.sharing == "alone":
         return []
     return [_OnArray(each, outcome).slowdowns.mean() for each in outcome.part.networks]
-
-
-def _fairness(outcome: Outcome) -> float | None:
-    slow = _slowdowns(outcome)
-    return jain(1 / each for each in slow) if slow else None
 
 
 def _scaled(ops_per_s: float, array: ArrayRecord) -> float:
@@ -157,7 +146,7 @@ ARRAY = table_of(
             label="fairness",
             of="Jain's index (sum x)^2 / (n sum x^2) over the n networks, of x = 1 / slowdown: 1 "
             "if all are slowed down alike, 1/n if all but one stand still",
-            value=_fairness,
+            value=lambda o: fairness(_slowdowns(o)),
         ),
         Metric(
             name="slowdown_max",
@@ -174,7 +163,9 @@ ARRAY = table_of(
             better="higher",
             label="pods with a tile",
             of="pods with a tile / pods, mean over rounds",
-            value=_busy_pods,
+            value=lambda o: (
+                _played(o, lambda run: run.tile_ops) / _played(o, lambda run: run.rounds * run.pods)
+            ),
         ),
         Metric(
             name="memory_stalls",
@@ -182,7 +173,10 @@ ARRAY = table_of(
             better="lower",
             label="waiting for memory",
             of="time in which all pods wait for memory / time that the schedules take",
-            value=_memory_stalls,
+            value=lambda o: (
+                _played(o, lambda run: run.parts_s["memory"] * run.pods)
+                / _played(o, lambda run: run.seconds * run.pods)
+            ),
         ),
         Metric(
             name="array_idle",
@@ -199,7 +193,7 @@ ARRAY = table_of(
             better="",
             label="rounds",
             of="rounds of all schedules that were played",
-            value=lambda o: sum(run.rounds * run.times for run in o.part.runs),
+            value=lambda o: _played(o, lambda run: run.rounds),
         ),
         Metric(
             name="tile_ops",
@@ -207,7 +201,7 @@ ARRAY = table_of(
             better="",
             label="tile operations",
             of="tile products of all schedules that were played",
-            value=lambda o: sum(run.tile_ops * run.times for run in o.part.runs),
+            value=lambda o: _played(o, lambda run: run.tile_ops),
         ),
         Metric(
             name="dram_bytes",
@@ -216,7 +210,7 @@ ARRAY = table_of(
             label="from memory",
             of="bytes from memory in all schedules that were played: weights, the networks' "
             "inputs, partial sums",
-            value=lambda o: sum(run.dram_bytes * run.times for run in o.part.runs),
+            value=lambda o: _played(o, lambda run: run.dram_bytes),
         ),
     ]
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.facts.array import ArrayRun
+from sim.facts.array import ArrayRun, Tiles
 from sim.facts.outcome import Outcome
 from sim.kinds.dnn.facts import ARRAY, THROUGHPUT, networks
 from sim.kinds.dnn.words import titled
@@ -24,16 +24,16 @@ _UNITS = {"bank": "KiB", "memory": "GB/s"}
 def page(outcomes: Mapping[str, Outcome], title: str) -> str:
     """The figures of networks on arrays."""
     runs = [
-        each
+        (name, run, run.tiles)
         for variant, outcome in outcomes.items()
-        for each in titled(variant, outcome)
-        if each[1].tiles
+        for name, run in titled(variant, outcome)
+        if run.tiles
     ]
     study = _study(outcomes)
     return figures_page(
         title,
         [*([study] if study else []), _bars(outcomes)],
-        [_run(name, run) for name, run in runs[:_MOST_RUNS]],
+        [_run(*each) for each in runs[:_MOST_RUNS]],
         max(len(runs) - _MOST_RUNS, 0),
         timeline=True,
     )
@@ -189,10 +189,8 @@ def _pareto(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     )
 
 
-def _run(title: str, run: ArrayRun) -> dict[str, Any]:
+def _run(title: str, run: ArrayRun, tiles: Tiles) -> dict[str, Any]:
     """Which pod was at which layer: a picture of so many columns of time, each as at its middle."""
-    tiles = run.tiles
-    assert tiles is not None
     rounds = len(tiles.start_s)
     columns = min(_MOST_COLUMNS, 4 * rounds)
     edges = np.linspace(0.0, run.seconds, columns + 1)

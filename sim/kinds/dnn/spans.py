@@ -7,7 +7,7 @@ from math import inf
 
 import numpy as np
 
-from sim.facts.array import ArrayRun
+from sim.facts.array import ArrayRun, Tiles
 from sim.facts.span import Span, Use
 from sim.facts.timeline import Timeline
 from sim.scenario.schema import Record
@@ -28,8 +28,8 @@ def drawn(record: Record, runs: Sequence[ArrayRun]) -> Timeline:
     spans: list[Span] = []
     for run in runs:
         if run.tiles is not None:
-            spans += _layers(run)
-            kept.uses += _busy(run, record)
+            spans += _layers(run, run.tiles)
+            kept.uses += _busy(run, run.tiles, record)
     inside = [s for s in spans if s.end_s > record.from_s and s.start_s < (record.until_s or inf)]
     inside.sort(key=lambda s: (s.start_s, s.track))
     kept.spans, kept.truncated = inside[: record.max_spans], max(len(inside) - record.max_spans, 0)
@@ -39,9 +39,7 @@ def drawn(record: Record, runs: Sequence[ArrayRun]) -> Timeline:
     return kept
 
 
-def _layers(run: ArrayRun) -> list[Span]:
-    tiles = run.tiles
-    assert tiles is not None
+def _layers(run: ArrayRun, tiles: Tiles) -> list[Span]:
     rounds = len(tiles.start_s)
     step = max(run.pods // DRAWN_PODS, 1)
     flat = tiles.layer[::step].ravel()
@@ -70,10 +68,8 @@ def _layers(run: ArrayRun) -> list[Span]:
     return spans
 
 
-def _busy(run: ArrayRun, record: Record) -> list[Use]:
+def _busy(run: ArrayRun, tiles: Tiles, record: Record) -> list[Use]:
     """Pods with a tile op, as a use of all pods."""
-    tiles = run.tiles
-    assert tiles is not None
     counts = np.count_nonzero(tiles.layer, axis=0)
     starts, ends = run.start_s + tiles.start_s, run.start_s + tiles.end_s
     inside = (counts > 0) & (ends > record.from_s) & (starts < (record.until_s or inf))

@@ -1,9 +1,8 @@
-"""DNNs on an array as a person reads them: lines on the terminal, sections of the report."""
+"""DNNs on an array as a person reads them: a section of the report, and the verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from sim.facts.array import ArrayRun
 from sim.facts.outcome import Outcome
@@ -12,10 +11,7 @@ from sim.results import charts
 from sim.results.metric import seconds_text
 from sim.results.palette import escaped
 from sim.results.parts_page import parts_table
-from sim.results.table import Numbers, part_lines
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from sim.results.table import Numbers
 
 _SHOWN = (
     "inference_s",
@@ -31,14 +27,6 @@ _SHOWN = (
     "effective_ops_per_s_at_power",
     "array_utilisation",
 )
-_ON_TERMINAL = (
-    "inference_s",
-    "slowdown",
-    "e2e_mean_s",
-    "e2e_p99_s",
-    "effective_ops_per_s_at_power",
-    "array_utilisation",
-)
 PARTS = {
     "macs": ("all cells multiply", "#0072B2"),
     "small_tiles": ("cells that a small tile leaves empty", "#56B4E9"),
@@ -48,12 +36,6 @@ PARTS = {
     "ends": ("warm-up and drain", "#8C7B6B"),
 }
 _MOST_BARS = 40
-
-
-def networks_lines(outcomes: Mapping[str, Outcome]) -> list[RenderableType]:
-    """A table with a row for each variant and network."""
-    found = {variant: networks(outcome) for variant, outcome in outcomes.items()}
-    return part_lines(NETWORKS, found, "network", _ON_TERMINAL)
 
 
 def networks_section(outcomes: Mapping[str, Outcome]) -> str:

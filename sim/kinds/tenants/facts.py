@@ -12,7 +12,7 @@ from sim.facts.shared_pod import SharedPod, TenantRecord
 from sim.kinds.served.facts import CACHE, SERVED, rejected
 from sim.results.metric import Metric, measured, table_of
 from sim.results.metrics import CHIPS, RATES, WALL, wall_s
-from sim.results.statistics import REQUESTS, jain
+from sim.results.statistics import REQUESTS, fairness
 
 # Of co-residents these are of no one program: their iterations overlap on the same chips.
 _OF_ONE_PROGRAM = ("compute_busy", "communication_busy", "prefetch_busy", "exposed_communication")
@@ -168,17 +168,12 @@ def _spent(key: str, scale: float, outcome: Outcome) -> float | None:
     return spent / serving.chip_s * chip_s / outcome.tokens * scale
 
 
-def _fairness(outcome: Outcome) -> float | None:
-    slow = _slowdowns(outcome)
-    return jain(1 / each for each in slow.values()) if slow else None
-
-
 def _weighted(outcome: Outcome) -> float | None:
     slow = _slowdowns(outcome)
     weights = {record.name: record.weight for record in outcome.part.tenants}
-    if not slow or outcome.part.sharing == "partitioned" or len(set(weights.values())) < 2:
+    if outcome.part.sharing == "partitioned" or len(set(weights.values())) < 2:
         return None
-    return jain(1 / (slow[name] * weights[name]) for name in slow)
+    return fairness([slow[name] * weights[name] for name in slow])
 
 
 POD = table_of(
@@ -195,7 +190,7 @@ POD = table_of(
             label="fairness",
             of="Jain's index (sum x)^2 / (n sum x^2) over the n tenants, of x = 1 / slowdown: 1 if "
             "all are slowed down alike, 1/n if all but one stand still",
-            value=_fairness,
+            value=lambda o: fairness(_slowdowns(o).values()),
         ),
         Metric(
             name="weighted_fairness",

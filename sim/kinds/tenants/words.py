@@ -1,21 +1,17 @@
-"""Tenants of a pod as a person reads them: the lines under the table on the terminal, and a section
-of the report."""
+"""Tenants of a pod as a person reads them: sections of the report, and the verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from sim.facts.outcome import Outcome
+from sim.facts.shared_pod import TenantRecord
 from sim.kinds.tenants.facts import TENANTS, tenants
-from sim.results.metric import Metric
 from sim.results.over_time import over_time_section
 from sim.results.palette import escaped
-from sim.results.table import Numbers, cell, columns, part_lines
+from sim.results.parts_page import parts_table
+from sim.results.table import Numbers
 from sim.results.where import what_limits, where_time_goes
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 _SHOWN = (
     "slowdown",
@@ -31,38 +27,18 @@ _SHOWN = (
     "slo_attainment",
     "goodput_per_s",
 )
-_ON_TERMINAL = (
-    "slowdown",
-    "busy_share",
-    "ttft_p99_s",
-    "tpot_mean_s",
-    "e2e_mean_s",
-    "goodput_per_s",
-)
 _HOT = 3.0  # a slowdown from which on a cell is as dark as it gets
-
-
-def tenants_lines(outcomes: Mapping[str, Outcome]) -> list[RenderableType]:
-    """A table with a row for each variant and tenant."""
-    found = {variant: tenants(outcome) for variant, outcome in outcomes.items()}
-    return part_lines(TENANTS, found, "tenant", _ON_TERMINAL)
 
 
 def tenants_section(outcomes: Mapping[str, Outcome]) -> str:
     """What each tenant got, and what each costs the others."""
     found = {variant: tenants(outcome) for variant, outcome in outcomes.items()}
-    shown = columns(TENANTS, found, _SHOWN)
-    head = "".join(f"<th class=num>{escaped(row.label)}</th>" for row in shown)
-    lines = [
-        _row(outcomes[variant], variant, tenant, mine, shown)
-        for variant, each in found.items()
-        for tenant, mine in each.items()
-    ]
-    grid = (
-        '<div class="wide"><table class="dense '
-        f'jobs"><tr><th>Variant</th><th>Tenant</th><th>Chips</th>{head}</tr>'
-        f"{''.join(lines)}</table></div>"
-    )
+    chips = {
+        (variant, record.name): _chips(record, outcome.part.sharing)
+        for variant, outcome in outcomes.items()
+        for record in outcome.part.tenants
+    }
+    grid = parts_table(TENANTS, found, _SHOWN, "Tenant", words={"Chips": chips})
     heat = "".join(_matrix(variant, each) for variant, each in found.items() if len(each) > 1)
     return (
         '<h2>Tenants</h2><p class="soft">Slowdown: mean over a tenant\'s requests of the '
@@ -70,19 +46,13 @@ def tenants_section(outcomes: Mapping[str, Outcome]) -> str:
     )
 
 
-def _row(
-    outcome: Outcome, variant: str, tenant: str, mine: Mapping[str, float], shown: list[Metric]
-) -> str:
-    record = next(each for each in outcome.part.tenants if each.name == tenant)
-    how = outcome.part.sharing.replace("_", " ").replace("co ", "co-")
-    chips = f"{record.chips} {'of its own' if outcome.part.sharing == 'partitioned' else how}"
-    if outcome.part.sharing != "partitioned":
-        chips += f", weight {record.weight:g}" + (
-            f", priority {record.priority}" if record.priority else ""
-        )
-    cells = "".join(f"<td class=num>{escaped(cell(row, mine))}</td>" for row in shown)
-    names = "".join(f"<td>{escaped(name)}</td>" for name in (variant, tenant, chips))
-    return f"<tr>{names}{cells}</tr>"
+def _chips(record: TenantRecord, sharing: str) -> str:
+    """A tenant's chips, and what it is entitled to on those that it shares."""
+    if sharing == "partitioned":
+        return f"{record.chips} of its own"
+    how = sharing.replace("_", " ").replace("co ", "co-")
+    first = f", priority {record.priority}" if record.priority else ""
+    return f"{record.chips} {how}, weight {record.weight:g}{first}"
 
 
 def _matrix(variant: str, each: Mapping[str, Mapping[str, float]]) -> str:
