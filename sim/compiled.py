@@ -13,6 +13,7 @@ import ctypes
 import hashlib
 import json
 import os
+import struct
 import sys
 import tempfile
 import threading
@@ -37,12 +38,7 @@ _OPTIONS: dict[str, Any] = {
 _LOAD_S = 0.06  # what LLVM and an object file take to load
 # A file is kept for later runs: it is made where this one alone would lose so much of its making.
 _WORTH = 0.04
-_C_TYPES: dict[type, Any] = {
-    int: ctypes.c_int64,
-    float: ctypes.c_double,
-    bool: ctypes.c_int8,
-    type(None): ctypes.c_void_p,
-}
+_WORD = 8  # bytes: of an integer, a float or an address
 _ALL: list[Loops] = []
 _RAN: dict[str, str] = {}
 _FORESEEN: dict[str, float] = {}
@@ -241,9 +237,48 @@ def _compile(loops: Loops) -> bytes:
         made[entry].compile(types)
         compiled = made[entry].overloads[types]
         _, _, (code, _) = compiled.library.serialize_using_object_code()
-        table.append((entry.__name__, compiled.fndesc.llvm_func_name, len(code)))
-        parts.append(code)
+        door = _door(entry.__name__, compiled.fndesc.llvm_func_name, sample)
+        table.append((entry.__name__, len(code), len(door)))
+        parts += [code, door]
     return b"\n".join([json.dumps(table).encode(), b"".join(parts)])
+
+
+def _door(name: str, symbol: str, sample: tuple[Any, ...]) -> bytes:
+    """An object file with a function of one argument, where the words of all are: it calls the
+    compiled one with them, and leaves the answer in the first.
+
+    To pass hundreds of arguments through ctypes takes longer than most loops run.
+    """
+    import llvmlite.binding as llvm
+    from llvmlite import ir
+
+    word = ir.IntType(64)
+    kinds = {float: ir.DoubleType(), bool: ir.IntType(8), int: word}
+    types = [kinds[kind] for kind in _kinds(sample)]
+    module = ir.Module(name)
+    module.triple = llvm.get_process_triple()
+    status = ir.IntType(32)
+    inner = ir.Function(module, ir.FunctionType(status, [word, word, *types]), symbol)
+    outer = ir.Function(module, ir.FunctionType(status, [word]), f"{name}_by_words")
+    at = ir.IRBuilder(outer.append_basic_block())
+
+    def load(place: int, kind: Any) -> Any:
+        address = at.add(outer.args[0], ir.Constant(word, place * _WORD))
+        return at.load(at.inttoptr(address, kind.as_pointer()), typ=kind)
+
+    back = [at.add(outer.args[0], ir.Constant(word, place * _WORD)) for place in range(2)]
+    at.ret(at.call(inner, [*back, *(load(place, kind) for place, kind in enumerate(types, 2))]))
+    compiled = llvm.parse_assembly(str(module))
+    return _machine().emit_object(compiled)
+
+
+def _machine() -> Any:
+    """What makes code for this processor."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(jit=True, codemodel="jitdefault")
 
 
 def own_functions(module: ModuleType) -> dict[str, Any]:
@@ -261,63 +296,63 @@ def _entries(
     """What an object file holds, as functions."""
     import llvmlite.binding as llvm
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
     table, _, code = code.partition(b"\n")
     found: dict[str, Callable[..., int]] = {}
-    for (name, symbol, size), sample in zip(json.loads(table), samples.values(), strict=True):
-        machine = llvm.Target.from_default_triple().create_target_machine(
-            jit=True, codemodel="jitdefault"
-        )
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code[:size]))
+    for (name, *sizes), sample in zip(json.loads(table), samples.values(), strict=True):
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+        for size in sizes:
+            engine.add_object_file(llvm.ObjectFileRef.from_data(code[:size]))
+            code = code[size:]
         engine.finalize_object()
         _ENGINES.append(engine)
-        found[name] = _Native(engine.get_function_address(symbol), sample)
-        code = code[size:]
+        found[name] = _Native(engine.get_function_address(f"{name}_by_words"), sample)
     return found
 
 
 class _OfThread(threading.local):
-    """What a thread has of a compiled function: arguments laid out, and room for the answer.
+    """What a thread has of a compiled function: its arguments as words, behind room for the answer.
 
     The code runs without Python's lock, and a cluster's worker may have several threads.
     """
 
-    def __init__(self) -> None:
-        self.kept: dict[int, tuple[Any, list[Any], list[Any]]] = {}
-        self.answer = ctypes.c_int64()
-        self.back = ctypes.byref(self.answer), ctypes.byref(ctypes.c_void_p())
+    def __init__(self, count: int) -> None:
+        self.words = np.zeros(2 + count, np.int64)
+        self.address = self.words.__array_interface__["data"][0]
+        self.kept: dict[int, tuple[Any, list[Any]]] = {}
 
 
 class _Native:
-    """Compiled code, called with its arguments laid out as it takes them: every array as seven
-    words or more.
+    """Compiled code, called with its arguments laid out as words: every array as seven or more.
 
     What is passed again is laid out once: the same fleet or price is the same arrays, whatever is
     written into them.
     """
 
     def __init__(self, address: int, sample: tuple[Any, ...]) -> None:
-        words = [word for each in sample for word in _words(each, each, [])]
-        types = [_C_TYPES[type(word)] for word in words]
-        self._sample = sample
-        self._code = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *types)(
-            address
-        )
-        self._mine = _OfThread()
+        counts = [len(_kinds(each)) for each in sample]
+        ends = np.cumsum([2, *counts]).tolist()
+        self._places = list(zip(sample, ends, ends[1:]))
+        self._code = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)
+        self._mine = _OfThread(sum(counts))
 
     def __call__(self, *arguments: Any) -> int:
-        words: list[Any] = []
         mine = self._mine
-        for place, (argument, sample) in enumerate(zip(arguments, self._sample, strict=True)):
-            if place not in mine.kept or mine.kept[place][0] is not argument:
+        kept = mine.kept
+        for argument, (sample, first, end) in zip(arguments, self._places, strict=True):
+            if first not in kept or kept[first][0] is not argument:
                 held: list[Any] = []
-                mine.kept[place] = argument, _words(argument, sample, held), held
-            words += mine.kept[place][1]
-        if status := self._code(*mine.back, *words):
+                mine.words[first:end] = _words(argument, sample, held)
+                kept[first] = argument, held
+        if status := self._code(mine.address):
             raise RuntimeError(f"a compiled loop stopped with status {status}")
-        return mine.answer.value
+        return int(mine.words[0])
+
+
+def _kinds(sample: Any) -> list[type]:
+    """The type of each word of an argument."""
+    if isinstance(sample, tuple):
+        return [kind for each in sample for kind in _kinds(each)]
+    return [int] * (5 + 2 * sample.ndim) if isinstance(sample, np.ndarray) else [type(sample)]
 
 
 def _words(value: Any, sample: Any, held: list[Any]) -> list[Any]:
@@ -332,19 +367,14 @@ def _words(value: Any, sample: Any, held: list[Any]) -> list[Any]:
             for each, like in zip(value, sample, strict=True)
             for word in _words(each, like, held)
         ]
+    if isinstance(sample, float):
+        return list(struct.unpack("q", struct.pack("d", value)))
     if not isinstance(sample, np.ndarray):
-        return [type(sample)(value)]
+        return [int(value)]
     array = value
     if array.dtype != sample.dtype or not array.flags.c_contiguous:
         array = np.ascontiguousarray(value, sample.dtype)
         held.append(array)
     assert array.ndim == sample.ndim, "the loop was compiled for arrays of another shape"
-    return [
-        None,
-        None,
-        array.size,
-        array.itemsize,
-        array.__array_interface__["data"][0],
-        *array.shape,
-        *array.strides,
-    ]
+    address = array.__array_interface__["data"][0]
+    return [0, 0, array.size, array.itemsize, address, *array.shape, *array.strides]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 from addons.podscope_toy.wires import TABLE_OF_SIX
@@ -50,14 +49,7 @@ def installed(site: Path, entries: dict[str, str]) -> Path:
 
 
 def podscope(site: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(ROOT), str(site)])
-    return subprocess.run(
-        [sys.executable, "-m", "sim.cli", *args],
-        cwd=site,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
+    return forked.podscope(*args, cwd=site, path=site)
 
 
 def run(site: Path, scenario: dict, *args: str) -> tuple[dict, Path, str]:

@@ -4,6 +4,7 @@ textbooks."""
 from __future__ import annotations
 
 import itertools
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -51,18 +52,35 @@ NETWORK = network(2)
 RULES = Rules(number(ROUTERS, "round_robin"), 0, 0, True, False, 0, False, True)
 
 
+@cache
+def built(model, ranks, techniques, batch):
+    return graph(batch, *techniques, model=model, ranks=ranks)
+
+
 def graph_of(model, ranks, *techniques):
-    return lambda batch: graph(batch, *techniques, model=model, ranks=ranks)
+    return partial(built, model, ranks, techniques)
 
 
-def priced(model=DENSE, ranks=1):
+@cache
+def kind_of(model, ranks):
     form = pricing(graph_of(model, ranks), CHIP, NETWORK, ranks, model.patterns)
     assert form is not None
     return Kind(form, model.patterns)
 
 
-KINDS = {(model, ranks): priced(model, ranks) for model in (DENSE, SPARSE) for ranks in (1, 2)}
-PRICES = {machine: kind.pricing.table(4096, 64) for machine, kind in KINDS.items()}
+@cache
+def price_of(machine):
+    return kind_of(*machine).pricing.table(4096, 64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loops():
+    """What is loaded is used: laws of many small worlds are tested on compiled code where there is
+    any, which `test_any_world_compiled_is_that_world_interpreted` holds to the source."""
+    compiled.LOOPS.native(1e9)
+
+
+MACHINES = [(model, ranks) for model in (DENSE, SPARSE) for ranks in (1, 2)]
 
 
 def replicas_of(
@@ -205,14 +223,14 @@ def outages():
 
 
 @settings(max_examples=150, deadline=None)
-@given(worlds(), st.sampled_from([*KINDS]), st.integers(1, 4))
+@given(worlds(), st.sampled_from(MACHINES), st.integers(1, 4))
 def test_laws_of_any_replay(world, machine, pieces):
     asked, rules, replicas, pools = world
     pieces = 1 if rules.coupled else pieces
     records, fleet = served(
         asked,
         replicas,
-        KINDS[machine],
+        kind_of(*machine),
         rules,
         pools=pools,
         pieces=pieces,
@@ -261,12 +279,12 @@ def tied(records, rules):
 
 
 @settings(max_examples=40, deadline=None)
-@given(worlds(), st.sampled_from([*KINDS]))
+@given(worlds(), st.sampled_from(MACHINES))
 def test_step_is_op(world, machine):
     """Iterations priced and jumped over, against every op of every iteration played."""
     asked, rules, replicas, pools = world
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
-    jumped, _ = served(asked, replicas, KINDS[machine], rules, **more)
+    jumped, _ = served(asked, replicas, kind_of(*machine), rules, **more)
     every, _ = served(
         asked, replicas, played(*machine, len(replicas)), rules._replace(jump=False), **more
     )
@@ -278,16 +296,16 @@ def test_step_is_op(world, machine):
 
 
 @pytest.mark.parametrize(
-    "machine", [*KINDS], ids=lambda machine: f"{len(machine[0].attention)} patterns, {machine[1]}"
+    "machine", MACHINES, ids=lambda machine: f"{len(machine[0].attention)} patterns, {machine[1]}"
 )
 def test_totals_of_priced_iterations_are_those_of_played_ones(machine):
     model, ranks = machine
     asked = many(12, 50)
-    _, fleet = served(asked, replicas_of(), KINDS[machine])
+    _, fleet = served(asked, replicas_of(), kind_of(*machine))
     some = group(CHIP, ranks=ranks, pod=NETWORK, graph_of=graph_of(model, ranks))
     kind = Kind(None, model.patterns, player([[some]]))
     served(asked, replicas_of(), kind, RULES._replace(jump=False))
-    priced, true = KINDS[machine].pricing.totals(fleet, 0), some.chips[0].totals
+    priced, true = kind_of(*machine).pricing.totals(fleet, 0), some.chips[0].totals
     for name in ("steps", "ops", "flop", "matrix_flop", "asked_bytes"):
         assert getattr(priced, name) == pytest.approx(getattr(true, name), rel=1e-9), name
     for name in ("HBM", "L2", "link"):
@@ -298,7 +316,7 @@ def test_totals_of_priced_iterations_are_those_of_played_ones(machine):
 
 
 @settings(max_examples=150, deadline=None)
-@given(worlds(), st.sampled_from([*KINDS]), outages())
+@given(worlds(), st.sampled_from(MACHINES), outages())
 def test_nothing_is_lost_when_replicas_fail(world, machine, faults):
     asked, rules, replicas, pools = world
     faults = [fault for fault in faults if fault.replica < len(replicas)]
@@ -313,7 +331,7 @@ def test_nothing_is_lost_when_replicas_fail(world, machine, faults):
     records, fleet = served(
         asked,
         replicas,
-        KINDS[machine],
+        kind_of(*machine),
         rules,
         pools=pools,
         ranks=3,
@@ -355,7 +373,7 @@ def test_step_is_op_when_replicas_fail(world, faults):
         if fault.replica < len(replicas)
     ]
     more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1), "events": failures(faults)}
-    told, _ = served(asked, replicas, KINDS[DENSE, 1], rules, **more)
+    told, _ = served(asked, replicas, kind_of(DENSE, 1), rules, **more)
     every, _ = served(
         asked, replicas, played(DENSE, 1, len(replicas)), rules._replace(jump=False), **more
     )
@@ -366,10 +384,10 @@ def test_step_is_op_when_replicas_fail(world, faults):
 
 def test_a_failed_replicas_requests_go_on_elsewhere():
     asked = trace([(0.0, 200, 30)] * 4)
-    healthy, _ = served(asked, replicas_of(2), KINDS[DENSE, 1])
+    healthy, _ = served(asked, replicas_of(2), kind_of(DENSE, 1))
     at_s = float(healthy.first_s.max() + 1e-3)
     hurt, fleet = served(
-        asked, replicas_of(2), KINDS[DENSE, 1], events=failures([Failure(0, at_s, np.inf)])
+        asked, replicas_of(2), kind_of(DENSE, 1), events=failures([Failure(0, at_s, np.inf)])
     )
     assert hurt.retried.tolist() == [1, 0, 1, 0] and set(hurt.replica) == {1}
     assert hurt.first_s.tolist() == healthy.first_s.tolist(), "what has been answered stands"
@@ -388,9 +406,9 @@ def test_a_fleet_follows_its_load():
     router = RULES._replace(router=number(ROUTERS, "least_loaded"))
     quick = {"expected": 1e9}  # compiled, where it can be: the same bits
     events = scaler.begin(replicas)
-    records, fleet = served(asked, replicas, KINDS[DENSE, 1], router, events=events, **quick)
-    fixed, _ = served(asked, replicas_of(1, sequences=4), KINDS[DENSE, 1], router, **quick)
-    full, _ = served(asked, replicas_of(4, sequences=4), KINDS[DENSE, 1], router, **quick)
+    records, fleet = served(asked, replicas, kind_of(DENSE, 1), router, events=events, **quick)
+    fixed, _ = served(asked, replicas_of(1, sequences=4), kind_of(DENSE, 1), router, **quick)
+    full, _ = served(asked, replicas_of(4, sequences=4), kind_of(DENSE, 1), router, **quick)
     waits = [float((run.scheduled_s - run.arrival_s).mean()) for run in (full, records, fixed)]
     assert waits[0] < waits[1] < waits[2], "between one replica and all of them"
     end_s = float(records.last_s.max())
@@ -405,14 +423,14 @@ def test_a_fleet_follows_its_load():
 
 
 @settings(max_examples=60, deadline=None)
-@given(worlds(), st.sampled_from([*KINDS]), st.floats(1e-5, 0.1))
+@given(worlds(), st.sampled_from(MACHINES), st.floats(1e-5, 0.1))
 def test_who_waits_too_long_is_turned_away(world, machine, patience_s):
     asked, rules, replicas, pools = world
     asked = asked._replace(patience_s=np.full(len(asked.id), patience_s))
     records, fleet = served(
         asked,
         replicas,
-        KINDS[machine],
+        kind_of(*machine),
         rules._replace(shed=True),
         pools=pools,
         ranks=3,
@@ -426,9 +444,9 @@ def test_who_waits_too_long_is_turned_away(world, machine, patience_s):
 
 def test_tight_budget_preempts_and_still_serves_all():
     asked = trace([(0.0, 100, 60)] * 8)
-    records, fleet = served(asked, replicas_of(blocks=24), KINDS[DENSE, 1])
+    records, fleet = served(asked, replicas_of(blocks=24), kind_of(DENSE, 1))
     assert fleet.replicas.preemptions[0] > 0 and len(records) == 8
-    roomy, _ = served(asked, replicas_of(), KINDS[DENSE, 1])
+    roomy, _ = served(asked, replicas_of(), kind_of(DENSE, 1))
     assert records.last_s.max() > roomy.last_s.max()
 
 
@@ -437,23 +455,31 @@ def seconds(price, first, growth, steps):
 
 
 @pytest.mark.parametrize(
-    "machine", [*PRICES], ids=lambda machine: f"{len(machine[0].attention)} pattern"
+    "machine", MACHINES, ids=lambda machine: f"{len(machine[0].attention)} pattern"
 )
 def test_a_jump_is_the_sum_of_its_steps(machine):
     model, _ = machine
-    price = PRICES[machine]
+    price = price_of(machine)
     first, second = (
         np.array(features_of_batch(model.patterns, decode_batch([c + i, 3 * c + i])))
         for i in (0, 1)
         for c in (90,)
     )
-    for steps in (1, 2, 7, 1000, 30_000):
-        each = sum(seconds(price, first + i * (second - first), 0 * first, 1) for i in range(steps))
-        assert seconds(price, first, second - first, steps) == pytest.approx(each, rel=1e-11)
+    growth = second - first
+    for begin, steps in ((0, 1), (0, 2), (0, 7), (0, 1000), (29_900, 100)):
+        each = sum(
+            seconds(price, first + i * growth, 0 * first, 1) for i in range(begin, begin + steps)
+        )
+        assert seconds(price, first + begin * growth, growth, steps) == pytest.approx(
+            each, rel=1e-11
+        )
+    # A long one is the sum of shorter ones.
+    each = sum(seconds(price, first + i * growth, growth, 100) for i in range(0, 30_000, 100))
+    assert seconds(price, first, growth, 30_000) == pytest.approx(each, rel=1e-11)
 
 
 @pytest.mark.parametrize(
-    "machine", [*PRICES], ids=lambda machine: f"{len(machine[0].attention)} pattern"
+    "machine", MACHINES, ids=lambda machine: f"{len(machine[0].attention)} pattern"
 )
 @pytest.mark.parametrize(
     "batch",
@@ -470,7 +496,7 @@ def test_closed_form_meets_the_play(machine, batch):
     some = group(CHIP, ranks=ranks, pod=NETWORK)
     some.env.run(some.env.process(some.run(graph_of(model, ranks)(batch))))
     found = np.array(features_of_batch(model.patterns, batch))
-    assert seconds(PRICES[machine], found, 0 * found, 1) == pytest.approx(some.env.now, rel=1e-12)
+    assert seconds(price_of(machine), found, 0 * found, 1) == pytest.approx(some.env.now, rel=1e-12)
 
 
 @settings(max_examples=12, deadline=None)
@@ -520,11 +546,33 @@ def many(count, rate, seed=1):
 def test_compiled_is_interpreted(replicas, router):
     pytest.importorskip("numba", reason="the compiled form needs numba")
     rules = RULES._replace(router=number(ROUTERS, router))
-    quick, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules, expected=1e9)
+    quick, _ = served(many(150, 300), replicas, kind_of(SPARSE, 2), rules, expected=1e9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled.LOOPS, "native", lambda amount: None)
-        slow, _ = served(many(150, 300), replicas, KINDS[SPARSE, 2], rules)
+        slow, _ = served(many(150, 300), replicas, kind_of(SPARSE, 2), rules)
     assert quick.tobytes() == slow.tobytes()
+
+
+@settings(max_examples=40, deadline=None)
+@given(worlds(), st.sampled_from(MACHINES), outages())
+def test_any_world_compiled_is_that_world_interpreted(world, machine, faults):
+    asked, rules, replicas, pools = world
+    more = {"pools": pools, "ranks": 3, "acceptance": (0.8, 0.5, 0.1)}
+    faults = [
+        fault._replace(for_s=min(fault.for_s, 1.0))
+        for fault in faults
+        if fault.replica < len(replicas)
+    ]
+    found = []
+    for native in (compiled.LOOPS.native, lambda amount: None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compiled.LOOPS, "native", native)
+            found.append(
+                served(asked, replicas, kind_of(*machine), rules, events=failures(faults), **more)
+            )
+    (quick, one), (slow, other) = found
+    assert quick.tobytes() == slow.tobytes()
+    assert one.replicas.tobytes() == other.replicas.tobytes()
 
 
 @pytest.mark.parametrize("servers", [1, 3])
@@ -532,15 +580,15 @@ def test_compiled_is_interpreted(replicas, router):
 def test_waiting_of_deterministic_servers(load, servers):
     """M/D/c, one request at a time on each, all of equal length, each to the server that is free
     first."""
-    count = 1_000_000 if compiled.LOOPS.native(1e9) else 30_000
+    count = 300_000 if compiled.LOOPS.native(1e9) else 30_000
     replicas = replicas_of(servers, "prefill_first", sequences=1)
     rules = RULES._replace(router=number(ROUTERS, "oracle_least_work"))
-    one, _ = served(trace([(0.0, 100, 1)]), replicas, KINDS[DENSE, 1], rules)
+    one, _ = served(trace([(0.0, 100, 1)]), replicas, kind_of(DENSE, 1), rules)
     service_s = float(one.last_s[0])
     gaps = np.random.default_rng(3).exponential(service_s / load / servers, count)
     asked = plain_arrivals(np.cumsum(gaps), np.full(count, 100), np.ones(count))
     records, _ = served(
-        asked, replicas, KINDS[DENSE, 1], rules, expected=count, pieces=20, rows=65_536
+        asked, replicas, kind_of(DENSE, 1), rules, expected=count, pieces=20, rows=65_536
     )
     waited_s = (records.scheduled_s - records.arrival_s).mean()
     expected_s = md_c_waiting(load, servers, service_s)
@@ -569,13 +617,13 @@ def test_answers_not_made_yet_change_no_routing_but_the_oracles(row):
     long: who came before goes where it went."""
     rules = RULES._replace(router=number(ROUTERS, row.name), unit_tokens=16, seed=5)
     replicas, asked = replicas_of(3, sequences=6), talking()
-    before, _ = served(asked, replicas, KINDS[SPARSE, 2], rules)
+    before, _ = served(asked, replicas, kind_of(SPARSE, 2), rules)
     assert len(set(before.replica)) > 1
     changed = False
     for now_s in np.quantile(asked.arrival_s, [0.3, 0.6, 0.9]):
         output = np.where(before.last_s > now_s, 3 * asked.output, asked.output)
         assert (output != asked.output).any() and (now_s < before.last_s.max())
-        after, _ = served(asked._replace(output=output), replicas, KINDS[SPARSE, 2], rules)
+        after, _ = served(asked._replace(output=output), replicas, kind_of(SPARSE, 2), rules)
         came = asked.arrival_s <= now_s
         changed = changed or (before.replica != after.replica)[came].any()
     assert changed == row.oracle
@@ -586,11 +634,11 @@ def test_least_work_counts_prompts_and_expects_answers_like_those_before():
     more requests do."""
     rules = RULES._replace(router=number(ROUTERS, "least_work"))
     asked = trace([(0.0, 800, 50), (0.0, 100, 50), (0.0, 100, 50), (0.0, 100, 50)])
-    records, _ = served(asked, replicas_of(2), KINDS[DENSE, 1], rules)
+    records, _ = served(asked, replicas_of(2), kind_of(DENSE, 1), rules)
     assert records.replica.tolist() == [0, 1, 1, 1]
     # 600 + 700 is more than 10 + 700, and less than 2 (10 + 700).
     asked = trace([(0.0, 50, 700), (9.0, 600, 2), (0.0, 10, 2), (0.0, 10, 2), (0.0, 10, 2)])
-    records, _ = served(asked, replicas_of(2), KINDS[DENSE, 1], rules)
+    records, _ = served(asked, replicas_of(2), kind_of(DENSE, 1), rules)
     assert records.replica.tolist() == [0, 0, 1, 1, 0]
 
 
@@ -600,7 +648,7 @@ def test_a_router_from_outside_runs_in_plain_python_and_says_so(monkeypatch):
 
     monkeypatch.setitem(ROUTERS, "last", Router("last", "always the last", last))
     rules = RULES._replace(router=number(ROUTERS, "last"))
-    records, _ = served(many(20, 300), replicas_of(3), KINDS[DENSE, 1], rules, expected=1e9)
+    records, _ = served(many(20, 300), replicas_of(3), kind_of(DENSE, 1), rules, expected=1e9)
     assert set(records.replica) == {2}
     assert "serving: plain Python (last is not of this package)" in ran()
 
@@ -616,6 +664,6 @@ def test_an_order_from_outside_is_asked(monkeypatch):
     first = {}
     for name in ("priority", "late"):
         rules = RULES._replace(order=number(ORDERS, name))
-        found, _ = served(asked, replicas_of(1, sequences=1), KINDS[DENSE, 1], rules, ranks=2)
+        found, _ = served(asked, replicas_of(1, sequences=1), kind_of(DENSE, 1), rules, ranks=2)
         first[name] = found.scheduled_s.argsort().tolist()
     assert first == {"priority": [0, 1, 2], "late": [2, 0, 1]}

@@ -326,8 +326,8 @@ def test_a_model_with_edits_says_so(tmp_path):
     text = (SCENARIO + OTHERS).replace("[TECHNIQUE]", "[]")
     file.write_text(text.replace("OTHER", "{model: llama3-70b}"))
     s = load(file)
-    assert s.variants["base"].model.changes() == {"layers": 2, "vocab": 4000}
-    assert s.variants["other"].model.changes() == {}, "another model"
+    assert s.variants["base"].model.change.given() == {"layers": 2, "vocab": 4000}
+    assert s.variants["other"].model.change.given() == {}, "another model"
     plans = prepare(load(file, {"variants.other.model": "smollm2-135m"}))
     rows = plans["base"].built.machinery.assumptions
     assert ("llama3-8b: layers", "2", "CHANGED", "set by the scenario") in rows

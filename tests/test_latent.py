@@ -294,6 +294,7 @@ CHIP = replace(
         "head_matmul": Kernel(matrix_efficiency=0.3),
     },
 )
+WIRES = network(8)  # keeps what it has folded
 BATCHES = [
     decode_batch([5]),
     decode_batch(range(100, 900, 7)),
@@ -313,16 +314,15 @@ def test_closed_form_meets_the_play(parallel, typhoon):
     parallel = replace(parallel, routing=Routing(skew=0.8))
     chosen = [("typhoon_mla", TECHNIQUES["typhoon_mla"].options(threshold=8))] if typhoon else []
     sharing = Sharing(8.0 * parallel.data, np.inf) if typhoon else NO_SHARING
-    wires = network(8)
 
     def graph_of(batch):
         return apply(transformer(SMALL, BF16, parallel, batch), MACHINE, chosen)
 
-    form = pricing(graph_of, CHIP, wires, parallel.ranks, SMALL.patterns, sharing)
+    form = pricing(graph_of, CHIP, WIRES, parallel.ranks, SMALL.patterns, sharing)
     assert form is not None
     table = form.table(2000, 200)
     for batch in BATCHES:
-        some = Group(simpy.Environment(), members_of(CHIP, graph_of, parallel.ranks), wires)
+        some = Group(simpy.Environment(), members_of(CHIP, graph_of, parallel.ranks), WIRES)
         some.env.run(some.env.process(some.run(graph_of(batch))))
         found, sums = (
             np.array(features_of_batch(SMALL.patterns, batch, sharing)),

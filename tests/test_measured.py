@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sim.reproduce import measured
+from sim.reproduce import host, measured
 from sim.reproduce.host import one_replica
 from sim.reproduce.measured import Load, Seen, Setup, recorded, under_load
 from sim.traces.columns import Columns
@@ -17,6 +18,14 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 KIMI = Setup("moonshotai/Kimi-K2.5", "h200_sxm", "vllm", 8, 1)
 QWEN = Setup("Qwen/Qwen3-235B-A22B-FP8", "h200_sxm", "sglang", 2, 1)
 LOADS = (Load(1, 1000, 40), Load(6, 1000, 40), Load(6, 3000, 40))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graphs():
+    """Each load has its machine priced anew: the graphs for it are built once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "transformer", cache(host.transformer))
+        yield
 
 
 @pytest.mark.parametrize("setup", [KIMI, QWEN], ids=lambda setup: setup.model)

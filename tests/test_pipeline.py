@@ -3,7 +3,7 @@ fidelities agree."""
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -260,18 +260,30 @@ def parts_of(stages):
     ]
 
 
+@cache
+def graph_of(stages, stage, batch, techniques=()):
+    options = [(name, TECHNIQUES[name].options()) for name in techniques]
+    machine = Machine(CHIP.l2_bytes, CHIP.hbm_bytes_per_s, 2)
+    parallel = Parallel(2, pipeline=stages)
+    return apply(transformer(DENSE, INT8, parallel, batch, stage), machine, options)
+
+
+@cache
+def priced_stages(stages):
+    forms = [
+        pricing(partial(graph_of, stages, stage), CHIP, part, 2, DENSE.patterns)
+        for stage, part in enumerate(parts_of(stages))
+    ]
+    assert None not in forms
+    return [Kind(form, DENSE.patterns) for form in forms]
+
+
 def kinds(stages, how, techniques=(), lanes_groups=1):
     """The stages of one pipeline as kinds: priced, in pieces, or played."""
-    parallel, parts = Parallel(2, pipeline=stages), parts_of(stages)
-    options = [(name, TECHNIQUES[name].options()) for name in techniques]
-
-    def graph_of(stage):
-        machine = Machine(CHIP.l2_bytes, CHIP.hbm_bytes_per_s, 2)
-        return lambda batch: apply(
-            transformer(DENSE, INT8, parallel, batch, stage), machine, options
-        )
-
-    graphs = [graph_of(stage) for stage in range(stages)]
+    parts = parts_of(stages)
+    graphs = [
+        partial(graph_of, stages, stage, techniques=tuple(techniques)) for stage in range(stages)
+    ]
 
     def groups():
         return [
@@ -280,9 +292,7 @@ def kinds(stages, how, techniques=(), lanes_groups=1):
         ]
 
     if how == "priced":
-        forms = [pricing(graphs[s], CHIP, parts[s], 2, DENSE.patterns) for s in range(stages)]
-        assert None not in forms
-        return [Kind(form, DENSE.patterns) for form in forms]
+        return priced_stages(stages)
     if how == "pieces":
         answer = in_stages([PlayedPrices(some, DENSE.patterns) for some in groups()])
     else:
@@ -342,7 +352,13 @@ def worlds(draw):
     return requests_of(draw), rows, rules, draw(st.sampled_from([(), ("preserve",)]))
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.fixture(scope="module", autouse=True)
+def loops():
+    """What is loaded is used, and gives the same bits: see below."""
+    compiled.LOOPS.native(1e9)
+
+
+@settings(max_examples=40, deadline=None)
 @given(worlds())
 def test_both_fidelities_agree(world):
     asked, rows, rules, techniques = world

@@ -6,6 +6,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,9 @@ from sim.reproduce import sosa_laws as laws
 from sim.reproduce import sosa_rows as published
 from sim.reproduce import sosa_tables as tables
 from sim.reproduce.row import Row
+from sim.reproduce.sosa_runs import Case, array_of, run
 from sim.systolic.dataflow import DATAFLOWS
+from sim.systolic.pod_array import PodArray, harmonic_mean
 from sim.systolic.single import folded_cycles, steady_utilisation
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -44,6 +47,64 @@ def test_quick_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shares == sorted(shares)
     assert shares[-1] == 1
     assert len({(row.id, row.what) for row in rows}) == len(rows)
+
+
+# To the last printed digit, of the runs behind the rows: equal ones are made once.
+
+WHOLE = PodArray()  # 256 pods of 32 x 32, butterfly-2
+
+
+@pytest.mark.parametrize("name", published.RUNS)
+def test_exact_runs_are_those_of_the_artifact(name: str) -> None:
+    assert run(Case((name,))).counts == published.RUNS[name]
+
+
+@pytest.mark.parametrize(("pods", "kind"), published.ROUTED)
+def test_exact_interconnects_are_those_of_the_artifact(pods: int, kind: str) -> None:
+    found = run(Case(("bert_medium",), PodArray(pods=pods, interconnect=kind)))
+    assert found.counts[:2] == published.ROUTED[pods, kind]
+
+
+@pytest.mark.parametrize(("size", "pods", "name"), published.SQUARES)
+def test_exact_arrays_are_those_of_the_artifact(size: int, pods: int, name: str) -> None:
+    found = run(Case((name,), array_of((size, size, pods))))
+    assert found.counts[:2] == published.SQUARES[size, pods, name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "pods"), [(32, 256), (64, 128), (128, 32), (256, 8), (512, 1)])
+def test_throughput_at_400_w_is_that_of_the_main_figure(size: int, pods: int) -> None:
+    """Inception on 64 x 64 waits 27 cycles for partial sums that had left their bank."""
+    array = array_of((size, size, pods))
+    tops = np.array([run(Case((name,), array)).tops for name in published.TEN])
+    scaled = [array.at_power(float(x)) for x in (*tops, harmonic_mean(tops))]
+    assert [round(x, 1) for x in scaled] == list(published.AT_400_W[size, size, pods])
+
+
+@pytest.mark.slow
+def test_pods_are_as_busy_as_published() -> None:
+    """Geometric mean over the ten networks, %; raw harmonic mean of their TOPS."""
+    runs = [run(Case((name,))) for name in published.TEN]
+    busy = [made.counts[4] / (max(made.counts[1], 1) * WHOLE.pods) for made in runs]
+    assert round(float(np.exp(np.mean(np.log(busy)))) * 100, 1) == 53.5
+    assert round(float(harmonic_mean(np.array([made.tops for made in runs]))), 2) == 206.46
+
+
+@pytest.mark.slow
+def test_a_partition_longer_than_the_rows_loses_what_the_figure_shows() -> None:
+    tops = [run(Case((name,), partition=48)).tops for name in published.TEN]
+    assert round(float(harmonic_mean(np.array(tops))), 1) == 167.6
+
+
+@pytest.mark.slow
+def test_tenants_are_those_of_the_artifact() -> None:
+    """BERT-medium and ResNet-152 alone and together; gain over one after the other."""
+    names = (("bert_medium",), ("resnet152",), ("bert_medium", "resnet152"))
+    runs = [run(Case(each, repeated=False)) for each in names]
+    assert [made.counts[:4] for made in runs] == [published.TENANTS[each] for each in names]
+    tops = [made.tops for made in runs]
+    assert [round(x, 2) for x in tops] == [206.06, 413.14, 396.73]
+    assert round(tops[2] / float(harmonic_mean(np.array(tops[:2]))), 3) == 1.443
 
 
 def test_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ simulator's."""
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -15,92 +14,12 @@ from test_systolic_schedule import arrays, dnns_of_gemms
 from sim.dnn.bert import bert
 from sim.dnn.gemms import Dnn, GemmLayer
 from sim.dnn.known import dnn
-from sim.reproduce.sosa_rows import AT_400_W, ROUTED, RUNS, SQUARES, TEN, TENANTS
-from sim.systolic.pod_array import PodArray, harmonic_mean
+from sim.systolic.pod_array import PodArray
 from sim.systolic.rounds import rounds_of
 from sim.systolic.schedule import Schedule, schedule
-from sim.systolic.timing import Timing, ops_per_s, simulate
+from sim.systolic.timing import ops_per_s, simulate
 
 WHOLE = PodArray()  # 256 pods of 32 x 32, butterfly-2
-
-
-@cache
-def exact(
-    name: str, array: PodArray = WHOLE, partition: int | None = None
-) -> tuple[Timing, float, float]:
-    """The run, its TOPS, and the share of busy pods over all rounds, as the artifact counts."""
-    made = schedule(
-        [dnn(name, image=299, length=100, exact=True)], array, partition=partition, exact=True
-    )
-    timing = simulate(made)
-    busy = timing.tile_ops / (max(timing.last_main_round, 1) * array.pods)
-    return timing, ops_per_s(made, timing) / 1e12, busy
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_exact_runs_are_those_of_the_artifact(name: str) -> None:
-    t, _, _ = exact(name)
-    assert (t.cycles, t.last_main_round, t.last_add_round, t.stall_cycles, t.tile_ops) == RUNS[name]
-
-
-@pytest.mark.parametrize(("pods", "kind"), ROUTED)
-def test_exact_interconnects_are_those_of_the_artifact(pods: int, kind: str) -> None:
-    t, _, _ = exact("bert_medium", PodArray(pods=pods, interconnect=kind))
-    assert (t.cycles, t.last_main_round) == ROUTED[pods, kind]
-
-
-def square(size: int, pods: int) -> PodArray:
-    """The authors enlarge the banks for few pods, and keep the energy of a small one."""
-    return PodArray(size, size, pods, bank_bytes=(256 << 10) * max(128 // pods, 1))
-
-
-@pytest.mark.parametrize(("size", "pods", "name"), SQUARES)
-def test_exact_arrays_are_those_of_the_artifact(size: int, pods: int, name: str) -> None:
-    t, _, _ = exact(name, square(size, pods))
-    assert (t.cycles, t.last_main_round) == SQUARES[size, pods, name]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("size", "pods"), [(32, 256), (64, 128), (128, 32), (256, 8), (512, 1)])
-def test_throughput_at_400_w_is_that_of_the_main_figure(size: int, pods: int) -> None:
-    """To the last printed digit.  Inception on 64 x 64 waits 27 cycles for partial sums that had
-    left their bank."""
-    array = square(size, pods)
-    tops = np.array([exact(name, array)[1] for name in TEN])
-    scaled = [array.at_power(float(x)) for x in (*tops, harmonic_mean(tops))]
-    assert [round(x, 1) for x in scaled] == list(AT_400_W[size, size, pods])
-
-
-@pytest.mark.slow
-def test_pods_are_as_busy_as_published() -> None:
-    """Geometric mean over the ten networks, %; raw harmonic mean of their TOPS."""
-    runs = [exact(name) for name in TEN]
-    assert round(float(np.exp(np.mean([np.log(busy) for _, _, busy in runs]))) * 100, 1) == 53.5
-    assert round(float(harmonic_mean(np.array([tops for _, tops, _ in runs]))), 2) == 206.46
-
-
-@pytest.mark.slow
-def test_a_partition_longer_than_the_rows_loses_what_the_figure_shows() -> None:
-    tops = [exact(name, partition=48)[1] for name in TEN]
-    assert round(float(harmonic_mean(np.array(tops))), 1) == 167.6
-
-
-@pytest.mark.slow
-def test_tenants_are_those_of_the_artifact() -> None:
-    """BERT-medium and ResNet-152 alone and together; gain over one after the other."""
-    nets = [bert("medium", 100, exact=True), dnn("resnet152", image=299)]
-    runs = []
-    for tenants in (nets[:1], nets[1:], nets):
-        made = schedule(tenants, WHOLE, exact=True)
-        timing = simulate(made)
-        runs.append((timing, ops_per_s(made, timing) / 1e12))
-    counted = [(t.cycles, t.last_main_round, t.last_add_round, t.stall_cycles) for t, _ in runs]
-    assert counted == [
-        TENANTS[names] for names in (("bert_medium",), ("resnet152",), ("bert_medium", "resnet152"))
-    ]
-    tops = [tops for _, tops in runs]
-    assert [round(x, 2) for x in tops] == [206.06, 413.14, 396.73]
-    assert round(tops[2] / float(harmonic_mean(np.array(tops[:2]))), 3) == 1.443
 
 
 @pytest.mark.parametrize(("batch", "tops"), [(2, 288.55), (4, 387.47)])
@@ -211,7 +130,8 @@ def test_the_model_without_habits_is_faster_by_its_additions() -> None:
     """By default an addition is made once, so that a pairing tree takes half the rounds; the last
     round counts."""
     made = schedule([dnn("resnet50", image=299)], WHOLE)
-    clean, artifact = simulate(made), exact("resnet50")[0]
+    clean = simulate(made)
+    artifact = simulate(schedule([dnn("resnet50", image=299, exact=True)], WHOLE, exact=True))
     assert clean.tile_ops == artifact.tile_ops
     assert (clean.cycles, clean.last_main_round, clean.last_add_round) == (
         34434,

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_systolic import TEN, exact
 from test_systolic_schedule import bank_of, dnns_of_gemms
 
 from sim.dnn.gemms import Dnn, GemmLayer
 from sim.dnn.known import dnn
+from sim.reproduce.sosa_rows import TEN
+from sim.reproduce.sosa_runs import Case, run
 from sim.systolic import compiled
 from sim.systolic.interconnect import INTERCONNECTS
 from sim.systolic.partial_sums import banks_hold, sums_of
@@ -213,5 +214,5 @@ def test_banks_too_small_for_a_round_are_refused() -> None:
 def test_butterflies_without_expansion_wait_for_sums() -> None:
     """Harmonic mean of the ten networks on 64 pods, raw TOPS.  Without full banks it would be
     95.15."""
-    runs = [exact(name, PodArray(pods=64, interconnect="butterfly_1"))[1] for name in TEN]
+    runs = [run(Case((name,), PodArray(pods=64, interconnect="butterfly_1"))).tops for name in TEN]
     assert round(float(harmonic_mean(np.array(runs))), 2) == 94.50

@@ -40,11 +40,6 @@ class Row(NamedTuple):
     cached: int
     seconds: float
 
-    @property
-    def tokens(self) -> Batch:
-        """As our graph wants it."""
-        return Batch((Sequences(self.batch, self.new, self.cached),), self.batch)
-
 
 def grouped(path: Path, head_dim: int = 128) -> list[Row]:
     """Rows of an `attention_perf` table: bf16, all of the context seen, of lengths that are served.
@@ -97,7 +92,7 @@ def measured(
             replace(model, heads=row.heads, kv_heads=row.kv_heads),
             precision,
             Parallel(),
-            row.tokens,
+            Batch((Sequences(row.batch, row.new, row.cached),), row.batch),
         )
         for row in rows
     ]

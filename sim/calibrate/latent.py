@@ -64,15 +64,15 @@ def fit_absorb(
     With one number of heads FLOP and bytes go together and cannot be `told` apart: the HBM rate is
     then the peak.
     """
-    return Fit(*_solved(_absorb(shapes), seconds, _least(peaks), () if told else (2,)))
+    least = [1 / rate for rate in peaks]
+    return Fit(*_solved(_absorb(shapes), seconds, least, () if told else (2,)))
 
 
 def fit_typhoon(shapes: Collection[Shape], seconds: np.ndarray, peaks: Peaks) -> Fit:
     """Naive on the prefix, absorb on the suffix, whose arithmetic hides behind its reads."""
+    flop_s, byte_s = (1 / rate for rate in peaks)
     columns = np.delete(_typhoon(shapes), 1, axis=1)
-    fixed_s, *rates = _solved(
-        columns, seconds, [1 / peaks.bytes_per_s, *_least(peaks)[:2], 1 / peaks.flop_per_s]
-    )
+    fixed_s, *rates = _solved(columns, seconds, [byte_s, flop_s, byte_s, flop_s])
     return Fit(fixed_s, np.inf, *rates)
 
 
@@ -98,11 +98,6 @@ def _typhoon(shapes: Collection[Shape]) -> np.ndarray:
 
 def _costs(fit: Fit) -> np.ndarray:
     return np.array([fit.fixed_s, *(1.0 / rate for rate in fit[1:])])
-
-
-def _least(peaks: Peaks) -> list[float]:
-    """Seconds of a FLOP and of a byte at the peaks."""
-    return [1 / peaks.flop_per_s, 1 / peaks.bytes_per_s]
 
 
 def _solved(

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from sim.catalog.installed import FILES
+from sim.text.choice import models
 from sim.text.strict_yaml import Document, Fault, KeyPath, ScenarioError, dotted, nearest
 
 KINDS = ("devices", "models", "libraries")
@@ -91,12 +92,5 @@ def _fields(section: type[BaseModel], at: KeyPath) -> list[str]:
     for part in at:
         fields = getattr(here, "model_fields", None)
         here = fields[part].annotation if fields and part in fields else here
-        here = next(
-            (a for a in _parts(here) if isinstance(a, type) and issubclass(a, BaseModel)), here
-        )
+        here = next(iter(models(here)), here)
     return list(getattr(here, "model_fields", {}))
-
-
-def _parts(annotation: Any) -> list[Any]:
-    inner = [leaf for arg in getattr(annotation, "__args__", ()) for leaf in _parts(arg)]
-    return [annotation, *inner]

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sim.text.strict_yaml import nearest
 
@@ -54,24 +54,19 @@ TABLES = {
 DEVICES, MODELS, LIBRARIES, TOPOLOGIES, SCENARIOS, TRACES = FILES.values()
 
 
-class Origin(NamedTuple):
-    """Which package a row is from."""
-
-    package: str
-    version: str
-
-
 @cache
-def add_installed() -> dict[tuple[str, str], Origin]:
-    """Add the rows of installed packages; (table, name) -> where it is from.
+def add_installed() -> dict[tuple[str, str], str]:
+    """Add the rows of installed packages; (table, name) -> the package that it is from, and its
+    version.
 
     ValueError, naming package and entry point, for one that cannot be added.
     """
-    found: dict[tuple[str, str], Origin] = {}
+    found: dict[tuple[str, str], str] = {}
     for entry in _entries():
         table, _, name = entry.name.partition(".")
         assert entry.dist is not None
-        owner = f"{entry.dist.name} {entry.dist.version}: entry point {entry.name!r}"
+        package = f"{entry.dist.name} {entry.dist.version}"
+        owner = f"{package}: entry point {entry.name!r}"
         if table not in TABLES or not name:
             close, there_are = nearest(table, TABLES), ", ".join(TABLES)
             raise ValueError(f"{owner}: no table {table!r}{close}; there are {there_are}")
@@ -85,14 +80,13 @@ def add_installed() -> dict[tuple[str, str], Origin]:
             what = f"{type(error).__name__}: {error}"
             raise ValueError(f"{owner}: {entry.value} cannot be loaded: {what}") from error
         rows[name] = Path(row) if isinstance(row, str) else row
-        found[table, name] = Origin(entry.dist.name, entry.dist.version)
+        found[table, name] = package
     return found
 
 
 def origin(table: str, name: str) -> str:
     """Where a row is from, as a person reads it; '' for podscope's own."""
-    found = add_installed().get((table, name))
-    return f"{found.package} {found.version}" if found else ""
+    return add_installed().get((table, name), "")
 
 
 def _entries() -> Iterator[EntryPoint]:

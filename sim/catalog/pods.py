@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -106,9 +106,10 @@ class SwitchFacts(BaseModel):
         return {"forwarding": self.forwarding} | ({"bytes_per_s": self.core} if self.core else {})
 
 
-def _listed(value: object) -> object:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"a list of whole numbers is due, like [4, 4], not {value!r}")
+def _listed(due: str, least: int, value: Any) -> Any:
+    """A list, as a file has it; `due` says of what, with an example."""
+    if not isinstance(value, (list, tuple)) or len(value) < least:
+        raise ValueError(f"a list of {due}, not {value!r}")
     return value
 
 
@@ -136,12 +137,6 @@ def _wire(value: object) -> object:
     )
 
 
-def _wires(value: object) -> object:
-    if not isinstance(value, (list, tuple)) or not value:
-        raise ValueError(f"a list of wires is due, like [[0, 1], [1, 2]], not {value!r}")
-    return value
-
-
 Node = Annotated[int | str, PlainValidator(_node)]
 Wire = Annotated[tuple[Node, Node, EdgeFacts], BeforeValidator(_wire)]
 
@@ -149,12 +144,19 @@ Wire = Annotated[tuple[Node, Node, EdgeFacts], BeforeValidator(_wire)]
 # How a file writes each kind of parameter (`sim.network.topology.Parameter`).
 _FIELDS: dict[str, Any] = {
     "whole": Whole,
-    "sides": Annotated[tuple[Whole, ...], Field(min_length=1), BeforeValidator(_listed)],
+    "sides": Annotated[
+        tuple[Whole, ...],
+        Field(min_length=1),
+        BeforeValidator(partial(_listed, "whole numbers is due, like [4, 4]", 0)),
+    ],
     "ratio": Annotated[float, Field(ge=1)],
     "rate": _Rate,
     "link": UplinkFile,
     "forwarding": Literal["cut_through", "store_and_forward"],
-    "wires": Annotated[tuple[Wire, ...], BeforeValidator(_wires)],
+    "wires": Annotated[
+        tuple[Wire, ...],
+        BeforeValidator(partial(_listed, "wires is due, like [[0, 1], [1, 2]]", 1)),
+    ],
     "switches": dict[hardware.Text, SwitchFacts],
     "flag": Annotated[bool, Field(strict=True)],
 }

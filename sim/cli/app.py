@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sim.cli.text import console, plain, say, temporary, warn, write
+from sim.cli.text import console, plain, say, warn, write
 from sim.cli.trace import trace
 from sim.facts.version import VERSION
 
@@ -290,6 +290,8 @@ def reproduce(
         )
     if file is not None:
         # Whether it can be written: find out now, not after minutes of work.
+        from sim.text.replacing import temporary
+
         temporary(file).unlink()
     done: list[dict[str, Any]] = []
     for name in [system] if system else SYSTEMS:

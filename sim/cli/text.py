@@ -38,25 +38,8 @@ def plain(text: str) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """The whole text or nothing: a killed command leaves the old file or the new one."""
-    beside = temporary(path)
-    try:
+    """The whole text or nothing."""
+    from sim.text.replacing import replacing
+
+    with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
-        beside.chmod(0o644)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def temporary(path: Path) -> Path:
-    """An empty file of its own beside `path`, to be renamed to it."""
-    import os
-    import tempfile
-
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, and cannot be written as a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    return Path(name)

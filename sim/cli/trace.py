@@ -14,7 +14,6 @@ from sim.cli.text import console, plain, say, warn, write
 if TYPE_CHECKING:
     from sim.traces.arrivals import Arrivals
     from sim.traces.stream import TraceStream
-    from sim.traces.synthesis import TraceSpec
 
 trace = typer.Typer(
     no_args_is_help=True, help="Request traces: describe, convert, merge, generate."
@@ -205,7 +204,9 @@ def generate(
 ) -> None:
     """Make up a trace: from laws, or like a recorded one."""
     from sim.traces.lengths import Lognormal, law_of
-    from sim.traces.synthesis import SessionLaw, TraceSpec, generated
+    from sim.traces.reading import open_trace
+    from sim.traces.stream import gathered
+    from sim.traces.synthesis import SessionLaw, TraceSpec, calibrated, generated
     from sim.traces.writing import write_stream
 
     sessions = None
@@ -219,21 +220,12 @@ def generate(
                 "--like takes arrivals and lengths from the trace; leave out --rate and the "
                 "other laws"
             )
-        spec, warnings = _fitted(like)
+        recorded = open_trace(like)
+        spec, warnings = calibrated(gathered(recorded)), recorded.warnings
     else:
         arrivals = _arrivals(5.0 if rate is None else rate, cv, on_share, on_s, swing)
         spec, warnings = TraceSpec(arrivals, law_of(prompt), law_of(output), sessions=sessions), []
     _tell(write_stream(out, generated(spec, requests, seed)), out, warnings)
-
-
-def _fitted(file: str) -> tuple[TraceSpec, list[str]]:
-    from sim.traces.reading import open_trace
-    from sim.traces.stream import gathered
-    from sim.traces.synthesis import calibrated
-
-    stream = open_trace(file)
-    spec = calibrated(gathered(stream))
-    return spec, stream.warnings
 
 
 def _arrivals(

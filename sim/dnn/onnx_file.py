@@ -158,8 +158,9 @@ def _fill_in(graph: Any, batch: int, sizes: dict[str, int]) -> int:
     unknown = [name for name in sizes if name not in free]
     if unknown:
         there_are = f"; they are {', '.join(free)}" if free else "; it has none"
-        hint = closest(unknown[0], free, there_are)
-        raise ValueError(f"it has no free dimension {unknown[0]!r}{hint}")
+        raise ValueError(
+            f"it has no free dimension {unknown[0]!r}{closest(unknown[0], free, there_are)}"
+        )
     if missing:
         raise ValueError(
             f"the file leaves the size of {', '.join(missing)} free; give it in `sizes`"

@@ -10,10 +10,11 @@ costs to simulate.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator
 from functools import partial
 from heapq import heappop
+from itertools import count
 from math import inf
 from typing import NamedTuple
 
@@ -29,7 +30,6 @@ from sim.hardware.cost import hbm_bytes_per_s
 from sim.hardware.device import Device
 from sim.hardware.residency import Residency
 
-Process = Generator[simpy.Event, object, None]
 _COMPUTE, _HBM, _L2, _LINK, _LATENCY = range(5)
 _ENGINES = ("matrix", "vector")
 
@@ -71,8 +71,7 @@ class Chip:
     """One rank, with the `ports` of its own or those that it shares with other programs on the
     chip.
 
-    `meet` plays its collectives; None for a chip that has nobody to meet. `label` stands before its
-    streams on a timeline.
+    `meet` plays its collectives. `label` stands before its streams on a timeline.
     """
 
     def __init__(
@@ -82,8 +81,8 @@ class Chip:
         device: Device,
         rank: int,
         ports: Ports,
+        meet: Meet,
         *,
-        meet: Meet | None = None,
         label: str = "",
         shares: bool = False,
         weight: float = 1.0,
@@ -101,7 +100,7 @@ class Chip:
         self.totals = Totals(
             span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0)
         )
-        self._ids: dict[str, int] = {}
+        self._ids: defaultdict[str, int] = defaultdict(count().__next__)  # of tensors
         self._fetching: dict[
             int, Work
         ] = {}  # the ranges that are on their way, and who brings them
@@ -113,17 +112,14 @@ class Chip:
 
     def lower(self, graph: Graph) -> Program:
         """The graph with this chip's numbers in it; may be run many times."""
-        program = Program(graph, self.device, self._tensor_id)
+        program = Program(graph, self.device, self._ids)
         if program.overlaps and not self.engines:
             self.ports.share_engines(f"rank {self.rank}")
             self._show()
             self._works.clear()
         return program
 
-    def _tensor_id(self, name: str) -> int:
-        return self._ids.setdefault(name, len(self._ids))
-
-    def run(self, program: Program) -> Process:
+    def run(self, program: Program) -> Generator[simpy.Event, object, None]:
         """Play one pass; ends when every stream has."""
         start_s = self.env.now
         run = _Pass(program, self.env)
@@ -176,16 +172,16 @@ class Chip:
         """Begin the traffic of an op over L2 and HBM; when it ends, `end_s` at the earliest."""
         hbm, l2, now, start = work.flows[0], work.flows[1], self.env._now, self.net.start
         l2.limit, hbm.limit = l2_limit, hbm_limit
-        for flow, nbytes in ((l2, work.l2_bytes), (hbm, work.hbm_bytes)):
-            if nbytes:
-                finish_s = start(flow, nbytes, begins_s, now)
-                end_s = finish_s if finish_s > end_s else end_s
+        if work.l2_bytes:
+            finish_s = start(l2, work.l2_bytes, begins_s, now)
+            end_s = finish_s if finish_s > end_s else end_s
+        if work.hbm_bytes:
+            finish_s = start(hbm, work.hbm_bytes, begins_s, now)
+            end_s = finish_s if finish_s > end_s else end_s
         return end_s
 
     def communicate(self, op: LoweredOp, index: int, work: Work) -> simpy.Event | float:
         """Come to a collective; the time of its end, or the event."""
-        if self.meet is None:
-            raise ValueError(f"op {op.op.name}: a collective on a chip that has no group")
         self._touch(op, index, work)
         return self.meet(self, op, work)
 

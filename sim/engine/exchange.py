@@ -19,14 +19,6 @@ from sim.network.wires import expand
 _STRIDE = 1 << 32  # a message's tag is round * _STRIDE + its place in the round
 
 
-class Jitter(NamedTuple):
-    """Random extra delay of each message: exponential with mean `mean_s`, from the run's own
-    dice."""
-
-    mean_s: float
-    dice: np.random.Generator
-
-
 class _Sends(NamedTuple):
     """A round ready to be played: paths known to the fabric, ranks as places in the exchange."""
 
@@ -52,7 +44,8 @@ class Exchange:
     It starts for a rank when it comes (`arrive`), and ends for it when its last round is over:
     `finished` hears of ranks that are done, as places in the group. Nodes that take part without
     being ranks (a switch that adds) come with the last rank. `slow` says by how much each rank's
-    own steps take longer. Exchanges of one group may share what is `known` of their rounds.
+    own steps take longer, `jitter` how much later each of so many messages leaves. Exchanges of one
+    group may share what is `known` of their rounds.
     """
 
     def __init__(
@@ -66,7 +59,7 @@ class Exchange:
         finished: Callable[[Ints], None],
         *,
         slow: Floats | None = None,
-        jitter: Jitter | None = None,
+        jitter: Callable[[int], Floats] | None = None,
         weight: float = 1.0,
         known: Known | None = None,
     ) -> None:
@@ -87,7 +80,7 @@ class Exchange:
         self._over: set[int] = set()  # rounds that are
         place = np.full(len(network.wires.nodes), -1)
         place[ranks] = np.arange(len(ranks))
-        self._helpers = _NOBODY
+        self._helpers = np.empty(0, dtype=np.int64)
         for sends in {id(each): each for each in plan}.values():
             ends = np.concatenate([sends.source, sends.target])
             strange = np.unique(ends[place[ends] < 0])
@@ -196,7 +189,7 @@ class Exchange:
         delay_s = np.full(len(message), self._way.step_s)
         delay_s[own] *= self._slow[source[own]]
         if self.jitter is not None:
-            delay_s += self.jitter.dice.exponential(self.jitter.mean_s, len(message))
+            delay_s += self.jitter(len(message))
         tags = number * _STRIDE + message
         wire_bytes = sends.nbytes[message] / self._way.link_efficiency
         self.fabric.send(
@@ -233,6 +226,3 @@ class Exchange:
             )
             self._ready[id(sends)] = found
         return found
-
-
-_NOBODY = np.empty(0, dtype=np.int64)

@@ -58,6 +58,7 @@ class _Knot:
     number: int
     slots: Ints
     capacities: Ints  # those crossed, by the numbers that `table` uses
+    bytes_per_s: Floats  # of these
     table: Crossings
     left: Floats
     rate: Floats
@@ -230,7 +231,7 @@ class Fabric:
             if knot.next_s == time_s:
                 knot.next_s = np.inf
                 self._settle(knot, time_s)
-                done.append(self._release(knot, time_s))
+                done.append(self._release(knot))
                 loosened[knot] = None
         if done:
             slots = np.concatenate(done)
@@ -331,6 +332,7 @@ class Fabric:
             number=self._tied,
             slots=slots,
             capacities=capacities,
+            bytes_per_s=self.bytes_per_s[capacities],
             table=crossings(first, crossed, self._paths.share[at], len(capacities)),
             left=self._left[slots],
             rate=np.zeros(len(slots)),
@@ -392,7 +394,7 @@ class Fabric:
                 else:
                     self._share_out(self._knot(some, now), now)
             return
-        knot.rate = fill(knot.table, self.bytes_per_s[knot.capacities], knot.weight)
+        fill(knot.table, knot.bytes_per_s, knot.weight, knot.rate)
         with np.errstate(divide="ignore"):
             knot.next_s = now + float((knot.left / knot.rate).min())
         self._at(knot.next_s)[1].append(knot)
@@ -418,7 +420,7 @@ class Fabric:
         np.maximum(knot.left, 0.0, out=knot.left)
         knot.since_s = now
 
-    def _release(self, knot: _Knot, now: float) -> Ints:
+    def _release(self, knot: _Knot) -> Ints:
         """The flows of a knot that end now, at least one."""
         ended = np.flatnonzero(knot.left <= knot.rate * _INSTANT_S)
         if not len(ended):  # rounding
@@ -475,13 +477,10 @@ def _by_time(times_s: Floats, slots: Ints) -> list[tuple[float, Ints]]:
     if len(slots) == 1:
         return [(float(times_s[0]), slots)]
     low, high = times_s.min(), times_s.max()
-    if high - low <= _rounding(high):
+    rounding = 8 * float(np.spacing(high))
+    if high - low <= rounding:
         return [(float(high), slots)]
     order = np.argsort(times_s, kind="stable")
-    cuts = np.flatnonzero(np.diff(times_s[order]) > _rounding(high)) + 1
+    cuts = np.flatnonzero(np.diff(times_s[order]) > rounding) + 1
     groups = np.split(order, cuts)
     return [(float(times_s[group[-1]]), slots[group]) for group in groups]
-
-
-def _rounding(time_s: float) -> float:
-    return 8 * float(np.spacing(time_s))

@@ -111,7 +111,7 @@ class Group:
                     member.device,
                     rank,
                     ports,
-                    meet=self._meet,
+                    self._meet,
                     label=label,
                     shares=tenancy is not None,
                     weight=self.weight,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import simpy
 
-from sim.engine.exchange import Exchange, Jitter, Known
+from sim.engine.exchange import Exchange, Known
 from sim.engine.fabric import Fabric
 from sim.engine.isolated import played
 from sim.facts.jobs import Instance, JobRecord, LinkUse, Traffic
@@ -165,7 +165,12 @@ class _Playing:
         self.ranks: Ints = job.network.members(job.ranks).ranks
         self.slow: Floats = np.array([trouble.slow.get(chip, 1.0) for chip in job.ranks])
         dice = np.random.default_rng((trouble.seed, number))
-        self.jitter = Jitter(trouble.jitter_s, dice) if trouble.jitter_s else None
+        # The delays of so many messages, exponential, from dice of the job's own.
+        self.jitter = (
+            (lambda messages: dice.exponential(trouble.jitter_s, messages))
+            if trouble.jitter_s
+            else None
+        )
         self.plan: Plan = (
             [] if closed else job.network.plan(job.collective, job.ranks, job.nbytes)[1]
         )

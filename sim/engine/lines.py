@@ -153,7 +153,8 @@ def op_lines(
                 return None
             lines.append(OpLine(ops[0], times, bent, *whole))
     if any(
-        sees(line) is None and (is_collective(line.op) or _sees_logits(line) or line.bent)
+        sees(line) is None
+        and (is_collective(line.op) or line.bent or any(column[LOGITS] for column in line.sizes))
         for line in lines
     ):
         return None
@@ -326,7 +327,3 @@ def sees(line: OpLine) -> int | None:
     seen = {feature for column in line.sizes for feature in np.flatnonzero(column[1:]).tolist()}
     seen = {feature + 1 for feature in seen} | ({TOKENS} if line.bent else set())
     return TOKENS if not seen else seen.pop() if len(seen) == 1 and seen <= {*TABLES} else None
-
-
-def _sees_logits(line: OpLine) -> bool:
-    return any(column[LOGITS] for column in line.sizes)

@@ -6,7 +6,7 @@ graph has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from sim.facts.span import BOUNDS
 from sim.graph.graph import STREAMS, Graph, Op, is_collective
@@ -42,7 +42,7 @@ class LoweredOp:
     )
 
     def __init__(
-        self, op: Op, slots: dict[str, int], device: Device, tensor_id: Callable[[str], int]
+        self, op: Op, slots: dict[str, int], device: Device, ids: Mapping[str, int]
     ) -> None:
         self.op, self.collective, self.idle = op, is_collective(op), op.idle
         self.slot, self.prefetch = slots[op.name], op.kind == "prefetch"
@@ -57,7 +57,7 @@ class LoweredOp:
         self.unhidden_s = found.alone(*moved, device).unhidden_s if found.unhidden else 0.0
         self.buffer_miss, self.buffer_hit = buffer_bytes - moved[1], moved[1]
         self.reads = [
-            (tensor_id(tensor.name) * LAYERS + tensor.ahead, tensor.nbytes)
+            (ids[tensor.name] * LAYERS + tensor.ahead, tensor.nbytes)
             for tensor in op.reads
             if tensor.kind != "activation" and tensor.nbytes
         ]
@@ -74,13 +74,12 @@ class Program:
     """A graph lowered for one device.  An op's slot is its layer's place times `width`, plus that
     of its name."""
 
-    def __init__(self, graph: Graph, device: Device, tensor_id: Callable[[str], int]) -> None:
+    def __init__(self, graph: Graph, device: Device, ids: Mapping[str, int]) -> None:
         distinct = dict.fromkeys(graph.layers)
         names = dict.fromkeys(op.name for layer in distinct for op in layer.ops)
         slots = {name: slot for slot, name in enumerate(names)}
         lowered = {
-            layer: [LoweredOp(op, slots, device, tensor_id) for op in layer.ops]
-            for layer in distinct
+            layer: [LoweredOp(op, slots, device, ids) for op in layer.ops] for layer in distinct
         }
         self.layers, self.width = graph.layers, len(slots)
         self.ops = [op for ops in lowered.values() for op in ops]

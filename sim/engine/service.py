@@ -100,7 +100,7 @@ def run_service(
     count = int((service.replicas.lane == 0).sum())
     table.replica[table.replica != NONE] //= lanes_of(service.replicas)
     totals = together([each.totals(last) for each in served])
-    _use_of_time(totals, last, makespan_s * count)
+    use_of_time(totals, last, makespan_s * count)
     paid = _paid(served, scaler, makespan_s)
     most_on = count - len(scaler.members) + scaler.most if scaler else count
     return Outcome(
@@ -212,26 +212,20 @@ def _part(
     return Part(table, sums_only(last), stopped_s)
 
 
-def _use_of_time(totals: Totals, fleet: Fleet, seconds: float) -> None:
+def use_of_time(totals: Totals, fleet: Fleet, seconds: float) -> None:
     """Write down how much of so many seconds, over all replicas, something was done in."""
     me = fleet.replicas
-    totals.seconds, totals.engine_s = seconds, engine_seconds(me)
+    own_s = me.iterations * me.overhead_s + me.moved_tokens * np.nan_to_num(me.swap_s)
+    delayed_s = (me.busy_s - me.lost_s - own_s) * (1 - 1 / me.slow)
+    # Busy time in which no op ran.
+    totals.seconds, totals.engine_s = seconds, float((me.lost_s + own_s + delayed_s).sum())
     under_way_s = float(me.busy_s.sum())
     if lanes_of(me) > 1 or me.stages.max() > 1:
         busy_s = fleet.stage_busy_s.sum(axis=1) / me.stages
-        under_way_s, totals.engine_s = (
-            float(me.flight_s.sum()),
-            float((busy_s * (1 - 1 / me.slow)).sum()),
-        )
+        under_way_s = float(me.flight_s.sum())
+        totals.engine_s = float((busy_s * (1 - 1 / me.slow)).sum())
         totals.bubble_s = max(under_way_s - float(busy_s.sum()), 0.0)
     totals.idle_s = max(seconds - under_way_s, 0.0)
-
-
-def engine_seconds(me: np.recarray) -> float:
-    """Busy time in which no op ran."""
-    own_s = me.iterations * me.overhead_s + me.moved_tokens * np.nan_to_num(me.swap_s)
-    delayed_s = (me.busy_s - me.lost_s - own_s) * (1 - 1 / me.slow)
-    return float((me.lost_s + own_s + delayed_s).sum())
 
 
 def _mean_rates(served: Sequence[Pool]) -> dict[str, float]:

@@ -27,9 +27,9 @@ from sim.engine.service import (
     arrivals_of,
     counted,
     digest_of,
-    engine_seconds,
     requests_of,
     serving_of,
+    use_of_time,
     warnings_of,
 )
 from sim.engine.steps import Progress
@@ -187,9 +187,7 @@ def _outcome(
     tenant: Tenant, table: np.recarray, fleet: Fleet, totals: Totals, plain: Group
 ) -> Outcome:
     count, makespan_s = len(fleet.replicas), float(np.nanmax(table.last_s, initial=0.0))
-    totals.seconds = makespan_s * count
-    totals.idle_s = max(totals.seconds - float(fleet.replicas.busy_s.sum()), 0.0)
-    totals.engine_s = engine_seconds(fleet.replicas)
+    use_of_time(totals, fleet, makespan_s * count)
     paid = [(plain.members[0].device, plain.ranks * count * makespan_s)]
     return Outcome(
         totals,

@@ -33,7 +33,6 @@ class ArrayRun(NamedTuple):
     times: int
     ops: float  # two a MAC
     rounds: int
-    add_rounds: int  # the last round with an addition, from 1; 0: none
     tile_ops: int
     dram_bytes: int
     parts_s: dict[str, float]  # where its time went, mean over its pods; adds up to `seconds`
@@ -60,10 +59,6 @@ class ArrayRecord:
     """An array of pods and what it did."""
 
     sharing: str  # alone, interleaved, partitioned or time_sliced
-
-    rows: int
-    cols: int
-    pods: int
     peak_ops_per_s: float
     peak_power_w: float
     power_w: float  # that throughput is scaled to

@@ -29,14 +29,12 @@ def dispatch_bytes(f: Forward, element_bytes: float) -> float:
     """Of the buffer that a rank puts into an all-to-all: a copy of each of its tokens for each rank
     that has one of its experts, spread over the ranks; what stays at home is counted, and not
     sent."""
-    assert f.part.load is not None
-    return f.batch.tokens / f.tensor * f.part.load.copies * f.model.hidden * element_bytes
+    return f.batch.tokens / f.tensor * f.load.copies * f.model.hidden * element_bytes
 
 
 def _replicated(f: Forward) -> tuple[Op, ...]:
     """Every rank has all tokens: what each adds is summed."""
     rows, partial = f.batch.tokens, f.residual("partial", f.batch.tokens)
-    assert f.model.experts is not None
     before, after = (
         ((), ())
         if f.tensor == 1
@@ -53,7 +51,7 @@ def _replicated(f: Forward) -> tuple[Op, ...]:
         *before,
         f.norm("mlp_norm", rows, *(After(op.name) for op in before)),
         *_gate(f, rows),
-        *_shared(f, rows, f.model.experts.shared_ffn / f.tensor),
+        *_shared(f, rows, f.experts.shared_ffn / f.tensor),
         *_grouped(f),
         _sum(f, rows, _pairs(f) / rows),
         *after,
@@ -64,7 +62,6 @@ def _dispatched(f: Forward) -> tuple[Op, ...]:
     """Every rank has tokens of its own: they go to the ranks of their experts, and their results
     come back."""
     rows, all_rows = f.batch.tokens / f.tensor, f.batch.tokens
-    assert f.model.experts is not None and f.part.load is not None
     whole, own = f.residual("partial", all_rows), f.residual("partial", rows)
     sent = Tensor("dispatched", dispatch_bytes(f, f.narrow), "activation")
     back = Tensor("combined", dispatch_bytes(f, f.wide), "activation")
@@ -96,7 +93,7 @@ def _dispatched(f: Forward) -> tuple[Op, ...]:
             ),
         )
     )
-    own_ops = (*_gate(f, rows), *_shared(f, rows, f.model.experts.shared_ffn))
+    own_ops = (*_gate(f, rows), *_shared(f, rows, f.experts.shared_ffn))
     up, act, down = _grouped(f)
     return (
         *before,
@@ -107,7 +104,7 @@ def _dispatched(f: Forward) -> tuple[Op, ...]:
         act,
         down,
         f.collective("experts_combine", "all_to_all", back.nbytes, back, back, "experts_down"),
-        replace(_sum(f, rows, f.part.load.copies), after=(After("experts_combine"),)),
+        replace(_sum(f, rows, f.load.copies), after=(After("experts_combine"),)),
         *after,
     )
 
@@ -116,7 +113,6 @@ def _gathered(f: Forward) -> tuple[Op, ...]:
     """Every rank has tokens of its own and a slice of every expert: all get all tokens, and sum
     what comes of them."""
     rows, ranks = f.batch.tokens, f.part.parallel.ranks
-    assert f.model.experts is not None
     whole, own = f.residual("all_tokens", f.whole.tokens), f.residual("partial", rows)
     reduce = (
         ()
@@ -125,7 +121,7 @@ def _gathered(f: Forward) -> tuple[Op, ...]:
             f.collective("attention_all_reduce", "all_reduce", own.nbytes, own, own, "o", f.tensor),
         )
     )
-    own_ops = (*_gate(f, rows), *_shared(f, rows, f.model.experts.shared_ffn))
+    own_ops = (*_gate(f, rows), *_shared(f, rows, f.experts.shared_ffn))
     up, act, down = _grouped(f)
     return (
         *reduce,
@@ -152,13 +148,11 @@ def _gathered(f: Forward) -> tuple[Op, ...]:
 
 def _pairs(f: Forward) -> float:
     """(token, expert) pairs on this rank, the busiest."""
-    assert f.part.load is not None
-    return f.whole.tokens * f.part.load.pairs
+    return f.whole.tokens * f.load.pairs
 
 
 def _gate(f: Forward, rows: float) -> tuple[Op, ...]:
-    assert f.model.experts is not None
-    routed = f.model.experts.routed
+    routed = f.experts.routed
     scores = Tensor("scores", rows * routed * f.wide, "activation")
     router = f.matmul("router", rows, f.model.hidden, routed, f.normed(rows), scores)
     weight = Tensor("w_router", f.model.hidden * routed * f.wide, "weight")  # never quantised
@@ -175,9 +169,8 @@ def _gate(f: Forward, rows: float) -> tuple[Op, ...]:
 def _grouped(f: Forward) -> tuple[Op, Op, Op]:
     """The experts of this rank on what has come to it: GEMMs of many experts in one kernel."""
     part, d, pairs = f.part, f.model.hidden, _pairs(f)
-    assert part.load is not None
     up = 2 if f.model.gated else 1
-    met = part.load.met(f.whole.tokens)
+    met = f.load.met(f.whole.tokens)
     stored = BYTES[f.precision.stored("experts")]
 
     def buffer(name: str, columns: float, element_bytes: float, room: float) -> Tensor:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from sim.graph.batch import Batch
 from sim.graph.graph import After, Op, Tensor
-from sim.graph.model import Model
+from sim.graph.model import Experts, Model
 from sim.graph.parallel import Shard
 from sim.graph.precision import BYTES, Part, Precision
+from sim.graph.routing import Load
 
 # A norm, an activation or a rotation touches an element a handful of times; the exact count never
 # bounds a kernel here.
@@ -47,18 +48,30 @@ class Forward:
         return self.part.parallel.tensor
 
     @property
+    def experts(self) -> Experts:
+        """Of the model, which has some."""
+        assert self.model.experts is not None
+        return self.model.experts
+
+    @property
+    def load(self) -> Load:
+        """What the busiest rank has of them."""
+        assert self.part.load is not None
+        return self.part.load
+
+    @property
     def projected(self) -> float:
         """Bytes that HBM has room for of queries, keys and values."""
         heads = self.part.heads + 2 * self.part.kv_heads
         return self.batch.tokens * heads * self.model.head_dim * self.wide
 
-    def residual(self, name: str, rows: float) -> Tensor:
+    def residual(self, name: str, rows: float, held: float | None = None) -> Tensor:
         """A buffer of hidden states."""
-        return Tensor(name, rows * self.model.hidden * self.wide, "activation")
+        return Tensor(name, rows * self.model.hidden * self.wide, "activation", 0, held)
 
-    def normed(self, rows: float) -> Tensor:
+    def normed(self, rows: float, held: float | None = None) -> Tensor:
         """Hidden states as a GEMM takes them."""
-        return Tensor("normed", rows * self.model.hidden * self.narrow, "activation")
+        return Tensor("normed", rows * self.model.hidden * self.narrow, "activation", 0, held)
 
     def norm(self, name: str, rows: float, *after: After) -> Op:
         """What has been added to the residual, normed.
@@ -66,15 +79,17 @@ class Forward:
         Of the buffers, HBM has room for each at its widest, and for what comes of an exchange
         beside what goes into it; the norm's own weights are kept, and their bytes not moved.
         """
-        hidden, added = self.residual("hidden", rows), self.residual("partial", rows)
-        wide, weights = hidden.nbytes, self.model.hidden * self.wide
-        hidden = hidden._replace(held=wide)
+        wide, weights = rows * self.model.hidden * self.wide, self.model.hidden * self.wide
+        hidden, added = (
+            self.residual("hidden", rows, wide),
+            self.residual("partial", rows, 2 * wide),
+        )
         return vector(
             name,
             "norm",
             NORM_FLOP * rows * self.model.hidden,
-            (hidden, added._replace(held=2 * wide), Tensor(f"w_{name}", 0.0, "weight", 0, weights)),
-            (hidden, self.normed(rows)._replace(held=wide)),
+            (hidden, added, Tensor(f"w_{name}", 0.0, "weight", 0, weights)),
+            (hidden, self.normed(rows, wide)),
             *after,
         )
 

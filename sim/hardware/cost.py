@@ -173,7 +173,7 @@ def cost(op: Asks, device: Device) -> OpCost:
     for tier in _covering(op, device):
         found = tier.cost(op, device)
         if found is not None:
-            return found._replace(tier=tier.name)
+            return OpCost(*found[:-1], tier.name)
     raise ValueError(f"no tier knows what {op.kernel} costs on {device.name}")
 
 

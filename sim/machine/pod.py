@@ -110,7 +110,7 @@ def machinery(
     """
     pod, library, graph = wiring(v)
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
-    model, parallel = catalog.model(v.model.name, v.model.changes()), v.parallel.degrees()
+    model, parallel = catalog.model(v.model.name, v.model.change.given()), v.parallel.degrees()
     ranks, chips = parallel.ranks, parallel.chips
     parallel, popular = routing_of(v.parallel.routing, model, parallel)
     precision, said = precision_of(v.precision, model)
@@ -138,7 +138,7 @@ def machinery(
         rows.append((f"{model.name}: weights", said, "READ", model.source))
     rows += [
         (f"{model.name}: {what}", str(value), "CHANGED", "set by the scenario")
-        for what, value in v.model.changes().items()
+        for what, value in v.model.change.given().items()
     ]
     found = Machinery(
         variant=v,

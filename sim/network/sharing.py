@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,11 +30,11 @@ class Crossings(NamedTuple):
     share: Floats
     start: Ints
     flow: Ints
-    room: Room  # that compiled code works in
 
 
 class Room(NamedTuple):
-    """What filling works with, for compiled code, which allocates nothing."""
+    """What filling works with, for compiled code, which allocates nothing.  There may be more of it
+    than is needed."""
 
     left: Floats  # [capacity], of it
     load: Floats  # [capacity], weights of those that grow
@@ -45,31 +46,34 @@ class Room(NamedTuple):
 
 def crossings(first: Ints, capacity: Ints, share: Floats, capacities: int) -> Crossings:
     """The table of flows given in compressed rows; every flow has at least one crossing."""
-    room = _room(len(first) - 1, capacities)
     if (native := LOOPS.native(_PASS + len(capacity))) is not None:
         start, end = np.zeros((2, capacities + 1), np.int64)
         flow = np.empty(len(capacity), np.int64)
         native["_turned"](first, capacity, start, end, flow)
-        return Crossings(first, capacity, share, start, flow, room)
+        return Crossings(first, capacity, share, start, flow)
     flow = np.repeat(np.arange(len(first) - 1), np.diff(first))
     start = np.zeros(capacities + 1, dtype=np.int64)
     np.cumsum(np.bincount(capacity, minlength=capacities), out=start[1:])
     flow = flow[np.argsort(capacity, kind="stable")]
-    return Crossings(first, capacity, share, start, flow, room)
+    return Crossings(first, capacity, share, start, flow)
 
 
-def fill(table: Crossings, capacities: Floats, weights: Floats) -> Floats:
-    """Rates of many flows at once, in the unit of `capacities`; a flow of weight 0 is as if it were
-    not there.
+def fill(
+    table: Crossings, capacities: Floats, weights: Floats, rates: Floats | None = None
+) -> Floats:
+    """Rates of many flows at once, in the unit of `capacities`, written into `rates` if given; a
+    flow of weight 0 is as if it were not there.
 
     Links that are full at one level are frozen together, so a symmetric pattern takes one pass
     however many flows it has.
     """
-    rates = np.zeros(len(weights))
+    if rates is None:
+        rates = np.zeros(len(weights))
+    rates[:] = 0.0
     if (native := LOOPS.native(_PASS + len(table.flow))) is not None:
-        native["_fill"](table, capacities, weights, rates)
+        native["_fill"](_room(len(weights), len(capacities)), table, capacities, weights, rates)
         return rates
-    first, capacity, share, start, by_capacity, _ = table
+    first, capacity, share, start, by_capacity = table
     passes = 0
     left = capacities.astype(float)
     demand = share * np.repeat(weights, np.diff(first))
@@ -102,9 +106,17 @@ _NOTHING = 1e-9  # weight left on a link by rounding
 _PASS = 100  # crossings that take as long as a pass by itself, in plain Python
 
 
+_MINE = threading.local()  # room of a thread's own: compiled code runs without Python's lock
+
+
 def _room(flows: int, capacities: int) -> Room:
-    floats, ints = np.zeros((3, capacities)), np.zeros((2, flows), np.int64)
-    return Room(*floats, np.zeros(capacities, np.int64), *ints)  # type: ignore[call-arg]
+    """The same as long as it is enough: what is passed again is laid out once."""
+    room: Room | None = getattr(_MINE, "room", None)
+    if room is None or len(room.left) < capacities or len(room.state) < flows:
+        size = 1 << max(flows, capacities).bit_length()
+        floats, ints = np.zeros((3, size)), np.zeros((3, size), np.int64)
+        room = _MINE.room = Room(*floats, *ints)
+    return room
 
 
 def _turned(first: Ints, capacity: Ints, start: Ints, end: Ints, flow: Ints) -> int:
@@ -121,9 +133,9 @@ def _turned(first: Ints, capacity: Ints, start: Ints, end: Ints, flow: Ints) -> 
     return 0
 
 
-def _fill(table: Crossings, capacities: Floats, weights: Floats, rates: Floats) -> int:
+def _fill(room: Room, table: Crossings, capacities: Floats, weights: Floats, rates: Floats) -> int:
     """`fill` written out for a compiler: the same steps in the same order."""
-    first, capacity, share, start, flow, room = table
+    first, capacity, share, start, flow = table
     left, load, off, loaded, frozen, state = room
     remaining = kept = 0
     for c in range(len(capacities)):
@@ -155,7 +167,7 @@ def _fill(table: Crossings, capacities: Floats, weights: Floats, rates: Floats) 
                         frozen[count] = f
                         count += 1
         if tight > 1:  # sums run in the order of flows, as in `fill`
-            _in_order(frozen, count, state)
+            _in_order(frozen, count, state, len(weights))
         for i in range(count):
             f = frozen[i]
             state[f] = 0
@@ -176,11 +188,11 @@ def _fill(table: Crossings, capacities: Floats, weights: Floats, rates: Floats) 
     return 0
 
 
-def _in_order(frozen: Ints, count: int, state: Ints) -> None:
+def _in_order(frozen: Ints, count: int, state: Ints, flows: int) -> None:
     """Sort those frozen now: a few by insertion, many by looking through all."""
-    if count * count > len(state):
+    if count * count > flows:
         at = 0
-        for f in range(len(state)):
+        for f in range(flows):
             if state[f] == 2:
                 frozen[at] = f
                 at += 1
@@ -195,10 +207,11 @@ def _in_order(frozen: Ints, count: int, state: Ints) -> None:
 
 def _samples() -> dict[Any, tuple[Any, ...]]:
     ints, floats = np.zeros(0, np.int64), np.zeros(0)
-    table = Crossings(ints, ints, floats, ints, ints, _room(0, 0))
+    room = Room(floats, floats, floats, ints, ints, ints)
+    table = Crossings(ints, ints, floats, ints, ints)
     return {
         _turned: (ints, ints, ints, ints, ints),
-        _fill: (table, floats, floats, floats),
+        _fill: (room, table, floats, floats, floats),
     }
 
 

@@ -29,17 +29,6 @@ class Paths(NamedTuple):
     latency_s: Floats  # (rows,)
     hops: Ints  # (rows,)
 
-    def take(self, rows: Ints) -> Paths:
-        """Some of the rows, in the order given."""
-        first, at = expand(self.first, rows)
-        return Paths(
-            first=first,
-            capacities=self.capacities[at],
-            share=self.share[at],
-            latency_s=self.latency_s[rows],
-            hops=self.hops[rows],
-        )
-
 
 def expand(first: Ints, rows: Ints) -> tuple[Ints, Ints]:
     """Row starts of a selection of compressed rows, and the positions of their entries."""

@@ -15,7 +15,8 @@ from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
 from sim.graph.transformer import transformer
 from sim.network.network import Network
-from sim.techniques import TECHNIQUES, Machine, apply
+from sim.reproduce.host import chosen
+from sim.techniques import Machine, apply
 
 
 class Cost(NamedTuple):
@@ -34,15 +35,16 @@ def engine_cost(technique: str = "", rounds: int = 5, steps: int = 12) -> Cost:
     """
     pod = catalog.pod("atlas_800t_a2")
     device, library = catalog.device(pod.device), catalog.library(pod.library)
-    graph = transformer(
-        catalog.model("llama3-70b"),
-        Precision("int8", "int8"),
-        Parallel(8),
-        decode_batch([13_653] * 4),
+    graph = apply(
+        transformer(
+            catalog.model("llama3-70b"),
+            Precision("int8", "int8"),
+            Parallel(8),
+            decode_batch([13_653] * 4),
+        ),
+        Machine(device.l2_bytes, device.hbm_bytes_per_s, 8),
+        chosen(technique),
     )
-    if technique:
-        machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, 8)
-        graph = apply(graph, machine, [(technique, TECHNIQUES[technique].options())])
     wires = pod.graph()
     members = members_of(device, lambda batch: graph, 8)
     group = Group(simpy.Environment(), members, Network(wires, library))

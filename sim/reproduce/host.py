@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import simpy
+from pydantic import BaseModel
 
 from sim import catalog
 from sim.engine.group import GraphOf, Group, members_of
@@ -79,10 +81,15 @@ class Host(NamedTuple):
         """What a pass asks of one rank, techniques applied."""
         device, model = catalog.device(catalog.pod(self.pod).device), catalog.model(self.model)
         machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, self.parallel.ranks)
-        chosen = [(name, TECHNIQUES[name].options()) for name in self.techniques]
+        techniques = [each for name in self.techniques for each in chosen(name)]
         return lambda batch: apply(
-            transformer(model, self.precision, self.parallel, batch), machine, chosen
+            transformer(model, self.precision, self.parallel, batch), machine, techniques
         )
+
+
+def chosen(name: str, options: Iterable[tuple[str, Any]] = ()) -> list[tuple[str, BaseModel]]:
+    """A technique by its name, as `apply` wants it; none without a name."""
+    return [(name, TECHNIQUES[name].options(**dict(options)))] if name else []
 
 
 def one_replica(policy: str, sequences: int, new_tokens: int, kv_tokens: int) -> np.recarray:

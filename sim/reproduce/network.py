@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,9 @@ from sim.reproduce import switching
 from sim.reproduce.row import Progress, Row, absent, reads, rows_of, within
 
 SHARED = Path("../shared")
+
+
+switches = partial(switching.rows, SHARED)  # N6
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
@@ -58,12 +62,14 @@ def flows(file: Path, quick: bool) -> Iterator[Row]:
             for key in ("start_s", "bytes", "finish_s")
         )
         ours = finish_times(wires, routes, start, latency, nbytes, weight)
-        worst = float(np.abs(ours / end - 1).max())
-        what = (
-            f"case {number + 1}: {len(routes)} flows on {len(wires)} links, largest "
-            "relative difference"
+        yield _meets(
+            "N1",
+            f"case {number + 1}: {len(routes)} flows on {len(wires)} links, largest relative "
+            "difference",
+            float(np.abs(ours / end - 1).max()),
+            1e-6,
+            "SimGrid 3.32, CM02",
         )
-        yield _meets("N1", what, worst, 1e-6, "SimGrid 3.32, CM02")
 
 
 # N2: played = closed form.
@@ -110,17 +116,22 @@ def closed_forms(quick: bool = False) -> Iterator[Row]:
                 fold = network.fold(kind, network.wires.chips, nbytes)
                 seconds = played(network, kind, network.wires.chips, nbytes).seconds
                 (in_step if fold.exact else apart).append(seconds / fold.seconds - 1)
-        worst = max(map(abs, in_step))
-        what = (
+        yield _meets(
+            "N2",
             f"{name}: {len(in_step) - 1} collectives in step, played against folded, largest "
-            "relative difference"
+            "relative difference",
+            max(map(abs, in_step)),
+            1e-9,
         )
-        yield _meets("N2", what, worst, 1e-9)
-        what = (
+        yield _row(
+            "N2",
             f"{name}: {len(apart) - 1} collectives out of step, which have no closed form: "
-            "played / folded estimate - 1"
+            "played / folded estimate - 1",
+            None,
+            f"{min(apart):.3f} to {max(apart):+.3f}",
+            "",
+            None,
         )
-        yield _row("N2", what, None, f"{min(apart):.3f} to {max(apart):+.3f}", "", None)
     yield from _textbook(library, quick)
     yield from _shared_fabric(library, quick)
 
@@ -217,7 +228,7 @@ def _peer_graph(vector: dict[str, str]) -> Graph:
 )
 def peers(file: Path, quick: bool) -> Iterator[Row]:
     """The collective vectors of ASTRA-sim, with its endpoint delay and local reduction."""
-    groups: dict[tuple[str, str, str], list[float]] = {}
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     networks: dict[tuple[str, ...], Network] = {}
     for vector in csv_rows(file)[:: 7 if quick else 1]:
         algorithm = _PEER_ALGORITHM[vector["algorithm"], vector["collective"]]
@@ -233,7 +244,7 @@ def peers(file: Path, quick: bool) -> Iterator[Row]:
         if vector["algorithm"] == "halvingDoubling" and reduces:
             seconds -= nbytes / 2 / PEER_LIBRARY.reduce_bytes_per_s
         group = (vector["backend"], vector["topology"], vector["algorithm"])
-        groups.setdefault(group, []).append(seconds / (float(vector["time_ns_max"]) * 1e-9) - 1)
+        groups[group].append(seconds / (float(vector["time_ns_max"]) * 1e-9) - 1)
     for (backend, shape, algorithm), errors in sorted(groups.items()):
         worst = float(np.abs(errors).max())
         what = (
@@ -325,11 +336,3 @@ def _held_out(name: str, network: Network, table: list[Measured], ranks: int) ->
 def _relative(network: Network, rows: list[Measured]) -> np.ndarray:
     times = np.array([network.fold(row.kind, row.ranks, float(row.nbytes)).seconds for row in rows])
     return np.abs(times / np.array([row.seconds for row in rows]) - 1)
-
-
-# N6.
-
-
-def switches(quick: bool = False) -> list[Row]:
-    """Zero-load latency and saturation: see `sim.reproduce.switching`."""
-    return switching.rows(SHARED, quick)

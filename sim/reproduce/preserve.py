@@ -35,8 +35,9 @@ from sim.hardware.device import Device
 from sim.network.library import Library
 from sim.network.network import Network
 from sim.reproduce.cost import engine_cost
+from sim.reproduce.host import chosen
 from sim.reproduce.row import Progress, Row, listed
-from sim.techniques import TECHNIQUES, Machine, apply
+from sim.techniques import Machine, apply
 
 MODELS = ("llama3-8b", "llama3-70b", "qwen2-7b", "qwen2-72b", "phi-3-small", "phi-3-medium")
 DEGREES = (2, 4, 8)
@@ -101,14 +102,12 @@ def _parts(point: Point) -> tuple[Device, Network, Callable[[Batch], Graph]]:
     library = catalog.library(pod.library, _scaled(catalog.library(pod.library), of_library))
     model, precision = catalog.model(point.model), Precision("int8", "int8", "fp16", "fp16")
     machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, point.ranks)
-    chosen = (
-        [(point.technique, TECHNIQUES[point.technique].options(**dict(point.options)))]
-        if point.technique
-        else []
-    )
+    techniques = chosen(point.technique, point.options)
 
     def graph_of(batch: Batch) -> Graph:
-        return apply(transformer(model, precision, Parallel(point.ranks), batch), machine, chosen)
+        return apply(
+            transformer(model, precision, Parallel(point.ranks), batch), machine, techniques
+        )
 
     return device, Network(pod.graph(), library), graph_of
 

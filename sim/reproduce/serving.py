@@ -135,8 +135,15 @@ def peers(file: Path, quick: bool) -> Iterator[Row]:
     note = "decode beside prefill chunks, blocks paged, no time for the engine itself"
     for key, name, values in _PEERS:
         for peer, value in values.items():
-            what = f"{_PEERS_RAN}: {name}, {peer}"
-            yield _row("V3", what, value, found[key], "read beside", None, note=note)
+            yield _row(
+                "V3",
+                f"{_PEERS_RAN}: {name}, {peer}",
+                value,
+                found[key],
+                "read beside",
+                None,
+                note=note,
+            )
 
 
 # V4: prefix caches.

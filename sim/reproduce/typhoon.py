@@ -28,10 +28,11 @@ from sim.graph.transformer import transformer
 from sim.hardware.cost import hbm_bytes_per_s
 from sim.hardware.device import Device
 from sim.network.network import Network
+from sim.reproduce.host import chosen
 from sim.reproduce.measured import measured
 from sim.reproduce.row import Progress, Row, listed, near, rows_of
 from sim.reproduce.typhoon_rows import BENCH
-from sim.techniques import TECHNIQUES, Machine, apply
+from sim.techniques import Machine, apply
 from sim.techniques.latent import threshold
 
 PROMPTS = {"A": 26_472, "B": 7_069, "C": 4_759}
@@ -71,6 +72,7 @@ NPU_BASE = "ascend_910b2", (("absorb", "torch_npu"), ("head_matmul", "eager"))
 NPU = "ascend_910b2", (("absorb", "catlass"), ("naive", "eager"), ("head_matmul", "eager"))
 GPU = "h100_sxm", (("absorb", "flashmla"), ("naive", "flashinfer"))
 Chosen = tuple[str, tuple[tuple[str, object], ...]]  # a technique and its options
+NO_TECHNIQUE: Chosen = "", ()
 # Naive whatever the batch: the authors' kernel is timed on both sides of its threshold.
 TYPHOON: Chosen = "typhoon_mla", (("threshold", 1.0),)
 Machinery = tuple[str, tuple[tuple[str, str], ...]]
@@ -79,7 +81,7 @@ Machinery = tuple[str, tuple[tuple[str, str], ...]]
 def layer_seconds(
     machine: Machinery,
     shape: Shape,
-    technique: Chosen | None = None,
+    technique: Chosen = NO_TECHNIQUE,
     only: Iterable[str] = ATTENTION,
 ) -> float:
     """One layer's attention, played; `only` some of its ops."""
@@ -96,15 +98,10 @@ def layer_seconds(
         shape.batch,
         (Shared(shape.batch, shape.prefix),),
     )
-    chosen = (
-        [(technique[0], TECHNIQUES[technique[0]].options(**dict(technique[1])))]
-        if technique
-        else []
-    )
     graph = apply(
         transformer(model, BF16, Parallel(), batch),
         Machine(device.l2_bytes, device.hbm_bytes_per_s, 1, device.matrix_flop_per_s),
-        chosen,
+        chosen(*technique),
     )
     layer = Layer("attention", tuple(op for op in graph.layers[1].ops if op.name in only))
     pod = catalog.pod("single")
@@ -118,7 +115,7 @@ def gain(
     machine: Machinery, shape: Shape, base: Machinery, alone: Iterable[str], once: bool = False
 ) -> float:
     """Time of absorb alone, which reads the prefix by request or `once`, over TyphoonMLA's."""
-    how = ("latent_attention", (("form", "absorb_once"),)) if once else None
+    how: Chosen = ("latent_attention", (("form", "absorb_once"),)) if once else NO_TECHNIQUE
     return layer_seconds(base, shape, how, alone) / layer_seconds(machine, shape, TYPHOON)
 
 
@@ -309,10 +306,9 @@ def memory() -> Iterator[Row]:
     model, fp8 = catalog.model("deepseek-v3"), Precision("fp8", "fp8", "fp8", "fp8")
     devices, batch, suffix = 384, 128, 1024
     weights = model.parameters / devices
-    chosen = [(TYPHOON[0], TECHNIQUES[TYPHOON[0]].options(**dict(TYPHOON[1])))]
     whole = footprint(
         lambda asked: apply(
-            transformer(model, fp8, Parallel(), asked), Machine(0.0, 1.0, 1), chosen
+            transformer(model, fp8, Parallel(), asked), Machine(0.0, 1.0, 1), chosen(*TYPHOON)
         ),
         Parallel(),
         batch,

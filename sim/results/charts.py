@@ -56,7 +56,8 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
             f'y="{y + 18}">{escaped(seconds_text.get(name, ""))}</text>'
         )
     height = max(1, len(bars)) * _STEP
-    return f"{_svg(_WIDTH, height, text)}{''.join(out)}</svg>{_legend(bars)}"
+    items = [(part, colour) for parts in bars.values() for part, colour, s in parts if s > 0]
+    return f"{_svg(_WIDTH, height, text)}{''.join(out)}</svg>{legend(items)}"
 
 
 class Line(NamedTuple):
@@ -116,15 +117,13 @@ def cdf(
         (float(x - plot.left) / plot.wide, f"{tick:,.10g}")
         for tick, x in zip(ticks, across(np.array(ticks)))
     ]
-    out = [_frame(plot, title, "", along, down, unit)]
-    for name, x in values.items():
-        points = zip(across(x), plot.top + (1 - lines[name].y) * plot.high)
-        out.append(
-            _stairs(
-                (float(across(x[:1])[0]), plot.top + plot.high), points, lines[name].colour, name
-            )
-        )
-    return f"{_svg(_PLOT, plot.height, f'{title}: share of {what} by {unit}')}{''.join(out)}</svg>"
+    stairs = [
+        _stairs(plot, across(x), 1 - lines[name].y, lines[name].colour, name)
+        for name, x in values.items()
+    ]
+    frame = _frame(plot, title, "", along, down, unit)
+    head = _svg(_PLOT, plot.height, f"{title}: share of {what} by {unit}")
+    return f"{head}{frame}{''.join(stairs)}</svg>"
 
 
 def time_series(
@@ -149,15 +148,20 @@ def time_series(
     plot = _Plot(_left(labels), 190)
     down = [(1 - tick / top, text) for tick, text in zip(heights, labels)]
     along = [(tick / last, f"{tick:,.10g}") for tick in _ticks(0.0, last, False)]
-    out = [_frame(plot, title, "" if shares else unit, along, down, f"time in {time_unit}")]
-    for name, line in lines.items():
-        if not len(line.y):
-            continue
-        x = plot.left + line.x * (scale / last) * plot.wide
-        y = plot.top + (1 - line.y * ((100 if shares else 1) / top)) * plot.high
-        points = zip(x, [*y, y[-1]])
-        out.append(_stairs((float(x[0]), plot.top + plot.high), points, line.colour, name))
-    return f"{_svg(_PLOT, plot.height, f'{title} in {unit} over time')}{''.join(out)}</svg>"
+    stairs = [
+        _stairs(
+            plot,
+            plot.left + line.x * (scale / last) * plot.wide,
+            1 - np.append(line.y, line.y[-1]) * ((100 if shares else 1) / top),
+            line.colour,
+            name,
+        )
+        for name, line in lines.items()
+        if len(line.y)
+    ]
+    frame = _frame(plot, title, "" if shares else unit, along, down, f"time in {time_unit}")
+    head = _svg(_PLOT, plot.height, f"{title} in {unit} over time")
+    return f"{head}{frame}{''.join(stairs)}</svg>"
 
 
 class _Plot(NamedTuple):
@@ -191,19 +195,17 @@ def _frame(
     right, bottom = _PLOT - 18, plot.height - 44
     for share, text in down:
         y = plot.top + share * plot.high
-        out.append(
-            f'<line class="grid" x1="{plot.left:.0f}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        out.append(
+        out += [
+            f'<line class="grid" x1="{plot.left:.0f}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>',
             f'<text class="soft" x="{plot.left - 6:.0f}" y="{y + 4:.1f}" '
-            f'text-anchor="end">{text}</text>'
-        )
+            f'text-anchor="end">{text}</text>',
+        ]
     for share, text in along:
         x = plot.left + share * plot.wide
-        out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{bottom}"/>')
-        out.append(
-            f'<text class="soft" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>'
-        )
+        out += [
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{bottom}"/>',
+            f'<text class="soft" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>',
+        ]
     middle = plot.left + plot.wide / 2
     out.append(
         f'<text class="soft" x="{middle:.0f}" y="{plot.height - 8}" '
@@ -218,13 +220,14 @@ def _left(labels: Sequence[str]) -> float:
     )  # mostly equal, so that figures line up
 
 
-def _stairs(
-    start: tuple[float, float], points: Iterable[tuple[float, float]], colour: str, name: str
-) -> str:
-    """A line across to each point, then up or down to it; moves below 0.1 pixels are left out."""
-    x0, y0 = f"{start[0]:.1f}", f"{start[1]:.1f}"
+def _stairs(plot: _Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: str) -> str:
+    """A line from the bottom across to each point, then up or down to it.
+
+    `down` are shares of the axis from its top. Moves below 0.1 pixels are left out.
+    """
+    x0, y0 = f"{xs[0]:.1f}", f"{plot.top + plot.high:.1f}"
     path, last = [f"M{x0},{y0}"], x0
-    for x, y in points:
+    for x, y in zip(xs, plot.top + down * plot.high):
         across, up = f"{x:.1f}", f"{y:.1f}"
         if up != y0:
             path.append(f"H{across}V{up}" if across != x0 else f"V{up}")
@@ -235,22 +238,13 @@ def _stairs(
     return f'<path d="{"".join(path)}" {pen}><title>{escaped(name)}</title></path>'
 
 
-def legend(items: Sequence[tuple[str, str]]) -> str:
-    """Names with their colour, in a row."""
+def legend(items: Iterable[tuple[str, str]]) -> str:
+    """Names with their colour, in a row, each once."""
     spans = (
-        f'<span><i style="background:{colour}"></i>{escaped(name)}</span>' for name, colour in items
+        f'<span><i style="background:{colour}"></i>{escaped(name)}</span>'
+        for name, colour in dict.fromkeys(items)
     )
     return f'<p class="legend">{"".join(spans)}</p>'
-
-
-def _legend(bars: Mapping[str, Parts]) -> str:
-    return legend(
-        list(
-            dict.fromkeys(
-                (name, colour) for parts in bars.values() for name, colour, s in parts if s > 0
-            )
-        )
-    )
 
 
 def _svg(width: int, height: int, text: str) -> str:

@@ -31,8 +31,7 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
         if key not in processes:
             processes[key] = pid = len(processes) + 1
             name = f"{variant} · {owner}" if owner else variant
-            metadata.append(_named("process_name", pid, 0, "name", name))
-            metadata.append(_named("process_sort_index", pid, 0, "sort_index", pid))
+            metadata.extend(_labelled("process", pid, 0, name, pid))
         return processes[key]
 
     def thread(pid: int, stream: str) -> int:
@@ -40,8 +39,7 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
             mine = sum(1 for p, _ in threads if p == pid)
             tid = STREAMS.index(stream) + 1 if stream in STREAMS else len(STREAMS) + mine + 1
             threads[pid, stream] = tid
-            metadata.append(_named("thread_name", pid, tid, "name", stream))
-            metadata.append(_named("thread_sort_index", pid, tid, "sort_index", tid))
+            metadata.extend(_labelled("thread", pid, tid, stream, tid))
         return threads[pid, stream]
 
     for variant, outcome in outcomes.items():
@@ -94,5 +92,9 @@ def trace_gz(outcomes: Mapping[str, Outcome]) -> bytes:
     return gzip.compress(text.encode(), compresslevel=6, mtime=0)
 
 
-def _named(what: str, pid: int, tid: int, key: str, value: object) -> dict[str, Any]:
-    return {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": {key: value}}
+def _labelled(what: str, pid: int, tid: int, name: str, place: int) -> list[dict[str, Any]]:
+    """What a process or thread is called, and where it stands."""
+    return [
+        {"ph": "M", "name": f"{what}_{key}", "pid": pid, "tid": tid, "args": {key: value}}
+        for key, value in (("name", name), ("sort_index", place))
+    ]

@@ -66,10 +66,16 @@ def _pieces(owners: Owners) -> Iterator[tuple[tuple[str, ...], dict[str, np.ndar
                 held["last_token_s"],
             )
             gaps = held["output_tokens"] - 1
-            held["ttft_s"] = first_s - arrival_s
-            held["tpot_s"] = np.where(gaps > 0, (last_s - first_s) / np.maximum(gaps, 1), np.nan)
-            held["e2e_s"], held["queue_s"] = last_s - arrival_s, held["scheduled_s"] - arrival_s
-            yield name, held
+            yield (
+                name,
+                held
+                | {
+                    "ttft_s": first_s - arrival_s,
+                    "tpot_s": np.where(gaps > 0, (last_s - first_s) / np.maximum(gaps, 1), np.nan),
+                    "e2e_s": last_s - arrival_s,
+                    "queue_s": held["scheduled_s"] - arrival_s,
+                },
+            )
 
 
 def _csv(owners: Owners) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from itertools import islice
 from math import cos, pi, sin
 from typing import TYPE_CHECKING, Any
 
@@ -281,9 +282,8 @@ def _near(graph: nx.DiGraph) -> nx.DiGraph:
         most = int(MOST_DRAWN ** (1 / len(graph.graph["dims"])))
         kept = [node for node in graph if max(np.unravel_index(node, graph.graph["dims"])) < most]
         return graph.subgraph(sorted(kept))
-    kept = [0, *(b for _, b in nx.bfs_edges(graph, 0))][:MOST_DRAWN]
-    wanted = set(kept)
-    return graph.subgraph([node for node in graph if node in wanted])
+    near = {0, *islice((b for _, b in nx.bfs_edges(graph, 0)), MOST_DRAWN - 1)}
+    return graph.subgraph([node for node in graph if node in near])
 
 
 # Where the nodes of a shape are, by how its row says that it is drawn.

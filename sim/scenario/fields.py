@@ -124,12 +124,8 @@ class Section(BaseModel):
         }
 
     def given(self) -> dict[str, Any]:
-        """The fields that the file sets, by name, in SI units."""
-        return {
-            name: getattr(self, name)
-            for name in type(self).model_fields
-            if name in self.model_fields_set
-        }
+        """The fields that the file sets, those of its parts too, by name, in SI units."""
+        return self.model_dump(exclude_unset=True)
 
     def unless(self, *faults: tuple[Any, str]) -> Self:
         """Itself; ValueError with the text of the first of `faults` that is so."""

@@ -16,6 +16,7 @@ from sim.scenario.fields import absurd
 from sim.scenario.layers import OVERRIDES, Node, merge, nearest_node, plain, tree
 from sim.scenario.schema import SECTIONS, Head, Technique, Variant, variant_of
 from sim.text import strict_yaml
+from sim.text.choice import models
 from sim.text.strict_yaml import Fault, KeyPath, ScenarioError, nearest
 
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -221,13 +222,14 @@ def _split(
     root, wrong = paths.settle(root, common, folder)
     faults += wrong
     variants: dict[str, Node] = {}
-    node = root.value.get("variants")
-    if node is None or not isinstance(node.value, dict):
+    given = _variants(root)
+    if not given:
         return root, variants
-    if len(node.value) > MAX_VARIANTS:
-        faults.append(node.fault(f"{len(node.value)} variants are more than {MAX_VARIANTS}"))
+    node = root.value["variants"]
+    if len(given) > MAX_VARIANTS:
+        faults.append(node.fault(f"{len(given)} variants are more than {MAX_VARIANTS}"))
         return root, variants
-    for name, own in node.value.items():
+    for name, own in given.items():
         if not isinstance(name, str) or not _VARIANT_NAME.fullmatch(name):
             faults.append(
                 own.fault(
@@ -246,8 +248,8 @@ def _split(
             specs = _specs(own, kinds, common)
             variants[name], wrong = paths.settle(_mapping(own), specs, folder)
             faults += wrong
-    settled = {**node.value, **variants}
-    return root._replace(value={**root.value, "variants": node._replace(value=settled)}), variants
+    settled = node._replace(value=given | variants)
+    return root._replace(value=root.value | {"variants": settled}), variants
 
 
 def _head(root: Node, faults: list[Fault]) -> Head | None:
@@ -371,7 +373,7 @@ def _hint(path: KeyPath) -> str:
     owner: Any = Variant
     for key in path:
         owner = owner.model_fields[key].annotation
-    whole = messages.models(owner)
+    whole = models(owner)
     plain_too = whole and not any(f.is_required() for f in whole[0].model_fields.values())
     return "; {} takes the defaults" if plain_too else ""
 
@@ -386,7 +388,7 @@ def _unread(
         return
     inside = f"{dotted}."
     if any(key.startswith(inside) for key in kind.reads):
-        for model in messages.models(owner.model_fields[path[-1]].annotation):
+        for model in models(owner.model_fields[path[-1]].annotation):
             for key in model.model_fields:  # what it has not, the schema refuses
                 if isinstance(node.value, dict) and key in node.value:
                     yield from _unread(node.value[key], (*path, key), kind, model)
@@ -408,7 +410,7 @@ def _namesake(key: str, section: type[BaseModel], at: str) -> str:
         if name == key:
             return f", and {at}.{key}"
         below = f"{at}.{name}{'.NAME' if get_origin(info.annotation) is dict else ''}"
-        found = [_namesake(key, model, below) for model in messages.models(info.annotation)]
+        found = [_namesake(key, model, below) for model in models(info.annotation)]
         if any(found):
             return next(filter(None, found))
     return ""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -66,11 +66,6 @@ class DeviceChange(Section):
     power_w: Watts | None = None
     price_per_hour: Factor | None = None
     kernels: dict[Literal[OWN_KERNELS], KernelChange] | None = None  # type: ignore[valid-type]
-
-    def given(self) -> dict[str, Any]:
-        """The fields that the file sets, those of kernels too, by name, in SI units."""
-        kernels = {kind: edit.given() for kind, edit in (self.kernels or {}).items()}
-        return super().given() | ({"kernels": kernels} if kernels else {})
 
 
 class LibraryChange(Section):

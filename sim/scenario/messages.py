@@ -4,12 +4,13 @@ what is allowed."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sim.scenario.layers import Node, nearest_node
+from sim.text.choice import models
 from sim.text.strict_yaml import Fault, KeyPath, nearest
 
 # Not faults in a part of a file, which another part completes.
@@ -78,13 +79,6 @@ def _walk(
         owner = classes or owner
         classes = models(fields[0].annotation) if fields else []
     return owner, tuple(path)
-
-
-def models(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a value of this type may be."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in models(part)]
 
 
 def _sentence(

@@ -72,9 +72,5 @@ class Model(Section):
         mapping = handler.resolve_ref_schema(handler(schema))
         return {"anyOf": [{"type": "string"}, mapping]}
 
-    def changes(self) -> dict[str, Any]:
-        """The fields that the file sets, those of its parts too, by name."""
-        return self.change.model_dump(exclude_unset=True)
-
 
 ModelUse = Annotated[Model, MODEL]

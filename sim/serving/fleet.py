@@ -384,40 +384,47 @@ def replica_of(
     lane: int = 0,
 ) -> np.recarray:
     """One idle replica that is up, as a table of one row."""
-    row = new_rows(REPLICA, 1)
-    row.policy, row.sequences, row.new_tokens, row.pool, row.kind = (
-        policy,
-        sequences,
-        new_tokens,
-        pool,
-        kind,
+    return _row_of(
+        REPLICA,
+        policy=policy,
+        sequences=sequences,
+        new_tokens=new_tokens,
+        block_tokens=block_tokens,
+        blocks=blocks,
+        free_blocks=blocks,
+        pool=pool,
+        kind=kind,
+        reserve=reserve,
+        swap_s=swap_s,
+        drafts=drafts,
+        overhead_s=overhead_s,
+        slow=slow,
+        longest=longest,
+        stages=stages,
+        lanes=lanes,
+        lane=lane,
+        up=True,
+        weight=1.0,
+        node_free=NONE,
+        oldest=NONE,
+        newest=NONE,
     )
-    row.block_tokens, row.blocks, row.free_blocks, row.reserve = (
-        block_tokens,
-        blocks,
-        blocks,
-        reserve,
-    )
-    row.longest = longest
-    row.swap_s, row.drafts, row.overhead_s, row.slow, row.up = swap_s, drafts, overhead_s, slow, 1
-    row.stages, row.lanes, row.lane = stages, lanes, lane
-    row.weight = 1.0
-    row.node_free = row.oldest = row.newest = NONE
-    return row
 
 
 def pool_of(
     first: int, count: int, *, next: int = NONE, transfer_s: float = 0.0, latency_s: float = 0.0
 ) -> np.recarray:
     """One pool, as a table of one row."""
-    row = new_rows(POOL, 1)
-    row.first, row.count, row.next, row.transfer_s, row.latency_s = (
-        first,
-        count,
-        next,
-        transfer_s,
-        latency_s,
+    return _row_of(
+        POOL, first=first, count=count, next=next, transfer_s=transfer_s, latency_s=latency_s
     )
+
+
+def _row_of(table: np.dtype, /, **values: float) -> np.recarray:
+    """A table of one row, zero but for these values."""
+    row = new_rows(table, 1)
+    for name, value in values.items():
+        row[name] = value
     return row
 
 

@@ -148,25 +148,22 @@ def depart(
 
 def come(fleet: Fleet, r: int, slot: int, now_s: float) -> None:
     """The request is with replica `r` from now on."""
-    me, it = fleet.replicas[r], fleet.slots[slot]
-    _present(fleet, r, now_s, 1)
-    me.work += it.prompt + it.output
-    me.prompts += it.prompt
+    _count(fleet, r, slot, now_s, 1)
 
 
 def gone(fleet: Fleet, r: int, slot: int, now_s: float) -> None:
     """The request is with replica `r` no more."""
+    _count(fleet, r, slot, now_s, -1)
+
+
+def _count(fleet: Fleet, r: int, slot: int, now_s: float, change: int) -> None:
+    """A request more (1) or less (-1) is with replica `r`."""
     me, it = fleet.replicas[r], fleet.slots[slot]
-    _present(fleet, r, now_s, -1)
-    me.work -= it.prompt + it.output
-    me.prompts -= it.prompt
-
-
-def _present(fleet: Fleet, r: int, now_s: float, change: int) -> None:
-    me = fleet.replicas[r]
     me.present_s += me.present * (now_s - me.since_s)
     me.since_s = now_s
     me.present += change
+    me.work += change * (it.prompt + it.output)
+    me.prompts += change * it.prompt
 
 
 def _hand_over(fleet: Fleet, r: int, slot: int) -> None:

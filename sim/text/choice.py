@@ -1,11 +1,12 @@
-"""A name in a table, as a field of a file: whatever the table holds when a file is read may be
-chosen."""
+"""Fields of files: a name in a table, whatever the table holds when a file is read; and which
+sections a field may be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic_core import core_schema
 
 from sim.text.strict_yaml import nearest
@@ -33,3 +34,10 @@ class Choice:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         return {"enum": self.names, "type": "string"}
+
+
+def models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a value of this type may be."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in models(part)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.traces.columns import Array, Columns
+from sim.traces.columns import Array, Columns, row_columns
 from sim.traces.formats import FORMATS, Parser, TraceFormat
 
 if TYPE_CHECKING:
@@ -133,15 +133,14 @@ def table_of(columns: Columns, tenants: list[str], block_tokens: int) -> pa.Tabl
     _pyarrow_parquet()
     import pyarrow as pa
 
-    found: dict[str, Any] = {
-        "arrival_s": pa.array(columns.arrival_s),
-        "prompt_tokens": pa.array(columns.prompt_tokens),
-        "output_tokens": pa.array(columns.output_tokens),
+    unsaid: dict[str, Callable[[Array], Array]] = {
+        "session": lambda numbers: numbers < 0,
+        "think_s": np.isnan,
     }
-    if columns.session is not None:
-        found["session"] = pa.array(columns.session, mask=columns.session < 0)
-    if columns.think_s is not None:
-        found["think_s"] = pa.array(columns.think_s, mask=np.isnan(columns.think_s))
+    found: dict[str, Any] = {
+        name: pa.array(each, mask=unsaid[name](each) if name in unsaid else None)
+        for name, each in row_columns(columns)
+    }
     if columns.tenant is not None:
         found["tenant"] = pa.array([tenants[each] for each in columns.tenant.tolist()], pa.string())
     if columns.block_from is not None and columns.blocks is not None:

@@ -12,12 +12,12 @@ import csv
 import gzip
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sim.text.replacing import replacing
 from sim.traces.columns import Columns
 from sim.traces.parquet import table_of
 from sim.traces.stream import TraceStream
@@ -38,19 +38,8 @@ def write_stream(path: str | Path, stream: TraceStream) -> int:
         raise ValueError(
             f"{path}: the name must end in one of {', '.join(ENDINGS)}, which says how to write it"
         )
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, and cannot be written as a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        count = (
-            _parquet(partial, stream) if ending == ".parquet" else _lines(partial, stream, ending)
-        )
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return count
+    with replacing(path) as beside:
+        return _parquet(beside, stream) if ending == ".parquet" else _lines(beside, stream, ending)
 
 
 def _lines(path: Path, stream: TraceStream, ending: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -14,28 +15,14 @@ from sim.network.collectives import COLLECTIVES
 from sim.results.metric import Metric, measured, table_of
 
 
-def _timed(of: Callable[[np.ndarray], float]) -> Callable[[JobRecord], float | None]:
+def _timed(of: Callable[[np.ndarray, JobRecord], Any]) -> Callable[[JobRecord], float | None]:
     """A figure of the times of a job's collectives; None of one that ended nothing."""
 
     def value(job: JobRecord) -> float | None:
         times = np.array([each.end_s - each.start_s for each in job.instances])
-        return float(of(times)) if len(times) else None
+        return float(of(times, job)) if len(times) else None
 
     return value
-
-
-_mean_s = _timed(np.mean)
-
-
-def _slowdown(job: JobRecord) -> float | None:
-    mean_s = _mean_s(job)
-    return None if mean_s is None else mean_s / job.idle_s
-
-
-def _bus_bandwidth(job: JobRecord) -> float | None:
-    mean_s = _mean_s(job)
-    bus = COLLECTIVES[job.collective].bus(job.ranks)
-    return None if mean_s is None else job.nbytes * bus / mean_s
 
 
 JOBS = table_of(
@@ -46,7 +33,7 @@ JOBS = table_of(
             better="lower",
             label="mean",
             of="mean time of the job's collectives, each from its start to the last rank's end",
-            value=_mean_s,
+            value=_timed(lambda times, _: times.mean()),
         ),
         Metric(
             name="first_s",
@@ -54,7 +41,7 @@ JOBS = table_of(
             better="lower",
             label="first",
             of="time of the job's first collective",
-            value=_timed(lambda times: times[0]),
+            value=_timed(lambda times, _: times[0]),
         ),
         Metric(
             name="min_s",
@@ -62,7 +49,7 @@ JOBS = table_of(
             better="lower",
             label="quickest",
             of="time of the job's quickest collective",
-            value=_timed(np.min),
+            value=_timed(lambda times, _: times.min()),
         ),
         Metric(
             name="max_s",
@@ -70,7 +57,7 @@ JOBS = table_of(
             better="lower",
             label="slowest",
             of="time of the job's slowest collective",
-            value=_timed(np.max),
+            value=_timed(lambda times, _: times.max()),
         ),
         Metric(
             name="idle_s",
@@ -87,7 +74,7 @@ JOBS = table_of(
             better="lower",
             label="slow-down",
             of="mean_s / idle_s",
-            value=_slowdown,
+            value=_timed(lambda times, job: times.mean() / job.idle_s),
         ),
         Metric(
             name="bus_bandwidth_bytes_per_s",
@@ -96,7 +83,11 @@ JOBS = table_of(
             label="bus bandwidth",
             of="nccl-tests' bus bandwidth: bytes / mean_s, times 2(n-1)/n for all_reduce, (n-1)/n "
             "for all_gather, reduce_scatter and all_to_all, 1 for broadcast, send_receive and send",
-            value=_bus_bandwidth,
+            value=_timed(
+                lambda times, job: (
+                    job.nbytes * COLLECTIVES[job.collective].bus(job.ranks) / times.mean()
+                )
+            ),
         ),
         Metric(
             name="collectives",

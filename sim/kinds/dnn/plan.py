@@ -245,9 +245,6 @@ class _Play:
             times=0,
             ops=float(made.ops),
             rounds=len(timing.starts),
-            add_rounds=timing.last_add_round + 1
-            if any(len(p.add_left) for p in made.layers)
-            else 0,
             tile_ops=timing.tile_ops,
             dram_bytes=timing.dram_bytes,
             parts_s={part: cycles / hz for part, cycles in losses(made, timing)._asdict().items()},
@@ -386,9 +383,6 @@ def _record(plan: ArrayPlan, networks: list[NetworkRecord], runs: list[ArrayRun]
     }
     return ArrayRecord(
         sharing=plan.work.sharing,
-        rows=m.rows,
-        cols=m.cols,
-        pods=m.pods,
         peak_ops_per_s=m.peak_ops_per_s,
         peak_power_w=float(m.power.total_w),
         power_w=spec.power,

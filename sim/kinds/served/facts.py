@@ -78,13 +78,8 @@ def _ratio(part: Callable[[Serving], Any], whole: Callable[[Serving], Any]) -> C
     return value
 
 
-def _a_token(spent: float | None, outcome: Outcome) -> float | None:
-    return spent / outcome.tokens if outcome.tokens and spent else None
-
-
-def _dollars(outcome: Outcome) -> float | None:
-    each = _a_token(outcome.part.dollars, outcome)
-    return None if each is None else each * 1e6
+def _a_token(spent: float | None, outcome: Outcome, scale: float = 1.0) -> float | None:
+    return spent / outcome.tokens * scale if outcome.tokens and spent else None
 
 
 def _requests_each(outcome: Outcome) -> float | None:
@@ -242,7 +237,7 @@ CACHE = table_of(
             better="lower",
             label="cost per million tokens",
             of="price of the chip-seconds on / output tokens x 1e6",
-            value=_dollars,
+            value=lambda outcome: _a_token(outcome.part.dollars, outcome, 1e6),
         ),
     ]
 )
