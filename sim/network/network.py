@@ -179,18 +179,30 @@ class Network:
 
         Plans whose closed form is an estimate are played at the powers of two around the size; a
         plan's time is nearly a straight line over its message, so one that wins at both wins in
-        between.
+        between. What one is taken to last is then what it was played in. Without `play`, what is
+        exact goes before what is estimated.
         """
         folds = self.candidates(kind, ranks, nbytes)
-        best = min(folds, key=lambda fold: (fold.seconds, not fold.exact))
-        if len(folds) == 1 or self._play is None or all(fold.exact for fold in folds):
-            return best
-        power = 2.0 ** floor(log2(nbytes))
+        if self._play is None:
+            return min(folds, key=lambda fold: (not fold.exact, fold.seconds))
+        if all(fold.exact for fold in folds):
+            return min(folds, key=lambda fold: fold.seconds)
         ways = {fold.way: fold for fold in folds}
-        around = {self.winner(kind, ranks, size) for size in (power, 2 * power)}
-        if len(around) > 1 or not around <= ways.keys():
-            around = {self.winner(kind, ranks, nbytes)}
-        return ways[around.pop()]
+        if len(folds) > 1:
+            power = 2.0 ** floor(log2(nbytes))
+            around = {self.winner(kind, ranks, size) for size in (power, 2 * power)}
+            if len(around) > 1 or not around <= ways.keys():
+                around = {self.winner(kind, ranks, nbytes)}
+            folds = [ways[around.pop()]]
+        return self._as_played(kind, ranks, nbytes, folds[0])
+
+    def _as_played(self, kind: str, ranks: Ranks, nbytes: float, fold: Fold) -> Fold:
+        """The fold with the rate that makes it last as long as it does when played."""
+        assert self._play is not None
+        if fold.exact or self._least(kind, ranks, nbytes, fold)[1] > MOST_PLAYED:
+            return fold
+        moving_s = self._play(self, kind, ranks, nbytes, fold) - fold.latency_s
+        return fold._replace(bytes_per_s=fold.sent_bytes / moving_s) if moving_s > 0 else fold
 
     def _winner(self, kind: str, ranks: Ranks, nbytes: float) -> Way:
         """The way that is the quickest as played, of those that may be."""
