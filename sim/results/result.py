@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.facts.outcome import Outcome
+from sim.results.difference import Part, difference
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
 from sim.results.metrics import SPEEDUP, by_kind, metrics, part_rows_of, rows_of
@@ -46,6 +47,8 @@ class Result:
     outcomes: dict[str, Outcome] = field(repr=False)
     kinds: Mapping[str, Any] = field(repr=False)  # the rows of `sim.kinds`
     partial: bool = False  # interrupted: some variants are missing, or one ends before its time
+    # By variant, the parts of its difference from the baseline, the largest first.
+    differences: Mapping[str, list[Part]] = field(default_factory=dict)
     ran: tuple[str, ...] = ()  # which loops were compiled and which plain Python, and why
 
     @property
@@ -73,6 +76,9 @@ class Result:
             "partial": self.partial,
             "variants": {name: _sorted(variant) for name, variant in self.variants.items()},
             "comparison": {name: _sorted(ratios) for name, ratios in self.comparison.items()},
+            "difference": {
+                name: [part._asdict() for part in parts] for name, parts in self.differences.items()
+            },
             "expect": self.expect,
             "warnings": self.warnings,
         }
@@ -128,6 +134,7 @@ class Result:
             kinds=self.kinds,
             metrics=self._metrics(),
             comparison=self.comparison,
+            differences=self.differences,
             expect=self.expect,
             warnings=self.warnings,
         )
@@ -211,6 +218,13 @@ def build(
     first = next(iter(found))
     judged = next((key for key in rows[first].judged if found[first].get(key)), "")
     comparison = {name: _ratios(mine, found[first], judged) for name, mine in found.items()}
+    apart = {
+        name: difference(
+            rows[first].judged[judged](outcomes[first]), rows[name].judged[judged](one)
+        )
+        for name, one in outcomes.items()
+        if name != first and judged in rows[name].judged
+    }
     prints = "\n".join(f"{name} {outcome.fingerprint}" for name, outcome in outcomes.items())
     return Result(
         scenario=scenario,
@@ -226,6 +240,7 @@ def build(
         outcomes=dict(outcomes),
         kinds=kinds,
         partial=partial,
+        differences=apart,
         ran=tuple(sorted({line for outcome in outcomes.values() for line in outcome.ran})),
     )
 
