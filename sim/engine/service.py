@@ -389,6 +389,7 @@ def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int)
         joules=sum(power) if len(power) == len(paid) else None,
         dollars=sum(price) if len(price) == len(paid) else None,
         most_on=most_on,
+        most_users=int(me.most_users.max()),
         expanded_share=_expanded_share(fleet),
     )
 

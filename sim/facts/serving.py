@@ -27,4 +27,5 @@ class Serving(NamedTuple):
     joules: float | None  # of those, at rated power
     dollars: float | None
     most_on: int  # replicas that were on at once
+    most_users: int = 0  # sequences that had a block of the prefix cache at once
     expanded_share: float | None = None  # of decode attention: pairs on prefixes that are expanded

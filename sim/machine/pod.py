@@ -17,7 +17,7 @@ from sim.engine.isolated import seconds_of
 from sim.engine.lines import sharing_of
 from sim.engine.pool import Host
 from sim.facts.timeline import Timeline
-from sim.graph.batch import NO_SHARING, Batch, Shared, Sharing, decode_batch
+from sim.graph.batch import NO_SHARING, Batch, Sequences, Shared, Sharing, decode_batch
 from sim.graph.footprint import Footprint, Room, footprint, room
 from sim.graph.graph import Graph
 from sim.graph.model import Model
@@ -52,6 +52,7 @@ class Machinery(NamedTuple):
     room: Room
     sharing: Sharing
     notes: list[str]
+    idle: list[str]  # techniques that change nothing, and why
     assumptions: list[Assumption]
     parts: tuple[Network, ...] = ()  # as each pipeline stage sees it, where there are several
 
@@ -157,6 +158,7 @@ def machinery(
             *([f"{model.name}: weights are {said}; `precision` sets others"] if said else []),
             *(f"{model.name}: {note}" for note in model.notes),
         ],
+        idle=[],
         assumptions=rows,
         parts=parts if len(parts) > 1 else (),
     )
@@ -168,10 +170,12 @@ def machinery(
         for stage in range(parallel.pipeline)
     ]
     kept_bytes = max(stage.kept_bytes for stage in stages)
+    found.idle.extend(unchanging(found))
     if sharing != NO_SHARING and not kept_bytes:
-        found.notes.append(
-            f"no prefix is shared by the {sharing.least:,.1f} sequences from which it pays to "
-            "expand it: all of it is absorb"
+        most = max((run.number for run in shared or ()), default=0)
+        found.idle.append(
+            f"no prefix is expanded: it pays from {sharing.least:,.1f} sequences that share one, "
+            f"and at most {most:,.0f} do"
         )
     elif sharing.most < inf == of_rank.most:
         found.notes.append(
@@ -183,6 +187,22 @@ def machinery(
         room=room(model.name, stages, parallel, device.hbm_bytes * hbm_share, new_tokens),
         sharing=sharing,
     )
+
+
+def unchanging(here: Machinery) -> Iterator[str]:
+    """Techniques that change no op, of a prefill or of a decode step."""
+    batches = Batch((Sequences(1, 512, 0),), 1), decode_batch([1024] * 8)
+    chosen = here.variant.techniques
+    for place, technique in enumerate(chosen):
+        before, after = (
+            [
+                here._replace(variant=here.variant.model_copy(update={"techniques": some})).graph(b)
+                for b in batches
+            ]
+            for some in (chosen[:place], chosen[: place + 1])
+        )
+        if all(a.layers == b.layers for a, b in zip(before, after)):
+            yield f"{technique.name} changes no op of {here.model.name} on this machine"
 
 
 def beyond_cards(

@@ -47,7 +47,7 @@ def of_chips(outcome: Outcome) -> Times:
         for bound in BOUNDS
     }
     waits = exposed_s(totals), totals.engine_s, totals.bubble_s, totals.idle_s
-    rest = totals.seconds - sum(map(sum, (l.values() for l in totals.limit_s.values())))
+    rest = totals.seconds - sum(map(sum, (each.values() for each in totals.limit_s.values())))
     spent |= {(name, ""): seconds * each for name, seconds in zip(_WAITS, waits)}
     # Rounding, and whatever the sums above do not know of.
     spent["", ""] = (rest - sum(waits)) * each

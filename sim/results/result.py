@@ -59,9 +59,14 @@ class Result:
     @property
     def verdict(self) -> str:
         """The answer in one sentence for each kind of work."""
-        found = survivors(self._metrics()) + " ".join(
-            self.kinds[kind].verdict(mine, self._metrics(), self.comparison)
-            for kind, mine in by_kind(self.outcomes).items()
+        idle = [f"{name}: {text}. " for name, one in self.outcomes.items() for text in one.idle]
+        found = (
+            "".join(idle)
+            + survivors(self._metrics())
+            + " ".join(
+                self.kinds[kind].verdict(mine, self._metrics(), self.comparison)
+                for kind, mine in by_kind(self.outcomes).items()
+            )
         )
         return f"Interrupted, so this is no answer yet: {found}" if self.partial else found
 

@@ -202,6 +202,7 @@ REPLICA = np.dtype(
         ("accepted", "i8"),  # speculative tokens, of
         ("drafted", "i8"),
         ("peak_blocks", "i8"),
+        ("most_users", "i8"),  # sequences that had a block of the prefix cache at once
         ("kv_s", "f8"),  # integral of the share of blocks in use
         ("present", "i8"),  # requests here
         ("present_s", "f8"),  # integral of their number

@@ -7,6 +7,7 @@ from sim.engine.service import run_service, serve_share
 from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
+from sim.graph.batch import NO_SHARING
 from sim.kinds.served.fleet import (
     ServedPlan,
     require_blocks,
@@ -83,6 +84,7 @@ def play(
     outcome = run_service(chunks, service(plan), hosts, timeline, progress, spread)
     complete(plan, outcome)
     outcome.warnings[:0] = plan.notes
+    outcome.idle = [*plan.machinery.idle, *_never_taken(plan, outcome)]
     outcome.assumptions = plan.assumptions
     return outcome
 
@@ -99,3 +101,14 @@ def complete(plan: ServedPlan, outcome: Outcome) -> None:
     limits = {name: limit for name, limit in plan.variant.workload.slo if limit is not None}
     outcome.part = outcome.part._replace(slo_s=limits)
     outcome.warnings[:0] = plan.trace.warnings
+
+
+def _never_taken(plan: ServedPlan, outcome: Outcome) -> list[str]:
+    """That prefixes would have been expanded, and none ever was."""
+    sharing = plan.machinery.sharing
+    if sharing == NO_SHARING or outcome.part.expanded_share is not None:
+        return []
+    why = f"at most {outcome.part.most_users:,} met"
+    if not plan.variant.workload.prefix_caching:
+        why = "without prefix_caching none do"
+    return [f"no prefix is expanded: it pays from {sharing.least:,.1f} sequences on one, and {why}"]
