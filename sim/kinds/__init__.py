@@ -20,6 +20,7 @@ _SERVED_METRICS = (
     Named("sim.kinds.served.facts:SERVED"),
     Named("sim.results.metrics:RATES"),
     Named("sim.kinds.served.facts:CACHE"),
+    Named("sim.kinds.served.facts:LIMITS"),
 )
 _LATENCY = {"e2e_mean_s": Named("sim.results.difference:of_requests")}
 _CHIP_METRICS = Named("sim.results.metrics:CHIPS")

@@ -10,6 +10,8 @@ from sim.results.metric import seconds_text
 from sim.results.metrics import busy_s
 from sim.text.units import show
 
+_LIMITED, _MUCH = "limited_by_", 0.1
+
 
 def verdict(
     outcomes: Mapping[str, Outcome],
@@ -25,7 +27,7 @@ def verdict(
     if not speed:
         key = "e2e_mean_s" if len(outcomes[base].requests) else "makespan_s"
         what = "has a mean end-to-end latency of" if len(outcomes[base].requests) else "takes"
-        return f"{base} {what} {seconds_text(metrics[base].get(key, 0.0))}."
+        return f"{base} {what} {seconds_text(metrics[base].get(key, 0.0))}.{_limits(metrics)}"
     best = max(speed, key=lambda name: speed[name])
     ratio = speed[best]
     what = " in mean end-to-end latency" if len(outcomes[base].requests) else ""
@@ -42,7 +44,19 @@ def verdict(
         if more > 0
         else ""
     )
+    but += _limits(metrics)
     return f"{best} is {ratio:.2f}x faster than {base}{what}{f': {why}' if why else ''}.{but}"
+
+
+def _limits(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """For what requests wait, where they do for much of the time."""
+    told = [
+        f"{name}'s wait for {limit.removeprefix(_LIMITED)} {share:.0%} of the time"
+        for name, mine in metrics.items()
+        for limit, share in mine.items()
+        if limit.startswith(_LIMITED) and share > _MUCH
+    ]
+    return f" Requests: {', '.join(told)}." if told else ""
 
 
 def _why(base: Outcome, other: Outcome) -> str:

@@ -8,6 +8,9 @@ import numpy as np
 from sim.serving.draws import chance
 from sim.serving.fleet import (
     BINS,
+    BY_BATCH,
+    BY_KV,
+    BY_TOKENS,
     FREE,
     GAP_BINS,
     GAP_FINEST_S,
@@ -77,6 +80,12 @@ def finish(
     me.running_count = kept
     me.iterations += steps
     me.busy_s += now_s - begin_s
+    if me.limit == BY_BATCH:
+        me.by_batch_s += now_s - begin_s
+    elif me.limit == BY_TOKENS:
+        me.by_tokens_s += now_s - begin_s
+    elif me.limit == BY_KV:
+        me.by_kv_s += now_s - begin_s
     kv = (used + me.blocks - room(rules, fleet, r)) / 2 / me.blocks
     me.kv_s += kv * (now_s - begin_s)
     _spread(fleet, r, begin_s, now_s, kv, batch, prefilled, made)

@@ -168,6 +168,32 @@ SERVED = table_of(
         ),
     ]
 )
+
+
+def _limited(what: str) -> Callable[[Outcome], float | None]:
+    def value(outcome: Outcome) -> float | None:
+        seconds = outcome.part.limited_s.get(what)
+        return seconds / outcome.totals.seconds if seconds and outcome.totals.seconds else None
+
+    return value
+
+
+LIMITS = table_of(
+    Metric(
+        name=f"limited_by_{name}",
+        unit="share",
+        better="lower",
+        label=f"waiting for {what}",
+        of=f"time in which the head of a queue could not be admitted for want of {what} / "
+        "makespan_s, mean over the replicas",
+        value=_limited(what),
+    )
+    for name, what in (
+        ("max_batch", "max_batch"),
+        ("max_batched_tokens", "max_batched_tokens"),
+        ("kv", "KV-cache"),
+    )
+)
 CACHE = table_of(
     [
         Metric(
