@@ -280,7 +280,7 @@ def reproduce(
 ) -> None:
     """Rerun published experiments.  Prints published, simulated, tolerance, and whether a constant
     was fitted."""
-    from sim.cli.listing import experiments, finite
+    from sim.cli.listing import experiments, finite, tally
     from sim.reproduce import SYSTEMS
     from sim.text.strict_yaml import nearest
 
@@ -300,6 +300,7 @@ def reproduce(
             new = [finite(row._asdict()) for row in SYSTEMS[name](quick=quick, progress=tell)]
         done += new
         console().print(experiments(name, new))
+    say(plain(tally(done)))
     if file is not None:
         write(file, json.dumps(done, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sim.text.units import show
@@ -82,6 +82,20 @@ def experiments(system: str, found: Iterable[Mapping[str, Any]]) -> Table:
         ]
         grid.add_row(*cells, mark, escape(row["fitted"]), escape(row["note"]))
     return grid
+
+
+def tally(found: Sequence[Mapping[str, Any]]) -> str:
+    """How many rows are met, failed, only to be read, and not run, and what those need."""
+    absent = [row for row in found if row["simulated"] == "not run"]
+    needs = sorted({row["note"].removesuffix(" is not there") for row in absent if row["note"]})
+    counts = (
+        (sum(row["ok"] is True for row in found), "met"),
+        (sum(row["ok"] is False for row in found), "failed"),
+        (sum(row["ok"] is None for row in found) - len(absent), "to be read beside"),
+        (len(absent), "not run"),
+    )
+    told = ", ".join(f"{count} {what}" for count, what in counts if count or what != "not run")
+    return f"{len(found)} rows: {told}" + (f" (for want of {', '.join(needs)})" if needs else "")
 
 
 def finite(value: Any) -> Any:
