@@ -87,7 +87,8 @@ def experiments(system: str, found: Iterable[Mapping[str, Any]]) -> Table:
 def tally(found: Sequence[Mapping[str, Any]]) -> str:
     """How many rows are met, failed, only to be read, and not run, and what those need."""
     absent = [row for row in found if row["simulated"] == "not run"]
-    needs = sorted({row["note"].removesuffix(" is not there") for row in absent if row["note"]})
+    end = " is not there"
+    needs = sorted({row["note"].removesuffix(end) for row in absent if row["note"].endswith(end)})
     counts = (
         (sum(row["ok"] is True for row in found), "met"),
         (sum(row["ok"] is False for row in found), "failed"),

@@ -322,5 +322,6 @@ def memory() -> Iterator[Row]:
         f"{cached / 1e9:.2f} GB of cache, all spread over {devices} devices; "
         f"batch {batch} a device, {suffix} own tokens each; its rule is not known"
     )
-    what = "HBM of the expanded prefix, of what is in use"
-    yield _row("T8", what, 0.03, share, "2-4 %", 0.02 <= share <= 0.04, note=note)
+    what = "HBM of the expanded prefix, per cent of what is in use"
+    free = f"batch {batch} a device and {suffix} own tokens, which the paper does not say"
+    yield _row("T8", what, 3.0, 100 * share, "2-4", 0.02 <= share <= 0.04, free, note)
