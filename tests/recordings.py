@@ -33,6 +33,7 @@ def read_trace(
     bad_rows: Literal["error", "skip"] = "error",
     max_tokens: int = 1_000_000,
     ticks: bool = True,
+    clock: str | None = None,
 ) -> Trace:
     """Requests of a trace file as records, all held, however far out of order its rows are."""
     stream = open_trace(
@@ -44,6 +45,7 @@ def read_trace(
         bad_rows=bad_rows,
         max_tokens=max_tokens,
         ticks=ticks,
+        clock=clock,
         sort_rows=None,
     )
     requests: list[Request] = []

@@ -389,11 +389,11 @@ def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int)
         joules=sum(power) if len(power) == len(paid) else None,
         dollars=sum(price) if len(price) == len(paid) else None,
         most_on=most_on,
-        limited_s={
-            "max_batch": float(me.by_batch_s.sum()) / lanes,
-            "max_batched_tokens": float(me.by_tokens_s.sum()) / lanes,
-            "KV-cache": float(me.by_kv_s.sum()) / lanes,
-        },
+        limited_s=(
+            ("max_batch", float(me.by_batch_s.sum()) / lanes),
+            ("max_batched_tokens", float(me.by_tokens_s.sum()) / lanes),
+            ("KV-cache", float(me.by_kv_s.sum()) / lanes),
+        ),
         most_users=int(me.most_users.max()),
         expanded_share=_expanded_share(fleet),
     )

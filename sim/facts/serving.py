@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +29,6 @@ class Serving(NamedTuple):
     most_on: int  # replicas that were on at once
     # Seconds in which the head of a queue waited for max_batch, max_batched_tokens or KV, summed
     # over the replicas.
-    limited_s: Mapping[str, float] = MappingProxyType({})
+    limited_s: tuple[tuple[str, float], ...] = ()
     most_users: int = 0  # sequences that had a block of the prefix cache at once
     expanded_share: float | None = None  # of decode attention: pairs on prefixes that are expanded

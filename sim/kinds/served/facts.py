@@ -172,7 +172,7 @@ SERVED = table_of(
 
 def _limited(what: str) -> Callable[[Outcome], float | None]:
     def value(outcome: Outcome) -> float | None:
-        seconds = outcome.part.limited_s.get(what)
+        seconds = dict(outcome.part.limited_s).get(what)
         return seconds / outcome.totals.seconds if seconds and outcome.totals.seconds else None
 
     return value
