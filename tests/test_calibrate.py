@@ -4,7 +4,6 @@ says."""
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +26,6 @@ from sim.reproduce.typhoon_rows import BENCH
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHARED = DATA / "collectives"
 ONE = ("all_reduce",)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def graphs():
-    """Rows of attention serve each fit and each error: their graphs are built once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "transformer", cache(attention.transformer))
-        yield
 
 
 def test_constants_are_found_again():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from sim.calibrate.tables import csv_rows
 from sim.calibrate.work import line
 from sim.graph.batch import Batch, Sequences
+from sim.graph.graph import Op
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
@@ -86,8 +88,9 @@ def profile(
 def _kernel(
     family: str, model: Model, tensor: int, batch: Batch, name: str, microseconds: float
 ) -> Kernel:
-    layers = transformer(model, _PRECISION, Parallel(tensor), batch).layers
-    op = layers[-1 if name == "lm_head" else 1].op(name)
+    op = _op(model, tensor, batch.tokens, batch.logits, name)
+    if op.work is not None:
+        op = op.attending(replace(op.work, sequences=batch.groups))
     return Kernel(
         family=family,
         tokens=int(batch.tokens),
@@ -97,6 +100,14 @@ def _kernel(
         buffer_bytes=op.buffer_bytes,
         seconds=microseconds * 1e-6,
     )
+
+
+@cache
+def _op(model: Model, tensor: int, tokens: float, logits: float, name: str) -> Op:
+    """That of a pass of so many new tokens, which only an attention tells apart."""
+    batch = Batch((Sequences(tokens, 1, 0),), logits)
+    layers = transformer(model, _PRECISION, Parallel(tensor), batch).layers
+    return layers[-1 if name == "lm_head" else 1].op(name)
 
 
 def fit(kernels: Sequence[Kernel], device: Device) -> Device:
