@@ -320,7 +320,7 @@ def test_closed_form_meets_the_play(parallel, typhoon):
 
     form = pricing(graph_of, CHIP, WIRES, parallel.ranks, SMALL.patterns, sharing)
     assert form is not None
-    table = form.table(2000, 200)
+    table = form.table(800, 120)  # as far as the batches go
     for batch in BATCHES:
         some = Group(simpy.Environment(), members_of(CHIP, graph_of, parallel.ranks), WIRES)
         some.env.run(some.env.process(some.run(graph_of(batch))))
