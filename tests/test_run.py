@@ -68,7 +68,10 @@ def _smaller(*networks: str, **more: Any) -> dict[str, Any]:
     return {"workload": {"image": 75, "length": 10, "networks": tiny, **more}}
 
 
-_DEEP = (*("densenet121", "densenet169", "densenet201"), *("resnet50", "resnet101", "resnet152"))
+_DEEP = (
+    *("densenet121", "densenet169", "densenet201", "resnet50", "resnet101", "resnet152"),
+    *("bert_medium", "bert_base", "bert_large"),
+)
 # As small as it gets: its claims need not hold, but all that it runs is run.
 SMALLEST = {
     "array_banks": {"workload.networks.resnet152": {"network": "resnet18", "image": 75}},
@@ -80,7 +83,7 @@ SMALLEST = {
     "array_partition": _smaller("resnet50", "bert_medium"),
     "array_pods": _smaller("resnet50", "bert_medium", "bert_base"),
     "array_sosa": _smaller(*_DEEP),
-    "array_tenants": _smaller("resnet152"),
+    "array_tenants": _smaller("resnet152", "bert_medium"),
     "array_tenants_traces": {
         "workload.networks.images": {"network": "resnet18", "image": 75},
         "workload.networks.texts": {"network": "bert_tiny", "length": 10},
@@ -89,10 +92,12 @@ SMALLEST = {
         "workload.tenants.chat": {
             "model": {"name": "llama3-8b", "change": {"layers": 3}},
             "trace": {"first": 1627, "limit": 2},
+            "max_batched_tokens": 512,
         },
         "workload.tenants.code": {
             "model": {"name": "qwen2-7b", "change": {"layers": 3}},
             "trace": {"first": 87, "limit": 2},
+            "max_batched_tokens": 512,
         },
     },
 }
