@@ -4,19 +4,19 @@ says."""
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sim import catalog
-from sim.calibrate import attention, kernels, latent, moe
+from sim.calibrate import attention, kernels, latent, moe, work
 from sim.calibrate.collectives import Form, fit, leave_one_size_out
 from sim.calibrate.libraries import SOURCES, card
 from sim.calibrate.tables import Measured
 from sim.calibrate.work import fit_8bit
-from sim.hardware.cost import Sizes, alone, hbm_bytes_per_s, matrix_flop_per_s
+from sim.hardware.cost import Sizes, alone, hbm_bytes_per_s, matrix_flop_per_s, with_kernel
 from sim.hardware.device import Device, Kernel
 from sim.network import topology
 from sim.network.library import Library, Way
@@ -27,14 +27,6 @@ from sim.reproduce.typhoon_rows import BENCH
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHARED = DATA / "collectives"
 ONE = ("all_reduce",)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def graphs():
-    """Rows of attention serve each fit and each error: their graphs are built once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "transformer", cache(attention.transformer))
-        yield
 
 
 def test_constants_are_found_again():
@@ -337,6 +329,18 @@ def test_constants_of_experts_are_found_again():
         else:
             found = fit_8bit(moe.measured(rows, moe.PRECISION[dtype]), found)
             assert found.kernels["experts"].matrix_efficiency_8bit == pytest.approx(0.3)
+
+
+def test_of_a_grid_the_best_is_found_that_is_found_one_by_one():
+    rows = [moe.Row(4096, 1536, 8, 128, 1, tokens, 0.0, 0.0) for tokens in (4, 64, 900, 16000)]
+    times = moe.measured(rows, moe.PRECISION["bfloat16"])
+    times = times._replace(seconds=times.predicted(GPU) * np.array([1.2, 0.9, 1.1, 0.8]))
+    grid = {"matrix_efficiency": work.SHARES, "overlap": work.OVERLAPS}
+    choices = [dict(zip(grid, each)) for each in product(*grid.values())]
+    errors = [mean(times.errors(with_kernel(PLAIN, "experts", **each))) for each in choices]
+    found = work.best(times, PLAIN, **grid)
+    assert found == [*choices[int(np.argmin(errors))].values()]
+    assert work.SHARES[0] < found[0] < work.SHARES[-1], "not at an end of it"
 
 
 def test_experts_that_are_met():

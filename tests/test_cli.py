@@ -394,7 +394,7 @@ def test_ctrl_c_leaves_what_there_is_marked_partial(here):
         assert started.stderr is not None
         while b"plain Python" not in (line := started.stderr.readline()):  # it says so as it begins
             assert line, "it ended before it began"
-        time.sleep(1.5)
+        time.sleep(0.6)
         started.send_signal(signal.SIGINT)
         started.communicate(timeout=60)
         return started.returncode

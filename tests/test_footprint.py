@@ -309,10 +309,7 @@ def test_fidelities_agree_where_a_technique_bends_sizes(metrics, technique):
     machine["workload__trace__limit"] = 6
     machine["pod__change__device__hbm_bytes"] = "591 MB"
     step, op = (
-        metrics(
-            technique, "{workload: {trace: {limit: 1}}}", workload__fidelity=fidelity, **machine
-        )
-        for fidelity in ("step", "op")
+        metrics(technique, workload__fidelity=fidelity, **machine) for fidelity in ("step", "op")
     )
     for name, value in op["technique"].items():
         if name == "kv_occupancy":

@@ -4,6 +4,7 @@ against the play."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -295,6 +296,7 @@ CHIP = replace(
     },
 )
 WIRES = network(8)  # keeps what it has folded
+built = cache(transformer)
 BATCHES = [
     decode_batch([5]),
     decode_batch(range(100, 900, 7)),
@@ -316,11 +318,11 @@ def test_closed_form_meets_the_play(parallel, typhoon):
     sharing = Sharing(8.0 * parallel.data, np.inf) if typhoon else NO_SHARING
 
     def graph_of(batch):
-        return apply(transformer(SMALL, BF16, parallel, batch), MACHINE, chosen)
+        return apply(built(SMALL, BF16, parallel, batch), MACHINE, chosen)
 
     form = pricing(graph_of, CHIP, WIRES, parallel.ranks, SMALL.patterns, sharing)
     assert form is not None
-    table = form.table(2000, 200)
+    table = form.table(800, 120)  # as far as the batches go
     for batch in BATCHES:
         some = Group(simpy.Environment(), members_of(CHIP, graph_of, parallel.ranks), WIRES)
         some.env.run(some.env.process(some.run(graph_of(batch))))

@@ -40,7 +40,7 @@ def module(monkeypatch):
     return found
 
 
-def write(folder, router="round_robin", policy="chunked", caching="false", tensor=1, requests=400):
+def write(folder, router="round_robin", policy="chunked", caching="false", tensor=1, requests=250):
     model = (
         "smollm2-135m" if tensor == 1 else "llama3-8b"
     )  # the small one's weights would stay in L2: no closed form

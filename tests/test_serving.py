@@ -88,7 +88,7 @@ def alone_s(*batches) -> float:
 
 TRACES = st.lists(
     st.tuples(
-        st.sampled_from([0.0, 1e-5, 1e-4, 1e-3, 1.0]), st.integers(1, 900), st.integers(1, 8)
+        st.sampled_from([0.0, 1e-5, 1e-4, 1e-3, 1.0]), st.integers(1, 900), st.integers(1, 5)
     ),
     min_size=1,
     max_size=8,

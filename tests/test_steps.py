@@ -84,7 +84,7 @@ def assert_exact(work: StaticBatch, *args, **more) -> None:
 @pytest.mark.parametrize("ranks", [2, 8])
 @pytest.mark.parametrize("techniques", TECHNIQUES.values(), ids=TECHNIQUES)
 def test_sampling_equals_every_step(techniques, ranks, model):
-    assert_exact(StaticBatch(4, 3000, 240), techniques, ranks, model)
+    assert_exact(StaticBatch(4, 3000, 120), techniques, ranks, model)
 
 
 @pytest.mark.parametrize("l2_bytes", [2e6, 20e6, 1e9])

@@ -86,7 +86,7 @@ def slowdown(shared: Shared, t: int, alone: Tenant, quantum: int) -> float:
 
 SATURATED = [(0.0, 100, 200)] * 40
 GAPS = st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 1.0])
-ROWS = st.lists(st.tuples(GAPS, st.integers(1, 300), st.integers(1, 15)), min_size=1, max_size=4)
+ROWS = st.lists(st.tuples(GAPS, st.integers(1, 300), st.integers(1, 9)), min_size=1, max_size=4)
 WORLD = st.tuples(
     st.lists(ROWS, min_size=1, max_size=3),
     st.integers(1, 5),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ import numpy as np
 from sim.calibrate.tables import parquet_rows
 from sim.calibrate.work import BF16, Measured, fit, work_of
 from sim.graph.batch import Batch, Sequences
+from sim.graph.graph import Layer, Op
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel
 from sim.graph.precision import Precision
@@ -87,20 +89,27 @@ def measured(
     precision: Precision = BF16,
 ) -> Measured:
     """The op `own` of a layer of `model`, with each row's heads, and others that a row times."""
-    graphs = [
-        transformer(
-            replace(model, heads=row.heads, kv_heads=row.kv_heads),
-            precision,
-            Parallel(),
-            Batch((Sequences(row.batch, row.new, row.cached),), row.batch),
-        )
-        for row in rows
-    ]
     columns = {
-        name: work_of([graph.layers[-2].op(name) for graph in graphs]) for name in (own, *names)
+        name: work_of([_op(model, precision, row, name) for row in rows]) for name in (own, *names)
     }
     others = tuple(columns[name] for name in names if name != own)
     return Measured((columns[own],), others, np.array([row.seconds for row in rows]))
+
+
+def _op(model: Model, precision: Precision, row: Row, name: str) -> Op:
+    of_row = replace(model, heads=row.heads, kv_heads=row.kv_heads)
+    op = _layer(of_row, precision, row.batch, row.new).op(name)
+    if op.work is None:
+        return op
+    sequences = tuple(each._replace(past=row.cached) for each in op.work.sequences)
+    return op.attending(replace(op.work, sequences=sequences))
+
+
+@cache
+def _layer(model: Model, precision: Precision, batch: int, new: int) -> Layer:
+    """Of a pass with nothing cached."""
+    sequences = Sequences(batch, new, 0)
+    return transformer(model, precision, Parallel(), Batch((sequences,), batch)).layers[-2]
 
 
 def fitted(rows: Sequence[Row], model: Model, device: Device) -> Device:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from sim.calibrate.tables import csv_rows
 from sim.calibrate.work import BF16, Measured, best, line, work_of
 from sim.graph.batch import Batch, Sequences
+from sim.graph.graph import Op
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel
 from sim.graph.transformer import transformer
@@ -75,8 +77,9 @@ def profile(
 def _kernel(
     family: str, model: Model, tensor: int, batch: Batch, name: str, microseconds: float
 ) -> Kernel:
-    layers = transformer(model, BF16, Parallel(tensor), batch).layers
-    op = layers[-1 if name == "lm_head" else 1].op(name)
+    op = _op(model, tensor, batch.tokens, batch.logits, name)
+    if op.work is not None:
+        op = op.attending(replace(op.work, sequences=batch.groups))
     return Kernel(family, int(batch.tokens), op, microseconds * 1e-6)
 
 
@@ -84,6 +87,14 @@ def columns(kernels: Sequence[Kernel]) -> Measured:
     """Kernels of one kind as rows."""
     seconds = np.array([kernel.seconds for kernel in kernels])
     return Measured((work_of([kernel.op for kernel in kernels]),), (), seconds)
+
+
+@cache
+def _op(model: Model, tensor: int, tokens: float, logits: float, name: str) -> Op:
+    """That of a pass of so many new tokens, which only an attention tells apart."""
+    batch = Batch((Sequences(tokens, 1, 0),), logits)
+    layers = transformer(model, BF16, Parallel(tensor), batch).layers
+    return layers[-1 if name == "lm_head" else 1].op(name)
 
 
 def fit(kernels: Sequence[Kernel], device: Device) -> Device:
@@ -100,16 +111,13 @@ def fit(kernels: Sequence[Kernel], device: Device) -> Device:
         hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s,
         matrix_efficiency=1.0,
     )
-    device = best(
+    share, overlap = best(
         some("gemm", least=MEMORY_BOUND + 1),
-        [
-            with_kernel(
-                replace(device, matrix_efficiency=float(share)), "matmul", overlap=float(overlap)
-            )
-            for share in np.arange(0.5, 1.0, 0.01)
-            for overlap in np.arange(0.0, 1.01, 0.05)
-        ],
+        device,
+        matrix_efficiency=np.arange(0.5, 1.0, 0.01),
+        overlap=np.arange(0.0, 1.01, 0.05),
     )
+    device = with_kernel(replace(device, matrix_efficiency=share), "matmul", overlap=overlap)
     vector = some("vector", most=RESIDENT_TOKENS)
     overhead, per_byte = line(vector.own[0].buffer_bytes, vector.seconds, vector.seconds)
     device = replace(device, vector_overhead_s=overhead, l2_bytes_per_s=1 / per_byte)
@@ -121,14 +129,13 @@ def fit(kernels: Sequence[Kernel], device: Device) -> Device:
         overhead_s=overhead,
         hbm_efficiency=1 / per_byte / device.hbm_bytes_per_s,
     )
-    return best(
+    share, tile = best(
         some("prefill", "mixed"),
-        [
-            with_kernel(device, "attention", matrix_efficiency=float(share), tile=tile)
-            for share in np.arange(0.2, 1.0, 0.01)
-            for tile in _TILES
-        ],
+        device,
+        matrix_efficiency=np.arange(0.2, 1.0, 0.01),
+        tile=np.array(_TILES),
     )
+    return with_kernel(device, "attention", matrix_efficiency=share, tile=tile)
 
 
 def errors(kernels: Sequence[Kernel], device: Device) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,12 +79,8 @@ def fit(rows: Measured, device: Device, wait: np.ndarray, rounds: int = 8) -> De
         device = with_kernel(
             device, kind, overhead_s=max(fixed, 0.0) / len(rows.own), hbm_efficiency=share
         )
-        choices = [
-            with_kernel(device, kind, matrix_efficiency=float(share), overlap=float(overlap))
-            for share in SHARES
-            for overlap in OVERLAPS
-        ]
-        device = best(rows, choices)
+        share, overlap = best(rows, device, matrix_efficiency=SHARES, overlap=OVERLAPS)
+        device = with_kernel(device, kind, matrix_efficiency=share, overlap=overlap)
         if device == before:
             break
         unhidden = np.sum([alone(each, device).unhidden_s for each in rows.own], axis=0)
@@ -93,15 +89,20 @@ def fit(rows: Measured, device: Device, wait: np.ndarray, rounds: int = 8) -> De
 
 def fit_8bit(rows: Measured, device: Device) -> Device:
     """`device` with the share of the 8-bit peak that meets the rows best, and all else as it is."""
-    kind = rows.own[0].kernel
-    return best(
-        rows, [with_kernel(device, kind, matrix_efficiency_8bit=float(share)) for share in SHARES]
-    )
+    (share,) = best(rows, device, matrix_efficiency_8bit=SHARES)
+    return with_kernel(device, rows.own[0].kernel, matrix_efficiency_8bit=share)
 
 
-def best(rows: Measured, choices: Sequence[Device]) -> Device:
-    """The choice with the least mean error.  Choices differ in the rows' own kernel alone."""
-    others = sum(alone(each, choices[0]).seconds for each in rows.others)
-    own = (sum(alone(each, choice).seconds for each in rows.own) for choice in choices)
-    errors = [float(np.abs((each + others) / rows.seconds - 1).mean()) for each in own]
-    return choices[errors.index(min(errors))]
+def best(rows: Measured, device: Device, **grid: np.ndarray) -> list[float]:
+    """Of the numbers of the rows' own kernel that `grid` has choices for, those of least mean
+    error."""
+    # An axis for each number, before that of the rows.
+    columns: dict[str, Any] = {
+        name: each[..., None] for name, each in zip(grid, np.ix_(*grid.values()))
+    }
+    others = sum(alone(each, device).seconds for each in rows.others)
+    choice = with_kernel(device, rows.own[0].kernel, **columns)
+    own = sum(alone(each, choice).seconds for each in rows.own)
+    errors = np.abs((own + others) / rows.seconds - 1).mean(axis=-1)
+    least = np.unravel_index(errors.argmin(), errors.shape)
+    return [float(choices[at]) for choices, at in zip(grid.values(), least)]

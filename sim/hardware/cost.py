@@ -264,7 +264,7 @@ def roofline(op: Asks, device: Device) -> OpCost:
     own = device.kernels.get(kind, _UNKNOWN)
     matrix, arithmetic_s, fixed_s = op.engine == "matrix", 0.0, own.overhead_s
     if matrix and op.flop:
-        tiles = op.flop + ((own.tile or 1.0) - 1.0) * op.lone_flop
+        tiles = op.flop + ((1.0 if own.tile is None else own.tile) - 1.0) * op.lone_flop
         arithmetic_s = tiles / matrix_flop_per_s(device, op.dtype, op.kernel)
     elif op.engine == "vector":
         arithmetic_s = op.flop / device.vector_flop_per_s
