@@ -100,6 +100,8 @@ class DeviceFile(BaseModel):
     prefetch_overhead_s: Time | None = None
     power_w: Number[Annotated[Watts, _POSITIVE]] | None = None
     price_per_hour: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
+    max_batch: Number[Annotated[int, Field(gt=0, strict=True)]] | None = None
+    max_batched_tokens: Number[Annotated[int, Field(gt=0, strict=True)]] | None = None
 
 
 class WayFile(BaseModel):

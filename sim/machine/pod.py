@@ -25,7 +25,7 @@ from sim.graph.parallel import Parallel, shard
 from sim.graph.precision import Precision
 from sim.graph.routing import Routing
 from sim.graph.transformer import transformer
-from sim.hardware.device import Device
+from sim.hardware.device import ENGINE_LIMITS, Device
 from sim.machine.wiring import Assumption, assumptions, beyond_library, wiring, with_faults
 from sim.network.library import Library
 from sim.network.network import Network
@@ -102,15 +102,16 @@ class Machinery(NamedTuple):
 
 
 def machinery(
-    v: Variant, hbm_share: float, new_tokens: int, shared: tuple[Shared, ...] | None = None
+    v: Variant, hbm_share: float, new_tokens: int | None, shared: tuple[Shared, ...] | None = None
 ) -> Machinery:
     """The pod and the model of a variant, `hbm_share` of its HBM for them.
 
     `shared` are the runs of tokens that sequences of a batch share, where they are known before
-    time zero.
+    time zero. `new_tokens` at a time take room for activations; None: as many as engines take.
     """
     pod, library, graph = wiring(v)
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
+    new_tokens = new_tokens or device.max_batched_tokens
     model, parallel = catalog.model(v.model.name, v.model.change.given()), v.parallel.degrees()
     ranks, chips = parallel.ranks, parallel.chips
     parallel, popular = routing_of(v.parallel.routing, model, parallel)
@@ -129,9 +130,8 @@ def machinery(
         network.part(tuple((first + chip) % chips for chip in range(chips)))
         for first in range(0, chips, ranks)
     )
-    rows = assumptions(
-        {device.name: device.facts, library.name: library.facts, pod.name: pod.facts}
-    )
+    own = {what: fact for what, fact in device.facts.items() if what not in ENGINE_LIMITS}
+    rows = assumptions({device.name: own, library.name: library.facts, pod.name: pod.facts})
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
     beyond = [*beyond_cards(v, pod, device, library if chips > 1 else None, precision)]
     rows += [("beyond what was measured", note, "INFER", "") for note in beyond]

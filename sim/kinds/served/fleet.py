@@ -189,8 +189,8 @@ def _replica(
     drafts = len(work.speculative.acceptance) if work.speculative and own is None else 0
     return replica_of(
         POLICIES[work.policy],
-        given.max_batch or work.max_batch,
-        given.max_batched_tokens or work.max_batched_tokens,
+        given.max_batch or work.max_batch or part.device.max_batch,
+        given.max_batched_tokens or work.max_batched_tokens or part.device.max_batched_tokens,
         work.block_tokens,
         blocks,
         pool=pool,

@@ -8,6 +8,7 @@ from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
 from sim.graph.batch import NO_SHARING
+from sim.hardware.device import ENGINE_LIMITS, Device, Fact
 from sim.kinds.served.fleet import (
     ServedPlan,
     require_blocks,
@@ -20,8 +21,11 @@ from sim.kinds.served.spec import Served
 from sim.machine.pod import machinery
 from sim.machine.traces import trace_of
 from sim.machine.unused import refuse_unused
+from sim.machine.wiring import Assumption
 from sim.scenario import Variant
 from sim.traces.stream import gathered
+
+_ANY_DEVICE = Fact("", "READ", "vLLM on devices that it does not name: get_batch_defaults")
 
 
 def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
@@ -68,8 +72,20 @@ def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
     elif alone:
         refuse_unused(v.pod, parts)
     notes = dict.fromkeys(note for part in parts for note in part.notes)
-    rows = dict.fromkeys(row for part in parts for row in part.assumptions)
+    rows = dict.fromkeys(
+        [*_taken(work, here.device), *(row for part in parts for row in part.assumptions)]
+    )
     return ServedPlan(v, here, prefill, trace, [*notes, *above, *warning], [*rows], seed)
+
+
+def _taken(work: Served, device: Device) -> list[Assumption]:
+    """The limits that engines take on a device where the scenario says none."""
+    return [
+        (limit, f"{getattr(device, limit):,}", fact.tag, fact.source)
+        for limit in ENGINE_LIMITS
+        if getattr(work, limit) is None
+        for fact in [device.facts.get(limit, _ANY_DEVICE)]
+    ]
 
 
 def play(
