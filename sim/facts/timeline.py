@@ -16,3 +16,17 @@ class Timeline:
     capacities: dict[str, float] = field(default_factory=dict)
     owners: list[str] = field(default_factory=list)  # of tracks, those to be shown first
     truncated: int = 0  # spans that were played but not kept, because the limit was reached
+    chosen: bool = False  # the window, by the run: it is another in each variant
+    lanes: list[Span] = field(default_factory=list)  # iterations, and requests in them
+
+    def clear(self) -> None:
+        """Forget what was kept so far."""
+        self.spans.clear()
+        self.lanes.clear()
+        self.uses.clear()
+        self.truncated = 0
+
+    @property
+    def origin_s(self) -> float:
+        """Where its time axis begins: 0, or where a window begins that the run has chosen."""
+        return min((s.start_s for s in self.spans), default=0.0) if self.chosen else 0.0

@@ -43,7 +43,7 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
         return threads[pid, stream]
 
     for variant, outcome in outcomes.items():
-        for s in outcome.timeline.spans:
+        for s in (*outcome.timeline.lanes, *outcome.timeline.spans):
             owner, _, stream = s.track.rpartition("/")
             pid = process(variant, owner)
             start_ns, end_ns = round(s.start_s * 1e9), round(s.end_s * 1e9)

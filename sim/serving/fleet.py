@@ -150,6 +150,7 @@ REPLICA = np.dtype(
         ("slow", "f8"),  # how many times slower than it should be
         ("up", "i8"),  # the router may choose it
         ("halted", "i8"),  # begins nothing
+        ("shown", "i8"),  # its iterations are played, so that they can be looked at
         ("chips", "i8"),  # the number of those it runs on, where replicas share chips
         (
             "stages",

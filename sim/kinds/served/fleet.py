@@ -10,6 +10,7 @@ import numpy as np
 
 from sim.engine.scaling import Autoscale, Failure
 from sim.engine.service import Service
+from sim.engine.stretch import Window
 from sim.kinds.served.spec import Prefill, Served, ServedTrace
 from sim.machine.pod import Machinery
 from sim.machine.wiring import Assumption
@@ -133,7 +134,7 @@ def service(plan: ServedPlan) -> Service:
         rows = [_replica(work, own, part, pool, first + i, each) for i in range(count)]
         tables.append(np.concatenate(rows).view(np.recarray))
     record, scale = plan.variant.record, work.autoscale
-    end_s = record.from_s + 0.1 if work.fidelity == "step" else np.inf
+    named = "from_s" in record.model_fields_set or record.until_s is not None
     return Service(
         rules=Rules(
             router=number(ROUTERS, work.router),
@@ -148,7 +149,7 @@ def service(plan: ServedPlan) -> Service:
         replicas=np.concatenate(tables).view(np.recarray),
         pools=np.concatenate(pools).view(np.recarray),
         op=work.fidelity == "op",
-        window=(record.from_s, end_s if record.until_s is None else record.until_s),
+        window=Window(record.from_s if named else None, record.until_s),
         acceptance=tuple(work.speculative.acceptance) if work.speculative else (),
         closed_loop=work.closed_loop,
         expected=work.trace.limit or np.inf,

@@ -108,8 +108,8 @@ def play(
 def play_share(plan: ServedPlan, share: int, shares: int) -> Part:
     """Serve some of the replicas of a workload of requests: what a process is asked to do for
     another."""
-    here, recorded = plan.machinery, plan.variant.record.enabled
-    return serve_share(plan.trace.chunks(), service(plan), [here.hosts], recorded, share, shares)
+    hosts = [plan.machinery.hosts]
+    return serve_share(plan.trace.chunks(), service(plan), hosts, share, shares)
 
 
 def complete(plan: ServedPlan, outcome: Outcome) -> None:

@@ -57,10 +57,6 @@ _SHARED = {
 }
 
 
-# of co-residents, where the scenario does not say how much to record: every op of all is played
-_SHOWN_S = 0.1
-
-
 class TenantsPlan(NamedTuple):
     """A variant made ready: each tenant a variant of its own, on its chips, nothing played yet."""
 
@@ -179,8 +175,6 @@ def _together(
     tenants = []
     for name, each in _divided(work, {name: plan.plans[name] for name in names}).items():
         spec, here, serving = work.tenants[name], each.machinery, service(each)
-        if work.sharing == "co_resident" and plan.variant.record.until_s is None:
-            serving = serving._replace(window=(serving.window[0], serving.window[0] + _SHOWN_S))
         tenants.append(
             Tenant(
                 name=name,
@@ -276,9 +270,11 @@ def _side_by_side(records: Sequence[TenantRecord]) -> Timeline:
     for record in records:
         one = record.outcome.timeline
         whole.spans += [span._replace(track=f"{record.name} {span.track}") for span in one.spans]
+        whole.lanes += [span._replace(track=f"{record.name} {span.track}") for span in one.lanes]
         whole.uses += [use._replace(capacity=f"{record.name} {use.capacity}") for use in one.uses]
         whole.capacities |= {f"{record.name} {name}": rate for name, rate in one.capacities.items()}
         whole.truncated += one.truncated
+        whole.chosen |= one.chosen
     return whole
 
 
