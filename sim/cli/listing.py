@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from sim.text.units import show
@@ -76,27 +77,45 @@ def experiments(system: str, found: Iterable[Mapping[str, Any]]) -> Table:
         grid.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in found:
         mark = "" if row["ok"] is None else "[green]ok[/]" if row["ok"] else "[red]NO[/]"
+        told = {**row, "simulated": "not run"} if _unrun(row) else row
         cells = [
-            escape(_number(row[key]))
+            escape(_number(told[key]))
             for key in ("id", "what", "published", "simulated", "tolerance")
         ]
         grid.add_row(*cells, mark, escape(row["fitted"]), escape(row["note"]))
     return grid
 
 
-def tally(found: Sequence[Mapping[str, Any]]) -> str:
-    """How many rows are met, failed, only to be read, and not run, and what those need."""
-    absent = [row for row in found if row["simulated"] == "not run"]
+def tally(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many rows are met, failed, only to be read, and not run; and what those need, and from
+    where, a line each."""
+    from sim.reproduce.origins import ORIGINS
+
+    unrun = [row for row in found if _unrun(row)]
     end = " is not there"
-    needs = sorted({row["note"].removesuffix(end) for row in absent if row["note"].endswith(end)})
+    needs = sorted({row["note"].removesuffix(end) for row in unrun if row["note"].endswith(end)})
     counts = (
         (sum(row["ok"] is True for row in found), "met"),
         (sum(row["ok"] is False for row in found), "failed"),
-        (sum(row["ok"] is None for row in found) - len(absent), "to be read beside"),
-        (len(absent), "not run"),
+        (sum(row["ok"] is None for row in found) - len(unrun), "to be read beside"),
+        (len(unrun), "not run"),
     )
     told = ", ".join(f"{count} {what}" for count, what in counts if count or what != "not run")
-    return f"{len(found)} rows: {told}" + (f" (for want of {', '.join(needs)})" if needs else "")
+    origins = ((need, ORIGINS.get(PurePath(need).name, "")) for need in needs)
+    wants = [f"not there: {need}" + f" ({origin})" * bool(origin) for need, origin in origins]
+    return [*wants, f"{len(found)} rows: {told}"]
+
+
+def _unrun(row: Mapping[str, Any]) -> bool:
+    return row["simulated"] is None and row["ok"] is None
+
+
+def record(row: Mapping[str, Any]) -> Row:
+    """A row of a reproduction as JSON has it: published and simulated are numbers or null."""
+    plain: Row = finite(row)
+    for key in ("published", "simulated"):
+        assert plain[key] is None or type(plain[key]) in (int, float), f"{key} of {row} is a text"
+    return plain
 
 
 def finite(value: Any) -> Any:
