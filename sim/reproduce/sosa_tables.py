@@ -255,9 +255,7 @@ def cleaned_up(shapes: Sequence[Shape]) -> Iterator[Row]:
             5,
             note,
         )
-    turned = sum(
-        (known[a] > known[b]) != (found[a] > found[b]) for a, b in combinations(shapes, 2)
-    )
+    turned = sum((known[a] > known[b]) != (found[a] > found[b]) for a, b in combinations(shapes, 2))
     orders = (
         " > ".join(str(each[0]) for each in sorted(shapes, key=lambda each: -mean_of[each]))
         for mean_of in (known, found)
