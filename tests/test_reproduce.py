@@ -77,9 +77,29 @@ def test_typhoon(part):
     assert rows and not [row for row in rows if row.ok is False]
 
 
-def test_typhoon_gains_no_more_than_the_ratio_of_macs_if_the_prefix_is_read_once():
-    once = [row for row in typhoon.asymptotes() if "read once" in row.what]
-    assert once and all(row.ok and row.simulated > 1 for row in once)
+def test_typhoon_judges_no_row_that_a_constant_is_fitted_to():
+    """T2 and T3: every shape is either fitted to or judged."""
+    assert not {*typhoon.FITTED} & {*typhoon.JUDGED}
+    assert {*typhoon.FITTED} | {*typhoon.JUDGED} == {*typhoon.BENCH}
+    judged = [row for row in typhoon.benchmark() if row.ok is not None]
+    assert len(judged) == 2 * len(typhoon.JUDGED) + 1
+    known = {(row.id, row.published) for row in judged[:-1]}
+    for shape in typhoon.JUDGED:
+        rates = typhoon.BENCH[shape]
+        assert {("T3", rates.absorb), ("T2", rates.typhoon / rates.absorb)} <= known
+    assert not any(row.fitted for row in judged)
+
+
+def test_typhoon_has_one_baseline_on_both_machines_and_each_baseline_its_bound():
+    """The same absorb is judged on both; no gain passes the bound of what it is measured by."""
+    rows = list(typhoon.asymptotes())
+    peaks = [row for row in rows if row.published in (3.0, 3.24)]
+    judged = [row for row in peaks if row.ok is not None]
+    assert len(judged) == 2 and all("for each request" in row.what for row in judged)
+    assert len(peaks) == 4
+    bounds = [row for row in rows if row.tolerance.startswith("<=")]
+    assert len(bounds) == 4 and all(row.ok for row in bounds)
+    assert max(row.simulated for row in judged) > typhoon.MACS, "so the bound had to be restated"
 
 
 def test_engine_cost_counts_what_it_plays():

@@ -105,7 +105,7 @@ def measured(file: Path, quick: bool) -> Iterator[Row]:
     for setup, loads in told.items():
         yield from _rows(setup, loads, found[setup.host])
     if lacks:
-        yield _row(_DUE, None, "not run", "20 %", None, note="the measured set has no such row")
+        yield _row(_DUE, None, None, "20 %", None, note="the measured set has no such row")
 
 
 def recorded(file: Path) -> dict[Setup, dict[Load, Seen]]:
@@ -190,7 +190,7 @@ def _rows(setup: Setup, loads: dict[Load, Seen], found: dict[Load, Seen]) -> Ite
         load: found[load].tpot_s / seen.tpot_s - 1 for load, seen in loads.items() if load in found
     }
     if not off:
-        yield _row(what, None, "not run", "", None, note="no request fits into the KV-cache")
+        yield _row(what, None, None, "", None, note="no request fits into the KV-cache")
         return
     errors = np.array(list(off.values()))
     within = f"{(np.abs(errors) <= 0.2).sum()} of {len(off)} within 20 %"
