@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.cli.listing import record, tally
+from sim.cli.experiments import record, tally
 from sim.graph.transformer import transformer
 from sim.reproduce import (
     SYSTEMS,

@@ -280,7 +280,7 @@ def reproduce(
 ) -> None:
     """Rerun published experiments.  Prints published, simulated, tolerance, and whether a constant
     was fitted."""
-    from sim.cli.listing import experiments, record, tally
+    from sim.cli.experiments import record, table, tally
     from sim.reproduce import SYSTEMS
     from sim.text.strict_yaml import nearest
 
@@ -299,7 +299,7 @@ def reproduce(
             tell = partial(progress, label=f"reproduce {name}")
             new = [record(row._asdict()) for row in SYSTEMS[name](quick=quick, progress=tell)]
         done += new
-        console().print(experiments(name, new))
+        console().print(table(name, new))
     if file is not None:
         write(file, json.dumps(done, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     for line in tally(done):

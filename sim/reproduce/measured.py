@@ -179,7 +179,8 @@ def measured(file: Path, quick: bool) -> Iterator[Row]:
 
 def modelled(told: Iterable[Setup]) -> tuple[dict[Setup, Host], dict[str, str]]:
     """The machines of the set-ups that can be modelled; of the others, by name, why not."""
-    hosts, why = {}, defaultdict(dict)
+    hosts: dict[Setup, Host] = {}
+    why: dict[str, dict[str, None]] = defaultdict(dict)
     for setup in told:
         try:
             hosts[setup] = setup.host

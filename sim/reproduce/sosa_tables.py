@@ -130,8 +130,8 @@ def design_space() -> Iterator[Row]:
 
     for name, (rows, cols, value, count) in published.OPTIMA.items():
         best = np.unravel_index(space[name].argmax(), space[name].shape)
-        for side, due, place in zip(("rows", "columns"), (rows, cols), best):
-            yield _equal("S3", f"{name}: {side} of the best array", due, int(sizes[place]))
+        for side, due, size in zip(("rows", "columns"), (rows, cols), sizes[list(best)].tolist()):
+            yield _equal("S3", f"{name}: {side} of the best array", due, size)
         yield at(rows, cols, name, value)
         if count:
             yield at(rows, cols, "", count)
