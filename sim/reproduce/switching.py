@@ -23,7 +23,7 @@ from sim.engine.isolated import finish_times
 from sim.network import topology, traffic
 from sim.network.routing import routes
 from sim.network.wires import Ints, Wires
-from sim.reproduce.row import Row
+from sim.reproduce.row import Row, absent
 
 Hops = TypeVar("Hops", float, np.ndarray)
 
@@ -100,7 +100,7 @@ def _zero_load(data_folder: Path) -> Iterator[Row]:
     files = [folder / BOOKSIM for folder in (data_folder, data_folder / "reference")]
     file = next((file for file in files if file.exists()), None)
     if file is None:
-        yield _row("zero-load latency", None, f"needs {BOOKSIM}", "", None)
+        yield from absent("network", "N6", "zero-load latency", files[-1])
         return
     runs: dict[Fabric, list[dict[str, str]]] = defaultdict(list)
     for line in csv_rows(file):
@@ -197,7 +197,7 @@ def _butterflies(data_folder: Path) -> Iterator[Row]:
     files = [folder / PERMUTED for folder in (data_folder, data_folder / "reference")]
     file = next((file for file in files if file.exists()), None)
     if file is None:
-        yield _row("saturation of flies", None, f"needs {PERMUTED}", "", None)
+        yield from absent("network", "N6", "saturation of flies", files[-1])
         return
     carried: dict[tuple[int, int, str], float] = {}
     for line in csv_rows(file):
@@ -271,10 +271,10 @@ def _textbook(quick: bool) -> Iterator[Row]:
                 note=f"routed by the target's digits: {fixed:g}",
             )
     why = (
-        "flows share links fairly; BookSim's accepted rates depend on buffers, channels and "
-        "allocators"
+        "not claimed: flows share links fairly; BookSim's accepted rates depend on buffers, "
+        "channels and allocators"
     )
-    yield _row("saturation under uniform random traffic", None, "not claimed", "", None, note=why)
+    yield _row("saturation under uniform random traffic", None, None, "", None, note=why)
 
 
 def _load(wires: Wires, pattern: str) -> float:
