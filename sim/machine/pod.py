@@ -26,7 +26,14 @@ from sim.graph.precision import Precision
 from sim.graph.routing import Routing
 from sim.graph.transformer import transformer
 from sim.hardware.device import Device
-from sim.machine.wiring import Assumption, assumptions, beyond_library, wiring, with_faults
+from sim.machine.wiring import (
+    Assumption,
+    assumptions,
+    beyond_library,
+    whole_at_each_hop,
+    wiring,
+    with_faults,
+)
 from sim.network.library import Library
 from sim.network.network import Network
 from sim.scenario import Variant
@@ -135,6 +142,8 @@ def machinery(
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
     beyond = [*beyond_cards(v, pod, device, library if chips > 1 else None, precision)]
     rows += [("beyond what was measured", note, "INFER", "") for note in beyond]
+    stored = whole_at_each_hop(network, [chips] if chips > 1 else [])
+    rows += [("switches that store and forward", note, "INFER", "") for note in stored]
     if said:
         rows.append((f"{model.name}: weights", said, "READ", model.source))
     rows += [
@@ -154,6 +163,7 @@ def machinery(
         notes=[
             *shard(model, parallel).notes,
             *beyond,
+            *stored,
             *popular,
             *([f"{model.name}: weights are {said}; `precision` sets others"] if said else []),
             *(f"{model.name}: {note}" for note in model.notes),

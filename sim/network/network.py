@@ -128,6 +128,17 @@ class Network:
         ends = zip(wires.source[crossed].tolist(), wires.target[crossed].tolist())
         return {frozenset((wires.nodes[a], wires.nodes[b])) for a, b in ends}
 
+    def stored_between(self, ranks: Ranks) -> bool:
+        """Whether messages of a group cross a switch that stores and forwards: of each rank to
+        those up to 256 after it."""
+        if not self.wires.stores.any():
+            return False
+        who = self.members(ranks).ranks
+        ways = (
+            routes(self.wires, who, np.roll(who, -step)) for step in range(1, min(len(who), 257))
+        )
+        return any(len(some.legs.hops) > len(who) for some in ways)
+
     def routes(self, sends: Round) -> Routes:
         """The ways of a round's sends; equal rounds of a plan are one object, looked up once by the
         caller."""
@@ -211,9 +222,7 @@ class Network:
             return fold._replace(latency_s=took_s)
         least_s = fold.sent_bytes / self.egress_bytes_per_s(0)
         moving_s = min(max(took_s - fold.latency_s, least_s), took_s - fold.way.launch_s)
-        return fold._replace(
-            latency_s=took_s - moving_s, bytes_per_s=fold.sent_bytes / moving_s
-        )
+        return fold._replace(latency_s=took_s - moving_s, bytes_per_s=fold.sent_bytes / moving_s)
 
     def _winner(self, kind: str, ranks: Ranks, nbytes: float) -> Way:
         """The way that is the quickest as played, of those that may be."""
