@@ -12,7 +12,10 @@ import pytest
 
 import sim
 from sim import catalog
+from sim.dnn.gemm_file import read_gemms
+from sim.graph.routing import recorded
 from sim.scenario import ScenarioError
+from sim.traces.arrivals import Arrivals
 from sim.traces.description import described
 from sim.traces.reading import open_trace
 from sim.traces.stream import gathered
@@ -83,6 +86,15 @@ def test_blocks_are_too_few_for_the_prompt(tmp_path):
     assert len(gathered(open_trace(rows(tmp_path, row | {"hash_ids": [1, 2, 3]})))) == 1
 
 
+def test_ids_fit_with_a_partial_block_and_without_in_any_size(tmp_path):
+    row = {"timestamp": 0, "input_length": 100, "output_length": 5, "hash_ids": [*range(7)]}
+    for ids in (6, 7):  # 6 whole blocks of 16, and four tokens more
+        path = rows(tmp_path, row | {"hash_ids": [*range(ids)]})
+        assert len(gathered(open_trace(path, block_tokens=16))) == 1
+    with pytest.raises(ValueError, match="names 7 blocks"):
+        gathered(open_trace(rows(tmp_path, row), block_tokens=64))
+
+
 # Prefix hits in the engine's blocks.
 
 
@@ -149,6 +161,33 @@ def test_06_a_ring_along_the_quickest_wires():
     assert found["auto"] == pytest.approx(found["on_double_links"], rel=1e-12)
 
 
+def test_a_group_on_wires_of_its_own_and_one_without_a_closed_walk(tmp_path):
+    """A ring of six by double wires among thin ones; and a line, which a ring goes as given."""
+    walk = [0, 2, 4, 1, 5, 3]
+    quick = {frozenset(pair) for pair in zip(walk, [*walk[1:], walk[0]])}
+    pairs = [(a, b) for a in range(6) for b in range(a + 1, 6)]
+    wide = [[a, b, {"bytes_per_s": "100 GB/s"}] for a, b in pairs if frozenset((a, b)) in quick]
+    thin = [[a, b] for a, b in pairs if frozenset((a, b)) not in quick]
+    head = (
+        "device: h100_sxm\nlibrary: nccl\nshape: edges\n"
+        "link: {bytes_per_s: 10 GB/s, latency_s: 1 us, tag: INFER, source: made up}\n"
+    )
+
+    def ring_s(edges, group):
+        (tmp_path / "pod.yaml").write_text(f"name: pod\n{head}edges: {json.dumps(edges)}\n")
+        scenario = tmp_path / "ring.yaml"
+        job = f"{{collective: all_reduce, bytes: 60 MB, algorithm: ring, group: {group}}}"
+        scenario.write_text(
+            "question: q\npod: {topology: pod.yaml, change: {library: {launch_s: 0 s, step_s: 0 s, "
+            f"link_efficiency: 1.0}}}}}}\nworkload: {{kind: collectives, jobs: {{a: {job}}}}}\n"
+        )
+        return times(scenario)["a"]
+
+    assert ring_s(wide + thin, [*range(6)]) == pytest.approx(10 * (10e6 / 100e9 + 1e-6), rel=1e-6)
+    line = [[at, at + 1] for at in range(5)]
+    assert ring_s(line, [*range(6)]) >= 10 * (10e6 / 10e9 + 1e-6)
+
+
 # What a config.json says beside the sizes.
 
 
@@ -184,6 +223,46 @@ def test_12_a_family_whose_parts_are_there():
     assert 2 * 2 * model.kv_heads * model.head_dim * model.layers == 376_832
 
 
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 1000,
+}
+
+
+def config(tmp_path, **more):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA | more))
+    return catalog.model(str(path))
+
+
+def test_biases_of_attention_and_of_an_mlp(tmp_path):
+    bare = config(tmp_path).parameters
+    qkv, o, mlp = 64 + 2 * 32, 64, 2 * 256 + 64
+    assert config(tmp_path, attention_bias=True).parameters == bare + 2 * (qkv + o)
+    assert config(tmp_path, mlp_bias=True).parameters == bare + 2 * mlp
+
+
+@pytest.mark.parametrize(
+    ("scaling", "tokens"),
+    [
+        ({"rope_type": "linear", "factor": 4.0}, 4000),
+        ({"type": "dynamic", "factor": 2.0}, 2000),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 500}, 2000),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 500}, 1000),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 500}, 1000),
+        (None, 1000),
+    ],
+)
+def test_contexts_as_rope_stretches_them(tmp_path, scaling, tokens):
+    assert config(tmp_path, rope_scaling=scaling).max_tokens == tokens
+
+
 # What a machine cannot hold.
 
 
@@ -197,6 +276,56 @@ def test_10_a_cache_larger_than_the_hbm():
 def test_11_a_product_with_too_many_tiles():
     with pytest.raises(ScenarioError, match="3,489,660,928 tile ops"):
         sim.run(CASES / "11_large_product.yaml")
+
+
+ONE = "question: q\npod: {topology: dgx_h100}\nmodel: llama3.1-8b\n"
+
+
+@pytest.mark.parametrize(
+    ("work", "what"),
+    [
+        ("kind: requests, trace: {file: t.csv}, kv: reserve, kv_tokens: 100000000", "13.1 TB"),
+        (
+            "kind: requests, trace: {file: t.csv}, kv: paged, prefill: {replicas: 1, kv_tokens: "
+            "100000000}",
+            r"workload\.prefill\.kv_tokens: .*13\.1 TB",
+        ),
+        *(
+            (
+                f"kind: tenants, sharing: {sharing}, tenants: {{a: {{model: llama3.1-8b, trace: "
+                "{file: t.csv}, kv: paged, kv_tokens: 100000000}, b: {model: llama3.1-8b, trace: "
+                "{file: t.csv}}}",
+                r"workload\.tenants\.a\.kv_tokens: .*13\.1 TB",
+            )
+            for sharing in ("partitioned", "time_sliced", "co_resident")
+        ),
+        ("kind: requests, trace: {file: t.csv}, max_batched_tokens: 100000000", "does not fit"),
+        ("kind: decode, batch: 100000, prompt_tokens: 1000, output_tokens: 3", "not its KV-cache"),
+    ],
+)
+def test_what_the_hbm_cannot_hold(tmp_path, work, what):
+    (tmp_path / "t.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,100,5\n")
+    scenario = tmp_path / "much.yaml"
+    head = ONE.replace("model: llama3.1-8b\n", "") if "tenants" in work else ONE
+    scenario.write_text(f"{head}workload: {{{work}}}\n")
+    with pytest.raises(ScenarioError, match=what):
+        sim.run(scenario)
+
+
+def test_a_prompt_of_a_large_model_is_too_much_for_a_schedule(tmp_path):
+    scenario = tmp_path / "large.yaml"
+    scenario.write_text(
+        "question: q\npod: {array: {pods: 256, rows: 32, cols: 32}}\nworkload: {kind: networks, "
+        "networks: {n: {model: llama3.1-405b, phase: prefill, tokens: 8192}}}\n"
+    )
+    with pytest.raises(ScenarioError, match="75,497,472 tile ops"):
+        sim.run(scenario)
+
+
+def test_requests_have_no_constant_limit(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n0,3000000,2\n")
+    assert gathered(open_trace(path)).prompt_tokens.tolist() == [3_000_000]
 
 
 # Peers' files, ids twice, clocks.
@@ -241,6 +370,117 @@ def test_15_nanoseconds_under_a_name_of_seconds():
     assert metrics(path, {"workload.trace.clock": "ns"})["makespan_s"] < 2
 
 
+def test_an_id_that_an_earlier_prompt_had_twice(tmp_path):
+    row = {"timestamp": 0, "input_length": 1024, "output_length": 5}
+    first, second = row | {"hash_ids": [7, 7]}, row | {"timestamp": 9, "hash_ids": [7, 8]}
+    assert described(open_trace(rows(tmp_path, first, second))).prefix_share == 0.25
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"experiments": []}, "a result of GenAI-Perf"),
+        ({"benchmarks": [{"requests": {}}]}, "a result of GuideLLM"),
+        ([{"number_input_tokens": 1, "ttft_s": 0.1}], "a result of LLMPerf"),
+        ({"input_lens": [1, 2], "output_lens": [3]}, "as long as each other"),
+        ({"session_id": "a", "turns": [{"input_length": 1}]}, "whole conversation"),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_what_peers_save_is_refused_by_its_name(tmp_path, found, told, indent):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(found, indent=indent))
+    if "turns" in found and indent:
+        told = "one JSON object with the keys session_id, turns"
+    with pytest.raises(ValueError, match=told):
+        open_trace(path)
+
+
+def test_a_result_without_times_comes_at_once_or_at_a_rate(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"input_lens": [10, 20], "output_lens": [5, 7]}))
+    stream = open_trace(path)
+    assert gathered(stream).arrival_s.tolist() == [0.0, 0.0]
+    assert "has no times" in stream.warnings[0]
+    stream = open_trace(path, arrivals=Arrivals(2.0))
+    assert gathered(stream).arrival_s[1] > 0 and not stream.warnings
+    with pytest.raises(ValueError, match="which a rate replaces"):
+        open_trace(path, arrivals=Arrivals(2.0), speed=2.0)
+
+
+def test_a_key_given_twice_is_refused_by_every_reader(tmp_path):
+    one = '{"arrival_s": 0, "prompt_tokens": 1, "prompt_tokens": 9, "output_tokens": 2}'
+    texts = {
+        "first.jsonl": one,
+        "second.jsonl": one.replace(' "prompt_tokens": 9,', "") + "\n" + one,
+        "list.json": f"[{one}]",
+        "result.json": '{"input_lens": [1], "output_lens": [2], "input_lens": [3]}',
+        "nested.jsonl": '{"created": 1, "usage": {"prompt_tokens": 1, "prompt_tokens": 2, '
+        '"completion_tokens": 3}}',
+        "csv.csv": "arrival_s,prompt_tokens,prompt_tokens,output_tokens\n0,1,9,2\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text + "\n")
+        with pytest.raises(ValueError, match="twice"):
+            gathered(open_trace(tmp_path / name))
+    (tmp_path / "counts.json").write_text('{"0": [1, 2], "0": [3, 4]}')
+    with pytest.raises(ValueError, match="'0' is given twice"):
+        recorded(tmp_path / "counts.json")
+    (tmp_path / "config.json").write_text('{"quantization_config": {"bits": 4, "bits": 8}}')
+    with pytest.raises(ScenarioError, match="bits: this key is given twice"):
+        catalog.model(str(tmp_path / "config.json"))
+
+
+def test_dates_and_tables_as_other_programs_write_them(tmp_path):
+    dates = (
+        "2024/05/01 10:00:00",
+        "2024-05-01 10:01",
+        "2024-05-01T10:01:01,5Z",
+        "2024-05-01 10:01:02 UTC",
+        "2024-05-01 12:01:03+02",
+    )
+    path = tmp_path / "dates.csv"
+    path.write_text(
+        "TIMESTAMP;ContextTokens;GeneratedTokens\n" + "".join(f"{date};1;2\n" for date in dates)
+    )
+    assert gathered(open_trace(path)).arrival_s.tolist() == [0.0, 60.0, 61.5, 62.0, 63.0]
+    plain = "arrival_s,prompt_tokens,output_tokens\n0,10,5\n"
+    path.write_text(plain.replace(",", "|"))
+    assert len(gathered(open_trace(path))) == 1
+    for text, told in (
+        (plain.encode("utf-16"), "UTF-16"),
+        (plain.replace("\n", "\r").encode(), "CR alone"),
+        (b"TIMESTAMP,ContextTokens,GeneratedTokens\n05/01/2024 10:00,1,2\n", "not a time like"),
+    ):
+        path.write_bytes(text)
+        with pytest.raises(ValueError, match=told):
+            gathered(open_trace(path))
+
+
+def test_lists_of_products_as_other_programs_write_them(tmp_path):
+    path = tmp_path / "products.csv"
+    for comma in ",;\t|":
+        path.write_text("m,n,k\n4,5,6\n".replace(",", comma))
+        [layer] = read_gemms(path)[0].layers
+        assert (layer.m, layer.n, layer.k) == (4, 5, 6)
+    path.write_text("Layer,M,N,K\nl0,64,32,16\n")
+    with pytest.raises(ValueError, match="columns of SCALE-Sim and BLAS"):
+        read_gemms(path)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "asked"),
+    [([1714070000, 1714070001], "clock: s"), ([0.25, 1.75], "clock: s"), ([1.7e18, 1.7e18], "ns")],
+)
+def test_a_clock_of_seconds_where_milliseconds_are_due(tmp_path, stamps, asked):
+    row = {"input_length": 100, "output_length": 2}
+    path = rows(tmp_path, *({"timestamp": stamp} | row for stamp in stamps))
+    with pytest.raises(ValueError, match=asked):
+        gathered(open_trace(path))
+    found = gathered(open_trace(path, clock="s")).arrival_s.tolist()
+    assert found == [0.0, stamps[1] - stamps[0]]
+
+
 def test_milliseconds_from_the_start(tmp_path):
     path = tmp_path / "long.csv"
     path.write_text("arrival_s,prompt_tokens,output_tokens\n0,1,1\n86400000000,1,1\n")
@@ -250,6 +490,23 @@ def test_milliseconds_from_the_start(tmp_path):
 
 
 # Right before, to be kept.
+
+
+@there
+def test_41_what_is_left_of_a_chunk_is_used():
+    assert metrics(CASES / "41_chunk_budget.yaml")["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("prompts", "steps"), [((4, 8), 2), ((3, 3, 10), 2), ((8, 8), 2), ((9,), 2)]
+)
+def test_chunks_fill_their_budget(tmp_path, prompts, steps):
+    lines = "".join(f"0,{prompt},1\n" for prompt in prompts)
+    (tmp_path / "t.csv").write_text(f"arrival_s,prompt_tokens,output_tokens\n{lines}")
+    scenario = tmp_path / "chunks.yaml"
+    work = "kind: requests, trace: {file: t.csv}, policy: chunked, max_batched_tokens: 8"
+    scenario.write_text(f"{ONE}workload: {{{work}}}\n")
+    assert metrics(scenario)["steps"] == steps
 
 
 @there

@@ -482,7 +482,11 @@ def test_families_have_the_parameters_that_are_published(tmp_path, kind, sizes, 
                 "config_groups": {
                     "group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int"}}
                 },
-                "ignore": ["re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.gate_proj"],
+                "ignore": [
+                    "re:.*self_attn.*",
+                    "re:.*shared_experts.*",
+                    "re:.*mlp\\.(gate|up|down)_proj",
+                ],
             },
             None,
             ("", "", "int4"),

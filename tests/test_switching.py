@@ -20,6 +20,52 @@ SHARED = Path(sim.__file__).resolve().parents[2] / "shared"
 UNIT = {"bytes_per_s": 1.0, "latency_s": 0.0}
 
 
+BOUND = "upper bound, up to 2x"
+STEPS = """\
+question: How long does it take?
+pod: {{topology: {pod}}}
+model: llama3-8b
+parallel: {{tensor: {ranks}}}
+workload: {{kind: decode, batch: 2, prompt_tokens: 30, output_tokens: 3}}
+"""
+JOBS = """\
+question: How long does it take?
+pod: {{topology: {pod}}}
+workload:
+  kind: collectives
+  jobs: {{one: {{collective: all_reduce, bytes: 1 MiB, group: 0-{last}}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (STEPS.format(pod="storing", ranks=4), True),
+        (STEPS.format(pod="storing", ranks=1), False),  # nothing is sent
+        (JOBS.format(pod="storing", last=15), True),
+        (JOBS.format(pod="irregular", last=7), True),
+        (JOBS.format(pod="irregular", last=3), False),  # not over the switch that stores
+        (JOBS.format(pod="cutting", last=15), False),
+    ],
+)
+def test_times_over_switches_that_store_are_said_to_be_upper_bounds(text, said, tmp_path):
+    pods = Path(sim.__file__).parents[1]
+    named = {
+        "storing": pods / "scenarios/pods/storing_switch_16.yaml",
+        "cutting": pods / "scenarios/pods/switch_16.yaml",
+        "irregular": pods / "topologies/irregular.yaml",
+    }
+    file = tmp_path / "scenario.yaml"
+    for name, pod in named.items():
+        text = text.replace(f"topology: {name}", f"topology: {pod}")
+    file.write_text(text)
+    result = sim.run(file)
+    lines = [line for line in result.warnings if BOUND in line]
+    rows = [row for row in result.outcomes["run"].assumptions if BOUND in row[1]]
+    assert len(lines) == len(rows) == int(said)
+    assert all("\n" not in line for line in lines)
+
+
 @pytest.mark.parametrize("name", PERMUTATIONS)
 @pytest.mark.parametrize("chips", [1, 4, 16, 64])
 def test_permutations_are_permutations(name, chips):

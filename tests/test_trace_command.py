@@ -4,6 +4,7 @@ one clear error."""
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,11 @@ def test_written_reads_back_equal(scratch, made, ending):
     path = scratch / f"trace{ending}"
     assert write_stream(path, stream_of(made, tenants)) == len(made)
     back = open_trace(path)
+    if ".jsonl" in ending:  # where any row may have a key, one that none has a value of is not told
+        if (session < 0).all():
+            made = replace(made, session=None, think_s=None)
+        if not len(blocks):
+            made = replace(made, block_from=None, blocks=None)
     assert same(gathered(back), made)
     assert same(gathered(open_trace(path, fast=False)), made)
     assert (back.tenants, back.block_tokens, back.warnings) == (tenants[: len(made)], 16, [])

@@ -58,6 +58,7 @@ class StoredFile(BaseModel):
     mlp: Dtype | Literal[""] = ""
     experts: Dtype | Literal[""] = ""
     told: Text = "its card"
+    layers: tuple[tuple[int, Literal["attention", "mlp", "experts"], Dtype | Literal[""]], ...] = ()
 
 
 class ModelFile(Sourced):

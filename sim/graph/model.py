@@ -43,6 +43,8 @@ class Stored(NamedTuple):
     mlp: str = ""  # dense and shared
     experts: str = ""
     told: str = "its card"  # where that is said
+    # (layer, part, format) of what single layers have otherwise
+    layers: tuple[tuple[int, str, str], ...] = ()
 
 
 _NOT_SAID = Stored()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5, "fp4": 0.5}
@@ -23,6 +23,21 @@ class Precision:
     communication: str = "fp16"
     experts: str | None = None
     attention: str | None = None
+    # (layer, part, format) of the weights of single layers that are stored otherwise
+    layers: tuple[tuple[int, Part, str], ...] = ()
+
+    def of_layer(self, index: int) -> Precision:
+        """The formats of one layer."""
+        own = {part: dtype for layer, part, dtype in self.layers if layer == index}
+        if not own:
+            return self
+        return replace(
+            self,
+            weights=own.get("weights", self.weights),
+            attention=own.get("attention", self.stored("attention")),
+            experts=own.get("experts", self.stored("experts")),
+            layers=(),
+        )
 
     def stored(self, part: Part = "weights") -> str:
         """Format in which a part's weights are stored."""

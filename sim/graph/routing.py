@@ -11,7 +11,6 @@ popular experts.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from sim.text.strict_json import loads as json_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def recorded(file: str | Path) -> tuple[tuple[float, ...], ...]:
     text = Path(file).read_text()
     if Path(file).suffix == ".json":
         try:
-            found: Any = json.loads(text)
+            found: Any = json_of(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}: not valid JSON: {error}") from None
         rows = [*found.values()] if isinstance(found, dict) else found

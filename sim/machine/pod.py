@@ -22,11 +22,18 @@ from sim.graph.footprint import Footprint, Room, footprint, room
 from sim.graph.graph import Graph
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel, shard
-from sim.graph.precision import Precision
+from sim.graph.precision import Part, Precision
 from sim.graph.routing import Routing
 from sim.graph.transformer import transformer
 from sim.hardware.device import ENGINE_LIMITS, Device
-from sim.machine.wiring import Assumption, assumptions, beyond_library, wiring, with_faults
+from sim.machine.wiring import (
+    Assumption,
+    assumptions,
+    beyond_library,
+    whole_at_each_hop,
+    wiring,
+    with_faults,
+)
 from sim.network.library import Library
 from sim.network.network import Network
 from sim.scenario import Variant
@@ -135,6 +142,8 @@ def machinery(
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
     beyond = [*beyond_cards(v, pod, device, library if chips > 1 else None, precision)]
     rows += [("beyond what was measured", note, "INFER", "") for note in beyond]
+    stored = whole_at_each_hop(network, [chips] if chips > 1 else [])
+    rows += [("switches that store and forward", note, "INFER", "") for note in stored]
     if said:
         rows.append((f"{model.name}: weights", said, "READ", model.source))
     rows += [
@@ -154,8 +163,16 @@ def machinery(
         notes=[
             *shard(model, parallel).notes,
             *beyond,
+            *stored,
             *popular,
-            *([f"{model.name}: weights are {said}; `precision` sets others"] if said else []),
+            *(
+                [
+                    f"{model.name}: weights are {said}, and activations {precision.activations}; "
+                    "`precision` sets others"
+                ]
+                if said
+                else []
+            ),
             *(f"{model.name}: {note}" for note in model.notes),
         ],
         idle=[],
@@ -246,16 +263,28 @@ def precision_of(asked: PrecisionSpec, model: Model) -> tuple[Precision, str]:
     """
     given, file = asked.model_dump(exclude_none=True), model.stored
     stored = {"weights": file.mlp, "attention": file.attention, "experts": file.experts}
-    if "weights" in given or not any(stored.values()):
+    if "weights" in given or not (any(stored.values()) or file.layers):
         return Precision(**given), ""
     formats = {part: dtype or Precision().weights for part, dtype in stored.items()} | given
-    parts = {"mlp": "weights", "attention": "attention", "experts": "experts"}
+    parts: dict[str, Part] = {"mlp": "weights", "attention": "attention", "experts": "experts"}
     told: dict[str, list[str]] = {formats[part]: [] for part in parts.values()}
     for name, part in parts.items():
         if name != "experts" or model.experts:
             told[formats[part]].append(name)
     each = ", ".join(f"{dtype} ({', '.join(names)})" for dtype, names in told.items() if names)
-    return Precision(**formats), f"{each}, as {file.told} says"
+    layers = []
+    single: dict[tuple[str, str], list[int]] = {}
+    for layer, name, dtype in file.layers:
+        if parts[name] not in given:
+            layers.append((layer, parts[name], dtype or Precision().weights))
+            single.setdefault((dtype or Precision().weights, name), []).append(layer)
+    each += "".join(
+        f", {dtype} ({name} of layer{'s' * (len(some) > 1)} "
+        f"{', '.join(map(str, some[:6]))}{', ...' * (len(some) > 6)})"
+        for (dtype, name), some in single.items()
+    )
+    said = f"{each}, as {file.told} says"
+    return Precision(**formats, layers=tuple(layers)), said
 
 
 def _reshaped(

@@ -128,6 +128,17 @@ class Network:
         ends = zip(wires.source[crossed].tolist(), wires.target[crossed].tolist())
         return {frozenset((wires.nodes[a], wires.nodes[b])) for a, b in ends}
 
+    def stored_between(self, ranks: Ranks) -> bool:
+        """Whether messages of a group cross a switch that stores and forwards: of each rank to
+        those up to 256 after it."""
+        if not self.wires.stores.any():
+            return False
+        who = self.members(ranks).ranks
+        ways = (
+            routes(self.wires, who, np.roll(who, -step)) for step in range(1, min(len(who), 257))
+        )
+        return any(len(some.legs.hops) > len(who) for some in ways)
+
     def routes(self, sends: Round) -> Routes:
         """The ways of a round's sends; equal rounds of a plan are one object, looked up once by the
         caller."""
@@ -191,7 +202,7 @@ class Network:
             return min(folds, key=lambda fold: (not fold.exact, fold.seconds))
         ways = {fold.way: fold for fold in folds}
         if len(folds) > 1:
-            power = 2.0 ** floor(log2(nbytes))
+            power = 2.0 ** floor(log2(max(nbytes, 1.0)))  # an empty batch sends nothing
             around = {self.winner(kind, ranks, size) for size in (power, 2 * power)}
             if len(around) > 1 or not around <= ways.keys():
                 around = {self.winner(kind, ranks, nbytes)}
@@ -199,27 +210,36 @@ class Network:
         return self._as_played(kind, ranks, nbytes, folds[0])
 
     def _as_played(self, kind: str, ranks: Ranks, nbytes: float, fold: Fold) -> Fold:
-        """The fold with the rate that makes it last as long as it does when played."""
+        """The fold with a rate, that its links have, and a wait, which make it last as long as it
+        does when played."""
         assert self._play is not None
         # The costs of a measured way were fitted to the closed form.
         measured = bool(fold.way.protocol)
         if fold.exact or measured or self._least(kind, ranks, nbytes, fold)[1] > MOST_PLAYED:
             return fold
-        moving_s = self._play(self, kind, ranks, nbytes, fold) - fold.latency_s
-        return fold._replace(bytes_per_s=fold.sent_bytes / moving_s) if moving_s > 0 else fold
+        took_s = self._play(self, kind, ranks, nbytes, fold)
+        if not fold.sent_bytes:
+            return fold._replace(latency_s=took_s)
+        least_s = fold.sent_bytes / self.egress_bytes_per_s(0)
+        moving_s = min(max(took_s - fold.latency_s, least_s), took_s - fold.way.launch_s)
+        return fold._replace(latency_s=took_s - moving_s, bytes_per_s=fold.sent_bytes / moving_s)
 
     def _winner(self, kind: str, ranks: Ranks, nbytes: float) -> Way:
         """The way that is the quickest as played, of those that may be."""
         assert self._play is not None
         folds = self.candidates(kind, ranks, nbytes)
-        most_s = min(fold.seconds for fold in folds)  # an estimate is at least what is played
-        took = {}
-        for fold in folds:
+        took: dict[Way, float] = {}
+        # Those whose time is known first, then the most promising: few others need be played.
+        for fold in sorted(folds, key=lambda fold: (not fold.exact, fold.seconds)):
+            best_s = min(took.values(), default=inf)
             took[fold.way] = fold.seconds
-            if not fold.exact:
-                least_s, sends = self._least(kind, ranks, nbytes, fold)
-                if sends <= MOST_PLAYED and least_s <= most_s:
-                    took[fold.way] = self._play(self, kind, ranks, nbytes, fold)
+            if fold.exact:
+                continue
+            least_s, sends = self._least(kind, ranks, nbytes, fold)
+            if least_s > best_s:
+                took[fold.way] = inf
+            elif sends <= MOST_PLAYED:
+                took[fold.way] = self._play(self, kind, ranks, nbytes, fold)
         return min(took, key=lambda way: took[way])
 
     def _least(self, kind: str, ranks: Ranks, nbytes: float, fold: Fold) -> tuple[float, int]:

@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from sim.text.strict_json import loads as strictly
 from sim.traces.lines import Lines, lines_of
 from sim.traces.parquet import Table
+from sim.traces.peers import peer
 from sim.traces.values import json_object
 
 MOST_BYTES = 2**30
@@ -33,11 +35,12 @@ def in_one(head: str, source: Iterator[Lines | Table]) -> tuple[str, Lines] | No
         if size > MOST_BYTES:
             raise ValueError(f"is one JSON document of more than {MOST_BYTES // 2**30} GiB")
     try:
-        document = json.loads("".join(text))
+        document = strictly("".join(text))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is neither rows nor one JSON document: {error}") from None
     if isinstance(document, dict):
-        rows, name = _of_result(document), "plain_jsonl"
+        rows = _of_result(document)
+        name = "plain_jsonl" if document.get("start_times") else "benchmark"
     else:
         rows, name = [row for row in document if isinstance(row, dict)], ""
     if not rows:
@@ -46,9 +49,14 @@ def in_one(head: str, source: Iterator[Lines | Table]) -> tuple[str, Lines] | No
 
 
 def _of_result(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each request of a benchmark (vLLM's, SGLang's): one that failed has no output."""
+    """A row for each request of a benchmark (vLLM's, SGLang's): one that failed has no output.
+
+    Older ones do not keep when requests began: `start_time` is then all that they have of a time.
+    """
     lists = [document.get(key) for key in _LISTS]
     if not all(isinstance(each, list) and len(each) == len(lists[0] or ()) for each in lists):
+        if whose := peer(document):
+            raise ValueError(whose)
         keys = ", ".join(map(str, document))
         raise ValueError(
             f"is one JSON object with the keys {keys[:120]}; a trace is an object a line, and a "
@@ -56,11 +64,15 @@ def _of_result(document: dict[str, Any]) -> list[dict[str, Any]]:
         )
     prompts, outputs = lists
     count = len(prompts or ())
-    begun = document.get("start_times") or [0.0] * count
+    begun = document.get("start_times") or [None] * count
     errors = document.get("errors") or [""] * count
     if not len(begun) == len(errors) == count:
         raise ValueError("start_times and errors of a benchmark's result are due for each request")
     return [
-        {"arrival_s": at, "prompt_tokens": prompt, "output_tokens": 0 if wrong else output}
+        {
+            "start_time" if at is None else "arrival_s": at,
+            "prompt_tokens": prompt,
+            "output_tokens": 0 if wrong else output,
+        }
         for at, prompt, output, wrong in zip(begun, prompts or (), outputs or (), errors)
     ]

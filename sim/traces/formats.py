@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from sim.traces.peers import peer
 from sim.traces.values import (
     EXTRAS,
     comma_of,
@@ -152,7 +153,8 @@ class TraceFormat:
     def first_line(self) -> str:
         """What the first line of such a file looks like."""
         if self.json_lines:
-            right = {**self.needs, **dict(zip(self.columns, self.example))}
+            named = {name: value for name, value in zip(self.columns, self.example) if name}
+            right = {**self.needs, **named}
             return "{" + ", ".join(f'"{name}": {value}' for name, value in right.items()) + "}"
         return ",".join(column for column in self.columns if column)
 
@@ -175,7 +177,7 @@ class TraceFormat:
 
     def _json_row(self, extras: Mapping[str, str]) -> Callable[[str], Row]:
         columns, readers = self.columns, self._readers(extras)
-        needed = frozenset(columns)
+        needed = frozenset(columns) - {""}
         dotted = [name for _, name in readers if "." in name]
         stems = [
             name[:-1]
@@ -191,7 +193,7 @@ class TraceFormat:
                 found = lifted(found, name)
             if not needed <= found.keys():
                 names = key_names(found)
-                missing = (_near(column, names) for column in columns if column not in found)
+                missing = (_near(each, names) for each in columns if each and each not in found)
                 raise ValueError(f"missing key {', '.join(missing)}")
             for stem in stems:
                 if late := [key for key in found if key.startswith(stem)]:
@@ -208,6 +210,10 @@ class TraceFormat:
 
 def detect(first_line: str) -> str:
     """Name of the format of a file that begins with this line; ValueError if it is like none."""
+    if first_line.count("\0") * 3 > len(first_line):
+        raise ValueError("is not UTF-8 text but, it seems, UTF-16; save it as UTF-8 or CSV UTF-8")
+    if "\r" in first_line.rstrip("\r\n"):
+        raise ValueError("ends its lines by CR alone; save it with the line ends LF or CR LF")
     scores = {name: form.sniff(first_line) for name, form in FORMATS.items()}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < 0.5:
@@ -219,6 +225,8 @@ def detect(first_line: str) -> str:
                 f"a row holds a whole conversation ({talks[0]}); a trace has one turn a row, with "
                 f"arrival, lengths and a session: {FORMATS['plain_jsonl'].first_line()}"
             )
+        if whose := peer(json_object(first_line) or {}):
+            raise ValueError(whose)
         known = "; ".join(f"{name}: {form.first_line()}" for name, form in FORMATS.items())
         raise ValueError(
             f"unknown format, the first line is {first_line.strip()[:80]!r}; known first "
@@ -264,6 +272,16 @@ FORMATS: dict[str, TraceFormat] = {
         per_s=1.0,
         json_lines=True,
         extras=_PLAIN_EXTRAS,
+    ),
+    # Results of benchmarks (vLLM's, SGLang's) that do not keep when requests began, a row for each.
+    "benchmark": TraceFormat(
+        ("", "prompt_tokens", "output_tokens"),
+        ("", "374", "44"),
+        time=no_time,
+        per_s=1.0,
+        json_lines=True,
+        unlike=("arrival_s",),
+        needs={"start_time": "null"},
     ),
     # Azure public dataset, AzureLLMInferenceDataset2023 and 2024: the later files add an offset of
     # +00:00 to the times.

@@ -103,6 +103,10 @@ def open_trace(
             0 < speed < math.inf,
             f"speed ({speed}) must be a positive number; 2.0 sends the requests twice as fast",
         ),
+        (
+            arrivals is None or speed == 1.0,
+            f"speed ({speed}) is that of the recorded times, which a rate replaces; leave one out",
+        ),
         (bad_rows in ("error", "skip"), f"bad_rows ({bad_rows!r}) must be 'error' or 'skip'"),
         (
             chunk_rows >= 1 and (sort_rows is None or sort_rows >= 1),
@@ -129,7 +133,8 @@ def open_trace(
     block_bytes = BLOCK_BYTES if limit is None else min(BLOCK_BYTES, max(2**16, 64 * limit))
     try:
         # Used once, so that a pipe can be read.
-        opened = [_opened(path, format, block_bytes, block_tokens, clock)]
+        how = format, block_bytes, block_tokens, clock
+        opened = [_opened(path, *how)]
     except ValueError as error:
         raise TraceError(f"{path}: {error}") from None
 
@@ -137,9 +142,7 @@ def open_trace(
 
     def source(out: TraceStream) -> Iterator[Columns]:
         try:
-            _, form, parser, lines = (
-                opened.pop() if opened else _opened(path, format, block_bytes, block_tokens, clock)
-            )
+            _, form, parser, lines = opened.pop() if opened else _opened(path, *how)
             judge = Judge(parser, form, bad_rows == "skip", max_tokens, fast)
             tick_s, lines = _tick(judge, lines, ticks if arrivals is None else False)
             rows = _Slice(judge, lines, first, limit, tick_s, arrivals is None)
@@ -193,7 +196,11 @@ class _TooSlowError(ValueError):
 
 
 def _opened(
-    path: Path, format: str, block_bytes: int, block_tokens: int | None, clock: str | None
+    path: Path,
+    format: str,
+    block_bytes: int,
+    block_tokens: int | None,
+    clock: str | None,
 ) -> tuple[str, TraceFormat, Parser, Iterator[Lines | Table]]:
     """Name of the format, the format, the parser, and the lines of data of a file, its clock and
     the size of its prefix blocks as they are told."""
@@ -270,7 +277,9 @@ def _believed(chunks: Iterable[Columns], form: TraceFormat) -> Iterator[Columns]
     clock."""
     first: float | None = None
     for chunk in chunks:
-        first = float(chunk.arrival_s[0]) if first is None else first
+        if first is None:
+            first = float(chunk.arrival_s[0])
+            _no_coarser(chunk, form)
         for value, most_s, what in (
             (first, _MOST_S, "begins at"),
             (float(chunk.arrival_s[-1]) - first, _LONGEST_S, "spans"),
@@ -280,9 +289,36 @@ def _believed(chunks: Iterable[Columns], form: TraceFormat) -> Iterator[Columns]
                 unit = next((unit for unit, seconds in finer.items() if seconds <= most_s), "ns")
                 raise ValueError(
                     f"{form.columns[0]} {what} {value / form.per_s:.3g} s, which no recording "
-                    f"does; is it in {unit}? Say so with clock: {unit} (clock: s, if it is right)"
+                    f"does; is it in {unit}? Say so with clock: {unit} "
+                    f"(clock: {_unit(form)}, if it is right)"
                 )
         yield chunk
+
+
+def _unit(form: TraceFormat) -> str:
+    return next((name for name, per_s in CLOCKS.items() if per_s == form.per_s), "s")
+
+
+_EPOCH_S = 9e8, 2.3e9  # seconds since 1970 of a recording: 1998 to 2042
+_FEWEST_MS = 10.0  # between two requests, on average, told in fractions of that unit
+
+
+def _no_coarser(chunk: Columns, form: TraceFormat) -> None:
+    """ValueError if the first times are those of a coarser clock than the format's."""
+    seen = chunk.arrival_s
+    if form.per_s < 1e3:
+        return
+    # Of a finer clock these are the first seconds of a recording.
+    since = form.per_s == 1e3 and _EPOCH_S[0] <= seen[0] <= seen[-1] <= _EPOCH_S[1]
+    gap = (seen[-1] - seen[0]) / max(len(seen) - 1, 1)
+    parts = 0 < gap < _FEWEST_MS and bool((seen != np.floor(seen)).any())
+    if since or parts:
+        unit = _unit(form)
+        what = "are, taken as seconds, of these years" if since else f"are fractions of a {unit}"
+        raise ValueError(
+            f"times in {form.columns[0]} {what}, where {unit} are due; are they in s? Say so with "
+            f"clock: s (clock: {unit}, if it is right)"
+        )
 
 
 class _Slice:

@@ -15,6 +15,7 @@ from sim.machine.wiring import (
     assumptions,
     beyond_library,
     strange_stragglers,
+    whole_at_each_hop,
     wiring,
     with_faults,
 )
@@ -73,7 +74,9 @@ def prepare(v: Variant, seed: int) -> JobsPlan:
     refuse(_unused(v.pod, jobs))
     rows = assumptions({wires.library.name: wires.library.facts, wires.pod.name: wires.pod.facts})
     trouble = Trouble(v.pod.stragglers, v.pod.jitter, seed)
-    notes = beyond_library(Path(wires.pod.device).stem, wires.library)
+    stored = whole_at_each_hop(network, groups.values())
+    rows += [("switches that store and forward", note, "INFER", "") for note in stored]
+    notes = [*beyond_library(Path(wires.pod.device).stem, wires.library), *stored]
     return JobsPlan(v, network, jobs, trouble, rows, notes)
 
 
