@@ -25,6 +25,7 @@ from sim.serving.step_time import StepTime
 _ITERATIONS = 8  # of a stretch; of a row at least half as many
 _CLEARLY = 1.25  # times the load of what is kept: a new stretch
 _REQUESTS = 12  # that have a lane
+_OWN = (1 << 40) - 1  # what of a request's number is its own, beside its tenant's
 # When the load is looked at. The times are the same whoever serves the other replicas, so that the
 # bytes are: from 1 ms to 11 days, each a twentieth later than the last.
 _LOOKS_S = tuple(accumulate(repeat(1.05, 425), mul, initial=1e-3))
@@ -57,7 +58,7 @@ class Stretch:
         self._names: Mapping[int, str] = dict(zip(rows, names))
         self._left = self._length = max(_ITERATIONS, len(self.rows) * _ITERATIONS // 2)
         self._most = 0.0  # requests at hand in the stretch that is kept
-        self._requests: dict[tuple[int, int], str] = {}  # that have a lane
+        self._requests: set[tuple[int, int]] = set()  # that have a lane, by row
 
     def begin(self, replicas: np.recarray) -> list[Event]:
         """Make the rows ask for iterations from the start on, if they are to; what is to be done
@@ -88,21 +89,25 @@ class Stretch:
         rows = fleet.slots[fleet.running[r, : fleet.replicas[r].running_count]]
         rows = rows[rows.chunk > 0]
         prompts = rows.cached < rows.prompt
-        owner = self._names.get(r, "")
-        lanes = self.timeline.lanes
-        tokens = int(rows.chunk.sum())
-        what = f"{len(rows):,} sequences, {tokens:,} new tokens"
+        owner, lanes = self._names.get(r, ""), self.timeline.lanes
+
+        def lane(track: str, name: str, kind: str, note: str) -> None:
+            track = f"{owner}/{track}"
+            lanes.append(Span(track, name, kind, start_s, end_s, bound="", note=note))
+
         kind = "decode" if not prompts.any() else "prefill" if prompts.all() else "mixed"
-        lanes.append(Span(f"{owner}/iterations", what, kind, start_s, end_s))
+        count, tokens = f"{len(rows):,} sequences", int(rows.chunk.sum())
+        lane("iterations", count, kind, f"{tokens:,} new tokens, {int(prompts.sum()):,} prefilled")
         for row, prompt in zip(rows, prompts):
-            name = self._requests.get(key := (r, int(row.id)))
-            if name is None and len(self._requests) < _REQUESTS:
-                number = int(row.id) & ((1 << 40) - 1)
-                name = self._requests[key] = f"{owner}/request {number}"
-            if name is not None:
-                kind = "prefill" if prompt else "decode"
-                what = f"{int(row.chunk):,} new tokens after {int(row.cached):,}"
-                lanes.append(Span(name, what, kind, start_s, end_s))
+            key = r, int(row.id) & _OWN
+            if key not in self._requests:
+                if len(self._requests) == _REQUESTS:
+                    continue
+                self._requests.add(key)
+            first, last = int(row.cached) + 1, int(row.cached + row.chunk)
+            name = f"token {first:,}" if first == last else f"tokens {first:,} to {last:,}"
+            what = f"prompt of {int(row.prompt):,}, answer of {int(row.output):,} tokens"
+            lane(f"request {key[1]}", name, "prefill" if prompt else "decode", what)
 
     def _load(self, fleet: Fleet) -> float:
         """Requests at hand."""

@@ -133,6 +133,8 @@ def _areas(outcome: Outcome, scale: float) -> list[Area]:
 
 def detail(span: Span) -> str:
     """The lines of the hover that do not depend on when the op ran."""
+    if not span.bound:  # no op, but what ops are done for
+        return escaped(span.note)
     moved = [("HBM", span.hbm_bytes), ("L2", span.l2_bytes), ("link", span.link_bytes)]
     lines = [
         " · ".join(f"{name} {show(nbytes, 'B')}" for name, nbytes in moved if nbytes) or "no bytes"
