@@ -96,8 +96,8 @@ class Stretch:
             lanes.append(Span(track, name, kind, start_s, end_s, bound="", note=note))
 
         kind = "decode" if not prompts.any() else "prefill" if prompts.all() else "mixed"
-        count, tokens = f"{len(rows):,} sequences", int(rows.chunk.sum())
-        lane("iterations", count, kind, f"{tokens:,} new tokens, {int(prompts.sum()):,} prefilled")
+        note = f"{int(rows.chunk.sum()):,} new tokens, {int(prompts.sum()):,} sequences in prefill"
+        lane("iterations", f"batch of {len(rows):,}", kind, note)
         for row, prompt in zip(rows, prompts):
             key = r, int(row.id) & _OWN
             if key not in self._requests:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sim.facts.span import Span, Use
 
@@ -25,6 +26,22 @@ class Timeline:
         self.lanes.clear()
         self.uses.clear()
         self.truncated = 0
+
+    def begun(self) -> Timeline:
+        """The same from its `origin_s` on."""
+        at_s = self.origin_s
+        if not at_s:
+            return self
+
+        def moved(some: Span | Use) -> Any:
+            return some._replace(start_s=some.start_s - at_s, end_s=some.end_s - at_s)
+
+        return replace(
+            self,
+            spans=[moved(span) for span in self.spans],
+            lanes=[moved(lane) for lane in self.lanes],
+            uses=[moved(use) for use in self.uses],
+        )
 
     @property
     def origin_s(self) -> float:

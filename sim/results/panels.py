@@ -62,8 +62,9 @@ def recorded(outcomes: Mapping[str, Outcome]) -> tuple[float, float]:
     """Begin and end of what was recorded, in seconds of the axis; from 0 if it begins in the first
     tenth."""
     ends = [
-        (s.start_s - one.origin_s, s.end_s - one.origin_s)
+        (s.start_s - origin_s, s.end_s - origin_s)
         for one in (outcome.timeline for outcome in outcomes.values())
+        for origin_s in [one.origin_s]
         for s in (*one.spans, *one.lanes)
     ]
     first_s = min((start_s for start_s, _ in ends), default=0.0)
@@ -97,7 +98,7 @@ def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
         tracks.append(Track(escaped(label), spans, start, end - start))
     took = escaped(seconds_text(outcome.totals.seconds / outcome.replicas))
     some = f"  the first {MOST_TRACKS} of {len(shown)} tracks" if len(shown) > MOST_TRACKS else ""
-    when = f"  from {origin_s:.6g} s on, its busiest stretch" if one.chosen and one.spans else ""
+    when = f"  from {origin_s:.6g} s on, its busiest stretch" if origin_s else ""
     title = f"<b>{escaped(name)}</b>  {took}{when}{some}"
     return Panel(title, tracks, _areas(outcome, scale))
 

@@ -265,12 +265,15 @@ def _whole(
 
 
 def _side_by_side(records: Sequence[TenantRecord]) -> Timeline:
-    """The timelines of tenants on chips of their own as one."""
+    """The timelines of tenants on chips of their own as one: each in its own stretch, from its
+    begin on, if the run has chosen one."""
     whole = Timeline()
     for record in records:
-        one = record.outcome.timeline
-        whole.spans += [span._replace(track=f"{record.name} {span.track}") for span in one.spans]
-        whole.lanes += [span._replace(track=f"{record.name} {span.track}") for span in one.lanes]
+        one = record.outcome.timeline.begun()
+        from_s = record.outcome.timeline.origin_s
+        name = f"{record.name} from {from_s:.6g} s" if from_s else record.name
+        whole.spans += [span._replace(track=f"{name} {span.track}") for span in one.spans]
+        whole.lanes += [span._replace(track=name + span.track) for span in one.lanes]
         whole.uses += [use._replace(capacity=f"{record.name} {use.capacity}") for use in one.uses]
         whole.capacities |= {f"{record.name} {name}": rate for name, rate in one.capacities.items()}
         whole.truncated += one.truncated
