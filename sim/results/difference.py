@@ -15,8 +15,8 @@ from sim.results.statistics import statistics
 Times = Mapping[tuple[str, str], float]  # seconds by what they were spent on, and on what of it
 _LIMITS = {
     "compute": "arithmetic",
-    "HBM": "reading HBM",
-    "L2": "reading L2",
+    "HBM": "HBM",
+    "L2": "L2",
     "link": "links",
     "latency": "launches",
 }
@@ -98,7 +98,7 @@ def _cause(own: Mapping[str, float], total: float) -> str:
     if own.get("HBM", 0.0) * own.get("L2", 0.0) < 0 and own["HBM"] * total > 0:
         return "L2 read instead of HBM" if total < 0 else "HBM read instead of L2"
     most = max(own, key=lambda of: own[of] * (1 if total > 0 else -1))
-    return f"{'less' if total < 0 else 'more'} {_LIMITS[most]}" if most in _LIMITS else ""
+    return f"{'less' if total < 0 else 'more'} time in {_LIMITS[most]}" if most in _LIMITS else ""
 
 
 def told(parts: Iterable[Part]) -> str:
