@@ -404,8 +404,9 @@ def test_a_result_without_times_comes_at_once_or_at_a_rate(tmp_path):
     assert "has no times" in stream.warnings[0]
     stream = open_trace(path, arrivals=Arrivals(2.0))
     assert gathered(stream).arrival_s[1] > 0 and not stream.warnings
-    with pytest.raises(ValueError, match="which a rate replaces"):
-        open_trace(path, arrivals=Arrivals(2.0), speed=2.0)
+    for unused in ({"speed": 2.0}, {"ticks": 3.0}):
+        with pytest.raises(ValueError, match="which a rate replaces"):
+            open_trace(path, arrivals=Arrivals(2.0), **unused)
 
 
 def test_a_key_given_twice_is_refused_by_every_reader(tmp_path):

@@ -107,6 +107,10 @@ def open_trace(
             arrivals is None or speed == 1.0,
             f"speed ({speed}) is that of the recorded times, which a rate replaces; leave one out",
         ),
+        (
+            arrivals is None or isinstance(ticks, bool),
+            f"a tick of {ticks} s is one of the recorded times, which a rate replaces; leave one out",
+        ),
         (bad_rows in ("error", "skip"), f"bad_rows ({bad_rows!r}) must be 'error' or 'skip'"),
         (
             chunk_rows >= 1 and (sort_rows is None or sort_rows >= 1),
