@@ -109,7 +109,7 @@ def open_trace(
         ),
         (
             arrivals is None or isinstance(ticks, bool),
-            f"a tick of {ticks} s is one of the recorded times, which a rate replaces; leave one out",
+            f"a tick of {ticks} s is of the recorded times, which a rate replaces; leave one out",
         ),
         (bad_rows in ("error", "skip"), f"bad_rows ({bad_rows!r}) must be 'error' or 'skip'"),
         (
