@@ -136,7 +136,6 @@ def depart(
     goes on."""
     it = fleet.slots[slot]
     row = records[fleet.cursor[WRITTEN]]
-    fleet.cursor[WRITTEN] += 1
     row.id, row.replica, row.rank, row.arrival_s = it.id, r, it.rank, it.arrival_s
     row.prompt, row.output, row.hit = it.prompt, it.output, it.hit
     row.preempted, row.retried = it.preempted, it.retried
@@ -145,6 +144,8 @@ def depart(
     if r != NONE:
         now_s = fleet.replicas[r].now_s
         row.scheduled_s, row.first_s, row.last_s = it.scheduled_s, it.first_s, now_s
+    fleet.cursor[WRITTEN] += 1  # the row is whole: an interrupt may come between any two lines
+    if r != NONE:
         release(rules, fleet, r, slot)
         gone(fleet, r, slot, now_s)
         fleet.replicas[r].answered += 1
