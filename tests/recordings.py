@@ -32,7 +32,8 @@ def read_trace(
     speed: float = 1.0,
     bad_rows: Literal["error", "skip"] = "error",
     max_tokens: int = 1_000_000,
-    spread_ticks: bool = True,
+    ticks: bool = True,
+    clock: str | None = None,
 ) -> Trace:
     """Requests of a trace file as records, all held, however far out of order its rows are."""
     stream = open_trace(
@@ -43,7 +44,8 @@ def read_trace(
         speed=speed,
         bad_rows=bad_rows,
         max_tokens=max_tokens,
-        spread_ticks=spread_ticks,
+        ticks=ticks,
+        clock=clock,
         sort_rows=None,
     )
     requests: list[Request] = []

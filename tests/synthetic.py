@@ -163,7 +163,8 @@ def _sum(totals: Totals, spans: list[Span], seconds: float) -> None:
         kinds = totals.span_s.setdefault(stream, {})
         kinds[s.kind] = kinds.get(s.kind, 0.0) + s.end_s - s.start_s
         if stream == "compute":
-            totals.bound_s[s.bound] = totals.bound_s.get(s.bound, 0.0) + s.end_s - s.start_s
+            limits = totals.limit_s.setdefault(s.kind, {})
+            limits[s.bound] = limits.get(s.bound, 0.0) + s.end_s - s.start_s
         totals.flop += s.flop
         for capacity, nbytes in (("HBM", s.hbm_bytes), ("L2", s.l2_bytes), ("link", s.link_bytes)):
             totals.bytes[capacity] = totals.bytes.get(capacity, 0.0) + nbytes

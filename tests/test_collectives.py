@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import LIBRARY, network, replace
 
-from sim.engine.isolated import played
+from sim.engine.isolated import played, seconds_of
 from sim.network import topology
 from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES
 from sim.network.library import Library, Way
@@ -194,6 +194,21 @@ def test_auto_takes_the_quickest_and_says_which():
     assert small.algorithm == "one_shot"
     assert large.algorithm == "two_shot"
     assert large.note == "two_shot, 2 rounds"
+
+
+@pytest.mark.parametrize("kind", ["all_reduce", "all_gather", "all_to_all"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_auto_takes_what_is_the_quickest_as_played_and_lasts_as_long(shape, kind):
+    """At any size, also where the estimates of some are less than they take, and of nothing."""
+    pod = Network(SHAPES[shape](), LIBRARY, play=seconds_of)
+    for nbytes in (0.0, 1.0, 5e3, 3e6, 1e8):
+        folds = pod.candidates(kind, 8, nbytes)
+        took = {fold.way: seconds_of(pod, kind, 8, nbytes, fold) for fold in folds}
+        chosen = pod.fold(kind, 8, nbytes)
+        assert took[chosen.way] == pytest.approx(min(took.values()), rel=1e-9)
+        assert chosen.seconds == pytest.approx(took[chosen.way], rel=1e-9)
+        assert chosen.latency_s >= LIBRARY.launch_s
+        assert chosen.bytes_per_s <= pod.egress_bytes_per_s(0) * (1 + 1e-9)
 
 
 def test_auto_does_not_try_what_has_a_send_for_every_pair():

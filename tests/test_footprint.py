@@ -256,6 +256,7 @@ model: {name: llama3-8b, change: {layers: 2, vocab: 4000}}
 workload:
   kind: requests
   trace: {file: small.csv}
+  policy: prefill_first
   max_batch: 16
   max_batched_tokens: 512
   kv: paged

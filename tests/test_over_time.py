@@ -192,5 +192,6 @@ def test_overload_rejections_and_preemptions_are_in_the_table_and_the_page():
     for text in (console.file.getvalue(), result.report()):
         assert re.search(r"rejected\D*7\D", text) and re.search(r"preemptions\D*3\D", text)
         assert "requests per replica" in text and "KV-cache in use, peak" in text
-    assert "mean queueing went from" in result.verdict
+    assert result.verdict.startswith("busy has no answer for 7 of 300 requests (2.3%)")
+    assert "queueing -50 s" in result.verdict
     assert "requests_per_s_per_replica" not in metrics(replace(calm, replicas=1), KINDS["requests"])

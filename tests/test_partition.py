@@ -18,7 +18,7 @@ parallel: {{tensor: {tensor}}}
 record: {{from_s: 0.1 s, until_s: 0.12 s}}
 workload:
   kind: requests
-  trace: {{file: asked.jsonl}}
+  trace: {{file: asked.jsonl, block_tokens: 64}}
   replicas: 5
   router: {router}
   policy: {policy}

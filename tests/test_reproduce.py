@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,10 +12,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sim.cli.experiments import record, tally
 from sim.graph.transformer import transformer
-from sim.reproduce import network, preserve, typhoon
+from sim.reproduce import (
+    SYSTEMS,
+    measured,
+    network,
+    preserve,
+    serving,
+    sosa_rows,
+    switching,
+    typhoon,
+)
+from sim.reproduce import sosa_laws as laws
+from sim.reproduce import sosa_tables as tables
 from sim.reproduce.cost import engine_cost
-from sim.reproduce.preserve import Point
+from sim.reproduce.origins import ORIGINS
+from sim.reproduce.preserve import Measured, Point
+from sim.reproduce.row import Row, absent, sign
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 measure = cache(preserve.measure)
@@ -59,6 +75,149 @@ def test_p6_preserve_beats_fusion_at_batch_1():
     assert fetched <= fused
 
 
+class AnyRun(dict[Point, Measured]):
+    """Times for whatever is asked, so that rows can be made without playing."""
+
+    def __missing__(self, point: Point) -> Measured:
+        share = zlib.crc32(repr(point).encode()) / 2**32
+        return Measured(1 + share, 1.0, 1.0)
+
+
+def preserve_rows() -> list[Row]:
+    return list(preserve._rows(AnyRun(), preserve._sweep(), preserve._curve()))
+
+
+def test_preserve_judges_each_claim_at_the_launch_that_ships_and_the_corner_beside():
+    """P7 and P8: as many rows in the corner as without it that have one, all with its reason."""
+    judged = [row for row in preserve_rows() if row.id in ("P7", "P8") and row.ok is not None]
+    corner = [row for row in judged if "launch x 6" in row.what]
+    shipped = {row.what for row in judged if row not in corner}
+    assert {row.id for row in corner} == {"P7", "P8"}
+    for row in corner:
+        assert row.what.replace(", launch x 6", "") in shipped
+        assert "a corner: " in row.note
+    for points in (preserve._GRID, preserve._BATCHES, preserve._SHRINKING):
+        assert not [at for at in points if "library.launch_s" in dict(at.changes)]
+
+
+@pytest.mark.parametrize("ratio", [0.9, 1.1])
+def test_preserve_p8_fails_where_a_larger_cap_gains(ratio):
+    took = AnyRun({preserve._SHRINKING[2]: Measured(10.0, 1.0, 1.0)})
+    for factor in preserve._CAPS:
+        gain = 2.0 * (ratio if factor == 2.0 else 1 if factor == 1.0 else 0.5)
+        took[preserve._capped(preserve._SHRINKING, factor)] = Measured(10 / gain, 1.0, 1.0)
+    row = next(row for row in preserve._cap_rows(took) if row.id == "P8")
+    assert row.simulated == pytest.approx(ratio)
+    assert row.ok is (ratio < 1)
+
+
+def test_preserve_shows_the_whole_curve_of_the_copy_engine_and_judges_none_of_it():
+    rows = [row for row in preserve_rows() if "copy engine" in row.what]
+    values = sum(map(len, preserve._CURVE.values()))
+    assert [row.id for row in rows] == ["P1", "P2", "P8"] * values
+    assert not [row for row in rows if row.ok is not None]
+    for factors in preserve._CURVE.values():
+        assert min(factors) < 0.5 and max(factors) >= 2 and 1.0 in factors
+    asked = {*preserve._points(preserve._sweep(), preserve._curve())}
+    assert {at for points in preserve._curve().values() for at in points} <= asked
+
+
+def test_a_sign_holds_only_if_every_step_has_it():
+    assert sign("s", "P", "x", [3, 2, 1]).ok and sign("s", "P", "x", [1, 2, 3], rises=True).ok
+    for values in ([3, 2, 2.5], [3, 3, 1]):
+        assert sign("s", "P", "x", values).ok is False
+    assert sign("s", "P", "x", [3, 2, 2.5]).simulated == 1.25
+
+
+def cheap_rows(system: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[Row]:
+    """Rows of all ids of a system but those whose values are made by the same function."""
+    if system == "preserve":
+        return [*preserve_rows(), preserve._engine_row(engine_cost(rounds=1, steps=1))]
+    if system == "network":
+        monkeypatch.setattr(network, "SHARED", folder)
+        switches = switching.rows(folder, quick=True)
+        parts = network.flows, network.closed_forms, network.peers, network.measured
+        return [*switches, *(row for part in parts for row in part(quick=True))]
+    if system == "serving":
+        for name in ("AZURE", "MOONCAKE", "RUNS"):
+            monkeypatch.setattr(serving, name, folder / name)
+        monkeypatch.setattr(serving, "md_c_waiting", lambda *_: 1.0)
+        return serving.reproduce(quick=True)
+    if system == "typhoon":
+        monkeypatch.setattr("sim.reproduce.measured.MEASURED", folder / "measured.csv.gz")
+        return typhoon.reproduce(quick=True)
+    monkeypatch.setattr(laws, "SHARED", folder)
+    monkeypatch.setattr(sosa_rows, "RUNS", {"bert_medium": sosa_rows.RUNS["bert_medium"]})
+    for name in ("ROUTED", "SQUARES", "TENANTS"):
+        monkeypatch.setattr(sosa_rows, name, {})
+    one = 512, 512, 1
+    return [
+        *tables.integers(),
+        *tables.main_table(one),
+        *tables.design_space(),
+        *tables.cleaned_up([one]),
+        *laws.single_arrays(),
+    ]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_row_has_one_number_or_none_and_its_text_in_the_note(system, monkeypatch, tmp_path):
+    rows = [record(row._asdict()) for row in cheap_rows(system, monkeypatch, tmp_path)]
+    assert rows and {row["system"] for row in rows} == {system}
+    for row in rows:
+        assert all(isinstance(row[key], str) for key in ("what", "tolerance", "fitted", "note"))
+        assert row["simulated"] is not None or (row["ok"] is None and row["note"]), row
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+
+
+def test_a_text_among_the_values_is_refused():
+    for row in (
+        Row("s", "P7", "gain", None, "1.3, 1.2", "", None),
+        Row("s", "P7", "gain", "falls", 1.0, "", None),
+        Row("s", "P7", "gain", None, True, "", None),
+    ):
+        with pytest.raises(AssertionError):
+            record(row._asdict())
+
+
+def test_the_last_line_counts_rows_and_those_before_say_where_data_is_from(tmp_path):
+    file = tmp_path / "maxmin_flows.json"
+    rows = [
+        Row("s", "N1", "a", 1.0, 1.0, "1 %", True),
+        Row("s", "N1", "a", 1.0, 2.0, "1 %", False),
+        Row("s", "N1", "a", 1.0, 2.0, "", None),
+        *absent("s", "N1", "flows", file),
+    ]
+    wants, last = tally([row._asdict() for row in rows])
+    assert last == "4 rows: 1 met, 1 failed, 1 to be read beside, 1 not run"
+    assert str(file) in wants and "SimGrid" in wants
+
+
+def test_whatever_can_be_missing_is_said_with_where_it_is_from(monkeypatch, tmp_path):
+    """Of every file that a row may need, ORIGINS has a line."""
+    for module in (network, laws):
+        monkeypatch.setattr(module, "SHARED", tmp_path)
+    for name in ("AZURE", "MOONCAKE"):
+        monkeypatch.setattr(serving, name, tmp_path / getattr(serving, name).name)
+    monkeypatch.setattr(serving, "RUNS", tmp_path)
+    monkeypatch.setattr(measured, "MEASURED", tmp_path / measured.MEASURED.name)
+    rows = [
+        *network.flows(),
+        *network.peers(),
+        *network.measured(),
+        *switching.rows(tmp_path, quick=True),
+        *serving.fidelities(),
+        *serving.prefix_cache(),
+        *serving.engine_runs(),
+        *measured.measured(),
+        *laws.single_arrays(),
+    ]
+    end = " is not there"
+    needs = {row.note.removesuffix(end) for row in rows if row.note.endswith(end)}
+    assert len(needs) >= 10
+    assert {Path(need).name for need in needs} | {"the extra parquet"} == {*ORIGINS}
+
+
 @pytest.mark.parametrize(
     "part",
     [
@@ -77,9 +236,29 @@ def test_typhoon(part):
     assert rows and not [row for row in rows if row.ok is False]
 
 
-def test_typhoon_gains_no_more_than_the_ratio_of_macs_if_the_prefix_is_read_once():
-    once = [row for row in typhoon.asymptotes() if "read once" in row.what]
-    assert once and all(row.ok and row.simulated > 1 for row in once)
+def test_typhoon_judges_no_row_that_a_constant_is_fitted_to():
+    """T2 and T3: every shape is either fitted to or judged."""
+    assert not {*typhoon.FITTED} & {*typhoon.JUDGED}
+    assert {*typhoon.FITTED} | {*typhoon.JUDGED} == {*typhoon.BENCH}
+    judged = [row for row in typhoon.benchmark() if row.ok is not None]
+    assert len(judged) == 2 * len(typhoon.JUDGED) + 1
+    known = {(row.id, row.published) for row in judged[:-1]}
+    for shape in typhoon.JUDGED:
+        rates = typhoon.BENCH[shape]
+        assert {("T3", rates.absorb), ("T2", rates.typhoon / rates.absorb)} <= known
+    assert not any(row.fitted for row in judged)
+
+
+def test_typhoon_has_one_baseline_on_both_machines_and_each_baseline_its_bound():
+    """The same absorb is judged on both; no gain passes the bound of what it is measured by."""
+    rows = list(typhoon.asymptotes())
+    peaks = [row for row in rows if row.published in (3.0, 3.24)]
+    judged = [row for row in peaks if row.ok is not None]
+    assert len(judged) == 2 and all("for each request" in row.what for row in judged)
+    assert len(peaks) == 4
+    bounds = [row for row in rows if row.tolerance.startswith("<=")]
+    assert len(bounds) == 4 and all(row.ok for row in bounds)
+    assert max(row.simulated for row in judged) > typhoon.MACS, "so the bound had to be restated"
 
 
 def test_engine_cost_counts_what_it_plays():
@@ -109,5 +288,5 @@ def test_network(part, monkeypatch):
 def test_network_says_what_it_cannot_run(monkeypatch, tmp_path):
     monkeypatch.setattr(network, "SHARED", tmp_path)
     rows = network.flows() + network.peers() + network.measured(quick=True)
-    assert {row.simulated for row in rows} == {"not run"}
+    assert {row.simulated for row in rows} == {None}
     assert all(row.ok is None and "is not there" in row.note for row in rows)

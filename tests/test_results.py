@@ -51,6 +51,7 @@ def test_result_json_has_the_keys_of_the_contract():
         "partial",
         "variants",
         "comparison",
+        "difference",
         "expect",
         "warnings",
     }
@@ -137,7 +138,8 @@ def test_table_and_verdict():
     result = a_result(names=("vanilla", "[red]preserve"), expect=[])
     console.print(result.table())
     text = console.file.getvalue()
-    assert "[red]preserve is 1.3" in text and "of which" in text and "exposed communication" in text
+    assert "[red]preserve is 1.3" in text and "L2 read instead of HBM" in text.replace("\n", " ")
+    assert "prefetches bring" in text
     assert "slower" in a_result_of_swapped().verdict
 
 

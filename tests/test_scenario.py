@@ -263,7 +263,7 @@ def test_variants_merge_deeply_and_lists_replace(write: Write) -> None:
     )
     a, b, c, d = s.variants.values()
     assert (a.workload.batch, b.workload.batch, b.workload.prompt_tokens) == (4, 8, 100)
-    assert (b.precision.weights, b.precision.kv, d.precision.weights) == ("int8", "int8", "fp16")
+    assert (b.precision.weights, b.precision.kv, d.precision.weights) == ("int8", "int8", None)
     assert len(a.techniques) == 1 and not b.techniques
     assert (
         c.workload.kind == "requests"

@@ -406,7 +406,7 @@ def test_one_tenant_alone_is_not_slowed_down(file, sharing):
             "workload.tenants.c.trace.file: no such file 'smal.csv'",
         ),
         ({"workload.tenants.c.kv_tokens": 3}, "workload.tenants.c: the KV-cache holds 3 tokens"),
-        ({"workload.tenants.c.kv_tokens": 900_000}, "the tenants do not fit into HBM together"),
+        ({"workload.tenants.c.kv_tokens": 459_000}, "the tenants do not fit into HBM together"),
         (
             {"workload.tenants.c.hbm_utilisation": 0.5},
             "hbm_utilisation is the same for all: a has 0.9, not 0.5",

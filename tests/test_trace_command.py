@@ -4,6 +4,7 @@ one clear error."""
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_written_reads_back_equal(scratch, made, ending):
     tenant = np.minimum(np.arange(len(made)), 2)
     made = Columns(
         arrival_s,
-        made.prompt_tokens,
+        np.maximum(made.prompt_tokens, 16 * np.diff(made.block_from)),  # it has all its blocks
         made.output_tokens,
         session,
         made.think_s,
@@ -81,6 +82,11 @@ def test_written_reads_back_equal(scratch, made, ending):
     path = scratch / f"trace{ending}"
     assert write_stream(path, stream_of(made, tenants)) == len(made)
     back = open_trace(path)
+    if ".jsonl" in ending:  # where any row may have a key, one that none has a value of is not told
+        if (session < 0).all():
+            made = replace(made, session=None, think_s=None)
+        if not len(blocks):
+            made = replace(made, block_from=None, blocks=None)
     assert same(gathered(back), made)
     assert same(gathered(open_trace(path, fast=False)), made)
     assert (back.tenants, back.block_tokens, back.warnings) == (tenants[: len(made)], 16, [])
@@ -150,10 +156,8 @@ def test_described_as_numpy_does(made):
     known, again = set(), 0
     for at in range(len(made)):
         ids = made.blocks[made.block_from[at] : made.block_from[at + 1]].tolist()
-        hits = 0
-        for each in ids:
-            hits += each in known
-            known.add(each)
+        hits = sum(each in known for each in ids)  # an id twice in a prompt is no hit
+        known.update(ids)
         again += min(16 * hits, made.prompt_tokens[at])
     assert found.prefix_share == pytest.approx(again / made.prompt_tokens.sum())
 

@@ -151,7 +151,7 @@ def test_fast_or_slow_in_any_blocks_and_chunks(
         "bad_rows": bad_rows,
         "first": first,
         "limit": limit,
-        "spread_ticks": spread,
+        "ticks": spread,
         "max_tokens": 5000,
     }
     expected = outcome(scratch, 10**6, fast=False, **arguments)
@@ -284,7 +284,13 @@ def test_bailian_sessions(save):
         base | {"chat_id": 159, "parent_chat_id": -1, "timestamp": 61.0, "hash_ids": [10**12, 5]},
         base | {"chat_id": 160, "parent_chat_id": -1, "timestamp": 62.0, "hash_ids": [7]},
         base
-        | {"chat_id": 161, "parent_chat_id": 159, "timestamp": 71.5, "hash_ids": [10**12, 5, 6]},
+        | {
+            "chat_id": 161,
+            "parent_chat_id": 159,
+            "timestamp": 71.5,
+            "input_length": 40,
+            "hash_ids": [10**12, 5, 6],
+        },
         base | {"chat_id": 162, "parent_chat_id": 161, "timestamp": 73.5, "hash_ids": []},
         base | {"chat_id": 163, "parent_chat_id": 12, "timestamp": 74.0, "hash_ids": [7]},
     ]
@@ -380,13 +386,13 @@ def test_openai_logs(save):
     usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
     rows = [
         {"id": "x", "created": 1700000000 + i // 2, "model": f"m{i}", "usage": usage}
-        for i in range(3)
+        for i in range(5)
     ]
     stream = open_trace(save(jsonl(*rows)))
     columns = gathered(stream)
     assert stream.format == "openai"
-    assert columns.arrival_s.tolist() == [0, 0.5, 1]
-    assert (stream.tenants, columns.tenant.tolist()) == (["m0", "m1", "m2"], [0, 1, 2])
+    assert columns.arrival_s.tolist() == [0, 0.5, 1, 1.5, 2]
+    assert (stream.tenants, columns.tenant.tolist()) == ([f"m{i}" for i in range(5)], [*range(5)])
     rows = [
         {"timestamp": when, "request": {"a": 1}, "response": {"model": "m", "usage": usage}}
         for when in ("2023-11-14T22:13:20.5Z", 1700000001.0)
@@ -501,7 +507,7 @@ def test_merged_blocks_stay_apart(save):
     assert columns.blocks.tolist() == [0, 1, 2, 3]
     small = save(
         jsonl(
-            {"arrival_time_ns": 1, "input_length": 40, "output_length": 5, "hash_ids_blk16": [0]}
+            {"arrival_time_ns": 1, "input_length": 40, "output_length": 5, "hash_ids_blk16": [0, 1]}
         ),
         "b",
     )

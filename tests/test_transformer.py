@@ -128,8 +128,8 @@ def test_precision_scales_what_it_names(weights):
         assert weight(small, name) * 2 == weight(plain, name) * BYTES[weights]
     assert weight(small, "w_lm_head") == weight(plain, "w_lm_head"), "the head stays wide"
     assert read_bytes(small, "kv") * 2 == read_bytes(plain, "kv")
-    assert Precision("int4", "fp16").arithmetic == "fp16"
-    assert Precision("int8", "int8").arithmetic == "int8"
+    assert Precision("int4", "fp16").arithmetic() == "fp16"
+    assert Precision("int8", "int8").arithmetic() == "int8"
 
 
 def test_collectives_carry_the_hidden_state_and_one_rank_has_none():

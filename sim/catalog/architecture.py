@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,14 +11,15 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from sim.catalog import huggingface
 from sim.catalog.files import checked, find
-from sim.catalog.hardware import STRICT, Sourced, Text
-from sim.graph.model import Experts, Latent, Model
+from sim.catalog.hardware import STRICT, Dtype, Sourced, Text
+from sim.graph.model import Experts, Latent, Model, Stored
+from sim.graph.routing import recorded
 from sim.text import strict_yaml
 
 Count = Annotated[int, Field(gt=0, strict=True)]
 CountOrNone = Annotated[int, Field(ge=0, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
-_PARTS: dict[str, type[Latent] | type[Experts]] = {"latent": Latent, "experts": Experts}
+_PARTS: dict[str, Any] = {"latent": Latent, "experts": Experts, "stored": Stored}
 
 
 class LatentFile(BaseModel):
@@ -48,6 +50,17 @@ class ExpertsFile(BaseModel):
         return self
 
 
+class StoredFile(BaseModel):
+    """`stored:` of a model; the fields are those of `sim.graph.model.Stored`."""
+
+    model_config = STRICT
+    attention: Dtype | Literal[""] = ""
+    mlp: Dtype | Literal[""] = ""
+    experts: Dtype | Literal[""] = ""
+    told: Text = "its card"
+    layers: tuple[tuple[int, Literal["attention", "mlp", "experts"], Dtype | Literal[""]], ...] = ()
+
+
 class ModelFile(Sourced):
     """A file in `sim/catalog/models`; the fields are those of `sim.graph.model.Model`."""
 
@@ -64,8 +77,10 @@ class ModelFile(Sourced):
     gated: Flag = True
     tied_embeddings: Flag = False
     qkv_bias: Flag = False
-    biased: Flag = False
+    o_bias: Flag = False
+    mlp_bias: Flag = False
     qk_norm: Flag = False
+    norms: Count = 2
     sinks: Flag = False
     attention: Annotated[
         tuple[Literal["dense", "window", "blocksparse"], ...], Field(min_length=1)
@@ -73,6 +88,9 @@ class ModelFile(Sourced):
     window_tokens: CountOrNone = 0
     sparse_stride: CountOrNone = 0
     max_tokens: CountOrNone = 0
+    stored: StoredFile = StoredFile()
+    routing: str = ""
+    notes: tuple[Text, ...] = ()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -105,6 +123,12 @@ def model(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) ->
     else:
         found = _model(checked(ModelFile, strict_yaml.read(path)))
     return _changed(found, changes) if changes else found
+
+
+@cache
+def profile(name: str) -> tuple[tuple[float, ...], ...]:
+    """How often each expert was chosen, a row a layer, by the measured profile of that name."""
+    return recorded(Path(__file__).parent / "routing" / f"{name}.json")
 
 
 def _changed(card: Model, changes: Mapping[str, Any]) -> Model:

@@ -84,6 +84,7 @@ class DeviceFile(BaseModel):
 
     model_config = STRICT
     name: Text
+    measured_on: tuple[Text, ...] | None = None  # other devices, by name, that its shares are of
     matrix_flop_per_s: Annotated[dict[Dtype, Flop], Field(min_length=1)]
     vector_flop_per_s: Flop
     hbm_bytes: Size
@@ -99,6 +100,8 @@ class DeviceFile(BaseModel):
     prefetch_overhead_s: Time | None = None
     power_w: Number[Annotated[Watts, _POSITIVE]] | None = None
     price_per_hour: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
+    max_batch: Number[Annotated[int, Field(gt=0, strict=True)]] | None = None
+    max_batched_tokens: Number[Annotated[int, Field(gt=0, strict=True)]] | None = None
 
 
 class WayFile(BaseModel):
@@ -125,6 +128,7 @@ class LibraryFile(BaseModel):
 
     model_config = STRICT
     name: Text
+    measured_on: tuple[Text, ...] | None = None  # devices, by name
     launch_s: Time
     step_s: Time | None = None
     link_efficiency: Number[Share] | None = None

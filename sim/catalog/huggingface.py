@@ -1,8 +1,9 @@
 """A model from its published Hugging Face `config.json`: sizes only; nothing is run or fetched.
 
-Left out: linear and sparse attention, and models of images but for the text of Kimi-K2.5 (refused
-by name); quantisation, RoPE, which groups of experts a token may choose from, and the layers for
-multi-token prediction (ignored: they do not change the sizes of a layer).
+Of a model of images or sound, the text model is read, and a note says so. Refused by name: linear
+and sparse attention, gated shared experts. Ignored, for they change no sizes: RoPE (but for the
+context that it is stretched to), which groups of experts a token may choose from, soft-caps, scales
+of embeddings and residuals, and the layers for multi-token prediction.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sim.graph.model import Experts, Latent, Model
+from sim.catalog.quantized import stored
+from sim.graph.model import Experts, Latent, Model, Stored
 from sim.text.strict_yaml import Fault, ScenarioError, nearest
 
 _MAX_BYTES = 4 * 2**20
@@ -25,28 +27,34 @@ class _Family(NamedTuple):
     tied: bool = False
     qkv_bias: bool = False  # where the config has no `attention_bias`
     qk_norm: bool = False
+    o_bias: bool = True  # `attention_bias` is of the output projection too
+    o_bias_key: str = ""  # where that has a key of its own
     windowed: bool = False  # heeds `sliding_window` without `use_sliding_window`
-    # where the config has no `layer_types`: every second layer has a window, the first too
-    alternating: bool = False
+    # where the config has no `layer_types`: all layers have a window but each so-manieth
+    dense_every: int = 0
+    norms: int = 2  # of a layer
     experts: tuple[str, str, str] | None = (
         None  # keys of: how many there are, how many a token goes to, their width
     )
     latent: bool = False
-    biased: bool = False  # also the output projection, the router and the experts have biases
+    mlp_bias: bool = False  # where the config has no `mlp_bias`
     sinks: bool = False
 
 
+_MIXTRAL = ("num_local_experts", "num_experts_per_tok", "intermediate_size")
 _DEEPSEEK = ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size")
 FAMILIES: dict[str, _Family] = {
     "llama": _Family(),
     "smollm": _Family(),
     "mistral": _Family(windowed=True),
-    "qwen2": _Family(qkv_bias=True),
+    "qwen2": _Family(qkv_bias=True, o_bias=False),
+    **dict.fromkeys(
+        ("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"),
+        _Family(qkv_bias=True, o_bias=False),
+    ),
     "qwen3": _Family(qk_norm=True),
     "phi3": _Family(windowed=True),
-    "mixtral": _Family(
-        experts=("num_local_experts", "num_experts_per_tok", "intermediate_size"), windowed=True
-    ),
+    "mixtral": _Family(experts=_MIXTRAL, windowed=True),
     "qwen3_moe": _Family(
         qk_norm=True, experts=("num_experts", "num_experts_per_tok", "moe_intermediate_size")
     ),
@@ -56,16 +64,29 @@ FAMILIES: dict[str, _Family] = {
     "gpt_oss": _Family(
         qkv_bias=True,
         windowed=True,
-        alternating=True,
-        biased=True,
+        dense_every=2,
+        mlp_bias=True,
         sinks=True,
-        experts=("num_local_experts", "num_experts_per_tok", "intermediate_size"),
+        experts=_MIXTRAL,
     ),
-    "phi3small": _Family(ffn="ff_intermediate_size", tied=True, qkv_bias=True),
+    "phi3small": _Family(ffn="ff_intermediate_size", tied=True, qkv_bias=True, o_bias=False),
+    "glm4_moe": _Family(experts=_DEEPSEEK, o_bias=False),
+    "granite": _Family(),
+    "cohere": _Family(tied=True, norms=1),
+    "cohere2": _Family(tied=True, norms=1, windowed=True, dense_every=4),
+    "smollm3": _Family(tied=True),
+    "seed_oss": _Family(qkv_bias=True, o_bias=False, o_bias_key="attention_out_bias"),
+    "gemma": _Family(tied=True),
+    "gemma2": _Family(tied=True, norms=4, windowed=True, dense_every=2),
+    "gemma3_text": _Family(tied=True, norms=4, qk_norm=True, windowed=True, dense_every=6),
 }
-# Model types whose language model is a mapping within the config, and its key; the rest, a vision
-# tower, is left out.
-_WITHIN = {"kimi_k25": "text_config"}
+# Families whose experts were measured, with so many of them: the profile in `sim/catalog/routing`.
+MEASURED = {("deepseek_v3", 256): "deepseek-v3-mmlu"}
+# Where the text model of a model of several kinds of input stands, if it is a mapping within the
+# config, and what it is where that does not say.
+_WITHIN = ("text_config", "llm_config", "language_config")
+_TEXT_OF = {"kimi_k25": "kimi_k2", "gemma3": "gemma3_text", "llava": "llama"}
+_SENSES = ("vision_config", "audio_config")
 # One number under the names of several families; newer versions of a library save it under
 # another's.
 _NAMES = (
@@ -91,8 +112,6 @@ _NOT_MODELLED = {
     "index_topk": "sparse attention",
     "shared_expert_intermediate_size": "a shared expert with a gate",
     "ssm_state_size": "a state-space layer",
-    "text_config": "a multimodal model",
-    "vision_config": "a multimodal model",
     "is_encoder_decoder": "an encoder-decoder",
 }
 
@@ -100,7 +119,8 @@ _NOT_MODELLED = {
 def model(path: Path) -> Model:
     """The model that the config at `path` describes; ScenarioError with every fault at once."""
     config = _Config(path)
-    config.enter(_WITHIN.get(str(config.data.get("model_type")), ""))
+    formats, notes = _stored(config)
+    notes += _entered(config)
     kind = config.data.get("model_type")
     family = FAMILIES.get(str(kind))
     own = (family and family.experts and _EXPERTS, family and family.latent and _LATENT)
@@ -108,10 +128,10 @@ def model(path: Path) -> Model:
         if config.data.get(key) and what not in own:
             config.fault(key, f"{what} is not modelled yet")
     if family is None:
-        known = (*FAMILIES, *_WITHIN)
         config.fault(
             "model_type",
-            f"{kind!r} is not modelled yet{nearest(kind, known)}; there are {', '.join(known)}",
+            f"{kind!r} is not modelled yet{nearest(kind, FAMILIES)}; there are "
+            f"{', '.join(FAMILIES)}",
         )
     config.stop()
     assert family is not None
@@ -119,7 +139,7 @@ def model(path: Path) -> Model:
     layers = config.count("num_hidden_layers")
     head_dim = config.count("head_dim", hidden // max(heads, 1))
     kv_heads = config.count("num_key_value_heads", heads)
-    max_tokens = config.count("max_position_embeddings", 0)
+    max_tokens = _context(config)
     if heads % max(kv_heads, 1):
         config.fault(
             "num_key_value_heads", f"{heads} heads cannot share {kv_heads} KV heads evenly"
@@ -127,15 +147,22 @@ def model(path: Path) -> Model:
     attention, window, stride = _attention(config, family, layers, max_tokens)
     latent, experts = _latent(config) if family.latent else None, _experts(config, family, layers)
     bias = config.flag("attention_bias", family.qkv_bias)
+    o_bias = config.flag(family.o_bias_key, False) if family.o_bias_key else bias and family.o_bias
     if latent:
         kv_heads, head_dim = heads, latent.value
-    if (family.latent and bias) or (family.biased and not bias):
+    if (family.latent and bias) or (family.mlp_bias and not bias):
         config.fault(
             "attention_bias", f"only {str(not bias).lower()} is modelled yet in this family"
         )
+    qk_norm = config.flag("use_qk_norm", family.qk_norm)
+    if qk_norm and family.norms == 1:
+        config.fault("use_qk_norm", "a norm over all heads is not modelled yet")
     ffn, vocab = config.count(family.ffn), config.count("vocab_size")
     tied = config.flag("tie_word_embeddings", family.tied)
+    mlp_bias = config.flag("mlp_bias", family.mlp_bias)
     config.stop()
+    if family.norms != 2:
+        notes.append(f"a layer has {family.norms} norms, of which two are played")
     return Model(
         name=path.resolve().parent.name if path.name == "config.json" else path.stem,
         layers=layers,
@@ -150,15 +177,73 @@ def model(path: Path) -> Model:
         gated=True,
         tied_embeddings=tied,
         qkv_bias=family.qkv_bias or bias,
-        biased=family.biased,
-        qk_norm=family.qk_norm,
+        o_bias=o_bias,
+        mlp_bias=mlp_bias,
+        qk_norm=qk_norm,
+        norms=family.norms,
         sinks=family.sinks,
         attention=attention,
         window_tokens=window,
         sparse_stride=stride,
         max_tokens=max_tokens,
+        stored=formats._replace(
+            mlp="" if experts and not experts.shared_ffn + experts.first_dense else formats.mlp,
+            experts=formats.experts if experts else "",
+        ),
+        routing=MEASURED.get((str(kind), experts.routed), "") if experts else "",
         source=str(path),
+        notes=tuple(notes),
     )
+
+
+def _stored(config: _Config) -> tuple[Stored, list[str]]:
+    """The formats of the weights, and what is to be said of them."""
+    beside = config.path.parent / "hf_quant_config.json"
+    own = config.data
+    for key in _WITHIN:  # some keep it with the text model
+        if "quantization_config" not in own and isinstance(own.get(key), dict):
+            own = own[key] if "quantization_config" in own[key] else own
+    try:
+        return stored(own, _Config(beside).data if beside.is_file() else None), []
+    except ValueError as error:
+        return Stored(), [
+            f"{error}; weights are taken as 16 bits unless `precision` says otherwise"
+        ]
+
+
+def _entered(config: _Config) -> list[str]:
+    """Read on in the text model of a model of several kinds of input; what that leaves out."""
+    kind = str(config.data.get("model_type"))
+    within = next((key for key in _WITHIN if config.data.get(key)), "")
+    senses = [key for key in _SENSES if config.data.get(key)]
+    if kind in _TEXT_OF and not within:
+        within = _WITHIN[0]
+    config.enter(within)
+    own = str(config.data.setdefault("model_type", _TEXT_OF.get(kind)))
+    if within and kind in FAMILIES and own not in FAMILIES:
+        config.fault(within, f"the text model of a {kind} is not modelled yet")
+    if not within and not senses:
+        return []
+    return [f"of {kind} only the text model is simulated, without what reads images or sound"]
+
+
+def _context(config: _Config) -> int:
+    """The longest context, as engines derive it: stretched by RoPE, unless that is within the
+    number already."""
+    most = config.count("max_position_embeddings", 0)
+    rope = config.data.get("rope_scaling") or config.data.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        config.fault("rope_scaling", f"a mapping is due, not {rope!r}")
+        return most
+    kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor", 1.0)
+    if kind in (None, "default", "llama3", "longrope", "su", "mrope") or not most:
+        return most
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or factor <= 0:
+        config.fault("rope_scaling", f"a positive factor is due, not {factor!r}")
+        return most
+    if kind == "yarn":
+        most = rope.get("original_max_position_embeddings") or most
+    return int(most * factor)
 
 
 def _latent(config: _Config) -> Latent:
@@ -207,8 +292,9 @@ def _attention(
         return (pattern, window, stride) if "blocksparse" in pattern else (pattern, 0, 0)
     if not (family.windowed or config.flag("use_sliding_window", False)):
         return ("dense",), 0, 0
+    every = config.count("sliding_window_pattern", family.dense_every, least=0)
     window = config.count(
-        "sliding_window", None if family.alternating and "sliding_window" not in config.data else 0
+        "sliding_window", None if every and "sliding_window" not in config.data else 0
     )
     if not window or (
         max_tokens and window >= max_tokens
@@ -216,8 +302,8 @@ def _attention(
         return ("dense",), 0, 0
     kinds = {"full_attention": "dense", "sliding_attention": "window"}
     types = config.data.get("layer_types")
-    if types is None and family.alternating:
-        types = [("sliding_attention", "full_attention")[i % 2] for i in range(layers)]
+    if types is None and every:
+        types = [f"{('full', 'sliding')[(i + 1) % every > 0]}_attention" for i in range(layers)]
     elif types is None:
         first = 0 if family.windowed else config.count("max_window_layers", layers)
         types = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(

@@ -152,6 +152,7 @@ _FIELDS: dict[str, Any] = {
     "ratio": Annotated[float, Field(ge=1)],
     "rate": _Rate,
     "link": UplinkFile,
+    "terminals": Literal["neighbours", "shuffled"],
     "forwarding": Literal["cut_through", "store_and_forward"],
     "wires": Annotated[
         tuple[Wire, ...],

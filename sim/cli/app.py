@@ -280,7 +280,7 @@ def reproduce(
 ) -> None:
     """Rerun published experiments.  Prints published, simulated, tolerance, and whether a constant
     was fitted."""
-    from sim.cli.listing import experiments, finite
+    from sim.cli.experiments import record, table, tally
     from sim.reproduce import SYSTEMS
     from sim.text.strict_yaml import nearest
 
@@ -297,11 +297,13 @@ def reproduce(
     for name in [system] if system else SYSTEMS:
         with _progress() as progress:
             tell = partial(progress, label=f"reproduce {name}")
-            new = [finite(row._asdict()) for row in SYSTEMS[name](quick=quick, progress=tell)]
+            new = [record(row._asdict()) for row in SYSTEMS[name](quick=quick, progress=tell)]
         done += new
-        console().print(experiments(name, new))
+        console().print(table(name, new))
     if file is not None:
         write(file, json.dumps(done, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    for line in tally(done):
+        say(plain(line))
 
 
 def _load(

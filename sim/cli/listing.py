@@ -1,11 +1,10 @@
-"""What there is, as plain data and as tables for the terminal: the catalogue, what ships, and
-experiments' rows."""
+"""What there is, as plain data and as tables for the terminal: the catalogue, and what ships."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sim.text.units import show
@@ -28,15 +27,16 @@ def table(kind: str) -> Table:
 
     found = _with_origin(kind)
     columns = _COLUMNS[kind] + ([_text("from")] if any(row["from"] for row in found) else [])
-    grid = _grid(kind)
+    made = grid(kind)
     for heading, _, numeric in columns:
-        grid.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        made.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in found:
-        grid.add_row(*(escape(str(cell(row))) for _, cell, _ in columns))
-    return grid
+        made.add_row(*(escape(str(cell(row))) for _, cell, _ in columns))
+    return made
 
 
-def _grid(title: str, *, show_header: bool = True) -> Table:
+def grid(title: str, *, show_header: bool = True) -> Table:
+    """A table without a frame, as all are here."""
     from rich.table import Table
 
     return Table(
@@ -60,28 +60,10 @@ def pairs(title: str, found: Mapping[str, str]) -> Table:
     """Names and values, a line each."""
     from rich.markup import escape
 
-    grid = _grid(escape(title), show_header=False)
+    made = grid(escape(title), show_header=False)
     for name, value in found.items():
-        grid.add_row(escape(name), escape(value))
-    return grid
-
-
-def experiments(system: str, found: Iterable[Mapping[str, Any]]) -> Table:
-    """Rows of `podscope reproduce` as a table."""
-    from rich.markup import escape
-
-    grid = _grid(f"reproduce {system}")
-    for heading in ("id", "what", "published", "simulated", "tolerance", "", "fitted", "note"):
-        number = heading in ("published", "simulated", "tolerance")
-        grid.add_column(heading, justify="right" if number else "left", overflow="fold")
-    for row in found:
-        mark = "" if row["ok"] is None else "[green]ok[/]" if row["ok"] else "[red]NO[/]"
-        cells = [
-            escape(_number(row[key]))
-            for key in ("id", "what", "published", "simulated", "tolerance")
-        ]
-        grid.add_row(*cells, mark, escape(row["fitted"]), escape(row["note"]))
-    return grid
+        made.add_row(escape(name), escape(value))
+    return made
 
 
 def finite(value: Any) -> Any:
@@ -93,10 +75,6 @@ def finite(value: Any) -> Any:
     if hasattr(value, "item") and not isinstance(value, (str, bytes)):
         value = value.item()  # a numpy scalar
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _devices() -> list[Row]:

@@ -42,6 +42,16 @@ Bad = Annotated[
 Spread = Annotated[
     bool, typer.Option("--spread/--ticks", help="Spread requests that were recorded in ticks.")
 ]
+Tick = Annotated[
+    float | None,
+    typer.Option(min=1e-9, help="Seconds of a tick, where the recorder rounded to others."),
+]
+BlockTokens = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of a prefix block; default: as the format has.")
+]
+Clock = Annotated[
+    str | None, typer.Option(help="Unit of the times: s, ms, us or ns; default: as the format has.")
+]
 Rate = Annotated[
     float | None,
     typer.Option(help="Requests a second, at Poisson times instead of those of the file."),
@@ -60,6 +70,9 @@ def describe(
     limit: Limit = None,
     bad_rows: Bad = BadRows.error,
     spread: Spread = True,
+    tick: Tick = None,
+    block_tokens: BlockTokens = None,
+    clock: Clock = None,
     rate: Rate = None,
     seed: Seed = 0,
 ) -> None:
@@ -69,7 +82,21 @@ def describe(
     from sim.results import trace_page
     from sim.traces.description import described, figures
 
-    found = described(_opened(file, format, first, limit, 1.0, bad_rows, spread, rate, seed))
+    found = described(
+        _opened(
+            file,
+            format,
+            first,
+            limit,
+            1.0,
+            bad_rows,
+            tick or spread,
+            block_tokens,
+            clock,
+            rate,
+            seed,
+        )
+    )
     console().print(pairs(found.name, figures(found)))
     warn(found.warnings)
     if html is not None:
@@ -98,6 +125,9 @@ def convert(
     limit: Limit = None,
     bad_rows: Bad = BadRows.error,
     spread: Spread = True,
+    tick: Tick = None,
+    block_tokens: BlockTokens = None,
+    clock: Clock = None,
     rate: Rate = None,
     seed: Seed = 0,
 ) -> None:
@@ -107,7 +137,19 @@ def convert(
     from sim.traces.writing import write_stream
 
     streams = [
-        _opened(each, format, first, limit, speed, bad_rows, spread, rate, seed)
+        _opened(
+            each,
+            format,
+            first,
+            limit,
+            speed,
+            bad_rows,
+            tick or spread,
+            block_tokens,
+            clock,
+            rate,
+            seed,
+        )
         for each in [file, *merge]
     ]
     stream = merged(streams) if merge else streams[0]
@@ -205,7 +247,9 @@ def _opened(
     limit: int | None,
     speed: float,
     bad_rows: BadRows,
-    spread: bool,
+    ticks: bool | float,
+    block_tokens: int | None,
+    clock: str | None,
     rate: float | None,
     seed: int,
 ) -> TraceStream:
@@ -219,7 +263,9 @@ def _opened(
         limit=limit,
         speed=speed,
         bad_rows=bad_rows.value,
-        spread_ticks=spread,
+        ticks=ticks,
+        block_tokens=block_tokens,
+        clock=clock,
         arrivals=None if rate is None else Arrivals(rate),
         seed=seed,
     )

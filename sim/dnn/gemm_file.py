@@ -67,7 +67,8 @@ def read_gemms(path: Path, *, batch: int = 1) -> tuple[Dnn, tuple[str, ...]]:
 
 def _rows(text: str) -> tuple[list[_Row], list[str]]:
     """The rows that are not blank, and the columns; ValueError if the header or all rows fail."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    comma = max(",;\t|", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=comma)
     try:
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
@@ -85,6 +86,11 @@ def _rows(text: str) -> tuple[list[_Row], list[str]]:
 
 
 def _check_header(names: list[str], line: int) -> None:
+    if {"M", "N", "K"} <= {*names}:
+        raise ValueError(
+            f"line {line}: M, N, K are the columns of SCALE-Sim and BLAS, X[M, K] times W[K, N]; "
+            "here they are m, n, k of X[m, n] times W[n, k]: name M m, K n and N k"
+        )
     known = (*_NEEDED, *_MORE)
     wrong = [
         f"the column {name!r} is there twice"

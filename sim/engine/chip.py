@@ -97,9 +97,7 @@ class Chip:
         self.moved = {"HBM": 0.0, "L2": 0.0, "link": 0.0} if shares else None
         self._show()
         self.residency = Residency(device.l2_bytes)
-        self.totals = Totals(
-            span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0)
-        )
+        self.totals = Totals(span_s={stream: {} for stream in STREAMS})
         self._ids: defaultdict[str, int] = defaultdict(count().__next__)  # of tensors
         self._fetching: dict[
             int, Work
@@ -262,8 +260,9 @@ class Chip:
             if op.op.engine == "matrix":
                 totals.matrix_flop += op.plays * op.op.flop
             if op.op.stream == "compute":
+                limits = totals.limit_s.setdefault(op.op.kind, dict.fromkeys(BOUNDS, 0.0))
                 for bound, spent_s in zip(BOUNDS, op.bound_s):
-                    totals.bound_s[bound] += spent_s
+                    limits[bound] += spent_s
             op.clear()
         for name, capacity in (("HBM", self.hbm), ("L2", self.l2), ("link", self.link)):
             totals.bytes[name] = capacity.moved if self.moved is None else self.moved[name]

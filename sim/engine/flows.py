@@ -143,6 +143,7 @@ class Net:
 
     def __init__(self, env: simpy.Environment, record: Callable[[Use], None] | None = None) -> None:
         self.env, self.record = env, record
+        self.keepers: set[int] = set()  # programs on these ports that want what is recorded
         # When a list: every decision taken, in order (see `sim.engine.steps`).
         self.order: list[object] | None = None
 

@@ -119,19 +119,26 @@ class Group:
                     max_spans=max_spans,
                 )
             )
-        self.record(True)
+        if tenancy is None:
+            self.record(True)
 
     def record(self, on: bool) -> None:
         """Keep spans and uses from now on, or stop; without a timeline there is nothing to keep
         them in."""
+        if self.timeline is None:
+            return
+        if not on:
+            self.close()
         for chip in self.chips:
-            chip.recording = on and self.timeline is not None
+            chip.recording = on
+        # What the ports carry is of all who share them: it is kept while any of them is.
+        (self.net.keepers.add if on else self.net.keepers.discard)(id(self))
         self.net.record = self.fabric.record = (
-            self.timeline.uses.append if on and self.timeline is not None else None
+            self.timeline.uses.append if self.net.keepers else None
         )
 
     def close(self) -> None:
-        """The simulation has stopped: report what is still on the capacities."""
+        """Nothing more is to come: report what is still on the capacities."""
         self.net.flush([capacity for chip in self.chips for capacity in chip.ports.all])
 
     def rates(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ import simpy
 from sim.engine.exchange import Exchange
 from sim.engine.fabric import Fabric, LinkUse
 from sim.engine.flows import Alarm
-from sim.network.network import Network, Ranks
+from sim.network.network import Fold, Network, Ranks
 from sim.network.wires import Floats, Ints, Paths
 
 
@@ -78,11 +78,17 @@ def played(
     nbytes: float,
     late_s: Floats | None = None,
     weight: float = 1.0,
+    fold: Fold | None = None,
 ) -> Played:
-    """Play one collective send by send; rank i comes `late_s[i]` after the start."""
+    """Play one collective send by send, by the way that the network chooses or that of `fold`; rank
+    i comes `late_s[i]` after the start."""
     env = simpy.Environment()
     fabric = Fabric(env, network.wires.bytes_per_s, network.wires.name)
-    way, plan = network.plan(kind, ranks, nbytes)
+    way, plan = (
+        network.plan(kind, ranks, nbytes)
+        if fold is None
+        else (fold.way, network.plan_of(kind, ranks, nbytes, fold))
+    )
     who = network.members(ranks).ranks
     clock = _Clock(env, len(who))
     exchange = Exchange(env, fabric, network, who, plan, way, clock.landed, weight=weight)
@@ -94,3 +100,8 @@ def played(
             Alarm(env, float(late), lambda _, who=who: exchange.arrive(who))  # type: ignore[misc]
     env.run()
     return Played(clock.end_s, exchange.sent_bytes, fabric.uses())
+
+
+def seconds_of(network: Network, kind: str, ranks: Ranks, nbytes: float, fold: Fold) -> float:
+    """What one of a collective's candidates takes as played."""
+    return played(network, kind, ranks, nbytes, fold=fold).seconds

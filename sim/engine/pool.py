@@ -14,7 +14,7 @@ from sim.engine.played_prices import PlayedPrices, in_stages
 from sim.engine.pricing import Pricing, pricing
 from sim.engine.replay import Answer, Kind, Player, player
 from sim.engine.steps import Sums, sums_of, totals_of
-from sim.facts.timeline import Timeline
+from sim.engine.stretch import Stretch
 from sim.facts.totals import Totals
 from sim.graph.batch import NO_SHARING, Sharing
 from sim.serving.fleet import Fleet
@@ -37,19 +37,17 @@ class Pool:
         replicas: np.recarray,
         pool: np.record,
         op: bool,
-        window: tuple[float, float],
-        timeline: Timeline | None,
+        stretch: Stretch | None,
     ) -> None:
         self.stages, self.first, self.count = stages, int(pool["first"]), int(pool["count"])
         self.kind = int(replicas.kind[self.first])
         self.plain = [host.group_of(None) for host in stages]
-        self.recorded = _Recorded(stages, self.first, self.count, lanes_of(replicas), timeline)
+        self.recorded = _Recorded(stages, self.first, self.count, lanes_of(replicas), stretch)
         self.forms: list[Pricing] = []
         self.played: list[PlayedPrices] = []
         patterns = patterns_of(self.plain)
         play: Player
         if op:
-            self.recorded.window = window
             play = self.recorded
         else:
             if all(plain.folded for plain in self.plain):
@@ -108,34 +106,44 @@ def played_totals(groups: Sequence[Sequence[Group]]) -> Totals:
 
 
 class _Recorded:
-    """Plays iterations on each replica's own ranks; spans are kept of those that begin in the
-    window."""
+    """Plays iterations on each replica's own ranks; those of the first may be kept on a
+    timeline."""
 
     def __init__(
-        self, stages: Sequence[Host], first: int, count: int, lanes: int, timeline: Timeline | None
+        self,
+        stages: Sequence[Host],
+        first: int,
+        count: int,
+        lanes: int,
+        stretch: Stretch | None,
     ) -> None:
-        self.stages, self.first, self.count, self.lanes, self.timeline = (
-            stages,
-            first,
-            count // lanes,
-            lanes,
-            timeline,
-        )
+        self.stages, self.first, self.count, self.lanes = stages, first, count // lanes, lanes
+        self.stretch = stretch
         self.groups: list[list[Group]] = []
-        self.window = (0.0, np.inf)
 
     def __call__(self, fleet: Fleet, r: int) -> Answer:
+        shown = self.stretch
         if not self.groups:
+            timeline = shown.timeline if shown else None
             self.groups += [
-                [host.group_of(self.timeline if i == 0 else None) for host in self.stages]
+                [host.group_of(timeline if i == 0 else None) for host in self.stages]
                 for i in range(self.count)
             ]
-        # A timeline shows one replica: the first.
+            for group in self.groups[0]:
+                group.record(False)
         place = (r - self.first) // self.lanes
-        shown = place == 0 and self.timeline is not None
+        if shown is None or place > 0 or not shown.keeps(fleet, r):
+            return player(self.groups, self.first)(fleet, r)
         for group in self.groups[place]:
-            group.record(shown and self.window[0] <= fleet.replicas[r].now_s < self.window[1])
-        return player(self.groups, self.first)(fleet, r)
+            group.record(True)
+        before = len(shown.timeline.spans)
+        answer = player(self.groups, self.first)(fleet, r)
+        for group in self.groups[place]:
+            group.record(False)
+        if kept := shown.timeline.spans[before:]:
+            start_s = min(span.start_s for span in kept)
+            shown.show(fleet, r, start_s, max(span.end_s for span in kept))
+        return answer
 
 
 def together(parts: Sequence[Totals]) -> Totals:

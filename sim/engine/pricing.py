@@ -102,9 +102,7 @@ class Pricing:
         One difference: an op that sees the context counts its fixed time as latency, whatever else
         bounds it.
         """
-        totals = Totals(
-            span_s={stream: {} for stream in STREAMS}, bound_s=dict.fromkeys(BOUNDS, 0.0)
-        )
+        totals = Totals(span_s={stream: {} for stream in STREAMS})
         totals.bytes = dict.fromkeys(("HBM", "L2", "link"), 0.0)
         counts = dict(
             zip(
@@ -147,8 +145,9 @@ class Pricing:
             kinds = totals.span_s[op.stream]
             kinds[op.kind] = kinds.get(op.kind, 0.0) + sum(by_bound.values())
             if op.stream == "compute":
+                limits = totals.limit_s.setdefault(op.kind, dict.fromkeys(BOUNDS, 0.0))
                 for bound, seconds in by_bound.items():
-                    totals.bound_s[bound] += seconds
+                    limits[bound] += seconds
             totals.ops += played * times
             totals.asked_bytes += asked * times
             flop = line.flop @ sums * times

@@ -38,7 +38,7 @@ from sim.serving.fleet import (
     with_more_pending,
     with_more_slots,
 )
-from sim.serving.loop import DONE, HEAP, PRICE, RECORDS, SLOTS, cut, set_price
+from sim.serving.loop import DONE, HEAP, PRICE, RECORDS, SLOTS, set_price
 from sim.serving.step_time import StepTime, stacked, unpriced
 
 
@@ -83,14 +83,6 @@ class Event(NamedTuple):
     act: Act
 
 
-class Window(NamedTuple):
-    """Iterations that begin in it are played, not priced, by `play`."""
-
-    from_s: float
-    until_s: float
-    play: Player
-
-
 class Clock(Protocol):
     """Whoever plays iterations whose end nobody knows beforehand: they were answered with an
     endless `Answer`."""
@@ -108,7 +100,7 @@ def serve_fleet(
     kinds: Sequence[Kind],
     *,
     events: Sequence[Event] = (),
-    window: Window | None = None,
+    show: Player | None = None,
     ranks: int = 1,
     acceptance: tuple[float, ...] = (),
     expected: float = np.inf,
@@ -118,8 +110,9 @@ def serve_fleet(
     """Records of finished requests, about `rows` at a time, each with the fleet as it then is; the
     last of them before a KeyboardInterrupt goes on.
 
-    `ranks` are the classes of the queues. `expected` is about how many requests there are: it
-    decides only whether to compile.
+    `show` plays the iterations of replicas that are shown, priced or not. `ranks` are the classes
+    of the queues. `expected` is about how many requests there are: it decides only whether to
+    compile.
     """
     asked_always = all(kind.pricing is None for kind in kinds)
     prices = _Prices(kinds, replicas)
@@ -137,8 +130,7 @@ def serve_fleet(
     fleet = prices.room_for_sums(fleet)
     serve = serve_for(expected, rules)
     records = new_rows(RECORD, max(rows, 2 * int(replicas.sequences.max())))
-    todo = sorted([*events, *_edges(window)], key=lambda event: event.at_s)
-    now_s = 0.0  # of the last event
+    todo = sorted(events, key=lambda event: event.at_s)
     try:
         for chunk, last_s in _with_end(chunks):
             fleet.cursor[NEXT] = 0
@@ -149,16 +141,13 @@ def serve_fleet(
                 if clock is not None:  # all that can begin has begun before time goes on
                     reached_s = clock.reach(fleet, chunk, known_s) if why == DONE else reached_s
                     until_s = reached_s
-                inside = window is not None and window.from_s <= now_s < window.until_s
-                why = serve(
-                    rules, fleet, prices.now, records, asked, until_s, asked_always or inside
-                )
+                why = serve(rules, fleet, prices.now, records, asked, until_s, asked_always)
                 if why == PRICE:
                     r = int(fleet.cursor[ASKS])
                     kind = kinds[fleet.replicas[r].kind]
                     fleet = prices.reach(fleet, r)
-                    if inside and window is not None:
-                        answer: Answer | None = window.play(fleet, r)
+                    if show is not None and fleet.replicas[r].shown:
+                        answer: Answer | None = show(fleet, r)
                     elif kind.pricing is not None:
                         answer = None  # its table has it now
                     else:
@@ -177,14 +166,13 @@ def serve_fleet(
                     if why == RECORDS:
                         yield _taken(records, fleet), fleet
                 elif todo and until_s == todo[0].at_s:
-                    now_s = until_s
                     while fleet.cursor[PENDING] + len(fleet.slots) - fleet.cursor[FREE] > len(
                         fleet.pending_s
                     ):
                         fleet = with_more_pending(fleet)  # an act may send everybody elsewhere
                     later = [
                         event
-                        for event in todo.pop(0).act(fleet, prices.now, now_s)
+                        for event in todo.pop(0).act(fleet, prices.now, until_s)
                         if np.isfinite(event.at_s)
                     ]
                     if not (np.isinf(last_s) and _idle(fleet, asked)):
@@ -291,18 +279,6 @@ def _own_blocks(fleet: Fleet, chunk: Arrivals) -> tuple[Fleet, Arrivals]:
     kept = fleet.blocks[keep:]
     chunk = chunk._replace(block_from=chunk.block_from + len(kept))
     return fleet._replace(blocks=np.concatenate([kept, chunk.blocks])), chunk
-
-
-def _edges(window: Window | None) -> list[Event]:
-    """At both ends of a recorded window no jump goes on."""
-
-    def stop(fleet: Fleet, price: StepTime, now_s: float) -> Iterable[Event]:
-        for r in range(len(fleet.replicas)):
-            if fleet.replicas[r].steps > 1:
-                cut(fleet, price, r, now_s)
-        return ()
-
-    return [Event(at_s, stop) for at_s in window[:2] if np.isfinite(at_s)] if window else []
 
 
 def _idle(fleet: Fleet, asked: Arrivals) -> bool:

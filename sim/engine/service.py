@@ -12,9 +12,10 @@ import numpy as np
 
 from sim.engine.partition import Part, Spread, in_order, of_share, sums_only, whole
 from sim.engine.pool import Host, Pool, lanes_of, together
-from sim.engine.replay import Window, serve_fleet
+from sim.engine.replay import serve_fleet
 from sim.engine.scaling import Autoscale, Failure, Scaler, failures
 from sim.engine.steps import Progress
+from sim.engine.stretch import Stretch, Window
 from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
 from sim.facts.serving import Serving
@@ -41,6 +42,8 @@ from sim.serving.fleet import (
 from sim.serving.router import apart
 from sim.traces.columns import Columns
 
+_MOST_BLOCKS = 4_000_000  # names of prefix blocks that are held at once
+
 
 class Service(NamedTuple):
     """How requests are served: the rules of the fleet, its replicas by pool, and what is kept.
@@ -53,7 +56,7 @@ class Service(NamedTuple):
     replicas: np.recarray
     pools: np.recarray
     op: bool  # play every op of every iteration
-    window: tuple[float, float]  # iterations that begin in it are recorded
+    window: Window = Window()  # of the timeline
     acceptance: tuple[float, ...] = ()
     closed_loop: bool = False
     expected: float = np.inf  # about how many requests
@@ -61,6 +64,7 @@ class Service(NamedTuple):
     autoscale: Autoscale | None = None
     ranks: int = 1
     classes: Callable[[Arrivals], Arrivals] = lambda asked: asked
+    recorded_tokens: int = 0  # of a prefix block that the trace names
 
 
 def run_service(
@@ -74,18 +78,22 @@ def run_service(
     """Serve the requests of `chunks` (by arrival) to the end, pool i on `hosts[i]` (one a stage);
     or, interrupted, as far as it got.
 
-    At fidelity `step` the ops of the window are played all the same, so that they can be looked at;
-    their times are those that a price would have given.
+    At fidelity `step` the ops that the timeline shows are played all the same; their times are
+    those that a price would have given.
     """
     chunks, expected = counted(chunks, service.expected)
-    served = [_served(stages, service, pool, timeline) for pool, stages in enumerate(hosts)]
+    lanes = lanes_of(service.replicas)
+    names = [f"micro-batch {lane}" for lane in range(lanes)] if lanes > 1 else []
+    stretch = Stretch(timeline, service.window, range(lanes), names) if timeline else None
+    served = [
+        _served(stages, service, pool, stretch if pool == 0 else None)
+        for pool, stages in enumerate(hosts)
+    ]
     scaler = Scaler(service.autoscale) if service.autoscale else None
     spreads = spread is not None and expected >= spread.least and _apart(service, served)
     shares = min(spread.shares, len(service.replicas)) if spread and spreads else 1
     others = [spread.begin(share, shares) for share in range(1, shares)] if spread else []
-    part = _part(
-        chunks, expected, service, served, timeline is not None, scaler, progress, 0, shares
-    )
+    part = _part(chunks, expected, service, served, stretch, scaler, progress, 0, shares)
     parts = [part, *(other() for other in others)]
     last = whole([part.fleet for part in parts])
     stopped_s = max((part.stopped_s for part in parts if part.stopped_s is not None), default=None)
@@ -120,20 +128,17 @@ def serve_share(
     chunks: Iterable[Columns],
     service: Service,
     hosts: Sequence[Sequence[Host]],
-    recorded: bool,
     share: int,
     shares: int,
 ) -> Part:
     """One of `shares` parts of `run_service`, for which the replicas know nothing of each other."""
     chunks, expected = counted(chunks, service.expected)
     served = [_served(hosts[0], service, 0, None)]
-    return _part(chunks, expected, service, served, recorded, None, lambda _: None, share, shares)
+    return _part(chunks, expected, service, served, None, None, lambda _: None, share, shares)
 
 
-def _served(stages: Sequence[Host], service: Service, pool: int, timeline: Timeline | None) -> Pool:
-    """A pool; a timeline shows the first."""
-    shown = timeline if pool == 0 else None
-    return Pool(stages, service.replicas, service.pools[pool], service.op, service.window, shown)
+def _served(stages: Sequence[Host], service: Service, pool: int, stretch: Stretch | None) -> Pool:
+    return Pool(stages, service.replicas, service.pools[pool], service.op, stretch)
 
 
 def _apart(service: Service, served: Sequence[Pool]) -> bool:
@@ -150,25 +155,20 @@ def _part(
     expected: float,
     service: Service,
     served: Sequence[Pool],
-    recorded: bool,
+    stretch: Stretch | None,
     scaler: Scaler | None,
     progress: Progress,
     share: int,
     shares: int,
 ) -> Part:
-    window = None
-    if recorded and not service.op:
-        by_kind = {each.kind: each for each in served}
-        window = Window(
-            *service.window,
-            lambda fleet, r: by_kind[int(fleet.replicas[r].kind)].recorded(fleet, r),
-        )
     replicas, events = (
         service.replicas.copy(),
         failures(service.failures, lanes_of(service.replicas)),
     )
     if scaler is not None:
         events += scaler.begin(replicas)
+    if stretch is not None:
+        events += stretch.begin(replicas)
     asked, pools, first = arrivals_of(chunks, service), service.pools, 0
     if shares > 1:
         first, end = (len(replicas) * at // shares for at in (share, share + 1))
@@ -188,7 +188,7 @@ def _part(
             pools,
             [kind for each in served for kind in each.kinds],
             events=events,
-            window=window,
+            show=None if service.op else served[0].recorded,
             ranks=service.ranks,
             acceptance=service.acceptance,
             expected=expected,
@@ -247,7 +247,7 @@ def counted(chunks: Iterable[Columns], most: float) -> tuple[Iterable[Columns], 
 def arrivals_of(chunks: Iterable[Columns], service: Service) -> Iterator[Arrivals]:
     """Chunks of a trace as the fleet takes them."""
     first = 0
-    for chunk in chunks:
+    for chunk in chunks if service.closed_loop else _pieces(chunks, service):
         count = len(chunk)
         asked = plain_arrivals(chunk.arrival_s, chunk.prompt_tokens, chunk.output_tokens, first)
         if chunk.session is not None:
@@ -255,12 +255,36 @@ def arrivals_of(chunks: Iterable[Columns], service: Service) -> Iterator[Arrival
             asked = asked._replace(
                 session=np.where(chunk.session < 0, -1 - asked.id, chunk.session)
             )
-        if service.rules.unit_tokens and chunk.blocks is not None and chunk.block_from is not None:
-            asked = asked._replace(block_from=chunk.block_from, blocks=chunk.blocks)
+        if service.rules.unit_tokens:
+            asked = asked._replace(**_engine_blocks(chunk, service))
         if service.closed_loop:
             asked = _in_turn(asked, chunk)
         yield service.classes(asked)
         first += count
+
+
+def _pieces(chunks: Iterable[Columns], service: Service) -> Iterator[Columns]:
+    """The same chunks, but short ones where prompts have very many blocks."""
+    for chunk in chunks:
+        unit = service.rules.unit_tokens
+        blocks = int(chunk.prompt_tokens.sum()) // unit if unit else 0
+        rows = len(chunk) * _MOST_BLOCKS // max(blocks, _MOST_BLOCKS)
+        for start in range(0, len(chunk), max(rows, 1)):
+            yield chunk[start : start + max(rows, 1)]
+
+
+def _engine_blocks(chunk: Columns, service: Service) -> dict[str, np.ndarray]:
+    """The prefixes of a chunk in blocks of the engine: each that a trace names holds several, and
+    the last of a prompt only those that the prompt fills."""
+    if chunk.blocks is None or chunk.block_from is None:
+        return {}
+    unit = service.rules.unit_tokens
+    parts = service.recorded_tokens // unit
+    count = np.minimum(np.diff(chunk.block_from) * parts, chunk.prompt_tokens // unit)
+    block_from = np.concatenate(([0], np.cumsum(count)))
+    within = np.arange(block_from[-1]) - np.repeat(block_from[:-1], count)
+    named = chunk.blocks[np.repeat(chunk.block_from[:-1], count) + within // parts]
+    return {"block_from": block_from, "blocks": named * parts + within % parts}
 
 
 def _in_turn(asked: Arrivals, chunk: Columns) -> Arrivals:
@@ -362,6 +386,12 @@ def serving_of(fleet: Fleet, paid: Sequence[tuple[Device, float]], most_on: int)
         joules=sum(power) if len(power) == len(paid) else None,
         dollars=sum(price) if len(price) == len(paid) else None,
         most_on=most_on,
+        limited_s=(
+            ("max_batch", float(me.by_batch_s.sum()) / lanes),
+            ("max_batched_tokens", float(me.by_tokens_s.sum()) / lanes),
+            ("KV-cache", float(me.by_kv_s.sum()) / lanes),
+        ),
+        most_users=int(me.most_users.max()),
         expanded_share=_expanded_share(fleet),
     )
 

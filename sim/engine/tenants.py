@@ -21,7 +21,7 @@ from sim.engine.group import GraphOf, Group, Tenancy
 from sim.engine.lines import patterns_of
 from sim.engine.partition import in_order, rows_of
 from sim.engine.pool import Host, Pool, played_totals
-from sim.engine.replay import Answer, Kind, Window, batch_of, serve_fleet
+from sim.engine.replay import Answer, Kind, Player, batch_of, serve_fleet
 from sim.engine.service import (
     Service,
     arrivals_of,
@@ -33,6 +33,7 @@ from sim.engine.service import (
     warnings_of,
 )
 from sim.engine.steps import Progress
+from sim.engine.stretch import Stretch
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
@@ -88,7 +89,12 @@ def share_chips(
     rules = max((tenant.service.rules for tenant in tenants), key=lambda each: each.unit_tokens)
     rules = rules._replace(coupled=True, quantum=quantum)
     drafting = [tenant.service.acceptance for tenant in tenants if tenant.service.acceptance]
-    clock = None if quantum else _Together(tenants, count, timeline)
+    stretch = None
+    if timeline is not None:
+        names = [tenant.name for tenant in tenants]
+        firsts = [mine.start for mine in whose]
+        stretch = Stretch(timeline, tenants[0].service.window, firsts, names)
+    clock = None if quantum else _Together(tenants, count, stretch)
     pools = np.concatenate([pool_of(mine.start, count) for mine in whose]).view(np.recarray)
     replicas = _replicas(tenants)
     turns = (
@@ -100,8 +106,7 @@ def share_chips(
                 replicas,
                 pool,
                 tenant.service.op,
-                tenant.service.window,
-                timeline,
+                stretch,
             )
             for tenant, pool in zip(tenants, pools)
         ]
@@ -111,11 +116,12 @@ def share_chips(
         if clock is None
         else [Kind(None, patterns_of(groups), clock) for groups in clock.groups]
     )
-    window = None
-    if clock is None and timeline is not None and not tenants[0].service.op:
-        window = Window(
-            *tenants[0].service.window, lambda fleet, r: turns[r // count].recorded(fleet, r)
-        )
+    show: Player | None = None
+    if turns and not tenants[0].service.op:
+
+        def show(fleet: Fleet, r: int) -> Answer:
+            return turns[r // count].recorded(fleet, r)
+
     chunks, expected = _merged(tenants)
     found: list[np.recarray] = []
     fleet: Fleet | None = None
@@ -125,7 +131,8 @@ def share_chips(
         replicas,
         pools,
         kinds,
-        window=window,
+        events=stretch.begin(replicas) if stretch else (),
+        show=show,
         acceptance=drafting[0] if drafting else (),
         expected=expected,
         clock=clock,
@@ -207,8 +214,9 @@ class _Together:
     """Iterations that run at the same time: processes of one simulation, on chips that the tenants
     share."""
 
-    def __init__(self, tenants: Sequence[Tenant], count: int, timeline: Timeline | None) -> None:
-        self.tenants, self.count = tenants, count
+    def __init__(self, tenants: Sequence[Tenant], count: int, stretch: Stretch | None) -> None:
+        self.tenants, self.count, self.stretch = tenants, count, stretch
+        timeline = stretch.timeline if stretch else None
         self.groups: list[list[Group]] = [[] for _ in tenants]
         self.env = simpy.Environment()
         for r in range(count):
@@ -233,15 +241,19 @@ class _Together:
         return Answer(np.inf)
 
     def _run(self, fleet: Fleet, r: int):
-        tenant, place = self.tenants[r // self.count], r % self.count
+        place = r % self.count
         group, me, env = self.groups[r // self.count][place], fleet.replicas[r], self.env
-        window_s = tenant.service.window
-        group.record(place == 0 and window_s[0] <= env.now < window_s[1])
+        shown = self.stretch
+        kept = shown is not None and place == 0 and shown.keeps(fleet, r)
+        group.record(kept)
         graphs = group.graphs(batch_of(fleet, r))
         self._use(place, 1)
         start_s = env.now
         yield from group.run(*graphs)
         took_s = env.now - start_s
+        if kept and shown is not None:
+            shown.show(fleet, r, start_s, env.now)
+            group.record(False)
         more_s = took_s * (float(me.slow) - 1) + float(me.overhead_s) + float(me.delay_s)
         if more_s > 0:
             yield env.timeout(more_s)

@@ -9,6 +9,8 @@ import numpy as np
 
 from sim.facts.requests import Requests
 
+FAR = 0.15  # of a power, by which an array may miss it and still be scaled to it
+
 
 @dataclass(frozen=True)
 class Tiles:

@@ -32,6 +32,7 @@ class Outcome:
     rates: dict[str, float] = field(default_factory=dict)
     assumptions: list[tuple[str, str, str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)  # techniques that changed nothing, and why
     fingerprint: str = ""
     stopped_s: float | None = None  # simulated time at which the run was interrupted
     ran: list[str] = field(default_factory=list)  # which loops were compiled, which not, and why

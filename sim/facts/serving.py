@@ -27,4 +27,8 @@ class Serving(NamedTuple):
     joules: float | None  # of those, at rated power
     dollars: float | None
     most_on: int  # replicas that were on at once
+    # Seconds in which the head of a queue waited for max_batch, max_batched_tokens or KV, summed
+    # over the replicas.
+    limited_s: tuple[tuple[str, float], ...] = ()
+    most_users: int = 0  # sequences that had a block of the prefix cache at once
     expanded_share: float | None = None  # of decode attention: pairs on prefixes that are expanded

@@ -21,7 +21,8 @@ class Span(NamedTuple):
     l2_bytes: float = 0.0
     link_bytes: float = 0.0
     flop: float = 0.0
-    bound: str = "latency"  # one of BOUNDS: what a faster machine would have to improve
+    # One of BOUNDS: what a faster machine would have to improve. "" of a lane above the ops.
+    bound: str = "latency"
     note: str = ""
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 class Totals:
     """Sums over a whole run on one rank, kept whether or not spans are recorded.
 
-    `span_s[stream][kind]` is the time ops of that kind occupied the stream; `bound_s[bound]` is
-    compute-stream time by what limited it, the collectives' time under `link` or `latency` of the
-    communication stream being kept apart in `span_s["communication"]`. `seconds` is the wall time;
+    `span_s[stream][kind]` is the time ops of that kind occupied the stream; `limit_s[kind][bound]`
+    is compute-stream time by kind of op and what limited it. `seconds` is the wall time;
     `idle_s` the part of it in which no iteration was running, `engine_s` that in which one was but
     none of its ops: the engine's own time, swapping, a slow replica's delay, work lost in a
     failure; `bubble_s` that in which a pipeline stage waited for others. Of pipeline stages all is
@@ -27,8 +26,17 @@ class Totals:
     flop: float = 0.0
     matrix_flop: float = 0.0
     span_s: dict[str, dict[str, float]] = field(default_factory=dict)
-    bound_s: dict[str, float] = field(default_factory=dict)
+    limit_s: dict[str, dict[str, float]] = field(default_factory=dict)
     bytes: dict[str, float] = field(default_factory=dict)  # by capacity: "HBM", "L2", "link"
     asked_bytes: float = 0.0  # bytes the graph's kernels read
     prefetched_bytes: float = 0.0
     unused_prefetch_bytes: float = 0.0  # fetched into L2 and evicted, or never read
+
+    @property
+    def bound_s(self) -> dict[str, float]:
+        """Compute-stream time by what limited it."""
+        found: dict[str, float] = {}
+        for limits in self.limit_s.values():
+            for bound, seconds in limits.items():
+                found[bound] = found.get(bound, 0.0) + seconds
+        return found

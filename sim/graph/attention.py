@@ -14,6 +14,7 @@ from sim.graph.batch import Pattern
 from sim.graph.forward import MERGE_FLOP, NORM_FLOP, ROPE_FLOP, Forward, vector
 from sim.graph.graph import After, Op, Tensor
 from sim.graph.model import Latent
+from sim.graph.precision import BYTES
 from sim.graph.work import AttentionWork
 
 
@@ -33,6 +34,7 @@ def attention(f: Forward, pattern: Pattern, *before: After) -> tuple[Op, ...]:
             d,
             Tensor("context", tokens * width * f.narrow, "activation"),
             f.residual("partial", tokens),
+            part="attention",
         ),
     )
 
@@ -69,7 +71,7 @@ def _grouped(f: Forward, pattern: Pattern) -> tuple[Op, ...]:
     )
     rotated = ROPE_FLOP * tokens * (q + kv) * (2 if model.qk_norm else 1)
     return (
-        f.matmul("qkv", tokens, d, q + 2 * kv, f.normed(tokens), qkv),
+        f.matmul("qkv", tokens, d, q + 2 * kv, f.normed(tokens), qkv, part="attention"),
         vector("rope", "rope", rotated, (qkv,), (_NEWEST,)).attending(work),
         *_split_by_tokens(
             f, core.attending(work), "rope", tokens * part.seen_heads * model.head_dim
@@ -85,17 +87,18 @@ def _latent(f: Forward, m: Latent, pattern: Pattern) -> tuple[Op, ...]:
         f.part.heads,
         f.batch.lone,
     )
+    stored = BYTES[f.precision.stored("attention")]
 
     def act(name: str, elements: float) -> Tensor:
         return Tensor(name, elements * f.wide, "activation")
 
     def per_head(name: str, source: Tensor, result: Tensor, inner: int, columns: int) -> Op:
-        weights = Tensor(f"w_{name}", heads * inner * columns * f.weight, "weight")
+        weights = Tensor(f"w_{name}", heads * inner * columns * stored, "weight")
         return Op(
             name,
             "head_matmul",
             engine="matrix",
-            dtype=f.precision.arithmetic,
+            dtype=f.precision.arithmetic("attention"),
             flop=2 * lone * heads * inner * columns,
             reads=(weights, source),
             writes=(result,),
@@ -130,7 +133,7 @@ def _latent(f: Forward, m: Latent, pattern: Pattern) -> tuple[Op, ...]:
     def project(columns: int) -> Op:
         columns += m.cached
         made = act("q_kv_latent", tokens * columns)
-        return f.matmul("q_kv_a", tokens, d, columns, f.normed(tokens), made)
+        return f.matmul("q_kv_a", tokens, d, columns, f.normed(tokens), made, part="attention")
 
     projected: tuple[Op, ...]
     if m.q_rank:
@@ -138,7 +141,7 @@ def _latent(f: Forward, m: Latent, pattern: Pattern) -> tuple[Op, ...]:
         projected = (
             project(m.q_rank),
             vector("latent_norm", "norm", normed, (down, latent), (down, latent)),
-            f.matmul("q_b", tokens, m.q_rank, heads * m.query, down, queries),
+            f.matmul("q_b", tokens, m.q_rank, heads * m.query, down, queries, part="attention"),
         )
     else:
         normed = NORM_FLOP * tokens * m.kv_rank
@@ -147,14 +150,14 @@ def _latent(f: Forward, m: Latent, pattern: Pattern) -> tuple[Op, ...]:
             vector("latent_norm", "norm", normed, (latent,), (latent,)),
         )
     # Engines keep the expansion twice: whole, and as the two halves that absorb multiplies by.
-    w_kv_b = Tensor("w_kv_b", heads * m.kv_rank * (m.nope + m.value) * f.weight, "weight")
+    w_kv_b = Tensor("w_kv_b", heads * m.kv_rank * (m.nope + m.value) * stored, "weight")
     expanded, long = act("expanded", 0.0), tokens - lone
     naive = (
         Op(
             "kv_b",
             "matmul",
             engine="matrix",
-            dtype=f.precision.arithmetic,
+            dtype=f.precision.arithmetic("attention"),
             reads=(w_kv_b, Tensor("kv_long", 0.0, "kv"), _NEWEST),
             writes=(expanded,),
         ),

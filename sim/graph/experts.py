@@ -171,7 +171,7 @@ def _grouped(f: Forward) -> tuple[Op, Op, Op]:
     part, d, pairs = f.part, f.model.hidden, _pairs(f)
     up = 2 if f.model.gated else 1
     met = f.load.met(f.whole.tokens)
-    stored, dtype = f.precision.experts or f.precision.weights, f.precision.expert_arithmetic
+    stored = BYTES[f.precision.stored("experts")]
 
     def buffer(name: str, columns: float, element_bytes: float, room: float) -> Tensor:
         held = pairs * room * f.wide
@@ -184,17 +184,17 @@ def _grouped(f: Forward) -> tuple[Op, Op, Op]:
     result = buffer("expert_result", d, f.wide, d)
 
     def gemm(name: str, rows: float, columns: float, source: Tensor, target: Tensor) -> Op:
-        touched, held = (many * rows * columns * BYTES[stored] for many in (met, part.experts))
+        touched, held = (many * rows * columns * stored for many in (met, part.experts))
         weights = Tensor(f"w_{name}", touched, "weight", 0, held)
         return Op(
             name,
             "experts",
             engine="matrix",
-            dtype=dtype,
+            dtype=f.precision.arithmetic("experts"),
             flop=2 * pairs * rows * columns,
             reads=(weights, source),
             writes=(target,),
-            stored=f.precision.packed(stored),
+            stored=f.precision.packed("experts"),
         )
 
     return (

@@ -8,7 +8,7 @@ from sim.graph.batch import Batch
 from sim.graph.graph import After, Op, Tensor
 from sim.graph.model import Experts, Model
 from sim.graph.parallel import Shard
-from sim.graph.precision import BYTES, Precision
+from sim.graph.precision import BYTES, Part, Precision
 from sim.graph.routing import Load
 
 # A norm, an activation or a rotation touches an element a handful of times; the exact count never
@@ -36,11 +36,6 @@ class Forward:
     def narrow(self) -> float:
         """Bytes of an element that enters a GEMM."""
         return BYTES[self.precision.activations]
-
-    @property
-    def weight(self) -> float:
-        """Bytes of an element of a stored weight."""
-        return BYTES[self.precision.weights]
 
     @property
     def cached(self) -> float:
@@ -107,19 +102,21 @@ class Forward:
         source: Tensor,
         result: Tensor,
         *after: After,
+        part: Part = "weights",
     ) -> Op:
-        """`rows` x `inner` times a weight of `inner` x `columns`."""
-        weights = Tensor(f"w_{name}", inner * columns * self.weight, "weight")
+        """`rows` x `inner` times a weight of `inner` x `columns`, stored as that `part` is."""
+        stored = BYTES[self.precision.stored(part)]
+        weights = Tensor(f"w_{name}", inner * columns * stored, "weight")
         return Op(
             name,
             "matmul",
             engine="matrix",
-            dtype=self.precision.arithmetic,
+            dtype=self.precision.arithmetic(part),
             flop=2 * rows * inner * columns,
             reads=(weights, source),
             writes=(result,),
             after=after,
-            stored=self.precision.packed(self.precision.weights),
+            stored=self.precision.packed(part),
         )
 
     def collective(

@@ -36,6 +36,20 @@ class Latent(NamedTuple):
         return self.query + self.value
 
 
+class Stored(NamedTuple):
+    """Number formats of a model's weights as they are published; "": 16 bits, or not said."""
+
+    attention: str = ""
+    mlp: str = ""  # dense and shared
+    experts: str = ""
+    told: str = "its card"  # where that is said
+    # (layer, part, format) of what single layers have otherwise
+    layers: tuple[tuple[int, str, str], ...] = ()
+
+
+_NOT_SAID = Stored()
+
+
 class Experts(NamedTuple):
     """A mixture of experts in place of an MLP: each token goes to `chosen` of `routed` experts, and
     to all shared."""
@@ -71,14 +85,19 @@ class Model:
     gated: bool = True  # gate and up projections, as in SwiGLU; False: one up projection
     tied_embeddings: bool = False
     qkv_bias: bool = False
-    biased: bool = False  # also the output projection, the router and the experts have biases
+    o_bias: bool = False  # of the output projection
+    mlp_bias: bool = False  # of an MLP, or of the experts and the router
     qk_norm: bool = False
+    norms: int = 2  # of a layer, beside those of queries and keys
     sinks: bool = False  # a learned logit a head that takes part in the softmax (gpt-oss)
     attention: tuple[str, ...] = ("dense",)
     window_tokens: int = 0
     sparse_stride: int = 0
     max_tokens: int = 0  # longest context the model was made for; 0: not said
+    stored: Stored = _NOT_SAID
+    routing: str = ""  # the measured profile of how popular its experts are (`sim.catalog`)
     source: str = ""
+    notes: tuple[str, ...] = ()  # what its reader left out or took otherwise, for the user
 
     @property
     def patterns(self) -> tuple[Pattern, ...]:
@@ -111,7 +130,7 @@ class Model:
         kv, q = self.kv_heads * self.head_dim, heads * self.head_dim
         biases = (
             (q + 2 * kv if self.qkv_bias else 0)
-            + (d if self.biased else 0)
+            + (d if self.o_bias else 0)
             + (heads if self.sinks else 0)
         )
         return d * (q + 2 * kv) + q * d + biases + (2 * self.head_dim if self.qk_norm else 0)
@@ -119,7 +138,7 @@ class Model:
     def mlp_parameters(self, ffn: int) -> int:
         """Of an MLP, or of one expert, of width `ffn`."""
         up = 2 if self.gated else 1
-        biases = up * ffn + self.hidden if self.biased else 0
+        biases = up * ffn + self.hidden if self.mlp_bias else 0
         return (up + 1) * self.hidden * ffn + biases
 
     @property
@@ -133,12 +152,12 @@ class Model:
         return self._parameters(self.experts.chosen if self.experts else 0)
 
     def _parameters(self, experts: int) -> int:
-        total = self.layers * (self.attention_parameters + 2 * self.hidden)
+        total = self.layers * (self.attention_parameters + self.norms * self.hidden)
         total += self.dense_layers * self.mlp_parameters(self.ffn) if self.dense_layers else 0
         if self.experts:
             e = self.experts
             shared = self.mlp_parameters(e.shared_ffn) if e.shared_ffn else 0
-            router = self.hidden * e.routed + (e.routed if self.biased else 0)
+            router = self.hidden * e.routed + (e.routed if self.mlp_bias else 0)
             total += (self.layers - self.dense_layers) * (
                 experts * self.mlp_parameters(e.ffn) + shared + router
             )

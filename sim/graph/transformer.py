@@ -8,6 +8,8 @@ ragged batches, multi-token prediction.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sim.graph.attention import attention
 from sim.graph.batch import Batch, Pattern
 from sim.graph.experts import experts, mlp
@@ -40,13 +42,15 @@ def transformer(
     )
     patterns = model.patterns
     layers = [_embedding(f)] if stage == 0 else _received(f)
-    made: dict[tuple[Pattern, bool, tuple[After, ...]], Layer] = {}
+    made: dict[tuple[Pattern, bool, tuple[After, ...], Precision], Layer] = {}
     last = _end(layers[-1]) if layers else ()  # the exchange that the layer before ends with
     for index in own:
         pattern, dense = patterns[index % len(patterns)], index < model.dense_layers
-        key = pattern, dense, last
+        precise = precision.of_layer(index)
+        key = pattern, dense, last, precise
         if key not in made:
-            ops = (*attention(f, pattern, *last), *(_dense(f) if dense else experts(f)))
+            g = replace(f, precision=precise)
+            ops = (*attention(g, pattern, *last), *(_dense(g) if dense else experts(g)))
             made[key] = Layer("decoder", ops)
         layers.append(made[key])
         last = _end(made[key])

@@ -36,6 +36,10 @@ OWN_KERNELS = (
 )  # kinds that a card may say more of
 
 
+# What a card says of the engines that serve on it, and not of the chip.
+ENGINE_LIMITS = ("max_batch", "max_batched_tokens")
+
+
 class Kernel(NamedTuple):
     """What is known of one kind of kernel where it differs from others; None: as they are, or no
     such effect."""
@@ -80,6 +84,11 @@ class Device:
     prefetch_overhead_s: float = 0.0  # issue cost of one prefetch on its own stream
     power_w: float | None = None
     price_per_hour: float | None = None  # dollars, as listed in `facts`
+    # Sequences and new tokens that a serving engine takes in one iteration where nobody says more;
+    # what is here without a card's word is what vLLM takes on any device.
+    max_batch: int = 256
+    max_batched_tokens: int = 2048
+    measured_on: tuple[str, ...] = ()  # other devices, whose kernels its shares of peaks are of
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
     @cached_property

@@ -20,7 +20,9 @@ _SERVED_METRICS = (
     Named("sim.kinds.served.facts:SERVED"),
     Named("sim.results.metrics:RATES"),
     Named("sim.kinds.served.facts:CACHE"),
+    Named("sim.kinds.served.facts:LIMITS"),
 )
+_LATENCY = {"e2e_mean_s": Named("sim.results.difference:of_requests")}
 _CHIP_METRICS = Named("sim.results.metrics:CHIPS")
 
 KINDS: dict[str, Kind] = {
@@ -55,7 +57,7 @@ KINDS: dict[str, Kind] = {
         play=Named("sim.kinds.served.plan:play"),
         share=Named("sim.kinds.served.plan:play_share"),
         metrics=(*_SERVED_METRICS, Named("sim.results.metrics:WALL"), _CHIP_METRICS),
-        judged=("e2e_mean_s", "makespan_s"),
+        judged=_LATENCY | {"makespan_s": Named("sim.results.difference:of_chips")},
         verdict=Named("sim.results.verdict:verdict"),
         sections=(
             Named("sim.results.where:where_time_goes"),
@@ -87,6 +89,7 @@ KINDS: dict[str, Kind] = {
             Named("sim.results.metrics:WALL"),
             Named("sim.kinds.collectives.facts:LINKS"),
         ),
+        judged={"makespan_s": Named("sim.kinds.collectives.facts:wall_parts")},
         part="job",
         part_key="jobs",
         parts=Named("sim.kinds.collectives.facts:jobs"),
@@ -115,7 +118,7 @@ KINDS: dict[str, Kind] = {
             Named("sim.results.metrics:WALL"),
             Named("sim.kinds.tenants.facts:CHIPS_OF_ALL"),
         ),
-        judged=("e2e_mean_s", "makespan_s"),
+        judged=_LATENCY | {"makespan_s": Named("sim.results.difference:of_chips")},
         part="tenant",
         part_key="tenants",
         parts=Named("sim.kinds.tenants.facts:tenants"),
@@ -148,7 +151,7 @@ KINDS: dict[str, Kind] = {
             Named("sim.results.metrics:WALL"),
             Named("sim.kinds.dnn.facts:ARRAY"),
         ),
-        judged=("e2e_mean_s", "makespan_s"),
+        judged=_LATENCY | {"makespan_s": Named("sim.kinds.dnn.facts:wall_parts")},
         part="network",
         part_key="networks",
         parts=Named("sim.kinds.dnn.facts:networks"),
@@ -175,7 +178,7 @@ KINDS: dict[str, Kind] = {
         prepare=Named("sim.kinds.array_grid.plan:prepare"),
         play=Named("sim.kinds.array_grid.plan:play"),
         metrics=(Named("sim.kinds.array_grid.facts:GRID"),),
-        judged=(),
+        judged={},
         part="family",
         part_key="families",
         parts=Named("sim.kinds.array_grid.facts:families"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -51,7 +52,11 @@ class Kind:
     verdict: Named  # (outcomes, metrics, comparison) -> a sentence
     needs: tuple[str, ...] = ()
     share: Named | None = None  # (plan, share, shares) -> the part of one process
-    judged: tuple[str, ...] = ("makespan_s",)  # the first that the baseline has is the speed-up
+    # Metrics, of which the first that the baseline has is the speed-up, and how each breaks down:
+    # outcome -> seconds by what they were spent on (`sim.results.difference`).
+    judged: Mapping[str, Named] = field(
+        default_factory=lambda: {"makespan_s": Named("sim.results.difference:of_chips")}
+    )
     # What a workload is made of that has metrics of its own: jobs, tenants, networks, families.
     part: str = ""  # what one of them is called
     part_key: str = ""  # the key of `workload` under which they stand, by name

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from math import ceil, inf
+from pathlib import Path
 from typing import NamedTuple
 
 import simpy
 
 from sim import catalog
 from sim.engine.group import Group, Tenancy, members_of
+from sim.engine.isolated import seconds_of
 from sim.engine.lines import sharing_of
 from sim.engine.pool import Host
 from sim.facts.timeline import Timeline
-from sim.graph.batch import NO_SHARING, Batch, Shared, Sharing, decode_batch
+from sim.graph.batch import NO_SHARING, Batch, Sequences, Shared, Sharing, decode_batch
 from sim.graph.footprint import Footprint, Room, footprint, room
 from sim.graph.graph import Graph
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel, shard
-from sim.graph.precision import Precision
+from sim.graph.precision import Part, Precision
+from sim.graph.routing import Routing
 from sim.graph.transformer import transformer
-from sim.hardware.device import Device
-from sim.machine.wiring import Assumption, assumptions, wiring, with_faults
+from sim.hardware.device import ENGINE_LIMITS, Device
+from sim.machine.wiring import (
+    Assumption,
+    assumptions,
+    beyond_library,
+    whole_at_each_hop,
+    wiring,
+    with_faults,
+)
+from sim.network.library import Library
 from sim.network.network import Network
 from sim.scenario import Variant
+from sim.scenario.machine import Precision as PrecisionSpec
+from sim.scenario.machine import Routing as RoutingSpec
 from sim.techniques import Machine, apply
 from sim.text.units import show
 
@@ -44,6 +59,7 @@ class Machinery(NamedTuple):
     room: Room
     sharing: Sharing
     notes: list[str]
+    idle: list[str]  # techniques that change nothing, and why
     assumptions: list[Assumption]
     parts: tuple[Network, ...] = ()  # as each pipeline stage sees it, where there are several
 
@@ -93,19 +109,23 @@ class Machinery(NamedTuple):
 
 
 def machinery(
-    v: Variant, hbm_share: float, new_tokens: int, shared: tuple[Shared, ...] | None = None
+    v: Variant, hbm_share: float, new_tokens: int | None, shared: tuple[Shared, ...] | None = None
 ) -> Machinery:
     """The pod and the model of a variant, `hbm_share` of its HBM for them.
 
     `shared` are the runs of tokens that sequences of a batch share, where they are known before
-    time zero.
+    time zero. `new_tokens` at a time take room for activations; None: as many as engines take.
     """
     pod, library, graph = wiring(v)
     device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
+    new_tokens = new_tokens or device.max_batched_tokens
     model, parallel = catalog.model(v.model.name, v.model.change.given()), v.parallel.degrees()
     ranks, chips = parallel.ranks, parallel.chips
-    precision = Precision(**v.precision.model_dump())
-    network = Network(with_faults(graph, v.pod.faults, [range(chips)]), library, v.pod.collective)
+    parallel, popular = routing_of(v.parallel.routing, model, parallel)
+    precision, said = precision_of(v.precision, model)
+    network = Network(
+        with_faults(graph, v.pod.faults, [range(chips)]), library, v.pod.collective, seconds_of
+    )
     if chips > 1:
         network.members(chips)  # the pod has that many chips
     for chip in v.pod.stragglers:
@@ -117,10 +137,15 @@ def machinery(
         network.part(tuple((first + chip) % chips for chip in range(chips)))
         for first in range(0, chips, ranks)
     )
-    rows = assumptions(
-        {device.name: device.facts, library.name: library.facts, pod.name: pod.facts}
-    )
+    own = {what: fact for what, fact in device.facts.items() if what not in ENGINE_LIMITS}
+    rows = assumptions({device.name: own, library.name: library.facts, pod.name: pod.facts})
     rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
+    beyond = [*beyond_cards(v, pod, device, library if chips > 1 else None, precision)]
+    rows += [("beyond what was measured", note, "INFER", "") for note in beyond]
+    stored = whole_at_each_hop(network, [chips] if chips > 1 else [])
+    rows += [("switches that store and forward", note, "INFER", "") for note in stored]
+    if said:
+        rows.append((f"{model.name}: weights", said, "READ", model.source))
     rows += [
         (f"{model.name}: {what}", str(value), "CHANGED", "set by the scenario")
         for what, value in v.model.change.given().items()
@@ -135,7 +160,22 @@ def machinery(
         footprints=[],
         room=Room(0.0, 0.0, 0.0, 0.0),
         sharing=NO_SHARING,
-        notes=list(shard(model, parallel).notes),
+        notes=[
+            *shard(model, parallel).notes,
+            *beyond,
+            *stored,
+            *popular,
+            *(
+                [
+                    f"{model.name}: weights are {said}, and activations {precision.activations}; "
+                    "`precision` sets others"
+                ]
+                if said
+                else []
+            ),
+            *(f"{model.name}: {note}" for note in model.notes),
+        ],
+        idle=[],
         assumptions=rows,
         parts=parts if len(parts) > 1 else (),
     )
@@ -147,10 +187,12 @@ def machinery(
         for stage in range(parallel.pipeline)
     ]
     kept_bytes = max(stage.kept_bytes for stage in stages)
+    found.idle.extend(unchanging(found))
     if sharing != NO_SHARING and not kept_bytes:
-        found.notes.append(
-            f"no prefix is shared by the {sharing.least:,.1f} sequences from which it pays to "
-            "expand it: all of it is absorb"
+        most = max((run.number for run in shared or ()), default=0)
+        found.idle.append(
+            f"no prefix is expanded: it pays from {sharing.least:,.1f} sequences that share one, "
+            f"and at most {most:,.0f} do"
         )
     elif sharing.most < inf == of_rank.most:
         found.notes.append(
@@ -162,6 +204,87 @@ def machinery(
         room=room(model.name, stages, parallel, device.hbm_bytes * hbm_share, new_tokens),
         sharing=sharing,
     )
+
+
+def unchanging(here: Machinery) -> Iterator[str]:
+    """Techniques that change no op, of a prefill or of a decode step."""
+    batches = Batch((Sequences(1, 512, 0),), 1), decode_batch([1024] * 8)
+    chosen = here.variant.techniques
+    for place, technique in enumerate(chosen):
+        before, after = (
+            [
+                here._replace(variant=here.variant.model_copy(update={"techniques": some})).graph(b)
+                for b in batches
+            ]
+            for some in (chosen[:place], chosen[: place + 1])
+        )
+        if all(a.layers == b.layers for a, b in zip(before, after)):
+            yield f"{technique.name} changes no op of {here.model.name} on this machine"
+
+
+def beyond_cards(
+    v: Variant, pod: catalog.PodSpec, device: Device, library: Library | None, precision: Precision
+) -> Iterator[str]:
+    """Where a run uses cards for what they were not measured on."""
+    name = Path(v.pod.device or pod.device).stem
+    if device.measured_on:
+        yield (
+            f"{device.name}: its kernels were not measured; shares of its peaks and fixed costs "
+            f"are those of {' and '.join(device.measured_on)}"
+        )
+    yield from beyond_library(name, library)
+    for part in ("weights", "attention", "experts"):
+        dtype = precision.arithmetic(part)
+        if dtype not in device.matrix_flop_per_s:
+            yield f"{device.name} has no rate for {dtype}: {part} are multiplied in a wider format"
+
+
+def routing_of(asked: RoutingSpec, model: Model, parallel: Parallel) -> tuple[Parallel, list[str]]:
+    """The degrees with the popularity of experts that was measured for the model's family, unless
+    the scenario says another, and what to say of it."""
+    if not model.routing or asked.skew is not None or asked.file:
+        return parallel, []
+    parallel = replace(parallel, routing=Routing(counts=catalog.profile(model.routing)))
+    part = shard(model, parallel)
+    assert part.load is not None and model.experts is not None
+    busiest = part.load.pairs * parallel.expert / model.experts.chosen
+    across = f": the busiest of {parallel.expert} ranks has {busiest:.2f} x the mean"
+    return parallel, [
+        f"{model.name}: experts are as popular as measured ({model.routing})"
+        f"{across * (parallel.expert > 1)}; parallel.routing sets others"
+    ]
+
+
+def precision_of(asked: PrecisionSpec, model: Model) -> tuple[Precision, str]:
+    """The formats of a run, and what the model's file says of them, where that counts.
+
+    What the scenario says goes before what the model is stored as, and that before 16 bits;
+    `weights` alone stands for all parts.
+    """
+    given, file = asked.model_dump(exclude_none=True), model.stored
+    stored = {"weights": file.mlp, "attention": file.attention, "experts": file.experts}
+    if "weights" in given or not (any(stored.values()) or file.layers):
+        return Precision(**given), ""
+    formats = {part: dtype or Precision().weights for part, dtype in stored.items()} | given
+    parts: dict[str, Part] = {"mlp": "weights", "attention": "attention", "experts": "experts"}
+    told: dict[str, list[str]] = {formats[part]: [] for part in parts.values()}
+    for name, part in parts.items():
+        if name != "experts" or model.experts:
+            told[formats[part]].append(name)
+    each = ", ".join(f"{dtype} ({', '.join(names)})" for dtype, names in told.items() if names)
+    layers = []
+    single: dict[tuple[str, str], list[int]] = {}
+    for layer, name, dtype in file.layers:
+        if parts[name] not in given:
+            layers.append((layer, parts[name], dtype or Precision().weights))
+            single.setdefault((dtype or Precision().weights, name), []).append(layer)
+    each += "".join(
+        f", {dtype} ({name} of layer{'s' * (len(some) > 1)} "
+        f"{', '.join(map(str, some[:6]))}{', ...' * (len(some) > 6)})"
+        for (dtype, name), some in single.items()
+    )
+    said = f"{each}, as {file.told} says"
+    return Precision(**formats, layers=tuple(layers)), said
 
 
 def _reshaped(

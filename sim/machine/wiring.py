@@ -10,6 +10,7 @@ from sim import catalog
 from sim.hardware.device import Fact
 from sim.network.faults import Defect, degraded
 from sim.network.library import Library
+from sim.network.network import Network, Ranks
 from sim.network.topology import Graph
 from sim.scenario import MisfitError, Variant
 from sim.scenario.faults import LinkFault
@@ -41,6 +42,26 @@ def wiring(v: Variant) -> Wiring:
             what = f"no link of {pod.name} has its {key} from `link`; take this out"
             raise MisfitError([(("pod", "change", "link", key), what)])
     return Wiring(pod, library, graph)
+
+
+def beyond_library(device: str, library: Library | None) -> list[str]:
+    """What to say of a library that was measured, but not on chips like these."""
+    if library is None or not library.measured_on or device in library.measured_on:
+        return []
+    return [
+        f"{library.name} was measured on {' and '.join(library.measured_on)}, not on {device}: "
+        "what its collectives cost beside the wires is that of another machine"
+    ]
+
+
+def whole_at_each_hop(network: Network, groups: Iterable[Ranks]) -> list[str]:
+    """What to say of groups whose messages cross a switch that stores and forwards."""
+    if not any(network.stored_between(group) for group in groups):
+        return []
+    return [
+        "upper bound, up to 2x: times over switches that store and forward, where messages that "
+        "share a port arrive whole together; one by one, the first would go on sooner"
+    ]
 
 
 def strange_stragglers(pod: Pod, chips: int) -> list[tuple[KeyPath, str]]:

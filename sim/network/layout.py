@@ -15,8 +15,9 @@ def ring_order(graph: nx.DiGraph, chips: Sequence[int]) -> list[int]:
 
     Where the group is a box of a mesh, torus or hypercube: a closed walk along wires (a Gray code
     on a hypercube). A mesh of odd sides has none, there the walk ends far from where it began. In a
-    multi-node pod node by node, to and fro, so that the ring changes nodes on a rail. Otherwise as
-    given.
+    multi-node pod node by node, to and fro, so that the ring changes nodes on a rail. On other
+    wires between chips, a closed walk whose slowest wire is as quick as can be, as far as it is
+    found. Otherwise as given.
     """
     if "node_chips" in graph.graph:
         by_node: dict[int, list[int]] = {}
@@ -28,7 +29,9 @@ def ring_order(graph: nx.DiGraph, chips: Sequence[int]) -> list[int]:
             for chip in (some[::-1] if i % 2 else some)
         ]
     sizes = _box(graph, sorted(chips))
-    if sizes is None or sum(size > 1 for size in sizes) < 2:
+    if sizes is None:
+        return _quickest_walk(graph, chips)
+    if sum(size > 1 for size in sizes) < 2:
         return list(chips)
     dims, wraps = graph.graph["dims"], graph.graph["wraps"]
     wide = [axis for axis, size in enumerate(sizes) if size > 1]
@@ -69,6 +72,60 @@ def _box(graph: nx.DiGraph, chips: Sequence[int]) -> tuple[int, ...] | None:
         return None
     box = np.stack(np.unravel_index(np.arange(len(chips)), sizes)) + low[:, None]
     return sizes if (box == at).all() else None
+
+
+def _quickest_walk(graph: nx.DiGraph, chips: Sequence[int]) -> list[int]:
+    """A closed walk over chips along wires between them, as quick as its slowest; as given where
+    that is one, or none is found."""
+    mine = set(chips)
+    rate = {
+        (a, b): min(graph.edges[a, b]["bytes_per_s"], graph.edges[b, a]["bytes_per_s"])
+        for a in chips
+        for b in graph.successors(a)
+        if b in mine and graph.has_edge(b, a)
+    }
+    given = min((rate.get(pair, 0.0) for pair in zip(chips, (*chips[1:], chips[0]))), default=0.0)
+    for least in sorted({*rate.values()}, reverse=True):
+        if least <= given:
+            break
+        near = {a: [b for b in chips if rate.get((a, b), 0.0) >= least] for a in chips}
+        if walk := _walk(near, chips[0]):
+            return walk
+    return list(chips)
+
+
+def _walk(near: dict[int, list[int]], start: int) -> list[int]:
+    """A closed walk over all, each after one that it is `near` to; [] if none is found in time.
+
+    Depth first, to those with the fewest ways on before the others (Warnsdorff).
+    """
+    if min(map(len, near.values())) < 2:
+        return []
+    walk, left = [start], {*near} - {start}
+    ways = [iter(_narrowest_first(near, start, left))]
+    for _ in range(_MOST_STEPS):
+        if not ways:
+            return []
+        if not left and start in near[walk[-1]]:
+            return walk
+        chip = next(ways[-1], None)
+        if chip is None:
+            ways.pop()
+            left.add(walk.pop())
+            continue
+        walk.append(chip)
+        left.discard(chip)
+        ways.append(iter(_narrowest_first(near, chip, left)))
+    return []
+
+
+def _narrowest_first(near: dict[int, list[int]], chip: int, left: set[int]) -> list[int]:
+    return sorted(
+        (b for b in near[chip] if b in left), key=lambda b: sum(c in left for c in near[b])
+    )
+
+
+_MOST_STEPS = 20_000  # of a search for a closed walk
 
 
 def _closed_walk(sizes: Sequence[int], closes: Sequence[bool]) -> np.ndarray:

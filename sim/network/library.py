@@ -48,6 +48,7 @@ class Library:
     ways: tuple[Way, ...] = ()
     # that drives groups within one node, where this one was measured across nodes
     within_node: Library | None = None
+    measured_on: tuple[str, ...] = ()  # devices; none: nowhere, or not told
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
     @property

@@ -13,6 +13,7 @@ from itertools import chain, count
 from typing import Any
 
 import networkx as nx
+import numpy as np
 
 Link = Mapping[str, Any]  # facts of a wire: bytes_per_s, latency_s, duplex, tier
 
@@ -181,7 +182,9 @@ def fat_tree(k: int, levels: int, oversubscription: float = 1.0, **link: Any) ->
     return graph
 
 
-def butterfly(k: int, n: int, expansion: int = 1, **link: Any) -> nx.DiGraph:
+def butterfly(
+    k: int, n: int, expansion: int = 1, terminals: str = "neighbours", **link: Any
+) -> nx.DiGraph:
     """The k-ary n-fly of k**n chips, each both a source (before the first stage) and a target
     (after the last).
 
@@ -190,21 +193,27 @@ def butterfly(k: int, n: int, expansion: int = 1, **link: Any) -> nx.DiGraph:
     way only. With `expansion` = k**e it is the Butterfly-k of SOSA (arXiv 2203.11540): a fly of e
     more stages of which only the sources 0 to k**n - 1 and every k**e-th target are used, so that
     `expansion` times as many wires lie between the stages; switches that no way crosses are left
-    out. The perfect shuffle before the first stage is SOSA's; Dally and Towles have none.
+    out. Chips enter the first stage as `neighbours`, k to a switch (Dally and Towles, BookSim), or
+    `shuffled`, each to the switch of its lowest digits (SOSA).
     """
     extra = next(stages for stages in count() if k**stages >= expansion)
     if k**extra != expansion:
         raise ValueError(f"the expansion of a {k}-ary butterfly is a power of {k}, not {expansion}")
     chips = k**n
     shapes = fly_stages(k, n, extra)
-    graph = _started(chips, k=k, n=n, extra=extra)
+    graph = _started(chips, k=k, n=n, extra=extra, shuffled=terminals == "shuffled")
     names = [
         [f"stage {j} row {row}" for row in range(tops * lows)]
         for j, (tops, lows) in enumerate(shapes)
     ]
     graph.add_nodes_from(chain.from_iterable(names))
     graph.add_edges_from(
-        ((p, names[0][p % shapes[0][1]]) for p in range(chips)), tier="chip", **link
+        (
+            (p, names[0][entry % shapes[0][1]])
+            for p, entry in enumerate(fly_entries(graph, np.arange(chips)).tolist())
+        ),
+        tier="chip",
+        **link,
     )
     for j, (tops, lows) in enumerate(shapes[:-1]):
         tops_next, lows_next = shapes[j + 1]
@@ -228,6 +237,15 @@ def butterfly(k: int, n: int, expansion: int = 1, **link: Any) -> nx.DiGraph:
         **link,
     )
     return graph
+
+
+def fly_entries(graph: nx.DiGraph, chips: np.ndarray) -> np.ndarray:
+    """The numbers whose digits say which wires of a butterfly a message of each chip begins on:
+    without a shuffle, the chip's with the lowest digit in front."""
+    facts = graph.graph
+    if facts["shuffled"]:
+        return chips
+    return chips // facts["k"] + chips % facts["k"] * facts["k"] ** (facts["n"] - 1)
 
 
 def fly_stages(k: int, n: int, extra: int) -> list[tuple[int, int]]:

@@ -3,11 +3,11 @@ on idle links."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import lru_cache
-from math import inf
-from typing import NamedTuple
+from math import floor, inf, log2
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from sim.network.topology import Graph
 from sim.network.wires import Wires
 
 Ranks = int | tuple[int, ...]  # the first so many chips, or these
+# Seconds that a collective takes on an idle pod, as played: (network, kind, ranks, bytes, fold).
+Play = Callable[[Any, str, Ranks, float, Any], float]
+MOST_PLAYED = 200_000  # sends of a plan that is played to choose it
 MOST_SENDS = 2_000_000  # in one round: what `auto` will look at
 
 
@@ -52,10 +55,17 @@ class Fold(NamedTuple):
 
 
 class Network:
-    """What a technique or an engine may ask about communication on a pod."""
+    """What a technique or an engine may ask about communication on a pod.
 
-    def __init__(self, graph: Graph, library: Library, algorithm: str = AUTO) -> None:
+    Where `auto` has to choose among plans whose closed form is an estimate, it asks `play` what
+    they take, and without it goes by the estimates.
+    """
+
+    def __init__(
+        self, graph: Graph, library: Library, algorithm: str = AUTO, play: Play | None = None
+    ) -> None:
         self.graph, self.library, self.wires = graph, library, Wires(graph)
+        self._play = play
         self.chips: Sequence[int] = range(self.wires.chips)  # by rank
         self._choose(algorithm)
 
@@ -82,15 +92,18 @@ class Network:
             )
         self.algorithm = algorithm
         self.fold = lru_cache(maxsize=4096)(self._fold)
+        self.winner = lru_cache(maxsize=4096)(self._winner)
         self.members = lru_cache(maxsize=256)(self._members)
         self.plan = lru_cache(maxsize=256)(self._plan)
 
     def _plan(self, kind: str, ranks: Ranks, nbytes: float) -> tuple[Way, Plan]:
         """The way that `auto` (or the user) chose, and its rounds."""
         fold = self.fold(kind, ranks, nbytes)
-        return fold.way, COLLECTIVES[kind].algorithms[fold.algorithm].plan(
-            self.members(ranks), nbytes
-        )
+        return fold.way, self.plan_of(kind, ranks, nbytes, fold)
+
+    def plan_of(self, kind: str, ranks: Ranks, nbytes: float, fold: Fold) -> Plan:
+        """The rounds of one of the `candidates`."""
+        return COLLECTIVES[kind].algorithms[fold.algorithm].plan(self.members(ranks), nbytes)
 
     def egress_bytes_per_s(self, chip: int) -> float:
         """Payload that all of a chip's outgoing links carry together, at the library's best."""
@@ -114,6 +127,17 @@ class Network:
         crossed = np.unique(crossed[crossed < len(wires.source)])
         ends = zip(wires.source[crossed].tolist(), wires.target[crossed].tolist())
         return {frozenset((wires.nodes[a], wires.nodes[b])) for a, b in ends}
+
+    def stored_between(self, ranks: Ranks) -> bool:
+        """Whether messages of a group cross a switch that stores and forwards: of each rank to
+        those up to 256 after it."""
+        if not self.wires.stores.any():
+            return False
+        who = self.members(ranks).ranks
+        ways = (
+            routes(self.wires, who, np.roll(who, -step)) for step in range(1, min(len(who), 257))
+        )
+        return any(len(some.legs.hops) > len(who) for some in ways)
 
     def routes(self, sends: Round) -> Routes:
         """The ways of a round's sends; equal rounds of a plan are one object, looked up once by the
@@ -162,6 +186,89 @@ class Network:
         return ()
 
     def _fold(self, kind: str, ranks: Ranks, nbytes: float) -> Fold:
+        """The way that is the quickest.
+
+        Plans whose closed form is an estimate are played at the powers of two around the size; a
+        plan's time is nearly a straight line over its message, so one that wins at both wins in
+        between. What one is taken to last is then what it was played in. Without `play`, what is
+        exact goes before what is estimated.
+        """
+        folds = self.candidates(kind, ranks, nbytes)
+        if all(fold.exact for fold in folds) or (
+            self._play is None and all(fold.way.protocol for fold in folds)
+        ):
+            return min(folds, key=lambda fold: fold.seconds)
+        if self._play is None:
+            return min(folds, key=lambda fold: (not fold.exact, fold.seconds))
+        ways = {fold.way: fold for fold in folds}
+        if len(folds) > 1:
+            power = 2.0 ** floor(log2(max(nbytes, 1.0)))  # an empty batch sends nothing
+            around = {self.winner(kind, ranks, size) for size in (power, 2 * power)}
+            if len(around) > 1 or not around <= ways.keys():
+                around = {self.winner(kind, ranks, nbytes)}
+            folds = [ways[around.pop()]]
+        return self._as_played(kind, ranks, nbytes, folds[0])
+
+    def _as_played(self, kind: str, ranks: Ranks, nbytes: float, fold: Fold) -> Fold:
+        """The fold with a rate, that its links have, and a wait, which make it last as long as it
+        does when played."""
+        assert self._play is not None
+        # The costs of a measured way were fitted to the closed form.
+        measured = bool(fold.way.protocol)
+        if fold.exact or measured or self._least(kind, ranks, nbytes, fold)[1] > MOST_PLAYED:
+            return fold
+        took_s = self._play(self, kind, ranks, nbytes, fold)
+        if not fold.sent_bytes:
+            return fold._replace(latency_s=took_s)
+        least_s = fold.sent_bytes / self.egress_bytes_per_s(0)
+        moving_s = min(max(took_s - fold.latency_s, least_s), took_s - fold.way.launch_s)
+        return fold._replace(latency_s=took_s - moving_s, bytes_per_s=fold.sent_bytes / moving_s)
+
+    def _winner(self, kind: str, ranks: Ranks, nbytes: float) -> Way:
+        """The way that is the quickest as played, of those that may be."""
+        assert self._play is not None
+        folds = self.candidates(kind, ranks, nbytes)
+        took: dict[Way, float] = {}
+        # Those whose time is known first, then the most promising: few others need be played.
+        for fold in sorted(folds, key=lambda fold: (not fold.exact, fold.seconds)):
+            best_s = min(took.values(), default=inf)
+            took[fold.way] = fold.seconds
+            if fold.exact:
+                continue
+            least_s, sends = self._least(kind, ranks, nbytes, fold)
+            if least_s > best_s:
+                took[fold.way] = inf
+            elif sends <= MOST_PLAYED:
+                took[fold.way] = self._play(self, kind, ranks, nbytes, fold)
+        return min(took, key=lambda way: took[way])
+
+    def _least(self, kind: str, ranks: Ranks, nbytes: float, fold: Fold) -> tuple[float, int]:
+        """Seconds that a plan cannot be quicker than, and its sends: a rank sends round after
+        round, and a link carries all that crosses it."""
+        way, rate = fold.way, self.wires.bytes_per_s
+        load, own = np.zeros(len(rate)), np.zeros(len(self.wires.nodes))
+        count = 0
+        for sends, times in repeats(self.plan_of(kind, ranks, nbytes, fold)):
+            count += times * len(sends.source)
+            if not len(sends.source):
+                continue
+            ways = self.routes(sends)
+            legs = ways.legs
+            moved = (
+                np.repeat(np.repeat(sends.nbytes, np.diff(ways.first)), np.diff(legs.first))
+                * legs.share
+            )
+            load += times * np.bincount(legs.capacities, moved, minlength=len(rate))
+            alone = np.maximum.reduceat(moved / rate[legs.capacities], legs.first[:-1])
+            took = np.add.reduceat(legs.latency_s + alone / way.link_efficiency, ways.first[:-1])
+            each = np.zeros(len(own))
+            np.maximum.at(each, sends.source, took + way.step_s)
+            own += times * each
+        longest = max(own.max(), (load / rate).max() / way.link_efficiency)
+        return way.launch_s + float(longest), count
+
+    def candidates(self, kind: str, ranks: Ranks, nbytes: float) -> list[Fold]:
+        """What `auto` compares; of a named algorithm, its ways."""
         who = self.members(ranks)
         able, plans = serving(kind, who), COLLECTIVES[kind].algorithms
         library = self._driver(who)
@@ -192,10 +299,7 @@ class Network:
             name: self._folded(name, who, kind, nbytes)
             for name in dict.fromkeys(way.algorithm for way in ways)
         }
-        folds = [bare[way.algorithm].driven(way) for way in ways]
-        if all(fold.way.protocol for fold in folds):  # measured ways: the tuner goes by time alone
-            return min(folds, key=lambda candidate: candidate.seconds)
-        return min(folds, key=lambda candidate: (not candidate.exact, candidate.seconds))
+        return [bare[way.algorithm].driven(way) for way in ways]
 
     def _folded(self, name: str, who: Members, kind: str, nbytes: float) -> _Bare:
         """A round lasts as long as its slowest send, sharing counted, and all ranks take it in

@@ -77,15 +77,14 @@ def _all_pairs(grid: Ints, nbytes: float, reduces: bool = False) -> Round:
     return _round(np.repeat(rows, n - 1, axis=1), rows[:, peer.ravel()], nbytes, reduces)
 
 
-def _halving(grid: Ints, nbytes: float, reduces: bool, *, growing: bool) -> Plan:
-    """log2 n exchanges with partners at distance n/2, n/4 ... 1 of half, a quarter ... of the
-    buffer, or back."""
-    n = grid.shape[-1]
-    distances = [1 << bit for bit in range(n.bit_length() - 1)]
-    if not growing:
-        distances.reverse()
-    place = np.arange(n)
-    return [_round(grid, grid[..., place ^ d], nbytes * d / n, reduces) for d in distances]
+def _halving(ranks: Ints, nbytes: float, reduces: bool, *, growing: bool) -> Plan:
+    """log2 n exchanges with partners at distance 1, 2 ... n/2 of half, a quarter ... of the buffer,
+    or back: the large parts go to the nearest."""
+    place, bits = np.arange(len(ranks)), range(len(ranks).bit_length() - 1)
+    return [
+        _round(ranks, ranks[place ^ (1 << bit)], nbytes / (2 << bit), reduces)
+        for bit in (reversed(bits) if growing else bits)
+    ]
 
 
 # Reduce-scatter and all-gather, the halves of an all-reduce.
@@ -112,12 +111,12 @@ def direct_all_gather(who: Members, nbytes: float) -> Plan:
 
 
 def halving_reduce_scatter(who: Members, nbytes: float) -> Plan:
-    """log2 n exchanges of S/2, S/4 ... S/n with ever nearer partners."""
+    """log2 n exchanges of S/2, S/4 ... S/n with ever farther partners."""
     return _halving(who.ranks, nbytes, True, growing=False)
 
 
 def doubling_all_gather(who: Members, nbytes: float) -> Plan:
-    """log2 n exchanges of S/n, 2S/n ... S/2 with ever farther partners."""
+    """log2 n exchanges of S/n, 2S/n ... S/2 with ever nearer partners."""
     return _halving(who.ranks, nbytes, False, growing=True)
 
 

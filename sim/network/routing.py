@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.network.multistage import fly_stages
+from sim.network.multistage import fly_entries, fly_stages
 from sim.network.plans import Floats, Ints
 from sim.network.wires import Paths, Wires
 
@@ -123,7 +123,7 @@ def _steer_fly(wires: Wires, source: Ints, at: Ints, target: Ints) -> Ints:
     shapes = np.array(fly_stages(facts["k"], facts["n"], facts["extra"]))
     base = chips + np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
     stage = np.searchsorted(base, at, side="right") - 1  # -1: still at its chip
-    low = np.where(stage < 0, at, (at - base[stage]) % shapes[stage, 1])
+    low = np.where(stage < 0, fly_entries(wires.graph, at), (at - base[stage]) % shapes[stage, 1])
     then = np.minimum(stage + 1, len(shapes) - 1)
     tops, lows = shapes[then, 0], shapes[then, 1]
     ahead = base[then] + target // (chips // tops) * lows + low % lows

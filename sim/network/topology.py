@@ -82,6 +82,13 @@ CORE = Parameter(
     _due("{name} as a positive bandwidth", lambda value: isfinite(value) and value > 0),
     key="core",
 )
+TERMINALS = Parameter(
+    "terminals",
+    _due(
+        "{name} to be neighbours or shuffled",
+        lambda value: value in ("neighbours", "shuffled"),
+    ),
+)
 FORWARDING = Parameter(
     "forwarding",
     _due(
@@ -234,7 +241,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "butterfly": Shape(
         multistage.butterfly,
-        {"k": whole(2), "n": WHOLE, "expansion": WHOLE},
+        {"k": whole(2), "n": WHOLE, "expansion": WHOLE, "terminals": TERMINALS},
         lambda p: _fly_size(p["k"], p["n"], p["expansion"]),
         routing="bit_steered",
         steered=("bit_steered",),

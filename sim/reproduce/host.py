@@ -65,7 +65,6 @@ class Host(NamedTuple):
             replicas,
             pool_of(0, len(replicas)),
             op,
-            (0.0, 0.0),
             closed_loop=closed_loop,
             expected=len(columns),
         )

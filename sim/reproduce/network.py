@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +124,16 @@ def closed_forms(quick: bool = False) -> Iterator[Row]:
             max(map(abs, in_step)),
             1e-9,
         )
-        yield _row(
-            "N2",
-            f"{name}: {len(apart) - 1} collectives out of step, which have no closed form: "
-            "played / folded estimate - 1",
-            None,
-            f"{min(apart):.3f} to {max(apart):+.3f}",
-            "",
-            None,
-        )
+        for which, off in (("least", min(apart)), ("largest", max(apart))):
+            yield _row(
+                "N2",
+                f"{name}: {len(apart) - 1} collectives out of step, which have no closed form: "
+                f"played / folded estimate - 1, {which}",
+                None,
+                off,
+                "",
+                None,
+            )
     yield from _textbook(library, quick)
     yield from _shared_fabric(library, quick)
 
@@ -279,6 +281,10 @@ def _measured(name: str) -> Iterator[Row]:
     file = SHARED / "data/collectives" / source.file
     if not file.exists():
         yield from absent("network", "N4", f"measured collectives of {name}", file)
+        return
+    if file.suffix == ".parquet" and not find_spec("pyarrow"):
+        note = "the extra parquet is not there"
+        yield _row("N4", f"measured collectives of {name}", None, None, "", None, note=note)
         return
     network = Network(source.pod(), catalog.library(name))
     for forms, own in source.fits(file.parent):

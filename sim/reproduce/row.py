@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,16 +14,17 @@ Progress = Callable[[float], None]
 class Row(NamedTuple):
     """A published number or claim beside the simulated one.
 
-    `published` None: nobody published it; the row is there to be read, and `ok` None says that it
-    is not judged. `fitted` names the constants chosen so as to meet this very number; empty: the
-    number is a prediction.
+    A row has one value, a number, or none; what is text stands in `note`. `published` None: nobody
+    published a number. `simulated` None: not run, and `note` says why. `ok` None: not judged, the
+    row is there to be read. `fitted` names the constants chosen so as to meet this very number;
+    empty: the number is a prediction.
     """
 
     system: str
     id: str
     what: str
-    published: float | str | None
-    simulated: float | str
+    published: float | None
+    simulated: float | None
     tolerance: str
     ok: bool | None
     fitted: str = ""
@@ -56,7 +58,7 @@ def reads(
 
 def absent(system: str, id_: str, what: str, file: Path) -> list[Row]:
     """What is said where the data of a row is not beside the checkout."""
-    return [Row(system, id_, what, None, "not run", "", None, note=f"{file} is not there")]
+    return [Row(system, id_, what, None, None, "", None, note=f"{file} is not there")]
 
 
 def near(
@@ -86,8 +88,24 @@ def listed(values: Iterable[float], digits: int = 2) -> str:
     return ", ".join(f"{value:.{digits}f}" for value in values)
 
 
-def equal(
-    system: str, id_: str, what: str, known: float | str, found: float | str, note: str = ""
+def sign(
+    system: str, id_: str, what: str, values: Sequence[float], rises: bool = False, note: str = ""
 ) -> Row:
+    """That `values` fall, or rise, at each step: judged by the step that does so least."""
+    steps = [after / before for before, after in pairwise(values)]
+    least = min(steps) if rises else max(steps)
+    return Row(
+        system,
+        id_,
+        f"{what}: {'least' if rises else 'largest'} ratio of one to the one before",
+        None,
+        least,
+        "> 1" if rises else "< 1",
+        least > 1 if rises else least < 1,
+        note="; ".join(filter(None, (listed(values, 3), note))),
+    )
+
+
+def equal(system: str, id_: str, what: str, known: float, found: float, note: str = "") -> Row:
     """A prediction that has to be met exactly."""
     return Row(system, id_, what, known, found, "equal", found == known, note=note)

@@ -269,8 +269,8 @@ def _statistics(columns: Columns) -> dict[str, float]:
 
 _ENGINES = (
     ("Llama-3.1-8B", Host("rtx_pro_6000_x2", "llama3.1-8b", precision=BF16), True),
-    ("Qwen3-32B", Host("rtx_pro_6000_x2", "qwen3-32b", Parallel(2), precision=BF16), True),
-    ("Qwen3-32B", Host("rtx_pro_6000_p2p", "qwen3-32b", Parallel(2), precision=BF16), False),
+    ("Qwen3-32B", Host("rtx_pro_6000_p2p", "qwen3-32b", Parallel(2), precision=BF16), True),
+    ("Qwen3-32B", Host("rtx_pro_6000_x2", "qwen3-32b", Parallel(2), precision=BF16), False),
 )
 
 
@@ -292,12 +292,10 @@ def engine_runs(quick: bool = False) -> Iterator[Row]:
         link = (
             ""
             if host.parallel.ranks == 1
-            else "; the link is that of the run's config.json"
+            else "; the link is PCIe 5 by its data sheet, and collectives as others measured them"
             if judged
-            else (
-                "; were the GPUs to read each other's memory, as others measured it: no part "
-                "of the bar"
-            )
+            else "; the link is that of the run's config.json, a simulator's setting: no part of "
+            "the bar"
         )
         for key, measured in _stamps(file).items():
             off = found[key] / measured - 1

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from sim.results.metric import row_of
 from sim.results.metrics import SPEEDUP, part_rows_of, rows_of
+from sim.results.statistics import LOST, lost
 from sim.text.pick import closest
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -18,6 +19,7 @@ _LINE = re.compile(
     rf"(?P<variant>\S.*)\.(?P<metric>\w+)\s*(?P<op>>=|<=|==|>|<)\s*"
     rf"(?:(?P<value>{_NUMBER})(?:\s*\*\s*(?P<than>{_NAME}))?|(?P<alone>{_NAME}))"
     rf"(?:\s*(?:±|\+/?-)\s*(?P<tolerance>{_NUMBER}))?"
+    rf"(?:\s+with\s+rejected\s*<=\s*(?P<lost>{_NUMBER})\s*%)?"
 )
 _EXAMPLES = (
     "write it like 'preserve.speedup >= 1.2', 'preserve.ttft_p99_s == 0.35 ± 0.02', or, of a job "
@@ -32,7 +34,8 @@ class Expect(NamedTuple):
     `==` only.
 
     `variant` may be `variant.job`. `than` names another number, of which `value` is the multiple
-    meant.
+    meant. `lost` is the share of requests that may have no answer, where the metric is one of those
+    that have.
     """
 
     variant: str
@@ -42,6 +45,7 @@ class Expect(NamedTuple):
     tolerance: float | None = None
     text: str = ""
     than: str = ""
+    lost: float = LOST
 
     def holds(self, found: float, than: float = 1.0) -> bool:
         """Whether `found` satisfies the claim.  `==` without a tolerance allows a relative 1e-9 for
@@ -60,8 +64,10 @@ def parse(text: str) -> Expect:
 
     The grammar is `variant.metric OP number` with OP one of >= <= > < ==, and `variant.metric ==
     number ± tolerance` (also written `+-`). In place of a number, another variant's metric will do,
-    or `number * variant.metric`. A job's metric is `variant.job.metric`. Times are in seconds, as
-    the metric's name says. A ratio to the baseline is `metric_ratio`.
+    or `number * variant.metric`. A latency says nothing of requests that have no answer: above 1 %
+    of them the claim does not hold, unless it ends with, say, `with rejected <= 5 %`. A job's
+    metric is `variant.job.metric`. Times are in seconds, as the metric's name says. A ratio to the
+    baseline is `metric_ratio`.
 
     >>> parse("preserve.speedup == 1.61 ± 0.10")[:5]
     ('preserve', 'speedup', '==', 1.61, 0.1)
@@ -87,6 +93,7 @@ def parse(text: str) -> Expect:
         tolerance=tolerance,
         text=text.strip(),
         than=match["than"] or match["alone"] or "",
+        lost=LOST if match["lost"] is None else float(match["lost"]) / 100,
     )
 
 
@@ -107,21 +114,42 @@ def check(
     metrics: Mapping[str, Mapping[str, float]],
     comparison: Mapping[str, Mapping[str, float]],
     tenants: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+    finished: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """Each claim with the value found and whether it holds: [{"text", "value", "ok"}].
+    """Each claim with the value found and whether it holds: [{"text", "value", "ok"}], and `why`
+    not if that is not its value.
 
     `metrics[variant][metric]` are the absolute numbers, `comparison[variant][metric]` the ratios to
     the baseline: `speedup` and any `<metric>_ratio` are looked up there.
     `tenants[variant][job][metric]` are those of jobs, whose ratios are to the same job of the first
-    variant. ValueError, with the nearest name, for what is not there.
+    variant. `finished` are metrics of requests that have an answer. ValueError, with the nearest
+    name, for what is not there.
     """
     rows = []
     for e in expects:
         value = _found(e.variant, e.metric, metrics, comparison, tenants or {})
         owner, _, metric = e.than.rpartition(".")
         than = _found(owner, metric, metrics, comparison, tenants or {}) if e.than else 1.0
-        rows.append({"text": e.text, "value": value, "ok": e.holds(value, than)})
+        row = {"text": e.text, "value": value, "ok": e.holds(value, than)}
+        if e.metric.removesuffix("_ratio") in finished:
+            named = {e.variant, owner or e.variant}
+            if e.metric == SPEEDUP.name or e.metric.endswith("_ratio"):
+                named.add(next(iter(metrics)))
+            worst = max(lost(_of(each, metrics, tenants or {})) for each in named)
+            if worst > e.lost:
+                row |= {"ok": False, "why": f"{worst:.1%} of the requests have no answer"}
+        rows.append(row)
     return rows
+
+
+def _of(
+    owner: str,
+    metrics: Mapping[str, Mapping[str, float]],
+    tenants: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> Mapping[str, float]:
+    """The metrics of a variant, or of a part of it."""
+    variant, _, job = owner.rpartition(".")
+    return metrics.get(owner) or tenants.get(variant, {}).get(job, {})
 
 
 def _found(

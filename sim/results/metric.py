@@ -25,6 +25,9 @@ class Metric(NamedTuple):
     of: str  # definition: numerator, denominator, window
     value: Callable[[Any], Any]
     shown: bool = True  # in the table of variants
+    finished: bool = (
+        False  # over requests that got an answer: it says nothing of those that did not
+    )
 
     def text(self, value: float) -> str:
         """`value` as a person reads it."""

@@ -59,24 +59,33 @@ def axis_unit(outcomes: Mapping[str, Outcome]) -> tuple[str, float]:
 
 
 def recorded(outcomes: Mapping[str, Outcome]) -> tuple[float, float]:
-    """Begin and end of what was recorded, in seconds; from 0 if it begins in the first tenth."""
-    spans = [s for o in outcomes.values() for s in o.timeline.spans]
-    first_s = min((s.start_s for s in spans), default=0.0)
-    last_s = max((s.end_s for s in spans), default=0.0)
+    """Begin and end of what was recorded, in seconds of the axis; from 0 if it begins in the first
+    tenth."""
+    ends = [
+        (s.start_s - origin_s, s.end_s - origin_s)
+        for one in (outcome.timeline for outcome in outcomes.values())
+        for origin_s in [one.origin_s]
+        for s in (*one.spans, *one.lanes)
+    ]
+    first_s = min((start_s for start_s, _ in ends), default=0.0)
+    last_s = max((end_s for _, end_s in ends), default=0.0)
     return (first_s if first_s > 0.1 * last_s else 0.0), last_s
 
 
 def kinds_of(outcomes: Mapping[str, Outcome]) -> list[str]:
     """The op kinds of all outcomes, in the order of the legend."""
-    return sorted({s.kind for o in outcomes.values() for s in o.timeline.spans}, key=kind_order)
+    kinds = {s.kind for o in outcomes.values() for s in (*o.timeline.spans, *o.timeline.lanes)}
+    return sorted(kinds, key=kind_order)
 
 
 def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
     """The panel of one variant; `scale` is how many units of the time axis a second has."""
     by_track: dict[str, list[Span]] = {}
-    for span in outcome.timeline.spans:
+    one = outcome.timeline
+    origin_s = one.origin_s
+    for span in (*one.lanes, *one.spans):
         by_track.setdefault(span.track, []).append(span)
-    owners = list(dict.fromkeys(outcome.timeline.owners + [t.rpartition("/")[0] for t in by_track]))
+    owners = list(dict.fromkeys(one.owners + [t.rpartition("/")[0] for t in by_track]))
     several = len({track.rpartition("/")[0] for track in by_track}) > 1
     tracks = []
     shown = sorted(by_track, key=lambda t: (owners.index(t.rpartition("/")[0]), _stream_order(t)))
@@ -84,12 +93,14 @@ def panel_of(name: str, outcome: Outcome, scale: float) -> Panel:
         spans = sorted(by_track[track], key=lambda s: (s.start_s, s.end_s))
         owner, _, stream = track.rpartition("/")
         label = f"{owner} {stream}" if several and owner else stream
-        start = np.array([s.start_s for s in spans]) * scale
-        end = np.array([s.end_s for s in spans]) * scale
+        start = (np.array([s.start_s for s in spans]) - origin_s) * scale
+        end = (np.array([s.end_s for s in spans]) - origin_s) * scale
         tracks.append(Track(escaped(label), spans, start, end - start))
     took = escaped(seconds_text(outcome.totals.seconds / outcome.replicas))
     some = f"  the first {MOST_TRACKS} of {len(shown)} tracks" if len(shown) > MOST_TRACKS else ""
-    return Panel(f"<b>{escaped(name)}</b>  {took}{some}", tracks, _areas(outcome, scale))
+    when = f"  from {origin_s:.6g} s on, its busiest stretch" if origin_s else ""
+    title = f"<b>{escaped(name)}</b>  {took}{when}{some}"
+    return Panel(title, tracks, _areas(outcome, scale))
 
 
 def _stream_order(track: str) -> tuple[int, list[int], str]:
@@ -115,14 +126,16 @@ def _areas(outcome: Outcome, scale: float) -> list[Area]:
             if u.capacity.rpartition("/")[2] == kind
         ]
         times, share = utilisation(uses, kind, rates[kind])
-        found.append(
-            Area(escaped(kind), CAPACITY_COLOURS.get(kind, "#7B5EA7"), times * scale, share * 100)
-        )
+        times = (times - outcome.timeline.origin_s) * scale
+        colour = CAPACITY_COLOURS.get(kind, "#7B5EA7")
+        found.append(Area(escaped(kind), colour, times, share * 100))
     return found
 
 
 def detail(span: Span) -> str:
     """The lines of the hover that do not depend on when the op ran."""
+    if not span.bound:  # no op, but what ops are done for
+        return escaped(span.note)
     moved = [("HBM", span.hbm_bytes), ("L2", span.l2_bytes), ("link", span.link_bytes)]
     lines = [
         " · ".join(f"{name} {show(nbytes, 'B')}" for name, nbytes in moved if nbytes) or "no bytes"

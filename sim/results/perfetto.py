@@ -43,18 +43,19 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
         return threads[pid, stream]
 
     for variant, outcome in outcomes.items():
-        for s in outcome.timeline.spans:
+        for s in (*outcome.timeline.lanes, *outcome.timeline.spans):
             owner, _, stream = s.track.rpartition("/")
             pid = process(variant, owner)
             start_ns, end_ns = round(s.start_s * 1e9), round(s.end_s * 1e9)
-            numbers = {
+            facts = {
+                "bound": s.bound,
                 "HBM bytes": s.hbm_bytes,
                 "L2 bytes": s.l2_bytes,
                 "link bytes": s.link_bytes,
                 "FLOP": s.flop,
                 "note": s.note,
             }
-            args = {"bound": s.bound} | {name: value for name, value in numbers.items() if value}
+            args = {name: value for name, value in facts.items() if value}
             events.append(
                 {
                     "ph": "X",

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sim.facts.outcome import Outcome
+from sim.results.difference import SMALL, Part
 from sim.results.latency import latency_section
-from sim.results.metric import Metric
+from sim.results.metric import Metric, seconds_text
 from sim.results.metrics import SPEEDUP, by_kind, part_rows_of, rows_of, rows_of_all
 from sim.results.palette import escaped
 from sim.results.requests import owners_of
@@ -83,6 +84,7 @@ def report(
     kinds: Mapping[str, Any],
     metrics: Numbers,
     comparison: Numbers,
+    differences: Mapping[str, Sequence[Part]],
     expect: Sequence[Mapping[str, Any]],
     warnings: Sequence[str],
 ) -> str:
@@ -103,6 +105,7 @@ def report(
         _warnings(warnings),
         _expectations(expect),
         _comparison(rows_of_all(kinds, outcomes), metrics, comparison),
+        _differences(differences),
         *(section(mine) for kind, mine in used.items() for section in kinds[kind].sections),
         latency_section(owners),
         _assumptions(outcomes),
@@ -147,6 +150,28 @@ def _expectations(expect: Sequence[Mapping[str, Any]]) -> str:
         )
     head = "<tr><th class=mark></th><th>The scenario expects</th><th class=num>found</th></tr>"
     return f"<h2>Expectations</h2><table>{head}{''.join(lines)}</table>"
+
+
+def _differences(differences: Mapping[str, Sequence[Part]]) -> str:
+    """What each variant has more or less of than the baseline, the largest parts first."""
+    told = {}
+    for name, parts in differences.items():
+        least = SMALL * sum(abs(part.seconds) for part in parts)
+        told[name] = [part for part in parts if abs(part.seconds) > least]
+    lines = [
+        f"<tr><td>{escaped(name) if not place else ''}</td><td>{escaped(part.what)}</td>"
+        f"<td>{escaped(part.cause)}</td><td class=num>{'-' if part.seconds < 0 else '+'}"
+        f"{seconds_text(abs(part.seconds))}</td></tr>"
+        for name, parts in told.items()
+        for place, part in enumerate(parts)
+    ]
+    if not lines:
+        return ""
+    return (
+        '<h2>What the differences are made of</h2><p class="soft">Against the baseline, in the '
+        "metric that the speed-up is of; parts below half a per cent are left out, result.json "
+        f"has all.</p><table>{''.join(lines)}</table>"
+    )
 
 
 def _comparison(rows: Mapping[str, Metric], metrics: Numbers, comparison: Numbers) -> str:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.facts.outcome import Outcome
+from sim.results.difference import Part, difference
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
 from sim.results.metrics import SPEEDUP, by_kind, metrics, part_rows_of, rows_of
 from sim.results.requests import owners_of, requests_file
+from sim.results.statistics import survivors
 from sim.results.table import closing, comparison_table, part_grid
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class Result:
     outcomes: dict[str, Outcome] = field(repr=False)
     kinds: Mapping[str, Any] = field(repr=False)  # the rows of `sim.kinds`
     partial: bool = False  # interrupted: some variants are missing, or one ends before its time
+    # By variant, the parts of its difference from the baseline, the largest first.
+    differences: Mapping[str, list[Part]] = field(default_factory=dict)
     ran: tuple[str, ...] = ()  # which loops were compiled and which plain Python, and why
 
     @property
@@ -55,9 +59,14 @@ class Result:
     @property
     def verdict(self) -> str:
         """The answer in one sentence for each kind of work."""
-        found = " ".join(
-            self.kinds[kind].verdict(mine, self._metrics(), self.comparison)
-            for kind, mine in by_kind(self.outcomes).items()
+        idle = [f"{name}: {text}. " for name, one in self.outcomes.items() for text in one.idle]
+        found = (
+            "".join(idle)
+            + survivors(self._metrics())
+            + " ".join(
+                self.kinds[kind].verdict(mine, self._metrics(), self.comparison)
+                for kind, mine in by_kind(self.outcomes).items()
+            )
         )
         return f"Interrupted, so this is no answer yet: {found}" if self.partial else found
 
@@ -72,6 +81,9 @@ class Result:
             "partial": self.partial,
             "variants": {name: _sorted(variant) for name, variant in self.variants.items()},
             "comparison": {name: _sorted(ratios) for name, ratios in self.comparison.items()},
+            "difference": {
+                name: [part._asdict() for part in parts] for name, parts in self.differences.items()
+            },
             "expect": self.expect,
             "warnings": self.warnings,
         }
@@ -127,6 +139,7 @@ class Result:
             kinds=self.kinds,
             metrics=self._metrics(),
             comparison=self.comparison,
+            differences=self.differences,
             expect=self.expect,
             warnings=self.warnings,
         )
@@ -210,6 +223,13 @@ def build(
     first = next(iter(found))
     judged = next((key for key in rows[first].judged if found[first].get(key)), "")
     comparison = {name: _ratios(mine, found[first], judged) for name, mine in found.items()}
+    apart = {
+        name: difference(
+            rows[first].judged[judged](outcomes[first]), rows[name].judged[judged](one)
+        )
+        for name, one in outcomes.items()
+        if name != first and judged in rows[name].judged
+    }
     prints = "\n".join(f"{name} {outcome.fingerprint}" for name, outcome in outcomes.items())
     return Result(
         scenario=scenario,
@@ -219,14 +239,22 @@ def build(
         fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12],
         variants={name: {"metrics": mine, "tenants": parts[name]} for name, mine in found.items()},
         comparison=comparison,
-        expect=check(map(parse, expect), found, comparison, parts),
+        expect=check(map(parse, expect), found, comparison, parts, _of_finished(rows.values())),
         warnings=[*dict.fromkeys([*warnings, *_said(outcomes)])],
         resolved=resolved,
         outcomes=dict(outcomes),
         kinds=kinds,
         partial=partial,
+        differences=apart,
         ran=tuple(sorted({line for outcome in outcomes.values() for line in outcome.ran})),
     )
+
+
+def _of_finished(kinds: Iterable[Any]) -> set[str]:
+    """Metrics that say nothing of requests without an answer."""
+    judged = {SPEEDUP.name for kind in kinds if "e2e_mean_s" in kind.judged}
+    tables = [table for kind in kinds for table in (rows_of(kind), part_rows_of(kind))]
+    return judged | {row.name for table in tables for row in table.values() if row.finished}
 
 
 def _said(outcomes: Mapping[str, Outcome]) -> Iterator[str]:

@@ -85,6 +85,7 @@ def _latency(name: str, statistic: str) -> Metric:
         of=f"{LATENCIES[name]}; {_STATISTICS[statistic]}",
         value=lambda outcome: _of(key, outcome),
         shown=name != "queue" or statistic == "p99",
+        finished=True,
     )
 
 
@@ -110,6 +111,26 @@ REQUESTS = table_of(
         ),
     ]
 )
+
+
+LOST = 0.01  # of the requests: with more of them without an answer, statistics of the rest mislead
+
+
+def lost(found: Mapping[str, float]) -> float:
+    """Share of the requests that have no answer, by the metrics of a run or a part of one."""
+    asked = found.get("requests", 0.0) + found.get("rejected", 0.0)
+    return found.get("rejected", 0.0) / asked if asked else 0.0
+
+
+def survivors(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """What to say first of runs in which many requests have no answer; '' if there are none."""
+    told = [
+        f"{name} has no answer for {found['rejected']:,.0f} of "
+        f"{found['requests'] + found['rejected']:,.0f} requests ({share:.1%})"
+        for name, found in metrics.items()
+        if (share := lost(found)) > LOST
+    ]
+    return f"{'; '.join(told)}: its latencies are those of the others. " if told else ""
 
 
 def fairness(slowdowns: Collection[float]) -> float | None:

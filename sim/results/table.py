@@ -123,5 +123,6 @@ def closing(verdict: str, expect: Sequence[Mapping[str, Any]]) -> list[Renderabl
     lines: list[RenderableType] = [Text(verdict, style="bold")]
     for row in expect:
         mark = Text("ok      ", style="green") if row["ok"] else Text("FAILED  ", style="bold red")
-        lines.append(mark + Text(f"{row['text']}  (found {row['value']:.6g})"))
+        why = f"; {row['why']}" if "why" in row else ""
+        lines.append(mark + Text(f"{row['text']}  (found {row['value']:.6g}{why})"))
     return lines

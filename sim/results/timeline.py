@@ -89,7 +89,10 @@ def timeline_page(outcomes: Mapping[str, Outcome], title: str = "Timeline") -> s
         "panels": [_packed(panel, kinds) for panel in panels],
     }
     left_out = sum(o.timeline.truncated for o in outcomes.values())
+    chosen = any(o.timeline.chosen for o in outcomes.values())
     note = f" {left_out:,} later ops were played but not recorded." if left_out else ""
+    if chosen:
+        note += " Each variant in its busiest stretch; --record FROM..UNTIL shows another."
     ops = sum(len(o.timeline.spans) for o in outcomes.values())
     here = resources.files("sim.results")
     return (

@@ -108,9 +108,9 @@ def skeleton(
 
 def _left_px(panels: Sequence[Panel]) -> int:
     """Room for the longest name at the left; those of areas stand left of their axis."""
-    names = [14 + 6.4 * len(track.label) for panel in panels for track in panel.tracks]
+    names = [26 + 7.0 * len(track.label) for panel in panels for track in panel.tracks]
     names += [56 + 6.4 * len(area.label) for panel in panels for area in panel.areas]
-    return round(min(max([_MARGIN["l"], *names]), 330))
+    return round(min(max([_MARGIN["l"], *names]), 560))
 
 
 def _heading(text: str, axis: str) -> dict[str, Any]:

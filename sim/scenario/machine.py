@@ -155,25 +155,33 @@ class Pod(Section):
 class Precision(Section):
     """Number formats of what is stored and moved."""
 
-    weights: Dtype = "fp16"
+    weights: Dtype | None = Field(
+        default=None, description="default: as the model's file says, part by part; else fp16"
+    )
     activations: Dtype = "fp16"
     kv: Dtype = "fp16"
     communication: Dtype = "fp16"
     experts: Dtype | None = Field(
         default=None, description="of the experts' weights; default: as `weights`"
     )
+    attention: Dtype | None = Field(
+        default=None, description="of the weights of attention; default: as `weights`"
+    )
 
 
 class Routing(Section):
-    """How tokens choose experts: evenly, by a power law whose order `seed` draws, or as
-    recorded."""
+    """How tokens choose experts: as measured for the model, evenly, by a power law whose order
+    `seed` draws, or as recorded."""
 
-    skew: Annotated[float, Field(ge=0, le=10)] = Field(
-        default=0.0, description="exponent of the power law; 0: even"
+    skew: Annotated[float, Field(ge=0, le=10)] | None = Field(
+        default=None,
+        description="exponent of the power law; 0: even; default: as measured for the model's "
+        "family, where its card names a profile, else even",
     )
     seed: Index = 0
     file: FilePath | None = Field(
-        default=None, description="recorded tokens of each expert, one number a line"
+        default=None,
+        description="recorded tokens of each expert: a number a line, a line a layer, or JSON",
     )
 
     @model_validator(mode="after")
@@ -183,9 +191,8 @@ class Routing(Section):
 
     def chances(self) -> routing.Routing:
         """As the op graph wants it."""
-        return routing.Routing(
-            self.skew, self.seed, routing.recorded(self.file) if self.file else ()
-        )
+        counts = routing.recorded(self.file) if self.file else ()
+        return routing.Routing(self.skew or 0.0, self.seed, counts)
 
 
 class Parallel(Section):

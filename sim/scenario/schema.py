@@ -24,7 +24,8 @@ class Record(Section):
     from_s: Seconds = 0.0
     until_s: Seconds | None = Field(
         default=None,
-        description="default: the end; of requests at fidelity step, 0.1 s after from_s",
+        description="default: the end; of requests some iterations, from from_s on or, if that is "
+        "not said either, where the load was the highest",
     )
     max_spans: Index = 20_000
     enabled: bool = True

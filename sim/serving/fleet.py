@@ -19,6 +19,9 @@ NEXT, WRITTEN, ASKS, FREE, PENDING, PUSHED = range(6)
 BINS = 512  # of the time series
 
 
+BY_BATCH, BY_TOKENS, BY_KV = range(1, 4)  # what the head of a queue waits for
+
+
 class Rules(NamedTuple):
     """What holds for the whole fleet.  `router` and `order` are numbers of rows (`number`).
 
@@ -147,6 +150,7 @@ REPLICA = np.dtype(
         ("slow", "f8"),  # how many times slower than it should be
         ("up", "i8"),  # the router may choose it
         ("halted", "i8"),  # begins nothing
+        ("shown", "i8"),  # its iterations are played, so that they can be looked at
         ("chips", "i8"),  # the number of those it runs on, where replicas share chips
         (
             "stages",
@@ -183,6 +187,10 @@ REPLICA = np.dtype(
             "blocked",
             "i8",
         ),  # the head of the queue could not be admitted: who comes behind it changes nothing
+        ("limit", "i8"),  # why the head of the queue waits in the iteration under way: 0, or below
+        ("by_batch_s", "f8"),  # time in which somebody waited for a place in the batch,
+        ("by_tokens_s", "f8"),  # for new tokens in an iteration,
+        ("by_kv_s", "f8"),  # for KV blocks
         # Its prefix cache.
         ("nodes_made", "i8"),
         ("node_free", "i8"),
@@ -202,6 +210,7 @@ REPLICA = np.dtype(
         ("accepted", "i8"),  # speculative tokens, of
         ("drafted", "i8"),
         ("peak_blocks", "i8"),
+        ("most_users", "i8"),  # sequences that had a block of the prefix cache at once
         ("kv_s", "f8"),  # integral of the share of blocks in use
         ("present", "i8"),  # requests here
         ("present_s", "f8"),  # integral of their number

@@ -145,6 +145,8 @@ def _use(fleet: Fleet, r: int, node: int) -> None:
     if at.users == 0:
         _unlink(fleet, r, node)
     at.users += 1
+    me = fleet.replicas[r]
+    me.most_users = max(me.most_users, at.users)
 
 
 def _unlink(fleet: Fleet, r: int, node: int) -> None:

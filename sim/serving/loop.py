@@ -47,8 +47,9 @@ def serve(
     """Deliver what arrives by `until_s` from row `fleet.cursor[NEXT]` on, and run all replicas to
     then; why it stopped.
 
-    With `ask`, every iteration that begins is asked for, priced or not: the replica leaves with
-    PRICE and its number in `fleet.cursor[ASKS]`, and goes on once `set_price` has told.
+    With `ask`, or of a replica that is shown, every iteration that begins is asked for, priced or
+    not: the replica leaves with PRICE and its number in `fleet.cursor[ASKS]`, and goes on once
+    `set_price` has told.
     """
     count = len(fleet.replicas)
     alone = not rules.coupled and apart(rules.router)
@@ -192,7 +193,7 @@ def _begin(
         me.activity = UNPRICED
     if me.activity == UNPRICED:
         me.played = 0
-        if ask or not _priced(fleet, price, r):
+        if ask or me.shown or not _priced(fleet, price, r):
             fleet.cursor[ASKS] = r
             return PRICE
         _go(fleet, price, r)

@@ -8,6 +8,9 @@ import numpy as np
 from sim.serving.draws import chance
 from sim.serving.fleet import (
     BINS,
+    BY_BATCH,
+    BY_KV,
+    BY_TOKENS,
     FREE,
     GAP_BINS,
     GAP_FINEST_S,
@@ -77,6 +80,12 @@ def finish(
     me.running_count = kept
     me.iterations += steps
     me.busy_s += now_s - begin_s
+    if me.limit == BY_BATCH:
+        me.by_batch_s += now_s - begin_s
+    elif me.limit == BY_TOKENS:
+        me.by_tokens_s += now_s - begin_s
+    elif me.limit == BY_KV:
+        me.by_kv_s += now_s - begin_s
     kv = (used + me.blocks - room(rules, fleet, r)) / 2 / me.blocks
     me.kv_s += kv * (now_s - begin_s)
     _spread(fleet, r, begin_s, now_s, kv, batch, prefilled, made)
@@ -127,7 +136,6 @@ def depart(
     goes on."""
     it = fleet.slots[slot]
     row = records[fleet.cursor[WRITTEN]]
-    fleet.cursor[WRITTEN] += 1
     row.id, row.replica, row.rank, row.arrival_s = it.id, r, it.rank, it.arrival_s
     row.prompt, row.output, row.hit = it.prompt, it.output, it.hit
     row.preempted, row.retried = it.preempted, it.retried
@@ -136,6 +144,8 @@ def depart(
     if r != NONE:
         now_s = fleet.replicas[r].now_s
         row.scheduled_s, row.first_s, row.last_s = it.scheduled_s, it.first_s, now_s
+    fleet.cursor[WRITTEN] += 1  # the row is whole: an interrupt may come between any two lines
+    if r != NONE:
         release(rules, fleet, r, slot)
         gone(fleet, r, slot, now_s)
         fleet.replicas[r].answered += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.serving.fleet import CHUNKED, NONE, STATIC, Fleet, Rules
+from sim.serving.fleet import BY_BATCH, BY_KV, BY_TOKENS, CHUNKED, NONE, STATIC, Fleet, Rules
 from sim.serving.kv import matched, own_blocks, release, room, share, take
 from sim.serving.order import Head, by_class, sooner
 
@@ -21,6 +21,7 @@ def plan(rules: Rules, fleet: Fleet, r: int) -> int:
     do."""
     me = fleet.replicas[r]
     me.blocked = 0
+    me.limit = 0
     me.delay_s = 0.0
     for place in range(me.running_count):
         fleet.slots[fleet.running[r, place]].chunk = 0
@@ -33,6 +34,8 @@ def plan(rules: Rules, fleet: Fleet, r: int) -> int:
         preempted, admitted = False, 0
         if me.policy == STATIC and me.running_count > 0:
             me.blocked = 1  # a batch is closed once it has begun
+            if me.waiting_count > 0:
+                me.limit = BY_BATCH
         else:
             admitted = _admit(rules, fleet, r, me.new_tokens, False)
         if admitted == 0:
@@ -186,6 +189,11 @@ def _admit(rules: Rules, fleet: Fleet, r: int, budget: int, in_chunks: bool) -> 
             or (chunk > budget and admitted > 0)
         ):
             me.blocked = 1
+            me.limit = BY_TOKENS
+            if me.running_count == me.sequences:
+                me.limit = BY_BATCH
+            elif short > room(rules, fleet, r) - unused * unit:
+                me.limit = BY_KV
             break
         leave_queue(fleet, r, rank)
         if rules.unit_tokens > 0 and it.block_count > 0 and it.made == 0 and it.preempted == 0:
@@ -207,6 +215,8 @@ def _admit(rules: Rules, fleet: Fleet, r: int, budget: int, in_chunks: bool) -> 
             it.scheduled_s = me.now_s
         budget -= chunk
         admitted += 1
+    if me.waiting_count > 0 and budget <= 0:
+        me.limit = BY_TOKENS
     return admitted
 
 

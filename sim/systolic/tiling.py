@@ -9,12 +9,15 @@ weights take to load. Other dataflows than its own are those of `sim.systolic.da
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from sim.dnn.gemms import GemmLayer
 from sim.systolic.dataflow import DATAFLOWS, Dataflow
 from sim.systolic.pod_array import PodArray
+
+MOST_TILE_OPS = 50_000_000  # of a network: a schedule takes some 100 bytes of memory for each
 
 
 @dataclass(frozen=True)
@@ -76,23 +79,24 @@ class Tiling:
 def tile(layer: GemmLayer, array: PodArray, partition: int | None = None) -> Tiling:
     """The tiles of a layer, each with `partition` of what passes by (rows of X).
 
-    By default that is as much as the array has rows. ValueError if a tile is larger than a bank.
+    By default that is as much as the array has rows. ValueError if a tile is larger than a bank, or
+    there are too many to be scheduled.
     """
     partition = array.rows if partition is None else partition
     if partition < 1:
         raise ValueError(f"a tile has at least 1 row of X, not {partition}")
     flow = DATAFLOWS[array.dataflow]
     parts = {"rows": array.rows, "cols": array.cols, "partition": partition}
-    tiling = Tiling(
-        layer=layer,
-        dataflow=flow,
-        x_rows=_cut(layer.m, parts[flow.m]),
-        w_rows=_cut(layer.n, parts[flow.n]),
-        w_cols=_cut(layer.k, parts[flow.k]),
-    )
+    sides = [(layer.m, parts[flow.m]), (layer.n, parts[flow.n]), (layer.k, parts[flow.k])]
+    if (count := prod(-(-size // part) for size, part in sides)) > MOST_TILE_OPS:
+        raise ValueError(
+            f"layer {layer.name} has {count:,} tile ops, more than the {MOST_TILE_OPS:,} that a "
+            "schedule holds; take a smaller batch, fewer tokens, or larger pods"
+        )
+    tiling = Tiling(layer, flow, *(_cut(size, part) for size, part in sides))
     sizes = {
-        "X": int(tiling.x_bytes.max()),
-        "W": int(tiling.w_bytes.max()),
+        "X": int(tiling.x_rows.max() * tiling.w_rows.max()) // layer.kernel_area,
+        "W": int(tiling.w_rows.max() * tiling.w_cols.max()),
         "P": int(2 * tiling.x_rows.max() * tiling.w_cols.max()),
     }
     for operand, nbytes in sizes.items():

@@ -238,7 +238,8 @@ class _Prefixes:
             more = max(int(blocks.max()) + 1, 2 * len(self.seen)) - len(self.seen)
             self.seen = np.concatenate((self.seen, np.zeros(more, bool)))
         distinct, first, which = np.unique(blocks, return_index=True, return_inverse=True)
-        hit = self.seen[blocks] | (first[which] < np.arange(len(blocks)))
+        owner = np.repeat(np.arange(len(chunk)), np.diff(block_from))
+        hit = self.seen[blocks] | (owner[first[which]] < owner)  # in an earlier request
         self.seen[distinct] = True
         hits = np.diff(np.concatenate(([0], np.cumsum(hit)))[block_from])
         self.tokens += int(np.minimum(hits * self.block_tokens, chunk.prompt_tokens).sum())

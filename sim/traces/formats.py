@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from sim.traces.peers import peer
 from sim.traces.values import (
     EXTRAS,
+    comma_of,
     csv_fields,
     date_ns,
     elapsed,
@@ -49,6 +51,8 @@ class Parser(NamedTuple):
     block_tokens: int = 0
     places: tuple[int, int, int] | None = None
     width: int = 0
+    comma: str = ","
+    sure: bool = True  # every row has the extras; else any may lack them, as in JSON Lines
 
     @property
     def extras(self) -> tuple[str, ...]:
@@ -89,7 +93,9 @@ class TraceFormat:
         if self.json_lines != first_line.lstrip().startswith("{"):
             return 0.0
         listed = (
-            key_names(json_object(first_line) or {}) if self.json_lines else csv_fields(first_line)
+            key_names(json_object(first_line) or {})
+            if self.json_lines
+            else csv_fields(first_line, comma_of(first_line))
         )
         names = [name.strip() for name in listed]
         if any(name in names for name in self.unlike) or any(
@@ -101,15 +107,21 @@ class TraceFormat:
         near = sum(column not in names and _nearest(column, names) is not None for column in wanted)
         return (exact + near / 2) / len(wanted)
 
-    def parser(self, number: int, first_line: str) -> Parser:
+    def parser(self, number: int, first_line: str, sure: bool = False) -> Parser:
         """The parser for a file whose first line is this, row `number`; ValueError if columns lack.
 
-        A JSON Lines file has no header; there a missing key is the fault of its row.
+        A JSON Lines file has no header; there a missing key is the fault of its row, and any row
+        may be the first with an optional key, unless it is `sure` that the first line has all.
         """
         if self.json_lines:
-            extras, block_tokens = self._extras(key_names(json_object(first_line) or {}))
-            return Parser(self._json_row(extras), self.first_line(), extras, block_tokens)
-        names = [name.strip() for name in csv_fields(first_line)]
+            names = key_names(json_object(first_line) or {})
+            if not sure:
+                names += [name for name in self.extras.values() if not name.endswith("*")]
+            extras, block_tokens = self._extras(names)
+            of_line = self._json_row(extras)
+            return Parser(of_line, self.first_line(), extras, block_tokens, sure=sure)
+        comma = comma_of(first_line)
+        names = [name.strip() for name in csv_fields(first_line, comma)]
         wanted = [column for column in self.columns if column]
         faults = [
             f"missing column {_near(column, names)}" for column in wanted if column not in names
@@ -128,20 +140,21 @@ class TraceFormat:
         ]
 
         def row(line: str) -> Row:
-            fields = csv_fields(line)
+            fields = csv_fields(line, comma)
             if len(fields) != width:
                 raise ValueError(f"has {len(fields)} fields, not {width}")
             return tuple([read(fields[at], name) for read, at, name in readers])
 
         right = dict(zip(self.columns, self.example))
-        example = ",".join(right.get(name, "...") for name in names)
+        example = comma.join(right.get(name, "...") for name in names)
         time, prompt, output = (at for _, at, _ in readers[:3])
-        return Parser(row, example, extras, block_tokens, (time, prompt, output), width)
+        return Parser(row, example, extras, block_tokens, (time, prompt, output), width, comma)
 
     def first_line(self) -> str:
         """What the first line of such a file looks like."""
         if self.json_lines:
-            right = {**self.needs, **dict(zip(self.columns, self.example))}
+            named = {name: value for name, value in zip(self.columns, self.example) if name}
+            right = {**self.needs, **named}
             return "{" + ", ".join(f'"{name}": {value}' for name, value in right.items()) + "}"
         return ",".join(column for column in self.columns if column)
 
@@ -164,8 +177,13 @@ class TraceFormat:
 
     def _json_row(self, extras: Mapping[str, str]) -> Callable[[str], Row]:
         columns, readers = self.columns, self._readers(extras)
-        needed = frozenset(columns)
+        needed = frozenset(columns) - {""}
         dotted = [name for _, name in readers if "." in name]
+        stems = [
+            name[:-1]
+            for kind, name in self.extras.items()
+            if name.endswith("*") and kind not in extras
+        ]
 
         def row(line: str) -> Row:
             found = json_object(line)
@@ -175,8 +193,11 @@ class TraceFormat:
                 found = lifted(found, name)
             if not needed <= found.keys():
                 names = key_names(found)
-                missing = (_near(column, names) for column in columns if column not in found)
+                missing = (_near(each, names) for each in columns if each and each not in found)
                 raise ValueError(f"missing key {', '.join(missing)}")
+            for stem in stems:
+                if late := [key for key in found if key.startswith(stem)]:
+                    raise ValueError(f"{late[0]} is not in the first row, which has to name it")
             return tuple([read(found.get(name), name) for read, name in readers])
 
         return row
@@ -189,15 +210,32 @@ class TraceFormat:
 
 def detect(first_line: str) -> str:
     """Name of the format of a file that begins with this line; ValueError if it is like none."""
+    if first_line.count("\0") * 3 > len(first_line):
+        raise ValueError("is not UTF-8 text but, it seems, UTF-16; save it as UTF-8 or CSV UTF-8")
+    if "\r" in first_line.rstrip("\r\n"):
+        raise ValueError("ends its lines by CR alone; save it with the line ends LF or CR LF")
     scores = {name: form.sniff(first_line) for name, form in FORMATS.items()}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < 0.5:
+        talks = [
+            key for key in _TALKS if isinstance((json_object(first_line) or {}).get(key), list)
+        ]
+        if talks:
+            raise ValueError(
+                f"a row holds a whole conversation ({talks[0]}); a trace has one turn a row, with "
+                f"arrival, lengths and a session: {FORMATS['plain_jsonl'].first_line()}"
+            )
+        if whose := peer(json_object(first_line) or {}):
+            raise ValueError(whose)
         known = "; ".join(f"{name}: {form.first_line()}" for name, form in FORMATS.items())
         raise ValueError(
             f"unknown format, the first line is {first_line.strip()[:80]!r}; known first "
             f"lines: {known}"
         )
     return best
+
+
+_TALKS = ("turns", "conversations", "conversation", "messages")
 
 
 def _nearest(column: str, names: Sequence[str]) -> str | None:
@@ -234,6 +272,16 @@ FORMATS: dict[str, TraceFormat] = {
         per_s=1.0,
         json_lines=True,
         extras=_PLAIN_EXTRAS,
+    ),
+    # Results of benchmarks (vLLM's, SGLang's) that do not keep when requests began, a row for each.
+    "benchmark": TraceFormat(
+        ("", "prompt_tokens", "output_tokens"),
+        ("", "374", "44"),
+        time=no_time,
+        per_s=1.0,
+        json_lines=True,
+        unlike=("arrival_s",),
+        needs={"start_time": "null"},
     ),
     # Azure public dataset, AzureLLMInferenceDataset2023 and 2024: the later files add an offset of
     # +00:00 to the times.

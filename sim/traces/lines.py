@@ -110,6 +110,11 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
         raise fault(f"{why} after row {number - 1}{then}")
 
 
+def lines_of(text: bytes) -> Lines:
+    """The lines of a whole text."""
+    return _lines(text, 1)[0]
+
+
 def _lines(block: bytes, number: int) -> tuple[Lines, int]:
     """The lines of a block whose first has this number, and the number of the line after it."""
     text = padded(block)

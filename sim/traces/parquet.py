@@ -113,7 +113,7 @@ def tables(path: Path) -> tuple[TraceFormat, Parser, Iterator[Table]]:
             f"{', '.join(names)[:200]}; "
             f"a right table has {', '.join(form.columns)}"
         )
-    return form, form.parser(1, json.dumps(dict.fromkeys(names))), _batches(file)
+    return form, form.parser(1, json.dumps(dict.fromkeys(names)), sure=True), _batches(file)
 
 
 def _batches(file: Any) -> Iterator[Table]:

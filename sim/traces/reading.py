@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from sim.traces.arrivals import Arrivals, times
 from sim.traces.columns import Array, Columns, by_arrival, joined, rechunked
+from sim.traces.documents import in_one
 from sim.traces.formats import FORMATS, Parser, TraceFormat, detect
 from sim.traces.lines import BLOCK_BYTES, CutShortError, Lines, TraceError, blocks
 from sim.traces.parquet import Table, is_parquet, tables
@@ -22,6 +23,11 @@ from sim.traces.stream import CHUNK_ROWS, TraceStream, cut, from_start
 
 # how far out of order a row may be under bad_rows="skip", in a file that is not read at once
 SORT_ROWS = 262_144
+MOST_TOKENS = 10**8  # of a prompt or an answer: more is no number of tokens
+TICK_ROWS = 4096  # in which a tick shows
+_FEW_TICKS = 3  # different ones, at the least
+_JITTER = 0.002  # of a tick, by which a stamp may miss it: Mooncake's do by up to 3 ms
+CLOCKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # units in a second
 
 
 def open_trace(
@@ -32,8 +38,10 @@ def open_trace(
     limit: int | None = None,
     speed: float = 1.0,
     bad_rows: Literal["error", "skip"] = "error",
-    max_tokens: int = 1_000_000,
-    spread_ticks: bool = True,
+    max_tokens: int = MOST_TOKENS,
+    ticks: bool | float = True,
+    block_tokens: int | None = None,
+    clock: str | None = None,
     chunk_rows: int = CHUNK_ROWS,
     sort_rows: int | None = SORT_ROWS,
     arrivals: Arrivals | None = None,
@@ -59,9 +67,14 @@ def open_trace(
     * gzip or zstd data that end early: TraceError; under "skip" the whole rows before the cut are
       kept, with a warning. Corrupt data are an error always: nothing says which rows to believe.
 
-    A format that rounds arrivals to ticks (Mooncake: 3 s) would send bursts that no user sent. With
-    `spread_ticks` the requests of a tick are spread evenly over it, in file order; a tick ends at
-    the next one at the latest. This is an assumption, so it is a warning as well.
+    A recorder that rounds arrivals to ticks (Mooncake's: 3 s) would send bursts that no user sent.
+    With `ticks` the requests of a tick are spread evenly over it, in file order; a tick ends at the
+    next one at the latest. This is an assumption, so it is a warning as well, and made only where
+    the first rows of the file, several thousand, are all at multiples of the format's tick; `ticks`
+    in seconds is one that the file has in any case, and False none.
+
+    `block_tokens` are the tokens of a prefix block, where they are others than the format's;
+    `clock` is the unit of the times (s, ms, us, ns), likewise.
 
     Only the first line is read here, so a wrong row shows when its chunk is taken. Memory follows
     the chunk, with three exceptions: under `bad_rows="skip"` up to twice `sort_rows` rows are held
@@ -90,12 +103,29 @@ def open_trace(
             0 < speed < math.inf,
             f"speed ({speed}) must be a positive number; 2.0 sends the requests twice as fast",
         ),
+        (
+            arrivals is None or speed == 1.0,
+            f"speed ({speed}) is that of the recorded times, which a rate replaces; leave one out",
+        ),
+        (
+            arrivals is None or isinstance(ticks, bool),
+            f"a tick of {ticks} s is of the recorded times, which a rate replaces; leave one out",
+        ),
         (bad_rows in ("error", "skip"), f"bad_rows ({bad_rows!r}) must be 'error' or 'skip'"),
         (
             chunk_rows >= 1 and (sort_rows is None or sort_rows >= 1),
             f"chunk_rows ({chunk_rows}) and sort_rows ({sort_rows}) must be 1 or more",
         ),
         (seed >= 0, f"seed ({seed}) must be 0 or more"),
+        (0 <= ticks < math.inf, f"a tick of {ticks} s must be positive"),
+        (
+            block_tokens is None or block_tokens >= 1,
+            f"block_tokens ({block_tokens}) must be 1 or more",
+        ),
+        (
+            clock is None or clock in CLOCKS,
+            f"no clock {clock!r}; choose one of {', '.join(CLOCKS)}",
+        ),
     )
     if wrong := [what for met, what in rules if not met]:
         raise ValueError(wrong[0])
@@ -106,7 +136,9 @@ def open_trace(
     # Of a short slice no more is read than about it.
     block_bytes = BLOCK_BYTES if limit is None else min(BLOCK_BYTES, max(2**16, 64 * limit))
     try:
-        opened = [_opened(path, format, block_bytes)]  # used once, so that a pipe can be read
+        # Used once, so that a pipe can be read.
+        how = format, block_bytes, block_tokens, clock
+        opened = [_opened(path, *how)]
     except ValueError as error:
         raise TraceError(f"{path}: {error}") from None
 
@@ -114,11 +146,10 @@ def open_trace(
 
     def source(out: TraceStream) -> Iterator[Columns]:
         try:
-            _, form, parser, lines = opened.pop() if opened else _opened(path, format, block_bytes)
+            _, form, parser, lines = opened.pop() if opened else _opened(path, *how)
             judge = Judge(parser, form, bad_rows == "skip", max_tokens, fast)
-            rows = _Slice(
-                judge, lines, first, limit, spread_ticks and arrivals is None, arrivals is None
-            )
+            tick_s, lines = _tick(judge, lines, ticks if arrivals is None else False)
+            rows = _Slice(judge, lines, first, limit, tick_s, arrivals is None)
             chunks = (
                 _sorted(rows.columns(), sort_rows)
                 if bad_rows == "skip"
@@ -126,6 +157,8 @@ def open_trace(
             )
             if rows.spread:
                 chunks = _spread(chunks, rows)
+            if clock is None and not form.whole_time:
+                chunks = _believed(chunks, form)
             for chunk in rechunked(from_start(chunks, form.per_s, speed), chunk_rows):
                 if not math.isfinite(chunk.arrival_s[-1]):
                     raise _TooSlowError(
@@ -167,9 +200,26 @@ class _TooSlowError(ValueError):
 
 
 def _opened(
+    path: Path,
+    format: str,
+    block_bytes: int,
+    block_tokens: int | None,
+    clock: str | None,
+) -> tuple[str, TraceFormat, Parser, Iterator[Lines | Table]]:
+    """Name of the format, the format, the parser, and the lines of data of a file, its clock and
+    the size of its prefix blocks as they are told."""
+    name, form, parser, lines = _found(path, format, block_bytes)
+    if clock is not None and form.whole_time:
+        raise ValueError(f"the times are dates, which no clock ({clock}) has a unit of")
+    if block_tokens is not None and "blocks" not in parser.extras:
+        raise ValueError(f"there are no prefix blocks, of {block_tokens} tokens or any")
+    form = form if clock is None else replace(form, per_s=CLOCKS[clock])
+    return name, form, parser._replace(block_tokens=block_tokens or parser.block_tokens), lines
+
+
+def _found(
     path: Path, format: str, block_bytes: int
 ) -> tuple[str, TraceFormat, Parser, Iterator[Lines | Table]]:
-    """Name of the format, the format, the parser, and the lines of data of a file."""
     if is_parquet(path):
         return "parquet", *tables(path)
     source: Iterator[Lines | Table] = blocks(path, block_bytes)
@@ -177,6 +227,10 @@ def _opened(
     if lines is None:
         raise ValueError("the file is empty")
     head = lines.line(0)
+    if format == "auto" and (rows := in_one(head, chain([lines], source))) is not None:
+        name, lines = rows
+        head, source = lines.line(0), iter(())
+        format = name if name in FORMATS else detect(head)
     name = detect(head) if format == "auto" else format
     form = FORMATS[name]
     parser = form.parser(int(lines.number[0]), head)
@@ -186,6 +240,89 @@ def _opened(
         parser,
         chain([lines if form.json_lines else lines.part(1, len(lines))], source),
     )
+
+
+def _tick(
+    judge: Judge, lines: Iterator[Lines | Table], asked: bool | float
+) -> tuple[float, Iterator[Lines | Table]]:
+    """Seconds of the file's ticks, 0 if it has none; and its lines, of which the first were looked
+    at."""
+    tick = judge.form.tick_s if asked is True else float(asked)
+    if asked is not True or not tick:
+        return tick, lines
+    held: list[Lines | Table] = []
+    seen = np.zeros(0)
+    fault: list[ValueError] = []
+    try:
+        for part in lines:
+            held.append(part)
+            seen = np.concatenate((seen, judge.times(part) / judge.form.per_s / tick))
+            if len(seen) >= TICK_ROWS:
+                break
+    except ValueError as error:  # whoever comes to that place will meet it
+        fault.append(error)
+    seen = seen[:TICK_ROWS]
+    whole = np.round(seen)
+    sure = len(np.unique(whole)) >= _FEW_TICKS and np.abs(seen - whole).max() <= _JITTER
+    return tick if sure else 0.0, chain(held, _raising(fault), lines)
+
+
+def _raising(faults: list[ValueError]) -> Iterator[Any]:
+    for fault in faults:
+        raise fault
+    yield from ()
+
+
+_MOST_S, _LONGEST_S = 1e11, 3.2e8  # since 1970: the year 5138; between two requests: ten years
+
+
+def _believed(chunks: Iterable[Columns], form: TraceFormat) -> Iterator[Columns]:
+    """The same; ValueError if their times, in the unit of the format, are those of a finer
+    clock."""
+    first: float | None = None
+    for chunk in chunks:
+        if first is None:
+            first = float(chunk.arrival_s[0])
+            _no_coarser(chunk, form)
+        for value, most_s, what in (
+            (first, _MOST_S, "begins at"),
+            (float(chunk.arrival_s[-1]) - first, _LONGEST_S, "spans"),
+        ):
+            if value / form.per_s > most_s:
+                finer = {unit: value / each for unit, each in CLOCKS.items() if each > form.per_s}
+                unit = next((unit for unit, seconds in finer.items() if seconds <= most_s), "ns")
+                raise ValueError(
+                    f"{form.columns[0]} {what} {value / form.per_s:.3g} s, which no recording "
+                    f"does; is it in {unit}? Say so with clock: {unit} "
+                    f"(clock: {_unit(form)}, if it is right)"
+                )
+        yield chunk
+
+
+def _unit(form: TraceFormat) -> str:
+    return next((name for name, per_s in CLOCKS.items() if per_s == form.per_s), "s")
+
+
+_EPOCH_S = 9e8, 2.3e9  # seconds since 1970 of a recording: 1998 to 2042
+_FEWEST_MS = 10.0  # between two requests, on average, told in fractions of that unit
+
+
+def _no_coarser(chunk: Columns, form: TraceFormat) -> None:
+    """ValueError if the first times are those of a coarser clock than the format's."""
+    seen = chunk.arrival_s
+    if form.per_s < 1e3:
+        return
+    # Of a finer clock these are the first seconds of a recording.
+    since = form.per_s == 1e3 and _EPOCH_S[0] <= seen[0] <= seen[-1] <= _EPOCH_S[1]
+    gap = (seen[-1] - seen[0]) / max(len(seen) - 1, 1)
+    parts = 0 < gap < _FEWEST_MS and bool((seen != np.floor(seen)).any())
+    if since or parts:
+        unit = _unit(form)
+        what = "are, taken as seconds, of these years" if since else f"are fractions of a {unit}"
+        raise ValueError(
+            f"times in {form.columns[0]} {what}, where {unit} are due; are they in s? Say so with "
+            f"clock: s (clock: {unit}, if it is right)"
+        )
 
 
 class _Slice:
@@ -201,12 +338,12 @@ class _Slice:
         lines: Iterator[Lines | Table],
         first: int,
         limit: int | None,
-        spread_ticks: bool,
+        tick_s: float,
         timed: bool,
     ):
         self.timed = timed  # the times of the file are used
         self.judge, self.lines, self.first, self.limit = judge, lines, first, limit
-        self.spread = spread_ticks and judge.form.tick_s > 0
+        self.tick_s, self.spread = tick_s, tick_s > 0
         self.tick, self.mates = (
             math.nan,
             0,
@@ -242,11 +379,6 @@ class _Slice:
         if not some:
             raise ValueError(self.judge.nothing(self.first, passed))
         form = self.judge.form
-        if self.spread:
-            self.judge.assumed.append(
-                f"arrivals were recorded in ticks of {form.tick_s:g} s; those of one tick are "
-                "spread evenly over it"
-            )
         if self.timed and not form.columns[0]:
             self.judge.assumed.append(
                 "the file has no times, so all requests arrive at 0; give them arrivals"
@@ -300,7 +432,8 @@ def _sorted(rows: Iterable[tuple[Columns, Array]], sort_rows: int | None) -> Ite
 
 def _spread(chunks: Iterable[Columns], rows: _Slice) -> Iterator[Columns]:
     """Rows of equal time spread evenly over the tick, or up to the next tick if that is nearer."""
-    width = rows.judge.form.tick_s * rows.judge.form.per_s
+    width = rows.tick_s * rows.judge.form.per_s
+    moved = False
     held: list[Columns] = []
     before = None  # rows of the first tick that are before the slice
     for chunk in chunks:
@@ -311,12 +444,21 @@ def _spread(chunks: Iterable[Columns], rows: _Slice) -> Iterator[Columns]:
             continue  # one tick so far
         whole = joined(held)
         last = int(np.searchsorted(whole.arrival_s, whole.arrival_s[-1]))
-        yield _spread_ticks(whole[:last], before, 0, float(whole.arrival_s[-1]), width)
+        apart = _spread_ticks(whole[:last], before, 0, float(whole.arrival_s[-1]), width)
+        moved = moved or (apart.arrival_s != whole.arrival_s[:last]).any()
+        yield apart
         held, before = [whole[last:]], 0
     if held:
         whole = joined(held)
         after, end = rows.rest_of_tick(float(whole.arrival_s[-1]))
-        yield _spread_ticks(whole, before or 0, after, end, width)
+        apart = _spread_ticks(whole, before or 0, after, end, width)
+        moved = moved or (apart.arrival_s != whole.arrival_s).any()
+        yield apart
+    if moved:
+        rows.judge.assumed.append(
+            f"arrivals were recorded in ticks of {rows.tick_s:g} s; those of one tick are spread "
+            "evenly over it"
+        )
 
 
 def _spread_ticks(columns: Columns, before: int, after: int, end: float, width: float) -> Columns:

@@ -30,7 +30,7 @@ class Judge:
     ):
         self.parser, self.form, self.skip, self.max_tokens = parser, form, skip, max_tokens
         self.fast = fast
-        self.sessions = Sessions(parser.extras, form.per_s)
+        self.sessions = Sessions(parser.extras, form.per_s, parser.sure)
         self.notes: list[str] = []  # faults of the file as a whole
         self.assumed: list[str] = []
         self._bad, self._bad_rows = 0, list[str]()  # counts, and the first three
@@ -166,7 +166,7 @@ class Judge:
         text, width = lines.text, self.parser.width
         begin = int(lines.start[0])
         used = text.data[begin : int(lines.end[-1])]
-        commas = np.flatnonzero(used == ord(",")) + begin
+        commas = np.flatnonzero(used == ord(self.parser.comma)) + begin
         regular = np.arange(count)
         if len(commas) != count * (width - 1) or not _in_lines(commas, lines, width):
             upto = np.searchsorted(commas, lines.start)
@@ -225,6 +225,7 @@ class Judge:
                 return None
             if not prompt:
                 raise ValueError(f"{self.form.columns[1]} is zero")
+            self._fits(row)
             if prompt > self.max_tokens or output > self.max_tokens:
                 column = self.form.columns[1 if prompt > self.max_tokens else 2]
                 most = prompt if prompt > self.max_tokens else output
@@ -236,6 +237,25 @@ class Judge:
                 f"{error}; the row has no line end: was the file cut off here?"
             ) from None
         return row
+
+    def _fits(self, row: Row) -> None:
+        """ValueError if a row has more prefix blocks than its prompt, or fewer where a format names
+        all."""
+        at, size = self.sessions.at.get("blocks"), self.parser.block_tokens
+        if at is None or not row[at]:
+            return
+        count, prompt = len(row[at]), row[1]
+        if prompt // size * bool(self.form.block_tokens) <= count <= -(-prompt // size):
+            return
+        others = [other for other in _SIZES if prompt // other <= count <= -(-prompt // other)]
+        hint = f"; in blocks of {others[0]} they are right: say block_tokens" if others else ""
+        raise ValueError(
+            f"{self.parser.told['blocks']} names {count} blocks, which a prompt of {prompt} tokens "
+            f"has not in blocks of {size}{hint}"
+        )
+
+
+_SIZES = (16, 32, 64, 128, 256, 512, 1024)  # of prefix blocks that engines and recorders have
 
 
 def _in_lines(commas: Array, lines: Lines, width: int) -> bool:

@@ -28,8 +28,9 @@ class Sessions:
     order of appearance already, as Mooncake's are).
     """
 
-    def __init__(self, extras: Sequence[str], per_s: float):
+    def __init__(self, extras: Sequence[str], per_s: float, sure: bool = True):
         self.at = {kind: place for place, kind in enumerate(extras, 3)}
+        self.sure = sure  # every row has all extras
         self.per_s = per_s
         self.tenants: dict[str, int] = {}  # name -> number
         self._session_numbers: dict[Hashable, int] = {}
@@ -41,17 +42,16 @@ class Sessions:
 
     def added(self, columns: Columns, rows: Sequence[Row]) -> Columns:
         """The columns with what `rows`, the same requests, tell beside them."""
-        if not self.at:
-            return columns
+        told = {kind for kind, at in self.at.items() if self.sure or _some(rows, at)}
         more: dict[str, Array] = {}
-        if "tenant" in self.at:
+        if "tenant" in told:
             more["tenant"] = np.array(
                 [self._tenant(row[self.at["tenant"]] or "") for row in rows], np.int64
             )
-        if "blocks" in self.at:
+        if "blocks" in told:
             ids = [row[self.at["blocks"]] for row in rows]
             more |= self._numbered([len(each) for each in ids], list(chain.from_iterable(ids)))
-        if "chat" in self.at or "session" in self.at:
+        if "chat" in told or "session" in told:
             turns = [self._chat_turn(row) if "chat" in self.at else self._turn(row) for row in rows]
             more["session"] = np.array([turn[0] for turn in turns], np.int64)
             more["think_s"] = np.array([turn[1] for turn in turns], np.float64)
@@ -80,7 +80,7 @@ class Sessions:
             for at in np.argsort(first).tolist():
                 session, tenant = pairs[:, at].tolist()
                 own = str(session)
-                key = (own, tenants[tenant] or None) if "tenant" in told else own
+                key = (own, tenants[tenant]) if "tenant" in told and tenants[tenant] else own
                 if session >= 0:
                     numbers[at] = known.setdefault(key, len(known))
             more["session"] = numbers[which.ravel()]
@@ -116,10 +116,10 @@ class Sessions:
         given = row[self.at["think_s"]] if "think_s" in self.at else math.nan
         if key is None:
             return -1, given
-        if "tenant" in self.at:  # customers count their conversations each for themselves
-            key = key, row[self.at["tenant"]]
+        if "tenant" in self.at and row[self.at["tenant"]]:
+            key = key, row[self.at["tenant"]]  # customers count theirs each for themselves
         number = self._session_numbers.setdefault(key, len(self._session_numbers))
-        if "think_s" in self.at:
+        if "think_s" in self.at and (self.sure or not math.isnan(given)):
             return number, given
         arrival = row[0] / self.per_s
         elapsed = row[self.at["elapsed_s"]] if "elapsed_s" in self.at else math.nan
@@ -146,6 +146,11 @@ class Sessions:
             if len(self._chats) > MOST_CHATS:
                 del self._chats[next(iter(self._chats))]
         return number, think_s
+
+
+def _some(rows: Sequence[Row], at: int) -> bool:
+    """Whether any of the rows tells the extra at that place: not None, NaN or an empty list."""
+    return any(row[at] and row[at] == row[at] for row in rows)
 
 
 class Numbering:

@@ -13,16 +13,24 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from sim.text.strict_json import loads as strictly
 
-def csv_fields(line: str) -> list[str]:
-    """Fields of a CSV line.  Not read: fields with a line end inside."""
+
+def csv_fields(line: str, comma: str = ",") -> list[str]:
+    """Fields of a CSV line, which `comma` parts.  Not read: fields with a line end inside."""
     line = line.rstrip("\r\n")
     if '"' not in line:
-        return line.split(",")
+        return line.split(comma)
     try:
-        return next(csv.reader([line]), [])
+        return next(csv.reader([line], delimiter=comma), [])
     except csv.Error as error:
         raise ValueError(f"is not CSV: {error}") from None
+
+
+def comma_of(header: str) -> str:
+    """What parts the fields of a CSV file with this first line: a comma, or as other programs and
+    countries have it, a semicolon, a tab or a bar."""
+    return max(",;\t|", key=header.count)
 
 
 def key_names(found: Mapping[str, object], stem: str = "") -> list[str]:
@@ -46,12 +54,16 @@ def lifted(found: dict[str, object], name: str) -> dict[str, object]:
 
 
 def json_object(line: str) -> dict[str, object] | None:
-    """The object that a line of JSON is; None if it is something else, or no JSON."""
+    """The object that a line of JSON is; None if it is something else, or no JSON.  ValueError if a
+    key is given twice."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    # Only then may it hold more keys than it shows: the slower reader looks.
+    return strictly(line) if line.count(":") > len(found) else found
 
 
 def finite(value: object, column: str) -> float:
@@ -108,7 +120,9 @@ def elapsed(value: object, column: str) -> float:
 
 
 _DATE = re.compile(
-    r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.ASCII
+    r"(\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d)(:\d\d(?:[.,](\d{1,9}))?)?"
+    r" ?(Z|UTC|[+-]\d\d(?::?\d\d)?)?",
+    re.ASCII,
 )
 
 
@@ -119,12 +133,14 @@ def date_ns(value: object, column: str) -> int:
     if not match:
         raise ValueError(f"{column} is not a time like 2023-11-16 18:15:46.6805900 ({text[:40]!r})")
     try:
-        seconds = int(datetime.fromisoformat(match[1] + (match[3] or "Z")).timestamp())
+        minute, second, zone = match[1].replace("/", "-"), (match[2] or ":00")[:3], match[4]
+        zone = "Z" if zone in (None, "UTC") else zone
+        seconds = int(datetime.fromisoformat(minute + second + zone).timestamp())
     except (ValueError, OverflowError):
         raise ValueError(f"{column} is no time of any calendar ({text[:40]!r})") from None
     if abs(seconds) > 9 * 10**9:  # 1684 to 2255: in nanoseconds, what 64 bits hold
         raise ValueError(f"{column} is no time of these centuries ({text[:40]!r})")
-    return seconds * 10**9 + int((match[2] or "").ljust(9, "0"))
+    return seconds * 10**9 + int((match[3] or "").ljust(9, "0"))
 
 
 def log_time_s(value: object, column: str) -> float:

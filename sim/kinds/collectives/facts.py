@@ -131,6 +131,21 @@ def jobs(outcome: Outcome) -> dict[str, dict[str, float]]:
     return {job.name: measured(JOBS, job) for job in outcome.part.jobs}
 
 
+def wall_parts(outcome: Outcome) -> dict[tuple[str, str], float]:
+    """The wall time by what the job that ends last did, and waited for."""
+    mine = [job for job in outcome.part.jobs if job.instances and not job.background]
+    if not mine:
+        return {}
+    last = max(mine, key=lambda job: job.instances[-1].end_s)
+    took_s = sum(each.end_s - each.start_s for each in last.instances)
+    ideal_s = last.idle_s * len(last.instances)
+    return {
+        (f"{last.name} with the healthy pod to itself", ""): ideal_s,
+        (f"{last.name} beside others, late ranks and faults", ""): took_s - ideal_s,
+        (f"{last.name} before and between its collectives", ""): (outcome.totals.seconds - took_s),
+    }
+
+
 def shares(outcome: Outcome) -> list[float]:
     """Bytes over each link / (its rate x wall time), fullest first."""
     seconds = outcome.totals.seconds

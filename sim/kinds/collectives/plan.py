@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+from sim.engine.isolated import seconds_of
 from sim.engine.jobs import Job, Recording, Trouble, play_jobs
 from sim.facts.outcome import Outcome
 from sim.kinds.collectives.spec import Collectives, JobSpec
-from sim.machine.wiring import Assumption, assumptions, strange_stragglers, wiring, with_faults
+from sim.machine.wiring import (
+    Assumption,
+    assumptions,
+    beyond_library,
+    strange_stragglers,
+    whole_at_each_hop,
+    wiring,
+    with_faults,
+)
 from sim.network.collectives import AUTO, COLLECTIVES, algorithm
 from sim.network.network import Network
 from sim.scenario import Variant, refuse
@@ -27,6 +37,7 @@ class JobsPlan(NamedTuple):
     jobs: list[Job]
     trouble: Trouble
     assumptions: list[Assumption]
+    notes: list[str]
 
 
 def prepare(v: Variant, seed: int) -> JobsPlan:
@@ -37,7 +48,7 @@ def prepare(v: Variant, seed: int) -> JobsPlan:
     chips = sum(isinstance(node, int) for node in wires.graph)
     wrong: list[tuple[KeyPath, str]] = []
     groups: dict[str, tuple[int, ...]] = {}
-    healthy = Network(wires.graph, wires.library, v.pod.collective)
+    healthy = Network(wires.graph, wires.library, v.pod.collective, seconds_of)
     for name, spec in work.jobs.items():
         try:
             groups[name] = spec.group.of(chips)
@@ -46,7 +57,11 @@ def prepare(v: Variant, seed: int) -> JobsPlan:
             wrong.append((("workload", "jobs", name, "group"), str(error)))
     refuse([*wrong, *strange_stragglers(v.pod, chips)])
     faulty = with_faults(wires.graph, v.pod.faults, groups.values())
-    network = healthy if faulty is wires.graph else Network(faulty, wires.library, v.pod.collective)
+    network = (
+        healthy
+        if faulty is wires.graph
+        else Network(faulty, wires.library, v.pod.collective, seconds_of)
+    )
     jobs = []
     for name, spec in work.jobs.items():
         what = _unfit(spec, healthy, groups[name])
@@ -58,7 +73,11 @@ def prepare(v: Variant, seed: int) -> JobsPlan:
     refuse(wrong)
     refuse(_unused(v.pod, jobs))
     rows = assumptions({wires.library.name: wires.library.facts, wires.pod.name: wires.pod.facts})
-    return JobsPlan(v, network, jobs, Trouble(v.pod.stragglers, v.pod.jitter, seed), rows)
+    trouble = Trouble(v.pod.stragglers, v.pod.jitter, seed)
+    stored = whole_at_each_hop(network, groups.values())
+    rows += [("switches that store and forward", note, "INFER", "") for note in stored]
+    notes = [*beyond_library(Path(wires.pod.device).stem, wires.library), *stored]
+    return JobsPlan(v, network, jobs, trouble, rows, notes)
 
 
 def _unused(pod: Pod, jobs: list[Job]) -> Iterator[tuple[KeyPath, str]]:
@@ -98,6 +117,7 @@ def play(plan: JobsPlan, progress: Callable[[float], None] = lambda share: None)
     keep = window if record.enabled else None
     outcome = play_jobs(plan.network, plan.jobs, plan.trouble, keep, progress)
     outcome.assumptions = plan.assumptions
+    outcome.warnings[:0] = plan.notes
     return outcome
 
 

@@ -87,7 +87,8 @@ AT_POWER = Metric(
     unit="op/s",
     better="higher",
     label="throughput at equal power",
-    of="effective_ops_per_s x `power` / peak_power_w: scaled linearly, as in SOSA",
+    of="effective_ops_per_s x `power` / peak_power_w: scaled linearly, as in SOSA, which more pods "
+    "do not follow; of little use where the array takes far less power than that",
     value=lambda o: _scaled(_ops_per_s(o), o.part),
 )
 _UTILISATION = Metric(
@@ -280,6 +281,20 @@ _OF_A_NETWORK = table_of(
     ]
 )
 NETWORKS = _OF_A_NETWORK | INFERENCES
+
+
+def wall_parts(outcome: Outcome) -> dict[tuple[str, str], float]:
+    """The wall time by what the array did in the schedules that it is the length of: one after the
+    other, or the one that ends last."""
+    record, wall_s = outcome.part, outcome.totals.seconds
+    runs = record.runs
+    if record.sharing in ("alone", "partitioned"):
+        runs = [max(runs, key=lambda run: run.start_s + run.seconds)]
+    parts: dict[tuple[str, str], float] = {}
+    for run in runs:
+        for what, seconds in run.parts_s.items():
+            parts[what, ""] = parts.get((what, ""), 0.0) + seconds * run.times
+    return parts | {("waiting for work", ""): wall_s - sum(parts.values())}
 
 
 def networks(outcome: Outcome) -> dict[str, dict[str, float]]:

@@ -13,7 +13,7 @@ from sim.dnn.decoder import decoder
 from sim.dnn.files import read_dnn
 from sim.dnn.gemms import Dnn
 from sim.dnn.known import INPUTS, KNOWN
-from sim.facts.array import ArrayRecord, ArrayRun, NetworkRecord
+from sim.facts.array import FAR, ArrayRecord, ArrayRun, NetworkRecord
 from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
 from sim.facts.span import digest
@@ -29,8 +29,9 @@ from sim.systolic.dataflow import DATAFLOWS
 from sim.systolic.interconnect import interconnect
 from sim.systolic.losses import ends, losses, occupancy
 from sim.systolic.pod_array import PodArray
+from sim.systolic.power import Budget, most_pods
 from sim.systolic.schedule import schedule
-from sim.systolic.tiling import tile
+from sim.systolic.tiling import MOST_TILE_OPS, tile
 from sim.systolic.timing import simulate
 from sim.text.strict_yaml import KeyPath, nearest
 from sim.traces.stream import gathered
@@ -80,10 +81,17 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
             notes += [f"{name}: {each}" for each in said]
             part = array.part(pods[name])
             interconnect(part.interconnect, part.pods)
-            for layer in dnns[name].layers:
-                tile(layer, part, _partition(work, part, [dnns[name]]))
+            tile_ops = sum(
+                tile(layer, part, _partition(work, part, [dnns[name]])).tile_ops
+                for layer in dnns[name].layers
+            )
+            if tile_ops > MOST_TILE_OPS:
+                raise ValueError(
+                    f"{name} has {tile_ops:,} tile ops, more than the {MOST_TILE_OPS:,} that a "
+                    "schedule holds; take a smaller batch, fewer tokens or layers, or larger pods"
+                )
             if spec.trace:
-                stream, warning = trace_of(spec.trace)
+                stream, warning = trace_of(spec.trace, seed)
                 arrivals[name] = gathered(stream).arrival_s
                 notes += [f"{name}: {each}" for each in [*warning, *stream.warnings]]
                 if not len(arrivals[name]):
@@ -169,13 +177,34 @@ def play(plan: ArrayPlan, progress: Callable[[float], None] = lambda share: None
     """Simulate one variant: schedule what runs together, and play it once or by the traces."""
     play = _Play(plan, progress)
     outcome = (_by_traces if plan.arrivals else _once)(plan, play)
-    outcome.warnings[:0] = plan.notes
+    outcome.warnings[:0] = [*plan.notes, *_far_from_power(plan)]
     outcome.assumptions = plan.assumptions
     outcome.fingerprint = digest(
         [s for run in outcome.part.runs for s in (run.start_s, run.seconds, *run.parts_s.values())]
         + [each.seconds for each in outcome.part.networks]
     )
     return outcome
+
+
+def _far_from_power(plan: ArrayPlan) -> Iterator[str]:
+    """What to simulate where the array takes much less or more than the power that throughput is
+    scaled to: networks do not fill twice the pods as they fill the pods."""
+    array, spec = plan.array, plan.variant.pod.array
+    assert spec is not None
+    peak_w = float(array.power.total_w)
+    if abs(peak_w / spec.power - 1) <= FAR:
+        return
+    budget = Budget(spec.power, array.interconnect, array.sram_joules_per_byte, array.clock_hz)
+    pods = int(most_pods(float(array.rows), float(array.cols), budget))
+    try:
+        interconnect(array.interconnect, pods)
+    except ValueError:
+        pods = 1 << (pods.bit_length() - 1)
+    yield (
+        f"{array.pods} pods of {array.rows} x {array.cols} take {peak_w:,.0f} W, not "
+        f"{spec.power:,.0f}: their throughput at that power is scaled linearly, which pods do not "
+        f"follow; simulate {pods} pods"
+    )
 
 
 class _Play:

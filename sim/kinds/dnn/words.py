@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sim.facts.array import ArrayRun
+from sim.facts.array import FAR, ArrayRun
 from sim.facts.outcome import Outcome
-from sim.kinds.dnn.facts import AT_POWER, NETWORKS, networks
+from sim.kinds.dnn.facts import AT_POWER, NETWORKS, THROUGHPUT, networks
 from sim.results import charts
 from sim.results.metric import seconds_text
 from sim.results.palette import escaped
@@ -92,15 +92,19 @@ def titled(variant: str, outcome: Outcome) -> list[tuple[str, ArrayRun]]:
 
 
 def verdict(outcomes: Mapping[str, Outcome], metrics: Numbers, comparison: Numbers) -> str:
-    """Which array does most for the same power, or what sharing one buys and whom it slows down."""
+    """Which array does most, for the same power where all take about as much, or what sharing one
+    buys and whom it slows down."""
     alone = [name for name, outcome in outcomes.items() if outcome.part.sharing == "alone"]
     said = []
     if alone:
-        speed = {name: metrics[name]["effective_ops_per_s_at_power"] for name in alone}
+        arrays = [outcomes[name].part for name in alone]
+        level = all(abs(a.peak_power_w / a.power_w - 1) <= FAR for a in arrays)
+        row = AT_POWER if level else THROUGHPUT
+        speed = {name: metrics[name][row.name] for name in alone}
         best, base = max(speed, key=lambda name: speed[name]), alone[0]
-        text = (
-            f"{best} does {AT_POWER.text(speed[best])} scaled to "
-            f"{outcomes[best].part.power_w:,.4g} W"
+        at = outcomes[best].part
+        text = f"{best} does {row.text(speed[best])} " + (
+            f"scaled to {at.power_w:,.4g} W" if level else f"with {at.peak_power_w:,.4g} W"
         )
         share = f"{100 * metrics[best]['array_utilisation']:.0f} % of its peak"
         worst = min(speed, key=lambda name: speed[name])

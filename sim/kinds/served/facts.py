@@ -153,6 +153,7 @@ SERVED = table_of(
                 f"{percent}th percentile over all of them, rounded up to a histogram bin (0.5 %); "
                 "tokens that one step makes together are 1 us apart at most",
                 value=_itl(percent),
+                finished=True,
                 shown=percent == 99,
             )
             for percent in (50, 90, 99)
@@ -166,6 +167,32 @@ SERVED = table_of(
             value=_requests_each,
         ),
     ]
+)
+
+
+def _limited(what: str) -> Callable[[Outcome], float | None]:
+    def value(outcome: Outcome) -> float | None:
+        seconds = dict(outcome.part.limited_s).get(what)
+        return seconds / outcome.totals.seconds if seconds and outcome.totals.seconds else None
+
+    return value
+
+
+LIMITS = table_of(
+    Metric(
+        name=f"limited_by_{name}",
+        unit="share",
+        better="lower",
+        label=f"waiting for {what}",
+        of=f"time in which the head of a queue could not be admitted for want of {what} / "
+        "makespan_s, mean over the replicas",
+        value=_limited(what),
+    )
+    for name, what in (
+        ("max_batch", "max_batch"),
+        ("max_batched_tokens", "max_batched_tokens"),
+        ("kv", "KV-cache"),
+    )
 )
 CACHE = table_of(
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,14 +10,16 @@ import numpy as np
 
 from sim.engine.scaling import Autoscale, Failure
 from sim.engine.service import Service
+from sim.engine.stretch import Window
 from sim.kinds.served.spec import Prefill, Served, ServedTrace
 from sim.machine.pod import Machinery
 from sim.machine.wiring import Assumption
-from sim.scenario import Variant, refuse
+from sim.scenario import MisfitError, Variant, refuse
 from sim.serving.fleet import POLICIES, Arrivals, Rules, number, pool_of, replica_of
 from sim.serving.order import ORDERS
 from sim.serving.router import ROUTERS
 from sim.text.strict_yaml import KeyPath
+from sim.text.units import show
 from sim.traces.stream import TraceStream
 
 
@@ -76,6 +79,31 @@ def require_replicas(work: Served, pipeline: int) -> None:
     refuse((at, what) for is_so, at, what in faults if is_so)
 
 
+def require_sessions(trace: TraceStream) -> None:
+    """MisfitError if a closed loop has nothing to go by."""
+    if not any(c.session is not None and (c.session >= 0).any() for c in trace.chunks()):
+        what = (
+            f"the trace {trace.name} has no sessions, so no turn waits for an answer; take it out"
+        )
+        raise MisfitError([(("workload", "closed_loop"), what)])
+
+
+def require_room(part: Machinery, kv_tokens: int, share: float, at: KeyPath) -> Iterator[str]:
+    """MisfitError if no HBM can hold so many tokens of KV-cache; a note if the `share` of it that
+    engines take cannot."""
+    room = part.room
+    spare = part.device.hbm_bytes * (1 - share) / room.token_bytes
+    if kv_tokens <= room.kv_tokens:
+        return
+    what = (
+        f"{kv_tokens:,} tokens of KV-cache need {show(kv_tokens * room.token_bytes, 'B')} a "
+        f"device; {room.kv_tokens:,.0f} fit beside weights and activations"
+    )
+    if kv_tokens > room.kv_tokens + spare:
+        raise MisfitError([(at, f"{what}, {room.kv_tokens + spare:,.0f} with all of its HBM")])
+    yield f"{'.'.join(map(str, at))}: {what} in {share:.0%} of its HBM (hbm_utilisation)"
+
+
 def require_blocks(trace: TraceStream, work: Served) -> None:
     """ValueError if the prefix cache has nothing to go by."""
     if not trace.block_tokens:
@@ -92,7 +120,6 @@ def require_blocks(trace: TraceStream, work: Served) -> None:
 def service(plan: ServedPlan) -> Service:
     """The fleet as the scenario wants it."""
     work: ServedTrace = plan.variant.workload
-    unit = plan.trace.block_tokens or 0 if work.prefix_caching else 0
     pools: list[np.recarray] = []
     tables: list[np.recarray] = []
     for pool, part in enumerate(filter(None, (plan.prefill, plan.machinery))):
@@ -107,7 +134,7 @@ def service(plan: ServedPlan) -> Service:
         rows = [_replica(work, own, part, pool, first + i, each) for i in range(count)]
         tables.append(np.concatenate(rows).view(np.recarray))
     record, scale = plan.variant.record, work.autoscale
-    end_s = record.from_s + 0.1 if work.fidelity == "step" else np.inf
+    named = "from_s" in record.model_fields_set or record.until_s is not None
     return Service(
         rules=Rules(
             router=number(ROUTERS, work.router),
@@ -115,14 +142,14 @@ def service(plan: ServedPlan) -> Service:
             seed=plan.seed,
             jump=work.fidelity == "step",
             coupled=work.closed_loop or work.prefill is not None,
-            unit_tokens=unit,
+            unit_tokens=work.block_tokens if work.prefix_caching else 0,
             shed=work.admission.shed,
             tail_first=work.prefix_eviction == "tail_first",
         ),
         replicas=np.concatenate(tables).view(np.recarray),
         pools=np.concatenate(pools).view(np.recarray),
         op=work.fidelity == "op",
-        window=(record.from_s, end_s if record.until_s is None else record.until_s),
+        window=Window(record.from_s if named else None, record.until_s),
         acceptance=tuple(work.speculative.acceptance) if work.speculative else (),
         closed_loop=work.closed_loop,
         expected=work.trace.limit or np.inf,
@@ -143,6 +170,7 @@ def service(plan: ServedPlan) -> Service:
         else None,
         ranks=work.admission.classes,
         classes=partial(_classed, work, plan.seed),
+        recorded_tokens=plan.trace.block_tokens,
     )
 
 
@@ -162,8 +190,8 @@ def _replica(
     drafts = len(work.speculative.acceptance) if work.speculative and own is None else 0
     return replica_of(
         POLICIES[work.policy],
-        given.max_batch or work.max_batch,
-        given.max_batched_tokens or work.max_batched_tokens,
+        given.max_batch or work.max_batch or part.device.max_batch,
+        given.max_batched_tokens or work.max_batched_tokens or part.device.max_batched_tokens,
         work.block_tokens,
         blocks,
         pool=pool,

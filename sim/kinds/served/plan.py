@@ -7,13 +7,25 @@ from sim.engine.service import run_service, serve_share
 from sim.engine.steps import Progress
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
-from sim.kinds.served.fleet import ServedPlan, require_blocks, require_replicas, service
+from sim.graph.batch import NO_SHARING
+from sim.hardware.device import ENGINE_LIMITS, Device, Fact
+from sim.kinds.served.fleet import (
+    ServedPlan,
+    require_blocks,
+    require_replicas,
+    require_room,
+    require_sessions,
+    service,
+)
 from sim.kinds.served.spec import Served
 from sim.machine.pod import machinery
 from sim.machine.traces import trace_of
 from sim.machine.unused import refuse_unused
+from sim.machine.wiring import Assumption
 from sim.scenario import Variant
 from sim.traces.stream import gathered
+
+_ANY_DEVICE = Fact("", "READ", "vLLM on devices that it does not name: get_batch_defaults")
 
 
 def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
@@ -21,7 +33,9 @@ def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
     not.  `alone`: nobody else may have a use for what the pod's section says."""
     work: Served = v.workload
     here = machinery(v, work.hbm_utilisation, work.max_batched_tokens)
-    trace, warning = trace_of(work.trace)
+    trace, warning = trace_of(work.trace, seed)
+    if work.closed_loop:
+        require_sessions(trace)
     if work.prefix_caching:
         require_blocks(trace, work)
     require_replicas(work, v.parallel.pipeline)
@@ -39,14 +53,39 @@ def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
             own, work.hbm_utilisation, work.prefill.max_batched_tokens or work.max_batched_tokens
         )
     parts = [here, *([prefill] if prefill else [])]
+    above = [
+        note
+        for part, own, at in (
+            (here, work.kv_tokens, ("workload", "kv_tokens")),
+            (
+                prefill,
+                work.prefill and work.prefill.kv_tokens,
+                ("workload", "prefill", "kv_tokens"),
+            ),
+        )
+        if part and own
+        for note in require_room(part, own, work.hbm_utilisation, at)
+    ]
     if work.prefill and work.prefill.pod:
         refuse_unused(work.prefill.pod, parts[1:], ("workload", "prefill", "pod"))
         refuse_unused(v.pod, parts[:1])
     elif alone:
         refuse_unused(v.pod, parts)
     notes = dict.fromkeys(note for part in parts for note in part.notes)
-    rows = dict.fromkeys(row for part in parts for row in part.assumptions)
-    return ServedPlan(v, here, prefill, trace, [*notes, *warning], [*rows], seed)
+    rows = dict.fromkeys(
+        [*_taken(work, here.device), *(row for part in parts for row in part.assumptions)]
+    )
+    return ServedPlan(v, here, prefill, trace, [*notes, *above, *warning], [*rows], seed)
+
+
+def _taken(work: Served, device: Device) -> list[Assumption]:
+    """The limits that engines take on a device where the scenario says none."""
+    return [
+        (limit, f"{getattr(device, limit):,}", fact.tag, fact.source)
+        for limit in ENGINE_LIMITS
+        if getattr(work, limit) is None
+        for fact in [device.facts.get(limit, _ANY_DEVICE)]
+    ]
 
 
 def play(
@@ -61,6 +100,7 @@ def play(
     outcome = run_service(chunks, service(plan), hosts, timeline, progress, spread)
     complete(plan, outcome)
     outcome.warnings[:0] = plan.notes
+    outcome.idle = [*plan.machinery.idle, *_never_taken(plan, outcome)]
     outcome.assumptions = plan.assumptions
     return outcome
 
@@ -68,8 +108,8 @@ def play(
 def play_share(plan: ServedPlan, share: int, shares: int) -> Part:
     """Serve some of the replicas of a workload of requests: what a process is asked to do for
     another."""
-    here, recorded = plan.machinery, plan.variant.record.enabled
-    return serve_share(plan.trace.chunks(), service(plan), [here.hosts], recorded, share, shares)
+    hosts = [plan.machinery.hosts]
+    return serve_share(plan.trace.chunks(), service(plan), hosts, share, shares)
 
 
 def complete(plan: ServedPlan, outcome: Outcome) -> None:
@@ -77,3 +117,14 @@ def complete(plan: ServedPlan, outcome: Outcome) -> None:
     limits = {name: limit for name, limit in plan.variant.workload.slo if limit is not None}
     outcome.part = outcome.part._replace(slo_s=limits)
     outcome.warnings[:0] = plan.trace.warnings
+
+
+def _never_taken(plan: ServedPlan, outcome: Outcome) -> list[str]:
+    """That prefixes would have been expanded, and none ever was."""
+    sharing = plan.machinery.sharing
+    if sharing == NO_SHARING or outcome.part.expanded_share is not None:
+        return []
+    why = f"at most {outcome.part.most_users:,} met"
+    if not plan.variant.workload.prefix_caching:
+        why = "without prefix_caching none do"
+    return [f"no prefix is expanded: it pays from {sharing.least:,.1f} sequences on one, and {why}"]

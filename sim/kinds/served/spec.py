@@ -150,13 +150,20 @@ class Served(Section):
     replicas: Count = Field(default=1, description="copies of the model, each on chips of its own")
     router: Annotated[str, Choice(ROUTERS)] = "round_robin"
     policy: Annotated[str, Choice(POLICIES)] = Field(
-        default="prefill_first",
+        default="chunked",
         description="what an iteration is made of; chunked: prefill in pieces beside decode",
     )
-    max_batch: Count = Field(default=64, description="sequences in one iteration")
-    max_batched_tokens: Count = Field(default=8192, description="new tokens in one iteration")
+    max_batch: Count | None = Field(
+        default=None,
+        description="sequences in one iteration; default: what the device's card says that engines "
+        "take, else 256",
+    )
+    max_batched_tokens: Count | None = Field(
+        default=None,
+        description="new tokens in one iteration; default: as the device's card says, else 2048",
+    )
     kv: Literal["reserve", "paged", "swap"] = Field(
-        default="reserve",
+        default="paged",
         description="reserve: room for the whole answer is held from the start; paged: blocks "
         "are taken as needed, and the last request is preempted and computed anew where none is "
         "left; swap: its KV goes to host memory",

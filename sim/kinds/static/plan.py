@@ -73,5 +73,6 @@ def play(plan: StaticPlan, progress: Progress = lambda share: None) -> Outcome:
     )
     outcome = run_static([host.group_of for host in here.hosts], static, timeline, progress)
     outcome.warnings[:0] = here.notes
+    outcome.idle = here.idle
     outcome.assumptions = here.assumptions
     return outcome

@@ -57,10 +57,6 @@ _SHARED = {
 }
 
 
-# of co-residents, where the scenario does not say how much to record: every op of all is played
-_SHOWN_S = 0.1
-
-
 class TenantsPlan(NamedTuple):
     """A variant made ready: each tenant a variant of its own, on its chips, nothing played yet."""
 
@@ -124,14 +120,10 @@ def prepare(v: Variant, seed: int) -> TenantsPlan:
     if apart:
         _see_that_they_serve(work, plans)
     else:
-        units = {
-            plan.trace.block_tokens
-            for name, plan in plans.items()
-            if work.tenants[name].prefix_caching
-        }
+        units = {spec.block_tokens for spec in work.tenants.values() if spec.prefix_caching}
         if len(units) > 1:
-            sizes = " and ".join(map(str, sorted(filter(None, units))))
-            what = f"prefix_caching: the traces name blocks of unlike sizes, {sizes} tokens"
+            sizes = " and ".join(map(str, sorted(units)))
+            what = f"prefix_caching: the tenants have blocks of unlike sizes, {sizes} tokens"
             raise MisfitError([(("workload", "tenants"), what)])
         for some in _runs(plans):
             _divided(work, {name: plans[name] for name in some})
@@ -183,8 +175,6 @@ def _together(
     tenants = []
     for name, each in _divided(work, {name: plan.plans[name] for name in names}).items():
         spec, here, serving = work.tenants[name], each.machinery, service(each)
-        if work.sharing == "co_resident" and plan.variant.record.until_s is None:
-            serving = serving._replace(window=(serving.window[0], serving.window[0] + _SHOWN_S))
         tenants.append(
             Tenant(
                 name=name,
@@ -275,14 +265,19 @@ def _whole(
 
 
 def _side_by_side(records: Sequence[TenantRecord]) -> Timeline:
-    """The timelines of tenants on chips of their own as one."""
+    """The timelines of tenants on chips of their own as one: each in its own stretch, from its
+    begin on, if the run has chosen one."""
     whole = Timeline()
     for record in records:
-        one = record.outcome.timeline
-        whole.spans += [span._replace(track=f"{record.name} {span.track}") for span in one.spans]
+        one = record.outcome.timeline.begun()
+        from_s = record.outcome.timeline.origin_s
+        name = f"{record.name} from {from_s:.6g} s" if from_s else record.name
+        whole.spans += [span._replace(track=f"{name} {span.track}") for span in one.spans]
+        whole.lanes += [span._replace(track=name + span.track) for span in one.lanes]
         whole.uses += [use._replace(capacity=f"{record.name} {use.capacity}") for use in one.uses]
         whole.capacities |= {f"{record.name} {name}": rate for name, rate in one.capacities.items()}
         whole.truncated += one.truncated
+        whole.chosen |= one.chosen
     return whole
 
 
