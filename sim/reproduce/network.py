@@ -33,7 +33,14 @@ switches = partial(switching.rows, SHARED)  # N6
 
 def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: None) -> list[Row]:
     """Rows of the system `network`; those without their data say so and are not judged."""
-    parts: list[Callable[[bool], Iterable[Row]]] = [flows, closed_forms, peers, measured, switches]
+    parts: list[Callable[[bool], Iterable[Row]]] = [
+        flows,
+        closed_forms,
+        peers,
+        contended,
+        measured,
+        switches,
+    ]
     return rows_of((part(quick) for part in parts), len(parts), progress)
 
 
@@ -225,14 +232,13 @@ def _peer_graph(vector: dict[str, str]) -> Graph:
     )
 
 
-@_reads(
-    "N3", "ASTRA-sim's collective vectors", lambda: SHARED / "reference/astra_sim_collectives.csv"
-)
-def peers(file: Path, quick: bool) -> Iterator[Row]:
-    """The collective vectors of ASTRA-sim, with its endpoint delay and local reduction."""
-    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+def _against(vectors: list[dict[str, str]]) -> Iterator[tuple[dict[str, str], float]]:
+    """Each vector of the peer, and how far our played time is from its own, relative.
+
+    Halving-doubling is less the reduction of the first message, which the peer does not charge.
+    """
     networks: dict[tuple[str, ...], Network] = {}
-    for vector in csv_rows(file)[:: 7 if quick else 1]:
+    for vector in vectors:
         algorithm = _PEER_ALGORITHM[vector["algorithm"], vector["collective"]]
         key = (vector["backend"], vector["topology"], vector["npus_per_dim"], algorithm)
         if key not in networks:
@@ -245,8 +251,17 @@ def peers(file: Path, quick: bool) -> Iterator[Row]:
         reduces = vector["collective"] in ("all_reduce", "reduce_scatter")
         if vector["algorithm"] == "halvingDoubling" and reduces:
             seconds -= nbytes / 2 / PEER_LIBRARY.reduce_bytes_per_s
-        group = (vector["backend"], vector["topology"], vector["algorithm"])
-        groups[group].append(seconds / (float(vector["time_ns_max"]) * 1e-9) - 1)
+        yield vector, seconds / (float(vector["time_ns_max"]) * 1e-9) - 1
+
+
+@_reads(
+    "N3", "ASTRA-sim's collective vectors", lambda: SHARED / "reference/astra_sim_collectives.csv"
+)
+def peers(file: Path, quick: bool) -> Iterator[Row]:
+    """The collective vectors of ASTRA-sim, with its endpoint delay and local reduction."""
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for vector, off in _against(csv_rows(file)[:: 7 if quick else 1]):
+        groups[vector["backend"], vector["topology"], vector["algorithm"]].append(off)
     for (backend, shape, algorithm), errors in sorted(groups.items()):
         worst = float(np.abs(errors).max())
         what = (
@@ -264,6 +279,36 @@ def peers(file: Path, quick: bool) -> Iterator[Row]:
             less = "less the reduction of the first message, which it does not charge"
             note = less if "halving" in algorithm else ""
             yield _row("N3", what, 0.0, worst, "1 %", worst <= 0.01, note=note)
+
+
+# From here on a message's bytes outweigh the order in which the peer serves those of one link.
+_LARGE = 16 * 2**20
+
+
+@_reads(
+    "N3",
+    "ASTRA-sim's contended vectors",
+    lambda: SHARED / "reference/astra_sim_contended.csv",
+)
+def contended(file: Path, quick: bool) -> Iterator[Row]:
+    """Algorithms whose messages share links, by the backend that knows of contention."""
+    groups: dict[tuple[str, str, bool], list[float]] = defaultdict(list)
+    aware = [vector for vector in csv_rows(file) if vector["backend"] == "Aware"]
+    for vector, off in _against(aware[:: 3 if quick else 1]):
+        large = vector["algorithm"] != "direct" or int(vector["comm_size_bytes"]) >= _LARGE
+        groups[vector["topology"], vector["algorithm"], large].append(off)
+    for (shape, algorithm, large), errors in sorted(groups.items()):
+        worst = float(np.abs(errors).max())
+        size = "" if algorithm != "direct" else " from 16 MiB" if large else " below 16 MiB"
+        what = (
+            f"{shape}, {algorithm}{size}, links shared: {len(errors)} vectors, largest relative "
+            "difference"
+        )
+        if large:
+            yield _meets("N3", what, worst, 0.01, "ASTRA-sim, congestion-aware")
+        else:
+            note = "it serves messages of one link one by one, ours share it: read beside"
+            yield _row("N3", what, 0.0, worst, "", None, note=note)
 
 
 # N4: measured collectives.

@@ -18,7 +18,16 @@ def verdict(
     metrics: Mapping[str, Mapping[str, float]],
     comparison: Mapping[str, Mapping[str, float]],
 ) -> str:
-    """What the fastest variant gains over the baseline, and what the difference is made of."""
+    """What the fastest variant gains over the baseline, what the difference is made of, and for
+    what requests wait."""
+    return _answer(outcomes, metrics, comparison) + _limits(metrics)
+
+
+def _answer(
+    outcomes: Mapping[str, Outcome],
+    metrics: Mapping[str, Mapping[str, float]],
+    comparison: Mapping[str, Mapping[str, float]],
+) -> str:
     names = list(outcomes)
     base = names[0]
     speed = {
@@ -27,7 +36,7 @@ def verdict(
     if not speed:
         key = "e2e_mean_s" if len(outcomes[base].requests) else "makespan_s"
         what = "has a mean end-to-end latency of" if len(outcomes[base].requests) else "takes"
-        return f"{base} {what} {seconds_text(metrics[base].get(key, 0.0))}.{_limits(metrics)}"
+        return f"{base} {what} {seconds_text(metrics[base].get(key, 0.0))}."
     best = max(speed, key=lambda name: speed[name])
     ratio = speed[best]
     what = " in mean end-to-end latency" if len(outcomes[base].requests) else ""
@@ -44,7 +53,6 @@ def verdict(
         if more > 0
         else ""
     )
-    but += _limits(metrics)
     return f"{best} is {ratio:.2f}x faster than {base}{what}{f': {why}' if why else ''}.{but}"
 
 
