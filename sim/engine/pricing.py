@@ -40,7 +40,6 @@ from sim.serving.fleet import (
 )
 from sim.serving.step_time import StepTime, pattern_rows
 
-
 _FLOP = ("flop", "lone_flop", "beside_flop", "vector_flop")
 
 
@@ -192,9 +191,7 @@ class Pricing:
             found = OpCost(fixed, link_s)
         elif is_straight(op, device):
             found = _on_features(line, device)
-            found = found._replace(
-                arithmetic_s=at(found.arithmetic_s), beside_s=at(found.beside_s)
-            )
+            found = found._replace(arithmetic_s=at(found.arithmetic_s), beside_s=at(found.beside_s))
         else:  # looked up at each of the values
             own = {name: at(getattr(line, name)) for name in _FLOP}
             found = cost(Sizes.of(op, **own, hbm_bytes=hbm, buffer_bytes=buffer), device)
