@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from math import ceil, inf
 from pathlib import Path
@@ -19,7 +19,7 @@ from sim.engine.pool import Host
 from sim.facts.timeline import Timeline
 from sim.graph.batch import NO_SHARING, Batch, Sequences, Shared, Sharing, decode_batch
 from sim.graph.footprint import Footprint, Room, footprint, room
-from sim.graph.graph import Graph
+from sim.graph.graph import Graph, Op
 from sim.graph.model import Model
 from sim.graph.parallel import Parallel, shard, stage_layers
 from sim.graph.precision import Part, Precision
@@ -228,8 +228,20 @@ def unchanging(here: Machinery) -> Iterator[str]:
             ]
             for some in (chosen[:place], chosen[: place + 1])
         )
-        if all(a.layers == b.layers for a, b in zip(before, after)):
+        if all(map(_same, before, after)):
             yield f"{technique.name} changes no op of {here.model.name} on this machine"
+
+
+def _same(a: Graph, b: Graph) -> bool:
+    """Whether two graphs ask for the same ops."""
+    pairs = {(x, y): None for x, y in zip(a.layers, b.layers)}
+    return len(a.layers) == len(b.layers) and all(
+        len(x.ops) == len(y.ops) and all(map(_same_op, x.ops, y.ops)) for x, y in pairs
+    )
+
+
+def _same_op(a: Op, b: Op) -> bool:
+    return all(getattr(a, field.name) == getattr(b, field.name) for field in fields(Op))
 
 
 def beyond_cards(
