@@ -467,3 +467,211 @@ def test_step_and_op_tell_the_same(way, tmp_path):
     assert step.totals.bytes["HBM"] == pytest.approx(op.totals.bytes["HBM"], rel=1e-6)
     assert step.totals.flop == pytest.approx(op.totals.flop, rel=1e-6)
     assert step.totals.seconds == pytest.approx(op.totals.seconds, rel=1e-6)
+
+
+@pytest.mark.parametrize("fidelity", ["step", "op"])
+def test_capacity_is_the_hand_sum(fidelity, tmp_path):
+    """Of 90 % of the HBM what weights and activations leave, over the bytes of a token; a request
+    of one token more is turned away."""
+    m, ranks, tokens = catalog.model("smollm2-135m"), (43 + 42), 256
+    projected = 576 * (9 * 64 + 3 * ranks) + 9 * 42 * 576 + 64 * 43  # with P_K
+    mlp = 3 * 576 * 1536
+    weights = 2 * (m.layers * (projected + mlp + 2 * 576) + 49152 * 576)
+    graph = transformer(m, Precision(), Parallel(), Batch((Sequences(tokens, 1, 0),), tokens))
+    buffers: dict[str, float] = {}
+    for _, op in graph.ops():
+        for t in (*op.reads, *op.writes):
+            if t.kind == "activation":
+                buffers[t.name] = max(buffers.get(t.name, 0.0), t.occupied)
+    buffers["qkv"] = 2 * tokens * (9 * 64 + 3 * ranks)
+    text = SERVED % (fidelity, "[{kv_low_rank: {ratio: 0.664, overlap: 1}}]")
+    text = text.replace("  kv_tokens: 6000\n", "")
+    (tmp_path / "s.yaml").write_text(text)
+    from sim.kinds.served.plan import prepare
+    from sim.run import load
+
+    here = prepare(next(iter(load(tmp_path / "s.yaml").variants.values())), 0).machinery
+    left = 0.9 * 80 * 2**30 - weights - sum(buffers.values())
+    assert here.room.weight_bytes == weights
+    assert here.room.activation_bytes == sum(buffers.values())
+    assert here.room.kv_tokens == pytest.approx(left / (m.layers * 3 * ranks * 2), rel=1e-12)
+
+
+def test_prefetches_are_of_fewer_bytes():
+    """PRESERVE takes what attention reads, whichever kernel reads it."""
+    batch = decode_batch([999] * 3)
+
+    def fetched(*ways):
+        ways = [*ways, ("preserve", {"cap": "1 GB", "prefetch": "kv"})]
+        graph = graph_of(SMALL, ways, Parallel(2))(batch)
+        return sum(op.hbm_bytes for _, op in graph.ops() if op.kind == "prefetch")
+
+    plain = fetched()
+    assert plain > 0
+    assert fetched(low(0.5)) == pytest.approx(plain / 2, rel=1e-12)
+    assert fetched(low(0.5, kernel="two")) == pytest.approx(plain / 2, rel=1e-12)
+    int4 = ("kv_quantised", {"format": "int4"})
+    assert fetched(low(0.5), int4) == pytest.approx(plain / 2 * 5 / 16, rel=1e-12)
+
+
+def test_beside_a_narrower_cache():
+    """precision.kv halves the bytes of what the low rank leaves."""
+    wide, narrow = (
+        footprint(graph_of(SMALL, [low(0.5)], precision=some), Parallel(), 64).kv_bytes_per_token
+        for some in (Precision(), Precision(kv="fp8"))
+    )
+    assert narrow == wide / 2
+
+
+@pytest.mark.parametrize(
+    "model, ways, said",
+    [
+        ("deepseek-v3", [low()], "kv_low_rank: the model has latent attention"),
+        ("deepseek-v3", [("kv_quantised", {"format": "int4"})], "kv_quantised: .* latent"),
+        ("deepseek-v3", [("kv_eviction", {"keep": "sinks", "window": 9})], "kv_eviction: .*latent"),
+        ("gpt-oss-20b", [("kv_eviction", {"keep": "sinks", "window": 9})], "sees no whole context"),
+        ("qwen3-8b", [low()], "normalises its keys"),
+        ("llama3-8b", [low(), low()], "list kv_low_rank before it"),
+        ("llama3-8b", [("kv_quantised", {"format": "int4"}), low()], "list kv_low_rank before it"),
+        (
+            "llama3-8b",
+            [("kv_quantised", {"format": "int4"}), ("kv_quantised", {"format": "fp8"})],
+            "give one of precision.kv and this",
+        ),
+        ("llama3-8b", [("preserve", {}), low()], "list kv_low_rank before that one"),
+    ],
+)
+def test_what_does_not_go_together_is_said(model, ways, said):
+    with pytest.raises(ValueError, match=said):
+        graph_of(catalog.model(model), ways, Parallel(2 if model != "deepseek-v3" else 8))(
+            decode_batch([100])
+        )
+
+
+def test_windows_are_kept_in_a_low_rank():
+    model = catalog.model("gpt-oss-20b")
+    batch = decode_batch([5000] * 2)
+    plain, less = (graph_of(model, ways)(batch) for ways in ([], [low(0.5)]))
+    assert read(less, "kv") == pytest.approx(read(plain, "kv") / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ("{}", "give one of card and ratio"),
+        ("{ratio: 0.5, card: x}", "kv_low_rank.card: no .*'x'"),
+        ("{ratio: 0}", "it must be > 0"),
+        ("{ratio: 1.5}", "it must be <= 1"),
+        ("{ratio: 0.5, kernel: two, overlap: 1}", "overlap is of a fused kernel"),
+        ("{ratio: 0.5, apply: ratios}", "apply is of a card"),
+        ("{ratio: 0.5, overlap: 2}", "it must be <= 1"),
+        ("{rato: 0.5}", "did you mean 'ratio'"),
+    ],
+)
+def test_options_that_cannot_be(options, said, tmp_path):
+    with pytest.raises(ValueError, match=said) as caught:
+        run(SERVED % ("step", f"[{{kv_low_rank: {options}}}]"), tmp_path)
+    assert "s.yaml:11" in str(caught.value)
+
+
+def test_eviction_leaves_no_prefix_for_others(tmp_path):
+    text = SERVED % ("step", "[{kv_eviction: {keep: sinks, window: 60}}]")
+    text = text.replace("azure_conv_like", "shared_prompt")
+    text = text.replace("workload:\n", "workload:\n  prefix_caching: true\n")
+    with pytest.raises(ValueError, match=r"workload.prefix_caching: the cache keeps 64 tokens"):
+        run(text, tmp_path)
+    low_rank = text.replace("kv_eviction: {keep: sinks, window: 60}", "kv_low_rank: {ratio: 0.5}")
+    low_rank = low_rank.replace("kv_tokens: 6000", "kv_tokens: 60000")
+    low_rank = low_rank.replace("smollm2-135m", "{name: smollm2-135m, change: {max_tokens: 99999}}")
+    found = next(iter(run(low_rank, tmp_path).outcomes.values()))
+    assert found.part.blocks_found > 0
+
+
+def test_what_a_run_says(a_card, tmp_path):
+    """Ranks that were rounded, an overlap that nobody knows, accuracy of another model."""
+    text = SERVED % ("step", "[{kv_low_rank: {ratio: 0.51}}]")
+    said = "\n".join(next(iter(run(text, tmp_path).outcomes.values())).warnings)
+    assert "ratio 0.51 is taken as ranks 33 and 32 of 64, 0.5078" in said
+    assert "50% of rebuilding the keys is taken to hide" in said
+    a_card()
+    text = SERVED % ("step", "[{kv_low_rank: {card: card.json, apply: ratios, overlap: 1}}]")
+    said = "\n".join(next(iter(run(text, tmp_path).outcomes.values())).warnings)
+    assert "accuracy was measured on small, and its sizes are applied to smollm2-135m" in said
+    with pytest.raises(ValueError, match="4 layers, not 30, 2 KV heads, not 3, 8 query heads"):
+        run(SERVED % ("step", "[{kv_low_rank: {card: card.json}}]"), tmp_path)
+    text = SERVED % ("step", "[{kv_low_rank: {ratio: 1}}]")
+    assert "changes no op" in next(iter(run(text, tmp_path).outcomes.values())).idle[0]
+
+
+# Cards.
+
+
+def test_a_card_with_its_bases(a_card):
+    assert card(a_card(tensors=True)).tensors is not None
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"kind": "device"}, r"card.json:2: kind: this is no card of a KV-cache"),
+        ({"version": 2}, r"card.json:3: version: version 2; this podscope reads version 1"),
+        ({"ranks__k": [0, 32, 48, 64]}, "ranks.k: rank 0 of layer 0 is not within 1 to 64"),
+        ({"ranks__v": [64, 65, 16, 40]}, "ranks.v: rank 65 of layer 1 is not within 1 to 64"),
+        ({"ranks__v": [64, 32, 16]}, "ranks.v has 3 entries, and small has 4 layers"),
+        ({"errors__layer_output": [0.1]}, "errors.layer_output has 1 entries"),
+        ({"ratio": 0.5}, "ratio is 0.5, and the ranks come to 0.609375"),
+        ({"method": "pca"}, "method: .*'stiefel'.*, not 'pca'"),
+        ({"perplexity__in_domain__full": float("nan")}, "perplexity.in_domain.full"),
+        ({"model__sha256": "xyz"}, "model.sha256"),
+        ({"model__query_heads": 7}, "7 query heads cannot share 2 KV heads evenly"),
+        ({"extra": 1}, "unknown key of a card of a KV-cache"),
+    ],
+)
+def test_a_card_that_is_wrong(changes, said, a_card):
+    with pytest.raises(ValueError, match=said) as caught:
+        card(a_card(**changes))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_bases_that_are_wrong(a_card, tmp_path):
+    path = a_card("other", tensors=True)
+    own = json.loads(path.read_text())
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"other.safetensors is another file than the card's"):
+        card(path)
+
+    def beside(name, **changes):
+        data = {**own, "name": name}
+        data["ranks"] = own["ranks"] | changes.get("ranks", {})
+        data["tensors"] = {
+            "file": f"{name}.safetensors",
+            "sha256": changes.get("sha256") or bases(data, tmp_path, name, changes.get("scale", 1)),
+        }
+        data["ranks"] = own["ranks"]
+        new = tmp_path / f"{name}.json"
+        new.write_text(json.dumps(data))
+        return new
+
+    with pytest.raises(ValueError, match=r"columns of k.0 are not orthonormal: .* is 0.02,"):
+        card(beside("skew", scale=1.01))
+    with pytest.raises(ValueError, match=r"v.2 is of shape \(2, 64, 17\), and \(2, 64, 16\)"):
+        card(beside("shape", ranks={"v": (64, 32, 17, 40)}))
+    garbage = tmp_path / "cut.safetensors"
+    garbage.write_bytes(b"\x08")
+    with pytest.raises(ValueError, match=r"cut.safetensors cannot be read"):
+        card(beside("cut", sha256=hashlib.sha256(b"\x08").hexdigest()))
+
+
+def test_a_file_that_is_no_card(tmp_path):
+    twice = '{"kind": 1, "kind": 2}'
+    for name, text in (("empty.json", ""), ("list.json", "[]"), ("twice.json", twice)):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=name):
+            card(tmp_path / name)
+    with pytest.raises(ValueError, match="no card of a KV-cache 'nothing'"):
+        card("nothing")
+    with pytest.raises(ValueError, match=r"kv_low_rank.card: no .*'nothing'") as caught:
+        run(SERVED % ("step", "[{kv_low_rank: {card: nothing}}]"), tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(ValueError, match="no such file"):
+        card(tmp_path / "absent.json")

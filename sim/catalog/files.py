@@ -63,6 +63,14 @@ def find(
     )
 
 
+def is_there(kind: str, name_or_path: str | Path) -> bool:
+    """Whether there is a file of that name or path."""
+    try:
+        return find(kind, name_or_path).is_file()
+    except (ValueError, OSError):
+        return False
+
+
 def checked(section: type[Section], doc: Document, of: str = "") -> Section:
     """The document as `section`; ScenarioError with every fault, each with its line and key.  `of`
     says of what it is a file."""

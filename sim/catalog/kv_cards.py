@@ -206,11 +206,13 @@ class KvCard(BaseModel):
 
 def card(name_or_path: str | Path) -> KvCard:
     """The card of that name or path; ScenarioError with what is wrong of it, or of its tensors."""
-    return _card(find("kv", name_or_path))
+    path = find("kv", name_or_path)
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    return _card(path, changed)
 
 
 @cache
-def _card(path: Path) -> KvCard:
+def _card(path: Path, changed: int) -> KvCard:
     doc = strict_yaml.read(path)  # JSON is YAML; faults then have their lines
     if doc.data.get("kind") != KIND:
         what = f"this is no card of a KV-cache: its kind is {doc.data.get('kind')!r}, not {KIND!r}"

@@ -234,7 +234,7 @@ def unchanging(here: Machinery) -> Iterator[str]:
 
 def _same(a: Graph, b: Graph) -> bool:
     """Whether two graphs ask for the same ops."""
-    pairs = {(x, y): None for x, y in zip(a.layers, b.layers)}
+    pairs = dict.fromkeys(zip(a.layers, b.layers))
     return len(a.layers) == len(b.layers) and all(
         len(x.ops) == len(y.ops) and all(map(_same_op, x.ops, y.ops)) for x, y in pairs
     )

@@ -153,10 +153,7 @@ REPLICA = np.dtype(
         ("halted", "i8"),  # begins nothing
         ("shown", "i8"),  # its iterations are played, so that they can be looked at
         ("chips", "i8"),  # the number of those it runs on, where replicas share chips
-        (
-            "stages",
-            "i8",
-        ),  # that an iteration goes through, one after the other (`sim.serving.stages`)
+        ("stages", "i8"),  # that an iteration goes through in turn (`sim.serving.stages`)
         (
             "lanes",
             "i8",

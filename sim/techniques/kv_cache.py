@@ -24,10 +24,10 @@ def attended(layer: Layer, name: str) -> tuple[Op, AttentionWork] | None:
                 f"{name}: the model has latent attention (MLA), whose cache is of a low rank "
                 "already and holds no keys and values to compress; precision.kv narrows it"
             )
-        if op.work is None and any(tensor.kind == "kv" for tensor in op.reads):
+        if op.kind == "prefetch" or (op.work is None and any(t.kind == "kv" for t in op.reads)):
             raise ValueError(
-                f"{name}: {op.name} reads a KV-cache whose size another technique has settled; "
-                f"list {name} before that one"
+                f"{name}: another technique has settled what {op.name} reads; list {name} before "
+                "that one"
             )
     for op in layer.ops:
         if op.kind == "attention" and op.work is not None:

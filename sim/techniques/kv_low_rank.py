@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sim.catalog.files import is_there
 from sim.catalog.kv_cards import KvCard, card
 from sim.graph.graph import Graph, Layer, Op, Tensor
 from sim.graph.model import Model
@@ -70,8 +71,8 @@ class Options(BaseModel):
             raise ValueError("apply is of a card; take it out")
         if self.kernel == "two" and self.overlap is not None:
             raise ValueError("overlap is of a fused kernel; take it out, or set kernel: fused")
-        if self.card is not None:
-            card(self.card)
+        if self.card is not None and is_there("kv", self.card):
+            card(self.card)  # what is wrong of it is said before anything runs
         return self
 
 
@@ -141,6 +142,10 @@ def _compressed(
     layer: Layer, attention: Op, work: AttentionWork, ranks: Ranks, model: Model, options: Options
 ) -> Layer:
     d, heads, tokens = work.key, work.kv_heads, work.seen.new
+    if not {"qkv", "o"} <= {op.name for op in layer.ops}:
+        raise ValueError(
+            f"{_NAME}: another technique has cut up the projections; list {_NAME} before it"
+        )
     if work.value != d or work.cached != 2 * heads * d or work.prepared or work.scored:
         raise ValueError(
             f"{_NAME}: another technique has changed what the cache holds; list {_NAME} before it"
