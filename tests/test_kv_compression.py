@@ -675,3 +675,17 @@ def test_a_file_that_is_no_card(tmp_path):
     assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(ValueError, match="no such file"):
         card(tmp_path / "absent.json")
+
+
+# What the reproduction shows.
+
+
+def test_where_it_pays_is_as_worked_out_by_hand():
+    """K6 and K8, at one shape."""
+    from sim.reproduce.stief_machine import rows
+
+    found = rows(quick=True)
+    assert {row.id for row in found} == {"K6", "K8"}
+    assert [row for row in found if row.ok is False] == []
+    crossed = [row.simulated for row in found if "pays below" in row.what]
+    assert crossed == sorted(crossed[:3]) + sorted(crossed[3:]) and crossed[0] < 0.8
