@@ -213,6 +213,7 @@ Kind = StrEnum(  # what `podscope list` can list
         "networks",
         "libraries",
         "topologies",
+        "kv_cards",
         "shapes",
         "collectives",
         "techniques",
