@@ -1,8 +1,8 @@
 """Orthonormal bases of a layer's keys and values, what they lose, and those that an SVD gives.
 
 Keys share a basis in a layer; values have one a KV head. The cache keeps K P and V P, the keys
-before RoPE. Baselines: EigenAttention's Llama code takes the SVD of K alone, its paper that of K and
-Q together (the stronger of the two). Unlike that code, no samples are averaged before the SVD.
+before RoPE. Baselines: EigenAttention's Llama code takes the SVD of K alone, its paper that of K
+and Q together (the stronger of the two). Unlike that code, no samples are averaged before the SVD.
 Source: arXiv 2601.21686; github.com/UtkarshSaxena1/EigenAttn.
 """
 
@@ -41,19 +41,22 @@ class LowRank(Cache):
         self.bases = bases if isinstance(bases, dict) else dict(enumerate(bases))
 
     def keys(self, layer: int, keys: Tensor) -> Tensor:
+        """Projected and back."""
         p = self.bases[layer].keys
         return (keys @ p) @ p.mT
 
     def values(self, layer: int, values: Tensor) -> Tensor:
+        """Projected and back."""
         p = self.bases[layer].values
         return (values @ p) @ p.mT
 
     def bytes_per_token(self, sizes: Sizes, context: int) -> float:
+        """Of r_K + r_V numbers a KV head."""
         return 2.0 * sizes.kv_heads * sum(sum(each.ranks) for each in self.bases.values())
 
 
 class Moments(NamedTuple):
-    """Second moments of a layer's keys, queries, values, in float64; the SVD's bases are in them."""
+    """Second moments of a layer's keys, queries, values, in float64; the SVD's bases follow."""
 
     keys: Tensor  # [d, d], over all KV heads
     queries: Tensor  # [d, d], over all heads

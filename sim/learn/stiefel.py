@@ -41,6 +41,7 @@ class Learned(NamedTuple):
     cpu_s: float
 
 
+DEFAULT = Recipe()
 Told = Callable[[int, float], None]  # step, loss
 
 
@@ -90,13 +91,14 @@ def _orthonormal(a: Tensor) -> Tensor:
     return torch.linalg.qr(a).Q
 
 
+@torch.enable_grad()
 def learn(
     model: Decoder,
     at: int,
     x: Tensor,
     of: Moments,
     ranks: tuple[int, int],
-    recipe: Recipe = Recipe(),
+    recipe: Recipe = DEFAULT,
     told: Told = lambda step, loss: None,
 ) -> Learned:
     """Bases of one layer from its inputs x [B, T, hidden]; `of` are the moments of the same.
