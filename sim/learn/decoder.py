@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -187,7 +187,7 @@ def decoder_of(
     four of the model itself. ValueError: a tensor is missing."""
     missing: list[str] = []
 
-    def of(key: str, i: int = 0, optional: bool = False) -> Tensor | None:
+    def of(key: str, i: int = 0, optional: bool = False) -> Any:
         name = names[key].format(i=i)
         if name not in tensors and not optional:
             missing.append(name)
@@ -198,12 +198,12 @@ def decoder_of(
     parts = [{key: of(key, i, key in optional) for key in keys} for i in range(sizes.layers)]
     embedding, norm = of("embedding"), of("norm")
     head = of("head", optional=True)
-    if missing or embedding is None or norm is None:
+    if missing:
         raise ValueError(f"{sizes.name}: no tensor {missing[0]!r}, of {len(missing)} missing")
     return Decoder(
         sizes,
         embedding,
-        [Layer(**part) for part in parts],  # type: ignore[arg-type]
+        [Layer(**part) for part in parts],
         norm,
         embedding if head is None else head,
         rope_factors,

@@ -66,7 +66,7 @@ def read_gguf(path: Path) -> tuple[Decoder, Tokens]:
     hidden = fields[f"{family}.embedding_length"]
     context = fields[f"{family}.context_length"]
     sizes = Sizes(
-        name=fields.get("general.name", path.stem),
+        name=path.stem,  # `general.name` often is that of a training run
         layers=fields[f"{family}.block_count"],
         heads=heads,
         kv_heads=fields.get(f"{family}.attention.head_count_kv", heads),

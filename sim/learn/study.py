@@ -11,6 +11,7 @@ import json
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -364,7 +365,7 @@ class Study:
     def score_others(self) -> None:
         """Perplexity of each."""
         for name, (cache, _) in self.others().items():
-            self.score(f"other {name}", lambda made=cache: made)  # type: ignore[misc]
+            self.score(f"other {name}", partial(_itself, cache))
 
     def stopped(self) -> list[str]:
         """Layers whose learning stopped early, a line each."""
@@ -389,6 +390,10 @@ class Study:
         if not file.exists():
             with replacing(file) as beside:
                 save_file({name: each.contiguous() for name, each in tensors.items()}, beside)
+
+
+def _itself(cache: Cache) -> Cache:
+    return cache
 
 
 def read(file: Path) -> Any:
