@@ -377,6 +377,18 @@ class Study:
                     found.append(f"seed {seed}, rank {rank}, layer {at}: {why}")
         return found
 
+    def walk_cpu_s(self) -> float:
+        """Of bringing the windows to learn from through all layers: done once a pass, and measured
+        once."""
+        file = self.folder / "walk.json"
+        if not file.exists():
+            began = time.process_time()
+            x = self.model.embed(next(iter(self.calibration.values())))
+            for at in range(self.layers):
+                x = self.through(at, x)
+            _write(file, {"cpu_s": time.process_time() - began})
+        return read(file)["cpu_s"]
+
     def full_rank_off(self) -> float:
         """Largest difference of a logit at full rank from the whole model's, over its range."""
         d = self.model.sizes.head_dim

@@ -31,6 +31,7 @@ def summary(study: Study) -> dict[str, Any]:
     surfaces = [read(file) for file in sorted((folder / "surfaces").glob("*.json"))]
     cpu_s = {
         "learning": sum(sum(each["cpu_s"]) for each in passes.values()),
+        "inputs of layers": study.walk_cpu_s() * len(study.plan.passes),
         "losses of layers": sum(each["measured_cpu_s"] for each in passes.values()),
         "perplexities": sum(each["cpu_s"] for each in scores.values()),
         "surfaces": sum(each["cpu_s"] for each in surfaces),
