@@ -121,10 +121,18 @@ def stiefel(
         from sim.learn.models import read_model
         from sim.learn.stiefel import Recipe
         from sim.learn.study import Plan, Study
+        from sim.learn.summary import curves
 
         decoder, tokens = read_model(model)
         d = decoder.sizes.head_dim
         learned = (rank,) if rank is not None else _ranks(ranks, d)
+        pairs = learned if rank is not None else (*learned, (learned[-1] + d) // 2)
+        if ratio is not None and not pairs[0] / d <= ratio <= pairs[-1] / d:
+            raise ValueError(
+                f"--ratio {ratio:g} is not within {pairs[0] / d:g} and {pairs[-1] / d:g}, which "
+                f"ranks {', '.join(map(str, pairs))} of {d} come to (the last is grown from the "
+                "one before); see --ranks"
+            )
         plan = Plan(
             text=text,
             other=other,
@@ -133,25 +141,28 @@ def stiefel(
             scored=scored,
             recipe=Recipe(steps=steps, network=network, bf16=bf16),
             passes=((seed, learned),),
-            pairs=learned if rank is not None else (*learned, (learned[-1] + d) // 2),
+            pairs=pairs,
             budgets=() if ratio is None else (ratio,),
         )
         folder = work or out.with_suffix(".work")
         command = "podscope " + " ".join(sys.argv[1:])
         with progress_bar() as progress:
             study = Study(folder, decoder, tokens, plan, _line, progress)
-            study.learn_all()
+            study.score_whole()
+            study.learn_pass(seed, learned)
             if rank is not None:
-                pairs, name = [(rank, rank)] * study.layers, f"learned-{rank}-seed{seed}"
+                by_layer, name = [(rank, rank)] * study.layers, f"learned-{rank}-seed{seed}"
             else:
                 assert ratio is not None
                 chosen = (policy or Policy.sequential).value
-                pairs = study.allocate(chosen, weighted, ratio, seed)
+                by_layer = study.allocate(chosen, weighted, ratio, seed)
                 name = study.allocation(chosen, weighted, ratio)
-                study.score(name, study.cache("learned", seed, pairs))
+            study.score(name, study.cache("learned", seed, by_layer))
+            study.score(f"{name}-eigen_kq", study.cache("eigen_kq", seed, by_layer))
             if others:
                 study.score_others()
-        _save(out, study, "learned", seed, pairs, name, command, others)
+        _save(out, study, "learned", seed, by_layer, name, command, others)
+        curves(study, folder / "curves.csv")
         warn(study.stopped())
 
 

@@ -124,7 +124,7 @@ class Study:
 
     def learn_all(self) -> None:
         """All passes, in their order, and the perplexities of each."""
-        self.score("full", lambda: WHOLE)
+        self.score_whole()
         for seed, ranks in self.plan.passes:
             self.learn_pass(seed, ranks)
             for rank in ranks:
@@ -232,6 +232,10 @@ class Study:
         return lambda: LowRank([self.bases(seed, at, pair, way) for at, pair in enumerate(pairs)])
 
     # Perplexity.
+
+    def score_whole(self) -> None:
+        """Of the model as it is."""
+        self.score("full", partial(_itself, WHOLE))
 
     def score(self, name: str, cache: Callable[[], Cache]) -> None:
         """Nats of every window of both texts, and of the validation part."""

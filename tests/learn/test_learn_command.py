@@ -75,6 +75,7 @@ def test_a_card_of_one_rank(tmp_path: Path, given: list[object]) -> None:
     assert made.flop_per_token.value == 2 * 4 * tiny.D * tiny.KV_HEADS * tiny.LAYERS
     assert made.perplexity.in_domain.full != made.perplexity.in_domain.compressed
     ratios = {other.name: other.ratio for other in made.others}
+    assert (tmp_path / "made.work" / "curves.csv").read_text().count("\n") == 1 + 3 * tiny.LAYERS
     assert ratios["fp8"] == 0.5
     assert ratios["rank 4, fp8"] == 0.25
     assert ratios["heavy hitters 16"] == 0.5
@@ -143,7 +144,11 @@ def test_a_loss_that_is_not_finite_is_said_and_loses_nothing(
         (("--rank", 9), "rank 9 of K is not within 1 and head_dim = 8"),
         (("--ratio", 0.5, "--ranks", "4,x"), "write them like 32,40,48"),
         (("--ratio", 0.5, "--ranks", "3,4,5,6,7"), "at most 4 are learned"),
-        (("--ratio", 0.1), "are the least here, and the budget is"),
+        (
+            ("--ratio", 0.95),
+            "--ratio 0.95 is not within 0.5 and 0.875, which ranks 4, 5, 6, 7 of 8",
+        ),
+        (("--ratio", 0), "--ratio 0 is not within"),
         (("--rank", 4, "--length", 200_000), "give a longer text"),
         (("--rank", 4, "--length", 300), "longer than the 256 that tiny attends to"),
     ],
