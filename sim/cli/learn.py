@@ -220,10 +220,9 @@ def _torch(threads: int) -> Iterator[None]:
             f"`podscope learn` needs {', '.join(absent)}: pip install 'podscope[learn]' (docs/"
             "stief.md says how to get torch without CUDA)"
         )
-    import torch
+    from sim.learn.models import on_threads
 
-    torch.set_num_threads(threads)
-    with torch.no_grad():
+    with on_threads(threads):
         yield
 
 

@@ -1,9 +1,14 @@
-"""From what a user calls a model to the model: a file, a folder, a package's, or a hub's."""
+"""From what a user calls a model to the model: a file, a folder, a package's, or a hub's; and how
+torch is to work on it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+
+import torch
 
 from sim.learn.decoder import Decoder
 from sim.learn.gguf_file import read_gguf
@@ -34,6 +39,18 @@ def read_model(name: str) -> tuple[Decoder, Tokens]:
     if path.suffix == ".safetensors":
         return read_folder(path.parent)
     return read_gguf(path)
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Within, torch works on so many threads and keeps no gradients that nobody asks for."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fetched(name: str) -> Path:
