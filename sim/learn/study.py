@@ -262,6 +262,8 @@ class Study:
             pairs = self.allocate(policy, weighted, ratio, seed)
             name = self.allocation(policy, weighted, ratio)
             self.score(name, self.cache("learned", seed, pairs))
+            if policy == POLICIES[-1]:
+                self.score(f"eigen_kq-{name}", self.cache("eigen_kq", seed, pairs))
 
     @staticmethod
     def allocation(policy: str, weighted: bool, ratio: float) -> str:

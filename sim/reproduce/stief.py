@@ -194,7 +194,8 @@ def allocations() -> Iterator[Row]:
                     "read beside",
                     None,
                     note=f"out of domain {over['news']:.3f}; {perplexity(name, 'wikipedia'):.2f} "
-                    f"and {perplexity(name, 'news'):.2f}; cache {smaller:.4f} of equal ranks'",
+                    f"and {perplexity(name, 'news'):.2f}; cache {smaller:.4f} of equal ranks'"
+                    f"{_eigen_at(name)}",
                 )
         best = min(
             max(over.values())
@@ -211,6 +212,15 @@ def allocations() -> Iterator[Row]:
             best < 1,
             note="the best of five, told by the text it is measured on",
         )
+
+
+def _eigen_at(name: str) -> str:
+    """EigenAttention's perplexities at the same ranks by layer, where they were measured."""
+    eigen = f"eigen_kq-{name}"
+    if eigen not in record()["scores"]:
+        return ""
+    found = listed(perplexity(eigen, text) for text in TEXTS)
+    return f"; EigenAttention's bases at the same ranks: {found}"
 
 
 def exactness() -> Iterator[Row]:
