@@ -37,7 +37,7 @@ $(LEARNT): pyproject.toml
 	$(PYTHON) -m venv $(LEARN)
 	@echo "step 1: the CPU build of torch"
 	$(LEARN_PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
-	@$(LEARN)/bin/python -c 'import torch; print("torch", torch.__version__, "with CUDA: the CPU build is smaller, see docs/stief.md" if torch.version.cuda else "")'
+	@$(LEARN)/bin/python -W ignore -c 'import torch; print("torch", torch.__version__, "with CUDA: the CPU build is smaller, see docs/stief.md" if torch.version.cuda else "")'
 	@echo "step 2: podscope with its extra learn"
 	$(LEARN_PIP) -e ".[learn,test]"
 	@echo "step 3: a language model, SmolLM2-135M"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli.text import plain, progress_bar, say, warn, write
+from sim.cli.text import console, plain, progress_bar, say, warn, write
 
 if TYPE_CHECKING:
     from sim.learn.allocation import Ranks
@@ -198,7 +198,9 @@ def study(
 
 
 def _line(text: str) -> None:
-    say(plain(text), stderr=True)
+    """A line of the log; on a terminal the bar shows how far it is."""
+    if not console(stderr=True).is_terminal:
+        say(plain(text), stderr=True)
 
 
 def _ranks(text: str, d: int) -> tuple[int, ...]:
@@ -255,4 +257,7 @@ def _save(
         card["tensors"] = {"file": tensors.name, "sha256": sha256_of(tensors)}
     KvCard.model_validate(card)
     write(out, json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    domains = (card["perplexity"][key] for key in ("in_domain", "out_of_domain"))
+    found = "; ".join(f"{d['text']} {d['full']:.2f} to {d['compressed']:.2f}" for d in domains)
+    say(f"{plain(out.stem)}: {card['ratio']:.3f} of the cache, perplexity {plain(found)}")
     say(f"wrote {plain(str(out))}")
