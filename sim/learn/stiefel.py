@@ -3,15 +3,17 @@
 The objective is the layer's output against the uncompressed layer's, on uncompressed inputs, as a
 share of its norm. The first token of each window is left out: its activations are so large that the
 share over all tokens would see it alone. Bases are orthonormal by construction, P = QR(A), start at
-the SVD of K and Q, and are learned by Adam with a cosine schedule. The paper's network from the
-statistics of K and V to A is `network=True`.
+the SVD of K and Q, and are learned by Adam with a rise and a cosine of the rate. The paper's network
+from the statistics of K and V to A is `network=True`.
 Source: arXiv 2601.21686, v1 and v2; what it leaves open stands in docs/stief.md.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,9 +24,10 @@ from sim.learn.decoder import Decoder, causal
 
 
 class Recipe(NamedTuple):
-    """How bases are learned. The defaults are those of the committed run."""
+    """How bases are learned."""
 
     steps: int = 60
+    warm: int = 8  # steps over which the rate rises; without, the first throw away the SVD's start
     windows: int = 2  # of a step
     rate: float = 2e-2
     network: bool = False
@@ -33,7 +36,7 @@ class Recipe(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """The bases of the least loss over the last tenth of the steps, and how it went."""
+    """The bases after the last step, or the last good ones, and how it went."""
 
     bases: Bases
     curve: list[float]  # loss of each step
@@ -115,7 +118,7 @@ def learn(
     torch.manual_seed(recipe.seed * 1_000 + at)
     made: _Direct | _Network = _Network(start, _seen(k, v)) if recipe.network else _Direct(start)
     optimiser = torch.optim.Adam(made.parameters(), lr=recipe.rate * (0.1 if recipe.network else 1))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_rate, recipe))
     order = torch.cat([torch.randperm(len(x)) for _ in range(_epochs(recipe, len(x)))])
     curve: list[float] = []
     good, stopped = start, ""
@@ -151,6 +154,12 @@ def check_ranks(ranks: tuple[int, int], head_dim: int) -> None:
     for name, rank in zip(("K", "V"), ranks):
         if not 1 <= rank <= head_dim:
             raise ValueError(f"rank {rank} of {name} is not within 1 and head_dim = {head_dim}")
+
+
+def _rate(recipe: Recipe, step: int) -> float:
+    """Share of the rate: a rise, and a cosine over all steps."""
+    rise = min((step + 1) / recipe.warm, 1.0) if recipe.warm else 1.0
+    return rise * (1 + math.cos(math.pi * step / recipe.steps)) / 2
 
 
 def _epochs(recipe: Recipe, windows: int) -> int:

@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     held_out: int = 4  # of the test part, for the losses of layers
     scored: int = 8  # of each text, for perplexity
     surface: int = 2  # of the validation part, for the surfaces of ranks
-    recipe: Recipe = Recipe(bf16=True)
+    recipe: Recipe = Recipe(bf16=True, warm=0)  # the rise of the rate came after the run
     passes: tuple[tuple[int, tuple[int, ...]], ...] = (
         (0, (32,)),
         (0, (48, 40, 24)),

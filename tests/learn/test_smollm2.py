@@ -57,7 +57,7 @@ def test_full_rank_is_the_model(loaded: Loaded) -> None:
 def test_learning_beats_eigenattention(loaded: Loaded) -> None:
     model, tokens = loaded
     text = corpus("wikipedia")
-    x = model.embed(windows(text.part("calibration"), tokens, 256, 16, seed=0))
+    x = model.embed(windows(text.part("calibration"), tokens, 256, 64, seed=0))
     held = model.embed(windows(text.part("test"), tokens, 256, 4))
     for at in range(3):
         y, held_out = model.layer(at, x), model.layer(at, held)
