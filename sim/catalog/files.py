@@ -11,16 +11,22 @@ from sim.catalog.installed import FILES
 from sim.text.choice import models
 from sim.text.strict_yaml import Document, Fault, KeyPath, ScenarioError, dotted, nearest
 
-KINDS = ("devices", "models", "libraries")
+KINDS = ("devices", "models", "libraries", "channels")
 SUFFIXES = (".yaml", ".yml", ".json")
-_NOUN = {"devices": "device", "models": "model", "libraries": "library", "topologies": "topology"}
+_NOUN = {
+    "devices": "device",
+    "models": "model",
+    "libraries": "library",
+    "channels": "channel",
+    "topologies": "topology",
+}
 _HERE = Path(__file__).parent
 
 Section = TypeVar("Section", bound=BaseModel)
 
 
 def names(kind: str) -> list[str]:
-    """Names of the "devices", "models" or "libraries" in the catalogue, sorted."""
+    """Names of the "devices", "models", "libraries" or "channels" in the catalogue, sorted."""
     if kind not in KINDS:
         raise ValueError(
             f"the catalogue has no {kind!r}{nearest(kind, KINDS)}; there are {', '.join(KINDS)}"

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 GROUP = "podscope"
 FILES: dict[str, dict[str, Path]] = {
-    kind: {} for kind in ("devices", "models", "libraries", "topologies", "scenarios", "traces")
+    kind: {} for kind in (
+        "devices",
+        "models",
+        "libraries",
+        "topologies",
+        "scenarios",
+        "traces",
+        "channels",
+    )
 }
 # What the name of an entry point begins with -> the table.
 TABLES = {
@@ -47,11 +55,12 @@ TABLES = {
     "device": "sim.catalog.installed:DEVICES",
     "model": "sim.catalog.installed:MODELS",
     "library": "sim.catalog.installed:LIBRARIES",
+    "channel": "sim.catalog.installed:CHANNELS",
     "topology": "sim.catalog.installed:TOPOLOGIES",
     "scenario": "sim.catalog.installed:SCENARIOS",
     "trace": "sim.catalog.installed:TRACES",
 }
-DEVICES, MODELS, LIBRARIES, TOPOLOGIES, SCENARIOS, TRACES = FILES.values()
+DEVICES, MODELS, LIBRARIES, TOPOLOGIES, SCENARIOS, TRACES, CHANNELS = FILES.values()
 
 
 @cache

@@ -102,6 +102,7 @@ DeviceName = Annotated[str, Place("device", "devices", YAML_SUFFIXES)]
 LibraryName = Annotated[str, Place("library", "libraries", YAML_SUFFIXES)]
 MODEL = Place("model", "models", (*YAML_SUFFIXES, "/config.json"))
 ModelName = Annotated[str, MODEL]
+ChannelName = Annotated[str, Place("channel", "channels", YAML_SUFFIXES)]
 FilePath = Annotated[str, Place("file")]
 TraceFile = Annotated[str, Place("trace", "traces", absent=True)]
 TraceFallback = Annotated[str, Place("trace", "traces")]
