@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 GROUP = "podscope"
 FILES: dict[str, dict[str, Path]] = {
-    kind: {} for kind in (
+    kind: {}
+    for kind in (
         "devices",
         "models",
         "libraries",

@@ -23,7 +23,9 @@ def known(kind: str) -> list[str]:
     from sim.catalog import shipped
 
     return list(
-        catalog.names(kind) if kind in ("devices", "models", "libraries", "channels") else shipped.names(kind)
+        catalog.names(kind)
+        if kind in ("devices", "models", "libraries", "channels")
+        else shipped.names(kind)
     )
 
 
