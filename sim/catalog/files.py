@@ -11,7 +11,7 @@ from sim.catalog.installed import FILES
 from sim.text.choice import models
 from sim.text.strict_yaml import Document, Fault, KeyPath, ScenarioError, dotted, nearest
 
-KINDS = ("devices", "models", "libraries", "kv")
+KINDS = ("devices", "models", "libraries", "kv", "channels")
 SUFFIXES = (".yaml", ".yml", ".json")
 _NOUN = {
     "devices": "device",
@@ -19,6 +19,7 @@ _NOUN = {
     "libraries": "library",
     "topologies": "topology",
     "kv": "card of a KV-cache",
+    "channels": "channel",
 }
 _HERE = Path(__file__).parent
 
@@ -26,7 +27,8 @@ Section = TypeVar("Section", bound=BaseModel)
 
 
 def names(kind: str) -> list[str]:
-    """Names of the "devices", "models", "libraries" or "kv" cards in the catalogue, sorted."""
+    """Names of the "devices", "models", "libraries", "kv" cards or "channels" in the catalogue,
+    sorted."""
     if kind not in KINDS:
         raise ValueError(
             f"the catalogue has no {kind!r}{nearest(kind, KINDS)}; there are {', '.join(KINDS)}"

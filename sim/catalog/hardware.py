@@ -22,7 +22,7 @@ from sim.text.strict_yaml import Document, KeyPath, nearest
 from sim.text.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show
 
 Tag = Literal["READ", "CHECKED", "INFER", "RECALLED", "FITTED"]
-Dtype = Literal["fp16", "bf16", "fp8", "int8", "int4", "fp4"]
+Dtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"]
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1, strict=True)]
 Quantity = TypeVar("Quantity")
@@ -259,6 +259,9 @@ def fact(entry: Sourced, written: str | None) -> Fact:
 
 
 _ZERO_ALLOWED = {
+    "latency_s",
+    "jitter_s",
+    "loss",
     "overhead_s",
     "overlap",
     "kernel_overhead_s",

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 GROUP = "podscope"
 FILES: dict[str, dict[str, Path]] = {
     kind: {}
-    for kind in ("devices", "models", "libraries", "topologies", "scenarios", "traces", "kv")
+    for kind in (
+        "devices",
+        "models",
+        "libraries",
+        "topologies",
+        "scenarios",
+        "traces",
+        "kv",
+        "channels",
+    )
 }
 # What the name of an entry point begins with -> the table.
 TABLES = {
@@ -48,12 +57,13 @@ TABLES = {
     "device": "sim.catalog.installed:DEVICES",
     "model": "sim.catalog.installed:MODELS",
     "library": "sim.catalog.installed:LIBRARIES",
+    "channel": "sim.catalog.installed:CHANNELS",
     "topology": "sim.catalog.installed:TOPOLOGIES",
     "scenario": "sim.catalog.installed:SCENARIOS",
     "trace": "sim.catalog.installed:TRACES",
     "kv_card": "sim.catalog.installed:KV_CARDS",
 }
-DEVICES, MODELS, LIBRARIES, TOPOLOGIES, SCENARIOS, TRACES, KV_CARDS = FILES.values()
+DEVICES, MODELS, LIBRARIES, TOPOLOGIES, SCENARIOS, TRACES, KV_CARDS, CHANNELS = FILES.values()
 
 
 @cache

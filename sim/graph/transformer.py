@@ -21,6 +21,7 @@ from sim.graph.precision import Precision
 from sim.graph.work import SOFTMAX_FLOP
 
 _TOKEN_BYTES = 4  # of a token's number
+VIEWS = {"last": "hidden"}  # buffers that are a part of another, by name
 
 
 def transformer(
