@@ -26,6 +26,7 @@ ENTRIES = {
     "dnn.mlp": "podscope_toy.rows:MLP",
     "dnn_file..mlp": "podscope_toy.rows:MLP_FILE",
     "device.toy_chip": "podscope_toy.files:DEVICE",
+    "kv_card.toy_card": "podscope_toy.files:CARD",
     "topology.toy_pod": "podscope_toy.files:POD",
     "shape.cycle": "podscope_toy.wires:CYCLE",
     "algorithm.all_reduce.gather_and_add": "podscope_toy.wires:GATHER_AND_ADD",
@@ -220,6 +221,25 @@ def test_a_router_and_a_queue_order(toy: Path) -> None:
         late[name] = [rank for _, rank in mine[-4:]]
     assert late == {"urgent": [1] * 4, "patient": [0] * 4}
     assert "last is not of this package" in (out / "log.txt").read_text()
+
+
+def test_a_card_of_a_kv_cache_is_found_by_name(toy: Path) -> None:
+    low_rank = [{"kv_low_rank": {"card": "toy_card", "overlap": 1}}]
+    found, _, _ = run(
+        toy,
+        {
+            "pod": {"topology": "single", "device": "h100_sxm"},
+            "model": "smollm2-135m",
+            "workload": {"kind": "decode", "batch": 8, "prompt_tokens": 4000, "output_tokens": 9},
+            "variants": {"full": {}, "half": {"techniques": low_rank}},
+            "expect": ["half.speedup > 1"],
+        },
+    )
+    assert all(claim["ok"] for claim in found["expect"])
+    listed = {
+        row["name"]: row for row in json.loads(podscope(toy, "list", "kv_cards", "--json").stdout)
+    }
+    assert listed["toy_card"]["from"] == "podscope-toy 0.3" and listed["toy_card"]["ratio"] == 0.5
 
 
 def test_the_list_says_where_a_row_is_from(toy: Path) -> None:

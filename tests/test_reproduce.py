@@ -21,6 +21,7 @@ from sim.reproduce import (
     preserve,
     serving,
     sosa_rows,
+    stief,
     switching,
     typhoon,
 )
@@ -146,6 +147,9 @@ def cheap_rows(system: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> li
     if system == "typhoon":
         monkeypatch.setattr("sim.reproduce.measured.MEASURED", folder / "measured.csv.gz")
         return typhoon.reproduce(quick=True)
+    if system == "stief":
+        monkeypatch.setattr("sim.reproduce.stief_machine.rows", lambda *_: [])
+        return stief.reproduce(quick=True)
     monkeypatch.setattr(laws, "SHARED", folder)
     monkeypatch.setattr(sosa_rows, "RUNS", {"bert_medium": sosa_rows.RUNS["bert_medium"]})
     for name in ("ROUTED", "SQUARES", "TENANTS"):

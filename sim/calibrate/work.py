@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sim.graph.precision import Precision
-from sim.hardware.cost import Asks, Sizes, alone, hbm_bytes_per_s, with_kernel
+from sim.hardware.cost import SIZES, Asks, Sizes, alone, hbm_bytes_per_s, with_kernel
 from sim.hardware.device import Device
 
 BF16 = Precision("bf16", "bf16", "bf16", "bf16")
@@ -16,9 +16,8 @@ BF16 = Precision("bf16", "bf16", "bf16", "bf16")
 
 def work_of(ops: Sequence[Asks]) -> Sizes:
     """The same op in several sizes, with these in columns."""
-    names = ("flop", "lone_flop", "hbm_bytes", "buffer_bytes")
-    columns = ([getattr(op, name) for op in ops] for name in names)
-    return Sizes.of(ops[0], *(np.array(column, float) for column in columns))
+    columns = {name: [getattr(op, name) for op in ops] for name in SIZES}
+    return Sizes.of(ops[0], **{name: np.array(each, float) for name, each in columns.items()})
 
 
 def line(
@@ -49,7 +48,7 @@ class Measured(NamedTuple):
         """Those of the `rows` that are True."""
 
         def cut(work: Sizes) -> Sizes:
-            return Sizes.of(work, *(column[rows] for column in work[3:7]))
+            return Sizes.of(work, **{name: getattr(work, name)[rows] for name in SIZES})
 
         return Measured(tuple(map(cut, self.own)), tuple(map(cut, self.others)), self.seconds[rows])
 

@@ -11,21 +11,28 @@ from sim.catalog.installed import FILES
 from sim.text.choice import models
 from sim.text.strict_yaml import Document, Fault, KeyPath, ScenarioError, dotted, nearest
 
-KINDS = ("devices", "models", "libraries")
+KINDS = ("devices", "models", "libraries", "kv")
 SUFFIXES = (".yaml", ".yml", ".json")
-_NOUN = {"devices": "device", "models": "model", "libraries": "library", "topologies": "topology"}
+_NOUN = {
+    "devices": "device",
+    "models": "model",
+    "libraries": "library",
+    "topologies": "topology",
+    "kv": "card of a KV-cache",
+}
 _HERE = Path(__file__).parent
 
 Section = TypeVar("Section", bound=BaseModel)
 
 
 def names(kind: str) -> list[str]:
-    """Names of the "devices", "models" or "libraries" in the catalogue, sorted."""
+    """Names of the "devices", "models", "libraries" or "kv" cards in the catalogue, sorted."""
     if kind not in KINDS:
         raise ValueError(
             f"the catalogue has no {kind!r}{nearest(kind, KINDS)}; there are {', '.join(KINDS)}"
         )
-    return sorted({path.stem for path in (_HERE / kind).glob("*.yaml")} | {*FILES[kind]})
+    own = {path.stem for end in SUFFIXES for path in (_HERE / kind).glob(f"*{end}")}
+    return sorted(own | {*FILES[kind]})
 
 
 def find(
@@ -52,10 +59,16 @@ def find(
             "of a file"
         )
     return FILES[kind].get(text) or next(
-        p
-        for p in ((folder or _HERE / kind) / (text + end) for end in (".yaml", ".yml"))
-        if p.is_file()
+        p for p in ((folder or _HERE / kind) / (text + end) for end in SUFFIXES) if p.is_file()
     )
+
+
+def is_there(kind: str, name_or_path: str | Path) -> bool:
+    """Whether there is a file of that name or path."""
+    try:
+        return find(kind, name_or_path).is_file()
+    except (ValueError, OSError):
+        return False
 
 
 def checked(section: type[Section], doc: Document, of: str = "") -> Section:

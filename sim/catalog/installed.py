@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 GROUP = "podscope"
 FILES: dict[str, dict[str, Path]] = {
-    kind: {} for kind in ("devices", "models", "libraries", "topologies", "scenarios", "traces")
+    kind: {}
+    for kind in ("devices", "models", "libraries", "topologies", "scenarios", "traces", "kv")
 }
 # What the name of an entry point begins with -> the table.
 TABLES = {
@@ -50,8 +51,9 @@ TABLES = {
     "topology": "sim.catalog.installed:TOPOLOGIES",
     "scenario": "sim.catalog.installed:SCENARIOS",
     "trace": "sim.catalog.installed:TRACES",
+    "kv_card": "sim.catalog.installed:KV_CARDS",
 }
-DEVICES, MODELS, LIBRARIES, TOPOLOGIES, SCENARIOS, TRACES = FILES.values()
+DEVICES, MODELS, LIBRARIES, TOPOLOGIES, SCENARIOS, TRACES, KV_CARDS = FILES.values()
 
 
 @cache

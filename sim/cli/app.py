@@ -8,10 +8,9 @@ interrupted. Imports that take long stand in the functions that need them, so th
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sim.cli.text import console, plain, say, warn, write
+from sim.cli.learn import learn
+from sim.cli.text import console, plain, progress_bar, say, warn, write
 from sim.cli.trace import trace
 from sim.facts.version import VERSION
 
@@ -64,6 +64,7 @@ app = typer.Typer(
     help="A discrete-event simulator of the machines that run AI models.",
 )
 app.add_typer(trace, name="trace")
+app.add_typer(learn, name="learn")
 Scenarios = Annotated[
     list[str],
     typer.Argument(metavar="SCENARIO", help="Path of a scenario, or name of a shipped one."),
@@ -160,7 +161,7 @@ def run(
     held = True
     for name, folder in zip(scenarios, folders):
         try:
-            with _progress() as progress:
+            with progress_bar() as progress:
                 result = simulate(
                     name, overrides, progress=progress, workers=workers, cluster=cluster
                 )
@@ -213,6 +214,7 @@ Kind = StrEnum(  # what `podscope list` can list
         "networks",
         "libraries",
         "topologies",
+        "kv_cards",
         "shapes",
         "collectives",
         "techniques",
@@ -295,7 +297,7 @@ def reproduce(
         temporary(file).unlink()
     done: list[dict[str, Any]] = []
     for name in [system] if system else SYSTEMS:
-        with _progress() as progress:
+        with progress_bar() as progress:
             tell = partial(progress, label=f"reproduce {name}")
             new = [record(row._asdict()) for row in SYSTEMS[name](quick=quick, progress=tell)]
         done += new
@@ -375,32 +377,3 @@ def _beside(folder: Path) -> Path:
     held = folder / MARK
     whole = held.is_file() and not json.loads(held.read_text(encoding="utf-8")).get("partial")
     return folder.with_name(f"{folder.name}.partial") if whole else folder
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[..., None]]:
-    """A function `progress(done_fraction, label)` that moves a bar on stderr, if stderr is a
-    terminal."""
-    terminal = console(stderr=True)
-    if not terminal.is_terminal:
-        yield lambda done_fraction, label: None
-        return
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=terminal, transient=True) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda done_fraction, label: bar.update(
-            task, completed=done_fraction, description=plain(label)
-        )

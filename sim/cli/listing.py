@@ -168,6 +168,16 @@ def _techniques() -> list[Row]:
     ]
 
 
+def _kv_cards() -> list[Row]:
+    from sim import catalog
+    from sim.catalog.kv_cards import card
+
+    return [
+        {**card(name).model_dump(mode="json"), "title": card(name).name, "name": name}
+        for name in catalog.names("kv")
+    ]
+
+
 def _shapes() -> list[Row]:
     from sim.network.topology import SHAPES
 
@@ -280,6 +290,7 @@ _TABLES = {
     "models": "model",
     "libraries": "library",
     "topologies": "topology",
+    "kv_cards": "kv_card",
     "shapes": "shape",
     "techniques": "technique",
     "scenarios": "scenario",
@@ -296,6 +307,7 @@ _ROWS: dict[str, Callable[[], list[Row]]] = {
     "networks": _networks,
     "libraries": _libraries,
     "topologies": _topologies,
+    "kv_cards": _kv_cards,
     "shapes": _shapes,
     "collectives": _collectives,
     "techniques": _techniques,
@@ -334,6 +346,14 @@ def _peak(dtype: str) -> tuple[str, Callable[[Row], Any], bool]:
         return show(rate, "FLOP/s") if rate else "-"
 
     return dtype, cell, True
+
+
+def _perplexity(domain: str, heading: str) -> tuple[str, Callable[[Row], Any], bool]:
+    def cell(row: Row) -> str:
+        found = row["perplexity"][domain]
+        return f"{found['full']:.4g} to {found['compressed']:.4g}"
+
+    return heading, cell, True
 
 
 def _sources(row: Row) -> str:
@@ -408,6 +428,15 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
             True,
         ),
         _SOURCES,
+    ],
+    "kv_cards": [
+        _text("name"),
+        ("model", lambda row: row["model"]["name"], False),
+        _text("method"),
+        ("ratio", lambda row: f"{row['ratio']:.4g}", True),
+        _perplexity("in_domain", "perplexity, in domain"),
+        _perplexity("out_of_domain", "out of domain"),
+        ("learned on", lambda row: row["data"]["calibration"], False),
     ],
     "shapes": [
         _text("name"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,3 +44,32 @@ def write(path: Path, text: str) -> None:
 
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[..., None]]:
+    """A function `progress(done_fraction, label)` that moves a bar on stderr, if stderr is a
+    terminal."""
+    terminal = console(stderr=True)
+    if not terminal.is_terminal:
+        yield lambda done_fraction, label: None
+        return
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=terminal, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda done_fraction, label: bar.update(
+            task, completed=done_fraction, description=plain(label)
+        )

@@ -161,7 +161,7 @@ class Chip:
             end_s = net.start(engine, op.arithmetic_s, begins_s, now)
         work.end_s = end_s = self.moving(work, begins_s, end_s, op.l2_limit, op.hbm_limit)
         if net.order is not None:
-            net.order.append((work.l2_bytes > 0, work.hbm_bytes > 0))
+            net.order.append((work.l2_bytes > 0, work.hbm_bytes > 0, op.spills))
         return end_s
 
     def moving(
@@ -256,7 +256,7 @@ class Chip:
             totals.ops += op.plays
             if op.op.kind != "prefetch":
                 totals.asked_bytes += op.plays * sum(tensor.nbytes for tensor in op.op.reads)
-            totals.flop += op.plays * op.op.flop
+            totals.flop += op.plays * (op.op.flop + op.op.vector_flop)
             if op.op.engine == "matrix":
                 totals.matrix_flop += op.plays * op.op.flop
             if op.op.stream == "compute":

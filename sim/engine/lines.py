@@ -90,11 +90,13 @@ class OpLine(NamedTuple):
     message_bytes: np.ndarray
     asked_bytes: np.ndarray  # of all that it reads
     lone_flop: np.ndarray
+    beside_flop: np.ndarray
+    vector_flop: np.ndarray
 
     @property
     def sizes(self) -> tuple[np.ndarray, ...]:
         """All that what it takes depends on."""
-        return (*self[3:7], self.lone_flop)
+        return (*self[3:7], *self[8:])
 
 
 def op_lines(
@@ -287,6 +289,8 @@ _SIZES = (
     lambda op: op.message_bytes,
     lambda op: sum(t.nbytes for t in op.reads),
     lambda op: op.lone_flop,
+    lambda op: op.beside_flop,
+    lambda op: op.vector_flop,
 )
 
 
@@ -296,7 +300,7 @@ _UNBENT = (
     _buffers,
     lambda op: op.message_bytes,
     lambda op: sum(t.nbytes for t in op.reads) - _read(op),
-    lambda op: op.lone_flop,
+    *_SIZES[5:],
 )
 
 

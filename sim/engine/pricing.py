@@ -40,6 +40,8 @@ from sim.serving.fleet import (
 )
 from sim.serving.step_time import StepTime, pattern_rows
 
+_FLOP = ("flop", "lone_flop", "beside_flop", "vector_flop")
+
 
 class Priced(NamedTuple):
     """What an op takes with the chip to itself, by the value of the one feature that it sees."""
@@ -88,6 +90,7 @@ class Pricing:
             [line.buffer_bytes for line in context],
             [min(hbm_bytes_per_s(device), each.hbm_limit) for each in costs],
             [each.unhidden for each in costs],
+            [each.beside_s for each in costs],
             [min(device.l2_bytes_per_s, each.l2_limit) for each in costs],
             device.l2_bytes,
             *pattern_rows(self.patterns),
@@ -151,7 +154,7 @@ class Pricing:
             totals.ops += played * times
             totals.asked_bytes += asked * times
             flop = line.flop @ sums * times
-            totals.flop += flop
+            totals.flop += flop + line.vector_flop @ sums * times
             totals.matrix_flop += flop if op.engine == "matrix" else 0.0
             totals.bytes["HBM"] += hbm
             totals.bytes["L2"] += l2
@@ -188,9 +191,10 @@ class Pricing:
             found = OpCost(fixed, link_s)
         elif is_straight(op, device):
             found = _on_features(line, device)
-            found = found._replace(arithmetic_s=at(found.arithmetic_s))
+            found = found._replace(arithmetic_s=at(found.arithmetic_s), beside_s=at(found.beside_s))
         else:  # looked up at each of the values
-            found = cost(Sizes.of(op, at(line.flop), at(line.lone_flop), hbm, buffer), device)
+            own = {name: at(getattr(line, name)) for name in _FLOP}
+            found = cost(Sizes.of(op, **own, hbm_bytes=hbm, buffer_bytes=buffer), device)
         hbm, l2 = traffic(hbm, buffer, device)
         took = found.alone(hbm, l2, device)
         active = np.where(
@@ -258,4 +262,4 @@ def _used(counts: np.ndarray) -> np.ndarray:
 
 def _on_features(line: OpLine, device: Device) -> OpCost:
     """What an op whose cost is straight takes, its arithmetic as coefficients of the features."""
-    return cost(Sizes.of(line.op, line.flop, line.lone_flop), device)
+    return cost(Sizes.of(line.op, **{name: getattr(line, name) for name in _FLOP}), device)

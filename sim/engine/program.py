@@ -38,6 +38,7 @@ class LoweredOp:
         "prefetch",
         "reads",
         "slot",
+        "spills",
         "unhidden_s",
     )
 
@@ -48,13 +49,15 @@ class LoweredOp:
         self.slot, self.prefetch = slots[op.name], op.kind == "prefetch"
         self.deps = [slots[after.name] - after.back * len(slots) for after in op.after]
         found = _OF_NETWORK if self.collective else cost(op, device)
-        self.fixed_s, self.arithmetic_s = found.fixed_s, found.arithmetic_s
+        self.fixed_s = found.fixed_s
         self.hbm_limit, self.l2_limit = found.hbm_limit, found.l2_limit
         buffer_bytes = op.buffer_bytes
         # With the port to itself and nothing in L2: what a kernel cannot overlap is decided by how
         # it is written.
         moved = traffic(op.hbm_bytes, buffer_bytes, device)
-        self.unhidden_s = found.alone(*moved, device).unhidden_s if found.unhidden else 0.0
+        alone = found.alone(*moved, device)
+        self.unhidden_s, self.arithmetic_s = alone.unhidden_s, alone.arithmetic_s
+        self.spills = alone.arithmetic_s > found.arithmetic_s
         self.buffer_miss, self.buffer_hit = buffer_bytes - moved[1], moved[1]
         self.reads = [
             (ids[tensor.name] * LAYERS + tensor.ahead, tensor.nbytes)

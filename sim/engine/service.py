@@ -407,7 +407,8 @@ def warnings_of(table: np.recarray, service: Service) -> list[str]:
     """What the user should know of who was turned away or had to wait."""
     warnings, me = [], service.replicas
     away = table[table.replica == NONE]
-    room = min(int((me.blocks * me.block_tokens).min()), int(me.longest.min()))
+    cache = me.blocks * me.block_tokens
+    room = min(int(np.where(me.keeps > cache, cache, me.longest).min()), int(me.longest.min()))
     long = away[away.prompt + away.output > room]
     if len(long):
         first = long[0]

@@ -185,6 +185,7 @@ def sizes_of(group: Group, batch: Batch) -> Numbers:
         for layer in dict.fromkeys(graph.layers):
             for op in layer.ops:
                 numbers = [op.flop, op.lone_flop, op.message_bytes]
+                numbers += [op.beside_flop, op.vector_flop]
                 numbers += [tensor.nbytes for tensor in (*op.reads, *op.writes)]
                 sizes += numbers
                 straight = all(is_straight(op, chip.device) for chip in group.chips)

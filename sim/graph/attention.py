@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sim.graph.batch import Pattern
-from sim.graph.forward import MERGE_FLOP, NORM_FLOP, ROPE_FLOP, Forward, vector
+from sim.graph.forward import MERGE_FLOP, NORM_FLOP, Forward, vector
 from sim.graph.graph import After, Op, Tensor
 from sim.graph.model import Latent
 from sim.graph.precision import BYTES
-from sim.graph.work import AttentionWork
+from sim.graph.work import ROPE_FLOP, AttentionWork
 
 
 def attention(f: Forward, pattern: Pattern, *before: After) -> tuple[Op, ...]:
@@ -58,6 +58,7 @@ def _grouped(f: Forward, pattern: Pattern) -> tuple[Op, ...]:
         wide_bytes=f.wide,
         parts=part.parallel.sequence,
         shared=f.batch.shared,
+        kv_heads=part.kv_heads,
     )
     qkv = Tensor("qkv", tokens * (q + 2 * kv) * f.wide, "activation", 0, f.projected)
     context = Tensor("context", tokens * q * f.narrow, "activation")

@@ -37,8 +37,9 @@ NO_SHARING = Sharing()
 
 
 class Pattern(NamedTuple):
-    """Which cached entries a query sees: all ("dense"), the last `window` ("window"), or those and
-    one in `stride` of what lies before, shared by the query heads of a group ("blocksparse")."""
+    """Which cached entries a query sees: all ("dense"), the last `window` ("window"), those and one
+    in `stride` of what lies before, shared by the query heads of a group ("blocksparse"), or all
+    that the cache keeps of a sequence, `window` at most, and what its own pass adds ("kept")."""
 
     name: str = "dense"
     window: int = 0
@@ -50,6 +51,10 @@ class Pattern(NamedTuple):
             return entries
         far = entries - self.window
         return self.window + (far / self.stride if self.name == "blocksparse" else 0.0)
+
+    def kept(self, entries: float) -> float:
+        """Of so many entries, those that the cache keeps after the pass."""
+        return min(entries, self.window) if self.name == "kept" else entries
 
 
 DENSE = Pattern()
@@ -131,7 +136,7 @@ def attended_by(pattern: Pattern, sequences: tuple[Sequences, ...]) -> Attended:
     long_pairs = long_entries = lone = added = kept = 0.0
     for number, new, past in sequences:
         added += number * new
-        kept += number * (new + past)
+        kept += number * pattern.kept(new + past)
         if new == 1:
             lone += number * pattern.seen(past + 1)
         else:
@@ -141,7 +146,7 @@ def attended_by(pattern: Pattern, sequences: tuple[Sequences, ...]) -> Attended:
     return Attended(long_pairs, long_entries, lone, added, kept)
 
 
-def attended(pattern: Pattern, new: int, past: int) -> tuple[float, float]:
+def attended(pattern: Pattern, new: int, past: float) -> tuple[float, float]:
     """(query-key pairs, distinct cached entries read) of one sequence in a layer of `pattern`.
 
     Causal: query i of `new` sees past + i entries.
@@ -149,8 +154,9 @@ def attended(pattern: Pattern, new: int, past: int) -> tuple[float, float]:
     total = past + new
     if new == 1:
         return pattern.seen(total), pattern.seen(total)
-    if pattern.name == "dense":
-        return new * past + new * (new + 1) / 2, total
+    if pattern.name in ("dense", "kept"):
+        past = pattern.kept(past)
+        return new * past + new * (new + 1) / 2, past + new
     # Sum of `seen` over the queries: an arithmetic series below the window, another above it.
     knee = min(max(pattern.window - past, 0), new)
     below = knee * past + knee * (knee + 1) / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import NamedTuple
 
 from sim.graph.batch import Batch, Sequences, Shared
@@ -16,12 +17,14 @@ _EXACT = 1e-9
 
 class Footprint(NamedTuple):
     """Bytes of HBM on one rank: weights, activations of a pass, KV-cache of a token of the whole
-    batch, and what is kept whatever the context."""
+    batch, and what is kept whatever the context.  `most_tokens`: of a sequence that the cache
+    keeps."""
 
     weight_bytes: float
     activation_bytes: float
     kv_bytes_per_token: float
     kept_bytes: float = 0.0
+    most_tokens: float = inf
 
 
 class Room(NamedTuple):
@@ -47,13 +50,19 @@ def footprint(
     form, those of `shared`; ValueError if a KV-cache grows otherwise than with the tokens in it.
 
     The slope between two contexts is the bytes of a token. Contexts are multiples of the ranks that
-    share them, so that nothing is rounded.
+    share them, so that nothing is rounded, and the cache may keep so many tokens of each sequence.
     """
     p = parallel
+    most = kept_tokens(graph_of(Batch((Sequences(p.data, 1, 0),), p.data)))
+    if most <= p.sequence:
+        raise ValueError(
+            f"the cache keeps {most:,.0f} tokens of a sequence, no more than the ranks that share "
+            f"them, {p.sequence}"
+        )
 
     def kv_bytes(sequences: int, context: int, runs: Sequence[Shared] = ()) -> tuple[int, float]:
         batch = Batch((Sequences(sequences, 1, context - 1),), sequences, tuple(runs))
-        return sequences * context, held(graph_of(batch), "kv")
+        return sequences * int(min(context, most)), held(graph_of(batch), "kv")
 
     low, high, far = (p.sequence * context for context in _CONTEXTS)
     (few, few_bytes), (many, many_bytes) = kv_bytes(p.data, low), kv_bytes(p.data, high)
@@ -67,11 +76,17 @@ def footprint(
             f"{show(found, 'B')} for {tokens:,}; a capacity in tokens cannot be told"
         )
     if shared:
-        most = p.data * -int(-max(run.number for run in shared) // p.data)
+        together = p.data * -int(-max(run.number for run in shared) // p.data)
         longest = p.sequence * int(sum(run.tokens for run in shared) + 1)
-        kept += kv_bytes(most, longest, shared)[1] - kv_bytes(most, longest)[1]
+        kept += kv_bytes(together, longest, shared)[1] - kv_bytes(together, longest)[1]
     whole = graph_of(Batch((Sequences(new_tokens, 1, 0),), new_tokens))
-    return Footprint(held(whole, "weight"), held(whole, "activation"), each, kept)
+    return Footprint(held(whole, "weight"), held(whole, "activation"), each, kept, most)
+
+
+def kept_tokens(graph: Graph) -> float:
+    """Tokens of a sequence that the cache keeps, the most of any layer; infinite: all."""
+    patterns = [op.work.pattern for _, op in graph.ops() if op.work]
+    return max((p.window if p.name == "kept" else inf for p in patterns), default=inf)
 
 
 def held(graph: Graph, kind: TensorKind) -> float:
@@ -98,7 +113,7 @@ def room(
     ValueError with the bytes needed and available if not even the weights and activations fit.
     """
     rooms = []
-    for stage, (weights, activations, each, kept) in enumerate(stages):
+    for stage, (weights, activations, each, kept, _) in enumerate(stages):
         left = hbm_bytes - weights - activations - kept
         if left <= 0:
             where = f" of stage {stage}" if parallel.pipeline > 1 else ""

@@ -13,7 +13,7 @@ from sim.graph.routing import Load
 
 # A norm, an activation or a rotation touches an element a handful of times; the exact count never
 # bounds a kernel here.
-NORM_FLOP, ROPE_FLOP, GLU_FLOP, MERGE_FLOP = 6, 6, 8, 4
+NORM_FLOP, GLU_FLOP, MERGE_FLOP = 6, 8, 4
 
 
 @dataclass(frozen=True)

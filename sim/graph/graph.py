@@ -71,7 +71,9 @@ class Op:
     that is already running. `message_bytes` is the full buffer of a collective, per rank, of so
     many consecutive `ranks` (0: all). `lone_flop` is the part of an attention's `flop` that is of
     sequences with one query in a pass where others have more: kernels that work on tiles of queries
-    compute a whole tile for each. `work` is what an attention's FLOP and bytes are derived from.
+    compute a whole tile for each. `beside_flop` is the part of `flop`, and `vector_flop` what a
+    matrix kernel has for the vector engine as well, that is done while it waits for what it reads.
+    `work` is what an attention's FLOP and bytes are derived from.
     Not modelled: occupancy, other tile quantisation.
     """
 
@@ -88,6 +90,8 @@ class Op:
     message_bytes: float = 0.0
     launch: bool = True
     lone_flop: float = 0.0
+    beside_flop: float = 0.0
+    vector_flop: float = 0.0
     ranks: int = 0
     work: AttentionWork | None = None
     stored: str = ""  # format of its weights, where that is narrower than that of the arithmetic
@@ -131,7 +135,8 @@ class Op:
 
     @property
     def _sizes(self) -> tuple[object, ...]:
-        return self.flop, self.lone_flop, self.reads, self.writes
+        beside = self.beside_flop, self.vector_flop
+        return self.flop, self.lone_flop, *beside, self.reads, self.writes
 
     def _sized(self, work: AttentionWork) -> Op:
         def sized(tensor: Tensor) -> Tensor:
@@ -140,16 +145,25 @@ class Op:
                 tensor if found is None else Tensor(tensor.name, found[0], tensor.kind, 0, found[1])
             )
 
-        flop, lone_flop = self.flop, self.lone_flop
+        flop, lone_flop, beside, vector = self.flop, self.lone_flop, 0.0, 0.0
         if self.kind == "matmul":
             flop = work.expansion_flop
         elif self.kind in ("attention", "absorb"):
-            flop = work.flop(work.seen.pairs)
+            beside, vector = work.preparing(within=True)
+            flop = work.flop(work.seen.pairs) + beside
             lone_flop = work.flop(work.seen.lone) if work.seen.long_entries else 0.0
+        elif self.kind == "prepare":
+            flop, vector = work.preparing(within=False)
+        elif self.kind == "rebuild":
+            assert work.apart is not None
+            entries = work.seen.entries / work.parts
+            flop, vector = work.apart.matrix * entries, work.apart.vector * entries
         return replace(
             self,
             flop=flop,
             lone_flop=lone_flop,
+            beside_flop=beside,
+            vector_flop=vector,
             reads=tuple(map(sized, self.reads)),
             writes=tuple(map(sized, self.writes)),
             work=work,

@@ -30,7 +30,14 @@ _WIDER = {
 
 
 # Kinds without a kernel of their own on a card are taken to be like these.
-_LIKE = {"absorb": "attention", "naive": "attention", "head_matmul": "matmul", "experts": "matmul"}
+_LIKE = {
+    "absorb": "attention",
+    "naive": "attention",
+    "prepare": "attention",
+    "head_matmul": "matmul",
+    "rebuild": "matmul",
+    "experts": "matmul",
+}
 _UNKNOWN = Kernel()
 _8BIT = ("fp8", "int8")
 
@@ -63,6 +70,14 @@ class Asks(Protocol):
         """Those of them that cost as much each as a whole tile of queries."""
 
     @property
+    def beside_flop(self) -> Any:
+        """Those of `flop` that are done while the op waits for what it reads."""
+
+    @property
+    def vector_flop(self) -> Any:
+        """FLOP of the vector engine that an op of the matrix engine has as well, done likewise."""
+
+    @property
     def hbm_bytes(self) -> Any:
         """Weights and KV-cache that it reads."""
 
@@ -88,30 +103,30 @@ class Sizes(NamedTuple):
     buffer_bytes: Any = 0.0
     launch: bool = True
     name: str = ""
+    beside_flop: Any = 0.0
+    vector_flop: Any = 0.0
 
     @classmethod
-    def of(
-        cls, op: Asks, flop: Any, lone_flop: Any, hbm_bytes: Any = 0.0, buffer_bytes: Any = 0.0
-    ) -> Sizes:
-        """The same op in other sizes."""
+    def of(cls, op: Asks, **sizes: Any) -> Sizes:
+        """The same op in other sizes, which are 0 where none is given."""
         return cls(
             kernel=op.kernel,
             engine=op.engine,
             dtype=op.dtype,
-            flop=flop,
-            lone_flop=lone_flop,
-            hbm_bytes=hbm_bytes,
-            buffer_bytes=buffer_bytes,
             launch=op.launch,
             name=op.name,
+            **sizes,
         )
+
+
+SIZES = ("flop", "lone_flop", "beside_flop", "vector_flop", "hbm_bytes", "buffer_bytes")
 
 
 class Alone(NamedTuple):
     """Seconds that an op takes with the chip to itself, by term; numbers, or columns of them.
 
     A fixed time is followed by arithmetic, HBM and L2 traffic in overlap, perfect but for the time
-    that is not hidden.
+    that is not hidden.  Of arithmetic that is done beside, what fits into that time does not count.
     """
 
     fixed_s: Any
@@ -140,6 +155,7 @@ class OpCost(NamedTuple):
     hbm_limit: Any = inf  # bytes/s of its own reads from HBM; inf: whatever the port gives
     l2_limit: Any = inf  # the same of L2
     unhidden: Any = 0.0  # share of the shorter of arithmetic and HBM time that shows
+    beside_s: Any = 0.0  # arithmetic that is done while the op waits for what it reads
     sure: str = ""  # what is known of the numbers, as the tag of a `Fact`
     tier: str = ""  # which tier answered
 
@@ -148,7 +164,8 @@ class OpCost(NamedTuple):
         hbm_s = hbm_bytes / _least(hbm_bytes_per_s(device), self.hbm_limit)
         l2_s = l2_bytes / _least(device.l2_bytes_per_s, self.l2_limit)
         unhidden_s = self.unhidden * _least(self.arithmetic_s, hbm_s)
-        return Alone(self.fixed_s, unhidden_s, self.arithmetic_s, hbm_s, l2_s)
+        shows_s = -_least(unhidden_s - self.beside_s, 0.0)
+        return Alone(self.fixed_s, unhidden_s, self.arithmetic_s + shows_s, hbm_s, l2_s)
 
 
 class Tier(NamedTuple):
@@ -156,7 +173,7 @@ class Tier(NamedTuple):
 
     `covers` says by kind of kernel whether it may answer. `cost` answers for one op, or says None
     and passes on to the next. The answers of a `straight` tier are straight lines over the sizes:
-    its arithmetic is in proportion to `flop` and `lone_flop`, nothing else depends on them, and it
+    its arithmetic is in proportion to the FLOP of each sort, nothing else depends on them, and it
     passes nothing on. Where another tier may answer, costs are looked up size by size.
     """
 
@@ -188,17 +205,23 @@ def _covering(op: Asks, device: Device) -> Iterator[Tier]:
 
 def _straight(op: Asks, device: Device) -> OpCost:
     """Columns as one FLOP's cost times their number: sizes, or coefficients of sizes."""
-    one, lone = (cost(Sizes.of(op, 1.0, many), device) for many in (0.0, 1.0))
-    more_s = lone.arithmetic_s - one.arithmetic_s
-    return one._replace(arithmetic_s=op.flop * one.arithmetic_s + op.lone_flop * more_s)
+    one = cost(Sizes.of(op, flop=1.0), device)
+    lone = cost(Sizes.of(op, flop=1.0, lone_flop=1.0), device)
+    beside = cost(Sizes.of(op, flop=1.0, beside_flop=1.0, vector_flop=1.0), device)
+    each_s, more_s = one.arithmetic_s, lone.arithmetic_s - one.arithmetic_s
+    vector_s = beside.beside_s - each_s
+    return one._replace(
+        arithmetic_s=(op.flop - op.beside_flop) * each_s + op.lone_flop * more_s,
+        beside_s=op.beside_flop * each_s + op.vector_flop * vector_s,
+    )
 
 
 def _one_by_one(op: Asks, device: Device) -> OpCost:
-    sizes = np.broadcast_arrays(op.flop, op.lone_flop, op.hbm_bytes, op.buffer_bytes)
+    sizes = np.broadcast_arrays(*(getattr(op, name) for name in SIZES))
     rows = zip(*(column.tolist() for column in sizes))
-    found = [cost(Sizes.of(op, *row), device) for row in rows]
-    columns = map(np.array, zip(*(each[:5] for each in found)))
-    return OpCost._make([*columns, *found[-1][5:]])
+    found = [cost(Sizes.of(op, **dict(zip(SIZES, row))), device) for row in rows]
+    columns = map(np.array, zip(*(each[:-2] for each in found)))
+    return OpCost._make([*columns, *found[-1][-2:]])
 
 
 def alone(op: Asks, device: Device) -> Alone:
@@ -263,9 +286,12 @@ def roofline(op: Asks, device: Device) -> OpCost:
     kind = told_as(device, op.kernel)
     own = device.kernels.get(kind, _UNKNOWN)
     matrix, arithmetic_s, fixed_s = op.engine == "matrix", 0.0, own.overhead_s
+    beside_s = op.vector_flop / device.vector_flop_per_s if op.vector_flop else 0.0
     if matrix and op.flop:
+        rate = matrix_flop_per_s(device, op.dtype, op.kernel)
         tiles = op.flop + ((1.0 if own.tile is None else own.tile) - 1.0) * op.lone_flop
-        arithmetic_s = tiles / matrix_flop_per_s(device, op.dtype, op.kernel)
+        arithmetic_s = (tiles - op.beside_flop) / rate
+        beside_s += op.beside_flop / rate
     elif op.engine == "vector":
         arithmetic_s = op.flop / device.vector_flop_per_s
     if fixed_s is None:
@@ -275,6 +301,7 @@ def roofline(op: Asks, device: Device) -> OpCost:
         arithmetic_s,
         inf if own.hbm_efficiency is None else device.hbm_bytes_per_s * own.hbm_efficiency,
         unhidden=0.0 if own.overlap is None else 1.0 - own.overlap,
+        beside_s=beside_s,
         sure=device.tags.get(kind) or device.tags.get("", ""),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from math import ceil, inf
 from pathlib import Path
@@ -19,9 +19,9 @@ from sim.engine.pool import Host
 from sim.facts.timeline import Timeline
 from sim.graph.batch import NO_SHARING, Batch, Sequences, Shared, Sharing, decode_batch
 from sim.graph.footprint import Footprint, Room, footprint, room
-from sim.graph.graph import Graph
+from sim.graph.graph import Graph, Op
 from sim.graph.model import Model
-from sim.graph.parallel import Parallel, shard
+from sim.graph.parallel import Parallel, shard, stage_layers
 from sim.graph.precision import Part, Precision
 from sim.graph.routing import Routing
 from sim.graph.transformer import transformer
@@ -39,7 +39,7 @@ from sim.network.network import Network
 from sim.scenario import Variant
 from sim.scenario.machine import Precision as PrecisionSpec
 from sim.scenario.machine import Routing as RoutingSpec
-from sim.techniques import Machine, apply
+from sim.techniques import TECHNIQUES, Machine, apply
 from sim.text.units import show
 
 _TRACE_TOKENS = 2048  # of expanded prefixes, if the scenario does not say
@@ -88,11 +88,19 @@ class Machinery(NamedTuple):
     def graph(self, batch: Batch, stage: int = 0) -> Graph:
         """What a pass asks of one rank of a stage, techniques applied."""
         graph = transformer(self.model, self.precision, self.parallel, batch, stage)
-        device = self.device
-        machine = Machine(
-            device.l2_bytes, device.hbm_bytes_per_s, self.parallel.ranks, device.matrix_flop_per_s
+        return apply(graph, self.seen_by_techniques(stage), self.variant.techniques)
+
+    def seen_by_techniques(self, stage: int) -> Machine:
+        """What techniques may know of a stage and its machine."""
+        device, p = self.device, self.parallel
+        return Machine(
+            l2_bytes=device.l2_bytes,
+            hbm_bytes_per_s=device.hbm_bytes_per_s,
+            ranks=p.ranks,
+            matrix_flop_per_s=device.matrix_flop_per_s,
+            model=self.model,
+            layers=stage_layers(self.model.layers, p.pipeline)[stage],
         )
-        return apply(graph, machine, self.variant.techniques)
 
     def network_of(self, stage: int) -> Network:
         """The pod as the ranks of a stage see it: theirs come first, then those of the next
@@ -181,6 +189,8 @@ def machinery(
     )
     # This says also if a technique does not apply.
     of_rank = sharing_of(found.graph(decode_batch([1])))
+    for name, options in v.techniques:
+        found.notes.extend(TECHNIQUES[name].notes(found.seen_by_techniques(0), options))
     runs, sharing = _reshaped(shared, parallel, of_rank)
     stages = [
         footprint(partial(found.graph, stage=stage), parallel, new_tokens, runs)
@@ -218,8 +228,20 @@ def unchanging(here: Machinery) -> Iterator[str]:
             ]
             for some in (chosen[:place], chosen[: place + 1])
         )
-        if all(a.layers == b.layers for a, b in zip(before, after)):
+        if all(map(_same, before, after)):
             yield f"{technique.name} changes no op of {here.model.name} on this machine"
+
+
+def _same(a: Graph, b: Graph) -> bool:
+    """Whether two graphs ask for the same ops."""
+    pairs = dict.fromkeys(zip(a.layers, b.layers))
+    return len(a.layers) == len(b.layers) and all(
+        len(x.ops) == len(y.ops) and all(map(_same_op, x.ops, y.ops)) for x, y in pairs
+    )
+
+
+def _same_op(a: Op, b: Op) -> bool:
+    return all(getattr(a, field.name) == getattr(b, field.name) for field in fields(Op))
 
 
 def beyond_cards(

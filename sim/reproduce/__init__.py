@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.reproduce import network, preserve, serving, sosa, typhoon
+from sim.reproduce import network, preserve, serving, sosa, stief, typhoon
 from sim.reproduce.row import Row
 
 __all__ = ["SYSTEMS", "Row"]
@@ -14,5 +14,6 @@ SYSTEMS: dict[str, Callable[..., list[Row]]] = {
     "network": network.reproduce,
     "serving": serving.reproduce,
     "typhoon": typhoon.reproduce,
+    "stief": stief.reproduce,
     "sosa": sosa.reproduce,
 }

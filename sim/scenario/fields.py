@@ -102,6 +102,7 @@ DeviceName = Annotated[str, Place("device", "devices", YAML_SUFFIXES)]
 LibraryName = Annotated[str, Place("library", "libraries", YAML_SUFFIXES)]
 MODEL = Place("model", "models", (*YAML_SUFFIXES, "/config.json"))
 ModelName = Annotated[str, MODEL]
+CardName = Annotated[str, Place("card of a KV-cache", "kv", (*YAML_SUFFIXES, ".json"))]
 FilePath = Annotated[str, Place("file")]
 TraceFile = Annotated[str, Place("trace", "traces", absent=True)]
 TraceFallback = Annotated[str, Place("trace", "traces")]

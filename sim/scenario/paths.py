@@ -18,13 +18,12 @@ _NO_FILE = "no such file {!r}, beside the scenario, in the folder above, or in t
 
 
 def known(kind: str) -> list[str]:
-    """Names of the devices, models, libraries, topologies, scenarios or traces there are."""
+    """Names of the devices, models, libraries, cards, topologies, scenarios or traces there
+    are."""
     from sim import catalog
-    from sim.catalog import shipped
+    from sim.catalog import files, shipped
 
-    return list(
-        catalog.names(kind) if kind in ("devices", "models", "libraries") else shipped.names(kind)
-    )
+    return list(catalog.names(kind) if kind in files.KINDS else shipped.names(kind))
 
 
 def file_at(
@@ -97,7 +96,19 @@ def _places(section: Node, specs: Iterable[type[BaseModel]]) -> Iterator[tuple[K
     for spec in specs:
         for path, place in _below(section, variant_of(spec), ()):
             found.setdefault(path, place)
+    found.update(_of_techniques(section))
     return iter(found.items())
+
+
+def _of_techniques(section: Node) -> Iterator[tuple[KeyPath, Place]]:
+    """The places in the options of techniques."""
+    from sim.techniques import TECHNIQUES
+
+    node, rest = nearest_node(section, ("techniques",))
+    for at, entry in enumerate(node.value if not rest and isinstance(node.value, list) else ()):
+        for name, options in entry.value.items() if isinstance(entry.value, dict) else ():
+            if name in TECHNIQUES:
+                yield from _below(options, TECHNIQUES[name].options, ("techniques", at, name))
 
 
 def _below(node: Node, of: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Place]]:

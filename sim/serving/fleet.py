@@ -140,6 +140,7 @@ REPLICA = np.dtype(
         ("block_tokens", "i8"),
         ("blocks", "i8"),
         ("longest", "i8"),  # context that the model was made for
+        ("keeps", "i8"),  # tokens of a sequence that the KV-cache keeps at most
         ("reserve", "i8"),  # a request is admitted only if its whole prompt and answer fit
         (
             "swap_s",
@@ -152,10 +153,7 @@ REPLICA = np.dtype(
         ("halted", "i8"),  # begins nothing
         ("shown", "i8"),  # its iterations are played, so that they can be looked at
         ("chips", "i8"),  # the number of those it runs on, where replicas share chips
-        (
-            "stages",
-            "i8",
-        ),  # that an iteration goes through, one after the other (`sim.serving.stages`)
+        ("stages", "i8"),  # that an iteration goes through in turn (`sim.serving.stages`)
         (
             "lanes",
             "i8",
@@ -388,6 +386,7 @@ def replica_of(
     overhead_s: float = 0.0,
     slow: float = 1.0,
     longest: int = 2**62,
+    keeps: int = 2**62,
     stages: int = 1,
     lanes: int = 1,
     lane: int = 0,
@@ -409,6 +408,7 @@ def replica_of(
         overhead_s=overhead_s,
         slow=slow,
         longest=longest,
+        keeps=keeps,
         stages=stages,
         lanes=lanes,
         lane=lane,

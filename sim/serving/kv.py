@@ -24,8 +24,14 @@ def room(rules: Rules, fleet: Fleet, r: int) -> int:
 def own_blocks(rules: Rules, fleet: Fleet, r: int, slot: int, tokens: int) -> int:
     """Blocks of its own that a request needs for `tokens` tokens, beside those of the prefix cache
     that it uses."""
-    size = fleet.replicas[r].block_tokens
-    return (tokens + size - 1) // size - fleet.slots[slot].shared * (rules.unit_tokens // size)
+    me = fleet.replicas[r]
+    own = blocks_for(me.block_tokens, min(tokens, me.keeps))
+    return own - fleet.slots[slot].shared * (rules.unit_tokens // me.block_tokens)
+
+
+def blocks_for(block_tokens: int, tokens: int) -> int:
+    """Blocks that hold so many tokens."""
+    return (tokens + block_tokens - 1) // block_tokens
 
 
 def take(rules: Rules, fleet: Fleet, r: int, blocks: int) -> None:

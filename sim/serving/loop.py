@@ -318,7 +318,8 @@ def deliver(
 ) -> None:
     """A request reaches replica `r`: into its queue, or away if it could never fit."""
     me, it = fleet.replicas[r], fleet.slots[slot]
-    if it.prompt + it.output > min(me.blocks * me.block_tokens, me.longest):
+    tokens = it.prompt + it.output
+    if tokens > me.longest or min(tokens, me.keeps) > me.blocks * me.block_tokens:
         depart(rules, fleet, NONE, slot, records, asked)
         return
     if rules.quantum > 0:

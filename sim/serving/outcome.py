@@ -181,7 +181,7 @@ def _hand_over(fleet: Fleet, r: int, slot: int) -> None:
     here."""
     me, it = fleet.replicas[r], fleet.slots[slot]
     pool = fleet.pools[me.pool]
-    me.link_free_s = max(me.link_free_s, me.now_s) + it.cached * pool.transfer_s
+    me.link_free_s = max(me.link_free_s, me.now_s) + min(it.cached, me.keeps) * pool.transfer_s
     gone(fleet, r, slot, me.now_s)
     it.source, it.pool, it.chunk = r, pool.next, 0
     push(fleet, me.link_free_s + pool.latency_s, slot, NONE)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.serving.fleet import BY_BATCH, BY_KV, BY_TOKENS, CHUNKED, NONE, STATIC, Fleet, Rules
-from sim.serving.kv import matched, own_blocks, release, room, share, take
+from sim.serving.kv import blocks_for, matched, own_blocks, release, room, share, take
 from sim.serving.order import Head, by_class, sooner
 
 
@@ -46,10 +46,6 @@ def plan(rules: Rules, fleet: Fleet, r: int) -> int:
     if preempted or admitted > 0 or me.drafts > 0 or hands_over or me.stages > 1 or not rules.jump:
         return 1
     return _equal_steps(rules, fleet, r)
-
-
-def _blocks(block_tokens: int, tokens: int) -> int:
-    return (tokens + block_tokens - 1) // block_tokens
 
 
 def _continue(rules: Rules, fleet: Fleet, r: int, budget: int) -> tuple[int, bool]:
@@ -108,8 +104,8 @@ def _preempt(rules: Rules, fleet: Fleet, r: int, place: int) -> None:
         it.cached = 0
     else:
         it.away = 1
-        me.delay_s += it.cached * me.swap_s
-        me.moved_tokens += it.cached
+        me.delay_s += min(it.cached, me.keeps) * me.swap_s
+        me.moved_tokens += min(it.cached, me.keeps)
     it.chunk = 0
     it.preempted += 1
     queue_up(fleet, r, slot, True)
@@ -182,7 +178,7 @@ def _admit(rules: Rules, fleet: Fleet, r: int, budget: int, in_chunks: bool) -> 
         chunk = min(whole, budget) if in_chunks else whole
         unit = rules.unit_tokens // me.block_tokens
         tokens = it.prompt + it.output if me.reserve else cached + chunk
-        short = _blocks(me.block_tokens, tokens) - hit * unit
+        short = blocks_for(me.block_tokens, min(tokens, me.keeps)) - hit * unit
         if (
             me.running_count == me.sequences
             or short > room(rules, fleet, r) - unused * unit
@@ -207,8 +203,8 @@ def _admit(rules: Rules, fleet: Fleet, r: int, budget: int, in_chunks: bool) -> 
         it.chunk = chunk
         if it.away:
             it.away = 0
-            me.delay_s += cached * me.swap_s
-            me.moved_tokens += cached
+            me.delay_s += min(cached, me.keeps) * me.swap_s
+            me.moved_tokens += min(cached, me.keeps)
         fleet.running[r, me.running_count] = slot
         me.running_count += 1
         if np.isnan(it.scheduled_s):
@@ -235,7 +231,7 @@ def _equal_steps(rules: Rules, fleet: Fleet, r: int) -> int:
     # A block that leaves the prefix cache may be all that the head of the queue waits for: it no
     # longer has to stay.
     has = me.free_blocks if me.waiting_count > 0 else room(rules, fleet, r)
-    if me.reserve or count * _blocks(me.block_tokens, steps) <= has:
+    if me.reserve or count * blocks_for(me.block_tokens, steps) <= has:
         return steps
     low, high = 1, steps  # the blocks of `low` steps are there
     while low < high:

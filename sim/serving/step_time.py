@@ -42,8 +42,8 @@ from sim.serving.fleet import (
 )
 from sim.serving.kv import shared
 
-DENSE, WINDOW, BLOCK_SPARSE = range(3)
-PATTERNS = {"dense": DENSE, "window": WINDOW, "blocksparse": BLOCK_SPARSE}
+DENSE, WINDOW, BLOCK_SPARSE, KEPT = range(4)
+PATTERNS = {"dense": DENSE, "window": WINDOW, "blocksparse": BLOCK_SPARSE, "kept": KEPT}
 
 
 Patterns = Sequence[tuple[str, int, int]]  # of each its name, window and stride
@@ -68,6 +68,7 @@ class StepTime(NamedTuple):
     unhidden: (
         np.ndarray
     )  # [kind, row] share of the shorter of arithmetic and HBM time that the longer does not hide
+    beside_s: np.ndarray  # [kind, row, feature] seconds of arithmetic done while it waits
     l2_bytes_per_s: np.ndarray  # [kind, row]
     l2_bytes: np.ndarray  # [kind]
     pattern: np.ndarray  # [kind, pattern], or NONE
@@ -106,6 +107,7 @@ def unpriced(patterns: Patterns, sharing: tuple[float, float] = (np.inf, np.inf)
         rows,
         empty,
         empty,
+        rows,
         empty,
         np.zeros(1),
         *(np.array([row]) for row in pattern_rows(patterns)),
@@ -191,8 +193,9 @@ def attended(pattern: int, window: int, stride: int, new: int, past: int) -> tup
     if new == 1:
         seen = _seen(pattern, window, stride, float(total))
         return seen, seen
-    if pattern == DENSE:
-        return new * past + new * (new + 1) / 2, float(total)
+    if pattern in (DENSE, KEPT):
+        old = past if pattern == DENSE else min(past, window)
+        return new * old + new * (new + 1) / 2, float(old + new)
     knee = min(max(window - past, 0), new)
     above = 0.0
     if new > knee:
@@ -233,14 +236,16 @@ def steps_seconds(
         times = price.times[kind, row]
         if not times > 0:
             continue  # of another kind
-        arithmetic = hbm = l2 = arithmetic_up = hbm_up = 0.0
+        arithmetic = hbm = l2 = arithmetic_up = hbm_up = beside = beside_up = 0.0
         for f in range(len(features)):
             arithmetic += price.arithmetic_s[kind, row, f] * features[f]
             hbm += price.hbm_bytes[kind, row, f] * features[f]
             l2 += price.buffer_bytes[kind, row, f] * features[f]
+            beside += price.beside_s[kind, row, f] * features[f]
             arithmetic_up += price.arithmetic_s[kind, row, f] * growth[f]
             hbm_up += price.hbm_bytes[kind, row, f] * growth[f]
-        if arithmetic <= 0.0:
+            beside_up += price.beside_s[kind, row, f] * growth[f]
+        if arithmetic + beside <= 0.0:
             continue
         if l2 > price.l2_bytes[kind]:
             hbm, l2 = hbm + l2, 0.0
@@ -264,6 +269,18 @@ def steps_seconds(
                 a += price.unhidden[kind, row] * (both - d - e)
             else:
                 b += price.unhidden[kind, row] * (both - d - e)
+        if beside > 0.0:
+            a += _sum_of_shown(
+                arithmetic,
+                arithmetic_up,
+                hbm / rate,
+                hbm_up / rate,
+                l2 / price.l2_bytes_per_s[kind, row],
+                beside,
+                beside_up,
+                price.unhidden[kind, row],
+                steps,
+            )
         parts[row, ARITHMETIC_S] += times * a
         parts[row, HBM_S] += times * b
         parts[row, L2_S] += times * c
@@ -304,3 +321,47 @@ def _sums_of_longest(
             in_c += area
         i += stay
     return in_a, in_b, in_c
+
+
+def _sum_of_shown(
+    a: float,
+    a_up: float,
+    b: float,
+    b_up: float,
+    c: float,
+    beside: float,
+    beside_up: float,
+    unhidden: float,
+    steps: int,
+) -> float:
+    """Sum over i < steps of what shows of arithmetic that is done beside: by how much it and the
+    line a + i a_up are longer than what the kernel takes without it.
+
+    That is the longest of the three lines of `_sums_of_longest` and the part of the shorter of a
+    and b that is unhidden.
+    """
+    total, i = 0.0, 0
+    while i < steps:
+        at_a, at_b = a + i * a_up, b + i * b_up
+        long, long_up, short, short_up = at_a, a_up, at_b, b_up
+        if at_b > at_a or (at_b == at_a and b_up > a_up):
+            long, long_up, short, short_up = at_b, b_up, at_a, a_up
+        top, top_up = long, long_up
+        if c > long or (c == long and long_up < 0.0):
+            top, top_up = c, 0.0
+        shown = at_a + beside + i * beside_up - top - unhidden * short
+        shown_up = a_up + beside_up - top_up - unhidden * short_up
+        stay = steps - i  # for so many steps the lines keep their order
+        for gap, gap_up in (
+            (long - short, long_up - short_up),
+            (c - long, -long_up),
+            (shown, shown_up),
+        ):
+            if gap * gap_up < 0.0:
+                until = -gap / gap_up
+                if until < stay:
+                    stay = int(until) + 1
+        if shown > 0.0 or (shown == 0.0 and shown_up > 0.0):
+            total += stay * shown + shown_up * (stay * (stay - 1) / 2)
+        i += stay
+    return total

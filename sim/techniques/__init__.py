@@ -3,24 +3,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from sim.graph.graph import Graph
-from sim.techniques import fused_collective, latent, preserve
+from sim.techniques import (
+    fused_collective,
+    kv_eviction,
+    kv_low_rank,
+    kv_quantised,
+    latent,
+    preserve,
+)
 from sim.techniques.machine import Machine
 
 __all__ = ["TECHNIQUES", "Machine", "Technique", "apply"]
 
 
 class Technique(NamedTuple):
-    """A named graph pass, the schema of its options, and one line on what it does."""
+    """A named graph pass, the schema of its options, one line on what it does, and what a user
+    should know of a run with it: what its options leave open, and what it is used beyond."""
 
     rewrite: Callable[[Graph, Machine, Any], Graph]
     options: type[BaseModel]
     summary: str
+    notes: Callable[[Machine, Any], Iterable[str]] = lambda machine, options: ()
 
 
 TECHNIQUES: dict[str, Technique] = {
@@ -43,6 +52,23 @@ TECHNIQUES: dict[str, Technique] = {
         latent.latent_attention,
         latent.LatentOptions,
         "latent attention in another form: naive only, or absorb with one read of a shared prefix",
+    ),
+    "kv_low_rank": Technique(
+        kv_low_rank.kv_low_rank,
+        kv_low_rank.Options,
+        "KV-cache in a low rank: fewer bytes and more tokens, for rebuilding keys in each step",
+        kv_low_rank.notes,
+    ),
+    "kv_quantised": Technique(
+        kv_quantised.kv_quantised,
+        kv_quantised.Options,
+        "KV-cache in fp8, or in 4 or 2 bits with a scale a group",
+        kv_quantised.notes,
+    ),
+    "kv_eviction": Technique(
+        kv_eviction.kv_eviction,
+        kv_eviction.Options,
+        "KV-cache of so many tokens a sequence: sinks and the newest, or heavy hitters",
     ),
 }
 

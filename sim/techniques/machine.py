@@ -1,9 +1,11 @@
-"""What a technique may assume of the hardware it compiles for."""
+"""What a technique may assume of the hardware it compiles for, and of the model it is given."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from sim.graph.model import Model
 
 
 class Machine(NamedTuple):
@@ -13,3 +15,5 @@ class Machine(NamedTuple):
     hbm_bytes_per_s: float
     ranks: int
     matrix_flop_per_s: Mapping[str, float] = {}  # peaks, by dtype
+    model: Model | None = None  # the whole of it,
+    layers: range = range(0)  # and those of its layers that the graph has

@@ -20,7 +20,8 @@ from sim.techniques.machine import Machine
 from sim.text.units import Bytes
 
 # Which experts' weights will be read is not known before the router has run: they are not fetched.
-_WEIGHTS, _CACHES = ("matmul", "head_matmul"), ("attention", "absorb", "naive")
+_WEIGHTS = ("matmul", "head_matmul")
+_CACHES = ("attention", "absorb", "naive", "rebuild")
 
 
 class Options(BaseModel):

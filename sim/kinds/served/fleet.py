@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -117,6 +117,17 @@ def require_blocks(trace: TraceStream, work: Served) -> None:
         )
 
 
+def require_whole_prefixes(parts: Sequence[Machinery], work: Served) -> None:
+    """MisfitError if requests are to share entries that each of them drops by itself."""
+    kept = min(part.footprints[0].most_tokens for part in parts)
+    if work.prefix_caching and kept < np.inf:
+        what = (
+            f"the cache keeps {kept:,.0f} tokens of each sequence, others of each, so no prefix is "
+            "there for another; take this or the technique out"
+        )
+        raise MisfitError([(("workload", "prefix_caching"), what)])
+
+
 def service(plan: ServedPlan) -> Service:
     """The fleet as the scenario wants it."""
     work: ServedTrace = plan.variant.workload
@@ -203,6 +214,7 @@ def _replica(
         + (drafts * work.speculative.drafting if work.speculative else 0.0),
         slow=work.slow.get(number // lanes, 1.0),
         longest=part.model.max_tokens or 2**62,
+        keeps=int(min(part.footprints[0].most_tokens, 2**62)),
         stages=stages,
         lanes=lanes,
         lane=number % lanes,

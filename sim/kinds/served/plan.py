@@ -15,6 +15,7 @@ from sim.kinds.served.fleet import (
     require_replicas,
     require_room,
     require_sessions,
+    require_whole_prefixes,
     service,
 )
 from sim.kinds.served.spec import Served
@@ -53,6 +54,7 @@ def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
             own, work.hbm_utilisation, work.prefill.max_batched_tokens or work.max_batched_tokens
         )
     parts = [here, *([prefill] if prefill else [])]
+    require_whole_prefixes(parts, work)
     above = [
         note
         for part, own, at in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 from sim.engine.pipeline import run_static
@@ -36,7 +37,14 @@ def prepare(v: Variant, seed: int) -> StaticPlan:
         )
         raise MisfitError([(("parallel", "micro_batches"), what)])
     here = machinery(v, 1.0, -(-work.batch // micro), shared_runs(work))
-    require(here.model.name, here.room, _unique_tokens(work, here.parallel))
+    kept = min(stage.most_tokens for stage in here.footprints)
+    if work.shared and kept < inf:
+        what = (
+            f"the cache keeps {kept:,.0f} tokens of each sequence, others of each, so none share "
+            "any; take this or the technique out"
+        )
+        raise MisfitError([(("workload", "shared"), what)])
+    require(here.model.name, here.room, _unique_tokens(work, here.parallel, kept))
     longest, most = work.prompt_tokens + work.output_tokens, here.model.max_tokens
     if 0 < most < longest:
         here.notes.append(
@@ -51,11 +59,11 @@ def shared_runs(work: Decode) -> tuple[Shared, ...]:
     return tuple(Shared(run.sequences or work.batch, run.tokens) for run in work.shared)
 
 
-def _unique_tokens(work: Decode, parallel: Parallel) -> int:
-    """Tokens that the KV-caches hold at the end: what sequences share stands once in each
-    data-parallel group."""
+def _unique_tokens(work: Decode, parallel: Parallel, kept: float) -> int:
+    """Tokens that the KV-caches hold at the end, of each sequence `kept` at most: what sequences
+    share stands once in each data-parallel group."""
     again = sum(max(run.number - parallel.data, 0) * run.tokens for run in shared_runs(work))
-    return work.batch * (work.prompt_tokens + work.output_tokens) - int(again)
+    return work.batch * int(min(work.prompt_tokens + work.output_tokens, kept)) - int(again)
 
 
 def play(plan: StaticPlan, progress: Progress = lambda share: None) -> Outcome:
