@@ -8,6 +8,7 @@ ends with, global average pooling and a linear layer. The gradient stops at the 
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -259,6 +260,6 @@ def read_features(payload: bytes) -> tuple[int, Tensor, Tensor]:
         at = FEATURES.size + 2 * n
         y = np.frombuffer(payload, ">u2", n, FEATURES.size).astype(np.int64)
         z = np.frombuffer(payload, dtype, offset=at).astype(np.float32).reshape(n, c, h, w)
-    except (ValueError, IndexError, OverflowError, __import__("struct").error) as error:
+    except (ValueError, IndexError, OverflowError, struct.error) as error:
         raise RejectedError("corrupted", f"no feature map: {error}", lost=False) from None
     return batch, torch.from_numpy(z) * (scale if dtype == ">i1" else 1.0), torch.from_numpy(y)

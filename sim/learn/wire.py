@@ -28,6 +28,7 @@ class Wire:
         self._out: queue.SimpleQueue[tuple[float, bytes, Callable[[], None]] | None] = (
             queue.SimpleQueue()
         )
+        self._ended = threading.Event()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         threading.Thread(target=self._write, daemon=True).start()
 
@@ -53,7 +54,9 @@ class Wire:
         if after_sending:
             gone = threading.Event()
             self.send(b"", gone.set)
-            gone.wait(5 + self.latency_s)
+            until = time.monotonic() + 5 + self.latency_s
+            while not (gone.wait(0.02) or self._ended.is_set() or time.monotonic() > until):
+                pass
         self._out.put(None)
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
@@ -73,5 +76,6 @@ class Wire:
                     self.sock.sendall(chunk)
                     self.sent_bytes += len(chunk)
             except OSError:
-                return
+                break
             done()
+        self._ended.set()

@@ -92,7 +92,7 @@ def read_frame(read: Callable[[int], bytes], run: bytes, most_bytes: int = MOST_
         what = f"the other side speaks version {version} of the protocol, this one {VERSION}"
         raise RejectedError("version", what, lost=True)
     payload = read(length)
-    if of != run and kind != Kind.refuse:
+    if of != run and kind not in (Kind.refuse, Kind.challenge):
         raise RejectedError("foreign", f"frame {number} is of another run", lost=False)
     if zlib.crc32(payload) != crc:
         raise RejectedError("corrupted", f"frame {number} is corrupted", lost=False)
