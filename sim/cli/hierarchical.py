@@ -83,7 +83,7 @@ def hierarchical(
 ) -> None:
     """Train a network cut in two.  Edge and cloud are two processes on this machine."""
     _needs_torch()
-    from sim.learn.hierarchical import end_to_end, exits_of, split_learning
+    from sim.learn.hierarchical import end_to_end, exits_of, measured_link, split_learning
     from sim.learn.hierarchical import record as measure
     from sim.learn.images import read_images
     from sim.learn.split import Plan
@@ -104,8 +104,7 @@ def hierarchical(
         features=features,
     )
     if record is not None:
-        told = {"bytes_per_s": bytes_per_s, "latency_s": latency_s, "overhead_s": 0.0}
-        _text(record, measure(plan, told))
+        _text(record, measure(plan, measured_link(plan, bytes_per_s, latency_s)))
         return
     if (out / "edge").exists() or (out / "cloud").exists():
         raise ValueError(

@@ -4,6 +4,7 @@ halves of a finished run answer; and how long each layer takes here."""
 from __future__ import annotations
 
 import platform
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,18 @@ from torch.nn import functional
 from sim.facts.version import VERSION
 from sim.learn.durable import load_checkpoint
 from sim.learn.images import Images, batch_of
-from sim.learn.split import CloudWorker, EdgeWorker, Plan, head, load_state, stages
+from sim.learn.split import (
+    CloudWorker,
+    EdgeWorker,
+    Plan,
+    head,
+    load_state,
+    pack_features,
+    read_features,
+    stages,
+)
+from sim.learn.wire import Wire
+from sim.network import frames
 from sim.network.frames import FORMATS
 
 
@@ -90,6 +102,41 @@ def accuracy(network: nn.Module, images: Images) -> float:
             logits = network(torch.from_numpy(images.x_test[at : at + 256]))
             right += int((logits.argmax(1).numpy() == images.y_test[at : at + 256]).sum())
     return right / len(images.x_test)
+
+
+def measured_link(
+    plan: Plan, bytes_per_s: float | None, latency_s: float, repeats: int = 9
+) -> dict[str, float]:
+    """The link of a record: its rate, that of this machine's loopback where none is set, and what a
+    frame costs beside it (packing, sums, system calls, reading), medians."""
+    z = torch.randn(plan.batch, *plan.shape())
+    y = torch.zeros(plan.batch, dtype=torch.int64)
+    near, far = socket.socketpair()
+    near_wire, far_wire = Wire(near), Wire(far)
+    run, spent, passed = frames.run_id("record"), [], []
+    nbytes = 0
+    for number in range(repeats):
+        began = time.perf_counter()
+        payload = pack_features(number, z, y, plan.features)
+        data = frames.packed(frames.Kind.features, run, number, payload)
+        sent = time.perf_counter()
+        near_wire.send(data)
+        frame = frames.read_frame(far_wire.read, run)
+        came = time.perf_counter()
+        read_features(frame.payload)
+        spent.append(time.perf_counter() - began)
+        passed.append(came - sent)
+        nbytes = len(data)
+    near_wire.close()
+    far_wire.close()
+    whole_s, pass_s = sorted(spent)[repeats // 2], sorted(passed)[repeats // 2]
+    if bytes_per_s is None:
+        return {
+            "bytes_per_s": nbytes / pass_s,
+            "latency_s": latency_s,
+            "overhead_s": max(0.0, whole_s - pass_s),
+        }
+    return {"bytes_per_s": bytes_per_s, "latency_s": latency_s, "overhead_s": whole_s}
 
 
 def record(plan: Plan, link: dict[str, float], repeats: int = 5) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
 
 def state(parts: dict[str, Any]) -> dict[str, np.ndarray]:
     """Weights, buffers and momentum as arrays by name."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, part in parts.items():
         if isinstance(part, nn.Module):
             found |= {f"{name}/{key}": value.numpy() for key, value in part.state_dict().items()}

@@ -130,9 +130,7 @@ class TokenBucket:
 
     def __init__(self, bytes_per_s: float, burst_bytes: float = 0.0) -> None:
         if not bytes_per_s > 0:
-            raise ValueError(
-                f"a link rate of {bytes_per_s} B/s carries nothing; it must be above 0"
-            )
+            raise ValueError(f"a link of {bytes_per_s:g} B/s carries nothing; give a rate above 0")
         self.bytes_per_s, self.burst_s = bytes_per_s, burst_bytes / bytes_per_s
         self._free_s = float("-inf")
 
