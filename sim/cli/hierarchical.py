@@ -274,9 +274,9 @@ def _link(rate: str | None, latency: str) -> tuple[float | None, float]:
 def _needs_torch() -> None:
     if find_spec("torch") is None:
         raise ValueError("this needs torch: pip install 'podscope[learn]'")
-    import torch
+    from sim.learn.split import on_one_thread
 
-    torch.set_num_threads(1)
+    on_one_thread()
 
 
 def _text(path: Path, data: dict[str, Any]) -> None:

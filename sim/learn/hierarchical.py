@@ -111,7 +111,9 @@ def measured_link(
     frame costs beside it (packing, sums, system calls, reading), medians."""
     z = torch.randn(plan.batch, *plan.shape())
     y = torch.zeros(plan.batch, dtype=torch.int64)
-    near, far = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
     near_wire, far_wire = Wire(near), Wire(far)
     run, spent, passed = frames.run_id("record"), [], []
     nbytes = 0

