@@ -66,7 +66,7 @@ def hierarchical(
     image: Annotated[int, typer.Option(help="Pixels of a side, to which images are scaled.")] = 32,
     batch: Annotated[int, typer.Option(help="Images of a mini-batch.")] = 32,
     epochs: Annotated[int, typer.Option(min=1)] = 3,
-    learning_rate: Annotated[float, typer.Option(help="Of SGD with momentum 0.9.")] = 0.05,
+    learning_rate: Annotated[float, typer.Option(help="At first; half a cosine to 0.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Of weights and order.")] = 0,
     features: Features = "fp32",
     link: Rate = None,

@@ -123,7 +123,7 @@ class CloudSide:
         assert self.worker is not None
         began = time.monotonic()
         batch, z, y = read_features(frame.payload)
-        self.worker.step(z, y)
+        self.worker.step(z, y, batch)
         self.step_s.append(time.monotonic() - began)
         self._tell(self.machine.train(frame.number, batch))
         if self.machine.due():
@@ -151,9 +151,8 @@ class CloudSide:
             self._build(plan)
         if self.plan != plan:
             mine, theirs = (self.plan or plan).data(), plan.data()
-            other = ", ".join(
-                f"{k} {theirs[k]}, not {mine[k]}" for k in mine if mine[k] != theirs[k]
-            )
+            unequal = [key for key in mine if mine[key] != theirs[key]]
+            other = ", ".join(f"{key} {theirs[key]}, not {mine[key]}" for key in unequal)
             self._refuse(wire, f"the edge has another plan: {other}")
             return
         if self._current:

@@ -109,7 +109,7 @@ class EdgeSide:
         payload = pack_features(self.batch, z, y, self.plan.features)
         number = self._hand_up(payload)
         forward = time.monotonic()
-        self.worker.backward(z, y)
+        self.worker.backward(z, y, self.batch)
         backward = time.monotonic()
         self.batch += 1
         if number and self.wait_for_cloud:

@@ -21,6 +21,7 @@ from sim.learn.split import (
     CloudWorker,
     EdgeWorker,
     Plan,
+    descend,
     head,
     load_state,
     pack_features,
@@ -41,9 +42,8 @@ def end_to_end(plan: Plan, images: Images) -> float:
     whole.train()
     for batch in range(plan.batches):
         x, y = batch_of(images, batch, plan.batch, plan.seed)
-        optimiser.zero_grad(set_to_none=True)
-        functional.cross_entropy(whole(torch.from_numpy(x)), torch.from_numpy(y)).backward()
-        optimiser.step()
+        loss = functional.cross_entropy(whole(torch.from_numpy(x)), torch.from_numpy(y))
+        descend(optimiser, loss, plan.rate_at(batch))
     return accuracy(whole, images)
 
 
@@ -57,12 +57,11 @@ def split_learning(plan: Plan, images: Images) -> float:
         x, y = batch_of(images, batch, plan.batch, plan.seed)
         z = part(torch.from_numpy(x))
         sent = z.detach().requires_grad_()
-        edge_step.zero_grad(set_to_none=True)
-        cloud_step.zero_grad(set_to_none=True)
-        functional.cross_entropy(cloud(sent), torch.from_numpy(y)).backward()
-        z.backward(sent.grad)
-        edge_step.step()
-        cloud_step.step()
+        rate = plan.rate_at(batch)
+        descend(cloud_step, functional.cross_entropy(cloud(sent), torch.from_numpy(y)), rate)
+        returned = sent.grad
+        assert returned is not None
+        descend(edge_step, (z * returned).sum(), rate)  # the gradient that came back
     return accuracy(nn.Sequential(part, cloud), images)
 
 
@@ -73,8 +72,8 @@ def in_one_process(plan: Plan, images: Images) -> dict[str, float]:
         x, labels = batch_of(images, batch, plan.batch, plan.seed)
         y = torch.from_numpy(labels)
         z = edge.forward(torch.from_numpy(x))
-        cloud.step(z, y)
-        edge.backward(z, y)
+        cloud.step(z, y, batch)
+        edge.backward(z, y, batch)
     return _exits(edge, cloud, images)
 
 

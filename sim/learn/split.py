@@ -107,7 +107,7 @@ class Plan:
     batch: int = 32
     batches: int = 100
     seed: int = 0
-    rate: float = 0.05
+    rate: float = 0.02
     features: str = "fp32"
 
     def __post_init__(self) -> None:
@@ -166,6 +166,10 @@ class Plan:
             found = edge(torch.zeros(1, 3, self.image, self.image)).shape
         return found[1], found[2], found[3]
 
+    def rate_at(self, batch: int) -> float:
+        """Learning rate of a batch: half a cosine from `rate` to 0, the same on both sides."""
+        return self.rate * (1 + math.cos(math.pi * batch / self.batches)) / 2
+
     def optimiser(self, *parts: nn.Module) -> torch.optim.Optimizer:
         """SGD with momentum."""
         weights = [each for part in parts for each in part.parameters()]
@@ -176,6 +180,7 @@ class EdgeWorker:
     """The edge's half and its exit."""
 
     def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self.part, self.exit, _ = plan.halves()
         self.optimiser = plan.optimiser(self.part, self.exit)
 
@@ -184,9 +189,10 @@ class EdgeWorker:
         self.part.train()
         return self.part(x)
 
-    def backward(self, z: Tensor, y: Tensor) -> float:
-        """The exit's loss, and a step down its gradient."""
-        return _step(self.optimiser, functional.cross_entropy(self.exit(z), y))
+    def backward(self, z: Tensor, y: Tensor, batch: int) -> float:
+        """The exit's loss of a batch, and a step down its gradient."""
+        loss = functional.cross_entropy(self.exit(z), y)
+        return descend(self.optimiser, loss, self.plan.rate_at(batch))
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -197,20 +203,25 @@ class CloudWorker:
     """The cloud's half."""
 
     def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self.part = plan.halves()[2]
         self.optimiser = plan.optimiser(self.part)
 
-    def step(self, z: Tensor, y: Tensor) -> float:
+    def step(self, z: Tensor, y: Tensor, batch: int) -> float:
         """The main exit's loss of features that came, and a step down its gradient."""
         self.part.train()
-        return _step(self.optimiser, functional.cross_entropy(self.part(z.detach()), y))
+        loss = functional.cross_entropy(self.part(z.detach()), y)
+        return descend(self.optimiser, loss, self.plan.rate_at(batch))
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {"part": self.part, "optimiser": self.optimiser}
 
 
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float) -> float:
+    """A step down the gradient of a loss, which is given back."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()

@@ -165,7 +165,7 @@ def test_the_edge_learns_nothing_from_the_cloud(images: Images) -> None:
 
     edge, cloud = EdgeWorker(PLAN), CloudWorker(PLAN)
     z = edge.forward(torch.from_numpy(images.x[:8]))
-    cloud.step(z, torch.from_numpy(images.y[:8]))
+    cloud.step(z, torch.from_numpy(images.y[:8]), 0)
     assert all(weight.grad is None for weight in edge.part.parameters())
 
 
