@@ -158,7 +158,7 @@ class CloudSide:
         if self._current:
             self._current.close()
         self._current = wire
-        proof = frames.proof(self.token, "cloud", wire.nonce, self.run)  # type: ignore[attr-defined]
+        proof = frames.proof(self.token, "cloud", wire.nonce, self.run)
         payload = proof + frames.packed_progress(self.machine.joined())
         wire.send(frames.packed(Kind.welcome, self.run, 0, payload))
 
@@ -223,7 +223,7 @@ class CloudSide:
             self.rejected[getattr(error, "why", "foreign")] += 1
             self._refuse(wire, str(error))
             return False
-        wire.nonce = theirs  # type: ignore[attr-defined]
+        wire.nonce = theirs
         self._inbox.put((wire, plan))
         return True
 

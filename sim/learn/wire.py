@@ -25,6 +25,7 @@ class Wire:
         self.sock, self.latency_s = sock, latency_s
         self.bucket = None if bytes_per_s is None else TokenBucket(bytes_per_s)
         self.sent_bytes = self.read_bytes = 0
+        self.nonce = b""  # what the other side asked a proof of
         self._out: queue.SimpleQueue[tuple[float, bytes, Callable[[], None]] | None] = (
             queue.SimpleQueue()
         )
