@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sim.cli.hierarchical import cloud, edge, hierarchical
 from sim.cli.learn import learn
 from sim.cli.text import console, plain, progress_bar, say, warn, write
 from sim.cli.trace import trace
@@ -64,7 +65,10 @@ app = typer.Typer(
     help="A discrete-event simulator of the machines that run AI models.",
 )
 app.add_typer(trace, name="trace")
+learn.command()(hierarchical)
 app.add_typer(learn, name="learn")
+app.command()(edge)
+app.command()(cloud)
 Scenarios = Annotated[
     list[str],
     typer.Argument(metavar="SCENARIO", help="Path of a scenario, or name of a shipped one."),
