@@ -3,8 +3,8 @@
 The objective is the layer's output against the uncompressed layer's, on uncompressed inputs, as a
 share of its norm. The first token of each window is left out: its activations are so large that the
 share over all tokens would see it alone. Bases are orthonormal by construction, P = QR(A), start at
-the SVD of K and Q, and are learned by Adam with a rise and a cosine of the rate. The paper's
-network from the statistics of K and V to A is `network=True`.
+the SVD of K and Q, and are learned by Adam with a rise and a cosine of the rate. The network from
+the statistics of K and V to A that the paper has is `network=True`.
 Source: arXiv 2601.21686, v1 and v2; what it leaves open stands in docs/stief.md.
 """
 
