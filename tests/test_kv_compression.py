@@ -596,7 +596,8 @@ def test_what_a_run_says(a_card, tmp_path):
     a_card()
     text = SERVED % ("step", "[{kv_low_rank: {card: card.json, apply: ratios, overlap: 1}}]")
     said = "\n".join(next(iter(run(text, tmp_path).outcomes.values())).warnings)
-    assert "accuracy was measured on small, and its sizes are applied to smollm2-135m" in said
+    assert "ranks of small (card card, ratio 0.6094) are taken as ratios for smollm2-135m" in said
+    assert "accuracy is that of small, in windows of 512 tokens (card card)" in said
     with pytest.raises(ValueError, match="4 layers, not 30, 2 KV heads, not 3, 8 query heads"):
         run(SERVED % ("step", "[{kv_low_rank: {card: card.json}}]"), tmp_path)
     text = SERVED % ("step", "[{kv_low_rank: {ratio: 1}}]")
@@ -689,3 +690,92 @@ def test_where_it_pays_is_as_worked_out_by_hand():
     assert [row for row in found if row.ok is False] == []
     crossed = [row.simulated for row in found if "pays below" in row.what]
     assert crossed == sorted(crossed[:3]) + sorted(crossed[3:]) and crossed[0] < 0.8
+
+
+# Accuracy beside speed.
+
+MEASURED = [
+    ("int4", [{"kv_quantised": {"format": "int4"}}], 0.3125, 21.0),
+    ("both", [{"kv_low_rank": {}}, {"kv_quantised": {"format": "int4"}}], 0.19, 39.0),
+]
+PLOTTED = """
+question: What does accuracy cost?
+pod: {topology: single, device: h100_sxm}
+model: smollm2-135m
+workload: {kind: decode, batch: 4, prompt_tokens: 4000, output_tokens: 8}
+variants:
+  whole: {}
+  low: {techniques: [{kv_low_rank: {card: <b>.json, apply: ratios}}]}
+  int4: {techniques: [{kv_quantised: {format: int4, card: <b>.json, measured: int4}}]}
+  both:
+    techniques:
+      - kv_low_rank: {card: <b>.json, apply: ratios}
+      - kv_quantised: {format: int4, card: <b>.json, measured: both}
+  unknown: {techniques: [{kv_eviction: {keep: sinks, window: 508}}]}
+"""
+
+
+@pytest.fixture
+def measured(a_card):
+    def perplexity(value):
+        pair = {"full": 20.0, "compressed": value}
+        return {
+            "in_domain": pair,
+            "out_of_domain": pair | {"full": 35.0},
+            "windows": {"count": 8, "tokens": 512},
+        }
+
+    others = [
+        {"name": name, "techniques": ways, "ratio": ratio, "perplexity": perplexity(value)}
+        for name, ways, ratio, value in MEASURED
+    ]
+    return a_card("<b>", others=others)
+
+
+def test_a_report_shows_accuracy_over_speed(measured, tmp_path):
+    found = run(PLOTTED, tmp_path)
+    known = {name: one.accuracy for name, one in found.outcomes.items()}
+    assert known["whole"] is None and known["unknown"] is None
+    of = [known[name].in_domain.compressed for name in ("low", "int4", "both")]
+    assert of == [37.0, 21.0, 39.0]
+    page = found.report()
+    section = page.partition("<h2>Accuracy and speed</h2>")[2].partition("<h2>")[0]
+    assert "measured on small, in windows of 512 tokens" in section
+    assert "Of unknown no accuracy is known" in section
+    assert section.count("<circle") == 8 and "<b>" not in section
+    said = [text for text in found.warnings if "accuracy is that of small" in text]
+    assert len(said) == 1 and said[0].startswith("low, int4, both: ")
+    assert "below the ratio" in found.verdict and "(overlap 0)" in found.verdict
+    assert (
+        "<h2>Accuracy and speed</h2>" not in run(PLOTTED.partition("  low:")[0], tmp_path).report()
+    )
+
+
+def test_whom_no_other_betters():
+    from sim.results.charts import scatter, unbettered
+
+    points = {"a": (3.0, 1.0), "b": (2.0, 2.0), "c": (2.5, 2.5), "d": (1.0, 9.0), "e": (1.0, 9.5)}
+    assert unbettered(points) == ["d", "b", "a"]
+    drawn = scatter(points, dict.fromkeys(points, "#000"), "t", "", "x")
+    assert drawn.count("<circle") == 5
+    assert scatter({"one": (1.0, 1.0)}, {"one": "#000"}, "t", "", "x").count("<circle") == 1
+    assert scatter({}, {}, "t", "", "x") == ""
+
+
+@pytest.mark.parametrize(
+    "way, said",
+    [
+        ("{kv_quantised: {format: int4, card: <b>.json}}", "card and measured go together"),
+        (
+            "{kv_quantised: {format: int4, card: <b>.json, measured: int5}}",
+            "measured no 'int5', did you mean 'int4'",
+        ),
+        (
+            "{kv_eviction: {keep: sinks, window: 60, card: <b>.json, measured: int4}}",
+            "measured as 'int4' is kv_quantised, and this variant has kv_eviction",
+        ),
+    ],
+)
+def test_accuracy_of_something_else(way, said, measured, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        run(SERVED % ("step", f"[{way}]"), tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from sim.facts.accuracy import Accuracy
 from sim.facts.requests import Requests
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
@@ -33,6 +34,9 @@ class Outcome:
     assumptions: list[tuple[str, str, str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)  # techniques that changed nothing, and why
+    pays: list[str] = field(default_factory=list)  # under which conditions techniques pay
+    lossy: bool = False  # whether techniques change what the model computes
+    accuracy: Accuracy | None = None  # then, if it is known
     fingerprint: str = ""
     stopped_s: float | None = None  # simulated time at which the run was interrupted
     ran: list[str] = field(default_factory=list)  # which loops were compiled, which not, and why

@@ -44,6 +44,7 @@ KINDS: dict[str, Kind] = {
         sections=(
             Named("sim.results.where:where_time_goes"),
             Named("sim.results.where:what_limits"),
+            Named("sim.results.pareto:pareto_section"),
         ),
         pages=(_TIMELINE,),
     ),
@@ -62,6 +63,7 @@ KINDS: dict[str, Kind] = {
         sections=(
             Named("sim.results.where:where_time_goes"),
             Named("sim.results.where:what_limits"),
+            Named("sim.results.pareto:pareto_section"),
             Named("sim.results.over_time:over_time_section"),
         ),
         requests=Named("sim.kinds.served.facts:owners"),

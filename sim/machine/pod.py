@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import partial
 from math import ceil, inf
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import simpy
 
@@ -16,6 +16,7 @@ from sim.engine.group import Group, Tenancy, members_of
 from sim.engine.isolated import seconds_of
 from sim.engine.lines import sharing_of
 from sim.engine.pool import Host
+from sim.facts.accuracy import Accuracy
 from sim.facts.timeline import Timeline
 from sim.graph.batch import NO_SHARING, Batch, Sequences, Shared, Sharing, decode_batch
 from sim.graph.footprint import Footprint, Room, footprint, room
@@ -25,6 +26,7 @@ from sim.graph.parallel import Parallel, shard, stage_layers
 from sim.graph.precision import Part, Precision
 from sim.graph.routing import Routing
 from sim.graph.transformer import transformer
+from sim.hardware.cost import alone
 from sim.hardware.device import ENGINE_LIMITS, Device
 from sim.machine.wiring import (
     Assumption,
@@ -39,9 +41,11 @@ from sim.network.network import Network
 from sim.scenario import Variant
 from sim.scenario.machine import Precision as PrecisionSpec
 from sim.scenario.machine import Routing as RoutingSpec
-from sim.techniques import TECHNIQUES, Machine, apply
+from sim.techniques import TECHNIQUES, Machine, accuracy, apply
+from sim.techniques.accuracy import accuracy_of
 from sim.text.units import show
 
+_STEP_SEQUENCES, _STEP_TOKENS = 8, 32_768  # of the step by which it is told when something pays
 _TRACE_TOKENS = 2048  # of expanded prefixes, if the scenario does not say
 
 
@@ -60,7 +64,9 @@ class Machinery(NamedTuple):
     sharing: Sharing
     notes: list[str]
     idle: list[str]  # techniques that change nothing, and why
+    pays: list[str]  # when techniques pay
     assumptions: list[Assumption]
+    accuracy: Accuracy | None = None
     parts: tuple[Network, ...] = ()  # as each pipeline stage sees it, where there are several
 
     def group(
@@ -184,13 +190,19 @@ def machinery(
             *(f"{model.name}: {note}" for note in model.notes),
         ],
         idle=[],
+        pays=[],
         assumptions=rows,
+        accuracy=accuracy_of(v.techniques),
         parts=parts if len(parts) > 1 else (),
     )
     # This says also if a technique does not apply.
     of_rank = sharing_of(found.graph(decode_batch([1])))
-    for name, options in v.techniques:
-        found.notes.extend(TECHNIQUES[name].notes(found.seen_by_techniques(0), options))
+    seen = found.seen_by_techniques(0)
+    for place, (name, options) in enumerate(v.techniques):
+        found.notes.extend(TECHNIQUES[name].notes(seen, options))
+        step_s, step = step_of(found, place)
+        found.pays.extend(TECHNIQUES[name].pays(seen, options, step_s, step))
+    found.notes.extend(accuracy.notes(found.accuracy, model.name))
     runs, sharing = _reshaped(shared, parallel, of_rank)
     stages = [
         footprint(partial(found.graph, stage=stage), parallel, new_tokens, runs)
@@ -214,6 +226,26 @@ def machinery(
         room=room(model.name, stages, parallel, device.hbm_bytes * hbm_share, new_tokens),
         sharing=sharing,
     )
+
+
+def step_of(here: Machinery, place: int) -> tuple[Callable[[Any], float], str]:
+    """What a decode step takes, op after op without its exchanges, with other options of the
+    technique at `place`, or without it (None); and which step it is."""
+    model, chosen = here.model, here.variant.techniques
+    context = min(_STEP_TOKENS, model.max_tokens or _STEP_TOKENS)
+    batch = decode_batch([context - 1] * _STEP_SEQUENCES)
+
+    def seconds(options: Any) -> float:
+        own = () if options is None else ((chosen[place].name, options),)
+        techniques = (*chosen[:place], *own, *chosen[place + 1 :])
+        graph = here._replace(variant=here.variant.model_copy(update={"techniques": techniques}))
+        ops = (op for _, op in graph.graph(batch).ops() if op.engine != "none" and not op.idle)
+        return sum(float(alone(op, here.device).seconds) for op in ops)
+
+    others = [each.name for at, each in enumerate(chosen) if at != place]
+    beside = f" with {' and '.join(others)}" if others else ""
+    what = f"{_STEP_SEQUENCES} sequences with {context:,} tokens"
+    return seconds, f"a decode step of {model.name} ({what}) on {here.device.name}{beside}"
 
 
 def unchanging(here: Machinery) -> Iterator[str]:

@@ -164,6 +164,86 @@ def time_series(
     return f"{head}{frame}{''.join(stairs)}</svg>"
 
 
+def scatter(
+    points: Mapping[str, tuple[float, float]],
+    colours: Mapping[str, str],
+    title: str,
+    unit: str,
+    below: str,
+) -> str:
+    """A dot for each variant, both of whose numbers are to be low, and a line along those that no
+    other betters in both.
+
+    An axis is logarithmic where its largest number is 10 times the smallest.
+    """
+    if not points:
+        return ""
+    axes = [_Axis.of([point[axis] for point in points.values()]) for axis in (0, 1)]
+    labels = [f"{tick:,.10g}" for tick in axes[1].ticks]
+    plot = _Plot(_left(labels), 280)
+    along = [(axes[0].share(tick), f"{tick:,.10g}") for tick in axes[0].ticks]
+    down = [(1 - axes[1].share(tick), text) for tick, text in zip(axes[1].ticks, labels)]
+    at = {
+        name: (
+            plot.left + axes[0].share(x) * plot.wide,
+            plot.top + (1 - axes[1].share(y)) * plot.high,
+        )
+        for name, (x, y) in points.items()
+    }
+    front = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at[name] for name in unbettered(points)))
+    out = [f'<polyline points="{front}" fill="none" stroke="#8A8F98" stroke-dasharray="4 3"/>']
+    for name, (x, y) in at.items():
+        tip = f"<title>{escaped(name)}: {points[name][0]:.4g}, {points[name][1]:.4g}</title>"
+        out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colours[name]}">{tip}</circle>')
+        left = x > plot.left + 0.7 * plot.wide
+        out.append(
+            f'<text class="soft" x="{x + (-8 if left else 8):.1f}" y="{y - 6:.1f}" '
+            f'text-anchor="{"end" if left else "start"}">{_cut(name, 20)}</text>'
+        )
+    head = _svg(_PLOT, plot.height, f"{title} over {below}, a dot for each variant")
+    return f"{head}{_frame(plot, title, unit, along, down, below)}{''.join(out)}</svg>"
+
+
+def unbettered(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Those with no other as low in both numbers and lower in one, by the first number."""
+    found: list[str] = []
+    for name in sorted(points, key=lambda name: points[name]):
+        if not found or points[name][1] < points[found[-1]][1]:
+            found.append(name)
+    return found
+
+
+class _Axis(NamedTuple):
+    """From where to where an axis goes, and where it has ticks."""
+
+    low: float
+    high: float
+    logarithmic: bool
+    ticks: list[float]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> _Axis:
+        """One that shows all values with some room at its ends."""
+        low, high = min(values), max(values)
+        logarithmic = low > 0 and high / low > 10
+        if logarithmic:
+            low, high = low / 1.3, high * 1.3
+            return cls(low, high, True, _ticks(low, high, True))
+        room = 0.12 * (high - low) or 0.05 * abs(high) or 1.0
+        low, high = max(low - room, 0.0), high + room
+        step = 10.0 ** np.floor(np.log10(high - low))
+        step = next(step * m for m in (0.1, 0.2, 0.5, 1, 2) if (high - low) / (step * m) <= 6)
+        first = int(np.ceil(low / step))
+        ticks = [float(f"{i * step:.6g}") for i in range(first, int(high / step) + 1)]
+        return cls(low, high, False, ticks)
+
+    def share(self, value: float) -> float:
+        """Of the axis, from its low end."""
+        if self.logarithmic:
+            return float(np.log(value / self.low) / np.log(self.high / self.low))
+        return (value - self.low) / (self.high - self.low)
+
+
 class _Plot(NamedTuple):
     """Where a figure's axes stand, in pixels."""
 

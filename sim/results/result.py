@@ -68,6 +68,8 @@ class Result:
                 for kind, mine in by_kind(self.outcomes).items()
             )
         )
+        told = dict.fromkeys(text for one in self.outcomes.values() for text in one.pays)
+        found = " ".join([found, *told])
         return f"Interrupted, so this is no answer yet: {found}" if self.partial else found
 
     def to_json(self) -> str:

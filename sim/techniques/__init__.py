@@ -23,13 +23,20 @@ __all__ = ["TECHNIQUES", "Machine", "Technique", "apply"]
 
 
 class Technique(NamedTuple):
-    """A named graph pass, the schema of its options, one line on what it does, and what a user
-    should know of a run with it: what its options leave open, and what it is used beyond."""
+    """A named graph pass, the schema of its options, and one line on what it does.
+
+    `notes` is what a user should know of a run with it: what its options leave open, and what it is
+    used beyond. `pays` says under which conditions it does: it is given what a decode step takes
+    with other options, or without it (None), and a description of that step.
+    """
 
     rewrite: Callable[[Graph, Machine, Any], Graph]
     options: type[BaseModel]
     summary: str
     notes: Callable[[Machine, Any], Iterable[str]] = lambda machine, options: ()
+    pays: Callable[[Machine, Any, Callable[[Any], float], str], Iterable[str]] = (
+        lambda machine, options, step_s, step: ()
+    )
 
 
 TECHNIQUES: dict[str, Technique] = {
@@ -58,6 +65,7 @@ TECHNIQUES: dict[str, Technique] = {
         kv_low_rank.Options,
         "KV-cache in a low rank: fewer bytes and more tokens, for rebuilding keys in each step",
         kv_low_rank.notes,
+        kv_low_rank.pays,
     ),
     "kv_quantised": Technique(
         kv_quantised.kv_quantised,

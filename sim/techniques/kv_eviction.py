@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sim.graph.batch import DENSE, Pattern
 from sim.graph.graph import Graph, Layer, Tensor
 from sim.graph.work import AttentionWork
-from sim.scenario.fields import Count
+from sim.scenario.fields import CardName, Count
+from sim.techniques.accuracy import require_measured
 from sim.techniques.kv_cache import attended, changed
 from sim.techniques.machine import Machine
 
@@ -37,6 +38,17 @@ class Options(BaseModel):
     sinks: Count | None = Field(None, description="first tokens, of sinks; default: 4")
     window: Count | None = Field(None, description="newest tokens, of sinks")
     budget: Count | None = Field(None, description="tokens of a sequence, of heavy_hitters")
+
+    card: CardName | None = Field(None, description="that has this way's accuracy; with measured")
+    measured: str | None = Field(
+        None,
+        description="entry of the card's `others`: of this, and of all before it that lose some",
+    )
+
+    @model_validator(mode="after")
+    def _is_measured(self) -> Self:
+        require_measured(self.card, self.measured)
+        return self
 
     @model_validator(mode="after")
     def _of_one_way(self) -> Self:

@@ -17,9 +17,9 @@ is that of as many sequences as are done at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -238,11 +238,11 @@ def notes(machine: Machine, options: Options) -> Iterator[str]:
     else:
         assert options.card is not None
         found = card(options.card)
-        if found.model.name != model.name:
-            sizes = f"as ratios, which come to {ratio:.4f}" if options.apply == "ratios" else "here"
+        if options.apply == "ratios":
             yield (
-                f"{_NAME}: accuracy was measured on {found.model.name}, and its sizes are applied "
-                f"to {model.name} {sizes}; {model.name} itself may lose more or less"
+                f"{_NAME}: ranks of {found.model.name} (card {found.name}, ratio "
+                f"{found.ratio:.4f}) are taken as ratios for {model.name}, layer by layer at the "
+                f"same depth: {ratio:.4f}"
             )
     rebuilt = any(pair.k < model.head_dim for pair in ranks)
     if rebuilt and options.kernel == "fused" and options.overlap is None:
@@ -250,3 +250,35 @@ def notes(machine: Machine, options: Options) -> Iterator[str]:
             f"{_NAME}: {_OVERLAP:.0%} of rebuilding the keys is taken to hide under their reads; "
             "no measurement says how much does, and overlap: 0 and overlap: 1 bound it"
         )
+
+
+def pays(
+    machine: Machine, options: Options, step_s: Callable[[Options | None], float], step: str
+) -> Iterator[str]:
+    """Below which ratio a decode step in a low rank is quicker than with the whole cache, by how
+    much of the rebuilding hides.
+
+    `step_s` is what the decode step that `step` describes takes with such options, None: with the
+    whole cache.
+    """
+    width = 2 * _require(machine.model).head_dim
+    whole_s = step_s(None)
+
+    def below(**how: Any) -> str:
+        def quicker(ranks: int) -> bool:
+            return step_s(Options(ratio=ranks / width, **how)) < whole_s
+
+        low, high = 1, width  # of ranks of keys and values; full ones change nothing
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if quicker(middle) else (low, middle)
+        if high == width:
+            return "at any ratio"
+        return f"below the ratio {low / width:.2f}" if low > 1 else "at no ratio"
+
+    ends = {overlap: below(overlap=overlap) for overlap in (0.0, 0.5, 1.0)}
+    yield (
+        f"A KV-cache in a low rank makes {step} quicker {ends[0.0]} where nothing of rebuilding "
+        f"the keys hides under their reads (overlap 0), {ends[0.5]} where half does, {ends[1.0]} "
+        f"where all does (overlap 1), and, as two kernels, {below(kernel='two')}."
+    )

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.graph.graph import Graph
 from sim.graph.work import AttentionWork, Prepared
-from sim.scenario.fields import Count, Probability
+from sim.scenario.fields import CardName, Count, Probability
+from sim.techniques.accuracy import require_measured
 from sim.techniques.kv_cache import changed
 from sim.techniques.machine import Machine
 
@@ -43,6 +44,17 @@ class Options(BaseModel):
         description="share of unpacking that hides under the reads, of int4 and int2; default: "
         "0.5, which nobody has measured",
     )
+
+    card: CardName | None = Field(None, description="that has this way's accuracy; with measured")
+    measured: str | None = Field(
+        None,
+        description="entry of the card's `others`: of this, and of all before it that lose some",
+    )
+
+    @model_validator(mode="after")
+    def _is_measured(self) -> Self:
+        require_measured(self.card, self.measured)
+        return self
 
     @model_validator(mode="after")
     def _of_whole_numbers(self) -> Self:

@@ -24,6 +24,7 @@ from sim.machine.traces import trace_of
 from sim.machine.unused import refuse_unused
 from sim.machine.wiring import Assumption
 from sim.scenario import Variant
+from sim.techniques.accuracy import is_lossy
 from sim.traces.stream import gathered
 
 _ANY_DEVICE = Fact("", "READ", "vLLM on devices that it does not name: get_batch_defaults")
@@ -103,6 +104,8 @@ def play(
     complete(plan, outcome)
     outcome.warnings[:0] = plan.notes
     outcome.idle = [*plan.machinery.idle, *_never_taken(plan, outcome)]
+    outcome.pays, outcome.lossy = here.pays, is_lossy(v.techniques)
+    outcome.accuracy = here.accuracy
     outcome.assumptions = plan.assumptions
     return outcome
 

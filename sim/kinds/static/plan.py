@@ -16,6 +16,7 @@ from sim.kinds.static.spec import Decode
 from sim.machine.pod import Machinery, machinery
 from sim.machine.unused import refuse_unused
 from sim.scenario import MisfitError, Variant
+from sim.techniques.accuracy import is_lossy
 
 
 class StaticPlan(NamedTuple):
@@ -81,6 +82,7 @@ def play(plan: StaticPlan, progress: Progress = lambda share: None) -> Outcome:
     )
     outcome = run_static([host.group_of for host in here.hosts], static, timeline, progress)
     outcome.warnings[:0] = here.notes
-    outcome.idle = here.idle
+    outcome.idle, outcome.pays = here.idle, here.pays
+    outcome.lossy, outcome.accuracy = is_lossy(v.techniques), here.accuracy
     outcome.assumptions = here.assumptions
     return outcome
