@@ -17,6 +17,7 @@ from sim.graph.transformer import transformer
 from sim.reproduce import (
     SYSTEMS,
     measured,
+    nas,
     network,
     preserve,
     serving,
@@ -146,6 +147,8 @@ def cheap_rows(system: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> li
     if system == "typhoon":
         monkeypatch.setattr("sim.reproduce.measured.MEASURED", folder / "measured.csv.gz")
         return typhoon.reproduce(quick=True)
+    if system == "nas":
+        return nas.reproduce(quick=True)
     monkeypatch.setattr(laws, "SHARED", folder)
     monkeypatch.setattr(sosa_rows, "RUNS", {"bert_medium": sosa_rows.RUNS["bert_medium"]})
     for name in ("ROUTED", "SQUARES", "TENANTS"):

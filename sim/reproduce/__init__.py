@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.reproduce import network, preserve, serving, sosa, typhoon
+from sim.reproduce import nas, network, preserve, serving, sosa, typhoon
 from sim.reproduce.row import Row
 
 __all__ = ["SYSTEMS", "Row"]
@@ -15,4 +15,5 @@ SYSTEMS: dict[str, Callable[..., list[Row]]] = {
     "serving": serving.reproduce,
     "typhoon": typhoon.reproduce,
     "sosa": sosa.reproduce,
+    "nas": nas.reproduce,
 }
