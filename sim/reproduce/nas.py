@@ -56,7 +56,7 @@ FRONTS = {
     "Roofline": ([(4.7, 86.5), (3.5, 84.0), (2.9, 74.2)], "72.2", "100.62"),
     "FLOPS": ([(6.1, 87.2), (3.45, 78.4), (3.42, 80.2)], "108", "102.02"),
 }
-CHAIN = 5  # layers
+CHAIN = 3  # layers
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> list[Row]:
@@ -119,7 +119,7 @@ def against_the_simulator(quick: bool = False) -> Iterator[Row]:
     bound: list[tuple[float, float]] = []  # errors alone and in a chain, where compute-bound
     worst, above, above_exact, count = 0.0, 0, 0, 0
     for (kind, area), positions, c, f in product(kinds, (1024, 256, 64), channels, channels):
-        if kind == "depthwise" and c != f:
+        if kind == "depthwise" and not c == f <= 144:  # its channels are alike
             continue
         layer = LAYERS[kind](area, positions, c, f)
         known, count = float(cycles(layer, ONE_ARRAY)), count + 1
@@ -152,7 +152,7 @@ def against_the_simulator(quick: bool = False) -> Iterator[Row]:
         what + "each alone",
         alone_errors,
         f"{int((alone_errors <= 0.05).sum())} are within; alone, a layer waits for its first "
-        "weights, up to 192 cycles of memory and 128 of loading",
+        "weights, up to 191 cycles of memory and 128 of loading",
     )
     text = "largest error of the model, all layers alone"
     yield Row("nas", "U2", text, None, worst, "", None, note="short ones wait for memory")
