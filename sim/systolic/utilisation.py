@@ -80,7 +80,8 @@ def smooth_ceil(x: Number, xp: ModuleType = np) -> Number:
     below x count as 1 and those far above as 0, so that it never saturates.
     """
     first = xp.clip(xp.floor(x) - (_NEAR - 1), 0, None)
-    steps = ((x - first) - i for i in range(2 * _NEAR))
+    # farther below, the exponential or its gradient would overflow in single precision
+    steps = (xp.clip(x - first - i, -_NEAR, None) for i in range(2 * _NEAR))
     return first + sum((1 + xp.exp(-STEEPNESS * step) / BEFORE) ** -EXPONENT for step in steps)
 
 
