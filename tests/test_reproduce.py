@@ -17,6 +17,7 @@ from sim.graph.transformer import transformer
 from sim.reproduce import (
     SYSTEMS,
     measured,
+    nas,
     network,
     preserve,
     serving,
@@ -150,6 +151,8 @@ def cheap_rows(system: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> li
     if system == "stief":
         monkeypatch.setattr("sim.reproduce.stief_machine.rows", lambda *_: [])
         return stief.reproduce(quick=True)
+    if system == "nas":
+        return nas.reproduce(quick=True)
     monkeypatch.setattr(laws, "SHARED", folder)
     monkeypatch.setattr(sosa_rows, "RUNS", {"bert_medium": sosa_rows.RUNS["bert_medium"]})
     for name in ("ROUTED", "SQUARES", "TENANTS"):

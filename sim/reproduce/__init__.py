@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.reproduce import network, preserve, serving, sosa, stief, typhoon
+from sim.reproduce import nas, network, preserve, serving, sosa, stief, typhoon
 from sim.reproduce.row import Row
 
 __all__ = ["SYSTEMS", "Row"]
@@ -16,4 +16,5 @@ SYSTEMS: dict[str, Callable[..., list[Row]]] = {
     "typhoon": typhoon.reproduce,
     "stief": stief.reproduce,
     "sosa": sosa.reproduce,
+    "nas": nas.reproduce,
 }
