@@ -62,23 +62,22 @@ def test_shipped_trace_reads_back_as_generated():
     assert trace.requests == generate(AZURE_CONVERSATION, 2000, seed=0)
 
 
-def test_shipped_conversations_are_what_their_command_writes(tmp_path):
+@pytest.mark.parametrize("name", ["shared_prompt.jsonl", "long_prompts.jsonl"])
+def test_shipped_conversations_are_what_their_command_writes(name, tmp_path):
     text = (SHIPPED.parent / "README.md").read_text()
     line = next(
         line.strip()
         for line in text.splitlines()
-        if line.strip().startswith("podscope trace generate")
+        if line.strip().startswith(f"podscope trace generate traces/{name}")
     )
-    words = line.replace("traces/shared_prompt.jsonl", str(tmp_path / "again.jsonl")).split()
+    words = line.replace(f"traces/{name}", str(tmp_path / "again.jsonl")).split()
     subprocess.run(
         [sys.executable, "-m", "sim.cli", *words[1:]],
         cwd=ROOT,
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    assert (tmp_path / "again.jsonl").read_bytes() == (
-        SHIPPED.parent / "shared_prompt.jsonl"
-    ).read_bytes()
+    assert (tmp_path / "again.jsonl").read_bytes() == (SHIPPED.parent / name).read_bytes()
 
 
 def test_origin_is_written_down():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import partial
@@ -239,8 +240,13 @@ def step_of(here: Machinery, place: int) -> tuple[Callable[[Any], float], str]:
         own = () if options is None else ((chosen[place].name, options),)
         techniques = (*chosen[:place], *own, *chosen[place + 1 :])
         graph = here._replace(variant=here.variant.model_copy(update={"techniques": techniques}))
-        ops = (op for _, op in graph.graph(batch).ops() if op.engine != "none" and not op.idle)
-        return sum(float(alone(op, here.device).seconds) for op in ops)
+        times = Counter(graph.graph(batch).layers)
+        return sum(
+            count * float(alone(op, here.device).seconds)
+            for layer, count in times.items()
+            for op in layer.ops
+            if op.engine != "none" and not op.idle
+        )
 
     others = [each.name for at, each in enumerate(chosen) if at != place]
     beside = f" with {' and '.join(others)}" if others else ""

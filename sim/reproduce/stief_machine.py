@@ -35,6 +35,7 @@ import sim
 from sim import catalog
 from sim.engine.steps import Sums, play
 from sim.graph.batch import decode_batch
+from sim.graph.footprint import require
 from sim.hardware.cost import traffic
 from sim.hardware.device import Device
 from sim.kinds.static.plan import prepare
@@ -47,12 +48,13 @@ OVERLAPS = (0.0, 0.5, 1.0)
 PUBLISHED = (0.85, 0.67, 0.61)  # ratios of the tables of arXiv 2601.21686, v1
 _MODEL, _WIDTH = "llama3-8b", 256  # 2 head_dim
 _CANDIDATES = (0.5, 0.61, 0.67, 0.75, 0.85, 0.9)  # the ranks that the paper tries
+_MOST = 64  # sequences of the grid
 _ATTENDING = ("attention", "prepare", "rebuild")
 _STATIC = """
 question: What does a low rank buy?
 pod: {{topology: single, device: {device}}}
 model: {{name: llama3-8b, change: {{max_tokens: 131072}}}}
-workload: {{kind: decode, batch: {batch}, prompt_tokens: {context}, output_tokens: 1}}
+workload: {{kind: decode, batch: 1, prompt_tokens: 1, output_tokens: 1}}
 techniques: {techniques}
 record: {{enabled: false}}
 """
@@ -85,13 +87,13 @@ SHAPES = (Shape(4, 32_768), Shape(1, 8192), Shape(2, 131_071))
 
 
 @cache
-def machine(device: str, shape: Shape, options: str = "") -> Machinery:
-    """Llama3-8B on one chip, found to fit, with a cache in a low rank where `options` say how."""
+def machine(device: str, options: str = "", beside: str = "") -> Machinery:
+    """Llama3-8B on one chip, with a cache in a low rank where `options` say how, and the technique
+    `beside`."""
+    chosen = [f"{{kv_low_rank: {{{options}}}}}"] if options else []
     text = _STATIC.format(
         device=device,
-        batch=shape.batch,
-        context=shape.context,
-        techniques=f"[{{kv_low_rank: {{{options}}}}}]" if options else "[]",
+        techniques=f"[{', '.join([*chosen, *filter(None, [beside])])}]",
     )
     with TemporaryDirectory() as folder:
         path = Path(folder) / "step.yaml"
@@ -101,15 +103,17 @@ def machine(device: str, shape: Shape, options: str = "") -> Machinery:
 
 
 @cache
-def step(device: str, shape: Shape, options: str = "") -> Sums:
+def step(device: str, shape: Shape, options: str = "", beside: str = "") -> Sums:
     """One decode step, every op played: its sums."""
+    here = machine(device, options, beside)
+    require(_MODEL, here.room, shape.batch * shape.context)
     batch = decode_batch([shape.context - 1] * shape.batch)
-    return play(machine(device, shape, options).group(None), batch)[0]
+    return play(here.group(None), batch)[0]
 
 
-def seconds(device: str, shape: Shape, options: str = "") -> float:
+def seconds(device: str, shape: Shape, options: str = "", beside: str = "") -> float:
     """Of the step: TPOT."""
-    return step(device, shape, options)["seconds",]
+    return step(device, shape, options, beside)["seconds",]
 
 
 def attention_s(device: str, shape: Shape, options: str = "") -> float:
@@ -118,18 +122,19 @@ def attention_s(device: str, shape: Shape, options: str = "") -> float:
     return sum(sums.get(("span_s", "compute", kind), 0.0) for kind in _ATTENDING)
 
 
-def crossover(device: str, shape: Shape, how: str) -> float:
+def crossover(device: str, shape: Shape, how: str, beside: str = "") -> float:
     """The ratio at which a step in a low rank takes as long as with the whole cache, by bisection
     over the sum of the ranks, and a straight line between the last two; 1 where every rank below
-    the full one is quicker."""
-    whole_s = seconds(device, shape)
+    the full one is quicker, 0 where none is."""
+    whole_s = seconds(device, shape, beside=beside)
 
     def slower(ranks: int) -> float:
-        return seconds(device, shape, f"ratio: {ranks / _WIDTH!r}, {how}") / whole_s - 1.0
+        low_s = seconds(device, shape, f"ratio: {ranks / _WIDTH!r}, {how}", beside)
+        return low_s / whole_s - 1.0
 
     low, high = 2, _WIDTH - 2  # a rank of keys and of values; one less than all of both
-    if slower(high) < 0.0:
-        return 1.0
+    if slower(high) < 0.0 or slower(low) >= 0.0:
+        return float(slower(high) < 0.0)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if slower(middle) < 0.0 else (low, middle)
@@ -160,7 +165,7 @@ def by_hand(device: Device, shape: Shape, overlap: float) -> float:
 def _bytes() -> Iterator[Row]:
     """K6: bytes of the cache and their traffic."""
     shape = SHAPES[0]
-    whole = machine("h100_sxm", shape)
+    whole = machine("h100_sxm")
     cached = shape.batch * shape.context
     held = whole.room.token_bytes * cached
     what = f"KV-cache of Llama3-8B in 16 bits, {shape}, GiB"
@@ -169,7 +174,7 @@ def _bytes() -> Iterator[Row]:
     for ratio in PUBLISHED:
         ranks = round(_WIDTH * ratio)
         how = f"ratio: {ratio}, overlap: "
-        some = machine("h100_sxm", shape, how + "0.5")
+        some = machine("h100_sxm", how + "0.5")
         exact = ranks / _WIDTH
         label = f"ratio {ratio}: ranks {-(-ranks // 2)} and {ranks // 2} of 128"
         found = some.room.token_bytes / whole.room.token_bytes
@@ -206,7 +211,7 @@ def _intensity() -> Iterator[Row]:
     """K8: what decides it, FLOP for each byte of KV that is read."""
     found = []
     for shape in SHAPES:
-        here = machine("h100_sxm", shape, "ratio: 0.5, overlap: 1")
+        here = machine("h100_sxm", "ratio: 0.5, overlap: 1")
         graph = here.graph(decode_batch([shape.context - 1] * shape.batch))
         flop = sum(op.flop + op.vector_flop for _, op in graph.ops() if op.kind in _ATTENDING)
         found.append(flop / _kv_read(here, shape))
@@ -223,10 +228,10 @@ def _kv_read(here: Machinery, shape: Shape) -> float:
 
 
 def _room(ranks: int) -> tuple[float, float]:
-    """How far the capacity is off what is left of 80 GiB beside weights and the activations of a
-    step of four, over the bytes of a token; and how far it may be."""
-    m, new = catalog.model(_MODEL), 4
-    here = machine("h100_sxm", SHAPES[0], f"ratio: {ranks / _WIDTH!r}, overlap: 0.5")
+    """How far the capacity is off what is left of 80 GiB beside weights and the activations of one
+    token, over the bytes of a token; and how far it may be."""
+    m = catalog.model(_MODEL)
+    here = machine("h100_sxm", f"ratio: {ranks / _WIDTH!r}, overlap: 0.5")
     k, v = -(-ranks // 2), ranks // 2
     projections = m.hidden * (m.heads * 128 + m.kv_heads * ranks) + m.heads * v * m.hidden
     layer = projections + 3 * m.hidden * m.ffn + 2 * m.hidden + 128 * k
@@ -234,16 +239,14 @@ def _room(ranks: int) -> tuple[float, float]:
     # Hidden state, what is added to it, beside its exchange, normed; queries, keys and values; the
     # width of the MLP twice where it is gated, and once.
     queries = m.heads * 128 + m.kv_heads * ranks
-    buffers = 2 * new * (4 * m.hidden + queries + 3 * m.ffn)
+    buffers = 2 * (4 * m.hidden + queries + 3 * m.ffn)
     left = 80 * 2**30 - weights - buffers
     return abs(here.room.kv_tokens / (left / (2 * m.layers * m.kv_heads * ranks)) - 1), 1e-9
 
 
 def _full_rank() -> Iterator[Row]:
     """K6: at full rank nothing but projections may change, and their bases cancel."""
-    whole, full = (
-        machine("h100_sxm", SHAPES[0], options) for options in ("", "ratio: 1, overlap: 0")
-    )
+    whole, full = (machine("h100_sxm", options) for options in ("", "ratio: 1, overlap: 0"))
     batch = decode_batch([100])
     pairs = zip(whole.graph(batch).ops(), full.graph(batch).ops(), strict=True)
     other = sum((a.name, a.flop, a.reads) != (b.name, b.flop, b.reads) for (_, a), (_, b) in pairs)
@@ -301,7 +304,7 @@ def _two_kernels(device: str, shape: Shape) -> Iterator[Row]:
 
 def _moved(device: str, shape: Shape, options: str) -> float:
     """Bytes of attention, and of what rebuilds keys for it, that pass HBM in a step."""
-    here = machine(device, shape, options)
+    here = machine(device, options)
     graph = here.graph(decode_batch([shape.context - 1] * shape.batch))
     return sum(
         traffic(op.hbm_bytes, op.buffer_bytes, here.device)[0]
@@ -310,9 +313,54 @@ def _moved(device: str, shape: Shape, options: str) -> float:
     )
 
 
+def _grid(device: str) -> Iterator[Row]:
+    """K8: what it buys by context and batch, as far as that fits, and with the cache in fewer bits;
+    rows to be read."""
+    name = catalog.device(device).name
+    for beside in ("{kv_quantised: {format: fp8}}", "{kv_quantised: {format: int4, overlap: 1}}"):
+        found = [crossover(device, SHAPES[0], f"overlap: {o}", beside) for o in OVERLAPS]
+        form = beside.partition("format: ")[2][:4].strip("},")
+        what = f"{name}, {SHAPES[0]}, KV in {form}: pays below the ratio, overlap 0.5"
+        note = f"{listed(found)} with overlap 0, 0.5 and 1"
+        yield Row(SYSTEM, "K8", what, None, found[1], "", None, note=note)
+    for context in (2**k for k in range(11, 18)):
+        fits: dict[str, int] = {}
+        for how in ("", *(f"ratio: 0.61, overlap: {overlap}" for overlap in OVERLAPS)):
+            tokens = machine(device, how).room.kv_tokens
+            fits[how] = min(int(tokens // (context + 1)), _MOST)
+        whole, *low = fits
+        if not fits[whole]:
+            continue
+        batches = [batch for batch in (1, 4, 16, 64) if batch <= fits[whole]]
+        ratios = {
+            how: [
+                seconds(device, Shape(batch, context), how) / seconds(device, Shape(batch, context))
+                for batch in batches
+            ]
+            for how in low
+        }
+        rates = {
+            how: most / seconds(device, Shape(most, context), how) for how, most in fits.items()
+        }
+        told = "; ".join(
+            f"{listed(ratios[how])} with overlap {o:g}" for how, o in zip(low, OVERLAPS)
+        )
+        more = [rates[how] / rates[whole] for how in low]
+        note = (
+            f"TPOT at batch {', '.join(map(str, batches))}: {told}. Tokens a second with as many "
+            f"sequences as fit, {_MOST} at most ({fits[whole]} and {fits[low[0]]}): {listed(more)}"
+        )
+        what = f"{name}, {context:,} tokens, ratio 0.61, overlap 0.5: TPOT at batch {batches[-1]}"
+        last = ratios[low[1]][-1]
+        yield Row(
+            SYSTEM, "K8", f"{what} over that of the whole cache", None, last, "", None, note=note
+        )
+
+
 def rows(quick: bool = False, progress: Progress = lambda share: None) -> list[Row]:
     """The rows of K6 and K8."""
     shapes = SHAPES[:1] if quick else SHAPES
     parts = [_bytes(), _full_rank(), _fidelities(4 if quick else 16), _intensity()]
     parts += map(partial(_pays, shapes=shapes), DEVICES)
+    parts += [] if quick else map(_grid, DEVICES)
     return rows_of(parts, len(parts), progress)
