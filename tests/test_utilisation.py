@@ -152,8 +152,10 @@ def test_a_network_of_layers_waits_for_the_one_before():
 
 def test_a_lookup_takes_the_nearest_size():
     table = Lookup("conv", 9, 16, SMALL, channels=(8, 4))
-    assert table.nearest(5.9, 100) == simulated(conv(9, 16, 4, 8), array=SMALL)
+    assert table.nearest(5.9, 8) == simulated(conv(9, 16, 4, 8), array=SMALL)
     assert table.nearest(6, 6.1) == simulated(conv(9, 16, 4, 8), array=SMALL)
+    with pytest.raises(ValueError, match="100 filters: the table goes from 4 to 8"):
+        table.nearest(5.9, 100)
     with pytest.raises(ValueError, match="convolve"):
         Lookup("convolve", 9, 16, SMALL)
 

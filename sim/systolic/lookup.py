@@ -86,6 +86,13 @@ class Lookup:
         self.utilisation = np.array([[run.utilisation for run in row] for row in runs])
 
     def nearest(self, channels: float, filters: float) -> Simulated:
-        """What was simulated at the nearest size; between two it is the smaller."""
+        """What was simulated at the nearest size; between two it is the smaller.
+
+        ValueError beyond the table: its edge would pass for any larger size.
+        """
+        low, high = self.channels[[0, -1]]
+        for what, size in (("channels", channels), ("filters", filters)):
+            if not low <= size <= high:
+                raise ValueError(f"{size:g} {what}: the table goes from {low} to {high}")
         c, f = (int(np.abs(self.channels - size).argmin()) for size in (channels, filters))
         return Simulated(int(self.cycles[c, f]), float(self.utilisation[c, f]))
