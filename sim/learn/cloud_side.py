@@ -22,6 +22,7 @@ from sim.network.protocol import Cloud, Progress, Verdict
 
 _WAITING = 8  # frames that are read and not trained yet; the rest waits in the connection
 _HANDSHAKE_S = 10.0
+_DONE = "the edge is done"
 
 
 class CloudSide:
@@ -49,13 +50,14 @@ class CloudSide:
         self.step_s: list[float] = []
         self.plan: Plan | None = None
         self.worker: CloudWorker | None = None
-        self.machine = Cloud(save_every)
+        self.machine, self.over = Cloud(save_every), False
         if self.file.exists():
             arrays, held = load_checkpoint(self.file)
             self._build(Plan.read(held["plan"]))
             assert self.worker is not None
             load_state(self.worker.parts(), arrays)
             self.machine = Cloud.restored(save_every, held["protocol"])
+            self.over = held["over"]
         self._inbox: queue.Queue[tuple[Wire, Any]] = queue.Queue(_WAITING)
         self._current: Wire | None = None
         self.bytes = 0
@@ -68,7 +70,7 @@ class CloudSide:
 
     def serve(self) -> dict[str, Any]:
         """See the class."""
-        heard, ended = time.monotonic(), ""
+        heard, ended = time.monotonic(), _DONE if self.over else ""
         while not ended:
             try:
                 wire, event = self._inbox.get(timeout=0.25)
@@ -110,7 +112,10 @@ class CloudSide:
     def _take(self, wire: Wire, frame: Frame) -> str:
         """What a frame of the edge asks for; why the run is over, if it is."""
         if frame.kind is Kind.bye:
-            return "the edge is done"
+            self.over = True
+            self._save()
+            wire.send(frames.packed(Kind.bye, self.run, 0, b""))
+            return _DONE
         if frame.kind is not Kind.features:
             self.rejected["foreign"] += 1
             return ""
@@ -133,7 +138,7 @@ class CloudSide:
     def _save(self) -> None:
         assert self.worker is not None and self.plan is not None
         snapshot = self.machine.snapshot()
-        held = {"plan": self.plan.data(), "protocol": snapshot}
+        held = {"plan": self.plan.data(), "protocol": snapshot, "over": self.over}
         save_checkpoint(self.file, state(self.worker.parts()), held)
         self._tell(self.machine.saved(snapshot))
 

@@ -64,6 +64,7 @@ class EdgeSide:
         self.frames, self.bytes, self.lost, self.rejected = 0, 0, 0, 0
         self._changed = threading.Condition()
         self._wire: Wire | None = None
+        self._leaving, self._parted = False, False  # bye is to be said; the cloud wrote it down
         self._over, self._error = False, ""
 
     def train(self) -> dict[str, Any]:
@@ -76,9 +77,13 @@ class EdgeSide:
         self._wait(lambda: self.machine.settled, self.patience_s)
         took = time.monotonic() - began
         with self._changed:
+            self._leaving = True
+            self._bye()
+        # A cloud that is killed now comes back and has to be told once more.
+        self._wait(lambda: self._parted or not self.machine.settled, self.patience_s)
+        with self._changed:
             self._over = True
-            if self._wire and self.machine.up:
-                self._wire.send(frames.packed(Kind.bye, self.run, 0, b""))
+            if self._wire:
                 self._wire.close(after_sending=True)
         self._save()
         if self._error:
@@ -145,6 +150,10 @@ class EdgeSide:
             self.bytes += len(data)
             self._wire.send(data)
 
+    def _bye(self) -> None:
+        if self._wire and self._leaving:
+            self._wire.send(frames.packed(Kind.bye, self.run, 0, b""))
+
     def _wait(self, until: Any, most_s: float | None) -> None:
         with self._changed:
             self._changed.wait_for(lambda: until() or bool(self._error), most_s)
@@ -207,6 +216,10 @@ class EdgeSide:
                     frame = frames.read_frame(wire.read, self.run, 64 * 1024)
                     if frame.kind is Kind.progress:
                         self._hear(frame.payload)
+                    elif frame.kind is Kind.bye:
+                        with self._changed:
+                            self._parted = True
+                            self._changed.notify_all()
             except (ProtocolError, RejectedError, _RefusedError) as error:
                 if not self._over:
                     self._fail(str(error))
@@ -240,6 +253,7 @@ class EdgeSide:
             self._wire = wire
             self._forget()
             self._send()
+            self._bye()
             self._changed.notify_all()
 
     def _hear(self, payload: bytes) -> None:
