@@ -1,4 +1,4 @@
-"""The network beside other simulators, closed forms and measurements: bars N1 to N4, and N6."""
+"""The network beside other simulators, closed forms and measurements: N1 to N4, N6 and N7."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from sim import catalog
 from sim.calibrate.collectives import leave_one_size_out
 from sim.calibrate.libraries import SOURCES
 from sim.calibrate.tables import Measured, csv_rows
-from sim.engine.isolated import finish_times, played
+from sim.catalog import shipped
+from sim.engine.isolated import finish_times, played, seconds_of
 from sim.network import topology
 from sim.network.collectives import COLLECTIVES
 from sim.network.library import Library
@@ -40,6 +42,7 @@ def reproduce(quick: bool = False, progress: Progress = lambda done_fraction: No
         contended,
         measured,
         switches,
+        choices,
     ]
     return rows_of((part(quick) for part in parts), len(parts), progress)
 
@@ -387,3 +390,30 @@ def _held_out(name: str, network: Network, table: list[Measured], ranks: int) ->
 def _relative(network: Network, rows: list[Measured]) -> np.ndarray:
     times = np.array([network.fold(row.kind, row.ranks, float(row.nbytes)).seconds for row in rows])
     return np.abs(times / np.array([row.seconds for row in rows]) - 1)
+
+
+# N7: what `auto` takes.
+
+CHOSEN = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
+
+
+def choices(quick: bool = False) -> Iterator[Row]:
+    """The algorithm that `auto` takes against the quickest as played, on the shipped pods."""
+    worst, cases = 1.0, 0
+    for name in shipped.names("topologies")[:: 5 if quick else 1]:
+        pod = catalog.pod(name)
+        network = Network(pod.graph(), catalog.library(pod.library), play=seconds_of)
+        for kind, ranks in product(CHOSEN, (4, 8, 16, 32, 64)):
+            if ranks > network.wires.chips:
+                continue
+            for nbytes in (64e3, 4e6, 256e6):
+                took, *others = (
+                    seconds_of(network, kind, ranks, nbytes, fold)
+                    for fold in (
+                        network.fold(kind, ranks, nbytes),
+                        *network.candidates(kind, ranks, nbytes),
+                    )
+                )
+                worst, cases = max(worst, took / min(others)), cases + 1
+    what = f"auto against the quickest as played, {cases} cases on shipped pods, largest ratio"
+    yield _row("N7", what, 1.0, worst, "2 %", worst <= 1.02)
