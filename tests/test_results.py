@@ -19,7 +19,9 @@ from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
 from sim.kinds import KINDS
 from sim.results import build, folder, requests
+from sim.results.metrics import SPEEDUP
 from sim.results.perfetto import trace_events
+from sim.results.table import Comparison
 from sim.results.timeline import timeline_page
 from tests.synthetic import outcome
 
@@ -129,6 +131,20 @@ def test_failed_expectation_is_said_everywhere():
         a_result(expect=["preserve.spedup > 9"])
     with pytest.raises(ValueError, match="at least one variant"):
         a_result(names=(), expect=[])
+
+
+@pytest.mark.parametrize("width", [60, 400])
+def test_variants_beyond_the_width_are_in_further_tables(width):
+    from rich.console import Console
+
+    names = [f"variant_{number}" for number in range(9)]
+    metrics = {name: {SPEEDUP.name: 1.0} for name in names}
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(Comparison({}, metrics, metrics))
+    told = console.file.getvalue()
+    assert all(told.count(name) == 1 for name in names[1:])  # whole names
+    assert (told.count(names[0]) > 1) == (width == 60)  # the baseline is in each table
+    assert max(map(len, told.splitlines())) <= width
 
 
 def test_table_and_verdict():

@@ -17,7 +17,7 @@ from sim.results.folder import write_folder
 from sim.results.metrics import SPEEDUP, by_kind, metrics, part_rows_of, rows_of
 from sim.results.requests import owners_of, requests_file
 from sim.results.statistics import survivors
-from sim.results.table import closing, comparison_table, part_grid
+from sim.results.table import Comparison, closing, part_grid
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -102,7 +102,7 @@ class Result:
             if row.table:
                 above.append(row.table(mine, found, self.comparison))
             else:
-                above.append(comparison_table(rows_of(row), found, self.comparison))
+                above.append(Comparison(rows_of(row), found, self.comparison))
             if row.part_shown:
                 parts = {name: self.variants[name]["tenants"] for name in mine}
                 below.append(part_grid(part_rows_of(row), parts, row.part, row.part_shown))

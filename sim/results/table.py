@@ -9,7 +9,7 @@ from sim.results.metric import Metric, row_of
 from sim.results.metrics import SPEEDUP
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
 
 Numbers = Mapping[str, Mapping[str, float]]  # metric to value, by variant or by part
@@ -38,38 +38,55 @@ def ratio_text(ratio: float | None) -> str:
     return "" if ratio is None else f"x{ratio:.2f}" if 0.01 <= ratio < 100 else f"x{ratio:.2g}"
 
 
-def comparison_table(
-    rows: Mapping[str, Metric], metrics: Numbers, comparison: Numbers
-) -> RenderableType:
-    """Rows of metrics with the ratio to the baseline, the best in green."""
-    from rich.text import Text
+class Comparison:
+    """Rows of metrics with the ratio to the baseline, the best in green.
 
-    base, *others = metrics
-    grid = grid_of()
-    grid.add_column("")
-    grid.add_column(Text(base), justify="right")
-    for name in others:
-        grid.add_column(Text(name), justify="right")
-        grid.add_column("", justify="left", style="dim")
-    if others:
-        cells: list[Text] = [Text(SPEEDUP.label, style="bold"), Text("1.00x")]
-        speeds = {name: comparison[name].get(SPEEDUP.name) for name in others}
-        top = max((s for s in speeds.values() if s), default=1.0)
+    Where the variants are too many for the width, as several tables, each with the baseline.
+    """
+
+    def __init__(self, rows: Mapping[str, Metric], metrics: Numbers, comparison: Numbers) -> None:
+        self.rows, self.metrics, self.comparison = rows, metrics, comparison
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        _, *others = self.metrics
+        free = options.update_width(10_000)  # a measure is cut at the width it is asked with
+        for most in range(max(len(others), 1), 0, -1):
+            parts = [others[i : i + most] for i in range(0, len(others), most)] or [[]]
+            tables = [self._table(part) for part in parts]
+            wide = max(console.measure(table, options=free).maximum for table in tables)
+            if wide <= options.max_width:
+                break
+        yield from tables
+
+    def _table(self, others: Sequence[str]) -> Table:
+        from rich.text import Text
+
+        base = next(iter(self.metrics))
+        grid = grid_of()
+        grid.add_column("")
+        grid.add_column(Text(base), justify="right")
         for name in others:
-            speed = speeds[name]
-            style = "bold green" if speed and speed == top and speed > 1 else "bold"
-            cells += [Text("" if speed is None else SPEEDUP.text(speed), style=style), Text("")]
-        grid.add_row(*cells)
-    for row in shown(rows, metrics):
-        winners = best(row, metrics)
-        cells = [Text(row.label)]
-        for variant, mine in metrics.items():
-            style = "green" if variant in winners else ""
-            cells.append(Text(cell(row, mine), style=style))
-            if variant != base:
-                cells.append(Text(ratio_text(comparison[variant].get(row.name))))
-        grid.add_row(*cells)
-    return grid
+            grid.add_column(Text(name), justify="right")
+            grid.add_column("", justify="left", style="dim")
+        if others:
+            cells: list[Text] = [Text(SPEEDUP.label, style="bold"), Text("1.00x")]
+            speeds = {name: mine.get(SPEEDUP.name) for name, mine in self.comparison.items()}
+            top = max((s for s in speeds.values() if s), default=1.0)
+            for name in others:
+                speed = speeds[name]
+                style = "bold green" if speed and speed == top and speed > 1 else "bold"
+                cells += [Text("" if speed is None else SPEEDUP.text(speed), style=style), Text("")]
+            grid.add_row(*cells)
+        for row in shown(self.rows, self.metrics):
+            winners = best(row, self.metrics)
+            cells = [Text(row.label)]
+            for variant in (base, *others):
+                style = "green" if variant in winners else ""
+                cells.append(Text(cell(row, self.metrics[variant]), style=style))
+                if variant != base:
+                    cells.append(Text(ratio_text(self.comparison[variant].get(row.name))))
+            grid.add_row(*cells)
+        return grid
 
 
 def grid_of() -> Table:
