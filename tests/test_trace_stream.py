@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_requests import AZURE_TEXT, GOOD, HEADER, MOONCAKE_TEXT, some_bytes
 
@@ -133,6 +133,15 @@ def outcome(path, rows, **arguments):
     )
 
 
+@example(  # a clock to be doubted, and then a row that is wrong
+    content=HEADER.encode() + b"12345678901234567,1,1\n0,0,1",
+    bad_rows="error",
+    first=0,
+    limit=None,
+    spread=False,
+    rows=1,
+    block_bytes=1,
+)
 @settings(max_examples=400, deadline=None)
 @given(
     content=st.one_of(some_rows, some_rows, some_rows.map(gzip.compress), some_bytes),

@@ -284,9 +284,11 @@ def _believed(chunks: Iterable[Columns], form: TraceFormat) -> Iterator[Columns]
         if first is None:
             first = float(chunk.arrival_s[0])
             _no_coarser(chunk, form)
+        since = chunk.arrival_s - first
+        beyond = since / form.per_s > _LONGEST_S
         for value, most_s, what in (
             (first, _MOST_S, "begins at"),
-            (float(chunk.arrival_s[-1]) - first, _LONGEST_S, "spans"),
+            (float(since[beyond.argmax()]), _LONGEST_S, "spans"),
         ):
             if value / form.per_s > most_s:
                 finer = {unit: value / each for unit, each in CLOCKS.items() if each > form.per_s}
@@ -367,6 +369,8 @@ class _Slice:
                     if len(columns):
                         some = True
                         yield columns, numbers
+                    if self.judge.fault:
+                        raise self.judge.fault
                     if left is not None:
                         left -= stop - skipped
                 if left == 0:

@@ -36,11 +36,13 @@ class Judge:
         self._bad, self._bad_rows = 0, list[str]()  # counts, and the first three
         self._failed, self._failed_rows = 0, list[str]()
         self._latest, self._early, self._early_row = -math.inf, 0, 0
+        self.fault: ValueError | None = None  # of the row after the last that was given
 
     def columns(self, lines: Lines | Table) -> tuple[Columns, Array]:
         """The rows that can be served, in file order, times in the format's unit; and numbers.
 
-        Raises what the first row that is not right deserves, unless rows may be skipped.
+        Unless rows may be skipped, those before the first that is not right, of which `fault` says
+        what it deserves: so what comes before it is judged alike in blocks of any size.
         """
         time, prompt, output, kept = self._plain_rows(lines)
         if (
@@ -49,12 +51,12 @@ class Judge:
             and isinstance(lines, Table)
             and (told := lines.told(self.parser.told)) is not None
         ):
-            self._order(time, lines.number)
-            return self.sessions.added_columns(Columns(time, prompt, output), told), lines.number
+            right = self._order(time, lines.number)
+            added = self.sessions.added_columns(Columns(time, prompt, output), told)
+            return added[:right], lines.number[:right]
         if self.parser.extras:
             kept[:] = False  # these are read row by row
         extras: list[Row] = []
-        fault = None
         for index in np.flatnonzero(~kept).tolist():
             row_number = int(lines.number[index])
             try:
@@ -62,7 +64,7 @@ class Judge:
             except ValueError as error:
                 if not self.skip:
                     kept[index:] = False
-                    fault = ValueError(
+                    self.fault = ValueError(
                         f"row {row_number}: {error}; a right row: {self.parser.example}"
                     )
                     break
@@ -81,10 +83,8 @@ class Judge:
         number = lines.number
         if not kept.all():
             time, prompt, output, number = time[kept], prompt[kept], output[kept], number[kept]
-        self._order(time, number)
-        if fault:
-            raise fault
-        return self.sessions.added(Columns(time, prompt, output), extras), number
+        right = self._order(time, number)
+        return self.sessions.added(Columns(time, prompt, output), extras)[:right], number[:right]
 
     def times(self, lines: Lines | Table) -> Array:
         """Times of rows outside the slice that would be served; others' faults are not told."""
@@ -131,10 +131,11 @@ class Judge:
             return f"has {_rows(passed)} of data, so none from first={first} on"
         return f"has a header but no rows; a right row: {self.parser.example}"
 
-    def _order(self, time: Array, number: Array) -> None:
-        """Count the rows that arrive before one above them, or refuse the first."""
+    def _order(self, time: Array, number: Array) -> int:
+        """Counts the rows that arrive before one above them, or refuses the first; how many rows
+        come before that one."""
         if not len(time):
-            return
+            return 0
         latest = np.maximum.accumulate(time)
         before = np.concatenate(([time[0]], latest[:-1]))
         if self._latest > -math.inf:
@@ -142,13 +143,15 @@ class Judge:
         self._latest = max(self._latest, latest[-1].item())
         early = time < before
         if not early.any():
-            return
+            return len(time)
         first = int(number[np.argmax(early)])
         if not self.skip:
             fault = f"{self.form.columns[0]} is before that of the row above; sort the file by it"
-            raise ValueError(f"row {first}: {fault}; a right row: {self.parser.example}")
+            self.fault = ValueError(f"row {first}: {fault}; a right row: {self.parser.example}")
+            return int(np.argmax(early))
         self._early += int(early.sum())
         self._early_row = self._early_row or first
+        return len(time)
 
     def _plain_rows(self, lines: Lines | Table) -> tuple[Array, Array, Array, Array]:
         """Time, prompt and output of each row, and which of them were read; the others are zero."""
