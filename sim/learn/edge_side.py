@@ -74,13 +74,14 @@ class EdgeSide:
         began = time.monotonic()
         while self.batch < self.plan.batches and not self._error:
             self._one()
-        self._wait(lambda: self.machine.settled, self.patience_s)
+        self._settle()
         took = time.monotonic() - began
-        with self._changed:
-            self._leaving = True
-            self._bye()
-        # A cloud that is killed now comes back and has to be told once more.
-        self._wait(lambda: self._parted or not self.machine.settled, self.patience_s)
+        if self.machine.settled:
+            with self._changed:
+                self._leaving = True
+                self._bye()
+            # A cloud that is killed now comes back and has to be told once more.
+            self._wait(lambda: self._parted, self.patience_s)
         with self._changed:
             self._over = True
             if self._wire:
@@ -89,6 +90,16 @@ class EdgeSide:
         if self._error:
             raise ValueError(self._error)
         return self.report(took)
+
+    def _settle(self) -> None:
+        """Waits until the cloud has all, or for `patience_s` has told nothing new."""
+        before = -1
+        while not (self.machine.settled or self._error or before == self.machine.trained):
+            before = seen = self.machine.trained
+            self._wait(
+                lambda seen=seen: self.machine.settled or self.machine.trained != seen,
+                self.patience_s,
+            )
 
     def report(self, took_s: float) -> dict[str, Any]:
         """What was done."""
