@@ -12,6 +12,7 @@ from sim.results.palette import escaped
 _WIDTH, _LABEL, _BAR, _STEP = 860, 150, 26, 40
 _MOST_LETTERS = 34  # of a bar's name
 _PLOT = 420  # width of a figure with two axes
+_MOST_OF_A_DOT = 32  # letters of its name
 # Of a curve of many values: one for each third of a percent, and the tail down to a millionth.
 _SHARES = np.unique(np.concatenate([np.linspace(0, 1, 301)[1:], 1 - np.geomspace(1e-2, 1e-6, 60)]))
 
@@ -109,12 +110,12 @@ def cdf(
             if logarithmic
             else value / high
         )
-        return plot.left + share * plot.wide
+        return plot.left + share * plot.across
 
     down = [(1 - share, f"{100 * share:.0f} %") for share in (0.0, 0.5, 0.9, 1.0)]
     ticks = _ticks(low, high, logarithmic)
     along = [
-        (float(x - plot.left) / plot.wide, f"{tick:,.10g}")
+        (float(x - plot.left) / plot.across, f"{tick:,.10g}")
         for tick, x in zip(ticks, across(np.array(ticks)))
     ]
     stairs = [
@@ -151,7 +152,7 @@ def time_series(
     stairs = [
         _stairs(
             plot,
-            plot.left + line.x * (scale / last) * plot.wide,
+            plot.left + line.x * (scale / last) * plot.across,
             1 - np.append(line.y, line.y[-1]) * ((100 if shares else 1) / top),
             line.colour,
             name,
@@ -170,38 +171,68 @@ def scatter(
     title: str,
     unit: str,
     below: str,
+    wide: int = _PLOT,
+    high: int = 280,
 ) -> str:
     """A dot for each variant, both of whose numbers are to be low, and a line along those that no
     other betters in both.
 
-    An axis is logarithmic where its largest number is 10 times the smallest.
+    An axis is logarithmic where its largest number is 10 times the smallest. A name stands where it
+    covers no other; where there is no such place, only the dot's tip has it.
     """
     if not points:
         return ""
     axes = [_Axis.of([point[axis] for point in points.values()]) for axis in (0, 1)]
     labels = [f"{tick:,.10g}" for tick in axes[1].ticks]
-    plot = _Plot(_left(labels), 280)
+    plot = _Plot(_left(labels), high, wide=wide)
     along = [(axes[0].share(tick), f"{tick:,.10g}") for tick in axes[0].ticks]
     down = [(1 - axes[1].share(tick), text) for tick, text in zip(axes[1].ticks, labels)]
     at = {
         name: (
-            plot.left + axes[0].share(x) * plot.wide,
-            plot.top + (1 - axes[1].share(y)) * plot.high,
+            plot.left + axes[0].share(x) * plot.across,
+            plot.top + (1 - axes[1].share(y)) * plot.down,
         )
         for name, (x, y) in points.items()
     }
-    front = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at[name] for name in unbettered(points)))
-    out = [f'<polyline points="{front}" fill="none" stroke="#8A8F98" stroke-dasharray="4 3"/>']
+    front = unbettered(points)
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at[name] for name in front))
+    out = [f'<polyline points="{line}" fill="none" stroke="#8A8F98" stroke-dasharray="4 3"/>']
     for name, (x, y) in at.items():
         tip = f"<title>{escaped(name)}: {points[name][0]:.4g}, {points[name][1]:.4g}</title>"
         out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colours[name]}">{tip}</circle>')
-        left = x > plot.left + 0.7 * plot.wide
-        out.append(
-            f'<text class="soft" x="{x + (-8 if left else 8):.1f}" y="{y - 6:.1f}" '
-            f'text-anchor="{"end" if left else "start"}">{_cut(name, 20)}</text>'
-        )
-    head = _svg(_PLOT, plot.height, f"{title} over {below}, a dot for each variant")
+    first = {name: at[name] for name in dict.fromkeys([*front, *at])}
+    out += _names(first, plot)
+    head = _svg(wide, plot.height, f"{title} over {below}, a dot for each variant")
     return f"{head}{_frame(plot, title, unit, along, down, below)}{''.join(out)}</svg>"
+
+
+_LETTER, _LINE, _CLEAR = 6.4, 12.0, 6.0  # of a name, and from the middle of a dot, in pixels
+
+
+def _names(at: Mapping[str, tuple[float, float]], plot: _Plot) -> Iterator[str]:
+    """The name of each dot beside it, in the first place that is free."""
+    taken = [(x - _CLEAR, y - _CLEAR, x + _CLEAR, y + _CLEAR) for x, y in at.values()]
+    for name, (x, y) in at.items():
+        long = _LETTER * min(len(name), _MOST_OF_A_DOT)
+        places = [
+            (x + side * 8 - (0.5 - side / 2) * long, y + drop)
+            for drop in (4, -7, 15, -17, 25)
+            for side in (1, -1)
+        ]
+        for left, base in [*places, (x - long / 2, y - 10), (x - long / 2, y + 19)]:
+            box = (left, base - _LINE + 2, left + long, base + 2)
+            inside = plot.left <= box[0] and box[2] <= plot.wide - 4
+            if inside and plot.top <= box[1] and box[3] <= plot.height - 44:
+                if not any(_meet(box, other) for other in taken):
+                    taken.append(box)
+                    cut = _cut(name, _MOST_OF_A_DOT)
+                    yield f'<text class="soft" x="{left:.1f}" y="{base:.1f}">{cut}</text>'
+                    break
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two boxes of left, top, right and bottom overlap."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def unbettered(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -250,13 +281,14 @@ class _Plot(NamedTuple):
     left: float
     height: int
     top: int = 26
+    wide: int = _PLOT
 
     @property
-    def wide(self) -> float:
-        return _PLOT - 18 - self.left
+    def across(self) -> float:
+        return self.wide - 18 - self.left
 
     @property
-    def high(self) -> float:
+    def down(self) -> float:
         return self.height - self.top - 44
 
 
@@ -272,21 +304,21 @@ def _frame(
     axis and its text."""
     soft = f'<tspan class="soft" font-size="12">&#160; {escaped(unit)}</tspan>' if unit else ""
     out = [f'<text x="{plot.left:.0f}" y="15" class="name">{escaped(title)}{soft}</text>']
-    right, bottom = _PLOT - 18, plot.height - 44
+    right, bottom = plot.wide - 18, plot.height - 44
     for share, text in down:
-        y = plot.top + share * plot.high
+        y = plot.top + share * plot.down
         out += [
             f'<line class="grid" x1="{plot.left:.0f}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>',
             f'<text class="soft" x="{plot.left - 6:.0f}" y="{y + 4:.1f}" '
             f'text-anchor="end">{text}</text>',
         ]
     for share, text in along:
-        x = plot.left + share * plot.wide
+        x = plot.left + share * plot.across
         out += [
             f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{bottom}"/>',
             f'<text class="soft" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>',
         ]
-    middle = plot.left + plot.wide / 2
+    middle = plot.left + plot.across / 2
     out.append(
         f'<text class="soft" x="{middle:.0f}" y="{plot.height - 8}" '
         f'text-anchor="middle">{escaped(below)}</text>'
@@ -305,9 +337,9 @@ def _stairs(plot: _Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: st
 
     `down` are shares of the axis from its top. Moves below 0.1 pixels are left out.
     """
-    x0, y0 = f"{xs[0]:.1f}", f"{plot.top + plot.high:.1f}"
+    x0, y0 = f"{xs[0]:.1f}", f"{plot.top + plot.down:.1f}"
     path, last = [f"M{x0},{y0}"], x0
-    for x, y in zip(xs, plot.top + down * plot.high):
+    for x, y in zip(xs, plot.top + down * plot.down):
         across, up = f"{x:.1f}", f"{y:.1f}"
         if up != y0:
             path.append(f"H{across}V{up}" if across != x0 else f"V{up}")
