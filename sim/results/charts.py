@@ -206,7 +206,7 @@ def scatter(
     return f"{head}{_frame(plot, title, unit, along, down, below)}{''.join(out)}</svg>"
 
 
-_LETTER, _LINE, _CLEAR = 6.4, 12.0, 6.0  # of a name, and from the middle of a dot, in pixels
+_LETTER, _LINE, _CLEAR = 6.2, 12.0, 6.0  # of a name, and from the middle of a dot, in pixels
 
 
 def _names(at: Mapping[str, tuple[float, float]], plot: _Plot) -> Iterator[str]:
@@ -216,10 +216,10 @@ def _names(at: Mapping[str, tuple[float, float]], plot: _Plot) -> Iterator[str]:
         long = _LETTER * min(len(name), _MOST_OF_A_DOT)
         places = [
             (x + side * 8 - (0.5 - side / 2) * long, y + drop)
-            for drop in (4, -7, 15, -17, 25)
+            for drop in (4, -7, 15, -17, 25, -29, 37)
             for side in (1, -1)
         ]
-        for left, base in [*places, (x - long / 2, y - 10), (x - long / 2, y + 19)]:
+        for left, base in places:
             box = (left, base - _LINE + 2, left + long, base + 2)
             inside = plot.left <= box[0] and box[2] <= plot.wide - 4
             if inside and plot.top <= box[1] and box[3] <= plot.height - 44:
@@ -227,6 +227,9 @@ def _names(at: Mapping[str, tuple[float, float]], plot: _Plot) -> Iterator[str]:
                     taken.append(box)
                     cut = _cut(name, _MOST_OF_A_DOT)
                     yield f'<text class="soft" x="{left:.1f}" y="{base:.1f}">{cut}</text>'
+                    if abs(base - y) > _LINE:  # whose name it is would be a guess
+                        end = f'x2="{min(max(x, left), left + long):.1f}" y2="{base - 4:.1f}"'
+                        yield f'<line class="grid" x1="{x:.1f}" y1="{y:.1f}" {end}/>'
                     break
 
 

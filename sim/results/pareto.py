@@ -58,6 +58,21 @@ def pareto_section(outcomes: Mapping[str, Outcome]) -> str:
     )
 
 
+def pareto_sentence(outcomes: Mapping[str, Outcome]) -> str:
+    """Which variants no other betters in both speed and accuracy; "" where accuracies are unknown
+    or not of one model."""
+    known = {name: one.accuracy for name, one in outcomes.items() if one.accuracy}
+    if len({(one.model, one.window_tokens) for one in known.values()}) != 1:
+        return ""
+    values = {name: found.in_domain.compressed for name, found in known.items()}
+    values |= _whole(outcomes, known, "in_domain")
+    times = {name: tpot_s(outcomes[name]) for name in values}
+    points = {name: (time, values[name]) for name, time in times.items() if time is not None}
+    model = next(iter(known.values())).model
+    told = ", ".join(f"{name} ({points[name][1]:.2f})" for name in charts.unbettered(points))
+    return f"No other is better in both TPOT and perplexity (of {model}, in domain) than {told}."
+
+
 def _by_model(known: Iterable[Accuracy]) -> dict[tuple[str, int], Accuracy]:
     """One for each model, with the ways of all its cards."""
     found: dict[tuple[str, int], Accuracy] = {}

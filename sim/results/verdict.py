@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from sim.facts.outcome import Outcome
 from sim.results.difference import difference, of_chips, of_iterations, of_requests, told
@@ -54,6 +54,26 @@ def _answer(
         else ""
     )
     return f"{best} is {ratio:.2f}x faster than {base}{what}{f': {why}' if why else ''}.{but}"
+
+
+def paying(outcomes: Iterable[Outcome]) -> str:
+    """Under which conditions techniques pay, each condition once."""
+    found: dict[str, dict[tuple[tuple[str, str], ...], list[str]]] = {}
+    for each in dict.fromkeys(told for one in outcomes for told in one.pays):
+        beside = f"with {' and '.join(each.beside)}" if each.beside else "alone"
+        found.setdefault(each.what, {}).setdefault(each.limits, []).append(beside)
+    return " ".join(
+        f"{what} {'; '.join(_conditions(by_limits))}." for what, by_limits in found.items()
+    )
+
+
+def _conditions(by_limits: Mapping[tuple[tuple[str, str], ...], list[str]]) -> Iterator[str]:
+    for place, (limits, besides) in enumerate(by_limits.items()):
+        label = "" if besides == ["alone"] else f" {' and '.join(besides)}"
+        if not place:
+            yield f"{', '.join(f'{limit} {when}' for limit, when in limits)}{label and f',{label}'}"
+        else:
+            yield f"{label.strip() or 'alone'} {', '.join(limit for limit, _ in limits)}"
 
 
 def _limits(metrics: Mapping[str, Mapping[str, float]]) -> str:

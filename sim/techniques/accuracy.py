@@ -117,7 +117,7 @@ def notes(found: Accuracy | None, model: str) -> list[str]:
     said = [f"accuracy was measured otherwise: {what}" for what in found.differs]
     if found.model != model:
         said.append(
-            f"accuracy is that of {found.model}, in windows of {found.window_tokens:,} tokens "
-            f"(card {found.card}); sizes are those of {model}, which may lose more or less"
+            f"accuracy is that of {found.model}, in windows of {found.window_tokens:,} tokens; "
+            f"sizes are those of {model}, which may lose more or less"
         )
     return said
