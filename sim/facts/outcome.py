@@ -12,8 +12,8 @@ from sim.facts.totals import Totals
 
 
 class Pays(NamedTuple):
-    """Under which conditions a technique makes a step quicker: `what` begins a sentence that goes on
-    with each limit and its condition; `beside` are the other techniques of the variant."""
+    """Under which conditions a technique makes a step quicker: `what` begins a sentence that goes
+    on with each limit and its condition; `beside` are the other techniques of the variant."""
 
     what: str
     limits: tuple[tuple[str, str], ...]

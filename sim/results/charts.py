@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -222,15 +222,15 @@ def _names(at: Mapping[str, tuple[float, float]], plot: _Plot) -> Iterator[str]:
         for left, base in places:
             box = (left, base - _LINE + 2, left + long, base + 2)
             inside = plot.left <= box[0] and box[2] <= plot.wide - 4
-            if inside and plot.top <= box[1] and box[3] <= plot.height - 44:
-                if not any(_meet(box, other) for other in taken):
-                    taken.append(box)
-                    cut = _cut(name, _MOST_OF_A_DOT)
-                    yield f'<text class="soft" x="{left:.1f}" y="{base:.1f}">{cut}</text>'
-                    if abs(base - y) > _LINE:  # whose name it is would be a guess
-                        end = f'x2="{min(max(x, left), left + long):.1f}" y2="{base - 4:.1f}"'
-                        yield f'<line class="grid" x1="{x:.1f}" y1="{y:.1f}" {end}/>'
-                    break
+            inside &= plot.top <= box[1] and box[3] <= plot.height - 44
+            if inside and not any(_meet(box, other) for other in taken):
+                taken.append(box)
+                cut = _cut(name, _MOST_OF_A_DOT)
+                yield f'<text class="soft" x="{left:.1f}" y="{base:.1f}">{cut}</text>'
+                if abs(base - y) > _LINE:  # whose name it is would be a guess
+                    end = f'x2="{min(max(x, left), left + long):.1f}" y2="{base - 4:.1f}"'
+                    yield f'<line class="grid" x1="{x:.1f}" y1="{y:.1f}" {end}/>'
+                break
 
 
 def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

@@ -59,7 +59,7 @@ def _answer(
 def paying(outcomes: Iterable[Outcome]) -> str:
     """Under which conditions techniques pay, each condition once."""
     found: dict[str, dict[tuple[tuple[str, str], ...], list[str]]] = {}
-    for each in dict.fromkeys(told for one in outcomes for told in one.pays):
+    for each in dict.fromkeys(pays for one in outcomes for pays in one.pays):
         beside = f"with {' and '.join(each.beside)}" if each.beside else "alone"
         found.setdefault(each.what, {}).setdefault(each.limits, []).append(beside)
     return " ".join(
