@@ -229,7 +229,7 @@ def _names(at: Mapping[str, tuple[float, float]], plot: _Plot) -> Iterator[str]:
                 yield f'<text class="soft" x="{left:.1f}" y="{base:.1f}">{cut}</text>'
                 if abs(base - y) > _LINE:  # whose name it is would be a guess
                     end = f'x2="{min(max(x, left), left + long):.1f}" y2="{base - 4:.1f}"'
-                    yield f'<line class="grid" x1="{x:.1f}" y1="{y:.1f}" {end}/>'
+                    yield f'<line stroke="#8A8F98" x1="{x:.1f}" y1="{y:.1f}" {end}/>'
                 break
 
 

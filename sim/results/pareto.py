@@ -100,7 +100,7 @@ def _all_ways(of: Accuracy) -> str:
             "per cent",
             "KV-cache read a step, per cent of that of 16 bits",
             wide=860,
-            high=460,
+            high=600,
         )
         for domain, title in _DOMAINS.items()
     ]

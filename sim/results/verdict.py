@@ -77,14 +77,25 @@ def _conditions(by_limits: Mapping[tuple[tuple[str, str], ...], list[str]]) -> I
 
 
 def _limits(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """For what requests wait, where they do for much of the time."""
+    """For what requests wait, where they do for much of the time, and how many are preempted, where
+    many are."""
+    waits: dict[str, list[str]] = {}
+    for name, mine in metrics.items():
+        for limit, share in mine.items():
+            if limit.startswith(_LIMITED) and share > _MUCH:
+                waits.setdefault(limit.removeprefix(_LIMITED), []).append(f"{name} {share:.0%}")
     told = [
-        f"{name}'s wait for {limit.removeprefix(_LIMITED)} {share:.0%} of the time"
-        for name, mine in metrics.items()
-        for limit, share in mine.items()
-        if limit.startswith(_LIMITED) and share > _MUCH
+        f" Requests wait for {limit} much of the time: {', '.join(shares)}."
+        for limit, shares in waits.items()
     ]
-    return f" Requests: {', '.join(told)}." if told else ""
+    preempted = [
+        f"{name} {count:,.0f}"
+        for name, mine in metrics.items()
+        if (count := mine.get("preemptions", 0.0)) > _MUCH * mine.get("requests", count)
+    ]
+    if preempted:
+        told.append(f" Preemptions, with work that is done again: {', '.join(preempted)}.")
+    return "".join(told)
 
 
 def _why(base: Outcome, other: Outcome) -> str:
