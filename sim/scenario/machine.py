@@ -67,6 +67,7 @@ class DeviceChange(Section):
     prefetch_bytes_per_s: BytesPerSecond | None = None
     prefetch_overhead_s: Seconds | None = None
     power_w: Watts | None = None
+    idle_power_w: Watts | None = None
     price_per_hour: Factor | None = None
     kernels: dict[Literal[OWN_KERNELS], KernelChange] | None = None  # type: ignore[valid-type]
 
