@@ -163,9 +163,7 @@ def test_a_pipeline_goes_at_the_rate_of_its_slowest_lane() -> None:
 def test_federated_rounds_wait_for_the_slowest() -> None:
     quick = Work(SECONDS, {"upload": 120.0, "download": 80.0}, LINK)
     slow = quick._replace(seconds={**SECONDS, "local training": 5.0})
-    found = Play(
-        job("federated", 2, batches=1, rounds=3, together=True, works=[quick, slow])
-    ).run()
+    found = Play(job("federated", 2, batches=1, rounds=3, together=True, works=[quick, slow])).run()
     assert found.seconds == pytest.approx(3 * (DOWN + 5.0 + UP + 0.01))
     assert found.edges.done.tolist() == [3, 3]
 
@@ -210,9 +208,7 @@ def test_energy_and_a_battery() -> None:
 
 def test_jitter_is_drawn_by_the_seed() -> None:
     work = Work(SECONDS, {"upload": 120.0}, replace(LINK, jitter_s=0.5))
-    a, b, c = (
-        Play(job(batches=5, works=[work], seed=seed)).run().seconds for seed in (1, 1, 2)
-    )
+    a, b, c = (Play(job(batches=5, works=[work], seed=seed)).run().seconds for seed in (1, 1, 2))
     assert a == b != c
 
 

@@ -1,5 +1,5 @@
-"""What edges and a cloud that train together are made of: steps that wait for each other, lanes that
-do one thing at a time, batches, outages.  No clock."""
+"""What edges and a cloud that train together are made of: steps that wait for each other, lanes
+that do one thing at a time, batches, outages.  No clock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Work(NamedTuple):
     seconds: Mapping[str, float]
     nbytes: Mapping[str, float]
     channel: Channel
-    power_w: float = 0.0
+    power_w: float = 0.0  # while it computes
+    idle_w: float = 0.0
     battery_j: float = inf
 
 
@@ -113,7 +114,8 @@ class Lane:
         self.name, self.open = name, True
         self.queue: deque[Task] = deque()
         self.running: list[Task] = []
-        self.free_s, self.parts = -1.0, ()  # when it last ended something, and the way there
+        self.free_s = -1.0  # when it last ended something
+        self.parts: Parts = ()  # and the way there
 
 
 class Edge:
@@ -140,5 +142,3 @@ class Edge:
         """Writes down where it is; frames of later batches are in the journal from here on."""
         self.own = self.hands.snapshot()
         self.journal.clear()
-
-

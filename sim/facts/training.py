@@ -21,7 +21,9 @@ class EdgesRecord:
     receiving_s: np.ndarray
     end_s: np.ndarray  # when its last batch was done
     done: np.ndarray  # batches that are trained on all sides that the method has
-    alone: np.ndarray  # batches trained on the edge alone, for want of room while the cloud was lost
+    alone: (
+        np.ndarray
+    )  # batches trained on the edge alone, for want of room while the cloud was lost
     late: np.ndarray  # batches that a round did not wait for
     absent: np.ndarray  # rounds in which it was not there
     again: np.ndarray  # batches that it trained again after it was killed
@@ -31,8 +33,9 @@ class EdgesRecord:
     @classmethod
     def of(cls, names: list[str], group: list[str]) -> EdgesRecord:
         """With nothing done yet."""
-        zeros = [np.zeros(len(names)) for _ in range(10)]
-        return cls(names, group, *zeros, empty_s=np.full(len(names), np.inf))
+        found = cls(names, group, *(np.zeros(len(names)) for _ in range(11)))
+        found.empty_s[:] = np.inf
+        return found
 
 
 @dataclass

@@ -107,7 +107,7 @@ TRAINING = table_of(
             better="lower",
             label="energy of an edge",
             of="its card's power while it computes, its radio's while it sends and receives; mean "
-            "over the edges; nothing while it is idle",
+            "over the edges; while it is idle what its card says of that, which may be nothing",
             value=_of(lambda r, p: float(p.edges.joules.mean())),
         ),
         Metric(
@@ -230,8 +230,8 @@ def edges_csv(outcomes: Mapping[str, Outcome]) -> dict[str, bytes]:
     """A row an edge and variant."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    columns = ("end_s", "busy_s", "sending_s", "receiving_s", "joules", "done", "alone", "late")
-    columns += ("absent", "again", "empty_s")
+    columns = ["end_s", "busy_s", "sending_s", "receiving_s", "joules", "done", "alone", "late"]
+    columns += ["absent", "again", "empty_s"]
     lines.writerow(["variant", "edge", "group", *columns])
     for variant, outcome in outcomes.items():
         edges = outcome.part.played.edges

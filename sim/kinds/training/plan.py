@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from math import inf
 from typing import NamedTuple
 
@@ -15,29 +13,27 @@ from sim import catalog
 from sim.catalog.channels import channel
 from sim.dnn.trained import TRAINED, Network
 from sim.engine.edge_cloud import Play
-from sim.engine.lanes import Job, Outage, Work
+from sim.engine.lanes import Job
 from sim.facts.outcome import Outcome
 from sim.facts.span import digest
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
 from sim.facts.training import Cut, PlayedTraining, TrainingRecord
-from sim.graph.precision import BYTES
 from sim.hardware.device import Device
 from sim.kinds.training import methods
-from sim.kinds.training.methods import METHODS, Method, steps_of
+from sim.kinds.training.cuts import choice, curves, judged
+from sim.kinds.training.jobs import Group, Machine, job_of
+from sim.kinds.training.methods import METHODS, Method
 from sim.kinds.training.spec import AUTO, Training
-from sim.machine.split import Halves, Priced, RecordFile, averaged_s, on_edge, read_record
+from sim.machine.split import Priced, RecordFile, on_edge, read_record
 from sim.machine.wiring import Assumption, assumptions
-from sim.network.channel import Channel
-from sim.network.frames import FORMATS, HEADER, MOST_BYTES, frame_bytes
+from sim.network.frames import MOST_BYTES
 from sim.scenario import MisfitError, Variant, refuse
-from sim.scenario.machine import Edges
 from sim.text.strict_yaml import KeyPath, nearest
 from sim.text.units import show
 
 MOST_EDGES = 100_000
 RANKED_UNASKED = 100  # edges, up to which cuts are ranked although the scenario names one
-RATES = np.geomspace(0.1e6 / 8, 10e9 / 8, 41)  # of the figure of times over rates, bytes/s
 _PASSES: Assumption = (
     "training: time of a pass",
     "its ops one after the other, each alone on its device; backward and update derived from the "
@@ -52,25 +48,6 @@ _LOSS: Assumption = (
     "INFER",
     "an extension of podscope; no congestion control",
 )
-
-
-class Group(NamedTuple):
-    """Edges that are alike, with their numbers resolved."""
-
-    name: str
-    spec: Edges
-    channel: Channel
-    device: Device | None
-    halves: Halves
-    memory: float  # bytes; inf: not known
-
-
-class Machine(NamedTuple):
-    """What a variant trains on: groups of edges, a cloud, and the network by batch."""
-
-    groups: list[Group]
-    cloud: Device | None
-    network: Callable[[int], Network]
 
 
 class TrainingPlan(NamedTuple):
@@ -98,9 +75,9 @@ def prepare(v: Variant, seed: int) -> TrainingPlan:
     cuts: list[Cut] = []
     edges = sum(group.spec.count for group in machine.groups)
     if method.at == "cut" and (at is None or edges <= RANKED_UNASKED):
-        cuts = [_judged(v, machine, method, stages) for stages in range(1, len(network.cuts) + 1)]
+        cuts = [judged(v, machine, method, stages) for stages in range(1, len(network.cuts) + 1)]
     if at is None:
-        at = network.cuts.index(_choice(work, cuts).name) + 1
+        at = network.cuts.index(choice(work, cuts).name) + 1
     refuse(_too_large(work, method, machine, network, at))
     job = job_of(v, machine, method, at, seed)
     rows = [_PASSES] if recorded is None else []
@@ -110,9 +87,7 @@ def prepare(v: Variant, seed: int) -> TrainingPlan:
     rows += [_LOSS, *assumptions(facts)]
     if recorded:
         rows.insert(0, ("layer times", recorded.times.source, "READ", recorded.machine))
-    return TrainingPlan(
-        v, method, machine, at, cuts, job, rows, [*_notes(v, machine, method, job)]
-    )
+    return TrainingPlan(v, method, machine, at, cuts, job, rows, [*_notes(v, machine, method, job)])
 
 
 def _recorded(v: Variant) -> RecordFile | None:
@@ -126,7 +101,10 @@ def _recorded(v: Variant) -> RecordFile | None:
         raise MisfitError([(("pod", "measured"), str(error))]) from None
     asked = {key: getattr(work, key) for key in found.facts}
     wrong: list[tuple[KeyPath, str]] = [
-        (("workload", key), f"{found.times.source} was measured with {key} {there!r}, not {value!r}")
+        (
+            ("workload", key),
+            f"{found.times.source} was measured with {key} {there!r}, not {value!r}",
+        )
         for key, value in asked.items()
         if (there := found.facts[key]) != value
     ]
@@ -188,9 +166,7 @@ def _machine(v: Variant, recorded: RecordFile | None) -> Machine:
             continue
         device = catalog.device(group.device, group.change.device.given())
         halves = Priced(network, work.batch, device, cloud or device, work.optimiser)
-        groups.append(
-            Group(name, group, own, device, halves, group.memory or device.hbm_bytes)
-        )
+        groups.append(Group(name, group, own, device, halves, group.memory or device.hbm_bytes))
     return Machine(groups, cloud, network)
 
 
@@ -226,155 +202,6 @@ def _cuts_of(network: str, image: int) -> tuple[str, ...]:
 
 def _cuts(work: Training) -> tuple[str, ...]:
     return _cuts_of(work.network, work.image)
-
-
-# A batch on one sort of edge, and the whole job.
-
-
-def job_of(
-    v: Variant, machine: Machine, method: Method, at: int, seed: int, alone: bool = False
-) -> Job:
-    """What is to be played; `alone`: one batch of every edge, synchronous, without what goes
-    wrong, delays being what they are in the mean."""
-    work: Training = v.workload
-    names, groups, works = [], [], []
-    where: dict[str, range] = {}
-    for group in machine.groups:
-        first = len(names)
-        count = group.spec.count
-        names += [group.name] if count == 1 else [f"{group.name} {n}" for n in range(count)]
-        groups += [group.name] * count
-        works += [_work(v, machine, method, group, at, steady=alone)] * count
-        where[group.name] = range(first, len(names))
-    job = Job(
-        steps=steps_of(method, work.pipelined and not alone),
-        names=names,
-        groups=groups,
-        works=works,
-        cloud_s=cache(partial(_cloud_s, machine, method, work, at)),
-        batches=1 if method.rounds else work.batches,
-        rounds=work.rounds,
-        together=method.rounds or work.rounds > 1 or work.deadline is not None or work.drop > 0,
-        deadline_s=work.deadline_s,
-        absent=partial(_absent, work.drop, seed),
-        merge=work.merge,
-        robust=method.robust,
-        numbered=method.robust and work.deadline is None,
-        queue=work.queue,
-        save_every=work.checkpoint_every,
-        outages=[
-            Outage(
-                outage.start,
-                outage.end,
-                outage.of == "cloud",
-                where.get(outage.of, ()),
-                outage.killed,
-            )
-            for outage in work.outages
-        ],
-        uplink=v.pod.uplink or inf,
-        downlink=v.pod.downlink or inf,
-        seed=seed,
-    )
-    if not alone:
-        return job
-    return job._replace(
-        batches=1, rounds=1, together=False, deadline_s=inf, outages=(), absent=lambda e, t: False
-    )
-
-
-def _absent(drop: float, seed: int, edge: int, turn: int) -> bool:
-    return drop > 0 and random.Random(f"{seed} {edge} {turn}").random() < drop  # noqa: S311
-
-
-def _work(
-    v: Variant, machine: Machine, method: Method, group: Group, at: int, steady: bool
-) -> Work:
-    work: Training = v.workload
-    spent, slower = group.halves.edge(at), group.spec.slower
-    passes = {
-        methods.FORWARD: spent.forward_s,
-        methods.EXIT: spent.exit_s if method.exits else 0.0,
-        methods.BACKWARD: spent.backward_s,
-    }
-    passes[methods.LOCAL] = sum(passes.values()) * work.batches
-    own = group.channel
-    if steady:
-        own = replace(own, jitter_s=0.0, overhead_s=own.overhead_s + own.jitter_s)
-    return Work(
-        seconds={name: seconds * slower for name, seconds in passes.items()},
-        nbytes=_bytes(work, method, machine.network(work.batch), at),
-        channel=own,
-        power_w=(group.device.power_w or 0.0) if group.device else 0.0,
-        battery_j=inf if group.spec.battery is None else group.spec.battery,
-    )
-
-
-def _bytes(work: Training, method: Method, network: Network, at: int) -> dict[str, float]:
-    """Bytes of a message, header and labels counted."""
-    if method.sent == "parameters":
-        numbers = on_edge(network, at, work.optimiser, method.exits).weights / BYTES[work.dtype]
-        both = HEADER.size + numbers * FORMATS[work.features]
-        return {methods.UPLOAD: both, methods.DOWNLOAD: both}
-    shape = network.stages[at - 1].output if at else network.input
-    form = work.features if at else (work.input or work.features)
-    both = float(frame_bytes(work.batch, shape.elements, form))
-    return {methods.UPLOAD: both, methods.DOWNLOAD: both}
-
-
-def _cloud_s(
-    machine: Machine, method: Method, work: Training, at: int, step: str, batches: int
-) -> float:
-    """Seconds of a step on the cloud of so many batches at once."""
-    if step == methods.AVERAGE:
-        assert machine.cloud is not None
-        network = machine.network(work.batch)
-        weights = on_edge(network, at, work.optimiser, method.exits).weights
-        return averaged_s(weights, machine.cloud) * batches
-    spent = machine.groups[0].halves.cloud(at, batches, method.returns)
-    return spent.forward_s if step == methods.CLOUD_FORWARD else spent.backward_s
-
-
-# The choice of the cut.
-
-
-def _judged(v: Variant, machine: Machine, method: Method, stages: int) -> Cut:
-    """What a cut would take, and whether it can be."""
-    work: Training = v.workload
-    network = machine.network(work.batch)
-    name = network.cuts[stages - 1]
-    kept = on_edge(network, stages, work.optimiser, method.exits).total
-    short = [group for group in machine.groups if group.memory < kept]
-    accuracy = work.accuracy.get(name)
-    why = ""
-    if short:
-        why = f"{show(kept, 'B')} of memory, {short[0].name} has {show(short[0].memory, 'B')}"
-    elif work.least_accuracy is not None and accuracy is None:
-        why = "accuracy not measured"
-    elif work.least_accuracy is not None and accuracy is not None and accuracy < work.least_accuracy:
-        why = f"accuracy {accuracy:g} below {work.least_accuracy:g}"
-    played = Play(job_of(v, machine, method, stages, 0, alone=True)).run()
-    return Cut(
-        name=name,
-        ratio=network.ratio(stages),
-        batch_s=played.seconds,
-        edge_joules=float(played.edges.joules.mean()),
-        memory_bytes=kept,
-        fits=not short,
-        accuracy=accuracy,
-        why_not=why,
-    )
-
-
-def _choice(work: Training, cuts: list[Cut]) -> Cut:
-    """The best of those that can be; MisfitError if there is none."""
-    able = [cut for cut in cuts if not cut.why_not]
-    if not able:
-        said = "; ".join(f"{cut.name}: {cut.why_not}" for cut in cuts)
-        raise MisfitError([(("workload", "cut"), f"no cut can be chosen: {said}")])
-    if work.minimise == "energy":
-        return min(able, key=lambda cut: cut.edge_joules)
-    return min(able, key=lambda cut: cut.batch_s)
 
 
 def _too_large(
@@ -475,28 +302,3 @@ def _said(plan: TrainingPlan, found: PlayedTraining) -> Iterator[str]:
         yield f"edges were absent from {edges.absent.sum():,.0f} rounds of theirs"
     if np.isfinite(edges.empty_s).any():
         yield f"the batteries of {np.isfinite(edges.empty_s).sum():,} edges ran empty"
-
-
-def curves(v: Variant, machine: Machine) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Time of a batch of one edge of the first group, alone, over the rate of its way up: by cut,
-    and of `cloud only`."""
-    first = machine.groups[0]
-    alone = machine._replace(
-        groups=[first._replace(spec=first.spec.model_copy(update={"count": 1}))]
-    )
-    network = machine.network(v.workload.batch)
-    found = {}
-    rows = [("cloud only", METHODS["cloud_only"], 0)] if v.workload.method != "split" else []
-    rows += [(name, METHODS[v.workload.method], n) for n, name in enumerate(network.cuts, 1)]
-    for name, method, at in rows:
-        job = job_of(v, alone, method, at, 0, alone=True)
-        times = np.array([_at_rate(job, rate) for rate in RATES])
-        found[name] = (RATES, times)
-    return found
-
-
-def _at_rate(job: Job, rate: float) -> float:
-    """Seconds of a batch where the way up has another rate, and nobody else is on it."""
-    work = job.works[0]
-    changed = work._replace(channel=replace(work.channel, up_bytes_per_s=float(rate)))
-    return Play(job._replace(works=[changed], uplink=inf)).run().seconds

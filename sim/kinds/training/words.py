@@ -37,7 +37,8 @@ def verdict(outcomes: Mapping[str, Outcome], metrics: Numbers, comparison: Numbe
     if abs(ratio - 1) < _FEW - 1:
         return f"{best} takes as long as {base}, within half a percent.{_crossing(record)}"
     if ratio > 1:
-        return f"no variant is quicker than {base}: {best} takes {100 * (ratio - 1):.0f} % more: {why}."
+        more = f"{100 * (ratio - 1):.0f} %"
+        return f"no variant is quicker than {base}: {best} takes {more} more: {why}."
     return (
         f"{best}{_at(record)} takes {100 * (1 - ratio):.0f} % less time than {base}: {why}."
         f"{_crossing(record)}"
