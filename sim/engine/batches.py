@@ -284,7 +284,7 @@ class Batches:
             lane.free_s, lane.parts = now, more(task.parts, task.step, now - begun)
         if going:
             whose = ", ".join(task.edge.name for task in going[:3]) + " ..." * (len(going) > 3)
-            self._span(lane.name, self.names[some[0].step], CLOUD, begun, note=whose)
+            self._span(lane.name, self.names[some[0].step], "compute", begun, note=whose)
         for task in going:
             self._complete(task, more(task.parts, task.step, now - begun))
         self._start(lane)
@@ -294,7 +294,7 @@ class Batches:
         now, edge = self.env.now, task.edge
         spent_s = now - task.begin_s
         self.record.busy_s[edge.number] += spent_s
-        self._span(lane.name, self.names[task.step], EDGE, task.begin_s)
+        self._span(lane.name, self.names[task.step], "compute", task.begin_s)
         parts = self._free(lane, task)
         self._complete(task, parts)
         self._spend(edge, edge.work.power_w * spent_s)
@@ -302,12 +302,12 @@ class Batches:
 
     def _sent(self, lane: Lane, task: Task) -> None:
         """The last byte is on its way: the radio is free, and the message arrives later."""
-        now, edge, channel = self.env.now, task.edge, task.edge.work.channel
+        edge, channel = task.edge, task.edge.work.channel
         delay_s = channel.delay_s - channel.overhead_s
         if edge.random is not None:
             delay_s += edge.random.expovariate(1.0 / channel.jitter_s)
         nbytes = edge.work.nbytes[self.names[task.step]]
-        self._span(lane.name, self.names[task.step], UP, task.begin_s, nbytes)
+        self._span(lane.name, self.names[task.step], "link", task.begin_s, nbytes)
         parts = self._free(lane, task)
         self._radio(task)
         task.flow = None
@@ -429,7 +429,7 @@ class Batches:
             timeline.uses.append(Use(name, start_s, end_s, rate))
 
     def _span(
-        self, track: str, name: str, kind: str, start_s: float, nbytes: float = 0.0, note: str = ""
+        self, track: str, name: str, bound: str, start_s: float, nbytes: float = 0.0, note: str = ""
     ) -> None:
         timeline, (first_s, last_s), end_s = self.timeline, self.window, self.env.now
         if timeline is None or not first_s <= start_s < last_s or start_s == end_s:
@@ -437,7 +437,6 @@ class Batches:
         if len(timeline.spans) >= self.max_spans:
             timeline.truncated += 1
             return
-        bound = "link" if kind == UP else "compute"
         timeline.spans.append(
-            Span(track, name, kind, start_s, end_s, link_bytes=nbytes, bound=bound, note=note)
+            Span(track, name, name, start_s, end_s, link_bytes=nbytes, bound=bound, note=note)
         )

@@ -209,10 +209,16 @@ CUTS = table_of(
 )
 
 
+_RANKED = 5  # cuts on a terminal; the report has all
+
+
 def cuts(outcome: Outcome) -> dict[str, dict[str, float]]:
-    """The numbers of each cut, the best first; one that cannot be chosen says so in its name."""
-    ordered = sorted(outcome.part.cuts, key=lambda cut: (bool(cut.why_not), cut.batch_s))
-    return {_named(cut, outcome.part): measured(CUTS, cut) for cut in ordered}
+    """The numbers of the cuts, the best first, and of the one that is used; one that cannot be
+    chosen says so in its name."""
+    record = outcome.part
+    ordered = sorted(record.cuts, key=lambda cut: (bool(cut.why_not), cut.batch_s))
+    some = [cut for n, cut in enumerate(ordered) if n < _RANKED or cut.name == record.cut]
+    return {_named(cut, record): measured(CUTS, cut) for cut in some}
 
 
 def _named(cut: Cut, record: TrainingRecord) -> str:

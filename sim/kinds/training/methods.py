@@ -2,9 +2,10 @@
 wait for.  All run on one engine.
 
 Formulas of a synchronous batch, with e edge, c cloud, h the exit's head, f forward, b backward:
-hierarchical T_ef + max(T_hf + T_hb + T_eb, T_up + T_cf + T_cb); cloud only T_up + T_cf + T_cb; split
-learning T_ef + T_up + T_cf + T_cb + T_down + T_eb. Source: Hierarchical training with early exits,
-arXiv 2303.02384, whose own formula was not read; federated averaging is of McMahan et al., 2017.
+hierarchical T_ef + max(T_hf + T_hb + T_eb, T_up + T_cf + T_cb); cloud only T_up + T_cf + T_cb;
+split learning T_ef + T_up + T_cf + T_cb + T_down + T_eb. Source: Hierarchical training with early
+exits, arXiv 2303.02384, whose own formula was not read; federated averaging: McMahan et al.,
+AISTATS 2017.
 """
 
 from __future__ import annotations

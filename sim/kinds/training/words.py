@@ -75,37 +75,41 @@ def _crossing(record: TrainingRecord) -> str:
 
 def cuts_section(outcomes: Mapping[str, Outcome]) -> str:
     """The ranking of cuts, and their times over the rate of the way up."""
-    parts = []
+    parts: dict[str, list[str]] = {}  # variants by what is said of them
     for variant, outcome in outcomes.items():
-        record = outcome.part
-        if not record.cuts:
-            continue
-        head = "".join(f"<th class=num>{escaped(row.label)}</th>" for row in CUTS.values())
-        lines = ""
-        for cut in sorted(record.cuts, key=lambda cut: (bool(cut.why_not), cut.batch_s)):
-            cells = "".join(
-                f"<td class=num>{escaped(row.text(value)) if value is not None else ''}</td>"
-                for row in CUTS.values()
-                for value in (row.value(cut),)
-            )
-            at = crossing(record, cut.name)
-            turn = show(at * 8, "b/s") if at else ""
-            mark = ' <span class="tag">used</span>' if cut.name == record.cut else ""
-            lines += (
-                f"<tr><td>{escaped(cut.name)}{mark}</td>{cells}<td class=num>{turn}</td>"
-                f"<td>{escaped(cut.why_not)}</td></tr>"
-            )
-        table = (
-            f'<div class="wide"><table class="dense jobs"><tr><th>Cut after</th>{head}'
-            f"<th class=num>pays below</th><th>cannot be</th></tr>{lines}</table></div>"
-        )
-        parts.append(f"<h3>{escaped(variant)}</h3>{table}{_curves(record)}")
+        if outcome.part.cuts:
+            parts.setdefault(_ranking(outcome.part), []).append(variant)
     if not parts:
         return ""
     return (
         '<h2>Where to cut</h2><p class="soft">One synchronous batch of every edge, the quickest '
         "first. The figure is of one edge alone on the first group's channel, with another rate "
-        "up; a cut pays below the rate at which it meets the cloud alone.</p>" + "".join(parts)
+        "up; a cut pays below the rate at which it meets the cloud alone.</p>"
+        + "".join(f"<h3>{escaped(', '.join(who))}</h3>{said}" for said, who in parts.items())
+    )
+
+
+def _ranking(record: TrainingRecord) -> str:
+    """A table of cuts, and the figure of their times."""
+    rows = [row for row in CUTS.values() if any(row.value(cut) is not None for cut in record.cuts)]
+    turns = {cut.name: crossing(record, cut.name) for cut in record.cuts}
+    head = "".join(f"<th class=num>{escaped(row.label)}</th>" for row in rows)
+    head += "<th class=num>pays below</th>" if any(turns.values()) else ""
+    head += "<th>cannot be</th>" if any(cut.why_not for cut in record.cuts) else ""
+    lines = ""
+    for cut in sorted(record.cuts, key=lambda cut: (bool(cut.why_not), cut.batch_s)):
+        values = [row.value(cut) for row in rows]
+        cells = [row.text(v) if v is not None else "" for row, v in zip(rows, values)]
+        if any(turns.values()):
+            turn = turns[cut.name]
+            cells.append(show(turn * 8, "b/s") if turn else "")
+        mark = ' <span class="tag">used</span>' if cut.name == record.cut else ""
+        lines += f"<tr><td>{escaped(cut.name)}{mark}</td>"
+        lines += "".join(f"<td class=num>{escaped(cell)}</td>" for cell in cells)
+        lines += f"<td>{escaped(cut.why_not)}</td></tr>" if cut.why_not else "</tr>"
+    return (
+        f'<div class="wide"><table class="dense jobs"><tr><th>Cut after</th>{head}</tr>{lines}'
+        f"</table></div>{_curves(record)}"
     )
 
 
