@@ -128,10 +128,16 @@ def cdf(
 
 
 def time_series(
-    lines: Mapping[str, Line], title: str, unit: str, time_unit: str, scale: float
+    lines: Mapping[str, Line],
+    title: str,
+    unit: str,
+    time_unit: str,
+    scale: float,
+    *,
+    area: bool = False,
 ) -> str:
     """Values (upwards, from zero) over time (to the right; seconds times `scale`), each from an
-    edge to the next.
+    edge to the next, as an `area` or a line.
 
     `unit` "%": values are shares, and the axis goes to 100 % where one comes near it.
     """
@@ -156,6 +162,7 @@ def time_series(
             1 - np.append(line.y, line.y[-1]) * ((100 if shares else 1) / top),
             line.colour,
             name,
+            area,
         )
         for name, line in lines.items()
         if len(line.y)
@@ -236,6 +243,43 @@ def _names(at: Mapping[str, tuple[float, float]], plot: _Plot) -> Iterator[str]:
 def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     """Whether two boxes of left, top, right and bottom overlap."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def curves(
+    lines: Mapping[str, Line], title: str, unit: str, below: str, at: float | None = None
+) -> str:
+    """Values (upwards) over what `below` says (to the right), all above 0; `at` is marked.
+
+    An axis is logarithmic where its largest number is 10 times the smallest.
+    """
+    if not lines:
+        return ""
+    every = [np.concatenate([getattr(line, of) for line in lines.values()]) for of in ("x", "y")]
+    across, up = (_Axis.of(values.tolist()) for values in every)
+    labels = [f"{tick:,.10g}" for tick in up.ticks]
+    plot = _Plot(_left(labels), 300)
+    along = [(across.share(tick), f"{tick:,.10g}") for tick in across.ticks]
+    down = [(1 - up.share(tick), text) for tick, text in zip(up.ticks, labels)]
+    out = []
+    for name, line in lines.items():
+        points = " ".join(
+            f"{plot.left + across.share(x) * plot.wide:.1f},"
+            f"{plot.top + (1 - up.share(y)) * plot.high:.1f}"
+            for x, y in zip(line.x.tolist(), line.y.tolist())
+        )
+        out.append(
+            f'<polyline points="{points}" fill="none" stroke="{line.colour}" '
+            f'stroke-width="1.8"><title>{escaped(name)}</title></polyline>'
+        )
+    if at is not None and across.low <= at <= across.high:
+        x = plot.left + across.share(at) * plot.wide
+        out.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{plot.top + plot.high:.1f}" '
+            f'stroke="#8A8F98" stroke-dasharray="4 3"><title>as it is: {at:,.4g} {escaped(below)}'
+            "</title></line>"
+        )
+    frame = _frame(plot, title, unit, along, down, below)
+    return f"{_svg(_PLOT, plot.height, title)}{frame}{''.join(out)}</svg>"
 
 
 def unbettered(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -335,7 +379,9 @@ def _left(labels: Sequence[str]) -> float:
     )  # mostly equal, so that figures line up
 
 
-def _stairs(plot: _Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: str) -> str:
+def _stairs(
+    plot: _Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: str, area: bool = False
+) -> str:
     """A line from the bottom across to each point, then up or down to it.
 
     `down` are shares of the axis from its top. Moves below 0.1 pixels are left out.
@@ -349,7 +395,9 @@ def _stairs(plot: _Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: st
             x0, y0 = across, up
         last = across
     path.append(f"H{last}" if last != x0 else "")
-    pen = f'fill="none" stroke="{colour}" stroke-width="1.6" stroke-opacity="0.9"'
+    filled = f'fill="{colour}" fill-opacity="0.3"' if area else 'fill="none"'
+    path.append(f"V{plot.top + plot.high:.1f}Z" if area else "")
+    pen = f'{filled} stroke="{colour}" stroke-width="1.6" stroke-opacity="0.9"'
     return f'<path d="{"".join(path)}" {pen}><title>{escaped(name)}</title></path>'
 
 
