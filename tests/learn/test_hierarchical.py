@@ -10,15 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch (extra learn)")
+
+from two_sides import PLAN, RUN, TOKEN, Tap, frames_in, serve, some_images, train  # noqa: E402
 
 from sim.learn.cloud_side import CloudSide  # noqa: E402
 from sim.learn.durable import Journal, load_checkpoint  # noqa: E402
@@ -37,9 +37,6 @@ from sim.network import frames  # noqa: E402
 from sim.network.frames import Kind, RejectedError, TokenBucket, frame_bytes  # noqa: E402
 from sim.network.protocol import Record  # noqa: E402
 
-PLAN = Plan(width=0.0625, cut="pool2", batch=8, batches=12)
-RUN, TOKEN = "run", b"a secret of some length"
-
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
@@ -48,28 +45,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((160, 3, 32, 32)).astype(np.float32)
-    y = rng.integers(10, size=160)
-    y[0] = 9
-    return Images(x[:128], y[:128], x[128:], y[128:], 10, "random")
-
-
-def serve(folder: Path, **options: Any) -> tuple[CloudSide, threading.Thread, dict[str, Any]]:
-    cloud, said = CloudSide(folder / "cloud", RUN, TOKEN, **options), {}
-    thread = threading.Thread(target=lambda: said.update(cloud.serve()), daemon=True)
-    thread.start()
-    return cloud, thread, said
-
-
-def train(folder: Path, images: Images, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    cloud, thread, said = serve(folder)
-    plan = options.pop("plan", PLAN)
-    edge = EdgeSide(folder / "edge", RUN, TOKEN, plan, images, ("127.0.0.1", cloud.port), **options)
-    report = edge.train()
-    thread.join(20)
-    assert not thread.is_alive()
-    return report, said
+    return some_images()
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -93,47 +69,6 @@ def test_bytes_are_those_of_the_closed_form(
     assert not said["rejected"]
     if features == "fp32":  # a connection changes nothing
         assert exits_of(plan, tmp_path, images) == in_one_process(plan, images)
-
-
-class Tap:
-    """Stands between edge and cloud, keeps what crosses, may change it."""
-
-    def __init__(self, port: int) -> None:
-        self.port_of_cloud, self.up, self.down = port, bytearray(), bytearray()
-        self.change = lambda data: data
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            near, _ = self.listener.accept()
-            far = socket.create_connection(("127.0.0.1", self.port_of_cloud))
-            for a, b, kept in ((near, far, self.up), (far, near, self.down)):
-                threading.Thread(target=self._pass, args=(a, b, kept), daemon=True).start()
-
-    def _pass(self, source: socket.socket, target: socket.socket, kept: bytearray) -> None:
-        try:
-            while data := source.recv(1 << 16):
-                kept += data
-                target.sendall(self.change(data) if kept is self.up else data)
-        except OSError:
-            pass
-        for each in (source, target):
-            each.close()
-
-
-def frames_in(data: bytes) -> list[frames.Frame]:
-    at, found = 0, []
-
-    def read(n: int) -> bytes:
-        nonlocal at
-        at += n
-        return bytes(data[at - n : at])
-
-    while at < len(data):
-        found.append(frames.read_frame(read, frames.run_id(RUN)))
-    return found
 
 
 def test_no_input_and_no_gradient_crosses_the_link(tmp_path: Path, images: Images) -> None:
