@@ -170,8 +170,8 @@ class Plan:
         return found[1], found[2], found[3]
 
     def edge_bytes(self) -> float:
-        """What training the edge's half takes there, at least: weights, gradients, momentum, and
-        the activations of a batch (`sim.graph.training.held`)."""
+        """What training the edge's half takes there as the simulator counts: weights, gradients,
+        momentum, and all activations of a batch (`sim.graph.training.held`)."""
         made = TRAINED[self.network](self.image, self.batch, self.classes, self.width)
         at = made.cuts.index(self.cut) + 1
         return held((*made.first(at).layers, *made.exit(at).layers), "momentum").total

@@ -11,9 +11,11 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch (extra learn)")
@@ -24,6 +26,7 @@ from sim.learn.cloud_side import CloudSide  # noqa: E402
 from sim.learn.durable import Journal, load_checkpoint  # noqa: E402
 from sim.learn.edge_side import EdgeSide  # noqa: E402
 from sim.learn.hierarchical import (  # noqa: E402
+    edge_only,
     end_to_end,
     exits_of,
     in_one_process,
@@ -71,6 +74,41 @@ def test_bytes_are_those_of_the_closed_form(
         assert exits_of(plan, tmp_path, images) == in_one_process(plan, images)
 
 
+@pytest.mark.parametrize(
+    ("network", "cut", "features"),
+    [("resnet18", "layer2.1", "int8"), ("resnet18_cifar", "stem", "fp16")],
+)
+def test_resnet_18_with_either_stem(
+    tmp_path: Path, images: Images, network: str, cut: str, features: str
+) -> None:
+    plan = replace(PLAN, network=network, cut=cut, features=features, batches=6)
+    report, said = train(tmp_path, images, plan=plan)
+    each = frame_bytes(plan.batch, math.prod(plan.shape()), features)
+    assert report["bytes"] == said["bytes"] == plan.batches * each and said["trained"] == 6
+    # Rows after a 7 x 7 stem, its pooling and a stride; after a 3 x 3 stem.
+    assert plan.shape()[1] == {"resnet18": 4, "resnet18_cifar": 32}[network]
+    alone = edge_only(plan, images)
+    assert exits_of(plan, tmp_path, images)["edge"] == alone
+
+
+def test_resnet_18_learns_images_of_a_folder(tmp_path: Path) -> None:
+    """Two classes of colours, in the layout of Tiny ImageNet, at 64 pixels, by both exits."""
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    dice = np.random.default_rng(0)
+    for part, each in (("train", 24), ("val", 8)):
+        for label, name in enumerate(("blue", "red")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(each):
+                pixels = dice.integers(0, 120, (64, 64, 3), np.uint8)
+                pixels[..., 2 - 2 * label] += 100
+                image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
+    data = read_images(str(tmp_path), 64)
+    plan = Plan(
+        network="resnet18", cut="layer1.1", width=0.125, image=64, classes=2, batch=8, batches=18
+    )
+    assert in_one_process(plan, data) == {"edge": 1.0, "cloud": 1.0}
+
+
 def test_no_input_and_no_gradient_crosses_the_link(tmp_path: Path, images: Images) -> None:
     cloud, thread, _ = serve(tmp_path)
     tap = Tap(cloud.port)
@@ -86,6 +124,10 @@ def test_no_input_and_no_gradient_crosses_the_link(tmp_path: Path, images: Image
         assert tuple(read_features(frame.payload)[1].shape[1:]) == PLAN.shape()
     assert {frame.kind for frame in down} == {Kind.challenge, Kind.welcome, Kind.progress, Kind.bye}
     assert max(len(frame.payload) for frame in down) <= 56
+    # Nothing else crosses: the bytes are those of the frames, to the last one.
+    hello = frames.HEADER.size + 64 + len(json.dumps(PLAN.data()))
+    each = frame_bytes(PLAN.batch, math.prod(PLAN.shape()))
+    assert len(tap.up) == hello + PLAN.batches * each + frames.HEADER.size
     # No row of any image's pixels is anywhere in what crossed, in either order of bytes.
     for x in images.x[:, 0, 0]:
         assert x.tobytes() not in tap.up and x.astype(">f4").tobytes() not in tap.up
