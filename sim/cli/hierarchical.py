@@ -117,6 +117,8 @@ def hierarchical(
     plan.fit(_memory(memory))
     data = read_images(images, image, train)
     batches = epochs * (len(data.x) // batch)
+    if not batches:
+        raise ValueError(f"--train: {len(data.x)} images make no batch of {batch}")
     plan = replace(plan, classes=data.classes, batches=batches)
     if record is not None:
         _text(record, measure(plan, measured_link(plan, bytes_per_s, latency_s)))

@@ -43,7 +43,6 @@ class CloudSide:
     ) -> None:
         if not token:
             raise ValueError("the token is empty")
-        folder.mkdir(parents=True, exist_ok=True)
         self.file, self.run, self.token = folder / "cloud.npz", frames.run_id(run), token
         self.patience_s, self.most_bytes, self.latency_s = patience_s, most_bytes, latency_s
         self.rejected: Counter[str] = Counter()
@@ -64,7 +63,9 @@ class CloudSide:
         try:
             self.listener = socket.create_server((host, port))
         except OSError as error:
-            raise ValueError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+            why = (error.strerror or str(error)).partition(" (")[0]
+            raise ValueError(f"cannot listen on {host} port {port}: {why}") from None
+        folder.mkdir(parents=True, exist_ok=True)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 

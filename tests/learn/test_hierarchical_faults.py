@@ -198,6 +198,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         done = podscope("cloud", "cloud", "--run", RUN, "--port", port)
     one_error(done, f"cannot listen on 127.0.0.1 port {port}: Address already in use")
+    assert not Path("cloud").exists()
 
 
 def test_a_batch_beyond_the_edges_memory() -> None:
