@@ -181,7 +181,7 @@ def _journal_seconds(repeats: int) -> float:
     return median(spent)
 
 
-def record(plan: Plan, link: dict[str, float], repeats: int = 9) -> dict[str, Any]:
+def record(plan: Plan, link: dict[str, float], repeats: int = 25) -> dict[str, Any]:
     """Seconds of each stage and head on this machine, medians, as a simulation reads them
     (docs/hierarchical_training.md has the fields). Edge and cloud are one machine here; a backward
     includes its share of the optimiser's step."""

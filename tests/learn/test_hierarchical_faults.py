@@ -16,7 +16,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch (extra learn)")
 
-from click.testing import Result  # noqa: E402
 from two_sides import PLAN, RUN, TOKEN, Tap, serve, some_images  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
@@ -37,15 +36,15 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Path("plan.json").write_text(json.dumps(PLAN.data()))
 
 
-def podscope(*told: Any) -> Result:
+def podscope(*told: Any) -> Any:
     return CliRunner().invoke(app, [*map(str, told)])
 
 
-def edge(port: int, *told: Any, run: str = RUN) -> Result:
+def edge(port: int, *told: Any, run: str = RUN) -> Any:
     return podscope("edge", "edge", "--port", port, "--run", run, "--plan", "plan.json", *told)
 
 
-def one_error(done: Result, said: str) -> None:
+def one_error(done: Any, said: str) -> None:
     """Exit code 2, and one line that says what is wrong."""
     assert isinstance(done.exception, SystemExit) and done.exit_code == 2, done.exception
     errors = [line for line in done.stderr.splitlines() if line.startswith("podscope: ")]
@@ -97,7 +96,7 @@ def broken(*told: Any) -> float:
 
 def test_an_error_of_the_cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(CloudWorker, "step", broken)
-    found: list[Result] = []
+    found: list[Any] = []
     thread = threading.Thread(
         target=lambda: found.append(podscope("cloud", "cloud", "--run", RUN)), daemon=True
     )
