@@ -263,8 +263,8 @@ def curves(
     out = []
     for name, line in lines.items():
         points = " ".join(
-            f"{plot.left + across.share(x) * plot.wide:.1f},"
-            f"{plot.top + (1 - up.share(y)) * plot.high:.1f}"
+            f"{plot.left + across.share(x) * plot.across:.1f},"
+            f"{plot.top + (1 - up.share(y)) * plot.down:.1f}"
             for x, y in zip(line.x.tolist(), line.y.tolist())
         )
         out.append(
@@ -272,9 +272,9 @@ def curves(
             f'stroke-width="1.8"><title>{escaped(name)}</title></polyline>'
         )
     if at is not None and across.low <= at <= across.high:
-        x = plot.left + across.share(at) * plot.wide
+        x = plot.left + across.share(at) * plot.across
         out.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{plot.top + plot.high:.1f}" '
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{plot.top + plot.down:.1f}" '
             f'stroke="#8A8F98" stroke-dasharray="4 3"><title>as it is: {at:,.4g} {escaped(below)}'
             "</title></line>"
         )
@@ -396,7 +396,7 @@ def _stairs(
         last = across
     path.append(f"H{last}" if last != x0 else "")
     filled = f'fill="{colour}" fill-opacity="0.3"' if area else 'fill="none"'
-    path.append(f"V{plot.top + plot.high:.1f}Z" if area else "")
+    path.append(f"V{plot.top + plot.down:.1f}Z" if area else "")
     pen = f'{filled} stroke="{colour}" stroke-width="1.6" stroke-opacity="0.9"'
     return f'<path d="{"".join(path)}" {pen}><title>{escaped(name)}</title></path>'
 
