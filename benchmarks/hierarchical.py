@@ -4,6 +4,8 @@ and wall-clock of two processes against what layer times predict.
     python benchmarks/hierarchical.py accuracy FILE.json    about 20 minutes of a core
     python benchmarks/hierarchical.py time FILE.json        about 4 minutes, on an idle machine
     python benchmarks/hierarchical.py compare FILE.json     what a file of `time` says; no torch
+    python benchmarks/hierarchical.py plot FILE.json        the same as a page beside it, FILE.html,
+                                                            measured and simulated on one figure
 
 Both files that stand in `sim/reproduce/hierarchical_run` were made so.
 
@@ -148,11 +150,52 @@ def told(layers: dict[str, Any], row: dict[str, Any]) -> str:
     )
 
 
+def plotted(file: dict[str, Any]) -> str:
+    """A page with the wall-clock of a batch over the rate of the link, by cut: dots are measured,
+    lines are what the simulator says, between the measured rates too."""
+    import numpy as np
+    import plotly.graph_objects as go
+
+    from sim.reproduce.hierarchical_real import simulated
+
+    figure, colours = go.Figure(), ("#0072B2", "#D55E00", "#009E73")
+    runs = file["runs"]
+    every = [run["bytes_per_s"] for run in runs]
+    rates = np.geomspace(min(every) / 2, max(every) * 2, 25)
+    for cut, colour in zip(dict.fromkeys(run["cut"] for run in runs), colours):
+        own = [run for run in runs if run["cut"] == cut]
+        lines = [simulated(file["record"], own[0] | {"bytes_per_s": rate})[0] for rate in rates]
+        for name, x, y, mode in (
+            (f"{cut}, simulated", rates, lines, "lines"),
+            (
+                f"{cut}, measured",
+                [r["bytes_per_s"] for r in own],
+                [r["wall_s"] for r in own],
+                "markers",
+            ),
+        ):
+            each_ms = [1e3 * seconds / own[0]["batches"] for seconds in y]
+            at = [8e-6 * rate for rate in x]
+            figure.add_scatter(x=at, y=each_ms, name=name, mode=mode, marker={"color": colour})
+    figure.update_layout(
+        title="A batch of two processes: measured, and simulated from layer times",
+        xaxis={"type": "log", "title": "link, Mb/s"},
+        yaxis={"type": "log", "title": "ms a batch"},
+        template="plotly_white",
+    )
+    return str(figure.to_html(include_plotlyjs=True))
+
+
 def main() -> None:
     parts = {"accuracy": accuracy, "time": clock}
-    if len(sys.argv) != 3 or sys.argv[1] not in (*parts, "compare"):
+    if len(sys.argv) != 3 or sys.argv[1] not in (*parts, "compare", "plot"):
         sys.exit(__doc__)
     part, path = sys.argv[1], Path(sys.argv[2])
+    if part == "plot":
+        page = path.with_suffix(".html")
+        page.write_text(plotted(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+        print(page)
+        return
     if part == "compare":
         file = json.loads(path.read_text(encoding="utf-8"))
         print("\n".join(told(file["record"], row) for row in file["runs"]))

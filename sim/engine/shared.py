@@ -28,7 +28,7 @@ class Shared:
 
     def __init__(self, env: simpy.Environment, bytes_per_s: float = inf) -> None:
         self.env, self.bytes_per_s = env, bytes_per_s
-        self.moved_bytes = 0.0
+        self.moved_bytes = 0.0  # by flows that are over
         self.series = Binned()  # bytes over time
         self.most_flows = 0
         self.record: Callable[[float, float, float], None] | None = None  # start, end, bytes/s
@@ -63,7 +63,9 @@ class Shared:
         self._advance()
         self._leave(flow)
         self._later()
-        return flow.nbytes - (flow.end - flow.of.moved)
+        moved = flow.nbytes - (flow.end - flow.of.moved)
+        self.moved_bytes += moved
+        return moved
 
     def _leave(self, flow: Flow) -> None:
         flow.over = True
@@ -77,7 +79,6 @@ class Shared:
         if passed_s > 0.0 and self._flows:
             for own in self._classes.values():
                 own.moved += own.rate * passed_s
-            self.moved_bytes += self._rate * passed_s
             self.series.add(self._since_s, now, self._rate)
             if self.record is not None:
                 self.record(self._since_s, now, self._rate)
@@ -116,6 +117,7 @@ class Shared:
         for own in self._classes.values():
             while own.flows and own.first() <= own.rate * _INSTANT_S:
                 done.append(heappop(own.ends)[2])
+                self.moved_bytes += done[-1].nbytes
                 self._leave(done[-1])
         self._later()
         for flow in done:

@@ -28,6 +28,7 @@ from sim.kinds.training.jobs import job_of
 from sim.kinds.training.methods import METHODS, steps_of
 from sim.kinds.training.plan import TrainingPlan, prepare
 from sim.network.channel import Channel
+from sim.reproduce import hierarchical_real
 from sim.reproduce.row import Progress, Row, equal, rows_of
 from sim.run import load
 
@@ -77,7 +78,9 @@ GFLOP |= {("resnet18", 64): 0.296, ("resnet18_cifar", 32): 1.11, ("resnet18_cifa
 
 def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> list[Row]:
     """Rows of the system `hierarchical`; `quick`: a coarser fit, fewer edges and runs."""
-    parts = reductions(quick), crossings(quick), ratios(), once(quick), scale(quick), flop()
+    real = hierarchical_real.accuracy(), hierarchical_real.wall_clock()
+    laws = ratios(), *real, once(quick), scale(quick), flop()
+    parts = reductions(quick), crossings(quick), *laws
     return rows_of(parts, len(parts), progress)
 
 

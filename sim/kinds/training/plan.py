@@ -85,9 +85,11 @@ def prepare(v: Variant, seed: int) -> TrainingPlan:
     devices = [*(group.device for group in machine.groups), machine.cloud]
     facts |= {device.name: device.facts for device in devices if device}
     rows += [_LOSS, *assumptions(facts)]
+    notes = [*_notes(v, machine, method, job)]
     if recorded:
         rows.insert(0, ("layer times", recorded.times.source, "READ", recorded.machine))
-    return TrainingPlan(v, method, machine, at, cuts, job, rows, [*_notes(v, machine, method, job)])
+        notes.append(f"layer times are those of {recorded.times.source}, links those of channels")
+    return TrainingPlan(v, method, machine, at, cuts, job, rows, notes)
 
 
 def _recorded(v: Variant) -> RecordFile | None:
