@@ -279,7 +279,7 @@ def play(plan: TrainingPlan, progress: Callable[[float], None] = lambda share: N
         up_rate=plan.machine.groups[0].channel.up_bytes_per_s,
         curves=curves(v, plan.machine) if plan.cuts else {},
     )
-    timeline.owners = list(dict.fromkeys(plan.job.names))
+    timeline.owners = _in_turns(plan.job.names, plan.job.groups)
     return Outcome(
         Totals(seconds=found.seconds, steps=float(found.edges.done.sum())),
         part=record,
@@ -289,6 +289,17 @@ def play(plan: TrainingPlan, progress: Callable[[float], None] = lambda share: N
         fingerprint=digest([found.seconds, *found.edges.end_s.tolist()]),
         stopped_s=found.seconds if found.stopped else None,
     )
+
+
+def _in_turns(names: list[str], groups: list[str]) -> list[str]:
+    """The cloud, then the first edge of each group, then the second: where not all can be shown,
+    some of each are."""
+    place: dict[str, int] = {}
+    turns = []
+    for name, group in zip(names, groups):
+        place[group] = place.get(group, -1) + 1
+        turns.append((place[group], name))
+    return ["cloud", *(name for _, name in sorted(turns, key=lambda turn: turn[0]))]
 
 
 def _said(plan: TrainingPlan, found: PlayedTraining) -> Iterator[str]:
