@@ -4,7 +4,6 @@ and a cloud that hangs, which is no error."""
 from __future__ import annotations
 
 import json
-import math
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ from sim.cli import app  # noqa: E402
 from sim.learn.cloud_side import CloudSide  # noqa: E402
 from sim.learn.edge_side import EdgeSide  # noqa: E402
 from sim.learn.split import CloudWorker, EdgeWorker, Plan  # noqa: E402
+from sim.learn.wire import Wire  # noqa: E402
 from sim.network import frames  # noqa: E402
 from sim.network.frames import Kind  # noqa: E402
 
@@ -77,17 +77,24 @@ def test_a_cloud_that_hangs_is_left_and_joined_again(tmp_path: Path) -> None:
 
 
 def test_a_slow_link_is_not_a_cloud_that_hangs(tmp_path: Path) -> None:
-    """A frame takes longer than a silence that would be one."""
-    nbytes = frames.frame_bytes(PLAN.batch, math.prod(PLAN.shape()), "fp32")
-    cloud, thread, said = serve(tmp_path)
+    """A frame takes two seconds to leave, and a silence of a tenth of one would be too long."""
     side = EdgeSide(
-        tmp_path / "edge", RUN, TOKEN, replace(PLAN, batches=1), some_images(),
-        ("127.0.0.1", cloud.port), patience_s=1.5, bytes_per_s=nbytes / 2.5,
+        tmp_path, RUN, TOKEN, PLAN, some_images(), ("127.0.0.1", 9), patience_s=0.1
     )  # fmt: skip
-    report = side.train()
-    thread.join(20)
-    assert report["lost"] == 0 and not report["alone"] and said["trained"] == 1
-    assert report["wall_s"] > 2.5
+    side.machine.offer()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        wire = Wire(near, bytes_per_s=1000.0)
+        began = time.monotonic()
+        wire.send(bytes(2000))
+        time.sleep(0.5)
+        assert not side._overdue(wire)
+        while not side._overdue(wire):
+            assert time.monotonic() - began < 20
+            time.sleep(0.01)
+        assert time.monotonic() - began > 2.1
 
 
 def broken(*told: Any) -> float:
