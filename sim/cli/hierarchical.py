@@ -265,8 +265,10 @@ def _both(
         done = subprocess.run([*start, "edge", str(out / "edge"), *told], env=surroundings)
         if done.returncode:
             raise ValueError("the edge failed")
-        if served.wait(60):
-            raise ValueError("the cloud failed")
+        with suppress(subprocess.TimeoutExpired):
+            served.wait(90)  # longer than it waits for an edge that left without a word
+        if served.returncode != 0:
+            raise ValueError("the cloud failed, or waits for an edge that has gone")
     finally:
         if served.poll() is None:
             served.terminate()

@@ -20,7 +20,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch (extra learn)")
 
-from two_sides import PLAN, RUN, TOKEN, Tap, frames_in, serve, some_images, train  # noqa: E402
+from two_sides import PLAN, RUN, TOKEN, Tap, frames_in, leave, serve, some_images, train  # noqa: E402
 
 from sim.learn.cloud_side import CloudSide  # noqa: E402
 from sim.learn.durable import Journal, load_checkpoint  # noqa: E402
@@ -205,7 +205,7 @@ def test_oversized_foreign_and_other_versions_are_rejected() -> None:
 def test_who_does_not_belong_is_refused(
     tmp_path: Path, images: Images, other: dict[str, Any], said: str
 ) -> None:
-    cloud, thread, report = serve(tmp_path, patience_s=1.0)
+    cloud, thread, report = serve(tmp_path)
     cloud._build(PLAN)
     asks = {"run": RUN, "token": TOKEN, "plan": PLAN} | other
     edge = EdgeSide(
@@ -213,7 +213,7 @@ def test_who_does_not_belong_is_refused(
     )
     with pytest.raises(ValueError, match=said):
         edge.train()
-    thread.join(10)
+    leave(cloud, thread)
     assert sum(report["rejected"].values()) >= 1 and report["trained"] == 0
     assert report["ended"].startswith("no word from the edge")
 

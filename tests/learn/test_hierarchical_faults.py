@@ -4,7 +4,6 @@ and a cloud that hangs, which is no error."""
 from __future__ import annotations
 
 import json
-import math
 import socket
 import threading
 import time
@@ -16,13 +15,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch (extra learn)")
 
-from two_sides import PLAN, RUN, TOKEN, Tap, serve, some_images  # noqa: E402
+from two_sides import PLAN, RUN, TOKEN, Tap, leave, serve, some_images  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from sim.cli import app  # noqa: E402
 from sim.learn.cloud_side import CloudSide  # noqa: E402
 from sim.learn.edge_side import EdgeSide  # noqa: E402
 from sim.learn.split import CloudWorker, EdgeWorker, Plan  # noqa: E402
+from sim.learn.wire import Wire  # noqa: E402
 from sim.network import frames  # noqa: E402
 from sim.network.frames import Kind  # noqa: E402
 
@@ -70,24 +70,31 @@ def test_a_cloud_that_hangs_is_left_and_joined_again(tmp_path: Path) -> None:
     began = time.monotonic()
     report = side.train()
     thread.join(20)
-    assert 1.0 < time.monotonic() - began < 15 and report["lost"] == 1
+    assert 1.0 < time.monotonic() - began < 25 and report["lost"] >= 1
     trained = {n for a, b in said["batches"] for n in range(a, b + 1)}
     assert trained | {*report["alone"]} == {*range(PLAN.batches)} and report["alone"]
     assert not trained & {*report["alone"]} and report["unsent"] == 0
 
 
 def test_a_slow_link_is_not_a_cloud_that_hangs(tmp_path: Path) -> None:
-    """A frame takes twice as long as a silence that would be one."""
-    nbytes = frames.frame_bytes(PLAN.batch, math.prod(PLAN.shape()), "fp32")
-    cloud, thread, said = serve(tmp_path)
+    """A frame takes two seconds to leave, and a silence of a tenth of one would be too long."""
     side = EdgeSide(
-        tmp_path / "edge", RUN, TOKEN, replace(PLAN, batches=1), some_images(),
-        ("127.0.0.1", cloud.port), patience_s=1.0, bytes_per_s=nbytes / 2.0,
+        tmp_path, RUN, TOKEN, PLAN, some_images(), ("127.0.0.1", 9), patience_s=0.1
     )  # fmt: skip
-    report = side.train()
-    thread.join(20)
-    assert report["lost"] == 0 and not report["alone"] and said["trained"] == 1
-    assert report["wall_s"] > 2.0
+    side.machine.offer()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        wire = Wire(near, bytes_per_s=1000.0)
+        began = time.monotonic()
+        wire.send(bytes(2000))
+        time.sleep(0.5)
+        assert not side._overdue(wire)
+        while not side._overdue(wire):
+            assert time.monotonic() - began < 20
+            time.sleep(0.01)
+        assert time.monotonic() - began > 2.1
 
 
 def broken(*told: Any) -> float:
@@ -140,17 +147,17 @@ def test_a_journal_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_who_is_refused(
     tmp_path: Path, served: dict[str, Any], told: list[str], run: str, said: str
 ) -> None:
-    cloud, thread, report = serve(tmp_path, patience_s=1.0, **served)
+    cloud, thread, report = serve(tmp_path, **served)
     one_error(edge(cloud.port, *told, run=run), said)
-    thread.join(10)
+    leave(cloud, thread)
     assert report["trained"] == 0 and sum(report["rejected"].values()) >= 1
 
 
 def test_a_wrong_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cloud, thread, report = serve(tmp_path, patience_s=1.0)
+    cloud, thread, report = serve(tmp_path)
     monkeypatch.setenv("PODSCOPE_TOKEN", "not that secret at all")
     one_error(edge(cloud.port), "the cloud refuses: the token is wrong")
-    thread.join(10)
+    leave(cloud, thread)
     assert report["rejected"]["token"] == 1
 
 
@@ -168,19 +175,19 @@ def test_a_cloud_of_another_version() -> None:
 
 
 def test_an_edge_of_another_version(tmp_path: Path) -> None:
-    cloud, thread, report = serve(tmp_path, patience_s=1.0)
+    cloud, thread, report = serve(tmp_path)
     with socket.create_connection(("127.0.0.1", cloud.port)) as sock:
         stream = sock.makefile("rb")
         frames.read_frame(stream.read, frames.run_id(RUN))
         sock.sendall(frames.packed(Kind.hello, frames.run_id(RUN), 0, bytes(80), version=2))
         said = frames.read_frame(stream.read, frames.run_id(RUN))
     assert said.kind is Kind.refuse and b"version 2 of the protocol, this one 1" in said.payload
-    thread.join(10)
+    leave(cloud, thread)
     assert report["rejected"] == {"version": 1, "refused": 1}
 
 
 def test_a_hello_that_is_nested_too_deep(tmp_path: Path) -> None:
-    cloud, thread, report = serve(tmp_path, patience_s=1.0)
+    cloud, thread, report = serve(tmp_path)
     run = frames.run_id(RUN)
     with socket.create_connection(("127.0.0.1", cloud.port)) as sock:
         stream = sock.makefile("rb")
@@ -188,7 +195,7 @@ def test_a_hello_that_is_nested_too_deep(tmp_path: Path) -> None:
         known = frames.proof(TOKEN, "edge", nonce, run)
         sock.sendall(frames.packed(Kind.hello, run, 0, known + bytes(32) + b"[" * 60000))
         assert frames.read_frame(stream.read, run).kind is Kind.refuse
-    thread.join(10)
+    leave(cloud, thread)
     assert report["rejected"]["foreign"] == 1
 
 

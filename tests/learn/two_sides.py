@@ -34,6 +34,13 @@ def serve(folder: Path, **options: Any) -> tuple[CloudSide, threading.Thread, di
     return cloud, thread, said
 
 
+def leave(cloud: CloudSide, thread: threading.Thread) -> None:
+    """The edge stays away: the cloud's patience is over at once."""
+    cloud.patience_s = 0.0
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def train(folder: Path, images: Images, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     cloud, thread, said = serve(folder)
     plan = options.pop("plan", PLAN)
