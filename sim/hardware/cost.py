@@ -232,7 +232,7 @@ def alone(op: Asks, device: Device) -> Alone:
 def traffic(hbm_bytes: Any, buffer_bytes: Any, device: Device) -> tuple[Any, Any]:
     """Bytes over HBM and over L2: buffers that layers reuse stay in L2 beside the rest if what the
     op touches of them fits, else they are in HBM."""
-    fits = buffer_bytes <= device.l2_bytes
+    fits = buffer_bytes <= device.l2_common_bytes
     return hbm_bytes + buffer_bytes * (1.0 - fits), buffer_bytes * fits
 
 

@@ -80,8 +80,14 @@ class Device:
     # What is known of some devices only, by kind of op. "absorb/catlass" is one of several that a
     # scenario may choose.
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
-    prefetch_bytes_per_s: float = float("inf")  # of the copy engine that fills L2
+    # Of the copy engine that fills L2, the one chosen where a card tells of several.
+    prefetch_bytes_per_s: float = float("inf")  # of one stream of prefetches
+    prefetch_shared_bytes_per_s: float | None = None  # of several together; None: as of one
     prefetch_overhead_s: float = 0.0  # issue cost of one prefetch on its own stream
+    prefetch_tail_s: float = 0.0  # what a slow issue takes instead,
+    prefetch_tail_share: float = 0.0  # and how many of them are slow
+    prefetch_hbm_share: float = 1.0  # of the HBM rate, while kernels and prefetches move together
+    l2_set_aside_bytes: float = 0.0  # of `l2_bytes`: for what is prefetched, and nothing else
     power_w: float | None = None
     price_per_hour: float | None = None  # dollars, as listed in `facts`
     # Sequences and new tokens that a serving engine takes in one iteration where nobody says more;
@@ -90,6 +96,11 @@ class Device:
     max_batched_tokens: int = 2048
     measured_on: tuple[str, ...] = ()  # other devices, whose kernels its shares of peaks are of
     facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    @property
+    def l2_common_bytes(self) -> float:
+        """L2 that whatever is read passes through."""
+        return self.l2_bytes - self.l2_set_aside_bytes
 
     @cached_property
     def tags(self) -> Mapping[str, str]:
