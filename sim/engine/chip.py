@@ -54,7 +54,7 @@ class Ports(NamedTuple):
                 (
                     device.prefetch_bytes_per_s,
                     device.prefetch_shared_bytes_per_s or device.prefetch_bytes_per_s,
-                    device.prefetch_hbm_share,
+                    device.prefetch_hbm_share or 1.0,
                 ),
             ),
             Capacity(f"{label}/L2", device.l2_bytes_per_s),
@@ -105,7 +105,7 @@ class Chip:
         # What the ports moved is not ours alone where others are on the chip.
         self.moved = {"HBM": 0.0, "L2": 0.0, "link": 0.0} if shares else None
         self._show()
-        self.residency = Residency(device.l2_common_bytes, device.l2_set_aside_bytes)
+        self.residency = Residency(device.l2_common_bytes, device.l2_set_aside_bytes or 0.0)
         self.totals = Totals(span_s={stream: {} for stream in STREAMS})
         self._ids: defaultdict[str, int] = defaultdict(count().__next__)  # of tensors
         # The ranges that are on their way: who brings them, and their share of what is brought.
@@ -195,9 +195,11 @@ class Chip:
         """Copy what is not in L2 yet; when that ends, if nobody else comes.  Where a kernel was
         there first nothing is copied, but the command has been given all the same."""
         device, residency = self.device, self.residency
-        slow = (index * 64 + op.slot) * _EVENLY % 1.0 < device.prefetch_tail_share
-        now = self.env._now
-        work.floor_s = end_s = work.end_s = now + (device.prefetch_tail_s if slow else op.fixed_s)
+        now, fixed_s = self.env._now, op.fixed_s
+        slow = device.prefetch_tail_share
+        if slow and (index * 64 + op.slot) * _EVENLY % 1.0 < slow:
+            fixed_s = device.prefetch_tail_s or fixed_s
+        work.floor_s = end_s = work.end_s = now + fixed_s
         missing = {key + index: nbytes - residency.held(key + index) for key, nbytes in op.reads}
         total = sum(nbytes for nbytes in missing.values() if nbytes > 0.0)
         if self.net.order is not None:

@@ -58,6 +58,17 @@ class Kernel(NamedTuple):
     )
 
 
+class CopyEngine(NamedTuple):
+    """A way to fill L2 ahead of use; the fields are those of `Device`, less `prefetch_`."""
+
+    bytes_per_s: float
+    shared_bytes_per_s: float | None = None
+    overhead_s: float = 0.0
+    tail_s: float | None = None
+    tail_share: float | None = None
+    hbm_share: float | None = None
+
+
 @dataclass(frozen=True)
 class Device:
     """One accelerator as seen by a roofline with a launch cost, an HBM and an L2.
@@ -84,10 +95,12 @@ class Device:
     prefetch_bytes_per_s: float = float("inf")  # of one stream of prefetches
     prefetch_shared_bytes_per_s: float | None = None  # of several together; None: as of one
     prefetch_overhead_s: float = 0.0  # issue cost of one prefetch on its own stream
-    prefetch_tail_s: float = 0.0  # what a slow issue takes instead,
-    prefetch_tail_share: float = 0.0  # and how many of them are slow
-    prefetch_hbm_share: float = 1.0  # of the HBM rate, while kernels and prefetches move together
-    l2_set_aside_bytes: float = 0.0  # of `l2_bytes`: for what is prefetched, and nothing else
+    prefetch_tail_s: float | None = None  # what a slow issue takes instead,
+    prefetch_tail_share: float | None = None  # and how many of them are slow; None: none
+    # Of the HBM rate, while kernels and prefetches move together; None: all of it.
+    prefetch_hbm_share: float | None = None
+    prefetch_engines: Mapping[str, CopyEngine] = field(default_factory=dict)  # others, by name
+    l2_set_aside_bytes: float | None = None  # of `l2_bytes`: only for what is prefetched
     power_w: float | None = None
     price_per_hour: float | None = None  # dollars, as listed in `facts`
     # Sequences and new tokens that a serving engine takes in one iteration where nobody says more;
@@ -100,7 +113,7 @@ class Device:
     @property
     def l2_common_bytes(self) -> float:
         """L2 that whatever is read passes through."""
-        return self.l2_bytes - self.l2_set_aside_bytes
+        return self.l2_bytes - (self.l2_set_aside_bytes or 0.0)
 
     @cached_property
     def tags(self) -> Mapping[str, str]:
@@ -108,6 +121,8 @@ class Device:
         under "" of all others."""
         found: dict[str, str] = {}
         for key, fact in self.facts.items():
+            if key.startswith("prefetch_engines."):
+                continue  # not the one that is used
             kind = key.split(".")[1] if key.startswith("kernels.") else ""
             found[kind] = max(found.get(kind, SURE[0]), fact.tag, key=SURE.index)
         return found

@@ -3,9 +3,10 @@ end.
 
 A pass reads each tensor front to back, so under true LRU a whole range stays or goes: its last byte
 is as old as its first by the time it is read again. A part may be set aside: what is prefetched
-goes there, what else is read does not, and once it has been read it is like any other. Not modelled: associativity, dirty write-back
-(which costs HBM bandwidth on a real part), sharing between cores, and the room that activations
-take (a few MB in decode; prefetching leaves it free by its cap).
+goes there, what else is read does not, and once it has been read it is like any other. Not
+modelled: associativity, dirty write-back (which costs HBM bandwidth on a real part), sharing
+between cores, and the room that activations take (a few MB in decode; prefetching leaves it free by
+its cap).
 """
 
 from __future__ import annotations

@@ -11,7 +11,17 @@ from sim.kinds.kind import Kind, Named
 
 __all__ = ["KINDS", "Kind", "Named"]
 
-_POD = ("topology", "device", "library", "change", "kernels", "stragglers", "collective", "faults")
+_POD = (
+    "topology",
+    "device",
+    "library",
+    "change",
+    "kernels",
+    "prefetch_engine",
+    "stragglers",
+    "collective",
+    "faults",
+)
 _CHIPS = tuple(f"pod.{key}" for key in _POD)
 _MODEL = (*_CHIPS, "model", "precision", "parallel", "techniques")
 _TIMELINE = ("timeline", "timeline.html", None)

@@ -102,6 +102,7 @@ class Machinery(NamedTuple):
         device, p = self.device, self.parallel
         return Machine(
             l2_bytes=device.l2_bytes,
+            l2_set_aside_bytes=device.l2_set_aside_bytes or 0.0,
             hbm_bytes_per_s=device.hbm_bytes_per_s,
             ranks=p.ranks,
             matrix_flop_per_s=device.matrix_flop_per_s,
@@ -132,7 +133,17 @@ def machinery(
     time zero. `new_tokens` at a time take room for activations; None: as many as engines take.
     """
     pod, library, graph = wiring(v)
-    device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
+    device = catalog.device(
+        v.pod.device or pod.device,
+        v.pod.change.device.given(),
+        v.pod.kernels,
+        v.pod.prefetch_engine,
+    )
+    if (device.l2_set_aside_bytes or 0.0) > device.l2_bytes:
+        raise ValueError(
+            f"l2_set_aside_bytes is {show(device.l2_set_aside_bytes or 0.0, 'B')}, more than all "
+            f"of {device.name}'s L2, {show(device.l2_bytes, 'B')}"
+        )
     new_tokens = new_tokens or device.max_batched_tokens
     model, parallel = catalog.model(v.model.name, v.model.change.given()), v.parallel.degrees()
     ranks, chips = parallel.ranks, parallel.chips

@@ -63,6 +63,11 @@ class DeviceChange(Section):
     hbm_efficiency: Share | None = None
     prefetch_bytes_per_s: BytesPerSecond | None = None
     prefetch_overhead_s: Seconds | None = None
+    prefetch_shared_bytes_per_s: BytesPerSecond | None = None
+    prefetch_tail_s: Seconds | None = None
+    prefetch_tail_share: Probability | None = None
+    prefetch_hbm_share: Share | None = None
+    l2_set_aside_bytes: Bytes | None = None
     power_w: Watts | None = None
     price_per_hour: Factor | None = None
     kernels: dict[Literal[OWN_KERNELS], KernelChange] | None = None  # type: ignore[valid-type]
@@ -139,6 +144,11 @@ class Pod(Section):
     kernels: dict[Literal[OWN_KERNELS], str] = Field(  # type: ignore[valid-type]
         default={},
         description="which of the kernels that the device's card has is to do a kind of op",
+    )
+    prefetch_engine: str | None = Field(
+        default=None,
+        description="which of the copy engines that the device's card has is to fill L2; default: "
+        "its first",
     )
     stragglers: dict[Annotated[int, Field(ge=0)], Factor] = Field(
         default={},
