@@ -108,7 +108,7 @@ class Chip:
         self.residency = Residency(device.l2_common_bytes, device.l2_set_aside_bytes or 0.0)
         self.totals = Totals(span_s={stream: {} for stream in STREAMS})
         self._ids: defaultdict[str, int] = defaultdict(count().__next__)  # of tensors
-        # The ranges that are on their way: who brings them, and their share of what is brought.
+        # The ranges that are on their way: who brings them, and the bytes that were missing.
         self._fetching: dict[int, tuple[Work, float]] = {}
         self._works: dict[str, Work] = {}
 
@@ -149,9 +149,7 @@ class Chip:
         for key, nbytes in op.reads:
             key += index
             if key in self._fetching:
-                # The kernel's own reads now bring the rest, and the copy engine finds nothing left
-                # to do.
-                self.fetched(self._fetching[key][0])
+                self.fetched(self._fetching[key][0], key)
             found = self.residency.read(key, nbytes)
             hit += found
             miss += nbytes - found
@@ -208,23 +206,35 @@ class Chip:
         if total:
             for key, nbytes in missing.items():
                 if nbytes > 0.0:
-                    self._fetching[key] = work, nbytes / total
+                    self._fetching[key] = work, nbytes
             flow = work.flows[0]
             flow.limit, flow.copies = op.hbm_limit, True
             end_s = work.end_s = self.net.start(flow, total, end_s, now)
         return end_s
 
-    def fetched(self, work: Work) -> None:
-        """A prefetch ended, or was overtaken: what it moved is resident now."""
-        shares = {key: share for key, (by, share) in self._fetching.items() if by is work}
-        if not shares:
+    def fetched(self, work: Work, by_kernel: int | None = None) -> None:
+        """A prefetch ended, or a kernel came to one of its ranges: what it moved is resident now.
+        The kernel's own reads bring the rest of that range; the copy goes on with the others."""
+        due = {key: nbytes for key, (by, nbytes) in self._fetching.items() if by is work}
+        if not due:
             return
-        moved = self.net.cancel(work.flows[0])
-        work.hbm_bytes = moved
+        flow, total = work.flows[0], sum(due.values())
+        moved = self.net.cancel(flow)
         self.totals.prefetched_bytes += moved
-        for key, share in shares.items():
-            del self._fetching[key]
-            self.residency.fill(key, self.residency.held(key) + moved * share)
+        rest = 0.0
+        for key, nbytes in due.items():
+            done = nbytes * moved / total
+            self.residency.fill(key, self.residency.held(key) + done)
+            if by_kernel in (None, key):
+                del self._fetching[key]
+            else:
+                self._fetching[key] = work, nbytes - done
+                rest += nbytes - done
+        work.hbm_bytes += moved + rest - total
+        if rest:
+            now = self.env._now
+            self.net.start(flow, rest, max(now, work.floor_s), now)
+            work.move()
 
     def record(
         self, stream: str, op: LoweredOp, layer: str, start_s: float, bound: str, work: Work
