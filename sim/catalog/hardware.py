@@ -116,6 +116,9 @@ class DeviceFile(BaseModel):
     prefetch_hbm_share: Number[Share] | None = None
     prefetch_engines: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], EngineFile] = {}
     l2_set_aside_bytes: Size | None = None
+    tile_rows: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
+    tile_columns: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
+    cores: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
     power_w: Number[Annotated[Watts, _POSITIVE]] | None = None
     price_per_hour: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
     max_batch: Number[Annotated[int, Field(gt=0, strict=True)]] | None = None

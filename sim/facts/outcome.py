@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim.facts.accuracy import Accuracy
 from sim.facts.requests import Requests
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
+
+
+class Paid(NamedTuple):
+    """What one chip takes to run and to make, as far as anybody said."""
+
+    watts: float | None = None
+    dollars_per_hour: float | None = None
+    die_mm2: float | None = None
+    dollars: float | None = None  # to make it, with memory and package
 
 
 @dataclass
@@ -27,6 +36,7 @@ class Outcome:
     tokens: int = 0  # output tokens produced
     ranks: int = 1
     replicas: int = 1
+    paid: Paid = field(default_factory=Paid)
     chip_s: float | None = None  # chip-seconds that were on; None: all, all the time
     requests: Requests = field(default_factory=lambda: Requests.of([]))
     timeline: Timeline = field(default_factory=Timeline)

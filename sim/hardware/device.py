@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
+from sim.hardware.tiling import Tiles
+
 
 class Fact(NamedTuple):
     """Where a number comes from.
@@ -101,6 +103,11 @@ class Device:
     prefetch_hbm_share: float | None = None
     prefetch_engines: Mapping[str, CopyEngine] = field(default_factory=dict)  # others, by name
     l2_set_aside_bytes: float | None = None  # of `l2_bytes`: only for what is prefetched
+    # Of a GEMM: the tile of the result that a core computes at a time, and the cores; None: its
+    # operands are read once, whatever the L2.
+    tile_rows: float | None = None
+    tile_columns: float | None = None
+    cores: float | None = None
     power_w: float | None = None
     price_per_hour: float | None = None  # dollars, as listed in `facts`
     # Sequences and new tokens that a serving engine takes in one iteration where nobody says more;
@@ -109,6 +116,13 @@ class Device:
     max_batched_tokens: int = 2048
     measured_on: tuple[str, ...] = ()  # other devices, whose kernels its shares of peaks are of
     facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    @property
+    def tiles(self) -> Tiles | None:
+        """How it computes GEMMs, if that is known."""
+        if not (self.tile_rows and self.tile_columns and self.cores):
+            return None
+        return Tiles(self.tile_rows, self.tile_columns, int(self.cores))
 
     @property
     def l2_common_bytes(self) -> float:

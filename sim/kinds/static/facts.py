@@ -58,7 +58,7 @@ COSTS = table_of(
             better="lower",
             label="energy per output token",
             of="rated power of a chip x chip-seconds / output tokens; chips draw less when idle",
-            value=lambda o: _a_token(o, o.part.paid.watts),
+            value=lambda o: _a_token(o, o.paid.watts),
         ),
         Metric(
             name="dollars_per_million_tokens",
@@ -66,7 +66,7 @@ COSTS = table_of(
             better="lower",
             label="cost per million tokens",
             of="price of the chip-seconds / output tokens x 1e6",
-            value=lambda o: _a_token(o, (o.part.paid.dollars_per_hour or 0.0) / 3600 * 1e6),
+            value=lambda o: _a_token(o, (o.paid.dollars_per_hour or 0.0) / 3600 * 1e6),
         ),
         Metric(
             name="die_mm2",
@@ -74,7 +74,7 @@ COSTS = table_of(
             better="lower",
             label="die, mm2",
             of="area of a chip's die, by the estimates of `pod.chip`",
-            value=lambda o: o.part.paid.die_mm2,
+            value=lambda o: o.paid.die_mm2,
         ),
         Metric(
             name="chip_dollars",
@@ -82,7 +82,7 @@ COSTS = table_of(
             better="lower",
             label="chip, to make",
             of="a die that works, its memory and package, by the estimates of `pod.chip`; no price",
-            value=lambda o: o.part.paid.dollars,
+            value=lambda o: o.paid.dollars,
         ),
         Metric(
             name="output_tokens_per_s_per_mm2",
@@ -90,7 +90,7 @@ COSTS = table_of(
             better="higher",
             label="output tokens per mm2",
             of="output_tokens_per_s_per_chip / die_mm2",
-            value=lambda o: _rate(o, o.part.paid.die_mm2),
+            value=lambda o: _rate(o, o.paid.die_mm2),
         ),
         Metric(
             name="output_tokens_per_s_per_dollar",
@@ -98,7 +98,7 @@ COSTS = table_of(
             better="higher",
             label="output tokens per chip dollar",
             of="output_tokens_per_s_per_chip / chip_dollars",
-            value=lambda o: _rate(o, o.part.paid.dollars),
+            value=lambda o: _rate(o, o.paid.dollars),
         ),
         Metric(
             name="output_tokens_per_s_per_watt",
@@ -106,7 +106,7 @@ COSTS = table_of(
             better="higher",
             label="output tokens per W",
             of="output_tokens_per_s_per_chip / rated power of a chip",
-            value=lambda o: _rate(o, o.part.paid.watts),
+            value=lambda o: _rate(o, o.paid.watts),
             shown=False,
         ),
     ]

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from sim.engine.pipeline import run_static
 from sim.engine.steps import Progress, StaticBatch
-from sim.facts.outcome import Outcome
-from sim.facts.phases import Paid
+from sim.facts.outcome import Outcome, Paid
 from sim.facts.timeline import Timeline
 from sim.graph.batch import Shared
 from sim.graph.footprint import require
@@ -104,7 +103,7 @@ def play(plan: StaticPlan, progress: Progress = lambda share: None) -> Outcome:
         micro_batches=here.parallel.micro_batches,
     )
     outcome = run_static([host.group_of for host in here.hosts], static, timeline, progress)
-    outcome.part = outcome.part._replace(paid=plan.paid)
+    outcome.paid = plan.paid
     outcome.warnings[:0] = here.notes
     outcome.idle, outcome.pays = here.idle, here.pays
     outcome.lossy, outcome.accuracy = is_lossy(v.techniques), here.accuracy
