@@ -105,7 +105,7 @@ def rows(took: Took, sizes: Sequence[int], *, box: bool) -> Iterator[Row]:
         yield _row("P4", what, None, alone.gain, "reported", None, note=_said(alone))
     yield from _spread(
         "over the whole box of area",
-        {cost: optimum(took, MODELS, sizes, _NOMINAL, cost) for cost in corners_of_area()},
+        (optimum(took, MODELS, sizes, _NOMINAL, cost) for cost in corners_of_area()),
     )
     if box:
         yield from _over_box(took)
@@ -174,15 +174,16 @@ def corners_of_area() -> list[ChipCost]:
     return [estimate("7 nm", **dict(zip(_AREA, each))) for each in product(*ends)]
 
 
-def _spread(where: str, found: Mapping[object, Optimum]) -> Iterator[Row]:
+def _spread(where: str, answers: Iterable[Optimum]) -> Iterator[Row]:
     """The least and the most that the answers come to."""
+    found = list(answers)
     for name, id_, what, known in (
         ("without", "P3", "MiB of L2 that are best without prefetching", 8),
         ("fetching", "P3", "MiB of L2 that are best with prefetching", 104),
         ("gain", "P4", "largest performance by area with prefetching over that without", 1.25),
     ):
-        values = sorted(getattr(each, name) for each in found.values())
-        met = sum(_met(each) for each in found.values())
+        values = sorted(getattr(each, name) for each in found)
+        met = sum(map(_met, found))
         note = f"of {len(found)} corners {met} meet all of P3 and P4; middle {_middle(values):g}"
         for which, value in (("least", values[0]), ("most", values[-1])):
             yield _row(
@@ -221,7 +222,7 @@ def _over_box(took: Took) -> Iterator[Row]:
         for corner, cost in product(_BOX, corners_of_area())
     }
     where = f"{_BOX_MODEL}, over the whole box of all-reduce, HBM, engine and area"
-    yield from _spread(where, whole)
+    yield from _spread(where, whole.values())
     (corner, cost), nearest = min(whole.items(), key=lambda each: _off(each[1]))
     fitted = (
         f"launch x {corner.launch:g}, HBM x {corner.hbm:g}, {corner.engine or 'first'} engine, "
