@@ -208,12 +208,15 @@ def machinery(
         parts=parts if len(parts) > 1 else (),
     )
     # This says also if a technique does not apply.
-    of_rank = sharing_of(found.graph(decode_batch([1])))
+    step = found.graph(decode_batch([1]))
+    of_rank = sharing_of(step)
+    if any(op.kind == "prefetch" for _, op in step.ops()):
+        found.notes.extend(_inferred_engine(device, catalog.device(v.pod.device or pod.device)))
     seen = found.seen_by_techniques(0)
     for place, (name, options) in enumerate(v.techniques):
         found.notes.extend(TECHNIQUES[name].notes(seen, options))
-        step_s, step = step_of(found, place)
-        found.pays.extend(TECHNIQUES[name].pays(seen, options, step_s, step))
+        step_s, which = step_of(found, place)
+        found.pays.extend(TECHNIQUES[name].pays(seen, options, step_s, which))
     found.notes.extend(accuracy.notes(found.accuracy, model.name))
     runs, sharing = _reshaped(shared, parallel, of_rank)
     stages = [
@@ -308,6 +311,23 @@ def beyond_cards(
         dtype = precision.arithmetic(part)
         if dtype not in device.matrix_flop_per_s:
             yield f"{device.name} has no rate for {dtype}: {part} are multiplied in a wider format"
+
+
+def _inferred_engine(device: Device, card: Device) -> Iterator[str]:
+    """That nobody measured what prefetches copy with, and which engines were measured."""
+    fact = device.facts.get("prefetch_bytes_per_s")
+    if fact is None or fact.tag != "INFER":
+        return
+    others = ", ".join(
+        f"{name} ({show(each.bytes_per_s, 'B/s')}, {show(each.overhead_s, 's')})"
+        for name, each in card.prefetch_engines.items()
+    )
+    yield (
+        f"{device.name}: the engine that prefetches is inferred "
+        f"({show(device.prefetch_bytes_per_s, 'B/s')}, {show(device.prefetch_overhead_s, 's')} a "
+        "copy), and what prefetching gains hangs on it"
+        + (f"; measured: {others}, by `pod.prefetch_engine`" if others else "")
+    )
 
 
 def routing_of(asked: RoutingSpec, model: Model, parallel: Parallel) -> tuple[Parallel, list[str]]:
