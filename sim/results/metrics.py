@@ -177,7 +177,7 @@ CHIPS = table_of(
             "share",
             "",
             "prefetch busy",
-            f"time ops occupied the prefetch stream / makespan_s, {_ONE}",
+            f"time ops occupied the prefetch stream, the first of several, / makespan_s, {_ONE}",
             lambda o: _share(o, busy_s(o.totals, "prefetch")),
         ),
         Metric(
