@@ -14,6 +14,7 @@ import pytest
 
 from sim.cli.experiments import record, tally
 from sim.graph.transformer import transformer
+from sim.hardware.chip_cost import estimate
 from sim.reproduce import (
     SYSTEMS,
     hierarchical,
@@ -21,7 +22,9 @@ from sim.reproduce import (
     nas,
     network,
     preserve,
+    preserve_dse,
     serving,
+    silicon,
     sosa_rows,
     stief,
     switching,
@@ -125,6 +128,52 @@ def test_preserve_shows_the_whole_curve_of_the_copy_engine_and_judges_none_of_it
     assert {at for points in preserve._curve().values() for at in points} <= asked
 
 
+def dse_took(knee_without: float, knee_with: float) -> dict[Point, Measured]:
+    """Times that fall up to a size of L2, by a fifth and by a half, and not beyond."""
+    took = {}
+    for fetches, knee, least in ((False, knee_without, 8.0), (True, knee_with, 5.0)):
+        for size in preserve_dse.SIZES:
+            seconds = 10.0 - (10.0 - least) * min(size / knee, 1.0)
+            for model in preserve.MODELS:
+                at = preserve_dse.point(model, size, preserve_dse.Corner(), fetches)
+                took[at] = Measured(seconds, 1.0, 1.0)
+    return took
+
+
+@pytest.mark.parametrize(("without", "fetching"), [(8, 104), (4, 104), (8, 40)])
+def test_preserve_dse_finds_the_size_beyond_which_l2_only_takes_area(without, fetching):
+    rows = preserve_dse.rows(dse_took(without, fetching), preserve_dse.SIZES, box=False)
+    small, large, gain, *others = rows
+    assert (small.simulated, large.simulated) == (without, fetching)
+    assert (small.ok, large.ok) == (without == 8, fetching == 104)
+    areas = [preserve_dse.die_mm2(size, 1.0, estimate()) for size in (without, fetching)]
+    assert gain.simulated == pytest.approx(8 / 5 * areas[0] / areas[1])
+    assert not [row for row in others if row.ok is not None]
+    for row in (small, large):
+        assert row.ok or row.note.startswith(("only a prefill", "an all-reduce"))
+
+
+def test_preserve_dse_judges_no_fitted_row_and_says_what_was_fitted():
+    rows = [*preserve_dse.rows(AnyRun(), preserve_dse.COARSE, box=True)]
+    assert [row.id for row in rows if row.fitted] == ["P3", "P3", "P4"]
+    assert not [row for row in rows if row.fitted and row.ok is not None]
+    assert len(preserve_dse.corners_of_area()) == 3 * 2**4
+    spread = [row for row in rows if "over the whole box" in row.what]
+    assert len(spread) == 2 * 2 * 3
+
+
+def test_p9_judges_gains_only_and_leaves_the_free_sizes_to_be_read(monkeypatch):
+    for case_free in (True, False):
+        monkeypatch.setattr(silicon, "_two_nodes", lambda case: 100.0 + case.cap_mb / 50)
+        monkeypatch.setattr(silicon, "two_nodes", lambda case: 100.0 / case.slower)
+        monkeypatch.setattr(silicon, "one_gpu", lambda hint: 100.0 + 2 * len(hint.ops))
+        rows = [*silicon.rows(quick=not case_free)]
+        judged = [row for row in rows if row.ok is not None]
+        assert [row.ok for row in judged] == [True, False, False, True]
+        assert not [row for row in judged if row.fitted]
+        assert any("fixed times" in row.fitted for row in rows) is case_free
+
+
 def test_a_sign_holds_only_if_every_step_has_it():
     assert sign("s", "P", "x", [3, 2, 1]).ok and sign("s", "P", "x", [1, 2, 3], rises=True).ok
     for values in ([3, 2, 2.5], [3, 3, 1]):
@@ -135,7 +184,13 @@ def test_a_sign_holds_only_if_every_step_has_it():
 def cheap_rows(system: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[Row]:
     """Rows of all ids of a system but those whose values are made by the same function."""
     if system == "preserve":
-        return [*preserve_rows(), preserve._engine_row(engine_cost(rounds=1, steps=1))]
+        monkeypatch.setattr(silicon, "_two_nodes", lambda case: 100.0 + case.cap_mb % 7)
+        monkeypatch.setattr(silicon, "two_nodes", lambda case: 100.0 / case.slower)
+        monkeypatch.setattr(silicon, "one_gpu", lambda hint: 100.0 + len(hint.ops))
+        engine = preserve._engine_row(engine_cost(rounds=1, steps=1))
+        return [*preserve_rows(), *silicon.rows(), engine]
+    if system == "preserve-dse":
+        return [*preserve_dse.rows(AnyRun(), preserve_dse.COARSE, box=True)]
     if system == "network":
         monkeypatch.setattr(network, "SHARED", folder)
         switches = switching.rows(folder, quick=True)

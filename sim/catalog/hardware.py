@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.catalog.files import checked, find
 from sim.hardware.cost import told_as, with_kernel
-from sim.hardware.device import OWN_KERNELS, Device, Fact, Kernel
+from sim.hardware.device import OWN_KERNELS, CopyEngine, Device, Fact, Kernel
 from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES
 from sim.network.library import Library, Way
 from sim.text import strict_yaml
@@ -79,6 +79,18 @@ class KernelFile(BaseModel):
     tile: Number[Annotated[float, Field(ge=1, strict=True)]] | None = None
 
 
+class EngineFile(BaseModel):
+    """An entry of `prefetch_engines:`; the fields are those of `sim.hardware.device.CopyEngine`."""
+
+    model_config = STRICT
+    bytes_per_s: Rate
+    shared_bytes_per_s: Rate | None = None
+    overhead_s: Time
+    tail_s: Time | None = None
+    tail_share: Number[Share] | None = None
+    hbm_share: Number[Share] | None = None
+
+
 class DeviceFile(BaseModel):
     """A file in `sim/catalog/devices`; the fields are those of `sim.hardware.device.Device`."""
 
@@ -98,6 +110,15 @@ class DeviceFile(BaseModel):
     kernels: dict[KernelName, KernelFile] = {}
     prefetch_bytes_per_s: Rate | None = None
     prefetch_overhead_s: Time | None = None
+    prefetch_shared_bytes_per_s: Rate | None = None
+    prefetch_tail_s: Time | None = None
+    prefetch_tail_share: Number[Share] | None = None
+    prefetch_hbm_share: Number[Share] | None = None
+    prefetch_engines: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], EngineFile] = {}
+    l2_set_aside_bytes: Size | None = None
+    tile_rows: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
+    tile_columns: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
+    cores: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
     power_w: Number[Annotated[Watts, _POSITIVE]] | None = None
     idle_power_w: Number[Annotated[Watts, _POSITIVE]] | None = None
     price_per_hour: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
@@ -145,11 +166,13 @@ def device(
     name_or_path: str | Path,
     changes: Mapping[str, Any] | None = None,
     kernels: Mapping[str, str] | None = None,
+    engine: str | None = None,
 ) -> Device:
     """The device of that name in the catalogue, or in a file.
 
     `changes` maps fields to values in SI units, and `kernels` kinds of op to the name of the kernel
-    that is to do them; without it the card has all there are.
+    that is to do them; without it the card has all there are. `engine` is the copy engine that
+    prefetches, where the card tells of others.
     """
     doc = strict_yaml.read(find("devices", name_or_path))
     file = checked(DeviceFile, doc)
@@ -181,9 +204,39 @@ def device(
         facts = {
             key: parent for key, parent in facts.items() if not re.match(r"kernels\.\w+/", key)
         }
+    engines: dict[str, CopyEngine] = {}
+    for name, one in file.prefetch_engines.items():
+        numbers, parents = _numbers(one, doc, ("prefetch_engines", name))
+        engines[name] = CopyEngine(**numbers)
+        facts |= {f"prefetch_engines.{name}.{each}": fact for each, fact in parents.items()}
+    if engine is not None:
+        given, facts = _with_engine(given, facts, engines, engine)
+    if kernels is not None:
+        engines = {}
+        facts = {k: v for k, v in facts.items() if not k.startswith("prefetch_engines.")}
     edits = dict(changes or {})
-    card = Device(**given, kernels=own, facts=facts)
+    card = Device(**given, kernels=own, prefetch_engines=engines, facts=facts)
     return changed(_kernels_changed(card, edits.pop("kernels", None) or {}), edits)
+
+
+def _with_engine(
+    given: dict[str, Any], facts: dict[str, Fact], engines: Mapping[str, CopyEngine], name: str
+) -> tuple[dict[str, Any], dict[str, Fact]]:
+    """The numbers of a card and their parents with those of a copy engine in place of its own."""
+    if name not in engines:
+        there = f"it has {', '.join(engines)}" if engines else "it has none beside its own"
+        raise ValueError(
+            f"{given['name']} has no copy engine {name!r}{nearest(name, engines)}; {there}"
+        )
+    stem = f"prefetch_engines.{name}."
+    fields = {f"prefetch_{field}": value for field, value in engines[name]._asdict().items()}
+    kept = {key: parent for key, parent in facts.items() if key not in fields}
+    brought = {
+        f"prefetch_{key.removeprefix(stem)}": parent._replace(source=f"{name}: {parent.source}")
+        for key, parent in facts.items()
+        if key.startswith(stem)
+    }
+    return {**given, **fields}, kept | brought
 
 
 def library(
@@ -238,7 +291,7 @@ def _numbers(
     given: dict[str, Any] = {}
     facts: dict[str, Fact] = {}
     for key, entry in file:
-        if key == "kernels":
+        if key in ("kernels", "prefetch_engines"):
             continue
         if isinstance(entry, dict):
             given[key] = {dtype: number.value for dtype, number in entry.items()}
@@ -268,6 +321,9 @@ _ZERO_ALLOWED = {
     "kernel_overhead_s",
     "vector_overhead_s",
     "prefetch_overhead_s",
+    "prefetch_tail_s",
+    "prefetch_tail_share",
+    "l2_set_aside_bytes",
     "l2_bytes",
     "launch_s",
     "step_s",
@@ -279,6 +335,8 @@ _SHARES = {
     "hbm_efficiency",
     "overlap",
     "link_efficiency",
+    "prefetch_tail_share",
+    "prefetch_hbm_share",
 }
 
 Card = TypeVar("Card", bound=Any)

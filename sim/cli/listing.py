@@ -83,6 +83,7 @@ def _devices() -> list[Row]:
     return [
         _with_facts(name, device)
         | {"kernels": {kind: own._asdict() for kind, own in device.kernels.items()}}
+        | {"prefetch_engines": {n: own._asdict() for n, own in device.prefetch_engines.items()}}
         for name in catalog.names("devices")
         for device in [catalog.device(name)]
     ]

@@ -32,6 +32,7 @@ from sim.hardware.residency import Residency
 
 _COMPUTE, _HBM, _L2, _LINK, _LATENCY = range(5)
 _ENGINES = ("matrix", "vector")
+_EVENLY = 0.6180339887498949  # its multiples, less their whole parts, are spread evenly
 
 
 class Ports(NamedTuple):
@@ -47,7 +48,15 @@ class Ports(NamedTuple):
     def of(cls, device: Device, label: str, link_bytes_per_s: float = 1.0) -> Ports:
         """Those of a chip of its own."""
         return cls(
-            Capacity(f"{label}/HBM", hbm_bytes_per_s(device)),
+            Capacity(
+                f"{label}/HBM",
+                hbm_bytes_per_s(device),
+                (
+                    device.prefetch_bytes_per_s,
+                    device.prefetch_shared_bytes_per_s or device.prefetch_bytes_per_s,
+                    device.prefetch_hbm_share or 1.0,
+                ),
+            ),
             Capacity(f"{label}/L2", device.l2_bytes_per_s),
             Capacity(f"{label}/link", link_bytes_per_s),
             {},
@@ -96,12 +105,11 @@ class Chip:
         # What the ports moved is not ours alone where others are on the chip.
         self.moved = {"HBM": 0.0, "L2": 0.0, "link": 0.0} if shares else None
         self._show()
-        self.residency = Residency(device.l2_bytes)
+        self.residency = Residency(device.l2_common_bytes, device.l2_set_aside_bytes or 0.0)
         self.totals = Totals(span_s={stream: {} for stream in STREAMS})
         self._ids: defaultdict[str, int] = defaultdict(count().__next__)  # of tensors
-        self._fetching: dict[
-            int, Work
-        ] = {}  # the ranges that are on their way, and who brings them
+        # The ranges that are on their way: who brings them, and the bytes that were missing.
+        self._fetching: dict[int, tuple[Work, float]] = {}
         self._works: dict[str, Work] = {}
 
     def _show(self) -> None:
@@ -141,9 +149,7 @@ class Chip:
         for key, nbytes in op.reads:
             key += index
             if key in self._fetching:
-                # The kernel's own reads now bring the rest, and the copy engine finds nothing left
-                # to do.
-                self.fetched(key, self._fetching[key])
+                self.fetched(self._fetching[key][0], key)
             found = self.residency.read(key, nbytes)
             hit += found
             miss += nbytes - found
@@ -169,7 +175,7 @@ class Chip:
     ) -> float:
         """Begin the traffic of an op over L2 and HBM; when it ends, `end_s` at the earliest."""
         hbm, l2, now, start = work.flows[0], work.flows[1], self.env._now, self.net.start
-        l2.limit, hbm.limit = l2_limit, hbm_limit
+        l2.limit, hbm.limit, hbm.copies = l2_limit, hbm_limit, False
         if work.l2_bytes:
             finish_s = start(l2, work.l2_bytes, begins_s, now)
             end_s = finish_s if finish_s > end_s else end_s
@@ -183,32 +189,52 @@ class Chip:
         self._touch(op, index, work)
         return self.meet(self, op, work)
 
-    def prefetch(self, op: LoweredOp, index: int, work: Work) -> float | None:
-        """Copy what is not in L2 yet; when that ends, if nobody else comes.  Nothing to copy (a
-        kernel was there first) costs nothing."""
-        ((key, nbytes),) = op.reads
-        key += index
-        missing = nbytes - self.residency.held(key)
+    def prefetch(self, op: LoweredOp, index: int, work: Work) -> float:
+        """Copy what is not in L2 yet; when that ends, if nobody else comes.  Where a kernel was
+        there first nothing is copied, but the command has been given all the same."""
+        device, residency = self.device, self.residency
+        now, fixed_s = self.env._now, op.fixed_s
+        slow = device.prefetch_tail_share
+        if slow and (index * 64 + op.slot) * _EVENLY % 1.0 < slow:
+            fixed_s = device.prefetch_tail_s or fixed_s
+        work.floor_s = end_s = work.end_s = now + fixed_s
+        missing = {key + index: nbytes - residency.held(key + index) for key, nbytes in op.reads}
+        total = sum(nbytes for nbytes in missing.values() if nbytes > 0.0)
         if self.net.order is not None:
-            self.net.order.append(missing > 0)
-        if missing <= 0:
-            return None
-        now = work.floor_s = self.env._now
-        work.hbm_bytes, work.l2_bytes = missing, 0.0
-        self._fetching[key] = work
-        work.flows[0].limit = op.hbm_limit
-        end_s = work.end_s = self.net.start(work.flows[0], missing, now + op.fixed_s, now)
+            self.net.order.append(tuple(nbytes > 0.0 for nbytes in missing.values()))
+        work.hbm_bytes, work.l2_bytes = total, 0.0
+        if total:
+            for key, nbytes in missing.items():
+                if nbytes > 0.0:
+                    self._fetching[key] = work, nbytes
+            flow = work.flows[0]
+            flow.limit, flow.copies = op.hbm_limit, True
+            end_s = work.end_s = self.net.start(flow, total, end_s, now)
         return end_s
 
-    def fetched(self, key: int, work: Work) -> None:
-        """A prefetch ended, or was overtaken: what it moved is resident now."""
-        if self._fetching.get(key) is not work:
+    def fetched(self, work: Work, by_kernel: int | None = None) -> None:
+        """A prefetch ended, or a kernel came to one of its ranges: what it moved is resident now.
+        The kernel's own reads bring the rest of that range; the copy goes on with the others."""
+        due = {key: nbytes for key, (by, nbytes) in self._fetching.items() if by is work}
+        if not due:
             return
-        moved = self.net.cancel(work.flows[0])
-        del self._fetching[key]
-        work.hbm_bytes = moved
+        flow, total = work.flows[0], sum(due.values())
+        moved = self.net.cancel(flow)
         self.totals.prefetched_bytes += moved
-        self.residency.fill(key, self.residency.held(key) + moved)
+        rest = 0.0
+        for key, nbytes in due.items():
+            done = nbytes * moved / total
+            self.residency.fill(key, self.residency.held(key) + done)
+            if by_kernel in (None, key):
+                del self._fetching[key]
+            else:
+                self._fetching[key] = work, nbytes - done
+                rest += nbytes - done
+        work.hbm_bytes += moved + rest - total
+        if rest:
+            now = self.env._now
+            self.net.start(flow, rest, max(now, work.floor_s), now)
+            work.move()
 
     def record(
         self, stream: str, op: LoweredOp, layer: str, start_s: float, bound: str, work: Work
@@ -334,7 +360,6 @@ class _Stream:
                     return
             if not op.idle:
                 now = self.start_s = env._now
-                end_s: float | None
                 if op.prefetch:
                     end_s = chip.prefetch(op, self.index, work)
                 elif op.collective:
@@ -347,16 +372,15 @@ class _Stream:
                     end_s = end
                 else:
                     end_s = chip.kernel(op, self.index, work)
-                if end_s is not None:
-                    due_s = now + (end_s - now)
-                    while queue and queue[0][3].callbacks is CALLED_OFF:
-                        heappop(queue)
-                    busy = run.more or run.ready or (queue and queue[0][0] <= due_s)
-                    if busy or not alone:
-                        work.event = Alarm(env, end_s - now, self._ended)
-                        return
-                    env._now = due_s
-                    self._note(op, due_s)
+                due_s = now + (end_s - now)
+                while queue and queue[0][3].callbacks is CALLED_OFF:
+                    heappop(queue)
+                busy = run.more or run.ready or (queue and queue[0][0] <= due_s)
+                if busy or not alone:
+                    work.event = Alarm(env, end_s - now, self._ended)
+                    return
+                env._now = due_s
+                self._note(op, due_s)
             if not self._next():
                 return
 
@@ -372,7 +396,7 @@ class _Stream:
         """Write down what became of an op that ended."""
         chip, work, start_s = self.chip, self.work, self.start_s
         if op.prefetch:
-            chip.fetched(op.reads[0][0] + self.index, work)
+            chip.fetched(work)
         flows, took = work.flows, now - start_s
         # Which of the op's needs ended last.
         cause, last_s = _COMPUTE, work.floor_s

@@ -56,12 +56,19 @@ def go_off(env: simpy.Environment) -> None:
 
 
 class Capacity:
-    """Something that moves at most `bytes_per_s`: an HBM port, an L2 port, a link, an engine."""
+    """Something that moves at most `bytes_per_s`: an HBM port, an L2 port, a link, an engine.
 
-    __slots__ = ("bytes_per_s", "flows", "moved", "name", "wake")
+    Of its flows those that `copies` may be the work of one engine, which moves no more than the
+    first of `copying` for one of them, than the second for several together, and while others move
+    as well leaves the port the third of its rate; None: they are like any others.
+    """
 
-    def __init__(self, name: str, bytes_per_s: float) -> None:
-        self.name, self.bytes_per_s = name, bytes_per_s
+    __slots__ = ("bytes_per_s", "copying", "flows", "moved", "name", "wake")
+
+    def __init__(
+        self, name: str, bytes_per_s: float, copying: tuple[float, float, float] | None = None
+    ) -> None:
+        self.name, self.bytes_per_s, self.copying = name, bytes_per_s, copying
         self.flows: list[Flow] = []  # a lone one may have finished since
         self.moved = 0.0  # bytes
         self.wake: Alarm | None = None  # when the rates of its flows change next
@@ -116,6 +123,7 @@ class Flow:
 
     __slots__ = (
         "begins_s",
+        "copies",
         "finish_s",
         "left",
         "limit",
@@ -133,6 +141,7 @@ class Flow:
         self.work, self.port, self.limit, self.weight = work, port, limit, weight
         self.left = self.rate = self.moved = 0.0
         self.begins_s = self.since_s = self.finish_s = 0.0
+        self.copies = False  # the work of a copy engine
         self.live = False  # listed on its port
         self.shared = False  # it has company: its end is an event that re-times the others
 
@@ -243,6 +252,8 @@ class Net:
             self._divide(port, now)
             return
         for flow in flows:  # the only one: it has no company any more
+            if flow.copies and port.copying:
+                flow.limit = port.copying[0]
             flow.shared, flow.rate = False, min(flow.limit, port.bytes_per_s)
             flow.finish_s = max(now, flow.begins_s) + flow.left / flow.rate
             flow.work.move()
@@ -252,7 +263,15 @@ class Net:
     def _divide(self, port: Capacity, now: float) -> None:
         """Set the rates of several settled flows."""
         moving = [flow for flow in port.flows if flow.begins_s <= now + _INSTANT_S]
-        _fill(port.bytes_per_s, moving)
+        bytes_per_s, copies = port.bytes_per_s, 0
+        if port.copying:
+            one, several, left = port.copying
+            copying = [flow for flow in moving if flow.copies]
+            copies = len(copying)
+            for flow in copying:
+                flow.limit = one if copies == 1 else several / copies
+            bytes_per_s *= left if 0 < copies < len(moving) else 1.0
+        _fill(bytes_per_s, moving)
         for flow in moving:
             flow.finish_s = now + flow.left / flow.rate
         next_s = inf
@@ -263,7 +282,7 @@ class Net:
             if change_s < next_s:
                 next_s = change_s
         if self.order is not None:
-            self.order.append(len(moving) * 16 + len(port.flows))
+            self.order.append((copies * 16 + len(moving)) * 16 + len(port.flows))
         port.wake = Alarm(self.env, max(next_s - now, 0.0), lambda _: self._share(port))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,16 @@ from sim.facts.span import BOUNDS
 from sim.facts.totals import Totals
 from sim.graph.batch import NO_SHARING, Pattern, Sharing
 from sim.graph.graph import STREAMS, Op, is_collective
-from sim.hardware.cost import Alone, OpCost, Sizes, cost, hbm_bytes_per_s, is_straight, traffic
+from sim.hardware.cost import (
+    Alone,
+    OpCost,
+    Sizes,
+    cost,
+    hbm_bytes_per_s,
+    is_straight,
+    read_again,
+    traffic,
+)
 from sim.hardware.device import Device
 from sim.network.library import Way
 from sim.network.network import Network
@@ -92,7 +101,7 @@ class Pricing:
             [each.unhidden for each in costs],
             [each.beside_s for each in costs],
             [min(device.l2_bytes_per_s, each.l2_limit) for each in costs],
-            device.l2_bytes,
+            device.l2_common_bytes,
             *pattern_rows(self.patterns),
             *self.sharing,
         )
@@ -195,7 +204,11 @@ class Pricing:
         else:  # looked up at each of the values
             own = {name: at(getattr(line, name)) for name in _FLOP}
             found = cost(Sizes.of(op, **own, hbm_bytes=hbm, buffer_bytes=buffer), device)
+        again: Any = 0.0
+        if op.gemm and op.flop:
+            again = read_again(op, device, at(line.flop) * (op.gemm[0] / op.flop), hbm)
         hbm, l2 = traffic(hbm, buffer, device)
+        hbm = hbm + again
         took = found.alone(hbm, l2, device)
         active = np.where(
             (took.arithmetic_s > 0.0) | (op.engine == "none") | (not op.writes), 1.0, 0.0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from sim.facts.span import BOUNDS
 from sim.graph.graph import STREAMS, Graph, Op, is_collective
-from sim.hardware.cost import OpCost, cost, traffic
+from sim.hardware.cost import OpCost, cost, read_again, traffic
 from sim.hardware.device import Device
 from sim.network.network import Fold
 
@@ -54,11 +54,12 @@ class LoweredOp:
         buffer_bytes = op.buffer_bytes
         # With the port to itself and nothing in L2: what a kernel cannot overlap is decided by how
         # it is written.
-        moved = traffic(op.hbm_bytes, buffer_bytes, device)
-        alone = found.alone(*moved, device)
+        hbm_bytes, l2_bytes = traffic(op.hbm_bytes, buffer_bytes, device)
+        again = read_again(op, device)
+        alone = found.alone(hbm_bytes + again, l2_bytes, device)
         self.unhidden_s, self.arithmetic_s = alone.unhidden_s, alone.arithmetic_s
         self.spills = alone.arithmetic_s > found.arithmetic_s
-        self.buffer_miss, self.buffer_hit = buffer_bytes - moved[1], moved[1]
+        self.buffer_miss, self.buffer_hit = buffer_bytes - l2_bytes + again, l2_bytes
         self.reads = [
             (ids[tensor.name] * LAYERS + tensor.ahead, tensor.nbytes)
             for tensor in op.reads

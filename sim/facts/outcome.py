@@ -20,6 +20,15 @@ class Pays(NamedTuple):
     beside: tuple[str, ...] = ()
 
 
+class Paid(NamedTuple):
+    """What one chip takes to run and to make, as far as anybody said."""
+
+    watts: float | None = None
+    dollars_per_hour: float | None = None
+    die_mm2: float | None = None
+    dollars: float | None = None  # to make it, with memory and package
+
+
 @dataclass
 class Outcome:
     """All that the results see of the engine: what every kind of work has, and one `part` that
@@ -36,6 +45,7 @@ class Outcome:
     tokens: int = 0  # output tokens produced
     ranks: int = 1
     replicas: int = 1
+    paid: Paid = field(default_factory=Paid)
     chip_s: float | None = None  # chip-seconds that were on; None: all, all the time
     requests: Requests = field(default_factory=lambda: Requests.of([]))
     timeline: Timeline = field(default_factory=Timeline)

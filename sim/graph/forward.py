@@ -116,6 +116,7 @@ class Forward:
             reads=(weights, source),
             writes=(result,),
             after=after,
+            gemm=(rows, columns, source.nbytes / rows) if rows else None,
             stored=self.precision.packed(part),
         )
 

@@ -73,7 +73,8 @@ class Op:
     sequences with one query in a pass where others have more: kernels that work on tiles of queries
     compute a whole tile for each. `beside_flop` is the part of `flop`, and `vector_flop` what a
     matrix kernel has for the vector engine as well, that is done while it waits for what it reads.
-    `work` is what an attention's FLOP and bytes are derived from.
+    `work` is what an attention's FLOP and bytes are derived from, `gemm` of a GEMM the rows and
+    columns of its result, and the bytes of a row of its input.
     Not modelled: occupancy, other tile quantisation.
     """
 
@@ -94,6 +95,7 @@ class Op:
     vector_flop: float = 0.0
     ranks: int = 0
     work: AttentionWork | None = None
+    gemm: tuple[float, float, float] | None = None
     stored: str = ""  # format of its weights, where that is narrower than that of the arithmetic
 
     @property

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from sim.hardware.device import Device, Kernel
+from sim.hardware.tiling import operand_bytes
 
 # A format the matrix engine lacks is computed in the next wider one it has.
 _WIDER = {
@@ -86,6 +87,10 @@ class Asks(Protocol):
         """Activations that it reads and writes."""
 
     @property
+    def gemm(self) -> tuple[float, float, float] | None:
+        """Of a GEMM: rows and columns of its result, and bytes of a row of its input."""
+
+    @property
     def launch(self) -> bool:
         """Whether the kernel has to be started."""
 
@@ -105,6 +110,7 @@ class Sizes(NamedTuple):
     name: str = ""
     beside_flop: Any = 0.0
     vector_flop: Any = 0.0
+    gemm: tuple[float, float, float] | None = None
 
     @classmethod
     def of(cls, op: Asks, **sizes: Any) -> Sizes:
@@ -226,14 +232,28 @@ def _one_by_one(op: Asks, device: Device) -> OpCost:
 
 def alone(op: Asks, device: Device) -> Alone:
     """Closed form of an uncontended op that finds nothing but its activations in L2."""
-    return cost(op, device).alone(*traffic(op.hbm_bytes, op.buffer_bytes, device), device)
+    hbm_bytes, l2_bytes = traffic(op.hbm_bytes, op.buffer_bytes, device)
+    return cost(op, device).alone(hbm_bytes + read_again(op, device), l2_bytes, device)
 
 
 def traffic(hbm_bytes: Any, buffer_bytes: Any, device: Device) -> tuple[Any, Any]:
     """Bytes over HBM and over L2: buffers that layers reuse stay in L2 beside the rest if what the
     op touches of them fits, else they are in HBM."""
-    fits = buffer_bytes <= device.l2_bytes
+    fits = buffer_bytes <= device.l2_common_bytes
     return hbm_bytes + buffer_bytes * (1.0 - fits), buffer_bytes * fits
+
+
+def read_again(op: Asks, device: Device, rows: Any = None, weight_bytes: Any = None) -> Any:
+    """Bytes over HBM beyond those that it reads once, for want of L2 (`sim.hardware.tiling`); of
+    an op of other `rows`, its weights given, where they are columns."""
+    if op.gemm is None or device.tiles is None or not op.hbm_bytes:
+        return 0.0
+    own_rows, columns, row_bytes = op.gemm
+    rows = own_rows if rows is None else np.maximum(rows, 1.0)
+    weights = op.hbm_bytes if weight_bytes is None else np.maximum(weight_bytes, 1.0)
+    once = rows * row_bytes + weights
+    l2_bytes = device.l2_common_bytes
+    return operand_bytes(rows, columns, rows * row_bytes, weights, l2_bytes, device.tiles) - once
 
 
 def _least(a: Any, b: Any) -> Any:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
+from sim.hardware.tiling import Tiles
+
 
 class Fact(NamedTuple):
     """Where a number comes from.
@@ -58,6 +60,17 @@ class Kernel(NamedTuple):
     )
 
 
+class CopyEngine(NamedTuple):
+    """A way to fill L2 ahead of use; the fields are those of `Device`, less `prefetch_`."""
+
+    bytes_per_s: float
+    shared_bytes_per_s: float | None = None
+    overhead_s: float = 0.0
+    tail_s: float | None = None
+    tail_share: float | None = None
+    hbm_share: float | None = None
+
+
 @dataclass(frozen=True)
 class Device:
     """One accelerator as seen by a roofline with a launch cost, an HBM and an L2.
@@ -80,8 +93,21 @@ class Device:
     # What is known of some devices only, by kind of op. "absorb/catlass" is one of several that a
     # scenario may choose.
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
-    prefetch_bytes_per_s: float = float("inf")  # of the copy engine that fills L2
+    # Of the copy engine that fills L2, the one chosen where a card tells of several.
+    prefetch_bytes_per_s: float = float("inf")  # of one stream of prefetches
+    prefetch_shared_bytes_per_s: float | None = None  # of several together; None: as of one
     prefetch_overhead_s: float = 0.0  # issue cost of one prefetch on its own stream
+    prefetch_tail_s: float | None = None  # what a slow issue takes instead,
+    prefetch_tail_share: float | None = None  # and how many of them are slow; None: none
+    # Of the HBM rate, while kernels and prefetches move together; None: all of it.
+    prefetch_hbm_share: float | None = None
+    prefetch_engines: Mapping[str, CopyEngine] = field(default_factory=dict)  # others, by name
+    l2_set_aside_bytes: float | None = None  # of `l2_bytes`: only for what is prefetched
+    # Of a GEMM: the tile of the result that a core computes at a time, and the cores; None: its
+    # operands are read once, whatever the L2.
+    tile_rows: float | None = None
+    tile_columns: float | None = None
+    cores: float | None = None
     power_w: float | None = None  # at work, as its maker rates it
     idle_power_w: float | None = None  # on and with nothing to do; None: no figure was found
     price_per_hour: float | None = None  # dollars, as listed in `facts`
@@ -92,12 +118,26 @@ class Device:
     measured_on: tuple[str, ...] = ()  # other devices, whose kernels its shares of peaks are of
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
+    @property
+    def tiles(self) -> Tiles | None:
+        """How it computes GEMMs, if that is known."""
+        if not (self.tile_rows and self.tile_columns and self.cores):
+            return None
+        return Tiles(self.tile_rows, self.tile_columns, int(self.cores))
+
+    @property
+    def l2_common_bytes(self) -> float:
+        """L2 that whatever is read passes through."""
+        return self.l2_bytes - (self.l2_set_aside_bytes or 0.0)
+
     @cached_property
     def tags(self) -> Mapping[str, str]:
         """The least sure tag of the card's numbers: by kind of kernel with numbers of its own, and
         under "" of all others."""
         found: dict[str, str] = {}
         for key, fact in self.facts.items():
+            if key.startswith("prefetch_engines."):
+                continue  # not the one that is used
             kind = key.split(".")[1] if key.startswith("kernels.") else ""
             found[kind] = max(found.get(kind, SURE[0]), fact.tag, key=SURE.index)
         return found

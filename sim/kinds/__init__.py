@@ -11,7 +11,17 @@ from sim.kinds.kind import Kind, Named
 
 __all__ = ["KINDS", "Kind", "Named"]
 
-_POD = ("topology", "device", "library", "change", "kernels", "stragglers", "collective", "faults")
+_POD = (
+    "topology",
+    "device",
+    "library",
+    "change",
+    "kernels",
+    "prefetch_engine",
+    "stragglers",
+    "collective",
+    "faults",
+)
 _CHIPS = tuple(f"pod.{key}" for key in _POD)
 _MODEL = (*_CHIPS, "model", "precision", "parallel", "techniques")
 _TIMELINE = ("timeline", "timeline.html", None)
@@ -30,7 +40,7 @@ KINDS: dict[str, Kind] = {
         name="decode",
         summary="a static batch: one prefill, then every decode step",
         spec=Named("sim.kinds.static.spec:Decode"),
-        reads=(*_MODEL, "record.max_spans", "record.enabled"),
+        reads=(*_MODEL, "pod.chip", "record.max_spans", "record.enabled"),
         needs=("model", "pod.topology"),
         prepare=Named("sim.kinds.static.plan:prepare"),
         play=Named("sim.kinds.static.plan:play"),
@@ -38,6 +48,7 @@ KINDS: dict[str, Kind] = {
             Named("sim.results.metrics:WALL"),
             Named("sim.kinds.static.facts:PHASES"),
             Named("sim.results.metrics:RATES"),
+            Named("sim.kinds.static.facts:COSTS"),
             _CHIP_METRICS,
         ),
         verdict=Named("sim.results.verdict:verdict"),

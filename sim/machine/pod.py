@@ -103,6 +103,7 @@ class Machinery(NamedTuple):
         device, p = self.device, self.parallel
         return Machine(
             l2_bytes=device.l2_bytes,
+            l2_set_aside_bytes=device.l2_set_aside_bytes or 0.0,
             hbm_bytes_per_s=device.hbm_bytes_per_s,
             ranks=p.ranks,
             matrix_flop_per_s=device.matrix_flop_per_s,
@@ -133,7 +134,17 @@ def machinery(
     time zero. `new_tokens` at a time take room for activations; None: as many as engines take.
     """
     pod, library, graph = wiring(v)
-    device = catalog.device(v.pod.device or pod.device, v.pod.change.device.given(), v.pod.kernels)
+    device = catalog.device(
+        v.pod.device or pod.device,
+        v.pod.change.device.given(),
+        v.pod.kernels,
+        v.pod.prefetch_engine,
+    )
+    if (device.l2_set_aside_bytes or 0.0) > device.l2_bytes:
+        raise ValueError(
+            f"l2_set_aside_bytes is {show(device.l2_set_aside_bytes or 0.0, 'B')}, more than all "
+            f"of {device.name}'s L2, {show(device.l2_bytes, 'B')}"
+        )
     new_tokens = new_tokens or device.max_batched_tokens
     model, parallel = catalog.model(v.model.name, v.model.change.given()), v.parallel.degrees()
     ranks, chips = parallel.ranks, parallel.chips
@@ -198,13 +209,16 @@ def machinery(
         parts=parts if len(parts) > 1 else (),
     )
     # This says also if a technique does not apply.
-    of_rank = sharing_of(found.graph(decode_batch([1])))
+    step = found.graph(decode_batch([1]))
+    of_rank = sharing_of(step)
+    if any(op.kind == "prefetch" for _, op in step.ops()):
+        found.notes.extend(_inferred_engine(device, catalog.device(v.pod.device or pod.device)))
     seen = found.seen_by_techniques(0)
     for place, (name, options) in enumerate(v.techniques):
         found.notes.extend(TECHNIQUES[name].notes(seen, options))
-        step_s, step = step_of(found, place)
+        step_s, which = step_of(found, place)
         others = tuple(each.name for at, each in enumerate(v.techniques) if at != place)
-        told = TECHNIQUES[name].pays(seen, options, step_s, step)
+        told = TECHNIQUES[name].pays(seen, options, step_s, which)
         found.pays.extend(each._replace(beside=others) for each in told)
     found.notes.extend(accuracy.notes(found.accuracy, model.name))
     runs, sharing = _reshaped(shared, parallel, of_rank)
@@ -298,6 +312,23 @@ def beyond_cards(
         dtype = precision.arithmetic(part)
         if dtype not in device.matrix_flop_per_s:
             yield f"{device.name} has no rate for {dtype}: {part} are multiplied in a wider format"
+
+
+def _inferred_engine(device: Device, card: Device) -> Iterator[str]:
+    """That nobody measured what prefetches copy with, and which engines were measured."""
+    fact = device.facts.get("prefetch_bytes_per_s")
+    if fact is None or fact.tag != "INFER":
+        return
+    others = ", ".join(
+        f"{name} ({show(each.bytes_per_s, 'B/s')}, {show(each.overhead_s, 's')})"
+        for name, each in card.prefetch_engines.items()
+    )
+    yield (
+        f"{device.name}: the engine that prefetches is inferred "
+        f"({show(device.prefetch_bytes_per_s, 'B/s')}, {show(device.prefetch_overhead_s, 's')} a "
+        "copy), and what prefetching gains hangs on it"
+        + (f"; measured: {others}, by `pod.prefetch_engine`" if others else "")
+    )
 
 
 def routing_of(asked: RoutingSpec, model: Model, parallel: Parallel) -> tuple[Parallel, list[str]]:

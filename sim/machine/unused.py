@@ -36,7 +36,13 @@ def refuse_unused(pod: Pod, parts: Sequence[Machinery], at: KeyPath = ("pod",)) 
 
 def _unused(pod: Pod, parts: Sequence[Machinery]) -> Iterator[tuple[KeyPath, str]]:
     device = pod.change.device.given()
-    links, fetches = list(_of_links(pod)), [key for key in device if key.startswith("prefetch_")]
+    links = list(_of_links(pod))
+    fetches: list[KeyPath] = [("prefetch_engine",)] if pod.prefetch_engine else []
+    fetches += [
+        ("change", "device", key)
+        for key in device
+        if key.startswith("prefetch_") or key == "l2_set_aside_bytes"
+    ]
     kernels: list[KeyPath] = [("kernels", kind) for kind in pod.kernels]
     kernels += [("change", "device", "kernels", kind) for kind in device.get("kernels", ())]
     if not (links or fetches or kernels):
@@ -63,7 +69,7 @@ def _unused(pod: Pod, parts: Sequence[Machinery]) -> Iterator[tuple[KeyPath, str
             yield key, f"there is no {key[-1]} in the model, which has {there}; take this out"
     if not any(op.stream == "prefetch" for _, op in ops):
         what = "nothing is prefetched, for no technique does; take this out"
-        yield from ((("change", "device", key), what) for key in fetches)
+        yield from ((key, what) for key in fetches)
 
 
 def _of_links(pod: Pod) -> Iterator[KeyPath]:

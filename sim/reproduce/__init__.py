@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.reproduce import hierarchical, nas, network, preserve, serving, sosa, stief, typhoon
+from sim.reproduce import (
+    hierarchical,
+    nas,
+    network,
+    preserve,
+    preserve_dse,
+    serving,
+    sosa,
+    stief,
+    typhoon,
+)
 from sim.reproduce.row import Row
 
 __all__ = ["SYSTEMS", "Row"]
 
 SYSTEMS: dict[str, Callable[..., list[Row]]] = {
     "preserve": preserve.reproduce,
+    "preserve-dse": preserve_dse.reproduce,
     "network": network.reproduce,
     "serving": serving.reproduce,
     "typhoon": typhoon.reproduce,

@@ -34,6 +34,7 @@ from sim.graph.transformer import transformer
 from sim.hardware.device import Device
 from sim.network.library import Library
 from sim.network.network import Network
+from sim.reproduce import silicon
 from sim.reproduce.cost import Cost, engine_cost
 from sim.reproduce.host import chosen
 from sim.reproduce.row import Progress, Row, listed, sign
@@ -68,6 +69,7 @@ class Point(NamedTuple):
     changes: tuple[tuple[str, float], ...] = ()
     prompt: int = PROMPT
     output: int = OUTPUT
+    engine: str = ""  # that copies; "": the card's first
 
 
 class Measured(NamedTuple):
@@ -98,7 +100,8 @@ def _parts(point: Point) -> tuple[Device, Network, Callable[[Batch], Graph]]:
     pod = catalog.pod("atlas_800t_a2")
     of_library = {name[8:]: factor for name, factor in point.changes if name.startswith("library.")}
     of_device = {name: factor for name, factor in point.changes if not name.startswith("library.")}
-    device = catalog.device(pod.device, _scaled(catalog.device(pod.device), of_device))
+    card = catalog.device(pod.device, engine=point.engine or None)
+    device = catalog.device(pod.device, _scaled(card, of_device), engine=point.engine or None)
     library = catalog.library(pod.library, _scaled(catalog.library(pod.library), of_library))
     model, precision = catalog.model(point.model), Precision("int8", "int8", "fp16", "fp16")
     machine = Machine(device.l2_bytes, device.hbm_bytes_per_s, point.ranks)
@@ -154,7 +157,8 @@ _SHRINKING, _SLOW = (
 )
 _CAP = 46e6  # what the default leaves of 48 MiB beside the activations, rounded down
 _CAPS = (0.25, 0.5, 1.0, 1.5, 2.0)
-# The copy engine, of which nothing is measured: its rate, and its fixed cost a copy.
+_ENGINES = ("sdma", "sdma_cold")  # beside the first, which is inferred: as measured by others
+# The whole curve of the copy engine: its rate, and its fixed cost a copy.
 _CURVE = {
     "prefetch_bytes_per_s": (0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.3, 2.0),
     "prefetch_overhead_s": (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
@@ -165,12 +169,17 @@ def _capped(shrinking: list[Point], factor: float) -> Point:
     return _preserve(shrinking[2], cap=f"{factor * _CAP:.0f} B")
 
 
+def _by(engine: str, plain: Point) -> Point:
+    return _preserve(plain)._replace(engine=engine)
+
+
 def _copied(point: Point, name: str, factor: float) -> Point:
     return point._replace(changes=(*point.changes, (name, factor)))
 
 
 def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> list[Row]:
-    """All rows; `quick` leaves out the sweep of constants and the curve of the copy engine."""
+    """All rows; `quick` leaves out the sweep of constants, the curve of the copy engine and the
+    free sizes of P9."""
     cost = engine_cost()  # before other processes compete for the cores
     sweep, curve = ({}, {}) if quick else (_sweep(), _curve())
     points = _points(sweep, curve)
@@ -179,7 +188,7 @@ def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> l
         for point, measured in zip(points, pool.map(measure, points, chunksize=4)):
             took[point] = measured
             progress(len(took) / len(points))
-    return [*_rows(took, sweep, curve), _engine_row(cost)]
+    return [*_rows(took, sweep, curve), *silicon.rows(quick), _engine_row(cost)]
 
 
 Change = tuple[str, float]  # a constant, and its factor
@@ -211,7 +220,9 @@ def _points(
     plain = [*_GRID, *_SMALL_BATCH, *_BATCHES, *_SHRINKING, *_SLOW, *swept]
     pairs = [each for point in plain for each in (point, _preserve(point))]
     caps = [_capped(points, factor) for points in (_SHRINKING, _SLOW) for factor in _CAPS]
-    return list(dict.fromkeys([*pairs, *map(_fused, _SMALL_BATCH), *caps, *chain(*curve.values())]))
+    engines = [_by(engine, point) for engine in _ENGINES for point in _GRID]
+    more = chain(map(_fused, _SMALL_BATCH), caps, engines, *curve.values())
+    return list(dict.fromkeys([*pairs, *more]))
 
 
 def _rows(
@@ -224,6 +235,7 @@ def _rows(
     yield from _fused_rows(took)
     yield from _falling_rows(took)
     yield from _cap_rows(took)
+    yield from _by_engine_rows(took)
     yield from _sensitivity_rows(took, sweep)
     yield from _curve_rows(took, curve)
 
@@ -358,6 +370,13 @@ def _past_the_cap(
     gains = {factor: took[plain].seconds / took[at].seconds for factor, at in zip(_CAPS, capped)}
     listing = f"at {listed(gains, 2)} x the cap: {listed(gains.values(), 3)}"
     return max(gains[1.5], gains[2.0]) / gains[1.0], listing
+
+
+def _by_engine_rows(took: Mapping[Point, Measured]) -> Iterator[Row]:
+    """P1 and P2 with the copy engines that were measured; the rows judged have the inferred one."""
+    for engine in _ENGINES:
+        gains = [took[plain].seconds / took[_by(engine, plain)].seconds for plain in _GRID]
+        yield from _ends(f"prefetched by {engine}", gains, "an engine measured by others, see P9")
 
 
 def _sensitivity_rows(

@@ -44,7 +44,8 @@ def _per_s(outcome: Outcome, count: float) -> float | None:
     return count / wall_s(outcome) if wall_s(outcome) > 0 else None
 
 
-def _chip_s(outcome: Outcome) -> float:
+def chip_s(outcome: Outcome) -> float:
+    """Seconds that chips were on, of all of them."""
     if outcome.chip_s is not None:
         return outcome.chip_s
     return wall_s(outcome) * outcome.ranks * outcome.replicas
@@ -110,7 +111,7 @@ RATES = table_of(
             "output tokens per chip",
             "output tokens of all sequences / chip-seconds: ranks x the time each replica was on, "
             "all of makespan_s unless it scales with load",
-            lambda o: o.tokens / _chip_s(o) if wall_s(o) > 0 else None,
+            lambda o: o.tokens / chip_s(o) if wall_s(o) > 0 else None,
         ),
     ]
 )
@@ -176,7 +177,7 @@ CHIPS = table_of(
             "share",
             "",
             "prefetch busy",
-            f"time ops occupied the prefetch stream / makespan_s, {_ONE}",
+            f"time ops occupied the prefetch stream, the first of several, / makespan_s, {_ONE}",
             lambda o: _share(o, busy_s(o.totals, "prefetch")),
         ),
         Metric(

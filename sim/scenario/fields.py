@@ -61,6 +61,7 @@ def _sane(value: Any) -> Any:
 Count = Annotated[int, Field(ge=1, le=10**12), BeforeValidator(whole)]
 Index = Annotated[int, Field(ge=0, le=10**12), BeforeValidator(whole)]
 Factor = Annotated[float, Field(gt=0, le=1e12), BeforeValidator(_number)]
+Amount = Annotated[float, Field(ge=0, le=1e12), BeforeValidator(_number)]
 Probability = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)]
 Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
 Bytes = Annotated[units.Bytes, Field(gt=0), BeforeValidator(_sane)]

@@ -12,6 +12,7 @@ from sim.hardware.device import OWN_KERNELS
 from sim.network.collectives import ALGORITHM_NAMES, AUTO
 from sim.scenario.faults import LinkFault
 from sim.scenario.fields import (
+    Amount,
     Bytes,
     BytesPerSecond,
     ChannelName,
@@ -66,6 +67,11 @@ class DeviceChange(Section):
     hbm_efficiency: Share | None = None
     prefetch_bytes_per_s: BytesPerSecond | None = None
     prefetch_overhead_s: Seconds | None = None
+    prefetch_shared_bytes_per_s: BytesPerSecond | None = None
+    prefetch_tail_s: Seconds | None = None
+    prefetch_tail_share: Probability | None = None
+    prefetch_hbm_share: Share | None = None
+    l2_set_aside_bytes: Bytes | None = None
     power_w: Watts | None = None
     idle_power_w: Watts | None = None
     price_per_hour: Factor | None = None
@@ -94,6 +100,30 @@ class Change(Section):
     device: DeviceChange = DeviceChange()
     library: LibraryChange = LibraryChange()
     link: LinkChange = LinkChange()
+
+
+class Chip(Section):
+    """What a chip costs to make: a process node, and constants of it that are to be others; the
+    names are the fields of `sim.hardware.chip_cost.ChipCost`, and their estimates stand there."""
+
+    node: Literal["7 nm", "5 nm"] = "7 nm"
+    wafer_dollars: Factor | None = None
+    defects_per_cm2: Amount | None = None
+    clustering: Factor | None = None
+    critical_share: Share | None = None
+    sram_mm2_per_mib: Amount | None = None
+    matrix_mm2_per_tflops: Amount | None = None
+    hbm_mm2_per_stack: Amount | None = None
+    link_mm2: Amount | None = None
+    host_mm2: Amount | None = None
+    other_mm2: Amount | None = None
+    stack_bytes_per_s: BytesPerSecond | None = None
+    hbm_dollars_per_gb: Amount | None = None
+    package_dollars_per_mm2: Amount | None = None
+    interposer_share: Amount | None = None
+    bonding_yield: Share | None = None
+    watts_per_tflops: Amount | None = None
+    hbm_stacks: Count | None = None
 
 
 class Array(Section):
@@ -204,6 +234,16 @@ class Pod(Section):
     kernels: dict[Literal[OWN_KERNELS], str] = Field(  # type: ignore[valid-type]
         default={},
         description="which of the kernels that the device's card has is to do a kind of op",
+    )
+    prefetch_engine: str | None = Field(
+        default=None,
+        description="which of the copy engines that the device's card has is to fill L2; default: "
+        "its first",
+    )
+    chip: Chip | None = Field(
+        default=None,
+        description="what a chip costs to make, for performance by area, dollar and watt; {}: by "
+        "the estimates of 7 nm",
     )
     stragglers: dict[Annotated[int, Field(ge=0)], Factor] = Field(
         default={},

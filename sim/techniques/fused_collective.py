@@ -84,6 +84,7 @@ def _tiles(matmul: Op, reduce: Op, tiles: int, start: tuple[After, ...]) -> list
             message_bytes=0.0,
         )
     ]
+    gemm = matmul.gemm and (matmul.gemm[0], matmul.gemm[1] / tiles, matmul.gemm[2])
     for part in range(tiles):
         piece, last = f"{matmul.name}[{part}]", part == tiles - 1
         reads = tuple(cut(t, part) if t.kind == "weight" else t for t in matmul.reads)
@@ -92,6 +93,7 @@ def _tiles(matmul: Op, reduce: Op, tiles: int, start: tuple[After, ...]) -> list
                 matmul,
                 name=piece,
                 flop=matmul.flop / tiles,
+                gemm=gemm,
                 reads=reads,
                 writes=tuple(cut(t, part) for t in matmul.writes),
                 launch=matmul.launch and part == 0,

@@ -17,3 +17,4 @@ class Machine(NamedTuple):
     matrix_flop_per_s: Mapping[str, float] = {}  # peaks, by dtype
     model: Model | None = None  # the whole of it,
     layers: range = range(0)  # and those of its layers that the graph has
+    l2_set_aside_bytes: float = 0.0  # of the L2: only for what is prefetched

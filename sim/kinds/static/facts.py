@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from sim.facts.outcome import Outcome
 from sim.results.metric import Metric, table_of
+from sim.results.metrics import chip_s
 
 
 def _tpot_s(outcome: Outcome) -> float | None:
     phases = outcome.part
     return phases.decode_s / phases.decode_steps if phases.decode_steps else None
+
+
+def _a_token(outcome: Outcome, each_s: float | None) -> float | None:
+    """What a chip takes each second, of the whole run, for each output token."""
+    return each_s * chip_s(outcome) / outcome.tokens if outcome.tokens and each_s else None
+
+
+def _rate(outcome: Outcome, of: float | None) -> float | None:
+    """Output tokens a second of one chip, for each unit of what it has."""
+    return outcome.tokens / chip_s(outcome) / of if of and chip_s(outcome) > 0 else None
 
 
 PHASES = table_of(
@@ -36,6 +47,67 @@ PHASES = table_of(
             label="TPOT mean",
             of="decode_s / decode steps of a sequence",
             value=_tpot_s,
+        ),
+    ]
+)
+COSTS = table_of(
+    [
+        Metric(
+            name="joules_per_token",
+            unit="J",
+            better="lower",
+            label="energy per output token",
+            of="rated power of a chip x chip-seconds / output tokens; chips draw less when idle",
+            value=lambda o: _a_token(o, o.paid.watts),
+        ),
+        Metric(
+            name="dollars_per_million_tokens",
+            unit="$",
+            better="lower",
+            label="cost per million tokens",
+            of="price of the chip-seconds / output tokens x 1e6",
+            value=lambda o: _a_token(o, (o.paid.dollars_per_hour or 0.0) / 3600 * 1e6),
+        ),
+        Metric(
+            name="die_mm2",
+            unit="",
+            better="lower",
+            label="die, mm2",
+            of="area of a chip's die, by the estimates of `pod.chip`",
+            value=lambda o: o.paid.die_mm2,
+        ),
+        Metric(
+            name="chip_dollars",
+            unit="$",
+            better="lower",
+            label="chip, to make",
+            of="a die that works, its memory and package, by the estimates of `pod.chip`; no price",
+            value=lambda o: o.paid.dollars,
+        ),
+        Metric(
+            name="output_tokens_per_s_per_mm2",
+            unit="/s",
+            better="higher",
+            label="output tokens per mm2",
+            of="output_tokens_per_s_per_chip / die_mm2",
+            value=lambda o: _rate(o, o.paid.die_mm2),
+        ),
+        Metric(
+            name="output_tokens_per_s_per_dollar",
+            unit="/s",
+            better="higher",
+            label="output tokens per chip dollar",
+            of="output_tokens_per_s_per_chip / chip_dollars",
+            value=lambda o: _rate(o, o.paid.dollars),
+        ),
+        Metric(
+            name="output_tokens_per_s_per_watt",
+            unit="/s",
+            better="higher",
+            label="output tokens per W",
+            of="output_tokens_per_s_per_chip / rated power of a chip",
+            value=lambda o: _rate(o, o.paid.watts),
+            shown=False,
         ),
     ]
 )
