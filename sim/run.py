@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,9 +67,9 @@ def run(
         if not outcomes:
             raise
         raise Interrupted(
-            _result(s, {name: outcomes[name] for name in plans if name in outcomes}, [*plans])
+            result_of(s, {name: outcomes[name] for name in plans if name in outcomes}, [*plans])
         ) from None
-    return _result(s, {name: outcomes[name] for name in plans}, [])
+    return result_of(s, {name: outcomes[name] for name in plans})
 
 
 class Interrupted(KeyboardInterrupt):
@@ -80,7 +80,9 @@ class Interrupted(KeyboardInterrupt):
         self.result = result
 
 
-def _result(s: Scenario, outcomes: dict[str, Outcome], wanted: list[str]) -> Result:
+def result_of(
+    s: Scenario, outcomes: dict[str, Outcome], wanted: Sequence[str] = ()
+) -> Result:
     """What the outcomes say; of an interrupted run, `wanted` are all its variants."""
     warnings = [
         f"interrupted: {name} "

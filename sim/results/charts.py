@@ -11,7 +11,7 @@ from sim.results.palette import escaped
 
 _WIDTH, _LABEL, _BAR, _STEP = 860, 150, 26, 40
 _MOST_LETTERS = 34  # of a bar's name
-_PLOT = 420  # width of a figure with two axes
+WIDE = 420  # width of a figure with two axes
 # Of a curve of many values: one for each third of a percent, and the tail down to a millionth.
 _SHARES = np.unique(np.concatenate([np.linspace(0, 1, 301)[1:], 1 - np.geomspace(1e-2, 1e-6, 60)]))
 
@@ -35,7 +35,7 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
         y, x = 4 + row * _STEP, float(label)
         out.append(
             f'<text class="name" x="{label - 10}" y="{y + 18}" '
-            f'text-anchor="end">{_cut(name, _MOST_LETTERS)}</text>'
+            f'text-anchor="end">{cut(name, _MOST_LETTERS)}</text>'
         )
         total = sum(part[2] for part in parts) or 1.0
         for part, colour, seconds in parts:
@@ -57,7 +57,7 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
         )
     height = max(1, len(bars)) * _STEP
     items = [(part, colour) for parts in bars.values() for part, colour, s in parts if s > 0]
-    return f"{_svg(_WIDTH, height, text)}{''.join(out)}</svg>{legend(items)}"
+    return f"{svg(_WIDTH, height, text)}{''.join(out)}</svg>{legend(items)}"
 
 
 class Line(NamedTuple):
@@ -101,7 +101,7 @@ def cdf(
     low = max(min(float(v[v > 0].min(initial=high)) for v in values.values()), 1e-5 * high)
     logarithmic = high / low > 30
     low = low if logarithmic else 0.0
-    plot = _Plot(_left(["100 %"]), 250)
+    plot = Plot(room_for(["100 %"]), 250)
 
     def across(value: np.ndarray) -> np.ndarray:
         share = (
@@ -121,8 +121,8 @@ def cdf(
         _stairs(plot, across(x), 1 - lines[name].y, lines[name].colour, name)
         for name, x in values.items()
     ]
-    frame = _frame(plot, title, "", along, down, unit)
-    head = _svg(_PLOT, plot.height, f"{title}: share of {what} by {unit}")
+    frame = frame(plot, title, "", along, down, unit)
+    head = svg(WIDE, plot.height, f"{title}: share of {what} by {unit}")
     return f"{head}{frame}{''.join(stairs)}</svg>"
 
 
@@ -145,7 +145,7 @@ def time_series(
     )
     heights = _ticks(0.0, top, False)
     labels = [f"{tick:,.10g}{' %' if shares else ''}" for tick in heights]
-    plot = _Plot(_left(labels), 190)
+    plot = Plot(room_for(labels), 190)
     down = [(1 - tick / top, text) for tick, text in zip(heights, labels)]
     along = [(tick / last, f"{tick:,.10g}") for tick in _ticks(0.0, last, False)]
     stairs = [
@@ -159,8 +159,8 @@ def time_series(
         for name, line in lines.items()
         if len(line.y)
     ]
-    frame = _frame(plot, title, "" if shares else unit, along, down, f"time in {time_unit}")
-    head = _svg(_PLOT, plot.height, f"{title} in {unit} over time")
+    frame = frame(plot, title, "" if shares else unit, along, down, f"time in {time_unit}")
+    head = svg(WIDE, plot.height, f"{title} in {unit} over time")
     return f"{head}{frame}{''.join(stairs)}</svg>"
 
 
@@ -178,9 +178,9 @@ def scatter(
     """
     if not points:
         return ""
-    axes = [_Axis.of([point[axis] for point in points.values()]) for axis in (0, 1)]
+    axes = [Axis.of([point[axis] for point in points.values()]) for axis in (0, 1)]
     labels = [f"{tick:,.10g}" for tick in axes[1].ticks]
-    plot = _Plot(_left(labels), 280)
+    plot = Plot(room_for(labels), 280)
     along = [(axes[0].share(tick), f"{tick:,.10g}") for tick in axes[0].ticks]
     down = [(1 - axes[1].share(tick), text) for tick, text in zip(axes[1].ticks, labels)]
     at = {
@@ -198,10 +198,10 @@ def scatter(
         left = x > plot.left + 0.7 * plot.wide
         out.append(
             f'<text class="soft" x="{x + (-8 if left else 8):.1f}" y="{y - 6:.1f}" '
-            f'text-anchor="{"end" if left else "start"}">{_cut(name, 20)}</text>'
+            f'text-anchor="{"end" if left else "start"}">{cut(name, 20)}</text>'
         )
-    head = _svg(_PLOT, plot.height, f"{title} over {below}, a dot for each variant")
-    return f"{head}{_frame(plot, title, unit, along, down, below)}{''.join(out)}</svg>"
+    head = svg(WIDE, plot.height, f"{title} over {below}, a dot for each variant")
+    return f"{head}{frame(plot, title, unit, along, down, below)}{''.join(out)}</svg>"
 
 
 def unbettered(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -213,7 +213,7 @@ def unbettered(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return found
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """From where to where an axis goes, and where it has ticks."""
 
     low: float
@@ -222,7 +222,7 @@ class _Axis(NamedTuple):
     ticks: list[float]
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> _Axis:
+    def of(cls, values: Sequence[float]) -> Axis:
         """One that shows all values with some room at its ends."""
         low, high = min(values), max(values)
         logarithmic = low > 0 and high / low > 10
@@ -244,7 +244,7 @@ class _Axis(NamedTuple):
         return (value - self.low) / (self.high - self.low)
 
 
-class _Plot(NamedTuple):
+class Plot(NamedTuple):
     """Where a figure's axes stand, in pixels."""
 
     left: float
@@ -253,15 +253,17 @@ class _Plot(NamedTuple):
 
     @property
     def wide(self) -> float:
-        return _PLOT - 18 - self.left
+        """Of the axis to the right."""
+        return WIDE - 18 - self.left
 
     @property
     def high(self) -> float:
+        """Of the axis upwards."""
         return self.height - self.top - 44
 
 
-def _frame(
-    plot: _Plot,
+def frame(
+    plot: Plot,
     title: str,
     unit: str,
     along: Sequence[tuple[float, str]],
@@ -272,7 +274,7 @@ def _frame(
     axis and its text."""
     soft = f'<tspan class="soft" font-size="12">&#160; {escaped(unit)}</tspan>' if unit else ""
     out = [f'<text x="{plot.left:.0f}" y="15" class="name">{escaped(title)}{soft}</text>']
-    right, bottom = _PLOT - 18, plot.height - 44
+    right, bottom = WIDE - 18, plot.height - 44
     for share, text in down:
         y = plot.top + share * plot.high
         out += [
@@ -294,13 +296,14 @@ def _frame(
     return "".join(out)
 
 
-def _left(labels: Sequence[str]) -> float:
+def room_for(labels: Sequence[str]) -> float:
+    """Pixels to the left of an axis with these labels."""
     return max(
         60.0, 14 + 6.6 * max(map(len, labels), default=0)
     )  # mostly equal, so that figures line up
 
 
-def _stairs(plot: _Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: str) -> str:
+def _stairs(plot: Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: str) -> str:
     """A line from the bottom across to each point, then up or down to it.
 
     `down` are shares of the axis from its top. Moves below 0.1 pixels are left out.
@@ -327,14 +330,16 @@ def legend(items: Iterable[tuple[str, str]]) -> str:
     return f'<p class="legend">{"".join(spans)}</p>'
 
 
-def _svg(width: int, height: int, text: str) -> str:
+def svg(width: int, height: int, text: str) -> str:
+    """The beginning of a figure; `text` describes it to those who cannot see it."""
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
         f'aria-label="{escaped(text)}">'
     )
 
 
-def _cut(name: str, length: int) -> str:
+def cut(name: str, length: int) -> str:
+    """A name, escaped, that is no longer than so many letters."""
     return escaped(name if len(name) <= length else name[: length - 1] + "…")
 
 
