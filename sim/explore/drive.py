@@ -192,7 +192,7 @@ class _Drive:
         task.tries += 1
         plan = self.plan
         future = self.workers.submit(
-            measure, plan.source, plan.of(task.point), task.digest, task.point, self.prune
+            measure, plan.source, plan.quietly(task.point), task.digest, task.point, self.prune
         )
         self.out[future] = self.waited[task.digest] = task
         future.add_done_callback(self.back.put)

@@ -31,6 +31,7 @@ class Plan:
 
     source: Source
     overrides: Mapping[str, Any]
+    quiet: Mapping[str, Any]  # overrides that leave out what no table has
     scenario: Scenario
     space: Space
     questions: Questions
@@ -48,9 +49,13 @@ class Plan:
         """The overrides that make the scenario that point."""
         return {**self.overrides, **as_overrides(point)}
 
+    def quietly(self, point: Point) -> dict[str, Any]:
+        """The same, without a timeline."""
+        return {**self.quiet, **self.of(point)}
+
     def load(self, point: Point) -> Scenario:
         """The scenario at a point; ScenarioError where it cannot be."""
-        return load(self.source, self.of(point))
+        return load(self.source, self.quietly(point))
 
 
 def planned(source: Source, overrides: Overrides = ()) -> Plan:
@@ -68,7 +73,6 @@ def planned(source: Source, overrides: Overrides = ()) -> Plan:
     except ValueError as error:
         raise ScenarioError([scenario.sweep_fault(str(error))]) from None
     quiet = {k: v for k, v in _QUIET.items() if _read(scenario, k)}
-    given = {**quiet, **given}
     faults = [*_counted(sweep, axes, scenario), *_tried(source, given, scenario, sweep, axes)]
     space = Space(
         axes,
@@ -78,7 +82,7 @@ def planned(source: Source, overrides: Overrides = ()) -> Plan:
     questions, wrong = _questions(scenario, sweep, space)
     if faults := [*faults, *wrong]:
         raise ScenarioError(dict.fromkeys(faults))
-    return Plan(source, given, scenario, space, questions, sweep.search, sweep.limit)
+    return Plan(source, given, quiet, scenario, space, questions, sweep.search, sweep.limit)
 
 
 def _as_mapping(overrides: Overrides) -> dict[str, Any]:

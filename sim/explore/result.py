@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,13 @@ from sim.explore import table as tables
 from sim.explore.drive import Tally
 from sim.explore.measure import DONE, FAILED, LOST, PRUNED
 from sim.explore.plan import Plan
+from sim.explore.space import Point
 from sim.explore.store import Row, kept_rows
-from sim.explore.summary import Scored, Summary, summarised, text_of
+from sim.explore.summary import Scored, Summary, shortened, summarised, text_of
+from sim.results import Result
+from sim.run import load, play, prepare, result_of
+from sim.scenario import ScenarioError
+from sim.scenario.layers import nearest_node, plain
 from sim.text.replacing import replacing
 
 if TYPE_CHECKING:
@@ -86,6 +91,35 @@ class SweepResult:
         ]
         return found
 
+    def as_written(self, key: str) -> str:
+        """What the scenario itself says of a key, as text."""
+        path = key.split(".")
+        first, *_ = self.plan.scenario.merged
+        variant, path = (path[1], path[2:]) if path[0] == "variants" else (first, path)
+        node, below = nearest_node(self.plan.scenario.merged[variant], tuple(path))
+        return "not set" if below else text_of(plain(node))
+
+    @cached_property
+    def baseline(self) -> Result | None:
+        """The scenario as it is written, run; None if it cannot be."""
+        return self._run({})
+
+    @cached_property
+    def best_run(self) -> Result | None:
+        """The best point, run again, with its timeline; None where there is none."""
+        found = self.summary.best
+        return None if found is None else self._run(found.row.point)
+
+    def _run(self, point: Point) -> Result | None:
+        try:
+            scenario = load(self.plan.source, self.plan.of(point))
+            plans = prepare(scenario)
+        except ScenarioError:
+            return None
+        outcomes = {name: play(plan) for name, plan in plans.items()}
+        # Claims are of the scenario as it stands.
+        return result_of(scenario if not point else replace(scenario, expect=[]), outcomes)
+
     @property
     def verdict(self) -> str:
         """The answer in a sentence."""
@@ -95,8 +129,9 @@ class SweepResult:
             return f"{points}, {found.counts[DONE]:,} done; nothing was asked to be low or high."
         if found.best is None:
             return f"{points}, none of which meets what was asked."
+        brief = shortened(self.plan.space.keys)
         keys = ", ".join(
-            f"{key} {text_of(value)}" for key, value in found.best.row.point.items()
+            f"{brief[key]} {text_of(value)}" for key, value in found.best.row.point.items()
         )
         scores = ", ".join(
             f"{one.text} = {one.sign * score:.6g}"
@@ -125,9 +160,8 @@ class SweepResult:
         """Headings and cells of a short table: the best points where there are objectives, else the
         first."""
         questions = self.plan.questions
-        names = [*self.plan.space.keys, *dict.fromkeys(
-            [*(one.text for one in questions.objectives), *questions.derived]
-        )]
+        asked = dict.fromkeys([*(one.text for one in questions.objectives), *questions.derived])
+        names, brief = [*self.plan.space.keys, *asked], shortened(self.plan.space.keys)
         if questions.objectives:
             rows = [one.row for one in self.ranked()] if len(questions.objectives) > 1 else []
             rows = rows or [one.row for one in self._top(most)]
@@ -140,7 +174,7 @@ class SweepResult:
                 found |= questions.answers(row.result.values, row.point)
             cells = [text_of(found[name]) if name in found else "" for name in names]
             lines.append([str(row.number), *cells])
-        return ["point", *names], lines
+        return ["point", *(brief.get(name, name) for name in names)], lines
 
     def _top(self, most: int) -> list[Scored]:
         """The best of the points that the summary drew, and of the front."""
@@ -165,14 +199,17 @@ class SweepResult:
         return report(self)
 
     def save(self) -> list[Path]:
-        """Write the table and the report beside the store, each whole or not at all; their
-        paths."""
+        """Write the table, the report, and the run folders of the best point and of the scenario as
+        it is written beside the store, each whole or not at all; their paths."""
         names = tables.columns(self.plan, self.rows())
         files = [self.folder / "points.csv"]
         tables.write_csv(files[0], names, self.records())
         parquet = self.folder / "points.parquet"
         if tables.write_parquet(parquet, names, self.records()):
             files.append(parquet)
+        for name, run in (("best", self.best_run), ("baseline", self.baseline)):
+            if run is not None and self.summary.best is not None:
+                files.append(run.save(self.folder / name))
         for name, text in (
             ("scenario.yaml", self.plan.scenario.resolved),
             ("report.html", self.report()),

@@ -18,6 +18,7 @@ from sim.explore.plan import Plan, key_of
 from sim.explore.questions import Questions
 from sim.explore.space import Axis, Point, between, number
 from sim.explore.store import Row
+from sim.text.units import scaled
 
 _BINS = 10  # of a range, or of a list too long for a figure
 _LEVELS = 24  # a list of so many values is shown as it is
@@ -41,7 +42,7 @@ class Levels:
         options = axis.options
         if axis.span is not None:
             edges = [between(axis.span, place / _BINS) for place in range(_BINS)]
-            self.labels = [f"{edge}" for edge in edges]
+            self.labels = [text_of(edge) for edge in edges]
             self._edges = [number(edge) or 0.0 for edge in edges]
         elif len(options) > _LEVELS and axis.ordered:
             firsts = [len(options) * place // _BINS for place in range(_BINS)]
@@ -84,7 +85,24 @@ def text_of(value: Any) -> str:
         return f"[{', '.join(map(text_of, value))}]"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, str) and (at := number(value)) is not None:
+        return str(scaled(at, value, digits=4))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def shortened(keys: Iterable[str]) -> dict[str, str]:
+    """Each dotted key by as much of its end as tells it from the others."""
+    all_keys = list(dict.fromkeys(keys))
+    found = {}
+    for key in all_keys:
+        parts = key.split(".")
+        for length in range(1, len(parts) + 1):
+            end = ".".join(parts[-length:])
+            same = [k for k in all_keys if k == end or k.endswith(f".{end}")]
+            if len(same) == 1 or length == len(parts):
+                found[key] = end
+                break
+    return found
 
 
 @dataclass

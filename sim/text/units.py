@@ -79,7 +79,7 @@ def quantity(given: object) -> tuple[float, str]:
     return parse(given, unit), unit
 
 
-def scaled(value: float, like: object) -> float | str:
+def scaled(value: float, like: object, digits: int = 10) -> float | str:
     """`value`, in SI, written as `like` is: a bare number, or a quantity with its prefix and unit.
 
     >>> scaled(16777216.0, "8 MiB"), scaled(2.5, 1)
@@ -90,7 +90,7 @@ def scaled(value: float, like: object) -> float | str:
     match = _QUANTITY.fullmatch(like.strip())
     assert match, like
     one = parse(f"1 {match[2]}{match[3]}", _SAME.get(match[3], match[3]))
-    return f"{value / one:.10g} {match[2]}{match[3]}"
+    return f"{value / one:.{digits}g} {match[2]}{match[3]}"
 
 
 def show(value: float, unit: str) -> str:
