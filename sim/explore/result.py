@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STORE = "points.sqlite"  # what makes a folder that of a sweep
 _SHOWN = 10  # points on the terminal
+_ERRORS = 3  # that are said there, the most frequent first
 
 
 @dataclass
@@ -85,6 +86,11 @@ class SweepResult:
         ):
             if counts[status]:
                 found.append(f"{counts[status]:,} of {n:,} points {what}")
+        left = len(self.summary.errors) - _ERRORS
+        for text, count in self.summary.errors.most_common(_ERRORS):
+            found.append(f"{count:,} points: {text}")
+        if left > 0:
+            found.append(f"{left:,} more errors stand in points.csv")
         found += [
             text if count == counts[DONE] + counts[PRUNED] else f"{count:,} points: {text}"
             for text, count in sorted(self.summary.warnings.items())
