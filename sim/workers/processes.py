@@ -38,8 +38,12 @@ class _Seat:
         if self.pool is None:
             # Fresh processes, not forks: a caller may have threads.
             self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (self.deaf,))
-            self.pid = self.pool.submit(os.getpid)
+            self.pid = self.pool.submit(_ready, work)
+            self.pid.add_done_callback(self._is_ready)
         return self.pool.submit(work, *given)
+
+    def _is_ready(self, _: Future[int]) -> None:
+        self.since_s = time.monotonic()  # what it took to start is no part of the work
 
     def kill(self) -> None:
         """End the process at once, whatever it does."""
@@ -77,9 +81,10 @@ class Processes(Executor):
         return future
 
     def since_s(self, future: Future[Any]) -> float | None:
-        """When a process began with it (of `time.monotonic`); None if none has."""
+        """When a process that had started began with it (of `time.monotonic`); None if none has."""
         with self._lock:
-            return next((seat.since_s for seat in self._seats if seat.doing is future), None)
+            seat = next((seat for seat in self._seats if seat.doing is future), None)
+            return seat.since_s if seat and seat.pid and seat.pid.done() else None
 
     def end(self, future: Future[Any]) -> None:
         """Kill the process that is at it."""
@@ -143,6 +148,11 @@ def _begin(deaf: bool) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow, daemon=True).start()
+
+
+def _ready(work: Callable[..., Any]) -> int:
+    """That the process is there, and has imported what its first work needs."""
+    return os.getpid()
 
 
 def _follow() -> None:
