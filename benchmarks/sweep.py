@@ -1,5 +1,5 @@
-"""Sweeps: what a point costs beside its own run, whether the table depends on who computed it, what a
-kill loses, how near a search comes to the optimum, and what memory the driver takes.
+"""Sweeps: what a point costs beside its own run, whether the table depends on who computed it, what
+a kill loses, how near a search comes to the optimum, and what memory the driver takes.
 
     python benchmarks/sweep.py cost [POINTS [WHO]]    # of two workers, one, Dask's two; bytes
     python benchmarks/sweep.py kill [TIMES]       # kill -9 at random moments, then resume
@@ -131,12 +131,16 @@ def kill(times: int) -> None:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
             process = subprocess.Popen([*command, *again], **quiet, start_new_session=True)
             if turn < times:
-                time.sleep(dice.uniform(2.5, 6.0))
+                # Most kills hit a sweep that is at work, the rest one that starts.
+                until_s = time.monotonic() + 60
+                while turn % 4 and time.monotonic() < until_s and not _grown(folder):
+                    time.sleep(0.05)
+                time.sleep(dice.uniform(0.1, 4.0))
                 process.kill()
             code = process.wait()
             if process.stderr is not None and turn == times and code:
                 print(process.stderr.read().decode())
-            time.sleep(0.5)
+            time.sleep(5.0)  # a worker that was just starting sees it when it has started
             left = _children_of(process.pid)
             kept = _results(Path(folder, "out", "points.sqlite"))
             changed = [digest for digest, row in seen.items() if kept.get(digest) != row]
@@ -150,6 +154,12 @@ def kill(times: int) -> None:
             numbers = Counter(row["point"] for row in csv.DictReader(table))
         once = len(numbers) == points and set(numbers.values()) == {1}
         print(f"every point exactly once: {once}")
+
+
+def _grown(folder: str) -> bool:
+    """Whether the sweep has written something since it was started."""
+    log = Path(folder, "out", "points.sqlite-wal")
+    return log.exists() and log.stat().st_size > 20_000
 
 
 def _results(path: Path) -> dict[str, tuple[Any, ...]]:
@@ -243,6 +253,7 @@ class Nobody:
     count, queued, warnings = 2, 8, ()
 
     def submit(self, work: Any, *given: Any) -> Future[Any]:
+        """An answer at once."""
         from sim.explore.measure import DONE, Measured
 
         done: Future[Any] = Future()
@@ -252,10 +263,11 @@ class Nobody:
         return done
 
     def since_s(self, future: Future[Any]) -> None:
-        return None
+        """It is over already."""
+        return
 
     def end(self, future: Future[Any]) -> None:
-        pass
+        """Nothing hangs."""
 
 
 def memory(points: int) -> None:
@@ -266,7 +278,11 @@ def memory(points: int) -> None:
     from sim.explore.result import STORE, SweepResult
     from sim.explore.store import Store
 
-    plan = planned(scenario(points))
+    side = round(points**0.5)
+    asked = scenario(side)
+    more = {"workload.output_tokens": {"low": 2, "high": side + 1, "count": side}}
+    asked["sweep"]["over"] |= more
+    plan, points = planned(asked), side * side
     told = [0]
 
     def tell(tally: Tally) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim import compiled, scenario
@@ -48,8 +47,8 @@ def run(
     workers: int = 1,
     cluster: str | None = None,
 ) -> Result:
-    """Run every variant of the scenario in file `path` (or the shipped one of that name, or given as
-    a mapping).
+    """Run every variant of the scenario in file `path` (or the shipped one of that name, or given
+    as a mapping).
 
     `overrides` are "key=value" texts, or a mapping from dotted key to value. `workers` processes
     share the variants, or the replicas of the only one; with `cluster`, the address of a Dask
@@ -80,9 +79,7 @@ class Interrupted(KeyboardInterrupt):
         self.result = result
 
 
-def result_of(
-    s: Scenario, outcomes: dict[str, Outcome], wanted: Sequence[str] = ()
-) -> Result:
+def result_of(s: Scenario, outcomes: dict[str, Outcome], wanted: Sequence[str] = ()) -> Result:
     """What the outcomes say; of an interrupted run, `wanted` are all its variants."""
     warnings = [
         f"interrupted: {name} "

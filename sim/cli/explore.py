@@ -40,7 +40,7 @@ def sweep(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="A Dask scheduler, tcp://..., or SLURM, slurm://?..., whose workers do it instead.",
+            help="A Dask scheduler, tcp://..., or SLURM, slurm://?..., who does it instead.",
         ),
     ] = None,
     resume: Annotated[

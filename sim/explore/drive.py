@@ -102,9 +102,7 @@ class _Task:
     overdue: bool = False
 
 
-def drive(
-    plan: Plan, store: Store, workers: Workers, progress: Callable[[Tally], None]
-) -> Tally:
+def drive(plan: Plan, store: Store, workers: Workers, progress: Callable[[Tally], None]) -> Tally:
     """Have every point of the plan computed that the store has not; what there is of each.
 
     OSError where the store cannot be written, or a worker has other files; what is stored stays.

@@ -1,5 +1,5 @@
-"""Arithmetic over names, as a user writes it: Python's own parser, and of what it knows only numbers,
-names, the usual operators and a few functions."""
+"""Arithmetic over names, as a user writes it: Python's own parser, and of what it knows only
+numbers, names, the usual operators and a few functions."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ def parse_bound(text: str) -> Bound:
         or len(tree.ops) != 1
         or not isinstance(tree.ops[0], (ast.LtE, ast.GtE))
     ):
-        raise ValueError(f"{text!r} is no constraint of the form a <= b or a >= b; {_EXAMPLE_BOUND}")
+        raise ValueError(
+            f"{text!r} is no constraint of the form a <= b or a >= b; {_EXAMPLE_BOUND}"
+        )
     left = _expression(text, tree.left)
     right = _expression(text, tree.comparators[0])
     return Bound(text, left, right, 1.0 if isinstance(tree.ops[0], ast.LtE) else -1.0)
@@ -189,5 +191,3 @@ def _value(node: ast.expr, look: Look) -> float:
         return FUNCTIONS[node.func.id](*[_value(each, look) for each in node.args])
     assert isinstance(node, ast.Constant)
     return float(node.value)  # type: ignore[arg-type]
-
-

@@ -1,4 +1,5 @@
-"""The figures of a sweep as plain SVG: all points over two objectives, over all axes, and effects."""
+"""The figures of a sweep as plain SVG: all points over two objectives, over all axes, and
+effects."""
 
 from __future__ import annotations
 
@@ -17,14 +18,15 @@ _LETTERS = 22
 
 
 def cloud(
-    drawn: Sequence[Scored], front: Sequence[Scored], best: Scored, names: Sequence[str],
+    drawn: Sequence[Scored],
+    front: Sequence[Scored],
+    best: Scored,
+    names: Sequence[str],
     signs: Sequence[float],
 ) -> str:
     """Points over the first two objectives; those of the front are joined by a line."""
     shown = [*drawn, *front, best]
-    across, up = (
-        [signs[place] * one.scores[place] for one in shown] for place in (0, 1)
-    )
+    across, up = ([signs[place] * one.scores[place] for one in shown] for place in (0, 1))
     axes = [Axis.of(across), Axis.of(up)]
     labels = [f"{tick:,.10g}" for tick in axes[1].ticks]
     plot = Plot(room_for(labels), 320)

@@ -1,4 +1,5 @@
-"""What makes two points the same: the program, what the scenario comes to, and the files it names."""
+"""What makes two points the same: the program, what the scenario comes to, and the files it
+names."""
 
 from __future__ import annotations
 

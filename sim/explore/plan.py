@@ -144,7 +144,9 @@ def _faults(source: Source, overrides: Mapping[str, Any]) -> list[Fault]:
 
 def _about(fault: Fault, key: str) -> bool:
     """Whether a fault is of what was laid over at this key."""
-    return fault.file == OVERRIDES and (fault.key == key or fault.key.startswith((f"{key}.", f"{key}[")))
+    return fault.file == OVERRIDES and (
+        fault.key == key or fault.key.startswith((f"{key}.", f"{key}["))
+    )
 
 
 def _place(sweep: Sweep, key: str, number: int) -> KeyPath:
@@ -154,9 +156,7 @@ def _place(sweep: Sweep, key: str, number: int) -> KeyPath:
     return ("zip", key, number) if key in sweep.zip else ("list", number, key)
 
 
-def _questions(
-    scenario: Scenario, sweep: Sweep, space: Space
-) -> tuple[Questions, list[Fault]]:
+def _questions(scenario: Scenario, sweep: Sweep, space: Space) -> tuple[Questions, list[Fault]]:
     faults: list[Fault] = []
     asked = Questions(tuple(scenario.variants), space.keys)
 
@@ -176,8 +176,8 @@ def _questions(
         if name in asked.variants or name in asked.keys:
             what = "a variant has this name" if name in asked.variants else "a key has this name"
             faults.append(scenario.sweep_fault(what, ("metrics", name)))
-        elif found := checked(parse, text, "metrics", name):
-            derived[name] = found
+        elif expression := checked(parse, text, "metrics", name):
+            derived[name] = expression
         asked = Questions(asked.variants, asked.keys, dict(derived))
     objectives = [
         Objective(found, sign)
@@ -186,9 +186,9 @@ def _questions(
         if (found := checked(parse, text, way, place))
     ]
     bounds = [
-        found
+        bound
         for place, text in enumerate(sweep.constraints)
-        if (found := checked(parse_bound, text, "constraints", place))
+        if (bound := checked(parse_bound, text, "constraints", place))
     ]
     texts = [one.text for one in objectives]
     if twice := next((text for text in texts if texts.count(text) > 1), None):

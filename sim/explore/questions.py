@@ -1,5 +1,5 @@
-"""What is asked of every point: derived metrics, objectives, constraints, as expressions whose names
-are checked before anything runs."""
+"""What is asked of every point: derived metrics, objectives, constraints, as expressions whose
+names are checked before anything runs."""
 
 from __future__ import annotations
 

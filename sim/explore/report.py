@@ -1,10 +1,11 @@
-"""The one page of a sweep: the best point and what it changes, the front, and what does how much."""
+"""The one page of a sweep: the best point and what it changes, the front, and what does how
+much."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sim.explore import figures
 from sim.explore.identity import program
@@ -14,16 +15,13 @@ from sim.results.charts import legend
 from sim.results.page import page
 from sim.results.palette import escaped
 
-if TYPE_CHECKING:
-    from sim.explore.result import SweepResult
-
 _ROWS = 20  # of a table
 _MAPS = 6  # heat maps
 _ERRORS = 12
 
 
-def report(result: SweepResult) -> str:
-    """The page as HTML; names are escaped, for they come from the user's YAML."""
+def report(result: Any) -> str:
+    """The page of a SweepResult as HTML; names are escaped, for they come from the user's YAML."""
     plan, found = result.plan, result.summary
     title = escaped(plan.scenario.question or plan.scenario.name)
     body = [
@@ -44,7 +42,7 @@ def report(result: SweepResult) -> str:
     return page(title, body)
 
 
-def short(result: SweepResult) -> str:
+def short(result: Any) -> str:
     """What a notebook shows."""
     return f"<p><b>{escaped(result.verdict)}</b></p>{_grid(*result.shown(_ROWS))}"
 
@@ -54,7 +52,7 @@ def _warnings(warnings: Sequence[str]) -> str:
     return f'<h2>Warnings</h2><ul class="warnings">{lines}</ul>' if lines else ""
 
 
-def _change(result: SweepResult) -> str:
+def _change(result: Any) -> str:
     """What the best point changes of the scenario as it stands, and what that does."""
     best, baseline = result.summary.best, result.baseline
     if best is None:
@@ -98,12 +96,9 @@ def _number_line(name: str, before: float | None, after: float | None) -> str:
     both = before is not None and after is not None and before != 0
     ratio = f"x{after / before:.3g}" if both else ""  # type: ignore[operator]
     cells = "".join(
-        f"<td class=num>{'' if value is None else f'{value:.6g}'}</td>"
-        for value in (before, after)
+        f"<td class=num>{'' if value is None else f'{value:.6g}'}</td>" for value in (before, after)
     )
-    return (
-        f"<tr><td><code>{escaped(name)}</code></td>{cells}<td class=num>{ratio}</td></tr>"
-    )
+    return f"<tr><td><code>{escaped(name)}</code></td>{cells}<td class=num>{ratio}</td></tr>"
 
 
 def _grid(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -115,7 +110,7 @@ def _grid(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide"><table class="dense"><tr>{head}</tr>{rows}</table></div>'
 
 
-def _table(result: SweepResult) -> str:
+def _table(result: Any) -> str:
     names, lines = result.shown(_ROWS)
     objectives = result.plan.questions.objectives
     if not objectives:
@@ -128,7 +123,7 @@ def _table(result: SweepResult) -> str:
     return f'<h2>{title}</h2>{_grid(names, lines)}<p class="soft">{rest}</p>'
 
 
-def _clouds(result: SweepResult) -> str:
+def _clouds(result: Any) -> str:
     found, objectives = result.summary, result.plan.questions.objectives
     if found.best is None or not found.drawn:
         return ""
@@ -156,7 +151,7 @@ def _clouds(result: SweepResult) -> str:
     return f'{front}<h2>All points</h2><p class="soft">{note}</p>{lines}'
 
 
-def _effects(result: SweepResult) -> str:
+def _effects(result: Any) -> str:
     found, objectives = result.summary, result.plan.questions.objectives
     if not found.effects:
         return ""
@@ -188,7 +183,7 @@ def _effects(result: SweepResult) -> str:
     )
 
 
-def _errors(result: SweepResult) -> str:
+def _errors(result: Any) -> str:
     errors = result.summary.errors.most_common(_ERRORS)
     lines = "".join(
         f"<tr><td class=num>{count:,}</td><td>{escaped(text)}</td></tr>" for text, count in errors
@@ -198,7 +193,7 @@ def _errors(result: SweepResult) -> str:
     return f"<h2>Points without an answer</h2><table>{lines}</table>{rest}" if lines else ""
 
 
-def _questions(result: SweepResult) -> str:
+def _questions(result: Any) -> str:
     """What was asked, and how the points were chosen."""
     plan = result.plan
     asked: list[tuple[str, str]] = [

@@ -7,8 +7,10 @@ not depend on which worker is the quickest, nor on how many there are.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from sim.explore.expression import UndefinedError
 from sim.explore.measure import DONE, Measured
@@ -28,6 +30,8 @@ class Optuna:
         self._study = _study(questions, search)
         self._open: dict[int, tuple[Any, Point]] = {}  # asked and not yet told, by number
         self._answers: dict[int, Measured] = {}  # that came before it was their turn
+        self._tried: set[tuple[Any, ...]] = set()
+        self._dice = np.random.default_rng(search.seed)
         self._asked = self._told = self._new = 0
 
     def ask(self) -> tuple[int, Point] | None:
@@ -38,9 +42,52 @@ class Optuna:
         number = self._asked
         self._asked += 1
         trial = self._study.ask()
-        point = joined([_value(trial, axis) for axis in self._space.axes])
+        places = [_suggested(trial, axis) for axis in self._space.axes]
+        if tuple(places) in self._tried and (fresh := self._nearest(tuple(places))):
+            trial = self._instead(trial, fresh)
+            places = [_suggested(trial, axis) for axis in self._space.axes]
+        self._tried.add(tuple(places))
+        point = joined([_value(axis, place) for axis, place in zip(self._space.axes, places)])
         self._open[number] = trial, point
         return number, point
+
+    def _instead(self, trial: Any, places: tuple[int, ...]) -> Any:
+        """Another trial in place of one that asks for what was asked for before: a sampler that
+        has found a good place goes on proposing it."""
+        from optuna.trial import TrialState
+
+        self._study.tell(trial, state=TrialState.FAIL)
+        names = [axis.name for axis in self._space.axes]
+        self._study.enqueue_trial(dict(zip(names, places)))
+        return self._study.ask()
+
+    def _nearest(self, places: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The combination nearest to one that was tried, of those that were not: fewest steps along
+        lists, of equals any.  None where a key has a whole range, or all were tried."""
+        if self._space.combinations is None:
+            return None
+        ring, seen = [places], {places}
+        while ring:
+            following = [
+                near
+                for one in ring
+                for near in self._beside(one)
+                if near not in seen and not seen.add(near)  # type: ignore[func-returns-value]
+            ]
+            fresh = [one for one in following if one not in self._tried]
+            if fresh:
+                return fresh[int(self._dice.integers(len(fresh)))]
+            ring = following
+        return None
+
+    def _beside(self, places: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """One step along one axis: to the next value of an ordered list, to any of another."""
+        for at, axis in enumerate(self._space.axes):
+            last = len(axis.options) - 1
+            steps = (places[at] - 1, places[at] + 1) if axis.ordered else range(last + 1)
+            for place in steps:
+                if 0 <= place <= last and place != places[at]:
+                    yield (*places[:at], place, *places[at + 1 :])
 
     def count(self, new: bool) -> None:
         """Whether the point asked for last was new, or the same as an earlier one of this sweep:
@@ -94,22 +141,27 @@ def _study(questions: Questions, search: Search) -> Any:
             )
         else:
             sampler = optuna.samplers.NSGAIISampler(seed=search.seed)
-    return optuna.create_study(
-        sampler=sampler, directions=["minimize"] * len(questions.objectives)
-    )
+    return optuna.create_study(sampler=sampler, directions=["minimize"] * len(questions.objectives))
 
 
-def _value(trial: Any, axis: Axis) -> Mapping[str, Any]:
-    """What the trial chooses on an axis: from a range, by place in an ordered list, or one of
-    several that have no order."""
+def _suggested(trial: Any, axis: Axis) -> Any:
+    """What the trial chooses on an axis: a number in a range, or the place in a list, which has an
+    order or has none."""
     if axis.span is not None:
         span, log = axis.span, axis.span.scale == "log"
         if isinstance(span.low, int) and isinstance(span.high, int):
-            return {axis.keys[0]: trial.suggest_int(axis.name, span.low, span.high, log=log)}
+            return trial.suggest_int(axis.name, span.low, span.high, log=log)
         low, high = quantity(span.low)[0], quantity(span.high)[0]
-        chosen = trial.suggest_float(axis.name, low, high, log=log)
-        return {axis.keys[0]: scaled(chosen, span.low)}
-    places = len(axis.options)
+        return trial.suggest_float(axis.name, low, high, log=log)
+    last = len(axis.options) - 1
     if axis.ordered:
-        return axis.options[trial.suggest_int(axis.name, 0, places - 1)]
-    return axis.options[trial.suggest_categorical(axis.name, list(range(places)))]
+        return trial.suggest_int(axis.name, 0, last)
+    return trial.suggest_categorical(axis.name, list(range(last + 1)))
+
+
+def _value(axis: Axis, chosen: Any) -> Mapping[str, Any]:
+    """The keys of an axis at what was chosen."""
+    if axis.span is None:
+        return axis.options[chosen]
+    whole = isinstance(chosen, int)
+    return {axis.keys[0]: chosen if whole else scaled(chosen, axis.span.low)}

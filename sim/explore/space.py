@@ -1,5 +1,5 @@
-"""The points of a sweep: axes, every combination of them, or some drawn at random.  No point is held:
-a million of them take no memory."""
+"""The points of a sweep: axes, every combination of them, or some drawn at random. No point is
+held: a million of them take no memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +38,8 @@ class Axis(NamedTuple):
         at = [number(option[self.keys[0]]) for option in self.options]
         if any(value is None for value in at):
             return False
-        pairs = list(zip(at, at[1:]))
-        return all(a < b for a, b in pairs) or all(a > b for a, b in pairs)  # type: ignore[operator]
+        rises = [b > a for a, b in pairwise(at)]  # type: ignore[operator]
+        return len(set(at)) == len(at) and len(set(rises)) < 2
 
     def drawn(self, share: float) -> Point:
         """Its value at a share, in [0, 1), of all of it."""
@@ -139,8 +139,8 @@ def axes_of(sweep: Sweep) -> tuple[Axis, ...]:
     if sweep.list:
         keys = tuple(dict.fromkeys(key for point in sweep.list for key in point))
         axes.append(Axis(keys, tuple(sweep.list)))
-    keys = [key for axis in axes for key in axis.keys]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
+    every = [key for axis in axes for key in axis.keys]
+    twice = next((key for key in every if every.count(key) > 1), None)
     if twice is not None:
         raise ValueError(f"{twice} varies in two places")
     return tuple(axes)

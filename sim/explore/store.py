@@ -136,7 +136,9 @@ class Store:
 
     def get(self, digest: str) -> Measured | None:
         """The result of that digest; None if there is none."""
-        query = "SELECT status, found, warnings, error, seconds, own_s FROM results WHERE digest = ?"
+        query = (
+            "SELECT status, found, warnings, error, seconds, own_s FROM results WHERE digest = ?"
+        )
         row = self._db.execute(query, (digest,)).fetchone()
         return None if row is None else _measured(row)
 
@@ -168,6 +170,4 @@ def kept_rows(path: Path) -> Iterator[Row]:
 
 def _measured(row: Any) -> Measured:
     status, found, warnings, error, seconds, own_s = row
-    return Measured(
-        status, json.loads(found), tuple(json.loads(warnings)), error, seconds, own_s
-    )
+    return Measured(status, json.loads(found), tuple(json.loads(warnings)), error, seconds, own_s)

@@ -1,5 +1,5 @@
-"""What a sweep says, found in one pass over its points, so that it takes no more memory for a million
-of them than for a thousand."""
+"""What a sweep says, found in one pass over its points, so that it takes no more memory for a
+million of them than for a thousand."""
 
 from __future__ import annotations
 

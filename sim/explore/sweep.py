@@ -24,7 +24,7 @@ MOST = 10_000  # points that are computed without being asked twice
 Progress = Callable[[Tally], None]
 
 
-class SweepStopped(KeyboardInterrupt):  # noqa: N818  (an interrupt, not an error)
+class SweepStopped(KeyboardInterrupt):
     """The sweep was interrupted: `tally` is what there was by then, and it is kept in `folder`."""
 
     def __init__(self, tally: Tally | None, folder: Path) -> None:
@@ -112,5 +112,3 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-

@@ -121,9 +121,9 @@ def cdf(
         _stairs(plot, across(x), 1 - lines[name].y, lines[name].colour, name)
         for name, x in values.items()
     ]
-    frame = frame(plot, title, "", along, down, unit)
+    grid = frame(plot, title, "", along, down, unit)
     head = svg(WIDE, plot.height, f"{title}: share of {what} by {unit}")
-    return f"{head}{frame}{''.join(stairs)}</svg>"
+    return f"{head}{grid}{''.join(stairs)}</svg>"
 
 
 def time_series(
@@ -159,9 +159,9 @@ def time_series(
         for name, line in lines.items()
         if len(line.y)
     ]
-    frame = frame(plot, title, "" if shares else unit, along, down, f"time in {time_unit}")
+    grid = frame(plot, title, "" if shares else unit, along, down, f"time in {time_unit}")
     head = svg(WIDE, plot.height, f"{title} in {unit} over time")
-    return f"{head}{frame}{''.join(stairs)}</svg>"
+    return f"{head}{grid}{''.join(stairs)}</svg>"
 
 
 def scatter(

@@ -17,7 +17,7 @@ from sim.results.metric import Metric, row_of, seconds_text
 from sim.results.metrics import SPEEDUP, rows_of
 from sim.results.page import page
 from sim.results.palette import escaped, variant_colours
-from sim.results.table import Comparison, Numbers, cell, ratio_text
+from sim.results.table import Comparison, cell, ratio_text
 from sim.text import strict_json
 from sim.text.strict_yaml import nearest
 
@@ -137,9 +137,7 @@ def compared(
         for row in rows.values()
         if (row.shown or everything) and any(mine.get(row.name) for mine in metrics.values())
     ]
-    judged = next(
-        (name for kind in kinds.values() for name in kind.judged if base.get(name)), ""
-    )
+    judged = next((name for kind in kinds.values() for name in kind.judged if base.get(name)), "")
     if base.get("e2e_mean_s"):
         judged = "e2e_mean_s"
     ratios = {name: _ratios(mine, base, judged) for name, mine in metrics.items()}
@@ -156,9 +154,7 @@ def compared(
 def _names(folders: Sequence[str]) -> list[str]:
     """Each folder by its last name, or as it was given where two have the same."""
     last = [Path(folder).resolve().name for folder in folders]
-    return [
-        folder if last.count(name) > 1 else name for name, folder in zip(last, folders)
-    ]
+    return [folder if last.count(name) > 1 else name for name, folder in zip(last, folders)]
 
 
 def _run(folder: Path) -> dict[str, Any]:
@@ -190,7 +186,11 @@ def _ratios(mine: Mapping[str, float], base: Mapping[str, float], judged: str) -
 
 def _said(runs: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
     """What tells the runs apart beside their metrics."""
-    for key, what in (("version", "versions of podscope"), ("scenario", "scenarios"), ("seed", "seeds")):
+    for key, what in (
+        ("version", "versions of podscope"),
+        ("scenario", "scenarios"),
+        ("seed", "seeds"),
+    ):
         values = {name: run.get(key) for name, run in runs.items()}
         if len({*map(str, values.values())}) > 1:
             each = ", ".join(f"{name} {value}" for name, value in values.items())

@@ -72,7 +72,9 @@ class Scenario:
         data["variants"] = {name: plain(node) for name, node in self.own.items()}
         data["expect"] = list(self.expect)
         data["sweep"] = plain(self.swept) if self.swept else {}
-        return strict_yaml.dump({key: value for key, value in data.items() if value not in ({}, [])})
+        return strict_yaml.dump(
+            {key: value for key, value in data.items() if value not in ({}, [])}
+        )
 
     @property
     def folder(self) -> Path:
@@ -81,8 +83,8 @@ class Scenario:
 
 
 def load(source: Source, overrides: Overrides, kinds: Kinds) -> Scenario:
-    """The scenario in the file `source`, or the shipped one of that name, or as a mapping, of one of
-    the `kinds` of work.
+    """The scenario in the file `source`, or the shipped one of that name, or as a mapping, of one
+    of the `kinds` of work.
 
     `overrides` are "dotted.key=value" texts, or a mapping from dotted key to value; text values are
     read as YAML. They apply to the common part and over each variant; `variants.NAME.key` reaches

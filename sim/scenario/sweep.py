@@ -1,5 +1,5 @@
-"""What a scenario says of a sweep: which keys vary and how, what is asked of each point, and what is
-to be low or high."""
+"""What a scenario says of a sweep: which keys vary and how, what is asked of each point, and what
+is to be low or high."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _listed(value: Any) -> Any:
 Texts = Annotated[list[str], BeforeValidator(_listed)]
 _Walked = dict[str, list[Any]]  # named here, for the class has a field `list`
 _Listed = list[dict[str, Any]]
-_KEYS = Field(default={}, description="dotted key -> its values: a list, or {low, high, ...}")
+_KEYS: Any = Field(default={}, description="dotted key -> its values: a list, or {low, high, ...}")
 
 
 class Sweep(Section):
@@ -83,8 +83,8 @@ class Sweep(Section):
     random: RandomDraw | None = None
     search: Search | None = None
     metrics: dict[str, str] = Field(default={}, description="name -> expression")
-    minimise: Texts = []
-    maximise: Texts = []
+    minimise: Texts = Field(default=[], description="expressions to be low")
+    maximise: Texts = Field(default=[], description="expressions to be high, after those")
     constraints: Texts = Field(default=[], description="like 'run.ttft_p99_s <= 0.5'")
     limit: Seconds = Field(default=3600.0, description="wall time after which a point is given up")
 

@@ -68,8 +68,8 @@ class DaskWorkers(Executor):
         if inner.status == "finished":
             try:
                 outer.set_result(inner.result())
-            except Exception as error:
-                outer.set_exception(error)
+            except Exception as failure:
+                outer.set_exception(failure)
             return
         error = inner.exception() if inner.status == "error" else None
         if error is None or type(error).__name__ == "KilledWorker":

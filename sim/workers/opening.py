@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -17,7 +17,10 @@ class Workers(Protocol):
 
     count: int  # that can be at work at once
     queued: int  # that may be waiting beside them
-    warnings: Any
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What should be known of them."""
 
     def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
         """Have `work(*given)` done."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context, parent_process
 from typing import Any
 
@@ -124,7 +125,7 @@ class Processes(Executor):
                 except BrokenProcessPool:  # it died between two pieces of work
                     seat.pool = None
                     inner = seat.submit(work, given)
-            inner.add_done_callback(lambda inner, seat=seat: self._done(seat, inner))  # type: ignore[misc]
+            inner.add_done_callback(partial(self._done, seat))
 
     def _done(self, seat: _Seat, inner: Future[Any]) -> None:
         with self._lock:

@@ -98,7 +98,7 @@ class SlurmWorkers(Executor):
 
     def _sendable(self) -> list[list[Piece]]:
         """Full jobs, and one that is not when no more has come for a while."""
-        found = []
+        found: list[list[Piece]] = []
         while self._waiting and len(self._sent) + len(found) < self._jobs:
             late = time.monotonic() - self._since > _GATHER_S
             if len(self._waiting) < self._each and not late:
@@ -128,8 +128,8 @@ def _work(
 def _deliver(job: Any, pieces: list[Piece]) -> None:
     try:
         answers = job.result()
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as failure:
+        first = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
         answers = [(None, LostWorkerError(f"its job ended without an answer: {first}"))] * len(
             pieces
         )
