@@ -45,7 +45,7 @@ class SweepResult:
 
     def rows(self) -> Iterator[Row]:
         """Every point by number, with what it came to."""
-        return kept_rows(self.folder / STORE)
+        yield from kept_rows(self.folder / STORE)  # and holds on to a folder that goes with this
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every point as a mapping: keys, derived metrics, objectives, metrics."""

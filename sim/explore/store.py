@@ -49,9 +49,11 @@ class Store:
         new = not path.exists()
         try:
             self._open(path)
-            if new:
-                self._make(program)
-            self._check(program, resume=resume)
+            with self.writing():
+                if new:
+                    self._make(program)
+                self._check(program, resume=resume)
+            self._fill()
         except sqlite3.DatabaseError as error:
             self._shut()
             if new:
@@ -62,24 +64,23 @@ class Store:
         except BaseException:
             self._shut()
             raise
-        self._db.execute("DELETE FROM points")
 
     def _open(self, path: Path) -> None:
-        # Locked for as long as it is open. A log ahead of the file is quicker than a journal, and
-        # in the exclusive mode needs no memory shared between processes: it works on a network.
         self._db = sqlite3.connect(path, timeout=0.0, isolation_level=None)
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("BEGIN EXCLUSIVE")
-        self._db.execute("COMMIT")
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # for as long as it is open
 
     def _make(self, program: str) -> None:
-        with self.writing():
-            for statement in _TABLES.split(";")[:-1]:
-                self._db.execute(statement)
-            about = {"form": str(FORM), "program": program}
-            self._db.executemany("INSERT INTO about VALUES (?, ?)", about.items())
+        for statement in _TABLES.split(";")[:-1]:
+            self._db.execute(statement)
+        about = {"form": str(FORM), "program": program}
+        self._db.executemany("INSERT INTO about VALUES (?, ?)", about.items())
+
+    def _fill(self) -> None:
+        """From now on it is written to: as a log ahead of the file, quicker than a journal, which
+        in the exclusive mode needs no memory shared between processes, so works on a network."""
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("DELETE FROM points")
 
     def _check(self, program: str, *, resume: bool) -> None:
         about = dict(self._db.execute("SELECT key, value FROM about"))
@@ -98,7 +99,7 @@ class Store:
     def writing(self) -> Iterator[None]:
         """What is written within is written whole and durably, or not at all; OSError, and what was
         written before stays, where the disk is full."""
-        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("BEGIN EXCLUSIVE")
         try:
             yield
             self._db.execute("COMMIT")

@@ -68,6 +68,18 @@ def report(
     return page(title, body)
 
 
+def short(
+    verdict: str,
+    outcomes: Mapping[str, Outcome],
+    kinds: Mapping[str, Any],
+    metrics: Numbers,
+    comparison: Numbers,
+) -> str:
+    """What a notebook shows: the answer and the comparison."""
+    rows = rows_of_all(kinds, outcomes)
+    return f"<p><b>{escaped(verdict)}</b></p>{_comparison(rows, metrics, comparison)}"
+
+
 def _links(kinds: Sequence[Any]) -> Iterator[str]:
     pages = {title: file for kind in kinds for title, file, _ in kind.pages}
     for title, file in pages.items():
