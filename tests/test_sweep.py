@@ -761,6 +761,29 @@ def test_latencies_of_runs_of_requests_are_laid_over_each_other(tmp_path):
     assert "Latency of the requests" in page
 
 
+def test_the_folder_has_all_and_the_best_run_again_says_the_same(here, tmp_path):
+    asked = of(over={L2: ["8 MiB", "64 MiB"]}, maximise="fetched.speedup")
+    found = sweep(asked, out=tmp_path)
+    found.save()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"points.csv", "report.html", "scenario.yaml", "best", "baseline"} <= names
+    assert not any("other numbers" in text for text in found.warnings)
+    best = json.loads((tmp_path / "best" / "result.json").read_text())
+    assert best["comparison"]["fetched"]["speedup"] == found.best["fetched.speedup"]
+    assert planned(tmp_path / "scenario.yaml").size == 2
+    assert "not set" in (tmp_path / "report.html").read_text()
+
+
+def test_the_schema_knows_the_section():
+    from sim.kinds import KINDS
+    from sim.scenario import json_schema
+
+    schema = json_schema({name: kind.spec.found for name, kind in KINDS.items()})
+    assert {"over", "zip", "list", "search"} <= schema["$defs"]["Sweep"]["properties"].keys()
+    values = schema["$defs"]["Sweep"]["properties"]["over"]["additionalProperties"]["anyOf"]
+    assert [one["type"] for one in values] == ["array", "object"]
+
+
 def test_the_shipped_sweep_can_be_made_and_its_scenario_is_that_of_preserve():
     assert planned("sweep_preserve").size == 540
     mine, theirs = (load(name).variants for name in ("sweep_preserve", "preserve"))

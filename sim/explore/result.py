@@ -12,6 +12,7 @@ from sim.explore import table as tables
 from sim.explore.drive import Tally
 from sim.explore.measure import DONE, FAILED, LOST, PRUNED
 from sim.explore.plan import Plan
+from sim.explore.questions import flat
 from sim.explore.space import Point
 from sim.explore.store import Row, kept_rows
 from sim.explore.summary import Scored, Summary, shortened, summarised, text_of
@@ -213,7 +214,11 @@ class SweepResult:
         parquet = self.folder / "points.parquet"
         if tables.write_parquet(parquet, names, self.records()):
             files.append(parquet)
-        for name, run in (("best", self.best_run), ("baseline", self.baseline)):
+        again, best = self.best_run, self.summary.best
+        before = best.row.result.values if best and best.row.result else {}
+        if again is not None and flat(again) != before:
+            self.said.append("the best point, run again, gives other numbers than before")
+        for name, run in (("best", again), ("baseline", self.baseline)):
             if run is not None and self.summary.best is not None:
                 files.append(run.save(self.folder / name))
         for name, text in (

@@ -13,7 +13,7 @@ from typing import Any
 
 from sim.explore.drive import Tally, drive
 from sim.explore.identity import program
-from sim.explore.plan import planned
+from sim.explore.plan import Plan, planned
 from sim.explore.result import STORE, SweepResult
 from sim.explore.store import Store
 from sim.scenario import Overrides, Source
@@ -79,7 +79,7 @@ def sweep(
             raise SweepStopped(last[0] if last else None, folder) from None
         finally:
             store.close()
-        said = list(hands.warnings)
+        said = [*hands.warnings, *_idle(plan, hands.count)]
     return SweepResult(plan, folder, tally, said, kept)
 
 
@@ -95,6 +95,15 @@ def sweep_folder(path: str | os.PathLike[str]) -> Path:
             "another folder"
         )
     return folder
+
+
+def _idle(plan: Plan, workers: int) -> Iterator[str]:
+    """That some workers had nothing to do, if so."""
+    if plan.search is not None and workers > plan.search.ahead:
+        yield (
+            f"the search asks {plan.search.ahead} points ahead, so that {plan.search.ahead} of "
+            f"{workers} workers had something to do; sweep.search.ahead sets that"
+        )
 
 
 @contextmanager

@@ -65,7 +65,22 @@ def _listed(value: Any) -> Any:
 Texts = Annotated[list[str], BeforeValidator(_listed)]
 _Walked = dict[str, list[Any]]  # named here, for the class has a field `list`
 _Listed = list[dict[str, Any]]
-_KEYS: Any = Field(default={}, description="dotted key -> its values: a list, or {low, high, ...}")
+_SPAN: Any = {
+    "type": "object",
+    "properties": {
+        "low": {"type": ["number", "string"]},
+        "high": {"type": ["number", "string"]},
+        "count": {"type": "integer", "minimum": 2},
+        "scale": {"enum": ["linear", "log"]},
+    },
+    "additionalProperties": False,
+}
+_LIST: Any = {"type": "array", "minItems": 1}
+_KEYS: Any = Field(
+    default={},
+    description="dotted key -> its values: a list, or a range",
+    json_schema_extra={"additionalProperties": {"anyOf": [_LIST, _SPAN]}},
+)
 
 
 class Sweep(Section):
