@@ -130,6 +130,7 @@ class _Drive:
         self.back: SimpleQueue[Future[Any]] = SimpleQueue()
         self.out: dict[Future[Any], _Task] = {}  # at the workers
         self.waited: dict[str, _Task] = {}  # the same by digest
+        self.room = workers.count + workers.queued
         # A constraint that is broken settles a point only where that is all one wants to know.
         self.prune = plan.questions if plan.search and plan.questions.constraints else None
 
@@ -137,10 +138,13 @@ class _Drive:
         """Until all points are known."""
         more = True
         while more or self.out:
-            with self.store.writing():
-                more = self._send()
-                for future in self._ended():
-                    self._take(future)
+            if len(self.out) < self.room:
+                with self.store.writing():
+                    more = self._send()
+            if ended := self._ended():
+                with self.store.writing():
+                    for future in ended:
+                        self._take(future)
             self.progress(self.tally)
         self.tally.size = self.tally.ended  # a search may end early
         self.progress(self.tally)
@@ -149,7 +153,7 @@ class _Drive:
     def _send(self) -> bool:
         """Fill the workers; whether there may be more to send at once."""
         until_s = time.monotonic() + _LOOK_S  # of points that are known, a batch at a time
-        while len(self.out) < self.workers.count + self.workers.queued:
+        while len(self.out) < self.room:
             asked = self.asker.ask()
             if asked is None:
                 return False
