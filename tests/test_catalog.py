@@ -14,11 +14,13 @@ import sim
 from sim import catalog
 from sim.catalog import shipped
 from sim.graph.model import Model
-from sim.hardware.device import Device
+from sim.hardware.device import ENGINE_LIMITS, Device
 from sim.network.library import Library
 from sim.network.network import Network
 from sim.text.strict_yaml import ScenarioError
 
+# What a card of a device that serves tells; a device that trains at an edge has the defaults.
+OF_SERVING = ("prefetch_overhead_s", *ENGINE_LIMITS)
 TAGS = {"READ", "CHECKED", "INFER", "RECALLED", "FITTED"}
 SHARED = Path(sim.__file__).parents[2] / "shared" / "data"
 PODS = [
@@ -100,15 +102,45 @@ def every_number_has_a_parent(card, exempt=()):
 @pytest.mark.parametrize("name", catalog.names("devices"))
 def test_device(name):
     device = catalog.device(name)
-    every_number_has_a_parent(device)
-    assert "bf16" in device.matrix_flop_per_s
-    # HBM < L2, and what prefetch fills is what HBM delivers.
+    every_number_has_a_parent(device, [key for key in OF_SERVING if key not in device.facts])
     assert device.hbm_bytes_per_s < device.l2_bytes_per_s
-    assert device.prefetch_bytes_per_s == pytest.approx(
-        device.hbm_bytes_per_s * device.hbm_efficiency, rel=2e-3
+    if "prefetch_bytes_per_s" in device.facts:  # what prefetch fills is what HBM delivers
+        assert device.prefetch_bytes_per_s == pytest.approx(
+            device.hbm_bytes_per_s * device.hbm_efficiency, rel=2e-3
+        )
+    if "bf16" not in device.matrix_flop_per_s:  # of a device that trains at an edge
+        assert "\n# No bf16" in catalog.files.find("devices", name).read_text()
+    peak = max(device.matrix_flop_per_s.values())
+    assert 1e11 < device.vector_flop_per_s <= peak < 1e16
+    assert 1e9 < device.hbm_bytes < 1e12 and 1e10 < device.hbm_bytes_per_s < 1e13
+    assert (device.idle_power_w or 0.0) < (device.power_w or float("inf"))
+
+
+def test_devices_that_serve_have_what_serving_asks_for():
+    """Of edge devices nobody knows a copy engine for L2, and half of them have no bf16."""
+    edges = {"quadro_k620", "rtx_2080_ti", "jetson_orin_nano", "phone_npu"}
+    for name in set(catalog.names("devices")) - edges:
+        device = catalog.device(name)
+        assert {*OF_SERVING, "prefetch_bytes_per_s"} <= device.facts.keys(), name
+        assert "bf16" in device.matrix_flop_per_s
+        assert 1e12 < device.vector_flop_per_s < max(device.matrix_flop_per_s.values())
+        assert device.hbm_bytes_per_s > 1e11
+
+
+@pytest.mark.parametrize("name", catalog.names("channels"))
+def test_channel(name):
+    from sim.catalog.channels import channel
+
+    found = channel(name)
+    absent = ("jitter_s", "loss", "overhead_s")  # 0 where the card does not tell of them
+    every_number_has_a_parent(found, [key for key in absent if not getattr(found, key)])
+    assert found.up_bytes_per_s <= found.down_bytes_per_s
+    # A radio's energy: some 10 nJ to some uJ a byte, and sending costs no less a byte.
+    sent, received = (
+        found.send_w / found.up_bytes_per_s,
+        found.receive_w / found.down_bytes_per_s,
     )
-    assert 1e12 < device.vector_flop_per_s < max(device.matrix_flop_per_s.values()) < 1e16
-    assert 1e9 < device.hbm_bytes < 1e12 and 1e11 < device.hbm_bytes_per_s < 1e13
+    assert 1e-9 < received <= sent < 2e-5
 
 
 @pytest.mark.parametrize("name", catalog.names("libraries"))

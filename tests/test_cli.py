@@ -296,6 +296,7 @@ def test_schema() -> None:
     ("kind", "name"),
     [
         ("devices", "ascend_910b2"),
+        ("channels", "3g"),
         ("models", "llama3-8b"),
         ("networks", "resnet50"),
         ("libraries", "hccl"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import fields, replace
 from functools import cache
 from itertools import product
@@ -596,8 +597,8 @@ def test_what_a_run_says(a_card, tmp_path):
     a_card()
     text = SERVED % ("step", "[{kv_low_rank: {card: card.json, apply: ratios, overlap: 1}}]")
     said = "\n".join(next(iter(run(text, tmp_path).outcomes.values())).warnings)
-    assert "ranks of small (card card, ratio 0.6094) are taken as ratios for smollm2-135m" in said
-    assert "accuracy is that of small, in windows of 512 tokens (card card)" in said
+    assert "ranks of small are taken as ratios for smollm2-135m" in said
+    assert "accuracy is that of small, in windows of 512 tokens; sizes are" in said
     with pytest.raises(ValueError, match="4 layers, not 30, 2 KV heads, not 3, 8 query heads"):
         run(SERVED % ("step", "[{kv_low_rank: {card: card.json}}]"), tmp_path)
     text = SERVED % ("step", "[{kv_low_rank: {ratio: 1}}]")
@@ -697,6 +698,7 @@ def test_where_it_pays_is_as_worked_out_by_hand():
 MEASURED = [
     ("int4", [{"kv_quantised": {"format": "int4"}}], 0.3125, 21.0),
     ("both", [{"kv_low_rank": {}}, {"kv_quantised": {"format": "int4"}}], 0.19, 39.0),
+    ("equal", [{"kv_low_rank": {"ratio": 0.5}}, {"kv_quantised": {"format": "int4"}}], 0.16, 40.0),
 ]
 PLOTTED = """
 question: What does accuracy cost?
@@ -743,12 +745,75 @@ def test_a_report_shows_accuracy_over_speed(measured, tmp_path):
     assert "measured on small, in windows of 512 tokens" in section
     assert "Of unknown no accuracy is known" in section
     assert section.count("<circle") == 8 and "<b>" not in section
+    ways = page.partition("<h2>Ways to a smaller KV-cache, measured on small</h2>")[2]
+    ways = ways.partition("<h2>")[0]
+    assert ways.count("<circle") == 2 * len(MEASURED)
+    assert "<td class=num>68.8 %</td><td class=num>21.00</td>" in ways  # of int4, bytes saved
     said = [text for text in found.warnings if "accuracy is that of small" in text]
     assert len(said) == 1 and said[0].startswith("low, int4, both: ")
-    assert "below the ratio" in found.verdict and "(overlap 0)" in found.verdict
+    assert "pays below a ratio of" in found.verdict and "(overlap 0)" in found.verdict
+    assert found.verdict.count("if half does") == 1 and "; with kv_quantised " in found.verdict
+    assert "No other is better in both TPOT and perplexity (of small, in domain)" in found.verdict
     assert (
         "<h2>Accuracy and speed</h2>" not in run(PLOTTED.partition("  low:")[0], tmp_path).report()
     )
+
+
+@pytest.mark.parametrize("layers, head_dim", [(32, 128), (4, 64), (30, 64), (3, 32), (7, 48)])
+def test_ratios_for_another_model_add_up_to_the_cards(a_card, layers, head_dim):
+    """To half a rank each of keys and values, and each layer within one of what is at its depth."""
+    from sim.techniques.kv_low_rank import Options, ranks_of
+
+    found = card(a_card())
+    other = replace(SMALL, name="other", layers=layers, head_dim=head_dim)
+    got = ranks_of(Options(card=str(a_card()), apply="ratios"), other)
+    for mine, own in zip(zip(*got), (found.ranks.k, found.ranks.v)):
+        due = sum(own) * head_dim / 64 * layers / 4
+        assert abs(sum(mine) - due) <= 0.5
+        assert all(1 <= rank <= head_dim for rank in mine)
+        fine = np.repeat(own, layers).reshape(layers, 4).mean(axis=1) * head_dim / 64
+        assert np.abs(np.array(mine) - fine).max() <= 1.0
+
+
+def test_a_measurement_of_other_options_is_said(measured, tmp_path):
+    """Ranks by layer are not the equal ones that were measured, nor int4 of groups of 16 of 32."""
+    text = (
+        PLOTTED.partition("  both:")[0]
+        + """\
+  other:
+    techniques:
+      - kv_low_rank: {ratio: 0.25}
+      - kv_quantised: {format: int4, card: <b>.json, measured: equal}
+  by_layer:
+    techniques:
+      - kv_low_rank: {card: <b>.json, apply: ratios}
+      - kv_quantised: {format: int4, card: <b>.json, measured: equal}
+  equal:
+    techniques:
+      - kv_low_rank: {ratio: 0.5}
+      - kv_quantised: {format: int4, card: <b>.json, measured: equal}
+"""
+    )
+    said = {
+        name: [text for text in one.warnings if "measured otherwise" in text]
+        for name, one in run(text, tmp_path).outcomes.items()
+    }
+    low = "accuracy was measured otherwise: kv_low_rank with ratio 0.5 "
+    assert said["other"] == [low + "there, 0.25 here"]
+    assert said["by_layer"] == [low + "in all layers there, card <b> here"]
+    assert not said["equal"] and not said["int4"] and not said["low"]
+
+
+def test_names_of_dots_cover_nothing():
+    from sim.results.charts import scatter
+
+    points = {f"a variant {i}": (i % 5 + 0.01 * i, 10.0 - i % 7) for i in range(40)}
+    drawn = scatter(points, dict.fromkeys(points, "#000"), "t", "", "x", wide=860, high=460)
+    found = re.findall(r'<text class="soft" x="([\d.]+)" y="([\d.]+)">a variant \d+<', drawn)
+    assert len(found) > 20
+    at = [(float(x), float(y)) for x, y in found]
+    for i, (x, y) in enumerate(at):
+        assert not [1 for a, b in at[:i] if abs(a - x) < 60 and abs(b - y) < 11]
 
 
 def test_whom_no_other_betters():

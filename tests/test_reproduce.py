@@ -16,6 +16,7 @@ from sim.cli.experiments import record, tally
 from sim.graph.transformer import transformer
 from sim.reproduce import (
     SYSTEMS,
+    hierarchical,
     measured,
     nas,
     network,
@@ -153,6 +154,8 @@ def cheap_rows(system: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> li
         return stief.reproduce(quick=True)
     if system == "nas":
         return nas.reproduce(quick=True)
+    if system == "hierarchical":
+        return [*hierarchical.ratios(), *hierarchical.flop(), *hierarchical.once(quick=True)]
     monkeypatch.setattr(laws, "SHARED", folder)
     monkeypatch.setattr(sosa_rows, "RUNS", {"bert_medium": sosa_rows.RUNS["bert_medium"]})
     for name in ("ROUTED", "SQUARES", "TENANTS"):

@@ -70,6 +70,33 @@ def test_shipped_cards_say_what_the_record_says() -> None:
             )
 
 
+def test_ways_on_the_cards_are_the_records() -> None:
+    """Every way that was scored with seed 0 and a row of the table in the docs is on each card."""
+    scores, whole = stief.record()["scores"], stief.record()["whole_bytes_per_token"]
+    ours = [made for name in names("kv") if (made := card(name)).others]
+    assert len(ours) == 6 and all(made.others == ours[0].others for made in ours)
+    known = {other.name: other for other in ours[0].others}
+    labels = {"learned": "", "eigen_kq": "EigenAttention, ", "svd": "SVD of K, "}
+    due = {
+        f"{label}rank {rank}": f"{way}-{rank}-seed0"
+        for way, label in labels.items()
+        for rank in stief.RANKS
+    }
+    due |= {"random, rank 32": "random-32-seed0"}
+    due |= {
+        f"ranks by layer, ratio {ratio:g}": f"sequential-plain-{ratio:g}"
+        for ratio in (0.75, 0.625, 0.5)
+    }
+    due |= {name.removeprefix("other "): name for name in scores if name.startswith("other ")}
+    assert known.keys() == due.keys()
+    for name, score in due.items():
+        perplexity = known[name].perplexity
+        assert known[name].ratio == pytest.approx(scores[score]["bytes_per_token"] / whole, 1e-4)
+        for domain, text in (("in_domain", "wikipedia"), ("out_of_domain", "news")):
+            got = getattr(perplexity, domain).compressed
+            assert got == pytest.approx(stief.perplexity(score, text), rel=1e-4)
+
+
 def test_equal_ranks_of_the_budgets_that_are_compared_are_equal_bytes() -> None:
     scores = stief.record()["scores"]
     whole = stief.record()["whole_bytes_per_token"]

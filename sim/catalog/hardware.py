@@ -99,6 +99,7 @@ class DeviceFile(BaseModel):
     prefetch_bytes_per_s: Rate | None = None
     prefetch_overhead_s: Time | None = None
     power_w: Number[Annotated[Watts, _POSITIVE]] | None = None
+    idle_power_w: Number[Annotated[Watts, _POSITIVE]] | None = None
     price_per_hour: Number[Annotated[float, Field(gt=0, strict=True)]] | None = None
     max_batch: Number[Annotated[int, Field(gt=0, strict=True)]] | None = None
     max_batched_tokens: Number[Annotated[int, Field(gt=0, strict=True)]] | None = None

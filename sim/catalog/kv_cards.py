@@ -32,6 +32,7 @@ Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(gt=0, strict=True)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Method = Literal["stiefel", "eigen_k", "eigen_kq", "svd", "random"]
 Ranks = tuple[Annotated[int, Field(strict=True)], ...]
 
 
@@ -120,15 +121,16 @@ class Tensors(BaseModel):
 
 
 class Other(BaseModel):
-    """Another way to a smaller cache, measured on the same model, text and windows.
+    """A way to a smaller cache, measured on the same model, text and windows.
 
-    `techniques` are the entries that a scenario has for it; `ratio` is its bytes of KV-cache a
-    token over those of 16 bits an element.
+    `techniques` are the entries that a scenario has for it; `method` is that of the bases of a low
+    rank alone; `ratio` is its bytes of KV-cache a token over those of 16 bits an element.
     """
 
     model_config = _STRICT
     name: Text
     techniques: tuple[dict[str, dict[str, Any]], ...]
+    method: Method | None = None
     ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     perplexity: Perplexity
 
@@ -140,7 +142,7 @@ class KvCard(BaseModel):
     kind: Literal["kv_low_rank"]
     version: Literal[1]
     name: Text
-    method: Literal["stiefel", "eigen_k", "eigen_kq", "svd", "random"]
+    method: Method
     model: MeasuredModel
     data: Data
     ranks: RanksOf

@@ -224,6 +224,7 @@ Kind = StrEnum(  # what `podscope list` can list
     "Kind",
     [
         "devices",
+        "channels",
         "models",
         "networks",
         "libraries",

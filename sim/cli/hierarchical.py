@@ -10,7 +10,9 @@ import secrets
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +50,9 @@ Features = Annotated[str, typer.Option(help="Of the feature map on the wire: fp3
 Pipelined = Annotated[
     bool, typer.Option("--pipelined", help="Begin a batch before the cloud has trained the last.")
 ]
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Of the edge; all that is here, if not said.")
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")]
 Host = Annotated[str, typer.Option(help="Address to listen on, or of the cloud.")]
 Patience = Annotated[str, typer.Option(metavar="TIME", help="To wait for the other side.")]
@@ -59,13 +64,13 @@ def hierarchical(
         "runs/hierarchical"
     ),
     network: Network = "vgg16",
-    cut: Cut = "pool2",
+    cut: Cut = "pool3",
     width: Width = 0.25,
     images: Images = "mnist-5k",
-    train: Train = 2000,
+    train: Train = 4000,
     image: Annotated[int, typer.Option(help="Pixels of a side, to which images are scaled.")] = 32,
     batch: Annotated[int, typer.Option(help="Images of a mini-batch.")] = 32,
-    epochs: Annotated[int, typer.Option(min=1)] = 3,
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
     learning_rate: Annotated[float, typer.Option(help="At first; half a cosine to 0.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Of weights and order.")] = 0,
     features: Features = "fp32",
@@ -73,8 +78,12 @@ def hierarchical(
     latency: Latency = "0 s",
     bound: Bound = 16,
     pipelined: Pipelined = False,
+    memory: Memory = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Train end to end and by split learning too.")
+        bool,
+        typer.Option(
+            "--baselines", help="Train end to end, by split learning and on the edge alone too."
+        ),
     ] = False,
     record: Annotated[
         Path | None,
@@ -83,26 +92,34 @@ def hierarchical(
 ) -> None:
     """Train a network cut in two.  Edge and cloud are two processes on this machine."""
     _needs_torch()
-    from sim.learn.hierarchical import end_to_end, exits_of, measured_link, split_learning
+    from sim.learn.hierarchical import (
+        edge_only,
+        end_to_end,
+        exits_of,
+        measured_link,
+        split_learning,
+    )
     from sim.learn.hierarchical import record as measure
     from sim.learn.images import read_images
     from sim.learn.split import Plan
 
     bytes_per_s, latency_s = _link(link, latency)
-    data = read_images(images, image, train)
-    batches = epochs * (len(data.x) // batch)
     plan = Plan(
         network=network,
         width=width,
         cut=cut,
         image=image,
-        classes=data.classes,
         batch=batch,
-        batches=batches,
         seed=seed,
         rate=learning_rate,
         features=features,
     )
+    plan.fit(_memory(memory))
+    data = read_images(images, image, train)
+    batches = epochs * (len(data.x) // batch)
+    if not batches:
+        raise ValueError(f"--train: {len(data.x)} images make no batch of {batch}")
+    plan = replace(plan, classes=data.classes, batches=batches)
     if record is not None:
         _text(record, measure(plan, measured_link(plan, bytes_per_s, latency_s)))
         return
@@ -118,6 +135,7 @@ def hierarchical(
         said["accuracy"] |= {
             "end_to_end": end_to_end(plan, data),
             "split_learning": split_learning(plan, data),
+            "edge_only": edge_only(plan, data),
         }
     _text(out / "result.json", said)
     for name, value in said["accuracy"].items():
@@ -133,7 +151,8 @@ def edge(
     plan: Annotated[Path, typer.Option(metavar="PLAN.json", help="What is trained.")],
     host: Host = "127.0.0.1",
     images: Images = "mnist-5k",
-    train: Train = 2000,
+    train: Train = 4000,
+    memory: Memory = None,
     link: Rate = None,
     latency: Latency = "0 s",
     bound: Bound = 16,
@@ -153,6 +172,7 @@ def edge(
         told = Plan.read(json.loads(plan.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{plan}: {error}") from None
+    told.fit(_memory(memory))
     side = EdgeSide(
         folder,
         run,
@@ -167,7 +187,8 @@ def edge(
         latency_s,
         not pipelined,
     )
-    report = side.train()
+    with _work("the edge cannot train"):
+        report = side.train()
     _text(folder / "edge.json", report)
     alone = [f"{len(report['alone'])} batches were trained on the edge alone"]
     unsent = [f"{report['unsent']} frames did not reach the cloud; run it again to send them"]
@@ -202,7 +223,8 @@ def cloud(
     )
     write(folder / "port", f"{side.port}\n")
     say(f"listening on {plain(host)} port {side.port}", stderr=True)
-    report = side.serve()
+    with _work("the cloud cannot train"):
+        report = side.serve()
     _text(folder / "cloud.json", report)
     say(f"cloud: {plain(report['ended'])}, {report['trained']} batches trained", stderr=True)
     if report["rejected"]:
@@ -269,6 +291,23 @@ def _link(rate: str | None, latency: str) -> tuple[float | None, float]:
     if bytes_per_s is not None and not bytes_per_s > 0:
         raise ValueError(f"--link {rate}: carries nothing; give a rate above 0, e.g. 1.1 Mb/s")
     return bytes_per_s, parse(latency, "s")
+
+
+def _memory(size: str | None) -> float:
+    from sim.text.units import parse
+
+    if size is not None:
+        return parse(size, "B")
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+@contextmanager
+def _work(what: str) -> Iterator[None]:
+    """Torch tells of memory that is used up, and of all else, by a RuntimeError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise ValueError(f"{what}: {str(error).strip() or 'out of memory'}") from None
 
 
 def _needs_torch() -> None:

@@ -158,7 +158,9 @@ def stiefel(
                 by_layer = study.allocate(chosen, weighted, ratio, seed)
                 name = study.allocation(chosen, weighted, ratio)
             study.score(name, study.cache("learned", seed, by_layer))
-            study.score(f"{name}-eigen_kq", study.cache("eigen_kq", seed, by_layer))
+            study.score(
+                f"eigen_kq-{name.removeprefix('learned-')}", study.cache("eigen_kq", seed, by_layer)
+            )
             if others:
                 study.score_others()
         _save(out, study, "learned", seed, by_layer, name, command, others)

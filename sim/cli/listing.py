@@ -88,6 +88,13 @@ def _devices() -> list[Row]:
     ]
 
 
+def _channels() -> list[Row]:
+    from sim import catalog
+    from sim.catalog.channels import channel
+
+    return [_with_facts(name, channel(name)) for name in catalog.names("channels")]
+
+
 def _libraries() -> list[Row]:
     from sim import catalog
 
@@ -287,6 +294,7 @@ def _with_facts(name: str, thing: Any) -> Row:
 # Under which name packages add to it.
 _TABLES = {
     "devices": "device",
+    "channels": "channel",
     "models": "model",
     "libraries": "library",
     "topologies": "topology",
@@ -303,6 +311,7 @@ _TABLES = {
 }
 _ROWS: dict[str, Callable[[], list[Row]]] = {
     "devices": _devices,
+    "channels": _channels,
     "models": _models,
     "networks": _networks,
     "libraries": _libraries,
@@ -371,8 +380,20 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
         _quantity("HBM rate", "hbm_bytes_per_s", "B/s"),
         _quantity("L2", "l2_bytes", "B"),
         _quantity("L2 rate", "l2_bytes_per_s", "B/s"),
+        _peak("fp32"),
         _peak("fp16"),
         _peak("int8"),
+        _SOURCES,
+    ],
+    "channels": [
+        _text("name"),
+        _quantity("up", "up_bytes_per_s", "B/s"),
+        _quantity("down", "down_bytes_per_s", "B/s"),
+        _quantity("latency", "latency_s", "s"),
+        _quantity("jitter", "jitter_s", "s"),
+        ("loss", lambda row: f"{row['loss']:.3g}", True),
+        _quantity("sending", "send_w", "W"),
+        _quantity("receiving", "receive_w", "W"),
         _SOURCES,
     ],
     "models": [

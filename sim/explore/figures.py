@@ -36,8 +36,8 @@ def cloud(
     def at(one: Scored) -> tuple[float, float]:
         x, y = (signs[place] * one.scores[place] for place in (0, 1))
         return (
-            plot.left + axes[0].share(x) * plot.wide,
-            plot.top + (1 - axes[1].share(y)) * plot.high,
+            plot.left + axes[0].share(x) * plot.across,
+            plot.top + (1 - axes[1].share(y)) * plot.down,
         )
 
     def dot(one: Scored, size: float, colour: str) -> str:
@@ -144,7 +144,7 @@ def main_effect(effect: Effect, name: str, short: Mapping[str, str]) -> str:
     labels = [f"{tick:,.10g}" for tick in axis.ticks]
     plot = Plot(room_for(labels), 210)
     n = len(levels)
-    every = max(1, -(-n * max(map(len, levels.labels)) * 7 // int(plot.wide)))
+    every = max(1, -(-n * max(map(len, levels.labels)) * 7 // int(plot.across)))
     along = [
         ((place + 0.5) / n, cut(text, _LETTERS))
         for place, text in enumerate(levels.labels)
@@ -155,8 +155,8 @@ def main_effect(effect: Effect, name: str, short: Mapping[str, str]) -> str:
     for numbers, colour, what in ((effect.mean, _ALL, "mean"), (effect.best, _FRONT, "best")):
         at = [
             (
-                plot.left + (place + 0.5) / n * plot.wide,
-                plot.top + (1 - axis.share(float(numbers[place]))) * plot.high,
+                plot.left + (place + 0.5) / n * plot.across,
+                plot.top + (1 - axis.share(float(numbers[place]))) * plot.down,
             )
             for place in there
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -12,11 +13,27 @@ class Perplexities(NamedTuple):
     compressed: float
 
 
+class Way(NamedTuple):
+    """A way to a smaller cache and what was measured of it; `share` is its bytes of KV-cache a
+    token over those of 16 bits an element."""
+
+    sort: str
+    share: float
+    in_domain: Perplexities
+    out_of_domain: Perplexities
+
+
 class Accuracy(NamedTuple):
-    """Perplexities from a card, on text like that of its calibration and on other text."""
+    """Perplexities from a card, on text like that of its calibration and on other text.
+
+    `differs` says in what the variant is not as was measured; `ways` are, by name, all that the
+    card has measured on its model.
+    """
 
     card: str
     model: str  # that it was measured on
     window_tokens: int
     in_domain: Perplexities
     out_of_domain: Perplexities
+    differs: tuple[str, ...] = ()
+    ways: Mapping[str, Way] = {}

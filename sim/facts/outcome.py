@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim.facts.accuracy import Accuracy
 from sim.facts.requests import Requests
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
+
+
+class Pays(NamedTuple):
+    """Under which conditions a technique makes a step quicker: `what` begins a sentence that goes
+    on with each limit and its condition; `beside` are the other techniques of the variant."""
+
+    what: str
+    limits: tuple[tuple[str, str], ...]
+    beside: tuple[str, ...] = ()
 
 
 @dataclass
@@ -34,7 +43,7 @@ class Outcome:
     assumptions: list[tuple[str, str, str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)  # techniques that changed nothing, and why
-    pays: list[str] = field(default_factory=list)  # under which conditions techniques pay
+    pays: list[Pays] = field(default_factory=list)  # under which conditions techniques pay
     lossy: bool = False  # whether techniques change what the model computes
     accuracy: Accuracy | None = None  # then, if it is known
     fingerprint: str = ""

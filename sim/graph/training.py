@@ -80,20 +80,24 @@ class Step(NamedTuple):
 
 
 def training_step(
-    forward: Graph, optimiser: str = "momentum", views: Mapping[str, str] | None = None
+    forward: Graph,
+    optimiser: str = "momentum",
+    views: Mapping[str, str] | None = None,
+    asked: Iterable[str] = (),
 ) -> Step:
     """The passes of a step that begins with `forward`; ValueError for an op of which no gradient is
     known, or an optimiser that is not.
 
-    No gradient goes to what the graph reads and no op of it writes. Layers of the backward pass
-    come in the order in which they run, the last first, with the names of those they are of.
-    `views` names buffers that are a part of another.
+    No gradient goes to what the graph reads and no op of it writes, but for the tensors `asked`:
+    those that another machine wants back. Layers of the backward pass come in the order in which
+    they run, the last first, with the names of those they are of. `views` names buffers that are a
+    part of another.
     """
     if optimiser not in OPTIMISERS:
         raise ValueError(f"no optimiser {optimiser!r}; there are {', '.join(OPTIMISERS)}")
     back, trained = [], []
-    for layer, due in zip(forward.layers, due_gradients(forward, views or {})):
-        ops = [_gradients(op, asked) for op, asked in zip(layer.ops, due)]
+    for layer, due in zip(forward.layers, due_gradients(forward, views or {}, asked)):
+        ops = [_gradients(op, through) for op, through in zip(layer.ops, due)]
         back.append(Layer(layer.name, tuple(op for pair in reversed(ops) for op in pair)))
         trained.append(_updated(layer, OPTIMISERS[optimiser]))
     return Step(
@@ -103,23 +107,25 @@ def training_step(
     )
 
 
-def due_gradients(forward: Graph, views: Mapping[str, str]) -> list[list[bool]]:
+def due_gradients(
+    forward: Graph, views: Mapping[str, str], asked: Iterable[str] = ()
+) -> list[list[bool]]:
     """By layer and op: whether the gradient of what it reads is asked for, that is, whether
-    something with weights comes before it on the way."""
-    known: set[str] = set()
+    something with weights comes before it on the way, or one of the tensors `asked`."""
+    known: set[str] = {*asked}
     found = []
     for layer in forward.layers:
-        asked = []
+        due = []
         for op in layer.ops:
             read = (views.get(t.name, t.name) for t in op.reads if t.kind != "weight")
             through = any(name in known for name in read)
-            asked.append(through)
+            due.append(through)
             for tensor in op.writes:
                 if through or has_weights(op):
                     known.add(tensor.name)
                 else:
                     known.discard(tensor.name)
-        found.append(asked)
+        found.append(due)
     return found
 
 

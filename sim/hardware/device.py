@@ -67,7 +67,7 @@ class Device:
     """
 
     name: str
-    matrix_flop_per_s: Mapping[str, float]  # dense peak by dtype: fp16, bf16, fp8, int8, int4
+    matrix_flop_per_s: Mapping[str, float]  # dense peak by dtype: fp32, fp16, bf16, fp8, int8, ...
     vector_flop_per_s: float
     hbm_bytes: float
     hbm_bytes_per_s: float  # datasheet peak
@@ -82,7 +82,8 @@ class Device:
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
     prefetch_bytes_per_s: float = float("inf")  # of the copy engine that fills L2
     prefetch_overhead_s: float = 0.0  # issue cost of one prefetch on its own stream
-    power_w: float | None = None
+    power_w: float | None = None  # at work, as its maker rates it
+    idle_power_w: float | None = None  # on and with nothing to do; None: no figure was found
     price_per_hour: float | None = None  # dollars, as listed in `facts`
     # Sequences and new tokens that a serving engine takes in one iteration where nobody says more;
     # what is here without a card's word is what vLLM takes on any device.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -12,12 +13,14 @@ from torch import Tensor
 from sim.learn.allocation import Ranks
 from sim.learn.bases import losses
 from sim.learn.perplexity import perplexity
-from sim.learn.study import Study, read
+from sim.learn.study import POLICIES, Study, read
 
 FLOP_HOW = (
     "2 r_K head_dim of each KV head and layer: the cached keys are rebuilt before RoPE; their "
     "rotation is left out, and so is what attention saves at values of rank r_V"
 )
+_METHODS = {"learned": "stiefel"}
+_LABELS = {"learned": "", "eigen_kq": "EigenAttention, ", "svd": "SVD of K, ", "random": "random, "}
 
 
 class Made(NamedTuple):
@@ -47,7 +50,7 @@ def card_of(
         "kind": "kv_low_rank",
         "version": 1,
         "name": name,
-        "method": {"learned": "stiefel"}.get(way, way),
+        "method": _METHODS.get(way, way),
         "model": {
             "name": sizes.name,
             "layers": sizes.layers,
@@ -86,22 +89,50 @@ def card_of(
 
 
 def others_of(study: Study) -> list[dict[str, Any]]:
-    """The other ways to a smaller cache, as a card lists them; of those that were scored."""
-    whole = read(study.folder / "scores/full.json")["bytes_per_token"]
+    """Ways to a smaller cache, as a card lists them; of those that were scored."""
+    found = [
+        {"name": name, "techniques": techniques, "score": f"other {name}"}
+        for name, (_, techniques) in study.others().items()
+    ]
     return [
-        {
-            "name": name,
-            "techniques": techniques,
-            "ratio": cache.bytes_per_token(study.model.sizes, study.plan.length) / whole,
-            "perplexity": _perplexity(study, f"other {name}"),
+        {key: value for key, value in each.items() if key != "score"}
+        | {
+            "ratio": _read(study, each["score"])["bytes_per_token"]
+            / _read(study, "full")["bytes_per_token"],
+            "perplexity": _perplexity(study, each["score"]),
         }
-        for name, (cache, techniques) in study.others().items()
-        if (study.folder / f"scores/other {name}.json").exists()
+        for each in [*_low_ranks(study), *found]
+        if (study.folder / f"scores/{each['score']}.json").exists()
     ]
 
 
+def _low_ranks(study: Study) -> Iterator[dict[str, Any]]:
+    """A low rank alone, equal in all layers by the bases of each way, and learned by layer."""
+    d, seed = study.model.sizes.head_dim, study.plan.passes[0][0]
+    ranks = sorted({rank for at, some in study.plan.passes if at == seed for rank in some})
+    for way, label in _LABELS.items():
+        for rank in reversed(ranks):
+            yield {
+                "name": f"{label}rank {rank}",
+                "techniques": [{"kv_low_rank": {"ratio": rank / d}}],
+                "method": _METHODS.get(way, way),
+                "score": f"{way}-{rank}-seed{seed}",
+            }
+    for ratio in study.plan.budgets:
+        yield {
+            "name": f"ranks by layer, ratio {ratio:g}",
+            "techniques": [{"kv_low_rank": {"ratio": ratio}}],
+            "method": _METHODS["learned"],
+            "score": study.allocation(POLICIES[-1], False, ratio),
+        }
+
+
+def _read(study: Study, score: str) -> Any:
+    return read(study.folder / f"scores/{score}.json")
+
+
 def _perplexity(study: Study, name: str) -> dict[str, Any]:
-    full, less = (read(study.folder / f"scores/{each}.json") for each in ("full", name))
+    full, less = _read(study, "full"), _read(study, name)
 
     def domain(text: str) -> dict[str, Any]:
         return {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import os
 import queue
 import socket
@@ -43,7 +43,6 @@ class CloudSide:
     ) -> None:
         if not token:
             raise ValueError("the token is empty")
-        folder.mkdir(parents=True, exist_ok=True)
         self.file, self.run, self.token = folder / "cloud.npz", frames.run_id(run), token
         self.patience_s, self.most_bytes, self.latency_s = patience_s, most_bytes, latency_s
         self.rejected: Counter[str] = Counter()
@@ -64,7 +63,9 @@ class CloudSide:
         try:
             self.listener = socket.create_server((host, port))
         except OSError as error:
-            raise ValueError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+            why = (error.strerror or str(error)).partition(" (")[0]
+            raise ValueError(f"cannot listen on {host} port {port}: {why}") from None
+        folder.mkdir(parents=True, exist_ok=True)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -160,6 +161,11 @@ class CloudSide:
             other = ", ".join(f"{key} {theirs[key]}, not {mine[key]}" for key in unequal)
             self._refuse(wire, f"the edge has another plan: {other}")
             return
+        each = frames.frame_bytes(plan.batch, math.prod(self.shape), plan.features)
+        if each > self.most_bytes:
+            what = f"frames of {each} bytes, and the cloud's cap is {self.most_bytes}"
+            self._refuse(wire, f"{what}: raise --most-bytes, or send smaller batches")
+            return
         if self._current:
             self._current.close()
         self._current = wire
@@ -203,7 +209,8 @@ class CloudSide:
                 self._inbox.put((wire, frame))
         except OSError:
             pass
-        wire.close()
+        finally:
+            wire.close()
 
     def _check(self, frame: Frame) -> None:
         """RejectedError for features that are not of the plan: they must not reach the training."""
@@ -224,19 +231,10 @@ class CloudSide:
             if not frames.same(proof, frames.proof(self.token, "edge", nonce, self.run)):
                 raise RejectedError("token", "the token is wrong", lost=True)
             plan = Plan.read(json.loads(frame.payload[64:]))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # of JSON too deep, the latter
             self.rejected[getattr(error, "why", "foreign")] += 1
             self._refuse(wire, str(error))
             return False
         wire.nonce = theirs
         self._inbox.put((wire, plan))
         return True
-
-
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    from sim.text.replacing import replacing
-
-    with contextlib.ExitStack() as stack:
-        beside = stack.enter_context(replacing(path))
-        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

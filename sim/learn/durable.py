@@ -42,6 +42,7 @@ class Journal:
     """Records after a checkpoint, appended; a last one that was cut off was never acted on."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.records: list[Record] = []
         data = path.read_bytes() if path.exists() else b""
         whole = 0
@@ -57,12 +58,16 @@ class Journal:
         _sync_folder(path.parent)
 
     def write(self, record: Record) -> None:
-        """In order; a record of a batch is durable on return."""
+        """In order; a record of a batch is durable on return. ValueError where it cannot be, which
+        is no fault of a connection and must not pass for one."""
         head = struct.pack(">qQ", *record)
-        self._file.write(head + struct.pack(">I", zlib.crc32(head)))
-        self._file.flush()
-        if record.batch >= 0:
-            os.fsync(self._file.fileno())
+        try:
+            self._file.write(head + struct.pack(">I", zlib.crc32(head)))
+            self._file.flush()
+            if record.batch >= 0:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise ValueError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
         """No more records."""

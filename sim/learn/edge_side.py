@@ -18,8 +18,8 @@ from sim.learn.images import Images, batch_of
 from sim.learn.split import EdgeWorker, Plan, load_state, pack_features, state
 from sim.learn.wire import Wire
 from sim.network import frames
-from sim.network.frames import Kind, RejectedError
-from sim.network.protocol import Edge, ProtocolError
+from sim.network.frames import Kind
+from sim.network.protocol import Edge
 
 
 class EdgeSide:
@@ -231,7 +231,7 @@ class EdgeSide:
                         with self._changed:
                             self._parted = True
                             self._changed.notify_all()
-            except (ProtocolError, RejectedError, _RefusedError) as error:
+            except ValueError as error:  # refused, a frame that is none, a journal that is full
                 if not self._over:
                     self._fail(str(error))
             except OSError:
@@ -258,7 +258,8 @@ class EdgeSide:
         theirs, said = answer.payload[:32], answer.payload[32:]
         if not frames.same(theirs, frames.proof(self.token, "cloud", nonce, self.run)):
             raise _RefusedError("what answers there does not know the token")
-        wire.sock.settimeout(None)
+        wire.sock.settimeout(self.patience_s)
+        wire.patient = lambda: not self._overdue(wire)
         with self._changed:
             self._journal.write(self.machine.joined(frames.read_progress(said)))
             self._wire = wire
@@ -266,6 +267,12 @@ class EdgeSide:
             self._send()
             self._bye()
             self._changed.notify_all()
+
+    def _overdue(self, wire: Wire) -> bool:
+        """Whether the cloud hangs: it owes a word and nothing has moved for `patience_s`. Frames
+        that are held are trained and made durable as soon as it has nothing else to do."""
+        silent_s = time.monotonic() - wire.active_s
+        return (bool(self.machine.held) or self._leaving) and silent_s >= self.patience_s
 
     def _hear(self, payload: bytes) -> None:
         with self._changed:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import platform
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sim.facts.version import VERSION
-from sim.learn.durable import load_checkpoint
+from sim.learn.durable import Journal, load_checkpoint
 from sim.learn.images import Images, batch_of
 from sim.learn.split import (
     CloudWorker,
@@ -31,6 +33,7 @@ from sim.learn.split import (
 from sim.learn.wire import Wire
 from sim.network import frames
 from sim.network.frames import FORMATS
+from sim.network.protocol import Record
 
 
 def end_to_end(plan: Plan, images: Images) -> float:
@@ -63,6 +66,16 @@ def split_learning(plan: Plan, images: Images) -> float:
         assert returned is not None
         descend(edge_step, (z * returned).sum(), rate)  # the gradient that came back
     return accuracy(nn.Sequential(part, cloud), images)
+
+
+def edge_only(plan: Plan, images: Images) -> float:
+    """Test accuracy of the edge's half and its exit, trained without a cloud. It is that of the
+    early exit of a hierarchical training, since nothing comes down."""
+    edge = EdgeWorker(plan)
+    for batch in range(plan.batches):
+        x, y = batch_of(images, batch, plan.batch, plan.seed)
+        edge.backward(edge.forward(torch.from_numpy(x)), torch.from_numpy(y), batch)
+    return accuracy(nn.Sequential(edge.part, edge.exit), images)
 
 
 def in_one_process(plan: Plan, images: Images) -> dict[str, float]:
@@ -104,45 +117,74 @@ def accuracy(network: nn.Module, images: Images) -> float:
 
 
 def measured_link(
-    plan: Plan, bytes_per_s: float | None, latency_s: float, repeats: int = 9
+    plan: Plan, bytes_per_s: float | None, latency_s: float, repeats: int = 15
 ) -> dict[str, float]:
     """The link of a record: its rate, that of this machine's loopback where none is set, and what a
-    frame costs beside it (packing, sums, system calls, reading), medians."""
-    z = torch.randn(plan.batch, *plan.shape())
+    frame costs beside its bytes on the link: a line of the journal that is on the disk, and
+    packing, sums, system calls and reading, as a line through two sizes. Medians."""
     y = torch.zeros(plan.batch, dtype=torch.int64)
+    z = torch.randn(plan.batch, *plan.shape())
+    part = max(1, plan.batch // 4)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         near = socket.create_connection(listener.getsockname())
         far, _ = listener.accept()
-    near_wire, far_wire = Wire(near), Wire(far)
-    run, spent, passed = frames.run_id("record"), [], []
-    nbytes = 0
+    ends = Wire(near), Wire(far)
+    small = _frame_seconds(*ends, z[:part], y[:part], plan.features, repeats)
+    large = _frame_seconds(*ends, z, y, plan.features, repeats)
+    for end in ends:
+        end.close()
+    nbytes, whole_s, pass_s = large
+    each_s = max(0.0, (whole_s - small[1]) / (nbytes - small[0]))
+    found = {
+        "bytes_per_s": bytes_per_s or nbytes / pass_s,
+        "latency_s": latency_s,
+        "overhead_s": max(0.0, whole_s - each_s * nbytes) + _journal_seconds(repeats),
+        "overhead_s_per_byte": each_s,
+    }
+    if bytes_per_s is None:  # the link is the loopback, whose time is not to be counted twice
+        found["overhead_s_per_byte"] = max(0.0, each_s - pass_s / nbytes)
+    return found
+
+
+def _frame_seconds(
+    near: Wire, far: Wire, z: Tensor, y: Tensor, features: str, repeats: int
+) -> tuple[int, float, float]:
+    """Bytes of a frame, and median seconds from a feature map to a feature map, and of the passing
+    alone."""
+    run = frames.run_id("record")
+    spent, passed, nbytes = [], [], 0
     for number in range(repeats):
         began = time.perf_counter()
-        payload = pack_features(number, z, y, plan.features)
+        payload = pack_features(number, z, y, features)
         data = frames.packed(frames.Kind.features, run, number, payload)
         sent = time.perf_counter()
-        near_wire.send(data)
-        frame = frames.read_frame(far_wire.read, run)
+        near.send(data)
+        frame = frames.read_frame(far.read, run)
         came = time.perf_counter()
         read_features(frame.payload)
         spent.append(time.perf_counter() - began)
         passed.append(came - sent)
         nbytes = len(data)
-    near_wire.close()
-    far_wire.close()
-    whole_s, pass_s = sorted(spent)[repeats // 2], sorted(passed)[repeats // 2]
-    if bytes_per_s is None:
-        return {
-            "bytes_per_s": nbytes / pass_s,
-            "latency_s": latency_s,
-            "overhead_s": max(0.0, whole_s - pass_s),
-        }
-    return {"bytes_per_s": bytes_per_s, "latency_s": latency_s, "overhead_s": whole_s}
+    return nbytes, median(spent), median(passed)
 
 
-def record(plan: Plan, link: dict[str, float], repeats: int = 5) -> dict[str, Any]:
-    """Seconds of each stage and head on this machine, medians, as a simulation reads them. Edge and
-    cloud are one machine here; a backward includes its share of the optimiser's step."""
+def _journal_seconds(repeats: int) -> float:
+    """Of a record that is durable, median."""
+    spent = []
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "journal")
+        for number in range(repeats):
+            began = time.perf_counter()
+            journal.write(Record(number, number + 1))
+            spent.append(time.perf_counter() - began)
+        journal.close()
+    return median(spent)
+
+
+def record(plan: Plan, link: dict[str, float], repeats: int = 25) -> dict[str, Any]:
+    """Seconds of each stage and head on this machine, medians, as a simulation reads them
+    (docs/hierarchical_training.md has the fields). Edge and cloud are one machine here; a backward
+    includes its share of the optimiser's step."""
     torch.manual_seed(plan.seed)
     made, wide = stages(plan.network, plan.width)
     x = torch.randn(plan.batch, 3, plan.image, plan.image)
@@ -171,6 +213,8 @@ def record(plan: Plan, link: dict[str, float], repeats: int = 5) -> dict[str, An
         "width": plan.width,
         "input": [3, plan.image, plan.image],
         "batch": plan.batch,
+        "features": plan.features,
+        "calibrated_at": plan.cut,
         "layers": layers,
         "heads": heads,
         "link": link,
@@ -201,5 +245,5 @@ def _timed(
         lost.backward()
         optimiser.step()
         spent.append((middle - began, time.perf_counter() - middle))
-    rows = [sorted(column)[len(column) // 2] for column in zip(*spent[1:])]
-    return rows[0], rows[1], out.detach()
+    forward, backward = map(median, zip(*spent[1:]))
+    return forward, backward, out.detach()

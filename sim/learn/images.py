@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.text.strict_yaml import nearest
+
 Array = np.ndarray
 _CIFAR_ROW = 1 + 3 * 32 * 32
 
@@ -152,8 +154,13 @@ def _folder(folder: Path, size: int) -> tuple[Array, Array, Array, Array]:
 
     held, listed = folder / "val", folder / "val" / "val_annotations.txt"
     if listed.exists():  # as Tiny ImageNet lays it out
-        lines = [line.split("\t") for line in listed.read_text(encoding="utf-8").splitlines()]
-        test = [(held / "images" / line[0], names.index(line[1])) for line in lines]
+        test = []
+        for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), 1):
+            file, _, rest = line.partition("\t")
+            name = rest.split("\t")[0]
+            if name not in names:
+                raise ValueError(f"{listed}:{number}: no class {name!r}{nearest(name, names)}")
+            test.append((held / "images" / file, names.index(name)))
     else:
         test = under(held if held.is_dir() else folder / "test")
     files = under(train)

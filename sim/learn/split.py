@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sim.dnn.trained import TRAINED
+from sim.graph.training import held
 from sim.network.frames import FEATURES, FORMATS, RejectedError
 from sim.text.strict_yaml import nearest
+from sim.text.units import show
 
 _VGG = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 NETWORKS = ("vgg16", "resnet18", "resnet18_cifar")
@@ -165,6 +168,28 @@ class Plan:
         with torch.no_grad():
             found = edge(torch.zeros(1, 3, self.image, self.image)).shape
         return found[1], found[2], found[3]
+
+    def edge_bytes(self) -> float:
+        """What training the edge's half takes there as the simulator counts: weights, gradients,
+        momentum, and all activations of a batch (`sim.graph.training.held`)."""
+        made = TRAINED[self.network](self.image, self.batch, self.classes, self.width)
+        at = made.cuts.index(self.cut) + 1
+        return held((*made.first(at).layers, *made.exit(at).layers), "momentum").total
+
+    def fit(self, memory_bytes: float) -> None:
+        """ValueError if the edge's half does not fit in an edge's memory."""
+        takes = self.edge_bytes()
+        if takes <= memory_bytes:
+            return
+        most = self.batch
+        while most > 2 and replace(self, batch=most).edge_bytes() > memory_bytes:
+            most //= 2
+        fits = replace(self, batch=most).edge_bytes() <= memory_bytes
+        raise ValueError(
+            f"a batch of {self.batch} takes {show(takes, 'B')} on the edge, which has "
+            f"{show(memory_bytes, 'B')}; "
+            + (f"a batch of {most} fits" if fits else "no batch fits: cut earlier, or narrow it")
+        )
 
     def rate_at(self, batch: int) -> float:
         """Learning rate of a batch: half a cosine from `rate` to 0, the same on both sides."""

@@ -26,6 +26,9 @@ class Wire:
         self.bucket = None if bytes_per_s is None else TokenBucket(bytes_per_s)
         self.sent_bytes = self.read_bytes = 0
         self.nonce = b""  # what the other side asked a proof of
+        self.active_s = time.monotonic()  # when a byte last went either way, or is to go next
+        # Whether a silence of the socket's time-out is to be waited through.
+        self.patient: Callable[[], bool] = lambda: False
         self._out: queue.SimpleQueue[tuple[float, bytes, Callable[[], None]] | None] = (
             queue.SimpleQueue()
         )
@@ -39,12 +42,19 @@ class Wire:
         self._out.put((time.monotonic(), data, done))
 
     def read(self, nbytes: int) -> bytes:
-        """That many bytes. ConnectionError at the connection's end."""
+        """That many bytes. ConnectionError at the connection's end, TimeoutError after a silence
+        that `patient` does not wait through."""
         parts, left = [], nbytes
         while left:
-            part = self.sock.recv(min(left, 1 << 20))
+            try:
+                part = self.sock.recv(min(left, 1 << 20))
+            except TimeoutError:
+                if self.patient():
+                    continue
+                raise
             if not part:
                 raise ConnectionResetError("the other side has closed the connection")
+            self.active_s = time.monotonic()
             parts.append(part)
             left -= len(part)
         self.read_bytes += nbytes
@@ -71,12 +81,15 @@ class Wire:
                 for start in range(0, len(view), _CHUNK):
                     chunk = view[start : start + _CHUNK]
                     passed = self.bucket.passed(len(chunk), at_s) if self.bucket else at_s
-                    wait = passed + self.latency_s - time.monotonic()
-                    if wait > 0:
-                        time.sleep(wait)
+                    leaves = passed + self.latency_s
+                    self.active_s = max(self.active_s, leaves)
+                    time.sleep(max(0.0, leaves - time.monotonic()))
                     self.sock.sendall(chunk)
+                    self.active_s = time.monotonic()
                     self.sent_bytes += len(chunk)
             except OSError:
+                with contextlib.suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_RDWR)  # whoever reads has to know
                 break
             done()
         self._ended.set()

@@ -18,6 +18,7 @@ from sim.engine.isolated import seconds_of
 from sim.engine.lines import sharing_of
 from sim.engine.pool import Host
 from sim.facts.accuracy import Accuracy
+from sim.facts.outcome import Pays
 from sim.facts.timeline import Timeline
 from sim.graph.batch import NO_SHARING, Batch, Sequences, Shared, Sharing, decode_batch
 from sim.graph.footprint import Footprint, Room, footprint, room
@@ -65,7 +66,7 @@ class Machinery(NamedTuple):
     sharing: Sharing
     notes: list[str]
     idle: list[str]  # techniques that change nothing, and why
-    pays: list[str]  # when techniques pay
+    pays: list[Pays]  # when techniques pay
     assumptions: list[Assumption]
     accuracy: Accuracy | None = None
     parts: tuple[Network, ...] = ()  # as each pipeline stage sees it, where there are several
@@ -202,7 +203,9 @@ def machinery(
     for place, (name, options) in enumerate(v.techniques):
         found.notes.extend(TECHNIQUES[name].notes(seen, options))
         step_s, step = step_of(found, place)
-        found.pays.extend(TECHNIQUES[name].pays(seen, options, step_s, step))
+        others = tuple(each.name for at, each in enumerate(v.techniques) if at != place)
+        told = TECHNIQUES[name].pays(seen, options, step_s, step)
+        found.pays.extend(each._replace(beside=others) for each in told)
     found.notes.extend(accuracy.notes(found.accuracy, model.name))
     runs, sharing = _reshaped(shared, parallel, of_rank)
     stages = [
@@ -248,10 +251,8 @@ def step_of(here: Machinery, place: int) -> tuple[Callable[[Any], float], str]:
             if op.engine != "none" and not op.idle
         )
 
-    others = [each.name for at, each in enumerate(chosen) if at != place]
-    beside = f" with {' and '.join(others)}" if others else ""
     what = f"{_STEP_SEQUENCES} sequences with {context:,} tokens"
-    return seconds, f"a decode step of {model.name} ({what}) on {here.device.name}{beside}"
+    return seconds, f"In a decode step of {model.name} ({what}) on {here.device.name}"
 
 
 def unchanging(here: Machinery) -> Iterator[str]:

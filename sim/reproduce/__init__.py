@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.reproduce import nas, network, preserve, serving, sosa, stief, typhoon
+from sim.reproduce import hierarchical, nas, network, preserve, serving, sosa, stief, typhoon
 from sim.reproduce.row import Row
 
 __all__ = ["SYSTEMS", "Row"]
@@ -17,4 +17,5 @@ SYSTEMS: dict[str, Callable[..., list[Row]]] = {
     "stief": stief.reproduce,
     "sosa": sosa.reproduce,
     "nas": nas.reproduce,
+    "hierarchical": hierarchical.reproduce,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from sim.results.palette import escaped
 _WIDTH, _LABEL, _BAR, _STEP = 860, 150, 26, 40
 _MOST_LETTERS = 34  # of a bar's name
 WIDE = 420  # width of a figure with two axes
+_MOST_OF_A_DOT = 32  # letters of its name
 # Of a curve of many values: one for each third of a percent, and the tail down to a millionth.
 _SHARES = np.unique(np.concatenate([np.linspace(0, 1, 301)[1:], 1 - np.geomspace(1e-2, 1e-6, 60)]))
 
@@ -109,12 +110,12 @@ def cdf(
             if logarithmic
             else value / high
         )
-        return plot.left + share * plot.wide
+        return plot.left + share * plot.across
 
     down = [(1 - share, f"{100 * share:.0f} %") for share in (0.0, 0.5, 0.9, 1.0)]
     ticks = _ticks(low, high, logarithmic)
     along = [
-        (float(x - plot.left) / plot.wide, f"{tick:,.10g}")
+        (float(x - plot.left) / plot.across, f"{tick:,.10g}")
         for tick, x in zip(ticks, across(np.array(ticks)))
     ]
     stairs = [
@@ -127,10 +128,16 @@ def cdf(
 
 
 def time_series(
-    lines: Mapping[str, Line], title: str, unit: str, time_unit: str, scale: float
+    lines: Mapping[str, Line],
+    title: str,
+    unit: str,
+    time_unit: str,
+    scale: float,
+    *,
+    area: bool = False,
 ) -> str:
     """Values (upwards, from zero) over time (to the right; seconds times `scale`), each from an
-    edge to the next.
+    edge to the next, as an `area` or a line.
 
     `unit` "%": values are shares, and the axis goes to 100 % where one comes near it.
     """
@@ -151,10 +158,11 @@ def time_series(
     stairs = [
         _stairs(
             plot,
-            plot.left + line.x * (scale / last) * plot.wide,
+            plot.left + line.x * (scale / last) * plot.across,
             1 - np.append(line.y, line.y[-1]) * ((100 if shares else 1) / top),
             line.colour,
             name,
+            area,
         )
         for name, line in lines.items()
         if len(line.y)
@@ -170,38 +178,108 @@ def scatter(
     title: str,
     unit: str,
     below: str,
+    wide: int = WIDE,
+    high: int = 280,
 ) -> str:
     """A dot for each variant, both of whose numbers are to be low, and a line along those that no
     other betters in both.
 
-    An axis is logarithmic where its largest number is 10 times the smallest.
+    An axis is logarithmic where its largest number is 10 times the smallest. A name stands where it
+    covers no other; where there is no such place, only the dot's tip has it.
     """
     if not points:
         return ""
     axes = [Axis.of([point[axis] for point in points.values()]) for axis in (0, 1)]
     labels = [f"{tick:,.10g}" for tick in axes[1].ticks]
-    plot = Plot(room_for(labels), 280)
+    plot = Plot(room_for(labels), high, wide=wide)
     along = [(axes[0].share(tick), f"{tick:,.10g}") for tick in axes[0].ticks]
     down = [(1 - axes[1].share(tick), text) for tick, text in zip(axes[1].ticks, labels)]
     at = {
         name: (
-            plot.left + axes[0].share(x) * plot.wide,
-            plot.top + (1 - axes[1].share(y)) * plot.high,
+            plot.left + axes[0].share(x) * plot.across,
+            plot.top + (1 - axes[1].share(y)) * plot.down,
         )
         for name, (x, y) in points.items()
     }
-    front = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at[name] for name in unbettered(points)))
-    out = [f'<polyline points="{front}" fill="none" stroke="#8A8F98" stroke-dasharray="4 3"/>']
+    front = unbettered(points)
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at[name] for name in front))
+    out = [f'<polyline points="{line}" fill="none" stroke="#8A8F98" stroke-dasharray="4 3"/>']
     for name, (x, y) in at.items():
         tip = f"<title>{escaped(name)}: {points[name][0]:.4g}, {points[name][1]:.4g}</title>"
         out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colours[name]}">{tip}</circle>')
-        left = x > plot.left + 0.7 * plot.wide
-        out.append(
-            f'<text class="soft" x="{x + (-8 if left else 8):.1f}" y="{y - 6:.1f}" '
-            f'text-anchor="{"end" if left else "start"}">{cut(name, 20)}</text>'
-        )
-    head = svg(WIDE, plot.height, f"{title} over {below}, a dot for each variant")
+    first = {name: at[name] for name in dict.fromkeys([*front, *at])}
+    out += _names(first, plot)
+    head = svg(wide, plot.height, f"{title} over {below}, a dot for each variant")
     return f"{head}{frame(plot, title, unit, along, down, below)}{''.join(out)}</svg>"
+
+
+_LETTER, _LINE, _CLEAR = 6.2, 12.0, 6.0  # of a name, and from the middle of a dot, in pixels
+
+
+def _names(at: Mapping[str, tuple[float, float]], plot: Plot) -> Iterator[str]:
+    """The name of each dot beside it, in the first place that is free."""
+    taken = [(x - _CLEAR, y - _CLEAR, x + _CLEAR, y + _CLEAR) for x, y in at.values()]
+    for name, (x, y) in at.items():
+        long = _LETTER * min(len(name), _MOST_OF_A_DOT)
+        places = [
+            (x + side * 8 - (0.5 - side / 2) * long, y + drop)
+            for drop in (4, -7, 15, -17, 25, -29, 37)
+            for side in (1, -1)
+        ]
+        for left, base in places:
+            box = (left, base - _LINE + 2, left + long, base + 2)
+            inside = plot.left <= box[0] and box[2] <= plot.wide - 4
+            inside &= plot.top <= box[1] and box[3] <= plot.height - 44
+            if inside and not any(_meet(box, other) for other in taken):
+                taken.append(box)
+                text = cut(name, _MOST_OF_A_DOT)
+                yield f'<text class="soft" x="{left:.1f}" y="{base:.1f}">{text}</text>'
+                if abs(base - y) > _LINE:  # whose name it is would be a guess
+                    end = f'x2="{min(max(x, left), left + long):.1f}" y2="{base - 4:.1f}"'
+                    yield f'<line stroke="#8A8F98" x1="{x:.1f}" y1="{y:.1f}" {end}/>'
+                break
+
+
+def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether two boxes of left, top, right and bottom overlap."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def curves(
+    lines: Mapping[str, Line], title: str, unit: str, below: str, at: float | None = None
+) -> str:
+    """Values (upwards) over what `below` says (to the right), all above 0; `at` is marked.
+
+    An axis is logarithmic where its largest number is 10 times the smallest.
+    """
+    if not lines:
+        return ""
+    every = [np.concatenate([getattr(line, of) for line in lines.values()]) for of in ("x", "y")]
+    across, up = (Axis.of(values.tolist()) for values in every)
+    labels = [f"{tick:,.10g}" for tick in up.ticks]
+    plot = Plot(room_for(labels), 300)
+    along = [(across.share(tick), f"{tick:,.10g}") for tick in across.ticks]
+    down = [(1 - up.share(tick), text) for tick, text in zip(up.ticks, labels)]
+    out = []
+    for name, line in lines.items():
+        points = " ".join(
+            f"{plot.left + across.share(x) * plot.across:.1f},"
+            f"{plot.top + (1 - up.share(y)) * plot.down:.1f}"
+            for x, y in zip(line.x.tolist(), line.y.tolist())
+        )
+        out.append(
+            f'<polyline points="{points}" fill="none" stroke="{line.colour}" '
+            f'stroke-width="1.8"><title>{escaped(name)}</title></polyline>'
+        )
+    if at is not None and across.low <= at <= across.high:
+        x = plot.left + across.share(at) * plot.across
+        out.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{plot.top + plot.down:.1f}" '
+            f'stroke="#8A8F98" stroke-dasharray="4 3"><title>as it is: {at:,.4g} {escaped(below)}'
+            "</title></line>"
+        )
+    grid = frame(plot, title, unit, along, down, below)
+    return f"{svg(WIDE, plot.height, title)}{grid}{''.join(out)}</svg>"
 
 
 def unbettered(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -250,15 +328,16 @@ class Plot(NamedTuple):
     left: float
     height: int
     top: int = 26
+    wide: int = WIDE
 
     @property
-    def wide(self) -> float:
-        """Of the axis to the right."""
-        return WIDE - 18 - self.left
+    def across(self) -> float:
+        """Pixels of the axis to the right."""
+        return self.wide - 18 - self.left
 
     @property
-    def high(self) -> float:
-        """Of the axis upwards."""
+    def down(self) -> float:
+        """Pixels of the axis upwards."""
         return self.height - self.top - 44
 
 
@@ -274,21 +353,21 @@ def frame(
     axis and its text."""
     soft = f'<tspan class="soft" font-size="12">&#160; {escaped(unit)}</tspan>' if unit else ""
     out = [f'<text x="{plot.left:.0f}" y="15" class="name">{escaped(title)}{soft}</text>']
-    right, bottom = WIDE - 18, plot.height - 44
+    right, bottom = plot.wide - 18, plot.height - 44
     for share, text in down:
-        y = plot.top + share * plot.high
+        y = plot.top + share * plot.down
         out += [
             f'<line class="grid" x1="{plot.left:.0f}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>',
             f'<text class="soft" x="{plot.left - 6:.0f}" y="{y + 4:.1f}" '
             f'text-anchor="end">{text}</text>',
         ]
     for share, text in along:
-        x = plot.left + share * plot.wide
+        x = plot.left + share * plot.across
         out += [
             f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{bottom}"/>',
             f'<text class="soft" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>',
         ]
-    middle = plot.left + plot.wide / 2
+    middle = plot.left + plot.across / 2
     out.append(
         f'<text class="soft" x="{middle:.0f}" y="{plot.height - 8}" '
         f'text-anchor="middle">{escaped(below)}</text>'
@@ -303,21 +382,25 @@ def room_for(labels: Sequence[str]) -> float:
     )  # mostly equal, so that figures line up
 
 
-def _stairs(plot: Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: str) -> str:
+def _stairs(
+    plot: Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: str, area: bool = False
+) -> str:
     """A line from the bottom across to each point, then up or down to it.
 
     `down` are shares of the axis from its top. Moves below 0.1 pixels are left out.
     """
-    x0, y0 = f"{xs[0]:.1f}", f"{plot.top + plot.high:.1f}"
+    x0, y0 = f"{xs[0]:.1f}", f"{plot.top + plot.down:.1f}"
     path, last = [f"M{x0},{y0}"], x0
-    for x, y in zip(xs, plot.top + down * plot.high):
+    for x, y in zip(xs, plot.top + down * plot.down):
         across, up = f"{x:.1f}", f"{y:.1f}"
         if up != y0:
             path.append(f"H{across}V{up}" if across != x0 else f"V{up}")
             x0, y0 = across, up
         last = across
     path.append(f"H{last}" if last != x0 else "")
-    pen = f'fill="none" stroke="{colour}" stroke-width="1.6" stroke-opacity="0.9"'
+    filled = f'fill="{colour}" fill-opacity="0.3"' if area else 'fill="none"'
+    path.append(f"V{plot.top + plot.down:.1f}Z" if area else "")
+    pen = f'{filled} stroke="{colour}" stroke-width="1.6" stroke-opacity="0.9"'
     return f'<path d="{"".join(path)}" {pen}><title>{escaped(name)}</title></path>'
 
 

@@ -59,8 +59,10 @@ _SPARE = ("#7B5EA7", "#3D8B8B", "#A66B3F", "#5B7F3A", "#9C4F6B", "#4F6DA8")
 
 
 def variant_colours(names: Iterable[str]) -> dict[str, str]:
-    """Each variant's colour, by its place; the same in every figure of a page."""
-    return {name: VARIANT_COLOURS[i % len(VARIANT_COLOURS)] for i, name in enumerate(names)}
+    """Each variant's colour, by its place; the same in every figure of a page, and unlike each
+    other while there are enough."""
+    known = (*VARIANT_COLOURS, *_SPARE)
+    return {name: known[i % len(known)] for i, name in enumerate(names)}
 
 
 def kind_colour(kind: str) -> str:

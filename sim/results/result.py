@@ -16,9 +16,11 @@ from sim.results.expect import check, parse
 from sim.results.folder import write_folder
 from sim.results.metric import row_of
 from sim.results.metrics import SPEEDUP, by_kind, metrics, part_rows_of, rows_of
+from sim.results.pareto import pareto_sentence
 from sim.results.requests import owners_of, requests_file
 from sim.results.statistics import survivors
 from sim.results.table import Comparison, closing, part_grid
+from sim.results.verdict import paying
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -69,8 +71,8 @@ class Result:
                 for kind, mine in by_kind(self.outcomes).items()
             )
         )
-        told = dict.fromkeys(text for one in self.outcomes.values() for text in one.pays)
-        found = " ".join([found, *told])
+        told = pareto_sentence(self.outcomes), paying(self.outcomes.values())
+        found = " ".join([found, *filter(None, told)])
         return f"Interrupted, so this is no answer yet: {found}" if self.partial else found
 
     def to_json(self) -> str:

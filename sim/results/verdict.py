@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from sim.facts.outcome import Outcome
 from sim.results.difference import difference, of_chips, of_iterations, of_requests, told
@@ -56,15 +56,46 @@ def _answer(
     return f"{best} is {ratio:.2f}x faster than {base}{what}{f': {why}' if why else ''}.{but}"
 
 
+def paying(outcomes: Iterable[Outcome]) -> str:
+    """Under which conditions techniques pay, each condition once."""
+    found: dict[str, dict[tuple[tuple[str, str], ...], list[str]]] = {}
+    for each in dict.fromkeys(pays for one in outcomes for pays in one.pays):
+        beside = f"with {' and '.join(each.beside)}" if each.beside else "alone"
+        found.setdefault(each.what, {}).setdefault(each.limits, []).append(beside)
+    return " ".join(
+        f"{what} {'; '.join(_conditions(by_limits))}." for what, by_limits in found.items()
+    )
+
+
+def _conditions(by_limits: Mapping[tuple[tuple[str, str], ...], list[str]]) -> Iterator[str]:
+    for place, (limits, besides) in enumerate(by_limits.items()):
+        label = "" if besides == ["alone"] else f" {' and '.join(besides)}"
+        if not place:
+            yield f"{', '.join(f'{limit} {when}' for limit, when in limits)}{label and f',{label}'}"
+        else:
+            yield f"{label.strip() or 'alone'} {', '.join(limit for limit, _ in limits)}"
+
+
 def _limits(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """For what requests wait, where they do for much of the time."""
+    """For what requests wait, where they do for much of the time, and how many are preempted, where
+    many are."""
+    waits: dict[str, list[str]] = {}
+    for name, mine in metrics.items():
+        for limit, share in mine.items():
+            if limit.startswith(_LIMITED) and share > _MUCH:
+                waits.setdefault(limit.removeprefix(_LIMITED), []).append(f"{name} {share:.0%}")
     told = [
-        f"{name}'s wait for {limit.removeprefix(_LIMITED)} {share:.0%} of the time"
-        for name, mine in metrics.items()
-        for limit, share in mine.items()
-        if limit.startswith(_LIMITED) and share > _MUCH
+        f" Requests wait for {limit} much of the time: {', '.join(shares)}."
+        for limit, shares in waits.items()
     ]
-    return f" Requests: {', '.join(told)}." if told else ""
+    preempted = [
+        f"{name} {count:,.0f}"
+        for name, mine in metrics.items()
+        if (count := mine.get("preemptions", 0.0)) > _MUCH * mine.get("requests", count)
+    ]
+    if preempted:
+        told.append(f" Preemptions, with work that is done again: {', '.join(preempted)}.")
+    return "".join(told)
 
 
 def _why(base: Outcome, other: Outcome) -> str:

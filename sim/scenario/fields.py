@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sim.text import units
 
@@ -68,6 +68,7 @@ BytesPerSecond = Annotated[units.BytesPerSecond, Field(gt=0), BeforeValidator(_s
 FlopPerSecond = Annotated[units.FlopPerSecond, Field(gt=0), BeforeValidator(_sane)]
 Seconds = Annotated[units.Seconds, Field(ge=0), BeforeValidator(_sane)]
 Watts = Annotated[units.Watts, Field(gt=0), BeforeValidator(_sane)]
+Joules = Annotated[units.Joules, Field(gt=0), BeforeValidator(_sane)]
 JoulesPerByte = Annotated[units.JoulesPerByte, Field(gt=0), BeforeValidator(_sane)]
 Hertz = Annotated[units.Hertz, Field(gt=0), BeforeValidator(_sane)]
 
@@ -82,6 +83,12 @@ def plain_name(noun: str, name: str) -> str:
             f"a {noun}'s name is made of letters, digits and '_', and begins with a letter"
         )
     return name
+
+
+def _edges(name: str) -> str:
+    if name == "cloud":
+        raise ValueError("'cloud' is what edges send to; give a group of edges another name")
+    return plain_name("group of edges", name)
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ MODEL = Place("model", "models", (*YAML_SUFFIXES, "/config.json"))
 ModelName = Annotated[str, MODEL]
 CardName = Annotated[str, Place("card of a KV-cache", "kv", (*YAML_SUFFIXES, ".json"))]
 ChannelName = Annotated[str, Place("channel", "channels", YAML_SUFFIXES)]
+EdgesName = Annotated[str, AfterValidator(_edges)]
 FilePath = Annotated[str, Place("file")]
 TraceFile = Annotated[str, Place("trace", "traces", absent=True)]
 TraceFallback = Annotated[str, Place("trace", "traces")]

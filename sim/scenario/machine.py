@@ -14,14 +14,17 @@ from sim.scenario.faults import LinkFault
 from sim.scenario.fields import (
     Bytes,
     BytesPerSecond,
+    ChannelName,
     Count,
     DeviceName,
     Dtype,
+    EdgesName,
     Factor,
     FilePath,
     FlopPerSecond,
     Hertz,
     Index,
+    Joules,
     JoulesPerByte,
     LibraryName,
     Probability,
@@ -64,6 +67,7 @@ class DeviceChange(Section):
     prefetch_bytes_per_s: BytesPerSecond | None = None
     prefetch_overhead_s: Seconds | None = None
     power_w: Watts | None = None
+    idle_power_w: Watts | None = None
     price_per_hour: Factor | None = None
     kernels: dict[Literal[OWN_KERNELS], KernelChange] | None = None  # type: ignore[valid-type]
 
@@ -123,8 +127,57 @@ class Array(Section):
     )
 
 
+class ChannelChange(Section):
+    """What-if edits of a channel; the names are the fields of `sim.network.channel.Channel`."""
+
+    up_bytes_per_s: BytesPerSecond | None = None
+    down_bytes_per_s: BytesPerSecond | None = None
+    latency_s: Seconds | None = None
+    jitter_s: Seconds | None = None
+    loss: Annotated[Probability, Field(lt=1)] | None = None
+    send_w: Watts | None = None
+    receive_w: Watts | None = None
+    overhead_s: Seconds | None = None
+
+
+class EdgeChange(Section):
+    """What-if edits of one sort of edge."""
+
+    device: DeviceChange = DeviceChange()
+    channel: ChannelChange = ChannelChange()
+
+
+class Edges(Section):
+    """Edges that are alike."""
+
+    device: DeviceName = Field(default="", description="not where layers are `measured`")
+    channel: ChannelName
+    count: Annotated[Count, Field(le=100_000)] = 1
+    slower: Annotated[Factor, Field(ge=1)] = Field(
+        default=1.0, description="how many times slower than the device they compute"
+    )
+    memory: Bytes | None = Field(default=None, description="default: the device's")
+    battery: Joules | None = Field(
+        default=None, description="energy, after which an edge stops; default: mains"
+    )
+    change: EdgeChange = EdgeChange()
+
+
+class CloudChange(Section):
+    """What-if edits of the cloud."""
+
+    device: DeviceChange = DeviceChange()
+
+
+class CloudSpec(Section):
+    """What the edges send to."""
+
+    device: DeviceName
+    change: CloudChange = CloudChange()
+
+
 class Pod(Section):
-    """The machine: chips joined by a topology, or an array of systolic arrays.
+    """The machine: chips joined by a topology, an array of systolic arrays, or edges and a cloud.
 
     Names are the catalogue's, or paths to YAML files; None: the topology's own.
     """
@@ -133,6 +186,18 @@ class Pod(Section):
         default="", description="none where the machine is an `array`, needed elsewhere"
     )
     array: Array | None = Field(default=None, description="systolic arrays, in place of all else")
+    edges: dict[EdgesName, Edges] = Field(
+        default={}, description="groups of edges that train with a `cloud`", max_length=1000
+    )
+    cloud: CloudSpec | None = None
+    uplink: BytesPerSecond | None = Field(
+        default=None, description="what all edges share on the way up; default: nothing"
+    )
+    downlink: BytesPerSecond | None = Field(default=None, description="the same on the way down")
+    measured: FilePath | None = Field(
+        default=None,
+        description="layer times of a training record, in place of devices",
+    )
     device: DeviceName | None = None
     library: LibraryName | None = None
     change: Change = Change()

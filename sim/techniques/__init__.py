@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from sim.facts.outcome import Pays
 from sim.graph.graph import Graph
 from sim.techniques import (
     fused_collective,
@@ -34,7 +35,7 @@ class Technique(NamedTuple):
     options: type[BaseModel]
     summary: str
     notes: Callable[[Machine, Any], Iterable[str]] = lambda machine, options: ()
-    pays: Callable[[Machine, Any, Callable[[Any], float], str], Iterable[str]] = (
+    pays: Callable[[Machine, Any, Callable[[Any], float], str], Iterable[Pays]] = (
         lambda machine, options, step_s, step: ()
     )
 

@@ -17,14 +17,17 @@ is that of as many sequences as are done at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from fractions import Fraction
+from math import floor
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.catalog.files import is_there
 from sim.catalog.kv_cards import KvCard, card
+from sim.facts.outcome import Pays
 from sim.graph.graph import Graph, Layer, Op, Tensor
 from sim.graph.model import Model
 from sim.graph.work import ROPE_FLOP, AttentionWork, Prepared
@@ -101,9 +104,20 @@ def ranks_of(options: Options, model: Model) -> list[Ranks]:
                 f"{', '.join(wrong)} as {model.name}; apply: ratios takes its ratios instead"
             )
         return own
-    scale = d / found.model.head_dim
-    at = [layer * len(own) // model.layers for layer in range(model.layers)]
-    return [Ranks(*(max(round(rank * scale), 1) for rank in own[place])) for place in at]
+    return [Ranks(*pair) for pair in zip(*(_at_depth(side, found, model) for side in zip(*own)))]
+
+
+def _at_depth(ranks: Sequence[int], found: KvCard, model: Model) -> Iterator[int]:
+    """Ranks for the layers of another model: each the mean of those at its depth, to whole ranks so
+    that their sum is that of the card in proportion, to half a rank."""
+    shared, done = Fraction(len(ranks), model.layers), 0
+    unit = Fraction(model.head_dim, found.model.head_dim) / shared
+    for end in range(1, model.layers + 1):
+        whole, part = divmod(end * shared, 1)
+        past = sum(ranks[: int(whole)]) + (part * ranks[int(whole)] if part else 0)
+        reached = floor(past * unit + Fraction(1, 2))
+        yield max(reached - done, 1)
+        done = reached
 
 
 def _mismatches(found: KvCard, model: Model) -> Iterator[str]:
@@ -240,9 +254,8 @@ def notes(machine: Machine, options: Options) -> Iterator[str]:
         found = card(options.card)
         if options.apply == "ratios":
             yield (
-                f"{_NAME}: ranks of {found.model.name} (card {found.name}, ratio "
-                f"{found.ratio:.4f}) are taken as ratios for {model.name}, layer by layer at the "
-                f"same depth: {ratio:.4f}"
+                f"{_NAME}: ranks of {found.model.name} are taken as ratios for {model.name}, "
+                "layer by layer at the same depth"
             )
     rebuilt = any(pair.k < model.head_dim for pair in ranks)
     if rebuilt and options.kernel == "fused" and options.overlap is None:
@@ -254,7 +267,7 @@ def notes(machine: Machine, options: Options) -> Iterator[str]:
 
 def pays(
     machine: Machine, options: Options, step_s: Callable[[Options | None], float], step: str
-) -> Iterator[str]:
+) -> Iterator[Pays]:
     """Below which ratio a decode step in a low rank is quicker than with the whole cache, by how
     much of the rebuilding hides.
 
@@ -273,12 +286,11 @@ def pays(
             middle = (low + high) // 2
             low, high = (middle, high) if quicker(middle) else (low, middle)
         if high == width:
-            return "at any ratio"
-        return f"below the ratio {low / width:.2f}" if low > 1 else "at no ratio"
+            return "any"
+        return f"{low / width:.2f}" if low > 1 else "none"
 
-    ends = {overlap: below(overlap=overlap) for overlap in (0.0, 0.5, 1.0)}
-    yield (
-        f"A KV-cache in a low rank makes {step} quicker {ends[0.0]} where nothing of rebuilding "
-        f"the keys hides under their reads (overlap 0), {ends[0.5]} where half does, {ends[1.0]} "
-        f"where all does (overlap 1), and, as two kernels, {below(kernel='two')}."
-    )
+    shares = {0.0: "none of rebuilding the keys hides under their reads (overlap 0)"}
+    shares |= {0.5: "half does", 1.0: "all does"}
+    limits = [(below(overlap=overlap), f"if {text}") for overlap, text in shares.items()]
+    limits.append((below(kernel="two"), "as two kernels"))
+    yield Pays(f"{step}, a KV-cache in a low rank pays below a ratio of", tuple(limits))

@@ -10,8 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch (extra learn)")
 
+from two_sides import PLAN, RUN, TOKEN, Tap, frames_in, serve, some_images, train  # noqa: E402
+
 from sim.learn.cloud_side import CloudSide  # noqa: E402
 from sim.learn.durable import Journal, load_checkpoint  # noqa: E402
 from sim.learn.edge_side import EdgeSide  # noqa: E402
 from sim.learn.hierarchical import (  # noqa: E402
+    edge_only,
     end_to_end,
     exits_of,
     in_one_process,
@@ -37,9 +40,6 @@ from sim.network import frames  # noqa: E402
 from sim.network.frames import Kind, RejectedError, TokenBucket, frame_bytes  # noqa: E402
 from sim.network.protocol import Record  # noqa: E402
 
-PLAN = Plan(width=0.0625, cut="pool2", batch=8, batches=12)
-RUN, TOKEN = "run", b"a secret of some length"
-
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
@@ -48,28 +48,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((160, 3, 32, 32)).astype(np.float32)
-    y = rng.integers(10, size=160)
-    y[0] = 9
-    return Images(x[:128], y[:128], x[128:], y[128:], 10, "random")
-
-
-def serve(folder: Path, **options: Any) -> tuple[CloudSide, threading.Thread, dict[str, Any]]:
-    cloud, said = CloudSide(folder / "cloud", RUN, TOKEN, **options), {}
-    thread = threading.Thread(target=lambda: said.update(cloud.serve()), daemon=True)
-    thread.start()
-    return cloud, thread, said
-
-
-def train(folder: Path, images: Images, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    cloud, thread, said = serve(folder)
-    plan = options.pop("plan", PLAN)
-    edge = EdgeSide(folder / "edge", RUN, TOKEN, plan, images, ("127.0.0.1", cloud.port), **options)
-    report = edge.train()
-    thread.join(20)
-    assert not thread.is_alive()
-    return report, said
+    return some_images()
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -95,45 +74,39 @@ def test_bytes_are_those_of_the_closed_form(
         assert exits_of(plan, tmp_path, images) == in_one_process(plan, images)
 
 
-class Tap:
-    """Stands between edge and cloud, keeps what crosses, may change it."""
-
-    def __init__(self, port: int) -> None:
-        self.port_of_cloud, self.up, self.down = port, bytearray(), bytearray()
-        self.change = lambda data: data
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            near, _ = self.listener.accept()
-            far = socket.create_connection(("127.0.0.1", self.port_of_cloud))
-            for a, b, kept in ((near, far, self.up), (far, near, self.down)):
-                threading.Thread(target=self._pass, args=(a, b, kept), daemon=True).start()
-
-    def _pass(self, source: socket.socket, target: socket.socket, kept: bytearray) -> None:
-        try:
-            while data := source.recv(1 << 16):
-                kept += data
-                target.sendall(self.change(data) if kept is self.up else data)
-        except OSError:
-            pass
-        for each in (source, target):
-            each.close()
+@pytest.mark.parametrize(
+    ("network", "cut", "features"),
+    [("resnet18", "layer2.1", "int8"), ("resnet18_cifar", "stem", "fp16")],
+)
+def test_resnet_18_with_either_stem(
+    tmp_path: Path, images: Images, network: str, cut: str, features: str
+) -> None:
+    plan = replace(PLAN, network=network, cut=cut, features=features, batches=6)
+    report, said = train(tmp_path, images, plan=plan)
+    each = frame_bytes(plan.batch, math.prod(plan.shape()), features)
+    assert report["bytes"] == said["bytes"] == plan.batches * each and said["trained"] == 6
+    # Rows after a 7 x 7 stem, its pooling and a stride; after a 3 x 3 stem.
+    assert plan.shape()[1] == {"resnet18": 4, "resnet18_cifar": 32}[network]
+    alone = edge_only(plan, images)
+    assert exits_of(plan, tmp_path, images)["edge"] == alone
 
 
-def frames_in(data: bytes) -> list[frames.Frame]:
-    at, found = 0, []
-
-    def read(n: int) -> bytes:
-        nonlocal at
-        at += n
-        return bytes(data[at - n : at])
-
-    while at < len(data):
-        found.append(frames.read_frame(read, frames.run_id(RUN)))
-    return found
+def test_resnet_18_learns_images_of_a_folder(tmp_path: Path) -> None:
+    """Two classes of colours, in the layout of Tiny ImageNet, at 64 pixels, by both exits."""
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    dice = np.random.default_rng(0)
+    for part, each in (("train", 24), ("val", 8)):
+        for label, name in enumerate(("blue", "red")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(each):
+                pixels = dice.integers(0, 120, (64, 64, 3), np.uint8)
+                pixels[..., 2 - 2 * label] += 100
+                image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
+    data = read_images(str(tmp_path), 64)
+    plan = Plan(
+        network="resnet18", cut="layer1.1", width=0.125, image=64, classes=2, batch=8, batches=18
+    )
+    assert in_one_process(plan, data) == {"edge": 1.0, "cloud": 1.0}
 
 
 def test_no_input_and_no_gradient_crosses_the_link(tmp_path: Path, images: Images) -> None:
@@ -151,6 +124,10 @@ def test_no_input_and_no_gradient_crosses_the_link(tmp_path: Path, images: Image
         assert tuple(read_features(frame.payload)[1].shape[1:]) == PLAN.shape()
     assert {frame.kind for frame in down} == {Kind.challenge, Kind.welcome, Kind.progress, Kind.bye}
     assert max(len(frame.payload) for frame in down) <= 56
+    # Nothing else crosses: the bytes are those of the frames, to the last one.
+    hello = frames.HEADER.size + 64 + len(json.dumps(PLAN.data()))
+    each = frame_bytes(PLAN.batch, math.prod(PLAN.shape()))
+    assert len(tap.up) == hello + PLAN.batches * each + frames.HEADER.size
     # No row of any image's pixels is anywhere in what crossed, in either order of bytes.
     for x in images.x[:, 0, 0]:
         assert x.tobytes() not in tap.up and x.astype(">f4").tobytes() not in tap.up

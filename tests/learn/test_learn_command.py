@@ -79,6 +79,10 @@ def test_a_card_of_one_rank(tmp_path: Path, given: list[object]) -> None:
     assert ratios["fp8"] == 0.5
     assert ratios["rank 4, fp8"] == 0.25
     assert ratios["heavy hitters 16"] == 0.5
+    alone = {other.name: other for other in made.others if other.method}
+    assert alone["rank 4"].perplexity == made.perplexity
+    assert alone["EigenAttention, rank 4"].method == "eigen_kq"
+    assert alone["rank 4"].ratio == alone["EigenAttention, rank 4"].ratio == 0.5
 
 
 @pytest.mark.parametrize("policy", ["error", "budget", "sequential"])

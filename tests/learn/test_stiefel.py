@@ -12,7 +12,9 @@ pytest.importorskip("tokenizers", reason="tokenizers is not installed (make test
 
 import tiny_models as tiny  # noqa: E402
 
+from sim.learn import stiefel  # noqa: E402
 from sim.learn.bases import (  # noqa: E402
+    Bases,
     LowRank,
     Moments,
     cut_or_grown,
@@ -103,6 +105,36 @@ def test_learning_lowers_the_layers_error(
     assert got.bases.off() <= ORTHONORMAL
     assert len(got.curve) == 60
     assert not got.stopped
+
+
+def test_a_search_on_the_manifold_itself_ends_no_better(
+    model: Decoder, x: torch.Tensor, of: Moments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """geoopt's Riemannian Adam moves P along the Stiefel manifold; ours moves A, and P = QR(A)."""
+    geoopt = pytest.importorskip("geoopt", reason="geoopt is not installed (optional)")
+    y, recipe = model.layer(0, x), Recipe(steps=60, rate=5e-2)
+    ours = learn(model, 0, x, of, (4, 4), recipe)
+
+    class OnManifold(torch.nn.Module):
+        def __init__(self, start: Bases) -> None:
+            super().__init__()
+            kept = geoopt.Stiefel()
+            self.keys, self.values = (
+                geoopt.ManifoldParameter(p.clone(), manifold=kept) for p in start
+            )
+
+        def forward(self) -> Bases:
+            return Bases(self.keys, self.values)
+
+    monkeypatch.setattr(stiefel, "_Direct", OnManifold)
+    monkeypatch.setattr(torch.optim, "Adam", geoopt.optim.RiemannianAdam)
+    theirs = learn(model, 0, x, of, (4, 4), recipe)
+    start, mine, other = (
+        losses(model, 0, x, y, each).layer_output_no_first
+        for each in (eigen_kq(of, 4, 4), ours.bases, theirs.bases)
+    )
+    assert other < start and mine < 1.05 * other
+    assert theirs.bases.off() <= ORTHONORMAL
 
 
 def test_learning_is_the_same_twice(model: Decoder, x: torch.Tensor, of: Moments) -> None:

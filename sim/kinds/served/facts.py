@@ -172,8 +172,8 @@ SERVED = table_of(
 
 def _limited(what: str) -> Callable[[Outcome], float | None]:
     def value(outcome: Outcome) -> float | None:
-        seconds = dict(outcome.part.limited_s).get(what)
-        return seconds / outcome.totals.seconds if seconds and outcome.totals.seconds else None
+        seconds = dict(outcome.part.limited_s).get(what, 0.0)
+        return seconds / outcome.totals.seconds if outcome.totals.seconds else None
 
     return value
 

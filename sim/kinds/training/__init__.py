@@ -1,0 +1,1 @@
+"""Edges and a cloud that train one network together."""
