@@ -772,6 +772,8 @@ def test_the_folder_has_all_and_the_best_run_again_says_the_same(here, tmp_path)
     assert best["comparison"]["fetched"]["speedup"] == found.best["fetched.speedup"]
     assert planned(tmp_path / "scenario.yaml").size == 2
     assert "not set" in (tmp_path / "report.html").read_text()
+    written = sweep(of(over={L2: ["8 MiB"], BATCH: [2]}, minimise=f"0 * {BATCH}")).as_written
+    assert written == {BATCH: 1}
 
 
 def test_the_schema_knows_the_section():

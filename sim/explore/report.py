@@ -58,16 +58,17 @@ def _change(result: Any) -> str:
     if best is None:
         return ""
     assert best.row.result is not None
+    written = {key: text_of(value) for key, value in result.as_written.items()}
     keys = "".join(
-        f"<tr><td><code>{escaped(key)}</code></td><td class=num>{escaped(result.as_written(key))}"
-        f"</td><td class=num>{escaped(text_of(value))}</td></tr>"
+        f"<tr><td><code>{escaped(key)}</code></td><td class=num>"
+        f"{escaped(written.get(key, 'not set'))}</td><td class=num>{escaped(text_of(value))}</td></tr>"
         for key, value in best.row.point.items()
     )
     head = "<tr><th>Key</th><th class=num>as written</th><th class=num>best</th></tr>"
     before = flat(baseline) if baseline is not None else {}
     after, questions = best.row.result.values, result.plan.questions
     asked = questions.answers(after, best.row.point)
-    as_it_is = questions.answers(before, {})
+    as_it_is = questions.answers(before, result.as_written)
     top = "".join(_number_line(name, as_it_is[name], asked[name]) for name in asked)
     rest = "".join(_number_line(name, before.get(name), after[name]) for name in sorted(after))
     row = (

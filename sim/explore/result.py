@@ -98,13 +98,18 @@ class SweepResult:
         ]
         return found
 
-    def as_written(self, key: str) -> str:
-        """What the scenario itself says of a key, as text."""
-        path = key.split(".")
-        first, *_ = self.plan.scenario.merged
-        variant, path = (path[1], path[2:]) if path[0] == "variants" else (first, path)
-        node, below = nearest_node(self.plan.scenario.merged[variant], tuple(path))
-        return "not set" if below else text_of(plain(node))
+    @property
+    def as_written(self) -> Point:
+        """The keys that vary as the scenario itself sets them, those that it sets."""
+        found: Point = {}
+        first, *_ = merged = self.plan.scenario.merged
+        for key in self.plan.space.keys:
+            path = key.split(".")
+            variant, path = (path[1], path[2:]) if path[0] == "variants" else (first, path)
+            node, below = nearest_node(merged[variant], tuple(path))
+            if not below:
+                found[key] = plain(node)
+        return found
 
     @cached_property
     def baseline(self) -> Result | None:

@@ -47,7 +47,7 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
                 f'<rect x="{x:.2f}" y="{y}" width="{wide:.2f}" height="{_BAR}" '
                 f'fill="{colour}">{tip}</rect>'
             )
-            if wide > 34:
+            if wide > 34 and len(parts) > 1:
                 ink = "#111" if _light(colour) else "#fff"
                 at = f'x="{x + wide / 2:.2f}" y="{y + 17}" text-anchor="middle"'
                 out.append(f'<text {at} fill="{ink}" class="in">{share}</text>')
