@@ -61,7 +61,8 @@ def _change(result: Any) -> str:
     written = {key: text_of(value) for key, value in result.as_written.items()}
     keys = "".join(
         f"<tr><td><code>{escaped(key)}</code></td><td class=num>"
-        f"{escaped(written.get(key, 'not set'))}</td><td class=num>{escaped(text_of(value))}</td></tr>"
+        f"{escaped(written.get(key, 'not set'))}</td>"
+        f"<td class=num>{escaped(text_of(value))}</td></tr>"
         for key, value in best.row.point.items()
     )
     head = "<tr><th>Key</th><th class=num>as written</th><th class=num>best</th></tr>"
