@@ -21,6 +21,8 @@ from sim.text.strict_yaml import Fault, KeyPath
 _CHECKED = 1000  # values that are tried one by one before a sweep begins
 _QUIET = {"record.enabled": False}  # what a timeline would show is of no use in a table
 
+_NO_PART = ("question", "expect", "extends", "sweep")  # keys of a file that a point has not
+
 Parsed = TypeVar("Parsed")
 
 
@@ -73,7 +75,8 @@ def planned(source: Source, overrides: Overrides = ()) -> Plan:
     except ValueError as error:
         raise ScenarioError([scenario.sweep_fault(str(error))]) from None
     quiet = {k: v for k, v in _QUIET.items() if _read(scenario, k)}
-    faults = [*_counted(sweep, axes, scenario), *_tried(source, given, scenario, sweep, axes)]
+    faults = [*_idle(sweep, axes, scenario), *_counted(sweep, axes, scenario)]
+    faults += [*_tried(source, given, scenario, sweep, axes)]
     space = Space(
         axes,
         sweep.random.points if sweep.random else None,
@@ -99,6 +102,14 @@ def _read(scenario: Scenario, key: str) -> bool:
     """Whether the work of all variants reads a key."""
     kinds = [KINDS[variant.workload.kind] for variant in scenario.variants.values()]
     return all(key in kind.reads or key.split(".")[0] in kind.reads for kind in kinds)
+
+
+def _idle(sweep: Sweep, axes: Sequence[Axis], scenario: Scenario) -> Iterator[Fault]:
+    """Keys that change nothing of what a point is."""
+    for key in (key for axis in axes for key in axis.keys):
+        if key == "variants" or key.split(".")[0] in _NO_PART:
+            what = f"{key} is no part of what is simulated; take this out"
+            yield scenario.sweep_fault(what, _place(sweep, key, 0))
 
 
 def _counted(sweep: Sweep, axes: Sequence[Axis], scenario: Scenario) -> Iterator[Fault]:

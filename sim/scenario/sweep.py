@@ -25,7 +25,7 @@ class Range(Section):
 
     low: Number
     high: Number
-    count: Annotated[Count, Field(ge=2)] | None = None
+    count: Annotated[Count, Field(ge=2, le=100_000)] | None = None
     scale: Literal["linear", "log"] = "linear"
 
     @model_validator(mode="after")
