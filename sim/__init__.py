@@ -16,17 +16,30 @@ from typing import TYPE_CHECKING, Any
 from sim.facts.version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
+    from sim.explore.result import SweepResult
+    from sim.explore.sweep import sweep
     from sim.results import Result
     from sim.run import load, run
     from sim.scenario import Scenario, ScenarioError
 
-__all__ = ["Result", "Scenario", "ScenarioError", "__version__", "load", "run"]
+__all__ = [
+    "Result",
+    "Scenario",
+    "ScenarioError",
+    "SweepResult",
+    "__version__",
+    "load",
+    "run",
+    "sweep",
+]
 _HOME = {
     "Result": "sim.results",
     "Scenario": "sim.scenario",
     "ScenarioError": "sim.scenario",
+    "SweepResult": "sim.explore.result",
     "load": "sim.run",
     "run": "sim.run",
+    "sweep": "sim.explore.sweep",
 }
 
 

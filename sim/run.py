@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor
-from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from sim import compiled, scenario
@@ -17,6 +15,7 @@ from sim.facts.version import VERSION
 from sim.kinds import KINDS, Kind
 from sim.results import Result, build
 from sim.scenario import MisfitError, Scenario, ScenarioError, Variant
+from sim.workers import opened
 
 Progress = Callable[[float, str], None]
 _SPREAD_FROM = 100_000  # requests: below, another process costs more than it saves
@@ -29,8 +28,8 @@ class Plan(NamedTuple):
     built: Any
 
 
-def load(path: str | Path, overrides: scenario.Overrides = ()) -> Scenario:
-    """The scenario in file `path`, or the shipped one of that name.
+def load(path: scenario.Source, overrides: scenario.Overrides = ()) -> Scenario:
+    """The scenario in file `path`, or the shipped one of that name, or given as a mapping.
 
     `overrides` are "dotted.key=value" texts, or a mapping from dotted key to value; text values are
     read as YAML. They apply to the common part and over each variant; `variants.NAME.key` reaches
@@ -41,14 +40,15 @@ def load(path: str | Path, overrides: scenario.Overrides = ()) -> Scenario:
 
 
 def run(
-    path: str | Path,
+    path: scenario.Source,
     overrides: scenario.Overrides = (),
     progress: Progress = lambda share, label: None,
     *,
     workers: int = 1,
     cluster: str | None = None,
 ) -> Result:
-    """Run every variant of the scenario in file `path` (or the shipped one of that name).
+    """Run every variant of the scenario in file `path` (or the shipped one of that name, or given
+    as a mapping).
 
     `overrides` are "key=value" texts, or a mapping from dotted key to value. `workers` processes
     share the variants, or the replicas of the only one; with `cluster`, the address of a Dask
@@ -66,9 +66,9 @@ def run(
         if not outcomes:
             raise
         raise Interrupted(
-            _result(s, {name: outcomes[name] for name in plans if name in outcomes}, [*plans])
+            result_of(s, {name: outcomes[name] for name in plans if name in outcomes}, [*plans])
         ) from None
-    return _result(s, {name: outcomes[name] for name in plans}, [])
+    return result_of(s, {name: outcomes[name] for name in plans})
 
 
 class Interrupted(KeyboardInterrupt):
@@ -79,7 +79,7 @@ class Interrupted(KeyboardInterrupt):
         self.result = result
 
 
-def _result(s: Scenario, outcomes: dict[str, Outcome], wanted: list[str]) -> Result:
+def result_of(s: Scenario, outcomes: dict[str, Outcome], wanted: Sequence[str] = ()) -> Result:
     """What the outcomes say; of an interrupted run, `wanted` are all its variants."""
     warnings = [
         f"interrupted: {name} "
@@ -145,7 +145,7 @@ def play(
 
 
 def _spread(
-    path: str | Path,
+    path: scenario.Source,
     overrides: scenario.Overrides,
     plans: dict[str, Plan],
     workers: int,
@@ -182,44 +182,22 @@ def _spread(
 
 @contextmanager
 def _elsewhere(workers: int, cluster: str | None) -> Iterator[tuple[Callable[..., Any], int]]:
-    """How to have something done by other processes, here or on a Dask cluster, and how many there
+    """How to have something done by other processes, here or on a cluster, and how many there
     are."""
-    with ExitStack() as stack:
-        if cluster is not None:
-            client = stack.enter_context(_client(cluster))
-            yield client.get_executor(pure=False).submit, max(sum(client.nthreads().values()), 1)
-            return
-
-        @cache
-        def pool() -> Executor:
-            # Fresh processes, not forks: a caller may have threads. Each reads the scenario again,
-            # quicker than to ship it. Made, and its modules loaded, when first needed: a pool alone
-            # takes a quarter of a second.
-            from concurrent.futures import ProcessPoolExecutor
-            from multiprocessing import get_context
-
-            return stack.enter_context(
-                ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn"))
-            )
-
-        yield lambda *work: pool().submit(*work), workers - 1
+    others = workers - 1 if cluster is None else 1
+    if not others:
+        yield _nobody, 0
+        return
+    # Each reads the scenario again, quicker than to ship it.
+    with opened(others, cluster) as elsewhere:
+        yield elsewhere.submit, elsewhere.count
 
 
-def _client(address: str) -> Any:
-    """A client of the Dask scheduler at `address`; ValueError if there is none."""
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ValueError("a cluster needs dask.distributed; install podscope[cluster]") from None
-    try:
-        return Client(address, timeout=10)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ValueError(
-            f"no Dask scheduler answers at {address!r}: {error or 'timed out'}"
-        ) from None
+def _nobody(*work: Any) -> Any:
+    raise AssertionError("there is nobody to ask")
 
 
-def play_named(path: str | Path, overrides: scenario.Overrides, name: str) -> Outcome:
+def play_named(path: scenario.Source, overrides: scenario.Overrides, name: str) -> Outcome:
     """Play one variant of a scenario file: what a worker process is asked to do."""
     compiled.begin()
     s = load(path, overrides)
@@ -227,7 +205,7 @@ def play_named(path: str | Path, overrides: scenario.Overrides, name: str) -> Ou
 
 
 def play_named_share(
-    path: str | Path, overrides: scenario.Overrides, name: str, share: int, shares: int
+    path: scenario.Source, overrides: scenario.Overrides, name: str, share: int, shares: int
 ) -> Part:
     """Serve a share of the replicas of a variant: the same, for a part of one."""
     s = load(path, overrides)

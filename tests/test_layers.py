@@ -25,7 +25,8 @@ NEVER = {
     "sim/serving": {"simpy", "yaml", "plotly", "sim.hardware", "sim.graph", "sim.traces"},
     "sim/systolic": {"simpy", "yaml", "plotly", "networkx", "sim.hardware", "sim.catalog"},
     "sim/engine": {"yaml", "plotly", "sim.scenario", "sim.results", "sim.catalog"},
-    "sim": {"pandas"},
+    "sim/workers": {"simpy", "yaml", "sim.run", "sim.scenario", "sim.results", "sim.explore"},
+    "sim/explore": {"simpy", "yaml", "plotly", "sim.engine", "sim.hardware", "sim.serving"},
 }
 # What a folder must not reach by any chain of imports: results and scenario see rows of kinds, and
 # through none of them an engine.
@@ -35,13 +36,20 @@ NEVER_REACHES = {
     "sim.serving": ("sim.engine", "sim.scenario", "sim.results"),
     "sim.systolic": ("sim.engine", "sim.scenario", "sim.results", "sim.serving"),
     "sim.engine": ("sim.kinds", "sim.scenario", "sim.results", "sim.run"),
+    "sim.workers": ("sim.kinds", "sim.scenario", "sim.results", "sim.run", "sim.explore"),
+    "sim.run": ("sim.explore", "sim.cli"),
 }
 # Only these may import the module; everywhere else in sim it is banned.
 ONLY_IN = {
     "torch": ("sim/learn/",),
+    "pandas": ("sim/results/frame.py",),
+    "optuna": ("sim/explore/search.py",),
+    "sqlite3": ("sim/explore/store.py",),
+    "distributed": ("sim/workers/dask.py",),
+    "submitit": ("sim/workers/slurm.py",),
     "yaml": ("sim/text/strict_yaml.py", "sim/scenario/", "sim/catalog/"),
 }
-ROOMS, LINES, COLUMNS = 22, 500, 100
+ROOMS, LINES, COLUMNS = 24, 500, 100
 
 
 def imports(source: str) -> Iterator[tuple[int, str]]:

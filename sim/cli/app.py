@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sim.cli.explore import compare, sweep
 from sim.cli.hierarchical import cloud, edge, hierarchical
 from sim.cli.learn import learn
 from sim.cli.text import console, plain, progress_bar, say, warn, write
@@ -67,6 +68,8 @@ app = typer.Typer(
 app.add_typer(trace, name="trace")
 learn.command()(hierarchical)
 app.add_typer(learn, name="learn")
+app.command()(sweep)
+app.command()(compare)
 app.command()(edge)
 app.command()(cloud)
 Scenarios = Annotated[
@@ -163,7 +166,9 @@ def run(
     from sim.run import run as simulate
 
     held = True
-    for name, folder in zip(scenarios, folders):
+    for name, scenario, folder in zip(scenarios, loaded, folders):
+        if scenario.sweep is not None:
+            say(f"{plain(name)}: its section sweep is for `podscope sweep`", stderr=True)
         try:
             with progress_bar() as progress:
                 result = simulate(
@@ -192,11 +197,16 @@ def check(scenarios: Scenarios, overrides: Override = []) -> None:  # noqa: B006
     """Validate scenarios without running them.  The file, and that its parts fit together."""
     from sim.run import prepare
 
-    for scenario in _load(scenarios, overrides):
+    for name, scenario in zip(scenarios, _load(scenarios, overrides)):
         prepare(scenario)
+        points = ""
+        if scenario.sweep is not None:
+            from sim.explore.plan import planned
+
+            points = f", {planned(name, overrides).size:,} points of a sweep"
         typer.echo(
             f"{scenario.name}: ok, {len(scenario.variants)} variant(s) "
-            f"({', '.join(scenario.variants)}), {len(scenario.expect)} expectation(s)"
+            f"({', '.join(scenario.variants)}), {len(scenario.expect)} expectation(s){points}"
         )
 
 

@@ -11,7 +11,7 @@ from sim.results.palette import escaped
 
 _WIDTH, _LABEL, _BAR, _STEP = 860, 150, 26, 40
 _MOST_LETTERS = 34  # of a bar's name
-_PLOT = 420  # width of a figure with two axes
+WIDE = 420  # width of a figure with two axes
 _MOST_OF_A_DOT = 32  # letters of its name
 # Of a curve of many values: one for each third of a percent, and the tail down to a millionth.
 _SHARES = np.unique(np.concatenate([np.linspace(0, 1, 301)[1:], 1 - np.geomspace(1e-2, 1e-6, 60)]))
@@ -36,7 +36,7 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
         y, x = 4 + row * _STEP, float(label)
         out.append(
             f'<text class="name" x="{label - 10}" y="{y + 18}" '
-            f'text-anchor="end">{_cut(name, _MOST_LETTERS)}</text>'
+            f'text-anchor="end">{cut(name, _MOST_LETTERS)}</text>'
         )
         total = sum(part[2] for part in parts) or 1.0
         for part, colour, seconds in parts:
@@ -47,7 +47,7 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
                 f'<rect x="{x:.2f}" y="{y}" width="{wide:.2f}" height="{_BAR}" '
                 f'fill="{colour}">{tip}</rect>'
             )
-            if wide > 34:
+            if wide > 34 and len(parts) > 1:
                 ink = "#111" if _light(colour) else "#fff"
                 at = f'x="{x + wide / 2:.2f}" y="{y + 17}" text-anchor="middle"'
                 out.append(f'<text {at} fill="{ink}" class="in">{share}</text>')
@@ -58,7 +58,7 @@ def stacked_bars(bars: Mapping[str, Parts], text: str, seconds_text: Mapping[str
         )
     height = max(1, len(bars)) * _STEP
     items = [(part, colour) for parts in bars.values() for part, colour, s in parts if s > 0]
-    return f"{_svg(_WIDTH, height, text)}{''.join(out)}</svg>{legend(items)}"
+    return f"{svg(_WIDTH, height, text)}{''.join(out)}</svg>{legend(items)}"
 
 
 class Line(NamedTuple):
@@ -102,7 +102,7 @@ def cdf(
     low = max(min(float(v[v > 0].min(initial=high)) for v in values.values()), 1e-5 * high)
     logarithmic = high / low > 30
     low = low if logarithmic else 0.0
-    plot = _Plot(_left(["100 %"]), 250)
+    plot = Plot(room_for(["100 %"]), 250)
 
     def across(value: np.ndarray) -> np.ndarray:
         share = (
@@ -122,9 +122,9 @@ def cdf(
         _stairs(plot, across(x), 1 - lines[name].y, lines[name].colour, name)
         for name, x in values.items()
     ]
-    frame = _frame(plot, title, "", along, down, unit)
-    head = _svg(_PLOT, plot.height, f"{title}: share of {what} by {unit}")
-    return f"{head}{frame}{''.join(stairs)}</svg>"
+    grid = frame(plot, title, "", along, down, unit)
+    head = svg(WIDE, plot.height, f"{title}: share of {what} by {unit}")
+    return f"{head}{grid}{''.join(stairs)}</svg>"
 
 
 def time_series(
@@ -152,7 +152,7 @@ def time_series(
     )
     heights = _ticks(0.0, top, False)
     labels = [f"{tick:,.10g}{' %' if shares else ''}" for tick in heights]
-    plot = _Plot(_left(labels), 190)
+    plot = Plot(room_for(labels), 190)
     down = [(1 - tick / top, text) for tick, text in zip(heights, labels)]
     along = [(tick / last, f"{tick:,.10g}") for tick in _ticks(0.0, last, False)]
     stairs = [
@@ -167,9 +167,9 @@ def time_series(
         for name, line in lines.items()
         if len(line.y)
     ]
-    frame = _frame(plot, title, "" if shares else unit, along, down, f"time in {time_unit}")
-    head = _svg(_PLOT, plot.height, f"{title} in {unit} over time")
-    return f"{head}{frame}{''.join(stairs)}</svg>"
+    grid = frame(plot, title, "" if shares else unit, along, down, f"time in {time_unit}")
+    head = svg(WIDE, plot.height, f"{title} in {unit} over time")
+    return f"{head}{grid}{''.join(stairs)}</svg>"
 
 
 def scatter(
@@ -178,7 +178,7 @@ def scatter(
     title: str,
     unit: str,
     below: str,
-    wide: int = _PLOT,
+    wide: int = WIDE,
     high: int = 280,
 ) -> str:
     """A dot for each variant, both of whose numbers are to be low, and a line along those that no
@@ -189,9 +189,9 @@ def scatter(
     """
     if not points:
         return ""
-    axes = [_Axis.of([point[axis] for point in points.values()]) for axis in (0, 1)]
+    axes = [Axis.of([point[axis] for point in points.values()]) for axis in (0, 1)]
     labels = [f"{tick:,.10g}" for tick in axes[1].ticks]
-    plot = _Plot(_left(labels), high, wide=wide)
+    plot = Plot(room_for(labels), high, wide=wide)
     along = [(axes[0].share(tick), f"{tick:,.10g}") for tick in axes[0].ticks]
     down = [(1 - axes[1].share(tick), text) for tick, text in zip(axes[1].ticks, labels)]
     at = {
@@ -209,14 +209,14 @@ def scatter(
         out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colours[name]}">{tip}</circle>')
     first = {name: at[name] for name in dict.fromkeys([*front, *at])}
     out += _names(first, plot)
-    head = _svg(wide, plot.height, f"{title} over {below}, a dot for each variant")
-    return f"{head}{_frame(plot, title, unit, along, down, below)}{''.join(out)}</svg>"
+    head = svg(wide, plot.height, f"{title} over {below}, a dot for each variant")
+    return f"{head}{frame(plot, title, unit, along, down, below)}{''.join(out)}</svg>"
 
 
 _LETTER, _LINE, _CLEAR = 6.2, 12.0, 6.0  # of a name, and from the middle of a dot, in pixels
 
 
-def _names(at: Mapping[str, tuple[float, float]], plot: _Plot) -> Iterator[str]:
+def _names(at: Mapping[str, tuple[float, float]], plot: Plot) -> Iterator[str]:
     """The name of each dot beside it, in the first place that is free."""
     taken = [(x - _CLEAR, y - _CLEAR, x + _CLEAR, y + _CLEAR) for x, y in at.values()]
     for name, (x, y) in at.items():
@@ -232,8 +232,8 @@ def _names(at: Mapping[str, tuple[float, float]], plot: _Plot) -> Iterator[str]:
             inside &= plot.top <= box[1] and box[3] <= plot.height - 44
             if inside and not any(_meet(box, other) for other in taken):
                 taken.append(box)
-                cut = _cut(name, _MOST_OF_A_DOT)
-                yield f'<text class="soft" x="{left:.1f}" y="{base:.1f}">{cut}</text>'
+                text = cut(name, _MOST_OF_A_DOT)
+                yield f'<text class="soft" x="{left:.1f}" y="{base:.1f}">{text}</text>'
                 if abs(base - y) > _LINE:  # whose name it is would be a guess
                     end = f'x2="{min(max(x, left), left + long):.1f}" y2="{base - 4:.1f}"'
                     yield f'<line stroke="#8A8F98" x1="{x:.1f}" y1="{y:.1f}" {end}/>'
@@ -255,9 +255,9 @@ def curves(
     if not lines:
         return ""
     every = [np.concatenate([getattr(line, of) for line in lines.values()]) for of in ("x", "y")]
-    across, up = (_Axis.of(values.tolist()) for values in every)
+    across, up = (Axis.of(values.tolist()) for values in every)
     labels = [f"{tick:,.10g}" for tick in up.ticks]
-    plot = _Plot(_left(labels), 300)
+    plot = Plot(room_for(labels), 300)
     along = [(across.share(tick), f"{tick:,.10g}") for tick in across.ticks]
     down = [(1 - up.share(tick), text) for tick, text in zip(up.ticks, labels)]
     out = []
@@ -278,8 +278,8 @@ def curves(
             f'stroke="#8A8F98" stroke-dasharray="4 3"><title>as it is: {at:,.4g} {escaped(below)}'
             "</title></line>"
         )
-    frame = _frame(plot, title, unit, along, down, below)
-    return f"{_svg(_PLOT, plot.height, title)}{frame}{''.join(out)}</svg>"
+    grid = frame(plot, title, unit, along, down, below)
+    return f"{svg(WIDE, plot.height, title)}{grid}{''.join(out)}</svg>"
 
 
 def unbettered(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -291,7 +291,7 @@ def unbettered(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return found
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """From where to where an axis goes, and where it has ticks."""
 
     low: float
@@ -300,7 +300,7 @@ class _Axis(NamedTuple):
     ticks: list[float]
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> _Axis:
+    def of(cls, values: Sequence[float]) -> Axis:
         """One that shows all values with some room at its ends."""
         low, high = min(values), max(values)
         logarithmic = low > 0 and high / low > 10
@@ -322,25 +322,27 @@ class _Axis(NamedTuple):
         return (value - self.low) / (self.high - self.low)
 
 
-class _Plot(NamedTuple):
+class Plot(NamedTuple):
     """Where a figure's axes stand, in pixels."""
 
     left: float
     height: int
     top: int = 26
-    wide: int = _PLOT
+    wide: int = WIDE
 
     @property
     def across(self) -> float:
+        """Pixels of the axis to the right."""
         return self.wide - 18 - self.left
 
     @property
     def down(self) -> float:
+        """Pixels of the axis upwards."""
         return self.height - self.top - 44
 
 
-def _frame(
-    plot: _Plot,
+def frame(
+    plot: Plot,
     title: str,
     unit: str,
     along: Sequence[tuple[float, str]],
@@ -373,14 +375,15 @@ def _frame(
     return "".join(out)
 
 
-def _left(labels: Sequence[str]) -> float:
+def room_for(labels: Sequence[str]) -> float:
+    """Pixels to the left of an axis with these labels."""
     return max(
         60.0, 14 + 6.6 * max(map(len, labels), default=0)
     )  # mostly equal, so that figures line up
 
 
 def _stairs(
-    plot: _Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: str, area: bool = False
+    plot: Plot, xs: np.ndarray, down: np.ndarray, colour: str, name: str, area: bool = False
 ) -> str:
     """A line from the bottom across to each point, then up or down to it.
 
@@ -410,14 +413,16 @@ def legend(items: Iterable[tuple[str, str]]) -> str:
     return f'<p class="legend">{"".join(spans)}</p>'
 
 
-def _svg(width: int, height: int, text: str) -> str:
+def svg(width: int, height: int, text: str) -> str:
+    """The beginning of a figure; `text` describes it to those who cannot see it."""
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" '
         f'aria-label="{escaped(text)}">'
     )
 
 
-def _cut(name: str, length: int) -> str:
+def cut(name: str, length: int) -> str:
+    """A name, escaped, that is no longer than so many letters."""
     return escaped(name if len(name) <= length else name[: length - 1] + "…")
 
 

@@ -14,6 +14,7 @@ from sim.facts.outcome import Outcome
 from sim.results.difference import Part, difference
 from sim.results.expect import check, parse
 from sim.results.folder import write_folder
+from sim.results.metric import row_of
 from sim.results.metrics import SPEEDUP, by_kind, metrics, part_rows_of, rows_of
 from sim.results.pareto import pareto_sentence
 from sim.results.requests import owners_of, requests_file
@@ -109,6 +110,29 @@ class Result:
                 parts = {name: self.variants[name]["tenants"] for name in mine}
                 below.append(part_grid(part_rows_of(row), parts, row.part, row.part_shown))
         return Group(*above, *below, *closing(self.verdict, self.expect))
+
+    def to_pandas(self) -> Any:
+        """One row a metric of a variant, or of a part of one, in a DataFrame; ImportError without
+        pandas."""
+        from sim.results.frame import frame
+
+        records = []
+        for variant, found in self.variants.items():
+            kind = self.kinds[self.outcomes[variant].kind]
+            parts = {"": found["metrics"], **found["tenants"]}
+            for part, mine in parts.items():
+                rows = part_rows_of(kind) if part else rows_of(kind)
+                for metric, value in mine.items():
+                    row = row_of(rows, metric)
+                    records.append((variant, part, metric, row.unit if row else "", value))
+        columns = ("variant", "part", "metric", "unit", "value")
+        return frame([dict(zip(columns, record)) for record in records], columns)
+
+    def _repr_html_(self) -> str:
+        from sim.results.report import short
+
+        metrics = self._metrics()
+        return short(self.verdict, self.outcomes, self.kinds, metrics, self.comparison)
 
     def timeline(
         self,

@@ -2,7 +2,7 @@
 zero."""
 
 from sim.scenario.errors import MisfitError, refuse
-from sim.scenario.load import Kinds, Overrides, Scenario, find_scenario, load
+from sim.scenario.load import Kinds, Overrides, Scenario, Source, find_scenario, load
 from sim.scenario.schema import Variant, json_schema
 from sim.text.strict_yaml import Fault, ScenarioError
 
@@ -13,6 +13,7 @@ __all__ = [
     "Overrides",
     "Scenario",
     "ScenarioError",
+    "Source",
     "Variant",
     "find_scenario",
     "json_schema",

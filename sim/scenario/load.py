@@ -15,11 +15,14 @@ from sim.scenario import messages, paths
 from sim.scenario.fields import absurd
 from sim.scenario.layers import OVERRIDES, Node, merge, nearest_node, plain, tree
 from sim.scenario.schema import SECTIONS, Head, Technique, Variant, variant_of
+from sim.scenario.sweep import Sweep, read_sweep
 from sim.text import strict_yaml
 from sim.text.choice import models
 from sim.text.strict_yaml import Fault, KeyPath, ScenarioError, nearest
 
 Overrides = Mapping[str, Any] | Sequence[str]
+Source = str | Path | Mapping[str, Any]  # a file, a name of what ships, or what a file would say
+IN_PLACE = "scenario"  # the name of one given as a mapping
 Kinds = Mapping[str, Any]  # the table of `sim.kinds`, handed down so that no kind is imported here
 MAX_VARIANTS = 200
 ONLY_VARIANT = "run"  # the variant's name where a file names none
@@ -30,8 +33,7 @@ _VARIANT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 class Scenario:
     """A question and the variants that answer it, the first being the baseline.
 
-    `resolved` is the file as YAML text with what it extends merged in, overrides applied and paths
-    absolute: loading it gives the same variants.
+    `sweep` says what is to vary, if anything is; each point then is a Scenario of its own.
     """
 
     name: str
@@ -40,10 +42,13 @@ class Scenario:
     seed: int
     variants: dict[str, Variant]
     expect: list[str]
-    resolved: str
+    sweep: Sweep | None
+    common: Node = field(repr=False, compare=False)
     # Where each variant is written, and what it comes to.
     sites: dict[str, Fault] = field(default_factory=dict, repr=False, compare=False)
     merged: dict[str, Node] = field(default_factory=dict, repr=False, compare=False)
+    own: dict[str, Node] = field(default_factory=dict, repr=False, compare=False)
+    swept: Node | None = field(default=None, repr=False, compare=False)
 
     def fault(self, variant: str, what: str, at: KeyPath = ()) -> Fault:
         """A fault of `variant`, or of its key `at`, that only shows when its parts are put
@@ -53,27 +58,48 @@ class Scenario:
         node, below = nearest_node(self.merged[variant], at)
         return node.fault(what, below)
 
+    def sweep_fault(self, what: str, at: KeyPath = ()) -> Fault:
+        """A fault of the section `sweep`, or of its key `at`."""
+        assert self.swept is not None
+        node, below = nearest_node(self.swept, at)
+        return node.fault(what, below)
+
+    @property
+    def resolved(self) -> str:
+        """The file as YAML text with what it extends merged in, overrides applied and paths
+        absolute: loading it gives the same variants."""
+        data: dict[str, Any] = {"question": self.question, "seed": self.seed, **plain(self.common)}
+        data["variants"] = {name: plain(node) for name, node in self.own.items()}
+        data["expect"] = list(self.expect)
+        data["sweep"] = plain(self.swept) if self.swept else {}
+        return strict_yaml.dump(
+            {key: value for key, value in data.items() if value not in ({}, [])}
+        )
+
     @property
     def folder(self) -> Path:
         """The folder of the scenario file."""
         return self.path.parent
 
 
-def load(path_or_name: str | Path, overrides: Overrides, kinds: Kinds) -> Scenario:
-    """The scenario in the file `path_or_name`, or the shipped one of that name, of one of the
-    `kinds` of work.
+def load(source: Source, overrides: Overrides, kinds: Kinds) -> Scenario:
+    """The scenario in the file `source`, or the shipped one of that name, or as a mapping, of one
+    of the `kinds` of work.
 
     `overrides` are "dotted.key=value" texts, or a mapping from dotted key to value; text values are
     read as YAML. They apply to the common part and over each variant; `variants.NAME.key` reaches
     one variant. Raises ScenarioError.
     """
-    path = find_scenario(path_or_name)
+    doc = _document(source)
+    path = doc.path.absolute()
     faults: list[Fault] = []
-    root = _with_extended(strict_yaml.read(paths.shown(path)), [], faults)
+    root = _with_extended(doc, [], faults)
     extended = not faults  # else much may seem to be missing that is only out of reach
     root = _overridden(root, overrides, faults)
     root, variants = _split(root, path.parent, kinds, faults)
     head = _head(root, faults)
+    sweep, wrong = read_sweep(root.value.get("sweep"))
+    faults += wrong
     common = root._replace(value={key: node for key, node in root.value.items() if key in SECTIONS})
     specs, sites, parts = {}, {}, {}
     faults += _variant(common, kinds, partial=True)[1]  # also what every variant overrides
@@ -95,10 +121,24 @@ def load(path_or_name: str | Path, overrides: Overrides, kinds: Kinds) -> Scenar
         seed=head.seed,
         variants=specs,
         expect=head.expect,
-        resolved=_resolved(head, common, variants),
+        sweep=sweep,
+        common=common,
         sites=sites,
         merged=parts,
+        own=variants,
+        swept=root.value.get("sweep"),
     )
+
+
+def _document(source: Source) -> strict_yaml.Document:
+    """The file, or the mapping as if it stood in one in the current folder."""
+    if not isinstance(source, Mapping):
+        return strict_yaml.read(paths.shown(find_scenario(source)))
+    try:
+        text = strict_yaml.dump(dict(source))
+    except strict_yaml.Unwritable as error:
+        raise ScenarioError([Fault(IN_PLACE, 0, "", str(error))]) from None
+    return strict_yaml.parse(text, IN_PLACE)
 
 
 def find_scenario(path_or_name: str | Path) -> Path:
@@ -257,6 +297,7 @@ def _head(root: Node, faults: list[Fault]) -> Head | None:
     data = {key: plain(node) for key, node in root.value.items() if key not in SECTIONS}
     if isinstance(data.get("variants"), dict):
         data["variants"] = {}  # each is looked at on its own
+    data.pop("sweep", None)  # and so is this
     try:
         return Head.model_validate(data)
     except ValidationError as error:
@@ -448,13 +489,6 @@ def _expectations(
                 yield claim_node.fault(f"{what} in variant {variant!r}")
             elif wrong := unknown_metric(metric, kind, of_part=bool(part)):
                 yield claim_node.fault(wrong)
-
-
-def _resolved(head: Head, common: Node, variants: dict[str, Node]) -> str:
-    data: dict[str, Any] = {"question": head.question, "seed": head.seed, **plain(common)}
-    data["variants"] = {name: plain(node) for name, node in variants.items()}
-    data["expect"] = list(head.expect)
-    return strict_yaml.dump({key: value for key, value in data.items() if value not in ({}, [])})
 
 
 def _in_order(faults: list[Fault]) -> list[Fault]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, SkipValidation, create_model, model_valid
 from sim.scenario.fields import Index, Seconds, Section
 from sim.scenario.machine import Parallel, Pod, Precision
 from sim.scenario.model import Model, ModelUse
+from sim.scenario.sweep import Sweep
 
 Specs = Mapping[str, type[BaseModel]]  # class of the section `workload`, by kind of work
 
@@ -75,6 +76,7 @@ class Head(Section):
     )
     seed: Index = 0
     variants: dict[str, dict[str, Any] | None] = Field(default={})
+    sweep: Sweep | None = Field(default=None, description="what `podscope sweep` varies")
     expect: list[str] = Field(default=[])
 
 

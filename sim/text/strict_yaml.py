@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ MAX_NODES = 100_000  # after the aliases are expanded: a "billion laughs" file s
 MAX_DEPTH = 60
 
 KeyPath = tuple[str | int, ...]
+Unwritable = yaml.representer.RepresenterError  # of data that is no plain Python
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -105,8 +107,14 @@ def read(path: str | os.PathLike[str]) -> Document:
 
 
 def parse(text: str, path: str | os.PathLike[str] = "<text>") -> Document:
-    """The YAML mapping in `text`; `path` is the file's name in faults."""
-    where = Path(path)
+    """The YAML mapping in `text`; `path` is the file's name in faults.
+
+    Equal texts give the same Document, which is not to be changed: many runs read the same cards.
+    """
+    return (_kept if len(text) <= _KEPT_LETTERS else _parse)(text, Path(path))
+
+
+def _parse(text: str, where: Path) -> Document:
     loader = None
     try:
         loader = _Loader(text.removeprefix("\ufeff"))
@@ -127,6 +135,10 @@ def parse(text: str, path: str | os.PathLike[str] = "<text>") -> Document:
             loader.dispose()
 
 
+_KEPT_LETTERS = 2**17
+_kept = lru_cache(maxsize=64)(_parse)
+
+
 def scalar(text: str) -> Any:
     """What `text` would be as a value in a file: a number, true or false, a list or mapping in one
     line, or text.
@@ -134,7 +146,7 @@ def scalar(text: str) -> Any:
     >>> scalar("4"), scalar("1e3"), scalar("80 GiB"), scalar("[preserve]"), scalar("")
     (4, 1000.0, '80 GiB', ['preserve'], None)
     """
-    return parse(f"value: {text}\n", "<value>").data["value"]
+    return _parse(f"value: {text}\n", Path("<value>")).data["value"]
 
 
 def dump(data: Any) -> str:

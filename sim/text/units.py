@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 from typing import Annotated
@@ -61,6 +62,35 @@ def parse(text: object, unit: str) -> float:
             f"{text!r} is in {got}, but {unit} is due; write it like {_EXAMPLE[unit]!r}"
         )
     return float(Fraction(number) * _PREFIX[prefix] / (8 if got in ("b", "b/s", "bps") else 1))
+
+
+def quantity(given: object) -> tuple[float, str]:
+    """A number and its unit, '' of a bare number; ValueError if it is neither.
+
+    >>> quantity("8 MiB"), quantity(3)
+    ((8388608.0, 'B'), (3.0, ''))
+    """
+    if isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given):
+        return float(given), ""
+    match = _QUANTITY.fullmatch(given.strip()) if isinstance(given, str) else None
+    if not match:
+        raise ValueError(f"{given!r} is neither a number nor a quantity like '192 MiB'")
+    unit = _SAME.get(match[3], match[3])
+    return parse(given, unit), unit
+
+
+def scaled(value: float, like: object, digits: int = 10) -> float | str:
+    """`value`, in SI, written as `like` is: a bare number, or a quantity with its prefix and unit.
+
+    >>> scaled(16777216.0, "8 MiB"), scaled(2.5, 1)
+    ('16 MiB', 2.5)
+    """
+    if not isinstance(like, str):
+        return value
+    match = _QUANTITY.fullmatch(like.strip())
+    assert match, like
+    one = parse(f"1 {match[2]}{match[3]}", _SAME.get(match[3], match[3]))
+    return f"{value / one:.{digits}g} {match[2]}{match[3]}"
 
 
 def show(value: float, unit: str) -> str:

@@ -1,0 +1,145 @@
+"""`podscope sweep` and `podscope compare`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.cli.text import console, plain, say, warn
+
+if TYPE_CHECKING:
+    from sim.explore.drive import Tally
+
+_INTERRUPTED = 130
+_EVERY_S = 10.0  # between lines of progress, where there is no terminal
+
+
+def sweep(
+    scenario: Annotated[
+        str,
+        typer.Argument(metavar="SCENARIO", help="Path of a scenario, or name of a shipped one."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder; default: sweeps/NAME.")
+    ] = None,
+    overrides: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every point."),
+    ] = [],  # noqa: B006  (typer copies it)
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that compute points; default: one a core."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A Dask scheduler, tcp://..., or SLURM, slurm://?..., who does it instead.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what the folder holds.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Also more than 10,000 points, without being asked.")
+    ] = False,
+) -> None:
+    """Compute every point of a scenario's section `sweep`.  Keeps each as it comes, and writes a
+    table and a report."""
+    from sim.explore.sweep import SweepStopped
+    from sim.explore.sweep import sweep as compute
+
+    folder = out or Path("sweeps") / Path(scenario).stem
+    try:
+        with _progress() as progress:
+            result = compute(
+                scenario,
+                overrides,
+                folder,
+                workers=workers,
+                cluster=cluster,
+                resume=resume,
+                yes=yes,
+                progress=progress,
+            )
+    except SweepStopped as stop:
+        done = "" if stop.tally is None else f" at {told(stop.tally)}"
+        say(plain(f"stopped{done}; --resume goes on with what is in {folder}/"), stderr=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    result.save()
+    console().print(result.table())
+    warn(result.warnings)
+    say(f"wrote {plain(str(folder))}/")
+
+
+def told(tally: Tally) -> str:
+    """How far a sweep is, in words."""
+    bad = ", ".join(
+        f"{count:,} {status}"
+        for status, count in tally.by_status.items()
+        if count and status != "done"
+    )
+    left = tally.left_s
+    return (
+        f"{tally.ended:,} of {tally.size:,} points"
+        + (f" ({bad})" if bad else "")
+        + (f", {tally.per_s:.3g} points/s" if tally.computed else "")
+        + (f", {_span(left)} left" if left else "")
+    )
+
+
+def _span(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole / 3600:.1f} h"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Tally], None]]:
+    """What tells how far a sweep is: one line that changes on a terminal, else a line now and
+    then."""
+    terminal = console(stderr=True)
+    if terminal.is_terminal:
+        with terminal.status("") as status:
+            yield lambda tally: status.update(plain(told(tally)))
+        return
+    last_s = time.monotonic()
+
+    def line(tally: Tally) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= _EVERY_S:
+            last_s = time.monotonic()
+            say(plain(told(tally)), stderr=True)
+
+    yield line
+
+
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is the baseline.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the page with figures here.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also the metrics that `run` does not show.")
+    ] = False,
+) -> None:
+    """Show runs side by side.  Their metrics, each with its ratio to the first run's."""
+    from sim.cli.text import write
+    from sim.kinds import KINDS
+    from sim.results.compare import compared
+
+    found = compared([os.fspath(run) for run in runs], KINDS, everything=everything)
+    console().print(found.table())
+    warn(found.warnings)
+    if out is not None:
+        write(out, found.page())
+        say(f"wrote {plain(str(out))}")
