@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sim.cli.capacity import capacity
 from sim.cli.explore import compare, sweep
 from sim.cli.hierarchical import cloud, edge, hierarchical
 from sim.cli.learn import learn
@@ -70,6 +71,7 @@ learn.command()(hierarchical)
 app.add_typer(learn, name="learn")
 app.command()(sweep)
 app.command()(compare)
+app.command()(capacity)
 app.command()(edge)
 app.command()(cloud)
 Scenarios = Annotated[

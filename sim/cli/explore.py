@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import console, plain, say, warn
+from sim.cli.text import console, plain, progress_line, say, warn
 
 if TYPE_CHECKING:
     from sim.explore.drive import Tally
 
 _INTERRUPTED = 130
-_EVERY_S = 10.0  # between lines of progress, where there is no terminal
 
 
 def sweep(
@@ -57,7 +53,7 @@ def sweep(
 
     folder = out or Path("sweeps") / Path(scenario).stem
     try:
-        with _progress() as progress:
+        with progress_line() as tell:
             result = compute(
                 scenario,
                 overrides,
@@ -66,7 +62,7 @@ def sweep(
                 cluster=cluster,
                 resume=resume,
                 yes=yes,
-                progress=progress,
+                progress=lambda tally: tell(told(tally)),
             )
     except SweepStopped as stop:
         done = "" if stop.tally is None else f" at {told(stop.tally)}"
@@ -99,26 +95,6 @@ def _span(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole / 3600:.1f} h"
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[Tally], None]]:
-    """What tells how far a sweep is: one line that changes on a terminal, else a line now and
-    then."""
-    terminal = console(stderr=True)
-    if terminal.is_terminal:
-        with terminal.status("") as status:
-            yield lambda tally: status.update(plain(told(tally)))
-        return
-    last_s = time.monotonic()
-
-    def line(tally: Tally) -> None:
-        nonlocal last_s
-        if time.monotonic() - last_s >= _EVERY_S:
-            last_s = time.monotonic()
-            say(plain(told(tally)), stderr=True)
-
-    yield line
 
 
 def compare(

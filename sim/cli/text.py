@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,29 @@ def write(path: Path, text: str) -> None:
 
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+_EVERY_S = 10.0  # between lines of progress, where there is no terminal
+
+
+@contextlib.contextmanager
+def progress_line() -> Iterator[Callable[[str], None]]:
+    """What says how far something is: one line that changes on a terminal, else a line now and
+    then, on stderr."""
+    terminal = console(stderr=True)
+    if terminal.is_terminal:
+        with terminal.status("") as status:
+            yield lambda text: status.update(plain(text))
+        return
+    last_s = time.monotonic()
+
+    def line(text: str) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= _EVERY_S:
+            last_s = time.monotonic()
+            say(plain(text), stderr=True)
+
+    yield line
 
 
 @contextlib.contextmanager
