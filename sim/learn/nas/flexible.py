@@ -22,7 +22,7 @@ class Rule(NamedTuple):
     block: int = 2  # options that come or go at once
     grow: float = 0.02  # probability of the last option from which a block is allocated
     shrink: float = 1e-6  # of the last and the block before it, below which a block is freed
-    rate: float = 0.3  # of the middles at first, in options a step; half a cosine to 0
+    rate: float = 0.5  # of the middles at first, in options a step; half a cosine to 0
 
 
 def adapted(width: Width, rule: Rule) -> int:

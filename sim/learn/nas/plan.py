@@ -40,10 +40,10 @@ class Plan:
     last: int = 70
     flexible: bool = False
     start: int = 0
-    epochs: tuple[int, int, int] = (8, 15, 15)
+    epochs: tuple[int, int, int] = (6, 24, 12)
     batch: int = 32
     decision_share: float = 0.5  # of an epoch's batches, the last, which train decisions
-    cooling: float = 0.9  # of the temperature, an epoch
+    cooling: float = 0.95  # of the temperature, an epoch
     rate: float = 0.05
     decay: float = 3e-4
     decision_rate: float = 0.1
@@ -120,7 +120,6 @@ PRESETS = {
         epochs=(10, 30, 200),
         batch=64,
         decision_share=0.2,
-        cooling=0.95,
         augment=True,
     ),
 }

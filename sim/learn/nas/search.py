@@ -261,8 +261,8 @@ class Search:
                 logits = net(x)
                 ce = functional.cross_entropy(logits, y)
                 ms, used = net.price(plan.method, plan.array, plan.hardware_batch)
-                loss = ce * float(__import__("os").environ.get("CE","1")) + plan.latency_weight * ms - plan.utilisation_weight * used
-                self._step(steps["decisions"], alphas, loss, plan.clip * 0)
+                loss = ce + plan.latency_weight * ms - plan.utilisation_weight * used
+                self._step(steps["decisions"], alphas, loss)
                 sums += np.array([0, 0, float(ms.detach()), float(used.detach()), 1])
                 if stage == "channels" and plan.flexible:
                     with torch.no_grad():
@@ -301,7 +301,7 @@ class Search:
         return row
 
     def _step(
-        self, optimiser: torch.optim.Optimizer, of: list[Any], loss: Tensor, clip: float
+        self, optimiser: torch.optim.Optimizer, of: list[Any], loss: Tensor, clip: float = 0.0
     ) -> None:
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {float(loss)}")
