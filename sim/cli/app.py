@@ -219,6 +219,7 @@ Kind = StrEnum(  # what `podscope list` can list
         "libraries",
         "topologies",
         "kv_cards",
+        "dnn_cards",
         "shapes",
         "collectives",
         "techniques",

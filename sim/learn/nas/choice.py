@@ -66,13 +66,13 @@ class Width(Choice):
         """See `Choice`."""
         if len(self.alpha) == self.count:
             return self.alpha
-        at = torch.arange(self.count, dtype=self.alpha.dtype)
+        at = torch.arange(self.count, dtype=self.alpha.dtype, device=self.alpha.device)
         return -((at - self.alpha) ** 2) / 2
 
     @property
     def options(self) -> Tensor:
         """Channels [options]."""
-        return self.first + self.step * torch.arange(self.count, dtype=self.alpha.dtype)
+        return self.first + self.step * torch.arange(self.count, dtype=self.alpha.dtype, device=self.alpha.device)
 
     @property
     def allocated(self) -> int:
@@ -87,6 +87,8 @@ class Width(Choice):
     @property
     def effective(self) -> Tensor:
         """Mean of the options by the gates: what the machine is asked about."""
+        if self.count == 1:
+            return torch.tensor(float(self.first))
         return (self.gates * self.options).sum()
 
     def mask(self) -> Tensor | None:

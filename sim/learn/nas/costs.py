@@ -66,12 +66,15 @@ SMOOTH: dict[str, Callable[[Layer, PodArray], Both]] = {
 METHODS = (*SMOOTH, "blackbox")
 
 
-def costs(method: str, blocks: Sequence[Block], array: PodArray, dtype: torch.dtype) -> Both:
-    """Cycles and utilisation of each block, [blocks].  ValueError for an unknown method."""
+def costs(method: str, blocks: Sequence[Block], array: PodArray, like: Tensor) -> Both:
+    """Cycles and utilisation of each block, [blocks], of the type and device of `like`.
+
+    ValueError for an unknown method.
+    """
     pick(dict.fromkeys(METHODS), method, "model of the machine")
     if method == "blackbox":
         found = [_looked_up(block, array) for block in blocks]
-        time, used = (torch.tensor(each, dtype=dtype) for each in zip(*found))
+        time, used = (like.new_tensor(each) for each in zip(*found))
         return time, used
     alike: dict[tuple[bool, int], list[int]] = {}  # blocks that are one expression
     for at, block in enumerate(blocks):
@@ -80,7 +83,7 @@ def costs(method: str, blocks: Sequence[Block], array: PodArray, dtype: torch.dt
     order, times, uses = [], [], []
     for (separable, area), group in alike.items():
         layer = LAYERS["separable" if separable else "conv"](
-            area, *(_stacked([blocks[at][field] for at in group], dtype) for field in (1, 2, 3))
+            area, *(_stacked([blocks[at][field] for at in group], like) for field in (1, 2, 3))
         )
         time, used = SMOOTH[method](layer, array)
         order += group
@@ -90,8 +93,8 @@ def costs(method: str, blocks: Sequence[Block], array: PodArray, dtype: torch.dt
     return torch.cat(times)[back], torch.cat(uses)[back]
 
 
-def _stacked(values: Sequence[Tensor | float], dtype: torch.dtype) -> Tensor:
-    return torch.stack([torch.as_tensor(value, dtype=dtype) for value in values])
+def _stacked(values: Sequence[Tensor | float], like: Tensor) -> Tensor:
+    return torch.stack([torch.as_tensor(value).to(like) for value in values])
 
 
 def _looked_up(block: Block, array: PodArray) -> tuple[float, float]:

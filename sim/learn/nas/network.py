@@ -256,7 +256,7 @@ class Network(nn.Module):
         """
         terms = self.terms(batch)
         blocks = [block for cell in terms for term in cell for block in term.blocks]
-        cycles, used = costs(method, blocks, array, self.weight.dtype)
+        cycles, used = costs(method, blocks, array, self.weight.detach())
         ms = used.new_zeros(())
         fill = used.new_zeros(())
         at = 0

@@ -63,8 +63,10 @@ class Search:
         rule: Rule = Rule(),
         operations: list[str] | None = None,
         progress: Progress = lambda share, label: None,
+        device: str = "cpu",
     ) -> None:
         """`operations` of another search stand in for the first stage."""
+        self.device = device
         self.folder, self.plan, self.images, self.rule = folder, plan, images, rule
         self.progress = progress
         self.given = operations
@@ -90,6 +92,10 @@ class Search:
         found = self.channels(operations)
         self.train(found)
         return found
+
+    def log(self) -> list[Row]:
+        """Of each epoch of each stage that there is."""
+        return log_of(self.folder)
 
     # Stages.
 
@@ -202,6 +208,7 @@ class Search:
             alphas = [choice.alpha for choice in net.choices.values()]
             steps["decisions"] = torch.optim.Adam(alphas, plan.decision_rate)
         file = self.folder / f"{stage}.npz"
+        net.to(self.device)
         rows: list[Row] = []
         if file.exists():
             arrays, state = load_checkpoint(file)
@@ -319,7 +326,7 @@ class Search:
             x, y = batch_of(self.images, epoch * each + number, plan.batch, seed)
             if plan.augment:
                 x = augmented(x, np.random.default_rng([seed, epoch, number]))
-            yield torch.from_numpy(x), torch.from_numpy(y)
+            yield torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device)
 
     def _log(self, stage: str, rows: list[Row]) -> None:
         text = io.StringIO()
@@ -330,6 +337,20 @@ class Search:
             table.writerow({**row, **lists})
         with replacing(self.folder / f"{stage}.csv") as beside:
             beside.write_text(text.getvalue(), encoding="utf-8")
+
+
+def log_of(folder: Path) -> list[Row]:
+    """What was logged of a run, an epoch a row, numbers as numbers, widths as lists."""
+    rows: list[Row] = []
+    for stage in STAGES:
+        file = folder / f"{stage}.csv"
+        with file.open(encoding="utf-8") if file.exists() else io.StringIO() as lines:
+            for row in csv.DictReader(lines):
+                made: Row = {"stage": row.pop("stage"), "epoch": int(row.pop("epoch"))}
+                for key in ("widths", "allocated"):
+                    made[key] = [int(each) for each in row.pop(key).split()]
+                rows.append(made | {key: float(text) for key, text in row.items() if text})
+    return rows
 
 
 def connected(logits: list[list[float]]) -> tuple[list[str], list[str]]:
@@ -354,8 +375,9 @@ def accuracy(net: Network, images: Images) -> float:
     right = 0
     with torch.no_grad():
         for at in range(0, len(images.x_test), 256):
-            logits = net(torch.from_numpy(images.x_test[at : at + 256]))
-            right += int((logits.argmax(1).numpy() == images.y_test[at : at + 256]).sum())
+            x = torch.from_numpy(images.x_test[at : at + 256]).to(net.weight.device)
+            guess = net(x).argmax(1).cpu().numpy()
+            right += int((guess == images.y_test[at : at + 256]).sum())
     return 100 * right / len(images.x_test)
 
 

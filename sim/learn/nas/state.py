@@ -10,18 +10,23 @@ from torch import Tensor
 
 from sim.learn.nas.network import Network
 
+def on_threads(count: int) -> None:
+    """How many threads torch has from here on; one order of sums is the same everywhere."""
+    torch.set_num_threads(count)
+
+
 Optimisers = Mapping[str, torch.optim.Optimizer]
 
 
 def arrays_of(network: Network, optimisers: Optimisers) -> dict[str, np.ndarray]:
     """Everything that the next epoch depends on."""
-    made = {f"network/{name}": value.numpy() for name, value in network.state_dict().items()}
+    made = {f"network/{name}": value.cpu().numpy() for name, value in network.state_dict().items()}
     made |= {f"count/{name}": np.array(width.count) for name, width in network.widths.items()}
     for key, optimiser in optimisers.items():
         for name, parameter in network.named_parameters():
             for what, value in optimiser.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
-                    made[f"{key}/{name}/{what}"] = value.numpy()
+                    made[f"{key}/{name}/{what}"] = value.cpu().numpy()
     return made
 
 
@@ -47,4 +52,7 @@ def load(network: Network, optimisers: Optimisers, arrays: Mapping[str, np.ndarr
             prefix = f"{key}/{name}/"
             kept = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
             if kept:
-                optimiser.state[parameter] = kept
+                to = parameter.device
+                optimiser.state[parameter] = {
+                    what: value if what == "step" else value.to(to) for what, value in kept.items()
+                }
