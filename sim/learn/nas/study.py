@@ -16,11 +16,13 @@ from sim.dnn.found import Cell, Found, convolutions
 from sim.facts.version import VERSION
 from sim.learn.images import Images, read_images
 from sim.learn.nas.card import card_of, result, simulated
+from sim.learn.nas.check import gradient_errors, resize_errors
 from sim.learn.nas.flexible import Rule
 from sim.learn.nas.plan import PRESETS, Plan
 from sim.learn.nas.search import Row, Search, log_of
 
 SEEDS = (0, 1, 2)
+MORE_SEED = 3  # of flexible widths: their rule was fitted on the first
 WEIGHTS = (1.0, 5.0, 0.1)  # of the latency, as the paper's; the first is that of F1 and F2
 METHODS = ("uboost", "flops", "roofline")
 STARTS = (16, 48)  # channels allocated at first: of 32 columns, half and one and a half
@@ -41,19 +43,25 @@ class Run(NamedTuple):
 def runs() -> Iterator[Run]:
     """In the order in which they are made."""
     for seed in SEEDS:
-        yield fixed("uboost", WEIGHTS[0], seed)
-        for beta in (1.0, 0.0):
-            for start in STARTS:
-                yield flexible(start, beta, seed)
+        yield from flexible_and_fixed(seed)
     for method in METHODS[1:]:
         for seed in SEEDS:
             yield fixed(method, WEIGHTS[0], seed)
     for side in ARRAYS:
         yield for_array(side)
+    yield from flexible_and_fixed(MORE_SEED)
     for weight in WEIGHTS[1:]:
         for seed in SEEDS:
             for method in METHODS:
                 yield fixed(method, weight, seed)
+
+
+def flexible_and_fixed(seed: int) -> Iterator[Run]:
+    """What F1 and F2 compare."""
+    yield fixed("uboost", WEIGHTS[0], seed)
+    for beta in (1.0, 0.0):
+        for start in STARTS:
+            yield flexible(start, beta, seed)
 
 
 def fixed(method: str, weight: float, seed: int) -> Run:
@@ -99,7 +107,7 @@ def for_array(side: int) -> Run:
         step=step,
         start=side // 2,
     )
-    return Run(f"for-{side}x{side}", plan, fixed("uboost", WEIGHTS[0], 0).name)
+    return Run(f"searched-{side}x{side}", plan, fixed("uboost", WEIGHTS[0], 0).name)
 
 
 def make(
@@ -157,6 +165,8 @@ def summary(folder: Path, command: str) -> dict[str, Any]:
         "command": command,
         "rule": Rule()._asdict(),
         "runs": {run.name: _summed(folder, run) for run in made},
+        "gradients": list(gradient_errors()),
+        "resizes": resize_errors(),
         "missing": [run.name for run in runs() if run.name not in names],
         "made_with": {
             "podscope": VERSION,
