@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from sim.cli.hierarchical import cloud, edge, hierarchical
 from sim.cli.learn import learn
+from sim.cli.nas import nas, nas_study
 from sim.cli.text import console, plain, progress_bar, say, warn, write
 from sim.cli.trace import trace
 from sim.facts.version import VERSION
@@ -66,6 +67,8 @@ app = typer.Typer(
 )
 app.add_typer(trace, name="trace")
 learn.command()(hierarchical)
+learn.command()(nas)
+learn.command("nas-study")(nas_study)
 app.add_typer(learn, name="learn")
 app.command()(edge)
 app.command()(cloud)

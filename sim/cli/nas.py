@@ -43,8 +43,10 @@ def nas(
     out: Annotated[Path, typer.Argument(metavar="CARD.json", help="The card of what is found.")],
     preset: Annotated[
         Preset,
-        typer.Option(help="tiny: 16 pixels, 32 x 32 cells, an hour's worth of runs in one core; "
-                     "paper: 128 x 128 cells, for a GPU."),
+        typer.Option(
+            help="tiny: 16 pixels, 32 x 32 cells, an hour's worth of runs in one core; "
+            "paper: 128 x 128 cells, for a GPU."
+        ),
     ] = Preset.tiny,
     method: Annotated[Method, typer.Option(help="Model of the machine.")] = Method.uboost,
     latency_weight: Annotated[
@@ -115,9 +117,7 @@ def nas(
     _search(out, folder, plan, data, onnx, device)
 
 
-def _search(
-    out: Path, folder: Path, plan: Plan, data: Any, onnx: Path | None, device: str
-) -> None:
+def _search(out: Path, folder: Path, plan: Plan, data: Any, onnx: Path | None, device: str) -> None:
     from sim.catalog.dnn_cards import DnnCard
     from sim.learn.nas.card import card_of, trained
     from sim.learn.nas.onnx_file import write_onnx
@@ -131,9 +131,10 @@ def _search(
         accuracy = search.train(found)
     command = "podscope " + " ".join(sys.argv[1:])
     card = DnnCard.model_validate(card_of(found, plan, accuracy, data, command))
-    write(out, json.dumps(card.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+    told = card.model_dump(mode="json")
+    write(out, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     page = out.with_suffix(".html")
-    write(page, nas_page(out.stem, [card.model_dump(mode="json")], search.log(), plan.array))
+    write(page, nas_page(out.stem, [(told, card.found)], search.log(), plan.array))
     if onnx is not None:
         write_onnx(trained(found, folder), onnx, out.stem)
     warn(search.warnings)
@@ -167,8 +168,8 @@ def nas_study(
     made = folder / "made"
     write(made / "summary.json", json.dumps(found, allow_nan=False) + "\n")
     cards = [DnnCard.model_validate(each) for each in study.cards(folder, command)]
-    told = [card.model_dump(mode="json") for card in cards]
-    for card in told:
+    told = [(card.model_dump(mode="json"), card.found) for card in cards]
+    for card, _ in told:
         text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
         write(made / f"{card['name']}.json", text)
     log = study.log(folder)

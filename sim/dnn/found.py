@@ -1,5 +1,5 @@
-"""Networks of searched cells: which operation stands on each edge, how wide each convolution is, and
-what that asks of a systolic array.
+"""Networks of searched cells: which operation stands on each edge, how wide each convolution is,
+and what that asks of a systolic array.
 
 A cell takes the two outputs before it, each through a 3 x 3 convolution (of stride 2 where that
 output is twice as large), and adds up operations on nine edges between five nodes; where widths
@@ -14,11 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from sim.dnn.gemms import Dnn, GemmLayer
-
-Size = TypeVar("Size")
 
 INPUTS = ("near", "far")  # the output before, and the one before that
 OUTPUT = "t3"
@@ -153,38 +151,49 @@ class Placed(NamedTuple):
     after: tuple[str, ...]
 
 
+class _Output(NamedTuple):
+    """Of a cell or node: the layers that it is the sum of, and its channels."""
+
+    names: tuple[str, ...]
+    channels: int
+
+
+def _joined(x: _Output, y: _Output) -> _Output:
+    names = tuple(dict.fromkeys((*x.names, *y.names)))
+    return _Output(names, max(x.channels, y.channels))
+
+
+def _steps(operations: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
+    """Of a cell in the order of data flow: name of the edge, where it leads, and whence; None: the
+    output of a cell before."""
+    for name in INPUTS:
+        if name in convolutions(operations):
+            yield name, name, None
+    for source, target in alive(operations):
+        yield edge_name((source, target)), target, source
+
+
 def placed(found: Found) -> Iterator[Placed]:
     """All layers in the order of data flow; a linear one is a 1 x 1 kernel at one position."""
     sides = side_after(found.image, [cell.pool for cell in found.cells])
     conv3 = OPERATIONS["conv3"]
     yield Placed("stem", conv3, found.image**2, 3, found.stem, ())
-    before = [(("stem",), found.stem)] * 2  # names that an output is of, and its channels
+    before = [_Output(("stem",), found.stem)] * 2
     for at, (cell, side) in enumerate(zip(found.cells, sides)):
-        held: dict[str, tuple[tuple[str, ...], int]] = {}
+        held: dict[str, _Output] = {}
         layers = convolutions(cell.operations)
-
-        def conv(name: str, source: tuple[tuple[str, ...], int], at: int = at) -> Placed:
-            names, channels = source
-            full = f"cell{at + 1}_{name}"
-            return Placed(full, layers[name], side**2, channels, cell.widths[name], names)  # noqa: B023
-
-        for name, source in zip(INPUTS, reversed(before)):
+        for name, target, source in _steps(cell.operations):
+            x = before[1 - INPUTS.index(target)] if source is None else held[source]
             if name in layers:
-                made = conv(name, source)
-                yield made
-                held[name] = ((made.name,), made.filters)
-        for edge, op in alive(cell.operations).items():
-            source, target = edge
-            names, channels = held[source]
-            if OPERATIONS[op].kind:
-                made = conv(edge_name(edge), held[source])
-                yield made
-                names, channels = (made.name,), made.filters
-            known, wide = held.get(target, ((), 0))
-            held[target] = (tuple(dict.fromkeys((*known, *names))), max(wide, channels))
+                full, filters = f"cell{at + 1}_{name}", cell.widths[name]
+                yield Placed(full, layers[name], side**2, x.channels, filters, x.names)
+                x = _Output((full,), filters)
+            held[target] = _joined(held[target], x) if target in held else x
         before = [before[1], held[OUTPUT]]
     names, channels = before[1]
-    yield Placed("classifier", Operation("conv"), 1, channels * sides[-1] ** 2, found.classes, names)
+    yield Placed(
+        "classifier", Operation("conv"), 1, channels * sides[-1] ** 2, found.classes, names
+    )
 
 
 def dnn_of(found: Found, batch: int = 1) -> Dnn:

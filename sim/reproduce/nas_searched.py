@@ -223,16 +223,13 @@ def starts() -> Iterator[Row]:
     """F2: final widths whatever the first."""
     for beta, word in ((1, "with"), (0, "without")):
         for seed in FLEXIBLE_SEEDS:
-            found = [
-                record()["runs"].get(f"flexible-{start}-beta{beta}-s{seed}") for start in (16, 48)
-            ]
-            if not all(found):
+            all_runs = record()["runs"]
+            names = [f"flexible-{start}-beta{beta}-s{seed}" for start in (16, 48)]
+            if not all(name in all_runs for name in names):
                 continue
-            a, b = (
-                [width for cell in run["widths"] for width in cell.values()]  # type: ignore[index]
-                for run in found
-            )
-            step = found[0]["plan"]["step"]  # type: ignore[index]
+            found = [all_runs[name] for name in names]
+            a, b = ([width for cell in run["widths"] for width in cell.values()] for run in found)
+            step = found[0]["plan"]["step"]
             near = sum(abs(x - y) <= step for x, y in zip(a, b))
             share = near / len(a)
             fitted = RULE if seed == FITTED_SEED else ""

@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sim.dnn.known import INPUTS, KNOWN
-from sim.scenario.fields import Count, DnnCardName, FilePath, ModelName, Seconds, Section, plain_name
+from sim.scenario.fields import (
+    Count,
+    DnnCardName,
+    FilePath,
+    ModelName,
+    Seconds,
+    Section,
+    plain_name,
+)
 from sim.scenario.trace import Trace
 from sim.text.choice import Choice
 
@@ -63,7 +71,9 @@ class DnnSpec(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> DnnSpec:
-        named = [key for key in ("network", "file", "model", "card") if getattr(self, key) is not None]
+        named = [
+            key for key in ("network", "file", "model", "card") if getattr(self, key) is not None
+        ]
         source = named[0] if named else "network"
         return self.unless(
             (

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from sim.learn.nas.choice import Width
@@ -116,9 +117,7 @@ def resize_errors(seed: int = 0, changes: int = 6) -> dict[str, float]:
         step.zero_grad()
         functional.cross_entropy(net(x), y).backward()
         step.step()
-        counts = {
-            name: int(torch.randint(4, 14, (), generator=generator)) for name in net.widths
-        }
+        counts = {name: int(torch.randint(4, 14, (), generator=generator)) for name in net.widths}
         options = {n: min(width.count, counts[n]) - 1 for n, width in net.widths.items()}
         before = _seen(net, x, options)
         kept = {n: p.data.clone() for n, p in net.named_parameters()}
@@ -163,16 +162,14 @@ def new_option(rule: Rule) -> float:
     return float(width.probabilities[-rule.block :].sum())
 
 
-def _seen(
-    net: Network, x: Tensor, options: dict[str, int]
-) -> tuple[list[Tensor], list[Tensor]]:
+def _seen(net: Network, x: Tensor, options: dict[str, int]) -> tuple[list[Tensor], list[Tensor]]:
     """What each convolution computes before its mask, and the logits, all widths being at these
     options."""
     for name, width in net.widths.items():
         width.gates = functional.one_hot(torch.tensor(options[name]), width.count).float()
     made: list[Tensor] = []
 
-    def look(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def look(module: Any, given: tuple[Tensor, ...]) -> None:
         made.append(module.conv.before(given[0]))
 
     singles = [module for module in net.modules() if isinstance(module, Single)]
@@ -184,5 +181,3 @@ def _seen(
     for handle in handles:
         handle.remove()
     return made, [logits]
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+
 class Choice(nn.Module):
     """Logits of options and the gates of the present draw, [options] that add up to 1."""
 
@@ -72,7 +73,9 @@ class Width(Choice):
     @property
     def options(self) -> Tensor:
         """Channels [options]."""
-        return self.first + self.step * torch.arange(self.count, dtype=self.alpha.dtype, device=self.alpha.device)
+        return self.first + self.step * torch.arange(
+            self.count, dtype=self.alpha.dtype, device=self.alpha.device
+        )
 
     @property
     def allocated(self) -> int:

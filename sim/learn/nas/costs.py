@@ -44,7 +44,7 @@ class Block(NamedTuple):
 
 
 def _uboost(layer: Layer, array: PodArray) -> Both:
-    ceil = partial(smooth_ceil, xp=torch)  # type: ignore[arg-type]
+    ceil = partial(smooth_ceil, xp=torch)
     return cycles(layer, array, ceil), utilisation(layer, array, ceil)
 
 
@@ -54,7 +54,7 @@ def _flops(layer: Layer, array: PodArray) -> Both:
 
 
 def _roofline(layer: Layer, array: PodArray) -> Both:
-    found = roofline_cycles(layer, array, torch)  # type: ignore[arg-type]
+    found = roofline_cycles(layer, array, torch)
     return found, flops_cycles(layer, array) / found
 
 
@@ -82,8 +82,12 @@ def costs(method: str, blocks: Sequence[Block], array: PodArray, like: Tensor) -
         alike.setdefault((op.kind == "separable", op.area), []).append(at)
     order, times, uses = [], [], []
     for (separable, area), group in alike.items():
+        some = [blocks[at] for at in group]
         layer = LAYERS["separable" if separable else "conv"](
-            area, *(_stacked([blocks[at][field] for at in group], like) for field in (1, 2, 3))
+            area,
+            _stacked([block.positions for block in some], like),  # type: ignore[arg-type]
+            _stacked([block.channels for block in some], like),
+            _stacked([block.filters for block in some], like),
         )
         time, used = SMOOTH[method](layer, array)
         order += group

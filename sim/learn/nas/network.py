@@ -128,9 +128,7 @@ class CellNet(nn.Module):
         y = self.flow(near, far, lambda module, x: module(x), added)
         return functional.max_pool2d(y, 2) if self.pool else y
 
-    def terms(
-        self, near: Channels, far: Channels, positions: int
-    ) -> tuple[list[Term], Channels]:
+    def terms(self, near: Channels, far: Channels, positions: int) -> tuple[list[Term], Channels]:
         """What the machine is asked for, and the effective channels behind it."""
         made: list[Term] = []
 
@@ -197,9 +195,14 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         near = far = functional.max_pool2d(self.stem(x), 2)
-        for cell in self.cells:
+        for cell in self.in_order:
             near, far = cell(near, far), near
         return functional.linear(near.flatten(1), self.weight.flatten(1), self.bias)
+
+    @property
+    def in_order(self) -> list[CellNet]:
+        """The cells."""
+        return [cell for cell in self.cells if isinstance(cell, CellNet)]
 
     @property
     def choices(self) -> dict[str, Choice]:
@@ -215,7 +218,7 @@ class Network(nn.Module):
         """Of each convolution, by the name it has in a card: cell1_near, cell1_near_t1."""
         return {
             f"cell{at + 1}_{name}": module.width
-            for at, cell in enumerate(self.cells)
+            for at, cell in enumerate(self.in_order)
             for part in (cell.inputs, cell.edges)
             for name, module in part.items()
             if isinstance(module, Single)
@@ -241,7 +244,7 @@ class Network(nn.Module):
         made = []
         near: Channels = self.stem.weight.shape[0]
         far = near
-        for cell, side in zip(self.cells, self.sides):
+        for cell, side in zip(self.in_order, self.sides):
             found, out = cell.terms(near, far, side**2 * batch)
             made.append(found)
             near, far = out, near
@@ -282,20 +285,20 @@ class Network(nn.Module):
             return channels
 
         near = far = self.stem.weight.shape[0]
-        for cell in self.cells:
+        for cell in self.in_order:
             cell.channels = cell.flow(near, far, through, max)
             near, far = cell.channels, near
         refit(self.weight, 1, near, self._start, optimisers)
 
     def found(self, name: str) -> Found:
         """With the likeliest widths."""
-        by_cell: list[dict[str, int]] = [{} for _ in self.cells]
+        by_cell: list[dict[str, int]] = [{} for _ in self.in_order]
         for full, width in self.widths.items():
             place, _, own = full.partition("_")
             by_cell[int(place.removeprefix("cell")) - 1][own] = width.likeliest
         cells = tuple(
-            Cell(tuple(cell.operations), widths, cell.pool)
-            for cell, widths in zip(self.cells, by_cell)
+            Cell(tuple(cell.operations or ()), widths, cell.pool)
+            for cell, widths in zip(self.in_order, by_cell)
         )
         return Found(name, self.image, self.classes, self.stem.weight.shape[0], cells)
 
@@ -303,7 +306,7 @@ class Network(nn.Module):
         """Of a forward pass of one image, two a multiply-accumulate, with all allocated channels;
         without stem and classifier."""
         total = 0
-        for cell, side in zip(self.cells, self.sides):
+        for cell, side in zip(self.in_order, self.sides):
             for module in cell.modules():
                 if isinstance(module, Convolution):
                     elements = module.weight.numel()

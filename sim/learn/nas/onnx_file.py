@@ -64,9 +64,7 @@ class _Writer:
             kernel_shape=[side] * 2,
         )
         norm = (conv.scale, conv.shift, conv.mean, conv.variance)
-        name = self.node(
-            "BatchNormalization", [name, *map(self.constant, norm)], epsilon=EPSILON
-        )
+        name = self.node("BatchNormalization", [name, *map(self.constant, norm)], epsilon=EPSILON)
         return Map(self.node("Relu", [name]), conv.weight.shape[0])
 
     def through(self, module: nn.Module, x: Map) -> Map:
@@ -81,9 +79,7 @@ class _Writer:
         return Map(self.node("Add", [name, wide.name]), wide.channels)
 
     def pooled(self, x: Map) -> Map:
-        return x._replace(
-            name=self.node("MaxPool", [x.name], kernel_shape=[2, 2], strides=[2, 2])
-        )
+        return x._replace(name=self.node("MaxPool", [x.name], kernel_shape=[2, 2], strides=[2, 2]))
 
 
 def write_onnx(network: Network, path: Path, name: str) -> None:
@@ -96,7 +92,7 @@ def write_onnx(network: Network, path: Path, name: str) -> None:
         raise ValueError("writing ONNX files needs onnx: pip install 'podscope[onnx]'") from None
     made = _Writer()
     near = far = made.pooled(made.convolution(network.stem, Map("image", 3)))
-    for cell in network.cells:
+    for cell in network.in_order:
         out: Map = cell.flow(near, far, made.through, made.added)
         near, far = (made.pooled(out) if cell.pool else out), near
     flat = made.node("Flatten", [near.name])

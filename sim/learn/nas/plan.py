@@ -100,7 +100,9 @@ class Plan:
         names = {each.name for each in fields(cls)}
         if {*data} != names:
             raise ValueError(f"a plan has the keys {', '.join(sorted(names))}")
-        lists = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        lists: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in data.items()
+        }
         return cls(**lists)
 
 

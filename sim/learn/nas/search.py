@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sim.dnn.found import EDGES, OPERATIONS, OUTPUT, Found, alive
+from sim.dnn.found import EDGES, OPERATIONS, OUTPUT, Cell, Found, alive
 from sim.learn.durable import load_checkpoint, save_checkpoint
 from sim.learn.images import Images, batch_of
 from sim.learn.nas import network as networks
@@ -49,6 +49,7 @@ COLUMNS = (
     "allocated",
 )
 Row = dict[str, Any]
+RULE = Rule()
 Progress = Callable[[float, str], None]  # share that is done, what was done
 
 
@@ -60,7 +61,7 @@ class Search:
         folder: Path,
         plan: Plan,
         images: Images,
-        rule: Rule = Rule(),
+        rule: Rule = RULE,
         operations: list[str] | None = None,
         progress: Progress = lambda share, label: None,
         device: str = "cpu",
@@ -110,8 +111,8 @@ class Search:
                 plan.image, self.images.classes, plan.stem, plan.pools
             )
             rows = self._epochs("operations", net, searching=True)
-            choices = [edge.choice for edge in net.cells[0].edges.values()]
-            logits = [choice.alpha.tolist() for choice in choices]
+            choices = net.choices  # each once, in the order of the edges
+            logits = [choice.alpha.tolist() for choice in choices.values()]
             chosen, changed = connected(logits)
             _write(
                 file,
@@ -166,11 +167,7 @@ class Search:
                 },
             )
         widths = json.loads(file.read_text(encoding="utf-8"))["widths"]
-        from sim.dnn.found import Cell
-
-        cells = [
-            Cell(tuple(operations), each, pool) for each, pool in zip(widths, plan.pools)
-        ]
+        cells = [Cell(tuple(operations), each, pool) for each, pool in zip(widths, plan.pools)]
         return Found(name, plan.image, self.images.classes, plan.stem, tuple(cells))
 
     def train(self, found: Found) -> float:
@@ -196,9 +193,7 @@ class Search:
     def _epochs(self, stage: str, net: Network, searching: bool) -> list[Row]:
         """All epochs of a stage, the finished ones from its checkpoint; `net` is trained."""
         plan, at = self.plan, STAGES.index(stage)
-        rate, decay = (
-            (plan.rate, plan.decay) if searching else (plan.final_rate, plan.final_decay)
-        )
+        rate, decay = (plan.rate, plan.decay) if searching else (plan.final_rate, plan.final_decay)
         steps: dict[str, torch.optim.Optimizer] = {
             "weights": torch.optim.SGD(
                 net.weights(), rate, plan.momentum, weight_decay=decay, nesterov=not searching
@@ -363,7 +358,7 @@ def connected(logits: list[list[float]]) -> tuple[list[str], list[str]]:
         if alive(chosen):
             break
         at = EDGES.index((source, OUTPUT))
-        best = max((name for name in names if name != "zero"), key=lambda n: logits[at][names.index(n)])  # noqa: B023, E501
+        best = max((logit, name) for logit, name in zip(logits[at], names) if name != "zero")[1]
         said.append(f"no way led to the cell's output: {source} to {OUTPUT} is {best}, not zero")
         chosen[at] = best
     return chosen, said

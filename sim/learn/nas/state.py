@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sim.learn.nas.network import Network
 
+
 def on_threads(count: int) -> None:
     """How many threads torch has from here on; one order of sums is the same everywhere."""
     torch.set_num_threads(count)

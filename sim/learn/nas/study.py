@@ -3,7 +3,6 @@ found.  A run that is finished is kept; one that was killed goes on."""
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import replace
