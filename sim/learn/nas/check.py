@@ -32,10 +32,10 @@ IMAGE, CLASSES, STEM = 16, 4, 4
 ARRAY = replace(ONE_ARRAY, rows=8, cols=8)
 
 
-def gradient_errors() -> Iterator[tuple[str, int, float]]:
+def gradient_errors(only: str = "") -> Iterator[tuple[str, int, float]]:
     """(what, how many parameters, largest error over the largest gradient) of the whole loss by
     every parameter of a decision: of operations, of a fixed range of widths, and of flexible ones,
-    for each model of the machine."""
+    for each model of the machine, or for one."""
     torch.manual_seed(0)
     pools = [True, True]
 
@@ -63,6 +63,8 @@ def gradient_errors() -> Iterator[tuple[str, int, float]]:
         ),
     ):
         for method in methods:
+            if only not in ("", method):
+                continue
             yield f"{what}, {method}", *_gradient_error(net.double(), method)
 
 

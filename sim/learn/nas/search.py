@@ -306,7 +306,7 @@ class Search:
         self, optimiser: torch.optim.Optimizer, of: list[Any], loss: Tensor, clip: float = 0.0
     ) -> None:
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {float(loss)}")
+            raise FloatingPointError(f"the loss is {float(loss.detach())}")
         for parameter, gradient in zip(of, torch.autograd.grad(loss, of, allow_unused=True)):
             parameter.grad = gradient
         if clip:
