@@ -1,4 +1,4 @@
-"""Networks of searched cells: what leads nowhere, what is asked of an array, cards and scenarios."""
+"""Networks of searched cells: what leads nowhere, what an array is asked for, cards, scenarios."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ def nas(
         str,
         typer.Option(
             metavar="SET",
-            help="digits, mnist-5k, or a folder: CIFAR-10's binaries, or train/CLASS/; default: "
-            "the preset's.",
+            help="digits, mnist-5k, or a folder: CIFAR-10's binaries, files of MNIST's format, or "
+            "train/CLASS/; default: the preset's.",
         ),
     ] = "",
     start: Annotated[

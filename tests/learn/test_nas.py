@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -177,12 +178,13 @@ def test_a_search_that_goes_on_ends_as_one_that_was_not_stopped(tmp_path):
         parts = tmp_path / f"parts{flexible}"
         real = Search._epoch
 
-        def dies(self, stage, epoch, *more):
+        due = {("operations", 1), ("channels", 0), ("channels", 2), ("training", 1)}
+
+        def dies(self, stage, epoch, *more, due=due, real=real):
             if (stage, epoch) in due and not due.discard((stage, epoch)):
                 raise KeyboardInterrupt
-            return real(self, stage, epoch, *more)  # noqa: B023
+            return real(self, stage, epoch, *more)
 
-        due = {("operations", 1), ("channels", 0), ("channels", 2), ("training", 1)}
         Search._epoch = dies
         try:
             for left in range(len(due), -1, -1):
@@ -251,6 +253,25 @@ def test_what_is_no_plan(changes, said):
     with pytest.raises(ValueError, match=said):
         replace(PRESETS["tiny"], **changes)
     assert Plan.read(PRESETS["paper"].data()) == PRESETS["paper"]
+
+
+def test_files_in_the_format_of_mnist_are_read(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (20, 28, 28), np.uint8), np.arange(20, dtype=np.uint8) % 4
+    for part, some in (("train", slice(12)), ("t10k", slice(12, 20))):
+        head = np.array([0x803, len(x[some]), 28, 28], ">u4").tobytes()
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(head + x[some].tobytes())
+        head = np.array([0x801, len(x[some])], ">u4").tobytes()
+        with gzip.open(tmp_path / f"{part}-labels-idx1-ubyte.gz", "wb") as file:
+            file.write(head + y[some].tobytes())
+    made = read_images(str(tmp_path), 28)
+    assert (made.x.shape, made.x_test.shape, made.classes) == ((12, 3, 28, 28), (8, 3, 28, 28), 4)
+    grey = x / 255
+    due = (grey - grey[:12].mean()) / grey[:12].std()
+    assert np.abs(made.x[:, 1] - due[:12]).max() < 1e-4 and (made.y_test == y[12:]).all()
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(b"123")
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte: no bytes of MNIST"):
+        read_images(str(tmp_path), 28)
 
 
 COMMAND = [sys.executable, "-m", "sim.cli", "learn", "nas"]
