@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,12 @@ from sim.dnn.found import (
     placed,
     side_after,
 )
+from sim.reproduce import nas_searched
 from sim.results.nas_page import nas_page
 from sim.run import run
 from sim.systolic.lookup import ONE_ARRAY
+from sim.systolic.schedule import schedule
+from sim.systolic.timing import simulate
 from sim.systolic.utilisation import LAYERS, macs
 from sim.text.strict_yaml import ScenarioError
 
@@ -200,6 +204,30 @@ def test_a_card_is_a_network_of_a_scenario(tmp_path):
     )
     with pytest.raises(ScenarioError, match="nope"):
         run(str(file))
+
+
+def test_the_record_of_the_searches_is_what_its_networks_take():
+    runs = nas_searched.record()["runs"]
+    for name in ("searched-32x32", "searched-128x128", "flexible-16-beta1-s1", "flops-1-s0"):
+        run, plan = runs[name], runs[name]["plan"]
+        made = [Cell(tuple(run["operations"]), widths) for widths in run["widths"]]
+        found = Found(name, plan["image"], 10, plan["stem"], tuple(made))
+        array = replace(ONE_ARRAY, rows=plan["rows"], cols=plan["cols"])
+        assert simulate(schedule([dnn_of(found)], array)).cycles == run["cycles"]
+        assert all(plan["step"] <= width for cell in run["widths"] for width in cell.values())
+    shipped = card("searched-64x64")
+    assert shipped.simulated.cycles == runs["searched-64x64"]["cycles"]
+    assert shipped.accuracy == runs["searched-64x64"]["accuracy"]
+
+
+def test_searched_rows_are_judged_but_for_those_that_were_fitted_to():
+    rows = [*nas_searched.rows()]
+    assert {row.id for row in rows} == {"U3", "U4", "F1", "F2", "F3"}
+    for row in rows:
+        assert row.ok is None or (row.tolerance and not row.fitted)
+        assert isinstance(row.simulated, float | int)
+    met = {row.ok for row in rows if row.id in ("U3", "F3")}
+    assert met == {True}
 
 
 def test_the_page_escapes_names_and_needs_no_network():
