@@ -252,7 +252,6 @@ def _no_memory(self, *more):
 def test_what_is_no_plan(changes, said):
     with pytest.raises(ValueError, match=said):
         replace(PRESETS["tiny"], **changes)
-    assert Plan.read(PRESETS["paper"].data()) == PRESETS["paper"]
 
 
 def test_files_in_the_format_of_mnist_are_read(tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sim.dnn.found import side_after
 from sim.learn.nas.costs import METHODS
+from sim.systolic.lookup import ONE_ARRAY
 from sim.systolic.pod_array import PodArray
 from sim.text.pick import pick
 
@@ -85,25 +86,12 @@ class Plan:
     @property
     def array(self) -> PodArray:
         """The machine: the paper's memory, and as many cells as asked for."""
-        from sim.systolic.lookup import ONE_ARRAY
-
         return replace(ONE_ARRAY, rows=self.rows, cols=self.cols)
 
     def data(self) -> dict[str, Any]:
         """As JSON takes it."""
         made = asdict(self)
         return {name: list(v) if isinstance(v, tuple) else v for name, v in made.items()}
-
-    @classmethod
-    def read(cls, data: dict[str, Any]) -> Plan:
-        """ValueError for keys or values that are none of a plan."""
-        names = {each.name for each in fields(cls)}
-        if {*data} != names:
-            raise ValueError(f"a plan has the keys {', '.join(sorted(names))}")
-        lists: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in data.items()
-        }
-        return cls(**lists)
 
 
 # Of the paper's table 6; learning rates and batches differ between its text, table and code.

@@ -87,13 +87,6 @@ class Search:
                 "remove it"
             )
 
-    def run(self) -> Found:
-        """All stages, from where they stood."""
-        operations = self.operations()
-        found = self.channels(operations)
-        self.train(found)
-        return found
-
     def log(self) -> list[Row]:
         """Of each epoch of each stage that there is."""
         return log_of(self.folder)
