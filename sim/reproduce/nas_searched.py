@@ -72,10 +72,13 @@ def runs(method: str, seed: int) -> dict[float, dict[str, Any]]:
     return found
 
 
-def share_of_multiples(run: dict[str, Any]) -> tuple[int, int]:
-    """Of a run's convolutions, how many have a multiple of the array's columns, and all."""
+def share_of_multiples(run: dict[str, Any]) -> tuple[int, int, int]:
+    """Of a run's convolutions, how many have a multiple of the array's columns, how many are within
+    a step of one, and all."""
     widths = [width for cell in run["widths"] for width in cell.values()]
-    return sum(width % run["plan"]["cols"] == 0 for width in widths), len(widths)
+    cols, step = run["plan"]["cols"], run["plan"]["step"]
+    off = [min(width % cols, -width % cols) if width >= cols / 2 else cols for width in widths]
+    return sum(each == 0 for each in off), sum(each <= step for each in off), len(widths)
 
 
 def multiples() -> Iterator[Row]:
@@ -86,10 +89,10 @@ def multiples() -> Iterator[Row]:
             if not found:
                 continue
             counts = {weight: share_of_multiples(run) for weight, run in found.items()}
-            met, total = (sum(column) for column in zip(*counts.values()))
+            met, near, total = (sum(column) for column in zip(*counts.values()))
             share = met / total
             ok = {">= 0.6": share >= 0.6, "< 0.6": share < 0.6}.get(bar)
-            each = "; ".join(f"{weight:g}: {a} of {b}" for weight, (a, b) in counts.items())
+            each = "; ".join(f"{weight:g}: {a} of {b}" for weight, (a, _, b) in counts.items())
             separable = listed(
                 (sum("separable" in op for op in run["operations"]) for run in found.values()), 0
             )
@@ -101,7 +104,8 @@ def multiples() -> Iterator[Row]:
                 share,
                 bar,
                 ok,
-                note=f"by weight of latency {each}; separable edges of 9: {separable}",
+                note=f"by weight of latency {each}; within a step {near / total:.2f}; separable "
+                f"edges of 9: {separable}",
             )
 
 

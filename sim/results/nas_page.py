@@ -30,7 +30,7 @@ def nas_page(
     if widths := [row for row in log if row["stage"] == "channels"]:
         figures.append(_over_epochs(widths))
     figures += [_layers(cards[0][1], array), _cell(cards[0][0])]
-    return figures_page(title, figures)
+    return figures_page(title, figures, pages=())
 
 
 def _front(cards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
