@@ -27,6 +27,7 @@ ENTRIES = {
     "dnn_file..mlp": "podscope_toy.rows:MLP_FILE",
     "device.toy_chip": "podscope_toy.files:DEVICE",
     "kv_card.toy_card": "podscope_toy.files:CARD",
+    "dnn_card.toy_cells": "podscope_toy.files:CELLS",
     "topology.toy_pod": "podscope_toy.files:POD",
     "shape.cycle": "podscope_toy.wires:CYCLE",
     "algorithm.all_reduce.gather_and_add": "podscope_toy.wires:GATHER_AND_ADD",
@@ -240,6 +241,23 @@ def test_a_card_of_a_kv_cache_is_found_by_name(toy: Path) -> None:
         row["name"]: row for row in json.loads(podscope(toy, "list", "kv_cards", "--json").stdout)
     }
     assert listed["toy_card"]["from"] == "podscope-toy 0.3" and listed["toy_card"]["ratio"] == 0.5
+
+
+def test_a_card_of_a_searched_network_is_found_by_name(toy: Path) -> None:
+    found, _, _ = run(
+        toy,
+        {
+            "pod": {"array": {"rows": 8, "cols": 8, "pods": 4}},
+            "workload": {"kind": "networks", "networks": {"mine": {"card": "toy_cells"}}},
+            "variants": {"one": {}},
+        },
+    )
+    assert found["variants"]["one"]["tenants"]["mine"]["ops"] > 0
+    listed = {
+        row["name"]: row for row in json.loads(podscope(toy, "list", "dnn_cards", "--json").stdout)
+    }
+    assert listed["toy_cells"]["from"] == "podscope-toy 0.3" and listed["toy_cells"]["image"] == 8
+    assert listed["searched-32x32"]["from"] == ""
 
 
 def test_the_list_says_where_a_row_is_from(toy: Path) -> None:

@@ -11,7 +11,7 @@ from sim.catalog.installed import FILES
 from sim.text.choice import models
 from sim.text.strict_yaml import Document, Fault, KeyPath, ScenarioError, dotted, nearest
 
-KINDS = ("devices", "models", "libraries", "kv", "channels")
+KINDS = ("devices", "models", "libraries", "kv", "channels", "dnn")
 SUFFIXES = (".yaml", ".yml", ".json")
 _NOUN = {
     "devices": "device",
@@ -20,6 +20,7 @@ _NOUN = {
     "topologies": "topology",
     "kv": "card of a KV-cache",
     "channels": "channel",
+    "dnn": "card of a searched network",
 }
 _HERE = Path(__file__).parent
 

@@ -36,6 +36,7 @@ FILES: dict[str, dict[str, Path]] = {
         "traces",
         "kv",
         "channels",
+        "dnn",
     )
 }
 # What the name of an entry point begins with -> the table.
@@ -62,8 +63,10 @@ TABLES = {
     "scenario": "sim.catalog.installed:SCENARIOS",
     "trace": "sim.catalog.installed:TRACES",
     "kv_card": "sim.catalog.installed:KV_CARDS",
+    "dnn_card": "sim.catalog.installed:DNN_CARDS",
 }
-DEVICES, MODELS, LIBRARIES, TOPOLOGIES, SCENARIOS, TRACES, KV_CARDS, CHANNELS = FILES.values()
+DEVICES, MODELS, LIBRARIES, TOPOLOGIES, SCENARIOS, TRACES, *_CARDS = FILES.values()
+KV_CARDS, CHANNELS, DNN_CARDS = _CARDS
 
 
 @cache

@@ -23,6 +23,7 @@ from sim.cli.capacity import capacity
 from sim.cli.explore import compare, sweep
 from sim.cli.hierarchical import cloud, edge, hierarchical
 from sim.cli.learn import learn
+from sim.cli.nas import nas, nas_study
 from sim.cli.text import console, plain, progress_bar, say, warn, write
 from sim.cli.trace import trace
 from sim.facts.version import VERSION
@@ -68,6 +69,8 @@ app = typer.Typer(
 )
 app.add_typer(trace, name="trace")
 learn.command()(hierarchical)
+learn.command()(nas)
+learn.command("nas-study")(nas_study)
 app.add_typer(learn, name="learn")
 app.command()(sweep)
 app.command()(compare)
@@ -232,6 +235,7 @@ Kind = StrEnum(  # what `podscope list` can list
         "libraries",
         "topologies",
         "kv_cards",
+        "dnn_cards",
         "shapes",
         "collectives",
         "techniques",

@@ -186,6 +186,16 @@ def _kv_cards() -> list[Row]:
     ]
 
 
+def _dnn_cards() -> list[Row]:
+    from sim import catalog
+    from sim.catalog.dnn_cards import card
+
+    return [
+        {**card(name).model_dump(mode="json"), "title": card(name).name, "name": name}
+        for name in catalog.names("dnn")
+    ]
+
+
 def _shapes() -> list[Row]:
     from sim.network.topology import SHAPES
 
@@ -300,6 +310,7 @@ _TABLES = {
     "libraries": "library",
     "topologies": "topology",
     "kv_cards": "kv_card",
+    "dnn_cards": "dnn_card",
     "shapes": "shape",
     "techniques": "technique",
     "scenarios": "scenario",
@@ -318,6 +329,7 @@ _ROWS: dict[str, Callable[[], list[Row]]] = {
     "libraries": _libraries,
     "topologies": _topologies,
     "kv_cards": _kv_cards,
+    "dnn_cards": _dnn_cards,
     "shapes": _shapes,
     "collectives": _collectives,
     "techniques": _techniques,
@@ -459,6 +471,15 @@ _COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
         _perplexity("in_domain", "perplexity, in domain"),
         _perplexity("out_of_domain", "out of domain"),
         ("learned on", lambda row: row["data"]["calibration"], False),
+    ],
+    "dnn_cards": [
+        _text("name"),
+        _text("method"),
+        _text("widths"),
+        ("array", lambda row: "{rows} x {cols}".format(**row["array"]), True),
+        ("accuracy", lambda row: f"{row['accuracy']:.1f} %", True),
+        ("cycles", lambda row: f"{row['simulated']['cycles']:,}", True),
+        ("images", lambda row: row["data"]["images"], False),
     ],
     "shapes": [
         _text("name"),

@@ -1,4 +1,5 @@
-"""Small images to train on: sets that packages ship, CIFAR-10's binary version, folders of images.
+"""Small images to train on: sets that packages ship, CIFAR-10's binary version, MNIST's format
+(Fashion-MNIST), folders of images.
 Nothing is fetched; no pickle is read.
 
 digits: scikit-learn (BSD-3), the test part of the Optical Recognition of Handwritten Digits set,
@@ -19,6 +20,7 @@ import numpy as np
 from sim.text.strict_yaml import nearest
 
 Array = np.ndarray
+_IDX = "train-images-idx3-ubyte*"
 _CIFAR_ROW = 1 + 3 * 32 * 32
 
 
@@ -34,7 +36,8 @@ class Images(NamedTuple):
 
 
 def read_images(name: str, size: int = 32, most: int | None = None, seed: int = 0) -> Images:
-    """`digits`, `mnist-5k`, a folder of CIFAR-10's binary version, or a folder train/CLASS/...; of
+    """`digits`, `mnist-5k`, a folder of CIFAR-10's binary version, of MNIST's files
+    (train-images-idx3-ubyte, .gz or not), or a folder train/CLASS/...; of
     which at most `most` to train on. A set without a test part gives every fifth. ValueError."""
     if name in _PACKAGED:
         x, y, source = _PACKAGED[name]()
@@ -46,7 +49,10 @@ def read_images(name: str, size: int = 32, most: int | None = None, seed: int = 
         if not folder.is_dir():
             raise ValueError(f"no images {name!r}: neither a folder nor {', '.join(_PACKAGED)}")
         source = folder.name
-        parts = _cifar(folder) if (folder / "data_batch_1.bin").exists() else _folder(folder, size)
+        if (folder / "data_batch_1.bin").exists():
+            parts = _cifar(folder)
+        else:
+            parts = _idx(folder) if [*folder.glob(_IDX)] else _folder(folder, size)
     x, y, x_test, y_test = parts
     x, y = x[:most], y[:most]
     x, x_test = _sized(x, size), _sized(x_test, size)
@@ -121,6 +127,35 @@ def _cifar(folder: Path) -> tuple[Array, Array, Array, Array]:
         return x, rows[:, 0].astype(np.int64)
 
     return *read([f"data_batch_{i}.bin" for i in range(1, 6)]), *read(["test_batch.bin"])
+
+
+def _idx(folder: Path) -> tuple[Array, Array, Array, Array]:
+    """The format of MNIST (LeCun et al.), which Fashion-MNIST has too."""
+
+    def read(name: str, axes: int) -> Array:
+        found = [path for path in (folder / name, folder / f"{name}.gz") if path.exists()]
+        if not found:
+            raise ValueError(f"{folder}: {name} is not there, .gz or not")
+        try:
+            with gzip.open(found[0]) if found[0].suffix == ".gz" else found[0].open("rb") as file:
+                data = file.read()
+        except (OSError, EOFError) as error:
+            raise ValueError(f"{found[0]}: cannot be read: {error}") from None
+        start = 4 * (1 + axes)
+        head = np.frombuffer(data[:start].ljust(start, b"\0"), ">u4")
+        sizes = head[1:].astype(int)
+        if head[0] != 0x800 + axes or len(data) - start != sizes.prod():
+            raise ValueError(f"{found[0]}: no bytes of MNIST's format with {axes} axes")
+        return np.frombuffer(data, np.uint8, offset=start).reshape(sizes)
+
+    parts = []
+    for part in ("train", "t10k"):
+        x = read(f"{part}-images-idx3-ubyte", 3)
+        y = read(f"{part}-labels-idx1-ubyte", 1).astype(np.int64)
+        if len(x) != len(y) or x.shape[1] != x.shape[2]:
+            raise ValueError(f"{folder}: {x.shape} images and {len(y)} labels of {part}")
+        parts += [np.repeat(x[:, None].astype(np.float32) / 255, 3, axis=1), y]
+    return parts[0], parts[1], parts[2], parts[3]
 
 
 def _folder(folder: Path, size: int) -> tuple[Array, Array, Array, Array]:

@@ -1,4 +1,5 @@
-"""U-Boost NAS (arXiv 2203.12412): its model of utilisation, its simulated layers, its fronts."""
+"""U-Boost NAS (arXiv 2203.12412): its model of utilisation, its simulated layers, its fronts; what
+is searched is in `nas_searched`."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from itertools import product
 import numpy as np
 
 from sim.learn.pareto import Point, area_to_ideal, hypervolume
+from sim.reproduce import nas_searched
 from sim.reproduce.row import Progress, Row, equal, near, rows_of
 from sim.systolic.lookup import ONE_ARRAY, network_of, simulated
 from sim.systolic.utilisation import (
@@ -61,7 +63,7 @@ CHAIN = 3  # layers
 
 def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> list[Row]:
     """Rows of the system `nas`; `quick`: a coarser grid of sizes."""
-    parts = formulas(), fronts(), samples(), against_the_simulator(quick)
+    parts = formulas(), fronts(), samples(), against_the_simulator(quick), nas_searched.rows()
     return rows_of(parts, len(parts), progress)
 
 

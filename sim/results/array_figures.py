@@ -18,22 +18,23 @@ def figures_page(
     runs: Sequence[Mapping[str, Any]] = (),
     left_out: int = 0,
     *,
-    timeline: bool = False,
+    pages: Sequence[str] = ("report",),
 ) -> str:
     """The page as HTML: one file that needs no network.  Every name is escaped.
 
-    `runs` are pictures of which pod was at which layer; `left_out` more are not drawn.
+    `runs` are pictures of which pod was at which layer; `left_out` more are not drawn. `pages` lie
+    beside it.
     """
     from plotly.offline import get_plotlyjs
 
     data = {"figures": figures, "runs": runs, "left_out": left_out, "font": FONT}
     here = resources.files("sim.results")
-    link = ' · <a href="timeline.html">Timeline</a>' if timeline else ""
+    links = " · ".join(f'<a href="{page}.html">{page.capitalize()}</a>' for page in pages)
     return (
         (here / "array_figures.html")
         .read_text("utf-8")
         .replace("{{title}}", escaped(title))
-        .replace("{{timeline}}", link)
+        .replace("{{links}}", links)
         .replace("{{data}}", inside_script(json.dumps(data, ensure_ascii=False, allow_nan=False)))
         .replace("{{script}}", (here / "array_figures.js").read_text("utf-8"))
         .replace("{{plotly}}", get_plotlyjs())

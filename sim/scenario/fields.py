@@ -111,6 +111,7 @@ LibraryName = Annotated[str, Place("library", "libraries", YAML_SUFFIXES)]
 MODEL = Place("model", "models", (*YAML_SUFFIXES, "/config.json"))
 ModelName = Annotated[str, MODEL]
 CardName = Annotated[str, Place("card of a KV-cache", "kv", (*YAML_SUFFIXES, ".json"))]
+DnnCardName = Annotated[str, Place("card of a searched network", "dnn", ("", ".json"))]
 ChannelName = Annotated[str, Place("channel", "channels", YAML_SUFFIXES)]
 EdgesName = Annotated[str, AfterValidator(_edges)]
 FilePath = Annotated[str, Place("file")]

@@ -119,9 +119,9 @@ def schedule(
     for index, dnn in enumerate(dnns):
         ends: dict[str, int] = {}
         for at, tiling in enumerate(tilings[index]):
-            if index == len(dnns) - 1:
-                space.forget_before(_earliest(dnn, at, ends))
             first = max((ends[name] for name in tiling.layer.after), default=-1) + 1
+            if index == len(dnns) - 1 and space.is_mostly_before(first):
+                space.forget_before(_earliest(dnn, at, ends))  # it looks at all layers to come
             plan = _place_layer(index, tiling, first, space, loops, 2 if exact else 1)
             ends[tiling.layer.name] = plan.last_round
             plans.append(plan)
@@ -174,10 +174,14 @@ class _Space:
         join = (lambda a, b: np.concatenate((a, b))) if self.compiled else (lambda a, b: a + b)
         self.window = Window(*map(join, self.window, fresh))
 
+    def is_mostly_before(self, round: int) -> bool:
+        """Whether most of the rounds looked at are before it."""
+        return 2 * (round - self.base) > len(self.window.count)
+
     def forget_before(self, round: int) -> None:
         """Drops rounds that nobody will use, if they are most: lists are copied for it."""
         gone = round - self.base
-        if 2 * gone > len(self.window.count):
+        if self.is_mostly_before(round):
             self.window = Window(
                 *(field[gone * width :] for field, width in zip(self.window, self._widths))
             )

@@ -35,7 +35,7 @@ def page(outcomes: Mapping[str, Outcome], title: str) -> str:
         [*([study] if study else []), _bars(outcomes)],
         [_run(*each) for each in runs[:_MOST_RUNS]],
         max(len(runs) - _MOST_RUNS, 0),
-        timeline=True,
+        pages=("report", "timeline"),
     )
 
 

@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sim import catalog
+from sim.catalog.dnn_cards import card as dnn_card
 from sim.dnn.decoder import decoder
 from sim.dnn.files import read_dnn
+from sim.dnn.found import dnn_of
 from sim.dnn.gemms import Dnn
 from sim.dnn.known import INPUTS, KNOWN
 from sim.facts.array import FAR, ArrayRecord, ArrayRun, NetworkRecord
@@ -155,11 +157,16 @@ def network_of(name: str, spec: DnnSpec, work: Networks) -> tuple[Dnn, str, Sequ
         )
         some = f", the first {spec.layers} layers" if spec.layers else ""
         return found, f"{model.name}, {spec.phase}, {spec.tokens} tokens, batch {batch}{some}", ()
+    if spec.card is not None:
+        card = dnn_card(spec.card)
+        size = f"{card.image} x {card.image} pixels"
+        made_for = f"searched for {card.array.rows} x {card.array.cols}"
+        return dnn_of(card.found, batch), f"{card.name}, {made_for}, {size}, batch {batch}", ()
     known = spec.network or name
     if known not in KNOWN:
         hint = (
             nearest(known, KNOWN)
-            or f"; choose one of {', '.join(KNOWN)}, or give a `file` or a `model`"
+            or f"; choose one of {', '.join(KNOWN)}, or give a `card`, a `file` or a `model`"
         )
         raise ValueError(f"no network {known!r}{hint}")
     row = KNOWN[known]

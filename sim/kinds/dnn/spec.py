@@ -8,16 +8,30 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sim.dnn.known import INPUTS, KNOWN
-from sim.scenario.fields import Count, FilePath, ModelName, Seconds, Section, plain_name
+from sim.scenario.fields import (
+    Count,
+    DnnCardName,
+    FilePath,
+    ModelName,
+    Seconds,
+    Section,
+    plain_name,
+)
 from sim.scenario.trace import Trace
 from sim.text.choice import Choice
 
 # Options of a network, by what they belong to.
-_OPTIONS = {"network": (*INPUTS,), "model": ("phase", "tokens", "layers"), "file": ("sizes",)}
+_OPTIONS = {
+    "network": (*INPUTS,),
+    "model": ("phase", "tokens", "layers"),
+    "file": ("sizes",),
+    "card": (),
+}
 
 
 class DnnSpec(Section):
-    """One neural network, known by name, read from a file, or a decoder of the catalogue."""
+    """One neural network, known by name, read from a file or a card, or a decoder of the
+    catalogue."""
 
     network: Annotated[str, Choice(KNOWN)] | None = Field(
         default=None, description="default: the name it has here"
@@ -27,6 +41,9 @@ class DnnSpec(Section):
     )
     model: ModelName | None = Field(
         default=None, description="a decoder: name of the catalogue, or a file"
+    )
+    card: DnnCardName | None = Field(
+        default=None, description="of a searched network: a name, or a JSON file"
     )
     image: Count | None = Field(
         default=None, description="pixels each way; default: that of the workload"
@@ -54,7 +71,9 @@ class DnnSpec(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> DnnSpec:
-        named = [key for key in ("network", "file", "model") if getattr(self, key) is not None]
+        named = [
+            key for key in ("network", "file", "model", "card") if getattr(self, key) is not None
+        ]
         source = named[0] if named else "network"
         return self.unless(
             (

@@ -1,0 +1,1 @@
+"""Searching networks for a systolic array: operations, then channels, by gradients."""
