@@ -145,7 +145,7 @@ def test_what_is_refused(file, args, said) -> None:
 
 
 def test_not_of_other_kinds(tmp_path) -> None:
-    with pytest.raises(ValueError, match="no workload of requests"):
+    with pytest.raises(ValueError, match="has no trace of requests"):
         capacities("preserve")
 
 

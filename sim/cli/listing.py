@@ -7,12 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sim.text.units import show
+from sim.cli.columns import COLUMNS, Row, text_column
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-Row = dict[str, Any]
 
 
 def rows(kind: str) -> list[Row]:
@@ -26,7 +24,7 @@ def table(kind: str) -> Table:
     from rich.markup import escape
 
     found = _with_origin(kind)
-    columns = _COLUMNS[kind] + ([_text("from")] if any(row["from"] for row in found) else [])
+    columns = COLUMNS[kind] + ([text_column("from")] if any(row["from"] for row in found) else [])
     made = grid(kind)
     for heading, _, numeric in columns:
         made.add_column(heading, justify="right" if numeric else "left", overflow="fold")
@@ -339,184 +337,4 @@ _ROWS: dict[str, Callable[[], list[Row]]] = {
     "formats": _formats,
     "interconnects": _interconnects,
     "dataflows": _dataflows,
-}
-
-
-def _text(key: str) -> tuple[str, Callable[[Row], Any], bool]:
-    return key, lambda row: row.get(key, ""), False
-
-
-def _answer(key: str, heading: str = "") -> tuple[str, Callable[[Row], Any], bool]:
-    return heading or key, lambda row: "yes" if row[key] else "no", False
-
-
-def _count(key: str, heading: str = "") -> tuple[str, Callable[[Row], Any], bool]:
-    return heading or key, lambda row: f"{row[key]:,}", True
-
-
-def _quantity(heading: str, key: str, unit: str) -> tuple[str, Callable[[Row], Any], bool]:
-    return (
-        heading,
-        lambda row: show(row[key], unit) if math.isfinite(row[key]) else "unlimited",
-        True,
-    )
-
-
-def _peak(dtype: str) -> tuple[str, Callable[[Row], Any], bool]:
-    def cell(row: Row) -> str:
-        rate = row["matrix_flop_per_s"].get(dtype)
-        return show(rate, "FLOP/s") if rate else "-"
-
-    return dtype, cell, True
-
-
-def _perplexity(domain: str, heading: str) -> tuple[str, Callable[[Row], Any], bool]:
-    def cell(row: Row) -> str:
-        found = row["perplexity"][domain]
-        return f"{found['full']:.4g} to {found['compressed']:.4g}"
-
-    return heading, cell, True
-
-
-def _sources(row: Row) -> str:
-    """The first source of a thing with many, and how many more there are."""
-    found = list(dict.fromkeys(fact["source"] for fact in row["facts"].values()))
-    more = f" (+{len(found) - 1} more, see --json)" if len(found) > 1 else ""
-    return f"{found[0]}{more}" if found else ""
-
-
-_SOURCES = ("source", _sources, False)
-_COLUMNS: dict[str, list[tuple[str, Callable[[Row], Any], bool]]] = {
-    "devices": [
-        _text("name"),
-        _quantity("HBM", "hbm_bytes", "B"),
-        _quantity("HBM rate", "hbm_bytes_per_s", "B/s"),
-        _quantity("L2", "l2_bytes", "B"),
-        _quantity("L2 rate", "l2_bytes_per_s", "B/s"),
-        _peak("fp32"),
-        _peak("fp16"),
-        _peak("int8"),
-        _SOURCES,
-    ],
-    "channels": [
-        _text("name"),
-        _quantity("up", "up_bytes_per_s", "B/s"),
-        _quantity("down", "down_bytes_per_s", "B/s"),
-        _quantity("latency", "latency_s", "s"),
-        _quantity("jitter", "jitter_s", "s"),
-        ("loss", lambda row: f"{row['loss']:.3g}", True),
-        _quantity("sending", "send_w", "W"),
-        _quantity("receiving", "receive_w", "W"),
-        _SOURCES,
-    ],
-    "models": [
-        _text("name"),
-        _count("layers"),
-        _count("hidden"),
-        ("heads/KV", lambda row: f"{row['heads']}/{row['kv_heads']}", True),
-        _count("ffn"),
-        _count("vocab"),
-        (
-            "experts",
-            lambda row: "{chosen}/{routed}".format(**row["experts"]) if row["experts"] else "-",
-            True,
-        ),
-        ("parameters", lambda row: f"{row['parameters'] / 1e9:.3g} G", True),
-        (
-            "active",
-            lambda row: f"{row['active_parameters'] / 1e9:.3g} G" if row["experts"] else "-",
-            True,
-        ),
-        _text("source"),
-    ],
-    "networks": [
-        _text("name"),
-        _text("input"),
-        _count("products", "matrix products"),
-        ("MACs", lambda row: f"{row['macs'] / 1e9:.4g} G", True),
-    ],
-    "libraries": [
-        _text("name"),
-        _quantity("launch", "launch_s", "s"),
-        _quantity("step", "step_s", "s"),
-        ("link efficiency", lambda row: f"{row['link_efficiency']:.3g}", True),
-        (
-            "measured ways",
-            lambda row: ", ".join(dict.fromkeys(way[1] for way in row["ways"])) or "-",
-            False,
-        ),
-        _SOURCES,
-    ],
-    "topologies": [
-        _text("name"),
-        _text("shape"),
-        ("chips", lambda row: f"{row['devices']:,}", True),
-        _text("device"),
-        _text("library"),
-        _quantity("link", "link_bytes_per_s", "B/s"),
-        ("degree", lambda row: row["figures"]["wires a chip"], True),
-        ("diameter", lambda row: row["figures"].get("diameter", "-").split()[0], True),
-        (
-            "bisection",
-            lambda row: row["figures"].get("bisection bandwidth", "-").removesuffix(" one way"),
-            True,
-        ),
-        _SOURCES,
-    ],
-    "kv_cards": [
-        _text("name"),
-        ("model", lambda row: row["model"]["name"], False),
-        _text("method"),
-        ("ratio", lambda row: f"{row['ratio']:.4g}", True),
-        _perplexity("in_domain", "perplexity, in domain"),
-        _perplexity("out_of_domain", "out of domain"),
-        ("learned on", lambda row: row["data"]["calibration"], False),
-    ],
-    "dnn_cards": [
-        _text("name"),
-        _text("method"),
-        _text("widths"),
-        ("array", lambda row: "{rows} x {cols}".format(**row["array"]), True),
-        ("accuracy", lambda row: f"{row['accuracy']:.1f} %", True),
-        ("cycles", lambda row: f"{row['simulated']['cycles']:,}", True),
-        ("images", lambda row: row["data"]["images"], False),
-    ],
-    "shapes": [
-        _text("name"),
-        _text("summary"),
-        ("parameters", lambda row: ", ".join(row["parameters"]), False),
-        ("routing", lambda row: ", ".join(row["routing"]), False),
-    ],
-    "collectives": [_text("name"), _text("algorithm"), _text("summary"), _text("needs")],
-    "techniques": [
-        _text("name"),
-        _text("summary"),
-        ("options", lambda row: ", ".join(row["options"]), False),
-    ],
-    "kinds": [_text("name"), _text("summary"), _text("reads")],
-    "metrics": [
-        _text("name"),
-        _text("unit"),
-        ("of", lambda row: ", ".join(row["of"]), False),
-        _text("definition"),
-    ],
-    "formats": [_text("name"), ("first line", lambda row: row["first_line"], False)],
-    "interconnects": [
-        _text("name"),
-        _answer("free", "without conflicts"),
-        _count("tries", "ways tried"),
-        _answer("extension"),
-    ],
-    "dataflows": [
-        _text("name"),
-        _text("stays"),
-        _text("rows"),
-        _text("streams"),
-        _answer("extension"),
-    ],
-    "scenarios": [
-        _text("name"),
-        _text("question"),
-        ("variants", lambda row: ", ".join(row["variants"]), False),
-    ],
 }

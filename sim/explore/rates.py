@@ -112,11 +112,9 @@ def capacities(
     given = dict(overrides) if isinstance(overrides, Mapping) else _pairs(overrides)
     quiet = {**given, "record.enabled": False, "workload.fidelity": "step"}
     scenario = load(source, given)
-    wrong = [name for name, each in scenario.variants.items() if each.workload.kind != "requests"]
+    wrong = [n for n, each in scenario.variants.items() if not hasattr(each.workload, "trace")]
     if wrong:
-        raise ValueError(
-            f"{wrong[0]} is no workload of requests; a capacity is of `kind: requests`"
-        )
+        raise ValueError(f"{wrong[0]} has no trace of requests; a capacity is of `kind: requests`")
     found = {}
     for name, variant in scenario.variants.items():
         rule = rule_of(variant, name, slo, share)
