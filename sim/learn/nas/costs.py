@@ -104,7 +104,9 @@ def _stacked(values: Sequence[Tensor | float], like: Tensor) -> Tensor:
 def _looked_up(block: Block, array: PodArray) -> tuple[float, float]:
     step = max(1, array.cols // _GRID)
     op = block.operation
-    sizes = (max(1, round(float(size) / step)) * step for size in block[2:])
+    sizes = (
+        max(1, round(float(torch.as_tensor(size).detach()) / step)) * step for size in block[2:]
+    )
     return _simulated(op.kind, op.area, block.positions, *sizes, array)
 
 

@@ -53,6 +53,8 @@ def runs() -> Iterator[Run]:
         for seed in SEEDS:
             for method in METHODS:
                 yield fixed(method, weight, seed)
+    for seed in SEEDS:
+        yield fixed("blackbox", WEIGHTS[0], seed)
 
 
 def flexible_and_fixed(seed: int) -> Iterator[Run]:
