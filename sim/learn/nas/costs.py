@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,9 +83,10 @@ def costs(method: str, blocks: Sequence[Block], array: PodArray, like: Tensor) -
     order, times, uses = [], [], []
     for (separable, area), group in alike.items():
         some = [blocks[at] for at in group]
+        positions: Any = _stacked([block.positions for block in some], like)  # a column of them
         layer = LAYERS["separable" if separable else "conv"](
             area,
-            _stacked([block.positions for block in some], like),  # type: ignore[arg-type]
+            positions,
             _stacked([block.channels for block in some], like),
             _stacked([block.filters for block in some], like),
         )
