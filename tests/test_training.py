@@ -201,6 +201,27 @@ def test_what_is_not_known_is_said(tmp_path) -> None:
     assert any("has no fp32" in warning for warning in result.warnings)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("workload.method=cloud_only", "workload.queue=4"), "without effect here: queue"),
+        (("workload.method=edge_only", "workload.features=int8"), "without effect here: features"),
+        (("workload.merge=4",), "without effect here: merge"),
+        (("workload.deadline=9 s", "workload.checkpoint_every=2"), "checkpoint_every"),
+    ],
+)
+def test_what_has_no_effect_is_said(tmp_path, overrides, said) -> None:
+    assert any(said in warning for warning in run(tmp_path, BASE, *overrides).warnings)
+    assert not any("without effect" in warning for warning in run(tmp_path).warnings)
+
+
+def test_an_outage_after_the_end_is_said(tmp_path) -> None:
+    text = BASE.replace(
+        "batches: 2}", "batches: 2, outages: [{of: cloud, start: 1 Ms, end: 2 Ms}]}"
+    )
+    assert any("begin after the end" in warning for warning in run(tmp_path, text).warnings)
+
+
 ROUNDS = """
 question: "what <b>?"
 pod:

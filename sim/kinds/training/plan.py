@@ -245,6 +245,23 @@ def _notes(v: Variant, machine: Machine, method: Method, job: Job) -> Iterator[s
             f"a frame of {show(largest, 'B')} is above the cap of {show(MOST_BYTES, 'B')} that "
             "`podscope cloud` has unless told otherwise"
         )
+    if idle := sorted(_without_effect(v, method, job)):
+        yield f"without effect here: {', '.join(idle)}"
+
+
+def _without_effect(v: Variant, method: Method, job: Job) -> Iterator[str]:
+    """Keys of the workload that the scenario sets and that change nothing in what is played."""
+    work: Training = v.workload
+    lanes = {step.lane for step in method.steps}
+    idle = {
+        "merge": "cloud" not in lanes or len(job.names) == 1 or method.rounds,
+        "queue": not job.numbered,
+        "checkpoint_every": not job.numbered,
+        "features": not method.sent,
+        "dtype": v.pod.measured is not None,
+        "optimiser": v.pod.measured is not None,
+    }
+    yield from (key for key, nothing in idle.items() if nothing and key in work.model_fields_set)
 
 
 def _devices(machine: Machine) -> list[Device]:
@@ -313,5 +330,8 @@ def _said(plan: TrainingPlan, found: PlayedTraining) -> Iterator[str]:
         )
     if edges.absent.any():
         yield f"edges were absent from {edges.absent.sum():,.0f} rounds of theirs"
+    after = [each for each in plan.variant.workload.outages if each.start >= found.seconds]
+    if after and not found.stopped:
+        yield f"{len(after)} outages begin after the end and change nothing"
     if np.isfinite(edges.empty_s).any():
         yield f"the batteries of {np.isfinite(edges.empty_s).sum():,} edges ran empty"
