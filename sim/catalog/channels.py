@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from sim.catalog.files import checked, find
-from sim.catalog.hardware import STRICT, Number, Rate, Text, Time, changed, fact
+from sim.catalog.hardware import STRICT, Number, Rate, Text, Time, changed, told
 from sim.network.channel import Channel
 from sim.text import strict_yaml
 from sim.text.units import Watts
@@ -41,7 +41,7 @@ def channel(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) 
     for key, entry in file:
         if isinstance(entry, Number):
             given[key] = entry.value
-            facts[key] = fact(entry, doc.raw((key, "value")))
+            facts[key] = told(entry, doc, (key,))
         elif entry is not None:
             given[key] = entry
     return changed(Channel(**given, facts=facts), changes)

@@ -12,16 +12,19 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.catalog.files import checked, find
+from sim.catalog.ranges import with_range
+from sim.facts.assumption import Range
 from sim.hardware.cost import told_as, with_kernel
-from sim.hardware.device import OWN_KERNELS, CopyEngine, Device, Fact, Kernel
+from sim.hardware.device import CHANGEABLE, OWN_KERNELS, CopyEngine, Device, Fact, Kernel
 from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES
 from sim.network.library import Library, Way
 from sim.text import strict_yaml
 from sim.text.choice import Choice
 from sim.text.strict_yaml import Document, KeyPath, nearest
-from sim.text.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show
+from sim.text.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show_field
 
-Tag = Literal["READ", "CHECKED", "INFER", "RECALLED", "FITTED"]
+Tag = Literal["READ", "CHECKED", "INFER", "RECALLED", "FITTED", "OWN"]
+OWN = "mine"  # the source of a number whose writer gives none
 Dtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"]
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1, strict=True)]
@@ -55,10 +58,39 @@ class Sourced(BaseModel):
         return self
 
 
+class Known(BaseModel, Generic[Quantity]):
+    """Between which ends a number is known to lie."""
+
+    model_config = STRICT
+    low: Quantity
+    high: Quantity
+    source: Text = OWN
+
+
 class Number(Sourced, Generic[Quantity]):
-    """A number with its parent."""
+    """A number with its parent, and what is known of it; a bare one is its writer's own."""
 
     value: Quantity
+    range: Known[Quantity] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own(cls, given: Any) -> Any:
+        given = dict(given) if isinstance(given, Mapping) else {"value": given}
+        if "source" not in given and "tag" not in given:
+            given |= {"source": OWN, "tag": "OWN"}
+        if isinstance(ends := given.get("range"), list) and len(ends) == 2:
+            given["range"] = {"low": ends[0], "high": ends[1], "source": given.get("source", OWN)}
+        return given
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if self.range and not self.range.low <= self.value <= self.range.high:  # type: ignore[operator]
+            raise ValueError(
+                f"its range, {self.range.low:g} to {self.range.high:g}, does not hold "
+                f"{self.value:g}"
+            )
+        return self
 
 
 Flop = Number[Annotated[FlopPerSecond, _POSITIVE]]
@@ -261,7 +293,7 @@ def library(
         facts |= {f"{beside.name}: {what}": parent for what, parent in beside.facts.items()}
     card = changed(Library(**given, facts=facts), changes)
     if file.ways is None:
-        return card
+        return card.timed()
     asked = {
         field: value
         for field, value in (changes or {}).items()
@@ -280,8 +312,12 @@ def library(
         for way in file.ways.table
     )
     parent = Fact(f"{len(ways)} ways", file.ways.tag, file.ways.source, file.ways.residual)
-    ways += beside.ways if beside else ()
-    return dataclasses.replace(card, ways=ways, facts={**card.facts, "ways": parent})
+    # They, and what stands for them where there are none, are known together, not one by one.
+    own = {key: each._replace(range=None) for key, each in card.facts.items()}
+    known = with_range("times", parent._replace(value="1"), 1.0)
+    whole = {"ways": parent} | ({} if "times" in own else {"times": known})
+    card = dataclasses.replace(card, ways=ways, facts={**own, **whole}).timed()
+    return dataclasses.replace(card, ways=card.ways + (beside.ways if beside else ()))
 
 
 def _numbers(
@@ -296,15 +332,27 @@ def _numbers(
         if isinstance(entry, dict):
             given[key] = {dtype: number.value for dtype, number in entry.items()}
             facts |= {
-                f"{key}.{dtype}": fact(n, doc.raw((*at, key, dtype, "value")))
-                for dtype, n in entry.items()
+                f"{key}.{dtype}": told(n, doc, (*at, key, dtype)) for dtype, n in entry.items()
             }
         elif isinstance(entry, Number):
             given[key] = entry.value
-            facts[key] = fact(entry, doc.raw((*at, key, "value")))
+            facts[key] = told(entry, doc, (*at, key))
         elif entry is not None and not isinstance(entry, Sourced):
             given[key] = entry
     return given, facts
+
+
+def told(entry: Number[Any], doc: Document, at: KeyPath) -> Fact:
+    """The parent of the number at a place of its file, with what is known of it."""
+    written = doc.raw((*at, "value")) or doc.raw(at)
+    known = entry.range
+    parent = fact(entry, written)._replace(
+        range=Range(entry.value, known.low, known.high, known.source) if known else None
+    )
+    key = ".".join(map(str, at))
+    if at[0] == "prefetch_engines":  # one of them becomes the card's
+        key = f"prefetch_{at[-1]}"
+    return with_range(key, parent, entry.value)
 
 
 def fact(entry: Sourced, written: str | None) -> Fact:
@@ -361,7 +409,7 @@ def changed(card: Card, changes: Mapping[str, Any] | None) -> Card:
         for part, value in one_each.items():
             key = f"{field}.{part}" if part else field
             wrong += _impossible(key, field, value)
-            facts[key] = Fact(_shown(field, value), "CHANGED", "set by the scenario")
+            facts[key] = Fact(show_field(field, value), "CHANGED", "set by the scenario")
         if isinstance(getattr(card, field), Mapping):
             if "" in one_each:
                 wrong.append(
@@ -380,8 +428,8 @@ def _kernels_changed(card: Device, edits: Mapping[str, Mapping[str, float | None
     """
     wrong = []
     for kind, numbers in edits.items():
-        if kind not in OWN_KERNELS:
-            wrong.append(f"{card.name}: {kind!r} is no kind of kernel{nearest(kind, OWN_KERNELS)}")
+        if kind not in CHANGEABLE:
+            wrong.append(f"{card.name}: {kind!r} is no kind of kernel{nearest(kind, CHANGEABLE)}")
             continue
         given = {field: value for field, value in numbers.items() if value is not None}
         like = f"kernels.{told_as(card, kind)}."
@@ -397,12 +445,12 @@ def _kernels_changed(card: Device, edits: Mapping[str, Mapping[str, float | None
                 if field in Kernel._fields
                 else [f"a kernel has no {field!r}"]
             )
-            facts[key] = Fact(_shown(field, value), "CHANGED", "set by the scenario")
+            facts[key] = Fact(show_field(field, value), "CHANGED", "set by the scenario")
         if not wrong:
             card = with_kernel(dataclasses.replace(card, facts=facts), kind, **given)
     if wrong:
         raise ValueError(
-            f"{'; '.join(wrong)}; of {', '.join(OWN_KERNELS)}: {', '.join(Kernel._fields)}"
+            f"{'; '.join(wrong)}; of {', '.join(CHANGEABLE)}: {', '.join(Kernel._fields)}"
         )
     return card
 
@@ -413,19 +461,3 @@ def _impossible(key: str, field: str, value: object) -> list[str]:
     if value < 0 or (value == 0 and field not in _ZERO_ALLOWED) or (field == "tile" and value < 1):
         return [f"{key}: {value:g} is too small"]
     return [f"{key}: {value:g} is more than the whole"] if field in _SHARES and value > 1 else []
-
-
-def _shown(field: str, value: object) -> str:
-    units = (
-        ("bytes_per_s", "B/s"),
-        ("flop_per_s", "FLOP/s"),
-        ("_bytes", "B"),
-        ("_s", "s"),
-        ("_w", "W"),
-    )
-    unit = next((unit for end, unit in units if field.endswith(end)), "")
-    return (
-        show(value, unit)
-        if unit and isinstance(value, (int, float)) and math.isfinite(value)
-        else str(value)
-    )

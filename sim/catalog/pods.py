@@ -19,6 +19,7 @@ from pydantic import (
 
 from sim.catalog import hardware, shipped
 from sim.catalog.files import checked, find
+from sim.catalog.ranges import with_range
 from sim.hardware.device import Fact
 from sim.network import topology
 from sim.network.topology import SHAPES, Graph
@@ -221,7 +222,9 @@ def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) ->
     form, of = (_form(shape), topology.called(shape)) if shape in SHAPES else (PodFile, "a pod")
     file = checked(form, doc, of)
     facts = {
-        f"link_{key}": hardware.fact(file.link, doc.raw(("link", key)))
+        f"link_{key}": with_range(
+            f"link_{key}", hardware.fact(file.link, doc.raw(("link", key))), getattr(file.link, key)
+        )
         for key in ("bytes_per_s", "latency_s")
     }
     for level, up in file:

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from sim.cli.capacity import capacity
-from sim.cli.explore import compare, sweep
+from sim.cli.explore import compare, ranged, sweep
 from sim.cli.hierarchical import cloud, edge, hierarchical
 from sim.cli.learn import learn
 from sim.cli.nas import nas, nas_study
@@ -160,6 +160,12 @@ def run(
         Fidelity | None,
         typer.Option(help="Of requests: step prices iterations, op plays every op of each."),
     ] = None,
+    known: Annotated[
+        bool,
+        typer.Option(
+            "--range", help="Also how sure the verdict is, by what is known of constants."
+        ),
+    ] = False,
 ) -> None:
     """Run every variant of a scenario.  Prints the comparison, writes the run folder."""
     window = _window(record) if record is not None else []
@@ -169,6 +175,7 @@ def run(
     folders = _folders(loaded, out)
     from sim.run import Interrupted
     from sim.run import run as simulate
+    from sim.scenario.schema import Ranging
 
     held = True
     for name, scenario, folder in zip(scenarios, loaded, folders):
@@ -183,6 +190,10 @@ def run(
             result = stop.result
             folder = _beside(folder)
         result.save(folder)
+        asked = scenario.range or (Ranging() if known else None)
+        if asked and not result.partial:
+            result = ranged(name, overrides, result, asked, workers, cluster)
+            result.save(folder)
         console().print(result.table())
         held = held and all(claim["ok"] for claim in result.expect)
         warn(result.warnings)

@@ -12,6 +12,8 @@ from sim.cli.text import console, plain, progress_line, say, warn
 
 if TYPE_CHECKING:
     from sim.explore.drive import Tally
+    from sim.results import Result
+    from sim.scenario.schema import Ranging
 
 _INTERRUPTED = 130
 
@@ -72,6 +74,33 @@ def sweep(
     console().print(result.table())
     warn(result.warnings)
     say(f"wrote {plain(str(folder))}/")
+
+
+def ranged(
+    scenario: str,
+    overrides: list[str],
+    result: Result,
+    asked: Ranging,
+    workers: int,
+    cluster: str | None,
+) -> Result:
+    """The result with how sure its verdict is."""
+    from dataclasses import replace
+
+    from sim.explore.ranges import ranged as sure
+
+    with progress_line() as tell:
+        found = sure(
+            scenario,
+            overrides,
+            result,
+            draws=asked.draws,
+            seed=asked.seed,
+            workers=workers,
+            cluster=cluster,
+            progress=lambda what, tally: tell(f"{what}: {told(tally)}"),
+        )
+    return replace(result, sure=found)
 
 
 def told(tally: Tally) -> str:

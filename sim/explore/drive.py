@@ -102,16 +102,21 @@ class _Task:
     overdue: bool = False
 
 
-def drive(plan: Plan, store: Store, workers: Workers, progress: Callable[[Tally], None]) -> Tally:
-    """Have every point of the plan computed that the store has not; what there is of each.
+def drive(
+    plan: Plan,
+    store: Store,
+    workers: Workers,
+    progress: Callable[[Tally], None],
+    asker: Asker | None = None,
+) -> Tally:
+    """Have every point of the plan computed that the store has not; what there is of each.  `asker`
+    may stand for the plan's own, and is told what each came to.
 
     OSError where the store cannot be written, or a worker has other files; what is stored stays.
     """
-    asker: Asker = (
-        Optuna(plan.space, plan.questions, plan.search)
-        if plan.search
-        else Listed(plan.space.points())
-    )
+    if asker is None and plan.search:
+        asker = Optuna(plan.space, plan.questions, plan.search)
+    asker = asker or Listed(plan.space.points())
     return _Drive(plan, store, workers, asker, progress).run()
 
 

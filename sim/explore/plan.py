@@ -23,6 +23,9 @@ _QUIET = {"record.enabled": False}  # what a timeline would show is of no use in
 
 _NO_PART = ("question", "expect", "extends", "sweep")  # keys of a file that a point has not
 
+_NOTHING = Questions((), ())
+_LIMIT_S = 3600.0  # wall time after which a point of a list is given up
+
 Parsed = TypeVar("Parsed")
 
 
@@ -74,7 +77,7 @@ def planned(source: Source, overrides: Overrides = ()) -> Plan:
         axes = axes_of(sweep)
     except ValueError as error:
         raise ScenarioError([scenario.sweep_fault(str(error))]) from None
-    quiet = {k: v for k, v in _QUIET.items() if _read(scenario, k)}
+    quiet = _quiet(scenario)
     faults = [*_idle(sweep, axes, scenario), *_counted(sweep, axes, scenario)]
     faults += [*_tried(source, given, scenario, sweep, axes)]
     space = Space(
@@ -86,6 +89,22 @@ def planned(source: Source, overrides: Overrides = ()) -> Plan:
     if faults := [*faults, *wrong]:
         raise ScenarioError(dict.fromkeys(faults))
     return Plan(source, given, quiet, scenario, space, questions, sweep.search, sweep.limit)
+
+
+def listed(source: Source, overrides: Overrides, points: Sequence[Point]) -> Plan:
+    """The plan of points that are known beforehand, of a scenario that need not have a section
+    `sweep`; nothing is asked of them but their metrics."""
+    given = _as_mapping(overrides)
+    scenario = load(source, given)
+    if not isinstance(source, Mapping):
+        source = str(scenario.path)
+    keys = tuple(dict.fromkeys(key for point in points for key in point))
+    space = Space((Axis(keys, tuple(points)),))
+    return Plan(source, given, _quiet(scenario), scenario, space, _NOTHING, None, _LIMIT_S)
+
+
+def _quiet(scenario: Scenario) -> dict[str, Any]:
+    return {key: value for key, value in _QUIET.items() if _read(scenario, key)}
 
 
 def _as_mapping(overrides: Overrides) -> dict[str, Any]:

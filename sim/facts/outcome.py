@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sim.facts.accuracy import Accuracy
+from sim.facts.assumption import Assumption
 from sim.facts.requests import Requests
 from sim.facts.timeline import Timeline
 from sim.facts.totals import Totals
@@ -35,8 +36,7 @@ class Outcome:
     belongs to the kind.
 
     `rates` are the machine's peaks for utilisation: {"HBM": bytes/s, "L2": bytes/s, "link":
-    bytes/s, "matrix": FLOP/s}. `assumptions` are rows (what, value as text, tag, source) that this
-    variant's numbers rest on; a tag is READ, INFER, FITTED, ...
+    bytes/s, "matrix": FLOP/s}. `assumptions` are what this variant's numbers rest on.
     """
 
     totals: Totals
@@ -50,7 +50,7 @@ class Outcome:
     requests: Requests = field(default_factory=lambda: Requests.of([]))
     timeline: Timeline = field(default_factory=Timeline)
     rates: dict[str, float] = field(default_factory=dict)
-    assumptions: list[tuple[str, str, str, str]] = field(default_factory=list)
+    assumptions: list[Assumption] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)  # techniques that changed nothing, and why
     pays: list[Pays] = field(default_factory=list)  # under which conditions techniques pay

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from math import ceil, exp, pi, sqrt
 from typing import NamedTuple
 
+from sim.facts.assumption import Range
 from sim.hardware.device import Device, Fact
 from sim.text.strict_yaml import nearest
 
@@ -152,7 +153,12 @@ def facts_of(cost: ChipCost) -> dict[str, Fact]:
     for name, each in ESTIMATES[cost.node].items():
         value = getattr(cost, name)
         found[name] = (
-            Fact(f"{value:g} ({each.low:g} to {each.high:g})", each.tag, each.source)
+            Fact(
+                f"{value:g} ({each.low:g} to {each.high:g})",
+                each.tag,
+                each.source,
+                range=Range(each.value, each.low, each.high, each.source),
+            )
             if value == each.value
             else Fact(f"{value:g}", "CHANGED", "set by the scenario")
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
+from sim.facts.assumption import Range
 from sim.hardware.tiling import Tiles
 
 
@@ -15,17 +16,19 @@ class Fact(NamedTuple):
     """Where a number comes from.
 
     `tag` is READ (in a public source), CHECKED (re-derived and equal), INFER (derived, arithmetic
-    in `source`), RECALLED (unverified) or FITTED (chosen so that the model meets `source`;
-    `residual` says how well it does).
+    in `source`), RECALLED (unverified), OWN (its writer's word) or FITTED (chosen so that the model
+    meets `source`; `residual` says how well it does). `range` is None for a number of a data sheet,
+    which varies by nothing.
     """
 
     value: str
     tag: str
     source: str
     residual: str = ""
+    range: Range | None = None
 
 
-SURE = ("READ", "CHECKED", "FITTED", "INFER", "RECALLED", "CHANGED")  # the surest first
+SURE = ("READ", "CHECKED", "FITTED", "INFER", "RECALLED", "OWN", "CHANGED")  # the surest first
 
 
 OWN_KERNELS = (
@@ -37,6 +40,9 @@ OWN_KERNELS = (
     "experts",
 )  # kinds that a card may say more of
 
+
+# Those that a scenario may change: experts also by how their weights are stored.
+CHANGEABLE = (*OWN_KERNELS, "experts@fp8", "experts@int8", "experts@fp4", "experts@int4")
 
 # What a card says of the engines that serve on it, and not of the chip.
 ENGINE_LIMITS = ("max_batch", "max_batched_tokens")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.machine.wiring import Assumption
+from sim.facts.assumption import Assumption
 from sim.scenario import MisfitError, Variant
 from sim.systolic.dataflow import DATAFLOWS
 from sim.systolic.interconnect import INTERCONNECTS, interconnect
@@ -62,7 +62,7 @@ def array_assumptions(v: Variant, array: PodArray) -> list[Assumption]:
         ("a 2 x 2 switch", switch, "READ", f"{PAPER}, its artifact; at 1 GHz"),
         ("power", "peak, all cells and ports busy, without memory and leakage", "READ", PAPER),
     ]
-    return [(f"array: {what}", value, tag, source) for what, value, tag, source in said]
+    return [Assumption(f"array: {what}", value, tag, source) for what, value, tag, source in said]
 
 
 def schedule_assumptions(array: PodArray) -> list[Assumption]:
@@ -80,5 +80,7 @@ def schedule_assumptions(array: PodArray) -> list[Assumption]:
         (flow.ours, flow.name.replace("_", "-"), tiles, OURS),
     ]
     return [
-        (f"array: {what}", value, "INFER", source) for holds, what, value, source in found if holds
+        Assumption(f"array: {what}", value, "INFER", source)
+        for holds, what, value, source in found
+        if holds
     ]

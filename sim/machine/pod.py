@@ -18,6 +18,7 @@ from sim.engine.isolated import seconds_of
 from sim.engine.lines import sharing_of
 from sim.engine.pool import Host
 from sim.facts.accuracy import Accuracy
+from sim.facts.assumption import Assumption
 from sim.facts.outcome import Pays
 from sim.facts.timeline import Timeline
 from sim.graph.batch import NO_SHARING, Batch, Sequences, Shared, Sharing, decode_batch
@@ -31,7 +32,6 @@ from sim.graph.transformer import transformer
 from sim.hardware.cost import alone
 from sim.hardware.device import ENGINE_LIMITS, Device
 from sim.machine.wiring import (
-    Assumption,
     assumptions,
     beyond_library,
     whole_at_each_hop,
@@ -165,16 +165,25 @@ def machinery(
         for first in range(0, chips, ranks)
     )
     own = {what: fact for what, fact in device.facts.items() if what not in ENGINE_LIMITS}
-    rows = assumptions({device.name: own, library.name: library.facts, pod.name: pod.facts})
-    rows.append((model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source))
+    rows = assumptions(
+        {device.name: own, library.name: library.facts, pod.name: pod.facts},
+        {
+            device.name: "pod.change.device",
+            library.name: "pod.change.library",
+            pod.name: "pod.change.link",
+        },
+    )
+    rows.append(
+        Assumption(model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source)
+    )
     beyond = [*beyond_cards(v, pod, device, library if chips > 1 else None, precision)]
-    rows += [("beyond what was measured", note, "INFER", "") for note in beyond]
+    rows += [Assumption("beyond what was measured", note, "INFER", "") for note in beyond]
     stored = whole_at_each_hop(network, [chips] if chips > 1 else [])
-    rows += [("switches that store and forward", note, "INFER", "") for note in stored]
+    rows += [Assumption("switches that store and forward", note, "INFER", "") for note in stored]
     if said:
-        rows.append((f"{model.name}: weights", said, "READ", model.source))
+        rows.append(Assumption(f"{model.name}: weights", said, "READ", model.source))
     rows += [
-        (f"{model.name}: {what}", str(value), "CHANGED", "set by the scenario")
+        Assumption(f"{model.name}: {what}", str(value), "CHANGED", "set by the scenario")
         for what, value in v.model.change.given().items()
     ]
     found = Machinery(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sim import catalog
+from sim.facts.assumption import Assumption
 from sim.hardware.device import Fact
 from sim.network.faults import Defect, degraded
 from sim.network.library import Library
@@ -16,8 +17,6 @@ from sim.scenario import MisfitError, Variant
 from sim.scenario.faults import LinkFault
 from sim.scenario.machine import Pod
 from sim.text.strict_yaml import KeyPath, nearest
-
-Assumption = tuple[str, str, str, str]
 
 
 class Wiring(NamedTuple):
@@ -135,10 +134,17 @@ def _no_link(graph: Graph, a: int | str, b: int | str) -> str:
     return f"there is no link from {a} to {b}; {a} is wired to {near}"
 
 
-def assumptions(facts: Mapping[str, Mapping[str, Fact]]) -> list[Assumption]:
-    """Rows for the report, from each part's facts."""
-    return [
-        (f"{part}: {what}", fact.value, fact.tag, fact.source)
-        for part in facts
-        for what, fact in facts[part].items()
-    ]
+def assumptions(
+    facts: Mapping[str, Mapping[str, Fact]], keys: Mapping[str, str] | None = None
+) -> list[Assumption]:
+    """Rows for the report, from each part's facts; `keys` are where a scenario changes each part
+    whose numbers it can change."""
+    rows = []
+    for part, mine in facts.items():
+        stem = (keys or {}).get(part, "")
+        for what, fact in mine.items():
+            known = fact.range if stem else None
+            key = f"{stem}.{what.removeprefix('link_')}" if known else ""
+            name = f"{part}: {what}"
+            rows.append(Assumption(name, fact.value, fact.tag, fact.source, known, key))
+    return rows

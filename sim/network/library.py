@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import NamedTuple
 
@@ -28,6 +28,14 @@ class Way(NamedTuple):
     link_efficiency: float
     most_bytes: float = inf  # a larger buffer goes another way
 
+    def timed(self, times: float) -> Way:
+        """The same, so many times longer."""
+        return self._replace(
+            launch_s=self.launch_s * times,
+            step_s=self.step_s * times,
+            link_efficiency=min(self.link_efficiency / times, 1.0),
+        )
+
 
 @dataclass(frozen=True)
 class Library:
@@ -42,6 +50,7 @@ class Library:
     launch_s: float
     step_s: float = 0.0
     link_efficiency: float = 1.0
+    times: float = 1.0  # how many times longer its collectives take than the rest says
     # at which what arrives is added to what is there; inf: as it arrives
     reduce_bytes_per_s: float = inf
     algorithms: tuple[str, ...] = ()  # by name, of `sim.network.collectives.COLLECTIVES`
@@ -50,6 +59,19 @@ class Library:
     within_node: Library | None = None
     measured_on: tuple[str, ...] = ()  # devices; none: nowhere, or not told
     facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    def timed(self) -> Library:
+        """The same with its numbers as `times` makes them."""
+        if self.times == 1.0:
+            return self
+        base = self.way("").timed(self.times)
+        return replace(
+            self,
+            launch_s=base.launch_s,
+            step_s=base.step_s,
+            link_efficiency=base.link_efficiency,
+            ways=tuple(way.timed(self.times) for way in self.ways),
+        )
 
     @property
     def best_link_efficiency(self) -> float:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sim.facts.assumption import Assumption
 from sim.facts.outcome import Outcome
 from sim.results.difference import SMALL, Part
 from sim.results.latency import latency_section
@@ -15,6 +16,7 @@ from sim.results.page import page
 from sim.results.palette import escaped
 from sim.results.requests import owners_of
 from sim.results.table import Numbers, best, cell, ratio_text, shown
+from sim.text.units import show_field
 
 _TAGS = {
     "READ": "read in a public source",
@@ -22,8 +24,9 @@ _TAGS = {
     "INFER": "derived by us; the arithmetic is in the source",
     "FITTED": "chosen so that the model meets a published number",
     "RECALLED": "from memory, not verified",
+    "OWN": "the word of whoever wrote the file",
 }
-_CAREFUL = {"FITTED", "INFER", "RECALLED"}
+_CAREFUL = {"FITTED", "INFER", "RECALLED", "OWN"}
 
 
 def report(
@@ -41,6 +44,7 @@ def report(
     differences: Mapping[str, Sequence[Part]],
     expect: Sequence[Mapping[str, Any]],
     warnings: Sequence[str],
+    sure: str = "",
 ) -> str:
     """The page as HTML: one file, no script, no network.
 
@@ -58,6 +62,7 @@ def report(
         f"{''.join(_links([kinds[kind] for kind in used]))}</p>",
         _warnings(warnings),
         _expectations(expect),
+        sure,
         _comparison(rows_of_all(kinds, outcomes), metrics, comparison),
         _differences(differences),
         *(section(mine) for kind, mine in used.items() for section in kinds[kind].sections),
@@ -175,33 +180,42 @@ def _cells(
 
 
 def _assumptions(outcomes: Mapping[str, Outcome]) -> str:
-    held: dict[tuple[str, str, str, str], list[str]] = {}
+    held: dict[Assumption, list[str]] = {}
     for name, outcome in outcomes.items():
         for row in dict.fromkeys(outcome.assumptions):
             held.setdefault(row, []).append(name)
     if not held:
         return ""
     lines = []
-    for (what, value, tag, source), names in held.items():
+    for row, names in held.items():
         only = (
             ""
             if len(names) == len(outcomes)
             else f" <small>({escaped(', '.join(names))} only)</small>"
         )
-        careful = " careful" if tag in _CAREFUL else ""
+        careful = " careful" if row.tag in _CAREFUL else ""
         mark = (
             f'<span class="tag{careful}" '
-            f'title="{escaped(_TAGS.get(tag, ""))}">{escaped(tag)}</span>'
+            f'title="{escaped(_TAGS.get(row.tag, ""))}">{escaped(row.tag)}</span>'
         )
         lines.append(
-            f"<tr><td>{escaped(what)}{only}</td><td>{escaped(value)}</td><td>{mark}</td>"
-            f"<td>{escaped(source)}</td></tr>"
+            f"<tr><td>{escaped(row.what)}{only}</td><td>{escaped(row.value)}</td><td>{mark}</td>"
+            f"{_known(row)}<td>{escaped(row.source)}</td></tr>"
         )
-    used = dict.fromkeys(tag for _, _, tag, _ in held)
+    used = dict.fromkeys(row.tag for row in held)
     key = "; ".join(f"{escaped(tag)}: {escaped(_TAGS[tag])}" for tag in used if tag in _TAGS)
-    head = "<tr><th>What</th><th>Value</th><th>Kind</th><th>Source</th></tr>"
+    head = "<tr><th>What</th><th>Value</th><th>Kind</th><th>Known to</th><th>Source</th></tr>"
     grid = f'<div class="wide"><table>{head}{"".join(lines)}</table></div>'
     return f'<h2>What this rests on</h2>{grid}<p class="soft">{key}.</p>'
+
+
+def _known(row: Assumption) -> str:
+    """The cell of a constant's range: where from is its tip."""
+    known = row.range
+    if known is None or known.low == known.high:
+        return "<td></td>"
+    ends = " to ".join(show_field(row.what, end) for end in (known.low, known.high))
+    return f'<td title="{escaped(known.source)}">{escaped(ends)}</td>'
 
 
 def _definitions(kinds: Sequence[Any], metrics: Numbers, comparison: Numbers) -> str:

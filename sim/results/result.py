@@ -19,6 +19,7 @@ from sim.results.metrics import SPEEDUP, by_kind, metrics, part_rows_of, rows_of
 from sim.results.pareto import pareto_sentence
 from sim.results.requests import owners_of, requests_file
 from sim.results.statistics import survivors
+from sim.results.sure import Sure
 from sim.results.table import Comparison, closing, part_grid
 from sim.results.verdict import paying
 
@@ -52,6 +53,7 @@ class Result:
     partial: bool = False  # interrupted: some variants are missing, or one ends before its time
     # By variant, the parts of its difference from the baseline, the largest first.
     differences: Mapping[str, list[Part]] = field(default_factory=dict)
+    sure: Sure | None = None  # how sure the verdict is, if that was asked
     ran: tuple[str, ...] = ()  # which loops were compiled and which plain Python, and why
 
     @property
@@ -72,7 +74,8 @@ class Result:
             )
         )
         told = pareto_sentence(self.outcomes), paying(self.outcomes.values())
-        found = " ".join([found, *filter(None, told)])
+        sure = self.sure.sentence if self.sure else ""
+        found = " ".join([found, *filter(None, (*told, sure))])
         return f"Interrupted, so this is no answer yet: {found}" if self.partial else found
 
     def to_json(self) -> str:
@@ -91,7 +94,7 @@ class Result:
             },
             "expect": self.expect,
             "warnings": self.warnings,
-        }
+        } | ({"range": self.sure.to_json()} if self.sure else {})
         return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def table(self) -> RenderableType:
@@ -109,7 +112,8 @@ class Result:
             if row.part_shown:
                 parts = {name: self.variants[name]["tenants"] for name in mine}
                 below.append(part_grid(part_rows_of(row), parts, row.part, row.part_shown))
-        return Group(*above, *below, *closing(self.verdict, self.expect))
+        sure = [self.sure.table()] if self.sure and self.sure.swings else []
+        return Group(*above, *below, *sure, *closing(self.verdict, self.expect))
 
     def to_pandas(self) -> Any:
         """One row a metric of a variant, or of a part of one, in a DataFrame; ImportError without
@@ -170,6 +174,7 @@ class Result:
             differences=self.differences,
             expect=self.expect,
             warnings=self.warnings,
+            sure=self.sure.section() if self.sure else "",
         )
 
     def files(self, log: str = "") -> dict[str, bytes]:

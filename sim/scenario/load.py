@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from sim.scenario import messages, paths
 from sim.scenario.fields import absurd
 from sim.scenario.layers import OVERRIDES, Node, merge, nearest_node, plain, tree
-from sim.scenario.schema import SECTIONS, Head, Technique, Variant, variant_of
+from sim.scenario.schema import SECTIONS, Head, Ranging, Technique, Variant, variant_of
 from sim.scenario.sweep import Sweep, read_sweep
 from sim.text import strict_yaml
 from sim.text.choice import models
@@ -43,6 +43,7 @@ class Scenario:
     variants: dict[str, Variant]
     expect: list[str]
     sweep: Sweep | None
+    range: Ranging | None
     common: Node = field(repr=False, compare=False)
     # Where each variant is written, and what it comes to.
     sites: dict[str, Fault] = field(default_factory=dict, repr=False, compare=False)
@@ -72,6 +73,7 @@ class Scenario:
         data["variants"] = {name: plain(node) for name, node in self.own.items()}
         data["expect"] = list(self.expect)
         data["sweep"] = plain(self.swept) if self.swept else {}
+        data["range"] = self.range.model_dump() if self.range else {}
         return strict_yaml.dump(
             {key: value for key, value in data.items() if value not in ({}, [])}
         )
@@ -122,6 +124,7 @@ def load(source: Source, overrides: Overrides, kinds: Kinds) -> Scenario:
         variants=specs,
         expect=head.expect,
         sweep=sweep,
+        range=head.range,
         common=common,
         sites=sites,
         merged=parts,

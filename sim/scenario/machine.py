@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sim.graph import parallel, routing
-from sim.hardware.device import OWN_KERNELS
+from sim.hardware.device import CHANGEABLE, OWN_KERNELS
 from sim.network.collectives import ALGORITHM_NAMES, AUTO
 from sim.scenario.faults import LinkFault
 from sim.scenario.fields import (
@@ -75,7 +75,7 @@ class DeviceChange(Section):
     power_w: Watts | None = None
     idle_power_w: Watts | None = None
     price_per_hour: Factor | None = None
-    kernels: dict[Literal[OWN_KERNELS], KernelChange] | None = None  # type: ignore[valid-type]
+    kernels: dict[Literal[CHANGEABLE], KernelChange] | None = None  # type: ignore[valid-type]
 
 
 class LibraryChange(Section):
@@ -85,6 +85,9 @@ class LibraryChange(Section):
     launch_s: Seconds | None = None
     step_s: Seconds | None = None
     link_efficiency: Share | None = None
+    times: Factor | None = Field(
+        default=None, description="how many times longer its collectives take than its card says"
+    )
 
 
 class LinkChange(Section):

@@ -9,9 +9,16 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, NamedTuple, Union
 
-from pydantic import BaseModel, Field, SkipValidation, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SkipValidation,
+    create_model,
+    model_validator,
+)
 
-from sim.scenario.fields import Index, Seconds, Section
+from sim.scenario.fields import Count, Index, Seconds, Section
 from sim.scenario.machine import Parallel, Pod, Precision
 from sim.scenario.model import Model, ModelUse
 from sim.scenario.sweep import Sweep
@@ -67,6 +74,19 @@ def variant_of(spec: type[BaseModel]) -> type[Variant]:
     return create_model("Variant", __base__=Variant, workload=(spec, ...))
 
 
+class Ranging(Section):
+    """How `podscope run` tells how sure the verdict is."""
+
+    draws: Annotated[Count, Field(ge=10, le=10_000)] = Field(
+        default=40, description="of all constants together, within what is known of them"
+    )
+    seed: Index = 0
+
+
+def _asked(given: Any) -> Any:
+    return ({} if given else None) if isinstance(given, bool) else given
+
+
 class Head(Section):
     """What a scenario file says once, for all its variants."""
 
@@ -77,6 +97,9 @@ class Head(Section):
     seed: Index = 0
     variants: dict[str, dict[str, Any] | None] = Field(default={})
     sweep: Sweep | None = Field(default=None, description="what `podscope sweep` varies")
+    range: Annotated[Ranging | None, BeforeValidator(_asked)] = Field(
+        default=None, description="true, or {draws, seed}: how sure the verdict is"
+    )
     expect: list[str] = Field(default=[])
 
 

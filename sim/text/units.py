@@ -122,3 +122,53 @@ Watts = Annotated[float, *_quantity("W")]
 Joules = Annotated[float, *_quantity("J")]
 JoulesPerByte = Annotated[float, *_quantity("J/B")]
 Hertz = Annotated[float, *_quantity("Hz")]
+
+
+_UNITS = {"bytes_per_s": "B/s", "flop_per_s": "FLOP/s", "_bytes": "B", "_s": "s", "_w": "W"}
+_LARGE, _TINY = ("P", "T", "G", "M", "k", ""), ("", "m", "u", "n")
+
+
+def unit_of(field: str) -> str:
+    """The unit that the name of a field ends in, whatever stands beside it; "" for a bare number.
+
+    >>> unit_of("hbm_bytes_per_s"), unit_of("matrix_flop_per_s.bf16"), unit_of("overlap")
+    ('B/s', 'FLOP/s', '')
+    """
+    parts = field.split(".")[:-3:-1]
+    return next((unit for part in parts for end, unit in _UNITS.items() if part.endswith(end)), "")
+
+
+def in_unit_of(field: str, value: float) -> float | str:
+    """`value`, in SI, as a scenario writes it under that key: exact.
+
+    >>> in_unit_of("pod.change.device.kernel_overhead_s", 4.25e-6)
+    '4.25e-06 s'
+    """
+    unit = unit_of(field)
+    return f"{value!r} {unit}" if unit else value
+
+
+def prefixed(field: str, value: float) -> tuple[float, str, float]:
+    """`value`, in SI, in a decimal prefix that suits it, the unit with that prefix, and what a
+    value in SI is multiplied by."""
+    unit = unit_of(field)
+    if not unit or not value:
+        return value, unit, 1.0
+    choices = _TINY if unit == "s" else _LARGE
+    fit = next((p for p in choices if abs(value) >= float(_PREFIX[p])), choices[-1])
+    scale = 1.0 / float(_PREFIX[fit])
+    return value * scale, f"{fit}{unit}", scale
+
+
+def show_field(field: str, value: object) -> str:
+    """`value`, in SI, as text with the unit that the field's name ends in.
+
+    >>> show_field("hbm_bytes_per_s", 1.759e12), show_field("overlap", 0.5)
+    ('1.76 TB/s', '0.5')
+    """
+    unit = unit_of(field)
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return str(value)
+    if unit:
+        return show(value, unit)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

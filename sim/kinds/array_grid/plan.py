@@ -10,6 +10,7 @@ import numpy as np
 from sim.dnn.gemms import Dnn
 from sim.dnn.known import INPUTS
 from sim.facts.array import GridRecord
+from sim.facts.assumption import Assumption
 from sim.facts.outcome import Outcome
 from sim.facts.span import digest
 from sim.facts.totals import Totals
@@ -17,14 +18,13 @@ from sim.kinds.array_grid.spec import Family, Granularity
 from sim.kinds.dnn.plan import network_of
 from sim.kinds.dnn.spec import Networks
 from sim.machine.array import PAPER, array_assumptions, array_of
-from sim.machine.wiring import Assumption
 from sim.scenario import MisfitError, Variant, refuse
 from sim.systolic.granularity import mean_of_means
 from sim.systolic.pod_array import PodArray, harmonic_mean
 from sim.systolic.power import Budget, most_pods
 from sim.text.strict_yaml import KeyPath
 
-_RULE = (
+_RULE = Assumption(
     "array: closed form",
     "all tiles that fit run at once, and take as long as their weights to load",
     "READ",

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from sim.engine.isolated import seconds_of
 from sim.engine.jobs import Job, Recording, Trouble, play_jobs
+from sim.facts.assumption import Assumption
 from sim.facts.outcome import Outcome
 from sim.kinds.collectives.spec import Collectives, JobSpec
 from sim.machine.wiring import (
-    Assumption,
     assumptions,
     beyond_library,
     strange_stragglers,
@@ -72,10 +72,13 @@ def prepare(v: Variant, seed: int) -> JobsPlan:
         wrong.append((("pod", "collective"), "every job names its own `algorithm`; take this out"))
     refuse(wrong)
     refuse(_unused(v.pod, jobs))
-    rows = assumptions({wires.library.name: wires.library.facts, wires.pod.name: wires.pod.facts})
+    rows = assumptions(
+        {wires.library.name: wires.library.facts, wires.pod.name: wires.pod.facts},
+        {wires.library.name: "pod.change.library", wires.pod.name: "pod.change.link"},
+    )
     trouble = Trouble(v.pod.stragglers, v.pod.jitter, seed)
     stored = whole_at_each_hop(network, groups.values())
-    rows += [("switches that store and forward", note, "INFER", "") for note in stored]
+    rows += [Assumption("switches that store and forward", note, "INFER", "") for note in stored]
     notes = [*beyond_library(Path(wires.pod.device).stem, wires.library), *stored]
     return JobsPlan(v, network, jobs, trouble, rows, notes)
 

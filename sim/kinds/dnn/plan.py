@@ -16,6 +16,7 @@ from sim.dnn.found import dnn_of
 from sim.dnn.gemms import Dnn
 from sim.dnn.known import INPUTS, KNOWN
 from sim.facts.array import FAR, ArrayRecord, ArrayRun, NetworkRecord
+from sim.facts.assumption import Assumption
 from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
 from sim.facts.span import digest
@@ -24,7 +25,6 @@ from sim.kinds.dnn.spans import drawn, turns_drawn
 from sim.kinds.dnn.spec import DnnSpec, Networks
 from sim.machine.array import OURS, PAPER, array_assumptions, array_of, schedule_assumptions
 from sim.machine.traces import trace_of
-from sim.machine.wiring import Assumption
 from sim.scenario import MisfitError, Variant, refuse
 from sim.systolic import tenancy
 from sim.systolic.dataflow import DATAFLOWS
@@ -128,7 +128,7 @@ def _assumptions(work: Networks, array: PodArray) -> Iterator[Assumption]:
     habits = ", with the authors' habits" if work.exact else ""
     rules = f"first fit into rounds without conflicts{habits}"
     equal = f"{PAPER}: equal to its artifact to the cycle where `exact`"
-    yield "array: schedule", rules, "CHECKED", equal
+    yield Assumption("array: schedule", rules, "CHECKED", equal)
     yield from schedule_assumptions(array)
     tenants = {
         "partitioned": "a network of its own for the pods of each, and as much of the memory's "
@@ -141,7 +141,8 @@ def _assumptions(work: Networks, array: PodArray) -> Iterator[Assumption]:
     if work.sharing in tenants and (
         work.sharing != "interleaved" or any(n.trace for n in work.networks.values())
     ):
-        yield f"array: {work.sharing.replace('_', ' ')}", tenants[work.sharing], "INFER", OURS
+        what = f"array: {work.sharing.replace('_', ' ')}"
+        yield Assumption(what, tenants[work.sharing], "INFER", OURS)
 
 
 def network_of(name: str, spec: DnnSpec, work: Networks) -> tuple[Dnn, str, Sequence[str]]:

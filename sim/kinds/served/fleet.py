@@ -11,9 +11,9 @@ import numpy as np
 from sim.engine.scaling import Autoscale, Failure
 from sim.engine.service import Service
 from sim.engine.stretch import Window
+from sim.facts.assumption import Assumption
 from sim.kinds.served.spec import Prefill, Served, ServedTrace
 from sim.machine.pod import Machinery
-from sim.machine.wiring import Assumption
 from sim.scenario import MisfitError, Variant, refuse
 from sim.serving.fleet import POLICIES, Arrivals, Rules, number, pool_of, replica_of
 from sim.serving.order import ORDERS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.engine.partition import Part, Spread
 from sim.engine.service import run_service, serve_share
 from sim.engine.steps import Progress
+from sim.facts.assumption import Assumption
 from sim.facts.outcome import Outcome
 from sim.facts.timeline import Timeline
 from sim.graph.batch import NO_SHARING
@@ -22,7 +23,6 @@ from sim.kinds.served.spec import Served
 from sim.machine.pod import machinery
 from sim.machine.traces import trace_of
 from sim.machine.unused import refuse_unused
-from sim.machine.wiring import Assumption
 from sim.scenario import Variant
 from sim.techniques.accuracy import is_lossy
 from sim.traces.stream import gathered
@@ -54,6 +54,11 @@ def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
         prefill = machinery(
             own, work.hbm_utilisation, work.prefill.max_batched_tokens or work.max_batched_tokens
         )
+        if work.prefill.pod:  # its numbers are changed there
+            prefill.assumptions[:] = [
+                row._replace(key=row.key and f"workload.prefill.{row.key}")
+                for row in prefill.assumptions
+            ]
     parts = [here, *([prefill] if prefill else [])]
     require_whole_prefixes(parts, work)
     above = [
@@ -84,7 +89,7 @@ def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
 def _taken(work: Served, device: Device) -> list[Assumption]:
     """The limits that engines take on a device where the scenario says none."""
     return [
-        (limit, f"{getattr(device, limit):,}", fact.tag, fact.source)
+        Assumption(limit, f"{getattr(device, limit):,}", fact.tag, fact.source)
         for limit in ENGINE_LIMITS
         if getattr(work, limit) is None
         for fact in [device.facts.get(limit, _ANY_DEVICE)]

@@ -68,7 +68,9 @@ def _paid(v: Variant, here: Machinery) -> Paid:
         chip = made(device, here.network.egress_bytes_per_s(0), cost)
     except ValueError as fault:
         raise MisfitError([(("pod", "chip"), str(fault))]) from None
-    here.assumptions.extend(assumptions({f"a chip of {cost.node}": facts_of(cost)}))
+    here.assumptions.extend(
+        assumptions({(chip_of := f"a chip of {cost.node}"): facts_of(cost)}, {chip_of: "pod.chip"})
+    )
     if chip.die_mm2 > RETICLE_MM2:
         here.notes.append(
             f"a die of {chip.die_mm2:,.0f} mm2 is larger than the {RETICLE_MM2:g} mm2 that can be "

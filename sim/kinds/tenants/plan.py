@@ -13,6 +13,7 @@ import numpy as np
 
 from sim.engine.steps import Progress, Sums, sums_of, totals_of
 from sim.engine.tenants import Shared, Tenant, share_chips
+from sim.facts.assumption import Assumption
 from sim.facts.outcome import Outcome
 from sim.facts.requests import Requests
 from sim.facts.shared_pod import SharedPod, TenantRecord
@@ -24,7 +25,7 @@ from sim.kinds.served.plan import prepare as prepare_served
 from sim.kinds.served.spec import Served, ServedTrace
 from sim.kinds.tenants.spec import Tenants, TenantSpec
 from sim.machine.unused import refuse_unused
-from sim.machine.wiring import Assumption, strange_stragglers, wiring, with_faults
+from sim.machine.wiring import strange_stragglers, wiring, with_faults
 from sim.scenario import MisfitError, Variant, refuse
 from sim.scenario.machine import Parallel
 from sim.text.strict_yaml import KeyPath

@@ -14,6 +14,7 @@ from sim.catalog.channels import channel
 from sim.dnn.trained import TRAINED, Network
 from sim.engine.edge_cloud import Play
 from sim.engine.lanes import Job
+from sim.facts.assumption import Assumption
 from sim.facts.outcome import Outcome
 from sim.facts.span import digest
 from sim.facts.timeline import Timeline
@@ -26,7 +27,7 @@ from sim.kinds.training.jobs import Group, Machine, job_of
 from sim.kinds.training.methods import METHODS, Method
 from sim.kinds.training.spec import AUTO, Training
 from sim.machine.split import Priced, RecordFile, on_edge, read_record
-from sim.machine.wiring import Assumption, assumptions
+from sim.machine.wiring import assumptions
 from sim.network.frames import MOST_BYTES
 from sim.scenario import MisfitError, Variant, refuse
 from sim.text.strict_yaml import KeyPath, nearest
@@ -34,14 +35,14 @@ from sim.text.units import show
 
 MOST_EDGES = 100_000
 RANKED_UNASKED = 100  # edges, up to which cuts are ranked although the scenario names one
-_PASSES: Assumption = (
+_PASSES = Assumption(
     "training: time of a pass",
     "its ops one after the other, each alone on its device; backward and update derived from the "
     "forward; no fusion, no recomputation",
     "INFER",
     "an extension of podscope",
 )
-_LOSS: Assumption = (
+_LOSS = Assumption(
     "channel: loss",
     "what is lost is sent again: a rate carries 1 - loss, and a message waits 2 loss / (1 - loss) "
     "latencies more; acknowledgements take no time",
@@ -84,10 +85,15 @@ def prepare(v: Variant, seed: int) -> TrainingPlan:
     facts = {group.channel.name: group.channel.facts for group in machine.groups}
     devices = [*(group.device for group in machine.groups), machine.cloud]
     facts |= {device.name: device.facts for device in devices if device}
-    rows += [_LOSS, *assumptions(facts)]
+    keys = {g.channel.name: f"pod.edges.{g.name}.change.channel" for g in machine.groups}
+    keys |= {g.device.name: f"pod.edges.{g.name}.change.device" for g in machine.groups if g.device}
+    if machine.cloud:
+        keys[machine.cloud.name] = "pod.cloud.change.device"
+    rows += [_LOSS, *assumptions(facts, keys)]
     notes = [*_notes(v, machine, method, job)]
     if recorded:
-        rows.insert(0, ("layer times", recorded.times.source, "READ", recorded.machine))
+        said = Assumption("layer times", recorded.times.source, "READ", recorded.machine)
+        rows.insert(0, said)
         notes.append(f"layer times are those of {recorded.times.source}, links those of channels")
     return TrainingPlan(v, method, machine, at, cuts, job, rows, notes)
 

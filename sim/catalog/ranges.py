@@ -1,0 +1,68 @@
+"""How well each constant is known: the range that its card gives, else the first rule of
+`ranges.yaml` that fits its key and its tag."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from sim.facts.assumption import Range
+from sim.hardware.device import Fact
+from sim.text import strict_yaml
+
+_RULES = Path(__file__).with_name("ranges.yaml")
+# Numbers that are shares of a whole.
+_WHOLE = ("efficiency", "efficiency_8bit", "overlap", "share", "loss")
+Pair = tuple[float, float]
+
+
+class Rule(BaseModel):
+    """A line of `ranges.yaml`; one of `times`, `plus` and `between`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    key: str
+    tags: tuple[str, ...] = ()
+    times: Pair | None = None
+    plus: Pair | None = None
+    between: Pair | None = None
+    source: Annotated[str, Field(min_length=1)]
+
+    def fits(self, key: str, tag: str) -> bool:
+        """Whether it is of such a constant."""
+        return fnmatchcase(key, self.key) and (not self.tags or tag in self.tags)
+
+    def of(self, key: str, value: float) -> Range:
+        """The range of a value."""
+        if self.between:
+            low, high = min(self.between[0], value), max(self.between[1], value)
+        elif self.plus:
+            low, high = max(value + self.plus[0], 0.0), value + self.plus[1]
+        else:
+            assert self.times is not None
+            low, high = value * self.times[0], value * self.times[1]
+        if key.endswith(_WHOLE):
+            high = min(high, 1.0)
+        return Range(value, low, high, self.source)
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """All of them, in order."""
+    return TypeAdapter(tuple[Rule, ...]).validate_python(strict_yaml.read(_RULES).data["rules"])
+
+
+def rule_of(key: str, tag: str) -> Rule | None:
+    """The first that fits; None for what a data sheet says."""
+    return next((rule for rule in rules() if rule.fits(key, tag)), None)
+
+
+def with_range(key: str, fact: Fact, value: Any) -> Fact:
+    """A fact with what is known of its number, unless its card says so."""
+    if fact.range is not None or not isinstance(value, (int, float)):
+        return fact
+    rule = rule_of(key, fact.tag)
+    return fact if rule is None else fact._replace(range=rule.of(key, float(value)))
