@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from sim.catalog.files import checked, find
 from sim.catalog.hardware import STRICT, Number, Rate, Text, Time, changed, told
+from sim.catalog.ranges import over
 from sim.network.channel import Channel
 from sim.text import strict_yaml
 from sim.text.units import Watts
@@ -44,4 +45,4 @@ def channel(name_or_path: str | Path, changes: Mapping[str, Any] | None = None) 
             facts[key] = told(entry, doc, (key,))
         elif entry is not None:
             given[key] = entry
-    return changed(Channel(**given, facts=facts), changes)
+    return changed(Channel(**given, facts=facts), over(file.name, facts, changes))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.catalog.files import checked, find
-from sim.catalog.ranges import with_range
+from sim.catalog.ranges import over, with_range
 from sim.facts.assumption import Range
 from sim.hardware.cost import told_as, with_kernel
 from sim.hardware.device import CHANGEABLE, OWN_KERNELS, CopyEngine, Device, Fact, Kernel
@@ -246,7 +246,7 @@ def device(
     if kernels is not None:
         engines = {}
         facts = {k: v for k, v in facts.items() if not k.startswith("prefetch_engines.")}
-    edits = dict(changes or {})
+    edits = dict(over(given["name"], facts, changes))
     card = Device(**given, kernels=own, prefetch_engines=engines, facts=facts)
     return changed(_kernels_changed(card, edits.pop("kernels", None) or {}), edits)
 
@@ -291,9 +291,15 @@ def library(
     beside = library(given.pop("also"), changes) if file.also else None
     if beside:
         facts |= {f"{beside.name}: {what}": parent for what, parent in beside.facts.items()}
-    card = changed(Library(**given, facts=facts), changes)
     if file.ways is None:
-        return card.timed()
+        own = over(given["name"], facts, changes)
+        return changed(Library(**given, facts=facts), own).timed()
+    # The ways, and what stands for them where there are none, are known together, not one by one.
+    facts = {key: each._replace(range=None) for key, each in facts.items()}
+    parent = Fact(f"{len(file.ways.table)} ways", file.ways.tag, file.ways.source)
+    parent = parent._replace(residual=file.ways.residual)
+    facts |= {"ways": parent, "times": with_range("times", parent._replace(value="1"), 1.0)}
+    card = changed(Library(**given, facts=facts), over(given["name"], facts, changes))
     asked = {
         field: value
         for field, value in (changes or {}).items()
@@ -311,12 +317,7 @@ def library(
         )._replace(**asked)
         for way in file.ways.table
     )
-    parent = Fact(f"{len(ways)} ways", file.ways.tag, file.ways.source, file.ways.residual)
-    # They, and what stands for them where there are none, are known together, not one by one.
-    own = {key: each._replace(range=None) for key, each in card.facts.items()}
-    known = with_range("times", parent._replace(value="1"), 1.0)
-    whole = {"ways": parent} | ({} if "times" in own else {"times": known})
-    card = dataclasses.replace(card, ways=ways, facts={**own, **whole}).timed()
+    card = dataclasses.replace(card, ways=ways).timed()
     return dataclasses.replace(card, ways=card.ways + (beside.ways if beside else ()))
 
 

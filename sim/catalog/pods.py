@@ -19,7 +19,7 @@ from pydantic import (
 
 from sim.catalog import hardware, shipped
 from sim.catalog.files import checked, find
-from sim.catalog.ranges import with_range
+from sim.catalog.ranges import over, with_range
 from sim.hardware.device import Fact
 from sim.network import topology
 from sim.network.topology import SHAPES, Graph
@@ -245,9 +245,8 @@ def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) ->
         parameters=file.parameters(),
         facts=facts,
     )
-    return hardware.changed(
-        _counted(spec, doc), {f"link_{key}": value for key, value in (changes or {}).items()}
-    )
+    given = {f"link_{key}": value for key, value in (changes or {}).items()}
+    return hardware.changed(_counted(spec, doc), over(file.name, facts, given))
 
 
 def _counted(spec: PodSpec, doc: Document) -> PodSpec:

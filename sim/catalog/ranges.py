@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -66,3 +68,49 @@ def with_range(key: str, fact: Fact, value: Any) -> Fact:
         return fact
     rule = rule_of(key, fact.tag)
     return fact if rule is None else fact._replace(range=rule.of(key, float(value)))
+
+
+class Drawn:
+    """Cards with some constants at a share of the way through their ranges, by name
+    (`part: key`); `seen` are all that were asked for."""
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        self.shares, self.seen = shares, dict[str, Range]()
+
+    def changes(self, part: str, facts: Mapping[str, Fact]) -> dict[str, Any]:
+        """What is to change on a card, nested as a scenario nests it."""
+        found: dict[str, Any] = {}
+        for key, fact in facts.items():
+            name = f"{part}: {key}"
+            if fact.range is None or fact.range.low == fact.range.high or "/" in key:
+                continue
+            self.seen[name] = fact.range
+            if name in self.shares:
+                *path, last = key.split(".")
+                at = found
+                for step in path:
+                    at = at.setdefault(step, {})
+                at[last] = fact.range.at(self.shares[name])
+        return found
+
+
+_drawn: list[Drawn] = []
+
+
+@contextmanager
+def drawn(shares: Mapping[str, float]) -> Iterator[Drawn]:
+    """All cards that are read within are read so: for reproductions, which build their machines
+    themselves.  A scenario sets its constants by keys."""
+    _drawn.append(Drawn(shares))
+    try:
+        yield _drawn[-1]
+    finally:
+        _drawn.pop()
+
+
+def over(
+    part: str, facts: Mapping[str, Fact], changes: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    """The changes of a card, laid over what is drawn for it."""
+    given = {key: value for key, value in (changes or {}).items() if value is not None}
+    return {**_drawn[-1].changes(part, facts), **given} if _drawn else given

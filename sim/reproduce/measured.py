@@ -145,6 +145,28 @@ def measured(file: Path, quick: bool) -> Iterator[Row]:
 
     `quick` leaves out all but the stand-in for DeepSeek-R1.
     """
+    told, off, why = errors(file, quick)
+    for family in dict.fromkeys(setup.family for setup in off):
+        layouts = {setup: off[setup] for setup in off if setup.family == family}
+        for setup, mine in layouts.items():
+            yield _judged(str(setup), mine, _AS_INFERENCEMAX * (setup == STAND_IN))
+        if len(layouts) > 1:
+            every = [*layouts.values()]
+            merged = {
+                (n, load): error for n, own in enumerate(every) for load, error in own.items()
+            }
+            yield _judged(f"{family}, all {len(layouts)} layouts", merged)
+    for what, reason in why.items():
+        yield _row(f"{what}: TPOT under load", None, None, "", None, note=reason)
+    if not any(setup.model.endswith("DeepSeek-R1") and "h200" in setup.system for setup in told):
+        yield _row(_DUE, None, None, "20 %", None, note="the measured set has no such row")
+
+
+def errors(
+    file: Path, quick: bool = False
+) -> tuple[dict[Setup, dict[Load, Seen]], dict[Setup, dict[Load, float]], dict[str, str]]:
+    """What was measured by set-up and load; how far off TPOT is, of those that can be modelled; and
+    of the others why not."""
     told = recorded(file)
     hosts, why = modelled(told)
     if quick:
@@ -161,20 +183,7 @@ def measured(file: Path, quick: bool) -> Iterator[Row]:
         }
         for setup, host in hosts.items()
     }
-    for family in dict.fromkeys(setup.family for setup in off):
-        layouts = {setup: off[setup] for setup in off if setup.family == family}
-        for setup, errors in layouts.items():
-            yield _judged(str(setup), errors, _AS_INFERENCEMAX * (setup == STAND_IN))
-        if len(layouts) > 1:
-            every = [*layouts.values()]
-            merged = {
-                (n, load): error for n, own in enumerate(every) for load, error in own.items()
-            }
-            yield _judged(f"{family}, all {len(layouts)} layouts", merged)
-    for what, reason in why.items():
-        yield _row(f"{what}: TPOT under load", None, None, "", None, note=reason)
-    if not any(setup.model.endswith("DeepSeek-R1") and "h200" in setup.system for setup in told):
-        yield _row(_DUE, None, None, "20 %", None, note="the measured set has no such row")
+    return told, off, why
 
 
 def modelled(told: Iterable[Setup]) -> tuple[dict[Setup, Host], dict[str, str]]:
