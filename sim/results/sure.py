@@ -121,9 +121,13 @@ class Sure:
         if self.fitted:
             a, b = map(self.text, _interval(self.fitted))
             alone = f"; with the fitted ones alone {a} to {b}"
+        beside = ""
+        if not self.interval[0] <= self.nominal <= self.interval[1]:
+            side = "above" if self.nominal > self.interval[1] else "below"
+            beside = f", {self.text(self.nominal)} by the cards as they are lies {side} that"
         return (
             f"How sure: {low} to {high} in four of five draws within what is known of {parts} "
-            f"({self._how()}, varied together{alone}); decided by {self._decider()}."
+            f"({self._how()}, varied together{alone}){beside}; decided by {self._decider()}."
         )
 
     def _how(self) -> str:
