@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.facts.assumption import Assumption
 from sim.facts.outcome import Outcome
 from sim.facts.phases import Phases
 from sim.facts.requests import RequestRecord, Requests
@@ -113,20 +114,20 @@ def outcome(
         timeline=Timeline(spans, uses, {"rank 0/HBM": HBM, "rank 0/L2": L2, "rank 0/link": LINK}),
         rates={"HBM": HBM, "L2": L2, "link": LINK, "matrix": MATRIX},
         assumptions=[
-            ("HBM bandwidth", "1.6 TB/s", "READ", "datasheet, table 2"),
-            (
+            Assumption("HBM bandwidth", "1.6 TB/s", "READ", "datasheet, table 2"),
+            Assumption(
                 "all-reduce launch latency",
                 "28 µs",
                 "FITTED",
                 "so that the largest speed-up is 1.61; residual 0.3 %",
             ),
-            (
+            Assumption(
                 "L2 bandwidth",
                 "4 TB/s",
                 "INFER",
                 "four times HBM, by analogy with the previous generation",
             ),
-            ("KV heads", "8", "RECALLED", "model card"),
+            Assumption("KV heads", "8", "RECALLED", "model card"),
         ],
         fingerprint=fingerprint(spans),
     )

@@ -138,7 +138,8 @@ def test_without_a_chip_nothing_is_said_of_making_one_nor_without_a_price_of_cos
         for row in next(iter(result.outcomes.values())).assumptions
         if "a chip of 7 nm" in row[0]
     ]
-    assert ("a chip of 7 nm: sram_mm2_per_mib", "2.7", "CHANGED", "set by the scenario") in told
+    changed = ("a chip of 7 nm: sram_mm2_per_mib", "2.7", "CHANGED", "set by the scenario")
+    assert changed in [row[:4] for row in told]
     assert any("0.29 to 0.86" in row[1] for row in told)
 
 

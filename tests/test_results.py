@@ -13,6 +13,7 @@ import sys
 
 import pytest
 
+from sim.facts.assumption import Assumption, Range
 from sim.facts.outcome import Outcome
 from sim.facts.phases import Phases
 from sim.facts.timeline import Timeline
@@ -266,7 +267,7 @@ def test_requests_as_csv_and_parquet_agree(monkeypatch):
 
 def test_names_cannot_break_out_of_the_pages():
     evil, plain = outcome(prefix=EVIL), outcome(prefetch=True, requests=3)
-    evil.assumptions = [(EVIL, EVIL, EVIL, EVIL)]
+    evil.assumptions = [Assumption(EVIL, EVIL, EVIL, EVIL, Range(1.0, 0.5, 2.0, EVIL))]
     evil.warnings = [EVIL]
     evil.timeline.capacities[f"rank 0/{EVIL}"] = 1.0
     evil.timeline.spans[0] = evil.timeline.spans[0]._replace(

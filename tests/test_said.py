@@ -54,7 +54,7 @@ def test_what_requests_wait_for_is_named(run, key, value):
 def test_limits_are_those_of_engines_on_the_device(run):
     for device, batch, tokens in (("h100_sxm", 1024, 8192), ("a100_80g", 256, 2048)):
         (outcome,) = run(SERVED, {"pod.device": device}).outcomes.values()
-        said = {what: value for what, value, _, _ in outcome.assumptions}
+        said = {row.what: row.value for row in outcome.assumptions}
         assert said["max_batch"] == f"{batch:,}"
         assert said["max_batched_tokens"] == f"{tokens:,}"
     (outcome,) = run(SERVED, {"workload.max_batch": 7}).outcomes.values()

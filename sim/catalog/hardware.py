@@ -85,10 +85,10 @@ class Number(Sourced, Generic[Quantity]):
 
     @model_validator(mode="after")
     def _within(self) -> Self:
-        if self.range and not self.range.low <= self.value <= self.range.high:  # type: ignore[operator]
+        known: Any = self.range
+        if known and not known.low <= self.value <= known.high:
             raise ValueError(
-                f"its range, {self.range.low:g} to {self.range.high:g}, does not hold "
-                f"{self.value:g}"
+                f"its range, {known.low:g} to {known.high:g}, does not hold {self.value:g}"
             )
         return self
 
