@@ -145,6 +145,23 @@ def test_cards_are_read_as_drawn_and_a_scenario_still_has_the_last_word() -> Non
     assert catalog.device("ascend_910b2").hbm_efficiency == 0.664
 
 
+def test_whatever_is_read_of_any_card_can_be_drawn() -> None:
+    with drawn({}) as cards:
+        for name in catalog.names("devices"):
+            catalog.device(name)
+        for name in catalog.names("libraries"):
+            catalog.library(name)
+        catalog.device("ascend_910b2", engine="sdma")
+    for share in (0.0, 1.0):
+        with drawn(dict.fromkeys(cards.seen, share)):
+            for name in catalog.names("devices"):
+                catalog.device(name)
+            for name in catalog.names("libraries"):
+                catalog.library(name)
+            sdma = catalog.device("ascend_910b2", engine="sdma")
+    assert sdma.prefetch_tail_share == pytest.approx(5 * 0.0005)
+
+
 def test_the_times_of_a_library_stretch_all_its_ways() -> None:
     card, slow = catalog.library("nccl"), catalog.library("nccl", {"times": 2.0})
     for way, other in zip(card.ways, slow.ways):

@@ -82,7 +82,8 @@ class Drawn:
         found: dict[str, Any] = {}
         for key, fact in facts.items():
             name = f"{part}: {key}"
-            if fact.range is None or fact.range.low == fact.range.high or "/" in key:
+            one_of_several = "/" in key or key.startswith("prefetch_engines.")
+            if fact.range is None or fact.range.low == fact.range.high or one_of_several:
                 continue
             self.seen[name] = fact.range
             if name in self.shares:

@@ -10,6 +10,7 @@ from sim.reproduce import (
     network,
     preserve,
     preserve_dse,
+    ranges,
     serving,
     sosa,
     stief,
@@ -29,4 +30,5 @@ SYSTEMS: dict[str, Callable[..., list[Row]]] = {
     "sosa": sosa.reproduce,
     "nas": nas.reproduce,
     "hierarchical": hierarchical.reproduce,
+    "ranges": ranges.reproduce,
 }
