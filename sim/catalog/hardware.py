@@ -67,6 +67,12 @@ class Known(BaseModel, Generic[Quantity]):
     source: Text = OWN
 
 
+def owned(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of a number: its writer's own, where neither source nor tag is given."""
+    unsaid = "source" not in given and "tag" not in given
+    return {**given, "source": OWN, "tag": "OWN"} if unsaid else dict(given)
+
+
 class Number(Sourced, Generic[Quantity]):
     """A number with its parent, and what is known of it; a bare one is its writer's own."""
 
@@ -76,9 +82,7 @@ class Number(Sourced, Generic[Quantity]):
     @model_validator(mode="before")
     @classmethod
     def _own(cls, given: Any) -> Any:
-        given = dict(given) if isinstance(given, Mapping) else {"value": given}
-        if "source" not in given and "tag" not in given:
-            given |= {"source": OWN, "tag": "OWN"}
+        given = owned(given if isinstance(given, Mapping) else {"value": given})
         if isinstance(ends := given.get("range"), list) and len(ends) == 2:
             given["range"] = {"low": ends[0], "high": ends[1], "source": given.get("source", OWN)}
         return given

@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     PlainValidator,
     create_model,
+    model_validator,
 )
 
 from sim.catalog import hardware, shipped
@@ -65,11 +66,16 @@ _Latency = Annotated[Seconds, Field(ge=0)]
 
 
 class LinkFile(hardware.Sourced):
-    """The `link:` of a topology file; one source for both numbers."""
+    """The `link:` of a topology file; one source for both numbers, its writer's own without."""
 
     bytes_per_s: _Rate
     latency_s: _Latency
     duplex: Duplex = "full"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own(cls, given: Any) -> Any:
+        return hardware.owned(given) if isinstance(given, Mapping) else given
 
 
 class UplinkFile(BaseModel):

@@ -24,6 +24,7 @@ from sim.cli.explore import compare, ranged, sweep
 from sim.cli.hierarchical import cloud, edge, hierarchical
 from sim.cli.learn import learn
 from sim.cli.nas import nas, nas_study
+from sim.cli.new import new
 from sim.cli.text import console, plain, progress_bar, say, warn, write
 from sim.cli.trace import trace
 from sim.facts.version import VERSION
@@ -68,6 +69,7 @@ app = typer.Typer(
     help="A discrete-event simulator of the machines that run AI models.",
 )
 app.add_typer(trace, name="trace")
+app.add_typer(new, name="new")
 learn.command()(hierarchical)
 learn.command()(nas)
 learn.command("nas-study")(nas_study)

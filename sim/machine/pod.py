@@ -326,7 +326,14 @@ def beyond_cards(
 def _inferred_engine(device: Device, card: Device) -> Iterator[str]:
     """That nobody measured what prefetches copy with, and which engines were measured."""
     fact = device.facts.get("prefetch_bytes_per_s")
-    if fact is None or fact.tag != "INFER":
+    if fact is None:
+        yield (
+            f"{device.name}: its card names no engine that prefetches; one is taken that is as "
+            "quick as HBM and costs nothing to start, the most that any could gain "
+            "(prefetch_bytes_per_s, prefetch_overhead_s)"
+        )
+        return
+    if fact.tag != "INFER":
         return
     others = ", ".join(
         f"{name} ({show(each.bytes_per_s, 'B/s')}, {show(each.overhead_s, 's')})"
