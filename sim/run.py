@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sim import compiled, scenario
@@ -173,11 +172,21 @@ def _spread(
             outcomes[name] = play(plans[name], step, spread)
             if outcomes[name].stopped_s is not None:
                 break
-        for name, future in sent.items():  # interrupted as well, they end soon
-            with suppress(CancelledError):
+        try:
+            if _stopped(outcomes):
+                raise KeyboardInterrupt
+            for name, future in sent.items():
                 outcomes[name] = future.result()
-    if any(outcome.stopped_s is not None for outcome in outcomes.values()):
+        except KeyboardInterrupt:  # what the others have done by now is kept, the rest dropped
+            ended = {n: f for n, f in sent.items() if f.done() and not f.cancelled()}
+            outcomes |= {n: f.result() for n, f in ended.items() if f.exception() is None}
+            raise
+    if _stopped(outcomes):
         raise KeyboardInterrupt
+
+
+def _stopped(outcomes: Mapping[str, Outcome]) -> bool:
+    return any(outcome.stopped_s is not None for outcome in outcomes.values())
 
 
 @contextmanager

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sim.cli import interrupts
 from sim.cli.capacity import capacity
 from sim.cli.explore import compare, ranged, sweep
 from sim.cli.hierarchical import cloud, edge, hierarchical
+from sim.cli.interrupts import INTERRUPTED
 from sim.cli.learn import learn
 from sim.cli.nas import nas, nas_study
 from sim.cli.new import new
@@ -32,7 +34,7 @@ from sim.facts.version import VERSION
 if TYPE_CHECKING:
     from sim.scenario import Fault, Scenario
 
-WRONG_INPUT, CLAIM_FAILED, INTERRUPTED = 2, 3, 130
+WRONG_INPUT, CLAIM_FAILED = 2, 3
 
 
 class _Group(TyperGroup):
@@ -92,11 +94,19 @@ Override = Annotated[
 
 
 def main() -> None:
-    """Entry point of the `podscope` command."""
+    """Run the command that the arguments name, and end the process."""
+    code: object = 1
+    interrupts.kept()
     try:
         app(prog_name="podscope")
+    except SystemExit as stop:
+        code = stop.code
     except KeyboardInterrupt:  # outside a command; within one, the group above sees it first
-        raise SystemExit(INTERRUPTED) from None
+        code = INTERRUPTED
+    interrupts.at_once()
+    if code == INTERRUPTED:
+        interrupts.leave(INTERRUPTED)
+    raise SystemExit(code)
 
 
 def _print_version(asked: bool) -> None:

@@ -71,7 +71,7 @@ def ranged(
     scenario, knobs, fixed = _knobs(source, overrides, result)
     with (
         TemporaryDirectory(prefix="podscope-range-") as folder,
-        opened(workers or os.cpu_count() or 1, cluster, says=program, deaf=True) as hands,
+        opened(workers or os.cpu_count() or 1, cluster, says=program) as hands,
     ):
         store = Store(Path(folder) / STORE, program(), resume=False)
         try:

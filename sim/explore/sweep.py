@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from sim.explore.drive import Tally, drive
 from sim.explore.identity import program
@@ -67,10 +63,7 @@ def sweep(
         last[:] = [tally]
         progress(tally)
 
-    with (
-        _terminated_as_interrupted(),
-        opened(workers or os.cpu_count() or 1, cluster, says=program, deaf=True) as hands,
-    ):
+    with opened(workers or os.cpu_count() or 1, cluster, says=program) as hands:
         folder.mkdir(parents=True, exist_ok=True)
         store = Store(folder / STORE, program(), resume=resume)
         try:
@@ -104,20 +97,3 @@ def _idle(plan: Plan, workers: int) -> Iterator[str]:
             f"the search asks {plan.search.ahead} points ahead, so that {plan.search.ahead} of "
             f"{workers} workers had something to do; sweep.search.ahead sets that"
         )
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """TERM is an interrupt too, where signals can be heard."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

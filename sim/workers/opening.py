@@ -41,17 +41,16 @@ def opened(
     cluster: str | None = None,
     *,
     says: Callable[[], str] | None = None,
-    deaf: bool = False,
 ) -> Iterator[Workers]:
     """So many processes here; or with `cluster` the workers of a Dask scheduler (`tcp://...`) or
     jobs of SLURM (`slurm://?...`), which must all say what `says()` says here.
 
-    ValueError if they are not to be had. `deaf` processes leave an interrupt at the terminal to
-    this one. At an exception all work is dropped.
+    ValueError if they are not to be had. Processes leave an interrupt at the terminal to this one.
+    At an exception all work is dropped.
     """
     found: Workers
     if cluster is None:
-        found = Processes(workers, deaf=deaf)
+        found = Processes(workers)
     elif cluster.partition("://")[0] in SCHEMES:
         found = SlurmWorkers(cluster, says)
     else:

@@ -27,8 +27,7 @@ class LostWorkerError(OSError):
 class _Seat:
     """A place for one process, and what it is doing."""
 
-    def __init__(self, deaf: bool) -> None:
-        self.deaf = deaf
+    def __init__(self) -> None:
         self.pool: ProcessPoolExecutor | None = None
         self.pid: Future[int] | None = None
         self.doing: Future[Any] | None = None
@@ -38,7 +37,7 @@ class _Seat:
         """To the process, which is started if there is none."""
         if self.pool is None:
             # Fresh processes, not forks: a caller may have threads.
-            self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (self.deaf,))
+            self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin)
             self.pid = self.pool.submit(_ready, work)
             self.pid.add_done_callback(self._is_ready)
         return self.pool.submit(work, *given)
@@ -56,15 +55,15 @@ class _Seat:
 class Processes(Executor):
     """So many processes, started when there is first something for them to do.
 
-    With `deaf`, an interrupt at the terminal is left to this process alone.
+    An interrupt at the terminal is left to the process that has them.
     """
 
     warnings: tuple[str, ...] = ()
     queued = 1  # may wait for a process beside those at work, so that none is idle in between
 
-    def __init__(self, count: int, *, deaf: bool = False) -> None:
+    def __init__(self, count: int) -> None:
         self.count = count
-        self._seats = [_Seat(deaf) for _ in range(count)]
+        self._seats = [_Seat() for _ in range(count)]
         self._waiting: deque[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = deque()
         self._lock = threading.RLock()
         self._shut = False
@@ -143,10 +142,9 @@ class Processes(Executor):
         self._serve()
 
 
-def _begin(deaf: bool) -> None:
+def _begin() -> None:
     """In a new process: it is not to outlive the one that started it."""
-    if deaf:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow, daemon=True).start()
 
