@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from sim.cli.app import app
 from sim.explore.capacity import STRETCHES, Limit, find, means
-from sim.explore.rates import _tried, capacities, rule_of
+from sim.explore.rates import _tried, capacities
+from sim.explore.rule import rule_of
 from sim.explore.vllm import flags
 from sim.reproduce.serving import md_c_waiting
 from sim.run import load

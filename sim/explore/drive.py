@@ -102,16 +102,24 @@ class _Task:
     overdue: bool = False
 
 
-def drive(plan: Plan, store: Store, workers: Workers, progress: Callable[[Tally], None]) -> Tally:
-    """Have every point of the plan computed that the store has not; what there is of each.
+def drive(
+    plan: Plan,
+    store: Store,
+    workers: Workers,
+    progress: Callable[[Tally], None],
+    asker: Asker | None = None,
+) -> Tally:
+    """Have every point of the plan computed that the store has not, or those that `asker` asks for;
+    what there is of each.
 
     OSError where the store cannot be written, or a worker has other files; what is stored stays.
     """
-    asker: Asker = (
-        Optuna(plan.space, plan.questions, plan.search)
-        if plan.search
-        else Listed(plan.space.points())
-    )
+    if asker is None:
+        asker = (
+            Optuna(plan.space, plan.questions, plan.search)
+            if plan.search
+            else Listed(plan.space.points())
+        )
     return _Drive(plan, store, workers, asker, progress).run()
 
 
@@ -145,6 +153,7 @@ class _Drive:
                 with self.store.writing():
                     for future in ended:
                         self._take(future)
+                more = True  # there may be a point that waited for what came back
             self.progress(self.tally)
         self.tally.size = self.tally.ended  # a search may end early
         self.progress(self.tally)
@@ -194,7 +203,13 @@ class _Drive:
         task.tries += 1
         plan = self.plan
         future = self.workers.submit(
-            measure, plan.source, plan.quietly(task.point), task.digest, task.point, self.prune
+            measure,
+            plan.source,
+            plan.quietly(task.point),
+            task.digest,
+            task.point,
+            self.prune,
+            plan.also,
         )
         self.out[future] = self.waited[task.digest] = task
         future.add_done_callback(self.back.put)

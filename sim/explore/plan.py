@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sim.explore.expression import Expression, parse, parse_bound
+from sim.explore.measure import Also
 from sim.explore.questions import Objective, Questions, names_wrong
 from sim.explore.space import Axis, Point, Space, as_overrides, axes_of, joined
 from sim.kinds import KINDS
@@ -29,7 +30,7 @@ Parsed = TypeVar("Parsed")
 @dataclass(frozen=True)
 class Plan:
     """A sweep made ready: the scenario as it stands, the space, what is asked of each point, and
-    how points are chosen."""
+    how points are chosen; `also` is asked of every variant beside its metrics."""
 
     source: Source
     overrides: Mapping[str, Any]
@@ -39,6 +40,7 @@ class Plan:
     questions: Questions
     search: Search | None
     limit_s: float
+    also: Also | None = None
 
     @property
     def size(self) -> int:
@@ -62,7 +64,7 @@ class Plan:
 
 def planned(source: Source, overrides: Overrides = ()) -> Plan:
     """The plan of the sweep that a scenario says; ScenarioError with every fault."""
-    given = _as_mapping(overrides)
+    given = as_mapping(overrides)
     scenario = load(source, given)
     if scenario.sweep is None or scenario.swept is None:
         what = "there is no section `sweep`, which says what varies; docs/sweeps.md has examples"
@@ -88,7 +90,8 @@ def planned(source: Source, overrides: Overrides = ()) -> Plan:
     return Plan(source, given, quiet, scenario, space, questions, sweep.search, sweep.limit)
 
 
-def _as_mapping(overrides: Overrides) -> dict[str, Any]:
+def as_mapping(overrides: Overrides) -> dict[str, Any]:
+    """Overrides by key; ScenarioError where one is not `key=value`."""
     if isinstance(overrides, Mapping):
         return dict(overrides)
     wrong = [text for text in overrides if "=" not in text]

@@ -68,7 +68,7 @@ def sweep(
         progress(tally)
 
     with (
-        _terminated_as_interrupted(),
+        terminated_as_interrupted(),
         opened(workers or os.cpu_count() or 1, cluster, says=program, deaf=True) as hands,
     ):
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def _idle(plan: Plan, workers: int) -> Iterator[str]:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def terminated_as_interrupted() -> Iterator[None]:
     """TERM is an interrupt too, where signals can be heard."""
     if threading.current_thread() is not threading.main_thread():
         yield

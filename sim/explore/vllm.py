@@ -30,3 +30,27 @@ def flags(variant: Variant) -> list[str]:
     if work.policy == "chunked":
         said.append("--enable-chunked-prefill")
     return said
+
+
+def commands(variant: Variant) -> list[str]:
+    """A command for each pool of replicas, with what is not in its flags behind it."""
+    work, tail = variant.workload, f" ({variant.workload.replicas} replicas)"
+    mine = f"vllm serve MODEL {' '.join(flags(variant))}"
+    if work.prefill is None:
+        return [mine + (tail if work.replicas > 1 else "")]
+    own, p = work.prefill, variant.parallel
+    changed = {
+        key: getattr(own, key) or getattr(work, key)
+        for key in ("max_batch", "max_batched_tokens", "kv_tokens")
+    }
+    first = variant.model_copy(
+        update={
+            "parallel": p.model_copy(update={"tensor": own.tensor or p.tensor}),
+            "workload": work.model_copy(update=changed),
+        }
+    )
+    sends = "KV-cache sent on, which --kv-transfer-config is to say"
+    return [
+        f"vllm serve MODEL {' '.join(flags(first))} (prefills: {own.replicas} replicas, {sends})",
+        f"{mine} (decodes: {work.replicas} replicas)",
+    ]

@@ -11,6 +11,7 @@ import numpy as np
 from sim.engine.scaling import Autoscale, Failure
 from sim.engine.service import Service
 from sim.engine.stretch import Window
+from sim.facts.outcome import Paid
 from sim.kinds.served.spec import Prefill, Served, ServedTrace
 from sim.machine.pod import Machinery
 from sim.machine.wiring import Assumption
@@ -33,6 +34,14 @@ class ServedPlan(NamedTuple):
     notes: list[str]
     assumptions: list[Assumption]
     seed: int
+    paid: tuple[Paid, ...]  # by a chip of each pool, that which prefills first
+
+    @property
+    def pools(self) -> list[tuple[Machinery, int]]:
+        """The machine of each pool, that which prefills first, and its replicas."""
+        work: Served = self.variant.workload
+        own = [(self.prefill, work.prefill.replicas)] if self.prefill and work.prefill else []
+        return [*own, (self.machinery, work.replicas)]
 
 
 def require_replicas(work: Served, pipeline: int) -> None:
