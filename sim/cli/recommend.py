@@ -100,7 +100,7 @@ def recommend(
         if found.near:
             console(stderr=True).print(found.table())
         say(plain(found.counted), stderr=True)
-        warn([*found.not_possible, *found.warnings])
+        warn([*(found.not_possible if found.near else ()), *found.warnings])
         raise ValueError(found.verdict)
     console().print(found.table())
     say(plain(found.verdict))

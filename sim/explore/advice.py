@@ -11,7 +11,17 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sim.explore.candidates import DATA, EXPERT, NO_PREFILL, PIPELINE, PREFILL, REPLICAS, TENSOR
+from sim.explore.candidates import (
+    BATCH,
+    CHUNK,
+    DATA,
+    EXPERT,
+    NO_PREFILL,
+    PIPELINE,
+    PREFILL,
+    REPLICAS,
+    TENSOR,
+)
 from sim.explore.measure import DONE, LOST, Measured
 from sim.explore.plan import Plan
 from sim.explore.rule import SLO, UNANSWERED, Rule
@@ -33,6 +43,8 @@ _WORDS = {
     EXPERT: "expert",
     REPLICAS: "replicas",
     PREFILL: "prefill",
+    CHUNK: "chunk",
+    BATCH: "batch",
 }
 _QUIET = (TENSOR, PIPELINE, DATA, EXPERT, REPLICAS)  # that are left out where they are 1
 _WAITS = {"max_batch": "max_batch", "max_batched_tokens": "max_batched_tokens", "kv": "KV-cache"}
@@ -174,16 +186,17 @@ class Advice:
         best = self.best
         if best is None:
             return self._none
+        rate = "" if self.rule.mean else f", goodput {best.goodput:.4g}/s"
         return (
-            f"{self.goal.title}: {self.words(best)} ({self._takes(best)}): {self._met(best)}; "
-            f"{self.rule.told} is due."
+            f"{self.goal.title}: {self.words(best)} ({self._takes(best)}): {self._met(best)}"
+            f"{rate}; due: {self.rule.told}."
         )
 
     @property
     def _none(self) -> str:
         able = [one for one in self.candidates if not one.wrong]
         if not able:
-            return "no candidate can be: " + "; ".join(self.not_possible)
+            return "none is left: " + "; ".join(self.not_possible)
         if not self.near:
             return "no candidate could be run to its end"
         one = self.near[0]
@@ -280,7 +293,9 @@ class Advice:
         """How many candidates cannot be, by why: numbers aside, the same words are one reason."""
         found = Counter(_reason(one.wrong) for one in self.candidates if one.wrong)
         first = {_reason(one.wrong): one.wrong for one in reversed(self.candidates)}
-        return [f"{count:,} of them: {first[why]}" for why, count in found.most_common()]
+        return [
+            f"{count:,} candidates cannot be: {first[why]}" for why, count in found.most_common()
+        ]
 
     @property
     def counted(self) -> str:
@@ -333,7 +348,15 @@ class Advice:
         money = any(self.money(one) for one in rows)
         grid = grid_of()
         of = "mean" if self.rule.mean else "meet SLO"
-        for title in ("", "chips", *(["cost"] if money else []), "goodput", of, "TTFT", "TPOT"):
+        for title in (
+            "",
+            "chips",
+            *(["cost"] if money else []),
+            "goodput",
+            of,
+            "TTFT p99",
+            "TPOT p99",
+        ):
             grid.add_column(title, justify="right" if title else "left", no_wrap=bool(title))
         for one in rows:
             limited = one.value(f"{SLO}limited") or 0.0

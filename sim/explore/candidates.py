@@ -24,7 +24,8 @@ REPLICAS, PREFILL = "workload.replicas", "workload.prefill.replicas"
 NO_PREFILL = "workload.prefill"  # the pool as a whole, null where there is none
 _LAYOUT = (TENSOR, PIPELINE, DATA, EXPERT, REPLICAS, PREFILL)
 _STAGES = (1, 2, 4)
-_OTHERS = {"workload.max_batched_tokens": (512, 2048, 8192), "workload.max_batch": (64, 256)}
+CHUNK, BATCH = "workload.max_batched_tokens", "workload.max_batch"
+_OTHERS = {CHUNK: (512, 2048, 8192), BATCH: (64, 256)}
 _OF_SWEEP = ("over", "zip", "list", "random", "limit")  # what says which points there are
 _EACH = 8  # replicas up to here one by one, then by steps of an eighth to a quarter
 
@@ -100,9 +101,13 @@ def section_of(
     for key, values in _OTHERS.items():
         now = getattr(variant.workload, key.rpartition(".")[2])
         others.setdefault(key, sorted({*values} | ({now} if now else set())))
-    section = {"over": others} | ({"list": layouts} if layouts else {})
+    if not layouts:
+        raise ValueError(
+            f"nothing that --over allows takes {bound} chips or fewer; --chips allows more"
+        )
+    section = {"over": others, "list": layouts}
     said = [
-        f"candidates have up to {bound} chips (--chips); formats, techniques and the pod are as "
+        f"candidates have at most {bound} chips (--chips); formats, techniques and the pod are as "
         "the scenario says, unless --over varies them"
     ]
     return section, bound, said

@@ -151,7 +151,7 @@ class _Levels:
     def told(self) -> str:
         """How far it is."""
         left = len(self._queue) + self._open
-        return f"{self.ran:,} candidates run, {left:,} more with what they take"
+        return f"{self.ran:,} candidates run, {left:,} at hand"
 
     def ask(self) -> tuple[int, Point] | None:
         """The next candidate; None where what is out decides, or there is none."""

@@ -163,7 +163,10 @@ def by_grid(quick: bool = False) -> Iterator[Row]:
 
 def _interval(one: Capacity) -> str:
     assert one.width is not None
-    return f"95 % interval {one.low:.4g} to {one.high:.4g}, width {100 * one.width:.1f} %"
+    return (
+        f"95 % interval {one.low:.4g} to {one.high:.4g}, width {100 * one.width:.1f} %; bisection "
+        "goes to 0.5 %"
+    )
 
 
 def queue(count: int, seed: int, servers: int = 1, service_s: float = 1.0) -> Attempt:
@@ -217,7 +220,8 @@ def by_theory(quick: bool = False) -> Iterator[Row]:
             float(covered),
             f">= 17 of {seeds}",
             covered >= 17,
-            note=f"mean width {width:.1f} %; 16 or fewer of {seeds} come once in 400 times",
+            note=f"mean width {width:.1f} %, beside 0.5 % of the rate to which bisection goes; 16 "
+            f"or fewer of {seeds} would come once in 400 times",
         )
     size = 2_000_000 if quick else 8_000_000
     for servers in (1, 3):
