@@ -320,3 +320,14 @@ def test_a_pool_that_prefills_has_a_command_of_its_own():
     first, second = commands(load(BASE, given).variants["run"])
     assert "--tensor-parallel-size 4" in first and "prefills: 2 replicas" in first
     assert "--tensor-parallel-size" not in second and "decodes: 3 replicas" in second
+
+
+def test_what_a_flag_cannot_say_stands_behind_the_command_and_one_is_no_default():
+    given = {"precision": {"weights": "int8", "kv": "int8"}, "techniques": ["preserve"]}
+    (said,) = commands(load(BASE, {**given, "workload.max_batch": 1}).variants["run"])
+    for text in ("checkpoint in int8", "KV-cache in int8", "no flag for preserve"):
+        assert text in said.partition("(")[2]
+    assert "--max-num-seqs 1" in said and "quantization" not in said
+    experts = {"model": "mixtral-8x7b", "parallel": {"tensor": 2, "expert": 2}}
+    (said,) = commands(load(BASE, {**experts, "precision.weights": "fp8"}).variants["run"])
+    assert "--enable-expert-parallel" in said and "--quantization fp8" in said

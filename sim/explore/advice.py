@@ -284,7 +284,7 @@ class Advice:
     @cached_property
     def _differ(self) -> list[str]:
         keys = [key for key in self.plan.space.keys if key != NO_PREFILL]
-        keys.sort(key=lambda key: key not in _WORDS)  # how the model lies comes first
+        keys.sort(key=lambda key: [*_WORDS, key].index(key))  # how the model lies comes first
         seen = {key: {text_of(one.point.get(key)) for one in self.candidates} for key in keys}
         return [key for key in keys if len(seen[key]) > 1] or keys
 
