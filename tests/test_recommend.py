@@ -291,6 +291,13 @@ def test_bad_input_is_one_clear_error_before_any_work(more, said, monkeypatch):
     assert said in refused((ValueError, ScenarioError), **{"source": BASE, **more})
 
 
+def test_a_fault_of_the_section_is_told_with_its_line(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(dump(BASE) + "sweep:\n  over:\n    parallel.tensr: [1, 2]\n")
+    said = refused(ScenarioError, str(path))
+    assert "s.yaml:" in said and "parallel.tensr" in said and "tensor" in said
+
+
 def test_a_kind_without_requests_is_refused():
     decode = {"kind": "decode", "batch": 1, "prompt_tokens": 20, "output_tokens": 4}
     assert "no trace of requests" in refused(ValueError, {**BASE, "workload": decode})

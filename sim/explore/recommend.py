@@ -76,6 +76,8 @@ def recommend(
     rule = rule_of(chosen, name, slo, share)
     if goal == "goodput" and rule.mean:
         raise ValueError("goodput is of requests that each meet a limit; a mean has none")
+    if scenario.sweep is not None:
+        planned(source, as_mapping(overrides))  # says what is wrong with it where it is written
     given = spaces.over_of(over)
     whole = spaces.alone(scenario, name)
     spaces.check(whole, given)
