@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sim.facts.version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
+    from sim.explore.recommend import recommend
     from sim.explore.result import SweepResult
     from sim.explore.sweep import sweep
     from sim.results import Result
@@ -29,6 +30,7 @@ __all__ = [
     "SweepResult",
     "__version__",
     "load",
+    "recommend",
     "run",
     "sweep",
 ]
@@ -38,6 +40,7 @@ _HOME = {
     "ScenarioError": "sim.scenario",
     "SweepResult": "sim.explore.result",
     "load": "sim.run",
+    "recommend": "sim.explore.recommend",
     "run": "sim.run",
     "sweep": "sim.explore.sweep",
 }

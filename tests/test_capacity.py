@@ -9,8 +9,10 @@ from typer.testing import CliRunner
 
 from sim.cli.app import app
 from sim.explore.capacity import STRETCHES, Limit, find, means
-from sim.explore.rates import _tried, capacities, rule_of
+from sim.explore.rates import _tried, capacities
+from sim.explore.rule import rule_of
 from sim.explore.vllm import flags
+from sim.reproduce.explore import queue
 from sim.reproduce.serving import md_c_waiting
 from sim.run import load
 
@@ -26,23 +28,6 @@ workload:
   slo: {ttft: 1 s, tpot: 50 ms}
 variants: {two: {}, four: {parallel: {tensor: 4}}}
 """
-
-
-def queue(count: int, seed: int, servers: int = 1):
-    """Tries of M/D/c with a service of 1 s, first come, first served: customer n follows n - c, so
-    each server is a Lindley recursion of its own."""
-    gaps = np.random.default_rng(seed).exponential(1.0, count)
-
-    def attempt(rate: float) -> tuple[np.ndarray, str]:
-        arrival_s = np.cumsum(gaps / rate)
-        wait_s = np.empty(count)
-        for server in range(servers):
-            own = arrival_s[server::servers]
-            lag = np.arange(len(own)) - own
-            wait_s[server::servers] = lag - np.minimum.accumulate(lag)
-        return wait_s, ""
-
-    return attempt
 
 
 @pytest.mark.parametrize(("servers", "load_"), [(1, 0.5), (1, 0.9), (1, 0.95), (3, 0.8), (3, 0.95)])

@@ -17,6 +17,7 @@ from sim.graph.transformer import transformer
 from sim.hardware.chip_cost import estimate
 from sim.reproduce import (
     SYSTEMS,
+    explore,
     hierarchical,
     measured,
     nas,
@@ -201,6 +202,8 @@ def cheap_rows(system: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> li
             monkeypatch.setattr(serving, name, folder / name)
         monkeypatch.setattr(serving, "md_c_waiting", lambda *_: 1.0)
         return serving.reproduce(quick=True)
+    if system == "explore":
+        return [*explore.by_theory(quick=True)]
     if system == "typhoon":
         monkeypatch.setattr("sim.reproduce.measured.MEASURED", folder / "measured.csv.gz")
         return typhoon.reproduce(quick=True)
@@ -281,6 +284,12 @@ def test_whatever_can_be_missing_is_said_with_where_it_is_from(monkeypatch, tmp_
     needs = {row.note.removesuffix(end) for row in rows if row.note.endswith(end)}
     assert len(needs) >= 10
     assert {Path(need).name for need in needs} | {"the extra parquet"} == {*ORIGINS}
+
+
+@pytest.mark.parametrize("part", [explore.by_grid, explore.by_theory])
+def test_capacity_is_that_of_a_grid_and_of_theory(part):
+    """`recommend` is held to running every candidate by its own tests."""
+    assert [row.what for row in part(quick=True) if not row.ok] == []
 
 
 @pytest.mark.parametrize(

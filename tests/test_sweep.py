@@ -322,6 +322,13 @@ def test_a_search_asks_for_new_points_only_and_does_the_same_again(here, tmp_pat
     assert whole.tally.ended == 12  # all there are
 
 
+def test_a_search_that_asks_one_point_ahead_goes_on_to_the_end(here, monkeypatch):
+    pytest.importorskip("optuna", reason="the extra 'explore' is not installed")
+    monkeypatch.setattr(driving, "_LOOK_S", 60.0)  # a point here takes less
+    here.count = 2  # of whom one has nothing to do
+    assert sweep(of(**SPACE, search={"points": 5, "ahead": 1})).tally.ended == 5
+
+
 def test_a_search_does_not_depend_on_who_is_the_quickest(here, monkeypatch):
     pytest.importorskip("optuna", reason="the extra 'explore' is not installed")
     asked = of(**SPACE, search={"points": 9, "ahead": 3})

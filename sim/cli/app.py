@@ -27,6 +27,7 @@ from sim.cli.interrupts import INTERRUPTED
 from sim.cli.learn import learn
 from sim.cli.nas import nas, nas_study
 from sim.cli.new import new
+from sim.cli.recommend import recommend
 from sim.cli.text import console, plain, progress_bar, say, warn, write
 from sim.cli.trace import trace
 from sim.facts.version import VERSION
@@ -79,6 +80,7 @@ app.add_typer(learn, name="learn")
 app.command()(sweep)
 app.command()(compare)
 app.command()(capacity)
+app.command()(recommend)
 app.command()(edge)
 app.command()(cloud)
 Scenarios = Annotated[

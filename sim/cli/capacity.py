@@ -44,7 +44,7 @@ def capacity(
     """Find the highest request rate that meets a limit.  Prints it with its 95 % interval, what
     fails first, and the settings as flags of `vllm serve`."""
     from sim.explore.rates import as_scenario, capacities
-    from sim.explore.vllm import flags
+    from sim.explore.vllm import commands
     from sim.run import load
 
     with progress_line() as tell:
@@ -59,7 +59,8 @@ def capacity(
     for name, one in found.items():
         say(plain(f"{name}: {told(one)}"))
     for name, variant in load(scenario, overrides).variants.items():
-        say(plain(f"{name}: vllm serve MODEL {' '.join(flags(variant))}"))
+        for command in commands(variant):
+            say(plain(f"{name}: {command}"))
     warn(dict.fromkeys(f"{n}: {what}" for n, one in found.items() for what in one.warnings))
     if out is not None:
         write(out, as_scenario(scenario, overrides, found))

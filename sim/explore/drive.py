@@ -150,6 +150,7 @@ class _Drive:
                 with self.store.writing():
                     for future in ended:
                         self._take(future)
+                more = True  # there may be a point that waited for what came back
             self.progress(self.tally)
         self.tally.size = self.tally.ended  # a search may end early
         self.progress(self.tally)
@@ -199,7 +200,13 @@ class _Drive:
         task.tries += 1
         plan = self.plan
         future = self.workers.submit(
-            measure, plan.source, plan.quietly(task.point), task.digest, task.point, self.prune
+            measure,
+            plan.source,
+            plan.quietly(task.point),
+            task.digest,
+            task.point,
+            self.prune,
+            plan.also,
         )
         self.out[future] = self.waited[task.digest] = task
         future.add_done_callback(self.back.put)

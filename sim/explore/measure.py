@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sim import compiled
 from sim.explore.identity import digest_of
 from sim.explore.questions import Questions, flat
+from sim.facts.outcome import Outcome
 from sim.run import load, play, prepare, result_of
 from sim.scenario import ScenarioError, Source
 
+Also = Callable[[Outcome], Mapping[str, float]]  # further numbers of a variant, by name
 DONE, FAILED, PRUNED, LOST = "done", "failed", "pruned", "lost"
 
 
@@ -42,12 +44,14 @@ def measure(
     digest: str,
     point: Mapping[str, Any],
     prune: Questions | None,
+    also: Also | None = None,
 ) -> Measured:
     """The metrics of all variants of the scenario with these overrides.
 
     A scenario that cannot be is an answer, not an exception. OtherFilesError where it comes to
     another one here than the `digest` says. With `prune`, variants are left out as
-    soon as one of its constraints is broken by those before them.
+    soon as one of its constraints is broken by those before them. What `also` says of a variant
+    stands beside its metrics.
     """
     start_s = time.perf_counter()
     compiled.begin()
@@ -57,9 +61,11 @@ def measure(
             raise OtherFilesError("a worker has other files than the scenario names here")
         begin_s = time.perf_counter()
         plans = prepare(scenario)
-        outcomes, broken = {}, list[str]()
+        outcomes, broken, more = {}, list[str](), dict[str, float]()
         for name, plan in plans.items():
             outcomes[name] = play(plan)
+            if also is not None:
+                more |= {f"{name}.{key}": value for key, value in also(outcomes[name]).items()}
             if prune is not None and len(outcomes) < len(plans):
                 so_far = flat(result_of(replace(scenario, expect=[]), outcomes))
                 if broken := prune.broken(so_far, point):
@@ -75,7 +81,7 @@ def measure(
         return Measured(FAILED, error=text, seconds=time.perf_counter() - start_s)
     return Measured(
         PRUNED if broken else DONE,
-        flat(result),
+        flat(result) | more,
         tuple(result.warnings),
         f"breaks {broken[0]}" if broken else "",
         time.perf_counter() - start_s,

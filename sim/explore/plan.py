@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sim.explore.expression import Expression, parse, parse_bound
+from sim.explore.measure import Also
 from sim.explore.questions import Objective, Questions, names_wrong
 from sim.explore.space import Axis, Point, Space, as_overrides, axes_of, joined
 from sim.kinds import KINDS
@@ -32,7 +33,7 @@ Parsed = TypeVar("Parsed")
 @dataclass(frozen=True)
 class Plan:
     """A sweep made ready: the scenario as it stands, the space, what is asked of each point, and
-    how points are chosen."""
+    how points are chosen; `also` is asked of every variant beside its metrics."""
 
     source: Source
     overrides: Mapping[str, Any]
@@ -42,6 +43,7 @@ class Plan:
     questions: Questions
     search: Search | None
     limit_s: float
+    also: Also | None = None
 
     @property
     def size(self) -> int:
@@ -65,7 +67,7 @@ class Plan:
 
 def planned(source: Source, overrides: Overrides = ()) -> Plan:
     """The plan of the sweep that a scenario says; ScenarioError with every fault."""
-    given = _as_mapping(overrides)
+    given = as_mapping(overrides)
     scenario = load(source, given)
     if scenario.sweep is None or scenario.swept is None:
         what = "there is no section `sweep`, which says what varies; docs/sweeps.md has examples"
@@ -94,7 +96,7 @@ def planned(source: Source, overrides: Overrides = ()) -> Plan:
 def listed(source: Source, overrides: Overrides, points: Sequence[Point]) -> Plan:
     """The plan of points that are known beforehand, of a scenario that need not have a section
     `sweep`; nothing is asked of them but their metrics."""
-    given = _as_mapping(overrides)
+    given = as_mapping(overrides)
     scenario = load(source, given)
     if not isinstance(source, Mapping):
         source = str(scenario.path)
@@ -107,7 +109,8 @@ def _quiet(scenario: Scenario) -> dict[str, Any]:
     return {key: value for key, value in _QUIET.items() if _read(scenario, key)}
 
 
-def _as_mapping(overrides: Overrides) -> dict[str, Any]:
+def as_mapping(overrides: Overrides) -> dict[str, Any]:
+    """Overrides by key; ScenarioError where one is not `key=value`."""
     if isinstance(overrides, Mapping):
         return dict(overrides)
     wrong = [text for text in overrides if "=" not in text]

@@ -30,6 +30,14 @@ class Paid(NamedTuple):
     dollars: float | None = None  # to make it, with memory and package
 
 
+class Takes(NamedTuple):
+    """What all the chips of a variant together come to; None: nobody said of some of them."""
+
+    chips: int
+    dollars_per_hour: float | None = None
+    dollars: float | None = None  # to make them, with memory and package
+
+
 @dataclass
 class Outcome:
     """All that the results see of the engine: what every kind of work has, and one `part` that

@@ -34,6 +34,7 @@ _SERVED_METRICS = (
 )
 _LATENCY = {"e2e_mean_s": Named("sim.results.difference:of_requests")}
 _CHIP_METRICS = Named("sim.results.metrics:CHIPS")
+_MADE = Named("sim.results.metrics:MADE")
 
 KINDS: dict[str, Kind] = {
     "decode": Kind(
@@ -49,6 +50,7 @@ KINDS: dict[str, Kind] = {
             Named("sim.kinds.static.facts:PHASES"),
             Named("sim.results.metrics:RATES"),
             Named("sim.kinds.static.facts:COSTS"),
+            _MADE,
             _CHIP_METRICS,
         ),
         verdict=Named("sim.results.verdict:verdict"),
@@ -63,12 +65,13 @@ KINDS: dict[str, Kind] = {
         name="requests",
         summary="a trace of requests, replayed through the scheduler of a serving engine",
         spec=Named("sim.kinds.served.spec:ServedTrace"),
-        reads=(*_MODEL, "record"),
+        reads=(*_MODEL, "pod.chip", "record"),
         needs=("model", "pod.topology"),
         prepare=Named("sim.kinds.served.plan:prepare"),
         play=Named("sim.kinds.served.plan:play"),
         share=Named("sim.kinds.served.plan:play_share"),
-        metrics=(*_SERVED_METRICS, Named("sim.results.metrics:WALL"), _CHIP_METRICS),
+        takes=Named("sim.kinds.served.plan:takes"),
+        metrics=(*_SERVED_METRICS, _MADE, Named("sim.results.metrics:WALL"), _CHIP_METRICS),
         judged=_LATENCY | {"makespan_s": Named("sim.results.difference:of_chips")},
         verdict=Named("sim.results.verdict:verdict"),
         sections=(

@@ -52,6 +52,7 @@ class Kind:
     verdict: Named  # (outcomes, metrics, comparison) -> a sentence
     needs: tuple[str, ...] = ()
     share: Named | None = None  # (plan, share, shares) -> the part of one process
+    takes: Named | None = None  # plan -> Takes: chips and money, before anything is played
     # Metrics, of which the first that the baseline has is the speed-up, and how each breaks down:
     # outcome -> seconds by what they were spent on (`sim.results.difference`).
     judged: Mapping[str, Named] = field(

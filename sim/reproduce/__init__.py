@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.reproduce import (
+    explore,
     hierarchical,
     nas,
     network,
@@ -25,6 +26,7 @@ SYSTEMS: dict[str, Callable[..., list[Row]]] = {
     "preserve-dse": preserve_dse.reproduce,
     "network": network.reproduce,
     "serving": serving.reproduce,
+    "explore": explore.reproduce,
     "typhoon": typhoon.reproduce,
     "stief": stief.reproduce,
     "sosa": sosa.reproduce,

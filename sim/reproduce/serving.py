@@ -195,25 +195,33 @@ def _hits(host: Host, columns: Columns, blocks: int, rules: Rules) -> dict[str, 
 # V5: queues.
 
 
-def queues(quick: bool = False) -> Iterator[Row]:
-    """Mean waiting of equal requests, served one at a time, against M/D/1 and M/D/3 queues."""
-    host, count = Host("dgx_a100", "llama2-7b"), 100_000 if quick else 1_000_000
+def equal_requests(servers: int) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
+    """What serves equal requests, one at a time on each of some replicas, from their arrivals to
+    their waiting; and how long one takes, in seconds."""
+    host = Host("dgx_a100", "llama2-7b")
     rules = RULES._replace(router=number(ROUTERS, "oracle_least_work"))
     one = replica_of(POLICIES["prefill_first"], 1, 512, 16, 1000)
 
-    def waits(arrival_s: np.ndarray, servers: int) -> np.ndarray:
+    def served(arrival_s: np.ndarray, count: int) -> np.ndarray:
         same = np.full(len(arrival_s), 100)
-        replicas = np.concatenate([one] * servers).view(np.recarray)
+        replicas = np.concatenate([one] * count).view(np.recarray)
         asked = Columns(arrival_s, same, np.ones_like(same))
         found = host.serve(asked, replicas, rules).requests
         return np.stack(
             [found.scheduled_s - found.arrival_s, found.last_token_s - found.scheduled_s]
         )
 
-    service_s = float(waits(np.zeros(1), 1)[1, 0])
+    service_s = float(served(np.zeros(1), 1)[1, 0])
+    return lambda arrival_s: served(arrival_s, servers)[0], service_s
+
+
+def queues(quick: bool = False) -> Iterator[Row]:
+    """Mean waiting of equal requests, served one at a time, against M/D/1 and M/D/3 queues."""
+    count = 100_000 if quick else 1_000_000
     for servers, load in ((1, 0.3), (1, 0.7), (3, 0.7)):
+        waits, service_s = equal_requests(servers)
         gaps = np.random.default_rng(3).exponential(service_s / load / servers, count)
-        found = float(waits(np.cumsum(gaps), servers)[0].mean())
+        found = float(waits(np.cumsum(gaps)).mean())
         due = md_c_waiting(load, servers, service_s)
         what = f"M/D/{servers}, load {load:g}, {count:,} requests: mean waiting, s"
         yield near("serving", "V5", what, due, found, 2, "Crommelin 1932")

@@ -51,6 +51,11 @@ def chip_s(outcome: Outcome) -> float:
     return wall_s(outcome) * outcome.ranks * outcome.replicas
 
 
+def _each_chip(outcome: Outcome, of: float | None) -> float | None:
+    """Output tokens a second of one chip, for each unit of what it has."""
+    return outcome.tokens / chip_s(outcome) / of if of and chip_s(outcome) > 0 else None
+
+
 def _each(outcome: Outcome, count: float) -> float | None:
     """A rate of one replica, where there are several."""
     rate = _per_s(outcome, count) if outcome.replicas > 1 else None
@@ -112,6 +117,51 @@ RATES = table_of(
             "output tokens of all sequences / chip-seconds: ranks x the time each replica was on, "
             "all of makespan_s unless it scales with load",
             lambda o: o.tokens / chip_s(o) if wall_s(o) > 0 else None,
+        ),
+    ]
+)
+MADE = table_of(
+    [
+        Metric(
+            name="die_mm2",
+            unit="",
+            better="lower",
+            label="die, mm2",
+            of="area of a chip's die, by the estimates of `pod.chip`",
+            value=lambda o: o.paid.die_mm2,
+        ),
+        Metric(
+            name="chip_dollars",
+            unit="$",
+            better="lower",
+            label="chip, to make",
+            of="a die that works, its memory and package, by the estimates of `pod.chip`; no price",
+            value=lambda o: o.paid.dollars,
+        ),
+        Metric(
+            name="output_tokens_per_s_per_mm2",
+            unit="/s",
+            better="higher",
+            label="output tokens per mm2",
+            of="output_tokens_per_s_per_chip / die_mm2",
+            value=lambda o: _each_chip(o, o.paid.die_mm2),
+        ),
+        Metric(
+            name="output_tokens_per_s_per_dollar",
+            unit="/s",
+            better="higher",
+            label="output tokens per chip dollar",
+            of="output_tokens_per_s_per_chip / chip_dollars",
+            value=lambda o: _each_chip(o, o.paid.dollars),
+        ),
+        Metric(
+            name="output_tokens_per_s_per_watt",
+            unit="/s",
+            better="higher",
+            label="output tokens per W",
+            of="output_tokens_per_s_per_chip / rated power of a chip",
+            value=lambda o: _each_chip(o, o.paid.watts),
+            shown=False,
         ),
     ]
 )

@@ -12,6 +12,7 @@ from sim.engine.scaling import Autoscale, Failure
 from sim.engine.service import Service
 from sim.engine.stretch import Window
 from sim.facts.assumption import Assumption
+from sim.facts.outcome import Paid
 from sim.kinds.served.spec import Prefill, Served, ServedTrace
 from sim.machine.pod import Machinery
 from sim.scenario import MisfitError, Variant, refuse
@@ -33,6 +34,14 @@ class ServedPlan(NamedTuple):
     notes: list[str]
     assumptions: list[Assumption]
     seed: int
+    paid: tuple[Paid, ...]  # by a chip of each pool, that which prefills first
+
+    @property
+    def pools(self) -> list[tuple[Machinery, int]]:
+        """The machine of each pool, that which prefills first, and its replicas."""
+        work: Served = self.variant.workload
+        own = [(self.prefill, work.prefill.replicas)] if self.prefill and work.prefill else []
+        return [*own, (self.machinery, work.replicas)]
 
 
 def require_replicas(work: Served, pipeline: int) -> None:

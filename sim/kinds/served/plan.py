@@ -6,7 +6,7 @@ from sim.engine.partition import Part, Spread
 from sim.engine.service import run_service, serve_share
 from sim.engine.steps import Progress
 from sim.facts.assumption import Assumption
-from sim.facts.outcome import Outcome
+from sim.facts.outcome import Outcome, Takes
 from sim.facts.timeline import Timeline
 from sim.graph.batch import NO_SHARING
 from sim.hardware.device import ENGINE_LIMITS, Device, Fact
@@ -20,6 +20,7 @@ from sim.kinds.served.fleet import (
     service,
 )
 from sim.kinds.served.spec import Served
+from sim.machine.paid import paid
 from sim.machine.pod import machinery
 from sim.machine.traces import trace_of
 from sim.machine.unused import refuse_unused
@@ -79,11 +80,27 @@ def prepare(v: Variant, seed: int, alone: bool = True) -> ServedPlan:
         refuse_unused(v.pod, parts[:1])
     elif alone:
         refuse_unused(v.pod, parts)
+    costs = tuple(map(paid, parts[::-1]))
     notes = dict.fromkeys(note for part in parts for note in part.notes)
     rows = dict.fromkeys(
         [*_taken(work, here.device), *(row for part in parts for row in part.assumptions)]
     )
-    return ServedPlan(v, here, prefill, trace, [*notes, *above, *warning], [*rows], seed)
+    return ServedPlan(v, here, prefill, trace, [*notes, *above, *warning], [*rows], seed, costs)
+
+
+def takes(plan: ServedPlan) -> Takes:
+    """All chips of all replicas, those included that a load may leave off."""
+    chips = [part.parallel.chips * count for part, count in plan.pools]
+
+    def sum_of(each: list[float | None]) -> float | None:
+        known = [one for one in each if one is not None]
+        return sum(n * x for n, x in zip(chips, known)) if len(known) == len(each) else None
+
+    return Takes(
+        sum(chips),
+        sum_of([one.dollars_per_hour for one in plan.paid]),
+        sum_of([one.dollars for one in plan.paid]),
+    )
 
 
 def _taken(work: Served, device: Device) -> list[Assumption]:
@@ -112,6 +129,8 @@ def play(
     outcome.pays, outcome.lossy = here.pays, is_lossy(v.techniques)
     outcome.accuracy = here.accuracy
     outcome.assumptions = plan.assumptions
+    if v.pod.chip and not (work.prefill and work.prefill.pod):
+        outcome.paid = plan.paid[-1]
     return outcome
 
 

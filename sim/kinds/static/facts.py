@@ -17,11 +17,6 @@ def _a_token(outcome: Outcome, each_s: float | None) -> float | None:
     return each_s * chip_s(outcome) / outcome.tokens if outcome.tokens and each_s else None
 
 
-def _rate(outcome: Outcome, of: float | None) -> float | None:
-    """Output tokens a second of one chip, for each unit of what it has."""
-    return outcome.tokens / chip_s(outcome) / of if of and chip_s(outcome) > 0 else None
-
-
 PHASES = table_of(
     [
         Metric(
@@ -67,47 +62,6 @@ COSTS = table_of(
             label="cost per million tokens",
             of="price of the chip-seconds / output tokens x 1e6",
             value=lambda o: _a_token(o, (o.paid.dollars_per_hour or 0.0) / 3600 * 1e6),
-        ),
-        Metric(
-            name="die_mm2",
-            unit="",
-            better="lower",
-            label="die, mm2",
-            of="area of a chip's die, by the estimates of `pod.chip`",
-            value=lambda o: o.paid.die_mm2,
-        ),
-        Metric(
-            name="chip_dollars",
-            unit="$",
-            better="lower",
-            label="chip, to make",
-            of="a die that works, its memory and package, by the estimates of `pod.chip`; no price",
-            value=lambda o: o.paid.dollars,
-        ),
-        Metric(
-            name="output_tokens_per_s_per_mm2",
-            unit="/s",
-            better="higher",
-            label="output tokens per mm2",
-            of="output_tokens_per_s_per_chip / die_mm2",
-            value=lambda o: _rate(o, o.paid.die_mm2),
-        ),
-        Metric(
-            name="output_tokens_per_s_per_dollar",
-            unit="/s",
-            better="higher",
-            label="output tokens per chip dollar",
-            of="output_tokens_per_s_per_chip / chip_dollars",
-            value=lambda o: _rate(o, o.paid.dollars),
-        ),
-        Metric(
-            name="output_tokens_per_s_per_watt",
-            unit="/s",
-            better="higher",
-            label="output tokens per W",
-            of="output_tokens_per_s_per_chip / rated power of a chip",
-            value=lambda o: _rate(o, o.paid.watts),
-            shown=False,
         ),
     ]
 )

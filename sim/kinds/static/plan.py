@@ -12,11 +12,10 @@ from sim.facts.timeline import Timeline
 from sim.graph.batch import Shared
 from sim.graph.footprint import require
 from sim.graph.parallel import Parallel
-from sim.hardware.chip_cost import RETICLE_MM2, estimate, facts_of, made
 from sim.kinds.static.spec import Decode
+from sim.machine.paid import paid
 from sim.machine.pod import Machinery, machinery
 from sim.machine.unused import refuse_unused
-from sim.machine.wiring import assumptions
 from sim.scenario import MisfitError, Variant
 from sim.techniques.accuracy import is_lossy
 
@@ -55,28 +54,7 @@ def prepare(v: Variant, seed: int) -> StaticPlan:
             f"{here.model.name} was made for {most:,} tokens; this run goes to {longest:,}"
         )
     refuse_unused(v.pod, [here])
-    return StaticPlan(v, here, _paid(v, here))
-
-
-def _paid(v: Variant, here: Machinery) -> Paid:
-    """What a chip takes to run and, if the scenario asks, to make; the assumptions of that too."""
-    device = here.device
-    if v.pod.chip is None:
-        return Paid(device.power_w, device.price_per_hour)
-    cost = estimate(**v.pod.chip.given())
-    try:
-        chip = made(device, here.network.egress_bytes_per_s(0), cost)
-    except ValueError as fault:
-        raise MisfitError([(("pod", "chip"), str(fault))]) from None
-    here.assumptions.extend(
-        assumptions({(chip_of := f"a chip of {cost.node}"): facts_of(cost)}, {chip_of: "pod.chip"})
-    )
-    if chip.die_mm2 > RETICLE_MM2:
-        here.notes.append(
-            f"a die of {chip.die_mm2:,.0f} mm2 is larger than the {RETICLE_MM2:g} mm2 that can be "
-            "exposed at once; several would have to be joined, which is not in its cost"
-        )
-    return Paid(chip.watts, device.price_per_hour, chip.die_mm2, chip.dollars)
+    return StaticPlan(v, here, paid(here))
 
 
 def shared_runs(work: Decode) -> tuple[Shared, ...]:
