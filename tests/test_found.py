@@ -166,7 +166,7 @@ def test_a_card_is_read_as_its_network(tmp_path):
     ("changes", "said"),
     [
         ({"kind": "kv_low_rank"}, "its kind is 'kv_low_rank'"),
-        ({"version": 2}, "its version is 2"),
+        ({"version": 2}, "version 2; this podscope reads version 1"),
         ({"image": 30}, "the nearest is 32"),
         ({"cells": []}, "cells"),
         ({"accuracy": 101.0}, "less than or equal to 100"),
