@@ -37,6 +37,13 @@ class Method(StrEnum):
 
 
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
+Tensorboard = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Log for TensorBoard too, in the folder tensorboard beside the logs in CSV.",
+    ),
+]
 
 
 def nas(
@@ -81,8 +88,12 @@ def nas(
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Checkpoints and logs; default: CARD.work."),
+        typer.Option(
+            metavar="DIR",
+            help="Checkpoints, and a log in CSV of each stage; default: CARD.work.",
+        ),
     ] = None,
+    tensorboard: Tensorboard = False,
     device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",
     threads: Threads = 1,
 ) -> None:
@@ -93,7 +104,7 @@ def nas(
     """
     if out.suffix != ".json":
         raise ValueError(f"{out}: a card is a .json file")
-    _needs_torch(threads)
+    _needs_torch(threads, tensorboard)
     from sim.learn.images import read_images
     from sim.learn.nas.plan import PRESETS
 
@@ -114,11 +125,20 @@ def nas(
         raise ValueError(f"preset {preset.value} has no images of its own: give --images")
     data = read_images(plan.images, plan.image, plan.train)
     folder = work or out.with_suffix(".work")
-    _search(out, folder, plan, data, onnx, device)
+    _search(out, folder, plan, data, onnx, device, tensorboard)
 
 
-def _search(out: Path, folder: Path, plan: Plan, data: Any, onnx: Path | None, device: str) -> None:
+def _search(
+    out: Path,
+    folder: Path,
+    plan: Plan,
+    data: Any,
+    onnx: Path | None,
+    device: str,
+    tensorboard: bool,
+) -> None:
     from sim.catalog.dnn_cards import DnnCard
+    from sim.learn.nas.board import board
     from sim.learn.nas.card import card_of, trained
     from sim.learn.nas.onnx_file import write_onnx
     from sim.learn.nas.search import Search
@@ -126,6 +146,8 @@ def _search(out: Path, folder: Path, plan: Plan, data: Any, onnx: Path | None, d
 
     with progress_bar() as progress:
         search = Search(folder, plan, data, progress=progress, device=device)
+        if tensorboard:
+            search.watch = board(folder)
         operations = search.operations()
         found = replace(search.channels(operations), name=out.stem)
         accuracy = search.train(found)
@@ -150,19 +172,26 @@ def _search(out: Path, folder: Path, plan: Plan, data: Any, onnx: Path | None, d
 def nas_study(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Of the run; it can be resumed.")],
     threads: Threads = 1,
+    tensorboard: Tensorboard = False,
 ) -> None:
-    """Make every searched number of `podscope reproduce nas` again: an hour of one core.
+    """Make every searched number of `podscope reproduce nas` again: 40 minutes of one core.
 
-    Writes summary.json, and cards and figures, into DIR/made.
+    Writes summary.json, and cards and figures, into DIR/made. `podscope reproduce nas --rerun DIR`
+    does the same and judges what was found.
     """
-    _needs_torch(threads)
+    studied(folder, threads, tensorboard)
+
+
+def studied(folder: Path, threads: int = 1, tensorboard: bool = False) -> dict[str, Any]:
+    """What `nas_study` writes into summary.json."""
+    _needs_torch(threads, tensorboard)
     from sim.catalog.dnn_cards import DnnCard
     from sim.learn.nas import study
     from sim.learn.nas.plan import PRESETS
     from sim.results.nas_page import nas_page
 
     with progress_bar() as progress:
-        study.make(folder, _line, progress)
+        study.make(folder, _line, progress, tensorboard)
     command = "podscope " + " ".join(sys.argv[1:])
     found = study.summary(folder, command)
     made = folder / "made"
@@ -175,6 +204,7 @@ def nas_study(
     log = study.log(folder)
     write(made / "figures.html", nas_page("nas-study", told, log, PRESETS["tiny"].array))
     say(f"wrote {plain(str(made))}")
+    return found
 
 
 def _array(text: str) -> dict[str, int]:
@@ -215,9 +245,11 @@ def _line(text: str) -> None:
         say(plain(text), stderr=True)
 
 
-def _needs_torch(threads: int) -> None:
+def _needs_torch(threads: int, tensorboard: bool) -> None:
     if find_spec("torch") is None:
         raise ValueError("this needs torch: pip install 'podscope[learn]'")
+    if tensorboard and find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard needs a package: pip install tensorboard")
     from sim.learn.nas.state import on_threads
 
     on_threads(threads)

@@ -72,6 +72,7 @@ class Search:
         self.progress = progress
         self.given = operations
         self.warnings: list[str] = []
+        self.watch: Callable[[Row], None] = lambda row: None  # told each epoch that is made
         if len(images.x) < plan.batch * 2:
             raise ValueError(f"{len(images.x)} images are less than two batches of {plan.batch}")
         for part, y in (("training", images.y), ("test", images.y_test)):
@@ -213,6 +214,7 @@ class Search:
             rows.append(self._guarded(stage, epoch, net, steps))
             save_checkpoint(file, arrays_of(net, steps), {"rows": rows})
             self._log(stage, rows)
+            self.watch(rows[-1])
         return rows
 
     def _guarded(
