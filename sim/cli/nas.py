@@ -51,8 +51,8 @@ def nas(
     preset: Annotated[
         Preset,
         typer.Option(
-            help="tiny: 16 pixels, 32 x 32 cells, an hour's worth of runs in one core; "
-            "paper: 128 x 128 cells, for a GPU."
+            help="tiny: 16 pixels, 32 x 32 cells, 1 to 2 minutes of one core; "
+            "paper: 32 pixels, 128 x 128 cells, for a GPU."
         ),
     ] = Preset.tiny,
     method: Annotated[Method, typer.Option(help="Model of the machine.")] = Method.uboost,
@@ -81,7 +81,12 @@ def nas(
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and noise.")] = 0,
     settings: Annotated[
         list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other number of the plan, as JSON."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other number of the plan, as JSON: epochs=[6,24,12], cooling=0.95. "
+            "An unknown KEY lists all.",
+        ),
     ] = [],  # noqa: B006
     onnx: Annotated[
         Path | None, typer.Option(metavar="FILE.onnx", help="Write the trained network too.")
@@ -104,7 +109,7 @@ def nas(
     """
     if out.suffix != ".json":
         raise ValueError(f"{out}: a card is a .json file")
-    _needs_torch(threads, tensorboard)
+    _needs_torch(threads, tensorboard, device)
     from sim.learn.images import read_images
     from sim.learn.nas.plan import PRESETS
 
@@ -225,18 +230,25 @@ def _settings(texts: list[str], plan: Plan) -> dict[str, Any]:
     for text in texts:
         key, _, value = text.partition("=")
         if key not in known:
-            raise ValueError(f"--set {text}: no {key!r}{nearest(key, known)}")
+            raise ValueError(
+                f"--set {text}: no {key!r}{nearest(key, known)}; there are {', '.join(known)}"
+            )
         try:
             told = json.loads(value)
         except ValueError:
             raise ValueError(f"--set {text}: {value!r} is no JSON") from None
         told = tuple(told) if isinstance(told, list) else told
-        is_now = known[key]
-        whole = type(told) is type(is_now) or (type(is_now), type(told)) == (float, int)
-        if not whole:
-            raise ValueError(f"--set {text}: {json.dumps(is_now)} is of another type")
+        if not _alike(told, is_now := known[key]):
+            raise ValueError(f"--set {text}: write it like {key}={json.dumps(is_now)}")
         made[key] = told
     return made
+
+
+def _alike(told: Any, known: Any) -> bool:
+    """Whether it is of the type of what is known; lists by their items."""
+    if isinstance(told, tuple) and isinstance(known, tuple):
+        return all(_alike(each, known[0]) for each in told)
+    return type(told) is type(known) or (type(known), type(told)) == (float, int)
 
 
 def _line(text: str) -> None:
@@ -245,11 +257,12 @@ def _line(text: str) -> None:
         say(plain(text), stderr=True)
 
 
-def _needs_torch(threads: int, tensorboard: bool) -> None:
+def _needs_torch(threads: int, tensorboard: bool, device: str = "cpu") -> None:
     if find_spec("torch") is None:
         raise ValueError("this needs torch: pip install 'podscope[learn]'")
     if tensorboard and find_spec("tensorboard") is None:
         raise ValueError("--tensorboard needs a package: pip install tensorboard")
-    from sim.learn.nas.state import on_threads
+    from sim.learn.nas.state import on_device, on_threads
 
     on_threads(threads)
+    on_device(device)

@@ -77,15 +77,15 @@ class Search:
             raise ValueError(f"{len(images.x)} images are less than two batches of {plan.batch}")
         for part, y in (("training", images.y), ("test", images.y_test)):
             if absent := sorted({*range(images.classes)} - {*y.tolist()}):
-                raise ValueError(f"class {absent[0]} is not among the {part} images")
+                raise ValueError(f"class {absent[0]} is not among the {len(y)} {part} images")
         stated = {"plan": plan.data(), "rule": rule._asdict(), "operations": operations}
         file = folder / "plan.json"
         if not file.exists():
             _write(file, stated)
-        elif json.loads(file.read_text(encoding="utf-8")) != stated:
+        elif (held := json.loads(file.read_text(encoding="utf-8"))) != stated:
             raise ValueError(
-                f"{folder} holds a run of another plan (its plan.json); give another folder, or "
-                "remove it"
+                f"{folder} holds a run of another plan ({_difference(held, stated)}); give another "
+                "folder, or remove it"
             )
 
     def log(self) -> list[Row]:
@@ -383,6 +383,20 @@ def augmented(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         cut = wide[at, :, row : row + side, column : column + side]
         made[at] = cut[..., ::-1] if mirrored else cut
     return made
+
+
+def _difference(held: dict[str, Any], stated: dict[str, Any]) -> str:
+    """What of a plan.json is not as asked for."""
+    found = [
+        f"{name} {told.get(name)}, not {value}"
+        for told, due in (
+            (held.get("plan", {}), stated["plan"]),
+            (held.get("rule", {}), stated["rule"]),
+        )
+        for name, value in due.items()
+        if told.get(name) != value
+    ]
+    return "; ".join(found) or "its plan.json"
 
 
 def _rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
