@@ -9,7 +9,7 @@ is the array simulator at the nearest size, without a gradient. Source: U-Boost 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -43,18 +43,9 @@ class Block(NamedTuple):
     filters: Tensor | float
 
 
-def folds(x: Tensor) -> Tensor:
-    """The smooth ceiling of x > 0 whose first step is certain: there is no half of a fold.
-
-    The paper's own is 0.17 at 0.06, so that a layer of two channels of 32 would be quick and well
-    used: a second best width, at which widths that grow from few channels would stay. Its range
-    begins at half of an array, where both are equal to 5e-4.
-    """
-    return 1 + smooth_ceil(x - 1, torch)
-
-
 def _uboost(layer: Layer, array: PodArray) -> Both:
-    return cycles(layer, array, folds), utilisation(layer, array, folds)
+    ceil = partial(smooth_ceil, xp=torch)
+    return cycles(layer, array, ceil), utilisation(layer, array, ceil)
 
 
 def _flops(layer: Layer, array: PodArray) -> Both:

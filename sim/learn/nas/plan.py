@@ -45,10 +45,8 @@ class Plan:
     start: int = 0
     epochs: tuple[int, int, int] = (6, 24, 12)
     batch: int = 32
-    # The paper makes 4,680 steps of decisions about widths, of which `tiny` has an eighth: at the
-    # paper's share and cooling, logits freeze while widths still move.
-    decision_share: float = 0.75  # of an epoch's batches, the last, which train decisions
-    cooling: float = 1.0  # of the temperature, an epoch; 1: never
+    decision_share: float = 0.5  # of an epoch's batches, the last, which train decisions
+    cooling: float = 0.95  # of the temperature, an epoch; 1: never
     rate: float = 0.05
     decay: float = 3e-4
     decision_rate: float = 0.1
@@ -84,9 +82,10 @@ class Plan:
                 raise ValueError(f"{name}: {value} is not at least 0")
             if name in _ABOVE_0 and not value:
                 raise ValueError(f"{name}: with 0 nothing is learned")
-        for name in ("momentum", "cooling"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not above 0 and up to 1")
+        if not 0 < self.momentum < 1:
+            raise ValueError(f"momentum: {self.momentum} is not between 0 and 1")
+        if not 0 < self.cooling <= 1:
+            raise ValueError(f"cooling: {self.cooling} is not above 0 and up to 1")
         if len(self.epochs) != len(STAGES) or min(self.epochs) < 1:
             raise ValueError(
                 f"epochs: {self.epochs}; three numbers ({', '.join(STAGES)}), each at least 1"
@@ -123,7 +122,6 @@ PRESETS = {
         epochs=(10, 30, 200),
         batch=64,
         decision_share=0.2,
-        cooling=0.95,
         augment=True,
     ),
 }
