@@ -22,6 +22,7 @@ from sim.cli.app import app  # noqa: E402
 from sim.dnn.files import read_dnn  # noqa: E402
 from sim.dnn.found import convolutions, dnn_of  # noqa: E402
 from sim.learn.images import Images, read_images  # noqa: E402
+from sim.learn.nas import study  # noqa: E402
 from sim.learn.nas.board import board  # noqa: E402
 from sim.learn.nas.check import CELL, gradient_errors, new_option, resize_errors  # noqa: E402
 from sim.learn.nas.choice import Width  # noqa: E402
@@ -346,6 +347,26 @@ def test_what_no_search_is_begun_for(asked, said, tmp_path, monkeypatch):
     found = CliRunner().invoke(app, ["learn", "nas", "x.json", "--images", "digits", *asked])
     assert found.exit_code == 2 and said in found.output
     assert not [*tmp_path.iterdir()]
+
+
+def test_searches_that_are_made_again_are_judged(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="needs the digits of scikit-learn")
+    plan = replace(SMALL, images="digits", train=96, epochs=(1, 1, 1))
+    monkeypatch.setattr(study, "runs", lambda: iter([study.Run("uboost-1-s0", plan)]))
+    monkeypatch.setattr(study, "gradient_errors", lambda: iter([("one", 1, 0.0)]))
+    folder, file = tmp_path / "made", tmp_path / "rows.json"
+    asked = ["reproduce", "nas", "--quick", "--rerun", str(folder), "--json", str(file)]
+    seen = []
+    for _ in range(2):  # the second finds all done
+        assert (done := CliRunner().invoke(app, asked)).exit_code == 0, done.output
+        rows = [row for row in json.loads(file.read_text()) if row["id"] == "U4"]
+        seen.append([rows, log_of(folder / "uboost-1-s0")])
+    assert seen[0] == seen[1]
+    told = json.loads((folder / "made" / "summary.json").read_text())
+    (run,) = told["runs"].values()
+    met, _, total = nas_searched.share_of_multiples(run)
+    assert seen[0][0][0]["what"].startswith("uboost, seed 0: share")
+    assert seen[0][0][0]["simulated"] == met / total
 
 
 def test_epochs_are_shown_to_tensorboard(tmp_path):
