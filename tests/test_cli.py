@@ -364,6 +364,8 @@ def test_reproduce_gone_wrong(here: Path, systems: list[bool]) -> None:
     )
     assert (here / "rows.json").read_text() == "old"
     assert podscope("reproduce", "preserve", "--json", str(here)).exit_code == 2 and systems == []
+    other = podscope("reproduce", "preserve", "--rerun", "here")
+    assert other.exit_code == 2 and "--rerun is of nas alone" in other.output and systems == []
 
 
 SLOW = """question: How long?

@@ -166,7 +166,7 @@ def test_a_card_is_read_as_its_network(tmp_path):
     ("changes", "said"),
     [
         ({"kind": "kv_low_rank"}, "its kind is 'kv_low_rank'"),
-        ({"version": 2}, "its version is 2"),
+        ({"version": 2}, "version 2; this podscope reads version 1"),
         ({"image": 30}, "the nearest is 32"),
         ({"cells": []}, "cells"),
         ({"accuracy": 101.0}, "less than or equal to 100"),
@@ -228,6 +228,20 @@ def test_searched_rows_are_judged_but_for_those_that_were_fitted_to():
         assert isinstance(row.simulated, float | int)
     met = {row.ok for row in rows if row.id in ("U3", "F3")}
     assert met == {True}
+
+
+def test_another_record_is_judged_in_place_of_the_one_that_is_here():
+    told = json.loads(json.dumps(nas_searched.record()))
+    run = told["runs"]["flexible-16-beta1-s1"]
+    run["cycles"] *= 100
+    (known, found) = (
+        [row for row in nas_searched.rows(each) if row.id == "F1" and "latency of" in row.what]
+        for each in (None, told)
+    )
+    changed = [(a.simulated, b.simulated) for a, b in zip(known, found) if a != b]
+    assert len(known) == len(found) == 4
+    (one,) = changed
+    assert 1 + one[1] == pytest.approx(100 * (1 + one[0]))
 
 
 def test_the_page_escapes_names_and_needs_no_network():

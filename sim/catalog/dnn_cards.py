@@ -7,29 +7,20 @@ point `dnn_card.NAME`), or by its path. Weights are not in it.
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from sim.catalog.files import checked, find
+from sim.catalog.cards import STRICT, Count, Seed, Text, reader
 from sim.dnn.found import EDGES, Cell, Found, edge_name
-from sim.text import strict_yaml
-from sim.text.strict_yaml import ScenarioError
 
-KIND, VERSION = "found_network", 1
-_STRICT = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(gt=0, strict=True)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ArraySize(BaseModel):
     """The systolic array that the network was searched for."""
 
-    model_config = _STRICT
+    model_config = STRICT
     rows: Count
     cols: Count
 
@@ -37,7 +28,7 @@ class ArraySize(BaseModel):
 class CellOf(BaseModel):
     """Operations by edge, and output channels by convolution (those of the inputs too)."""
 
-    model_config = _STRICT
+    model_config = STRICT
     operations: dict[str, str]
     widths: dict[str, Count]
     pool: bool
@@ -61,7 +52,7 @@ class CellOf(BaseModel):
 class Data(BaseModel):
     """The images: how many it learned from, and how many it was measured on."""
 
-    model_config = _STRICT
+    model_config = STRICT
     images: Text
     train: Count
     test: Count
@@ -70,7 +61,7 @@ class Data(BaseModel):
 class Simulated(BaseModel):
     """One image through the array simulator, on the array that it was searched for."""
 
-    model_config = _STRICT
+    model_config = STRICT
     cycles: Count
     utilisation: Annotated[float, Field(gt=0, le=1)]
 
@@ -78,7 +69,7 @@ class Simulated(BaseModel):
 class DnnCard(BaseModel):
     """A card, as it stands in its file."""
 
-    model_config = _STRICT
+    model_config = STRICT
     kind: Literal["found_network"]
     version: Literal[1]
     name: Text
@@ -94,7 +85,7 @@ class DnnCard(BaseModel):
     accuracy: Annotated[float, Field(ge=0, le=100, description="per cent of the test images")]
     data: Data
     simulated: Simulated
-    seed: Annotated[int, Field(ge=0, strict=True)]
+    seed: Seed
     command: Text
     made_with: dict[str, str]
 
@@ -110,18 +101,4 @@ class DnnCard(BaseModel):
         return Found(self.name, self.image, self.classes, self.stem, cells)
 
 
-def card(name_or_path: str | Path) -> DnnCard:
-    """The card of that name or path; ScenarioError with what is wrong of it."""
-    path = find("dnn", name_or_path)
-    changed = path.stat().st_mtime_ns if path.is_file() else 0
-    return _card(path, changed)
-
-
-@cache
-def _card(path: Path, changed: int) -> DnnCard:
-    doc = strict_yaml.read(path)  # JSON is YAML; faults then have their lines
-    for key, due in (("kind", KIND), ("version", VERSION)):
-        if (found := doc.data.get(key)) != due:
-            what = f"this is no card of a searched network: its {key} is {found!r}, not {due!r}"
-            raise ScenarioError([doc.fault((key,), what)])
-    return checked(DnnCard, doc, "a card of a searched network")
+card = reader("dnn", DnnCard)

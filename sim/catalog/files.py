@@ -13,7 +13,7 @@ from sim.text.strict_yaml import Document, Fault, KeyPath, ScenarioError, dotted
 
 KINDS = ("devices", "models", "libraries", "kv", "channels", "dnn")
 SUFFIXES = (".yaml", ".yml", ".json")
-_NOUN = {
+NOUN = {
     "devices": "device",
     "models": "model",
     "libraries": "library",
@@ -58,7 +58,7 @@ def find(
     if text not in known:
         there_are = f"there are {', '.join(known)}" if known else "there are none"
         raise ValueError(
-            f"no {_NOUN[kind]} {text!r}{nearest(text, known)}; {there_are}, or give the path "
+            f"no {NOUN[kind]} {text!r}{nearest(text, known)}; {there_are}, or give the path "
             "of a file"
         )
     return FILES[kind].get(text) or next(

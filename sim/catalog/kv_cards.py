@@ -12,24 +12,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from sim.catalog.files import checked, find
-from sim.text import strict_yaml
-from sim.text.strict_yaml import Document, KeyPath, ScenarioError
+from sim.catalog.cards import STRICT, Count, Seed, Text, reader
+from sim.text.strict_yaml import Document, KeyPath
 
-KIND, VERSION = "kv_low_rank", 1
 ORTHONORMAL = 1e-5  # how far an entry of PᵀP may be from that of the identity
 _RATIO = 1e-9
-_STRICT = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(gt=0, strict=True)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Method = Literal["stiefel", "eigen_k", "eigen_kq", "svd", "random"]
@@ -39,7 +31,7 @@ Ranks = tuple[Annotated[int, Field(strict=True)], ...]
 class MeasuredModel(BaseModel):
     """The model that the bases are of; `sha256` is of the file of its weights."""
 
-    model_config = _STRICT
+    model_config = STRICT
     name: Text
     layers: Count
     kv_heads: Count
@@ -51,7 +43,7 @@ class MeasuredModel(BaseModel):
 class Data(BaseModel):
     """The text that the bases were learned on; `sha256` is of that text."""
 
-    model_config = _STRICT
+    model_config = STRICT
     calibration: Text
     tokens: Count
     licence: Text
@@ -61,7 +53,7 @@ class Data(BaseModel):
 class RanksOf(BaseModel):
     """Ranks of keys and values, layer by layer."""
 
-    model_config = _STRICT
+    model_config = STRICT
     k: Ranks
     v: Ranks
 
@@ -71,7 +63,7 @@ class Errors(BaseModel):
     Frobenius error over all tokens and without the first of each sequence, and the mean cosine of
     a token's without the first."""
 
-    model_config = _STRICT
+    model_config = STRICT
     layer_output: tuple[Number, ...]
     layer_output_no_first: tuple[Number, ...]
     cosine_no_first: tuple[Annotated[float, Field(ge=-1, le=1)], ...]
@@ -80,7 +72,7 @@ class Errors(BaseModel):
 class Windows(BaseModel):
     """So many windows of so many tokens that a perplexity is of."""
 
-    model_config = _STRICT
+    model_config = STRICT
     count: Count
     tokens: Count
 
@@ -88,7 +80,7 @@ class Windows(BaseModel):
 class Domain(BaseModel):
     """Perplexity of the model as it is, and with its KV-cache compressed."""
 
-    model_config = _STRICT
+    model_config = STRICT
     full: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     compressed: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     text: str = ""
@@ -97,7 +89,7 @@ class Domain(BaseModel):
 class Perplexity(BaseModel):
     """On text like that of the calibration, and on other text."""
 
-    model_config = _STRICT
+    model_config = STRICT
     in_domain: Domain
     out_of_domain: Domain
     windows: Windows
@@ -107,7 +99,7 @@ class Flop(BaseModel):
     """FLOP of a decode step for each cached token, over all layers, that the model did not do
     before; `how` says what is counted."""
 
-    model_config = _STRICT
+    model_config = STRICT
     value: Number
     how: Text
 
@@ -115,7 +107,7 @@ class Flop(BaseModel):
 class Tensors(BaseModel):
     """The bases: a file in the card's folder, and the SHA-256 of its bytes."""
 
-    model_config = _STRICT
+    model_config = STRICT
     file: Annotated[str, Field(pattern=r"^[^/\\]+\.safetensors$")]
     sha256: Hash
 
@@ -127,7 +119,7 @@ class Other(BaseModel):
     rank alone; `ratio` is its bytes of KV-cache a token over those of 16 bits an element.
     """
 
-    model_config = _STRICT
+    model_config = STRICT
     name: Text
     techniques: tuple[dict[str, dict[str, Any]], ...]
     method: Method | None = None
@@ -138,7 +130,7 @@ class Other(BaseModel):
 class KvCard(BaseModel):
     """A card, as it stands in its file."""
 
-    model_config = _STRICT
+    model_config = STRICT
     kind: Literal["kv_low_rank"]
     version: Literal[1]
     name: Text
@@ -152,7 +144,7 @@ class KvCard(BaseModel):
     flop_per_token: Flop
     tensors: Tensors | None = None
     others: tuple[Other, ...] = ()
-    seed: Annotated[int, Field(ge=0, strict=True)]
+    seed: Seed
     command: Text
     made_with: dict[str, str]
 
@@ -204,28 +196,6 @@ class KvCard(BaseModel):
                 yield f"{getattr(self.model, key)} {noun}, not {asked[key]}"
         if sha256 and sha256 != self.model.sha256:
             yield f"weights of SHA-256 {self.model.sha256[:12]}..., not {sha256[:12]}..."
-
-
-def card(name_or_path: str | Path) -> KvCard:
-    """The card of that name or path; ScenarioError with what is wrong of it, or of its tensors."""
-    path = find("kv", name_or_path)
-    changed = path.stat().st_mtime_ns if path.is_file() else 0
-    return _card(path, changed)
-
-
-@cache
-def _card(path: Path, changed: int) -> KvCard:
-    doc = strict_yaml.read(path)  # JSON is YAML; faults then have their lines
-    if doc.data.get("kind") != KIND:
-        what = f"this is no card of a KV-cache: its kind is {doc.data.get('kind')!r}, not {KIND!r}"
-        raise ScenarioError([doc.fault(("kind",), what)])
-    if doc.data.get("version") != VERSION:
-        what = f"version {doc.data.get('version')!r}; this podscope reads version {VERSION}"
-        raise ScenarioError([doc.fault(("version",), what)])
-    found = checked(KvCard, doc, "a card of a KV-cache")
-    if wrong := [doc.fault(at, what) for at, what in _of_tensors(found, doc)]:
-        raise ScenarioError(wrong)
-    return found
 
 
 def _of_tensors(found: KvCard, doc: Document) -> Iterator[tuple[KeyPath, str]]:
@@ -282,3 +252,6 @@ def _off_orthonormal(basis: Any) -> float:
     p = np.asarray(basis, dtype=np.float64)
     off = np.abs(np.swapaxes(p, -1, -2) @ p - np.eye(p.shape[-1])).max()
     return float(off) if np.isfinite(off) else math.inf
+
+
+card = reader("kv", KvCard, _of_tensors)

@@ -325,6 +325,14 @@ def reproduce(
     file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the rows as JSON.")
     ] = None,
+    rerun: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Of nas: make its searches again in DIR, as learn nas-study does, and judge those "
+            "in place of the record: most of an hour, can be resumed, needs torch.",
+        ),
+    ] = None,
 ) -> None:
     """Rerun published experiments.  Prints published, simulated, tolerance, and whether a constant
     was fitted."""
@@ -341,11 +349,19 @@ def reproduce(
         from sim.text.replacing import temporary
 
         temporary(file).unlink()
+    more = {}
+    if rerun is not None:
+        if system != "nas":
+            raise ValueError("--rerun is of nas alone: podscope reproduce nas --rerun DIR")
+        from sim.cli.nas import studied
+
+        more["searched"] = studied(rerun)
     done: list[dict[str, Any]] = []
     for name in [system] if system else SYSTEMS:
         with progress_bar() as progress:
             tell = partial(progress, label=f"reproduce {name}")
-            new = [record(row._asdict()) for row in SYSTEMS[name](quick=quick, progress=tell)]
+            made = SYSTEMS[name](quick=quick, progress=tell, **more)
+            new = [record(row._asdict()) for row in made]
         done += new
         console().print(table(name, new))
     if file is not None:

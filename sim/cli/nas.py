@@ -37,6 +37,13 @@ class Method(StrEnum):
 
 
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
+Tensorboard = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Log for TensorBoard too, in the folder tensorboard beside the logs in CSV.",
+    ),
+]
 
 
 def nas(
@@ -44,8 +51,8 @@ def nas(
     preset: Annotated[
         Preset,
         typer.Option(
-            help="tiny: 16 pixels, 32 x 32 cells, an hour's worth of runs in one core; "
-            "paper: 128 x 128 cells, for a GPU."
+            help="tiny: 16 pixels, 32 x 32 cells, 1 to 2 minutes of one core; "
+            "paper: 32 pixels, 128 x 128 cells, for a GPU."
         ),
     ] = Preset.tiny,
     method: Annotated[Method, typer.Option(help="Model of the machine.")] = Method.uboost,
@@ -74,15 +81,24 @@ def nas(
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and noise.")] = 0,
     settings: Annotated[
         list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other number of the plan, as JSON."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other number of the plan, as JSON: epochs=[6,24,12], cooling=0.95. "
+            "An unknown KEY lists all.",
+        ),
     ] = [],  # noqa: B006
     onnx: Annotated[
         Path | None, typer.Option(metavar="FILE.onnx", help="Write the trained network too.")
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Checkpoints and logs; default: CARD.work."),
+        typer.Option(
+            metavar="DIR",
+            help="Checkpoints, and a log in CSV of each stage; default: CARD.work.",
+        ),
     ] = None,
+    tensorboard: Tensorboard = False,
     device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",
     threads: Threads = 1,
 ) -> None:
@@ -93,7 +109,7 @@ def nas(
     """
     if out.suffix != ".json":
         raise ValueError(f"{out}: a card is a .json file")
-    _needs_torch(threads)
+    _needs_torch(threads, tensorboard, device)
     from sim.learn.images import read_images
     from sim.learn.nas.plan import PRESETS
 
@@ -114,11 +130,20 @@ def nas(
         raise ValueError(f"preset {preset.value} has no images of its own: give --images")
     data = read_images(plan.images, plan.image, plan.train)
     folder = work or out.with_suffix(".work")
-    _search(out, folder, plan, data, onnx, device)
+    _search(out, folder, plan, data, onnx, device, tensorboard)
 
 
-def _search(out: Path, folder: Path, plan: Plan, data: Any, onnx: Path | None, device: str) -> None:
+def _search(
+    out: Path,
+    folder: Path,
+    plan: Plan,
+    data: Any,
+    onnx: Path | None,
+    device: str,
+    tensorboard: bool,
+) -> None:
     from sim.catalog.dnn_cards import DnnCard
+    from sim.learn.nas.board import board
     from sim.learn.nas.card import card_of, trained
     from sim.learn.nas.onnx_file import write_onnx
     from sim.learn.nas.search import Search
@@ -126,6 +151,8 @@ def _search(out: Path, folder: Path, plan: Plan, data: Any, onnx: Path | None, d
 
     with progress_bar() as progress:
         search = Search(folder, plan, data, progress=progress, device=device)
+        if tensorboard:
+            search.watch = board(folder)
         operations = search.operations()
         found = replace(search.channels(operations), name=out.stem)
         accuracy = search.train(found)
@@ -150,19 +177,26 @@ def _search(out: Path, folder: Path, plan: Plan, data: Any, onnx: Path | None, d
 def nas_study(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Of the run; it can be resumed.")],
     threads: Threads = 1,
+    tensorboard: Tensorboard = False,
 ) -> None:
-    """Make every searched number of `podscope reproduce nas` again: an hour of one core.
+    """Make every searched number of `podscope reproduce nas` again: 40 minutes of one core.
 
-    Writes summary.json, and cards and figures, into DIR/made.
+    Writes summary.json, and cards and figures, into DIR/made. `podscope reproduce nas --rerun DIR`
+    does the same and judges what was found.
     """
-    _needs_torch(threads)
+    studied(folder, threads, tensorboard)
+
+
+def studied(folder: Path, threads: int = 1, tensorboard: bool = False) -> dict[str, Any]:
+    """What `nas_study` writes into summary.json."""
+    _needs_torch(threads, tensorboard)
     from sim.catalog.dnn_cards import DnnCard
     from sim.learn.nas import study
     from sim.learn.nas.plan import PRESETS
     from sim.results.nas_page import nas_page
 
     with progress_bar() as progress:
-        study.make(folder, _line, progress)
+        study.make(folder, _line, progress, tensorboard)
     command = "podscope " + " ".join(sys.argv[1:])
     found = study.summary(folder, command)
     made = folder / "made"
@@ -175,6 +209,7 @@ def nas_study(
     log = study.log(folder)
     write(made / "figures.html", nas_page("nas-study", told, log, PRESETS["tiny"].array))
     say(f"wrote {plain(str(made))}")
+    return found
 
 
 def _array(text: str) -> dict[str, int]:
@@ -195,18 +230,25 @@ def _settings(texts: list[str], plan: Plan) -> dict[str, Any]:
     for text in texts:
         key, _, value = text.partition("=")
         if key not in known:
-            raise ValueError(f"--set {text}: no {key!r}{nearest(key, known)}")
+            raise ValueError(
+                f"--set {text}: no {key!r}{nearest(key, known)}; there are {', '.join(known)}"
+            )
         try:
             told = json.loads(value)
         except ValueError:
             raise ValueError(f"--set {text}: {value!r} is no JSON") from None
         told = tuple(told) if isinstance(told, list) else told
-        is_now = known[key]
-        whole = type(told) is type(is_now) or (type(is_now), type(told)) == (float, int)
-        if not whole:
-            raise ValueError(f"--set {text}: {json.dumps(is_now)} is of another type")
+        if not _alike(told, is_now := known[key]):
+            raise ValueError(f"--set {text}: write it like {key}={json.dumps(is_now)}")
         made[key] = told
     return made
+
+
+def _alike(told: Any, known: Any) -> bool:
+    """Whether it is of the type of what is known; lists by their items."""
+    if isinstance(told, tuple) and isinstance(known, tuple):
+        return all(_alike(each, known[0]) for each in told)
+    return type(told) is type(known) or (type(known), type(told)) == (float, int)
 
 
 def _line(text: str) -> None:
@@ -215,9 +257,12 @@ def _line(text: str) -> None:
         say(plain(text), stderr=True)
 
 
-def _needs_torch(threads: int) -> None:
+def _needs_torch(threads: int, tensorboard: bool, device: str = "cpu") -> None:
     if find_spec("torch") is None:
         raise ValueError("this needs torch: pip install 'podscope[learn]'")
-    from sim.learn.nas.state import on_threads
+    if tensorboard and find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard needs a package: pip install tensorboard")
+    from sim.learn.nas.state import on_device, on_threads
 
     on_threads(threads)
+    on_device(device)

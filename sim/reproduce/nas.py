@@ -61,9 +61,20 @@ FRONTS = {
 CHAIN = 3  # layers
 
 
-def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> list[Row]:
-    """Rows of the system `nas`; `quick`: a coarser grid of sizes."""
-    parts = formulas(), fronts(), samples(), against_the_simulator(quick), nas_searched.rows()
+def reproduce(
+    quick: bool = False,
+    progress: Progress = lambda share: None,
+    searched: nas_searched.Record | None = None,
+) -> list[Row]:
+    """Rows of the system `nas`; `quick`: a coarser grid of sizes; `searched`: a record of searches
+    in place of the one that is here."""
+    parts = (
+        formulas(),
+        fronts(),
+        samples(),
+        against_the_simulator(quick),
+        nas_searched.rows(searched),
+    )
     return rows_of(parts, len(parts), progress)
 
 

@@ -1,5 +1,6 @@
 """U-Boost NAS (arXiv 2203.12412) and flexible channels (arXiv 2306.08021), searched: rows read from
-the record of one run on small real images, whose command and versions stand in it.
+the record of one run on small real images, whose command and versions stand in it; or from that of
+a run of one's own.
 
 The paper's images are CIFAR-10 and ImageNet-100 and its array has 128 x 128 cells; here they are
 digits of 16 pixels, and array and channels are a quarter. So its numbers stand beside ours.
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from importlib.resources import files
 from statistics import fmean
 from typing import Any
@@ -27,31 +28,28 @@ GRADIENT, KEPT = 1e-4, 1e-6
 RULE = "block, thresholds and rate of the rule, on seed 0"
 
 _row = partial(Row, "nas")
+Record = dict[str, Any]
 
 
-@cache
-def record() -> dict[str, Any]:
+def record() -> Record:
     """Of the run; empty where there is none."""
     file = files("sim.reproduce") / "nas_run" / "summary.json"
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
-def rows() -> Iterator[Row]:
-    """U3, U4, F1, F2, F3."""
-    if not record():
+def rows(told: Record | None = None) -> Iterator[Row]:
+    """U3, U4, F1, F2, F3, of a record; default: the one that is here."""
+    told = record() if told is None else told
+    if not told:
         yield _row("U4", "the searches", None, None, "", None, note="nas_run is not there")
         return
-    yield from gradients()
-    yield from multiples()
-    yield from latencies()
-    yield from flexible()
-    yield from starts()
-    yield from resizes()
+    for part in (gradients, multiples, latencies, flexible, starts, resizes):
+        yield from part(told)
 
 
-def gradients() -> Iterator[Row]:
+def gradients(told: Record) -> Iterator[Row]:
     """U3: by every parameter of a decision, against finite differences."""
-    for what, count, error in record()["gradients"]:
+    for what, count, error in told["gradients"]:
         yield _row(
             "U3",
             f"gradient of the loss by {count} parameters of {what}: largest error",
@@ -63,10 +61,10 @@ def gradients() -> Iterator[Row]:
         )
 
 
-def runs(method: str, seed: int) -> dict[float, dict[str, Any]]:
+def runs(told: Record, method: str, seed: int) -> dict[float, dict[str, Any]]:
     """By weight of the latency, those that are finished."""
     found = {}
-    for name, run in record()["runs"].items():
+    for name, run in told["runs"].items():
         own, weight, end = (*name.split("-"), "")[:3]
         if own == method and end == f"s{seed}":
             found[float(weight)] = run
@@ -82,7 +80,7 @@ def share_of_multiples(run: dict[str, Any]) -> tuple[int, int, int]:
     return sum(each == 0 for each in off), sum(each <= step for each in off), len(widths)
 
 
-def multiples() -> Iterator[Row]:
+def multiples(told: Record) -> Iterator[Row]:
     """U4: which widths are chosen."""
     for method, bar in (
         ("uboost", ">= 0.6"),
@@ -91,7 +89,7 @@ def multiples() -> Iterator[Row]:
         ("blackbox", ""),
     ):
         for seed in SEEDS:
-            found = runs(method, seed)
+            found = runs(told, method, seed)
             if not found:
                 continue
             counts = {weight: share_of_multiples(run) for weight, run in found.items()}
@@ -115,20 +113,22 @@ def multiples() -> Iterator[Row]:
             )
 
 
-def points(method: str, seed: int) -> list[Point]:
+def points(told: Record, method: str, seed: int) -> list[Point]:
     """Time in us and accuracy of each finished run over the weights of the latency."""
-    return [Point(run["cycles"] / 1e3, run["accuracy"]) for run in runs(method, seed).values()]
+    return [
+        Point(run["cycles"] / 1e3, run["accuracy"]) for run in runs(told, method, seed).values()
+    ]
 
 
-def latencies() -> Iterator[Row]:
+def latencies(told: Record) -> Iterator[Row]:
     """U4: time of the baselines' networks over that of U-Boost's quickest that is as accurate."""
     for method in BASELINES:
         for seed in SEEDS:
-            theirs = points(method, seed)
-            grown = record()["runs"].get(f"flexible-16-beta1-s{seed}")
+            theirs = points(told, method, seed)
+            grown = told["runs"].get(f"flexible-16-beta1-s{seed}")
             flexible = [Point(grown["cycles"] / 1e3, grown["accuracy"])] if grown else []
             for name, ours in (
-                ("U-Boost's", points("uboost", seed)),
+                ("U-Boost's", points(told, "uboost", seed)),
                 ("U-Boost's with flexible widths (ours)", flexible),
             ):
                 if not ours or not theirs:
@@ -154,7 +154,7 @@ def latencies() -> Iterator[Row]:
                     "columns idle, here 31 of 32",
                 )
     for method in ("uboost", *BASELINES):
-        found = [points(method, seed) for seed in SEEDS if points(method, seed)]
+        found = [points(told, method, seed) for seed in SEEDS if points(told, method, seed)]
         if found:
             areas = [area_to_ideal(each) for each in found]
             yield _row(
@@ -172,10 +172,10 @@ def latencies() -> Iterator[Row]:
             )
 
 
-def flexible() -> Iterator[Row]:
+def flexible(told: Record) -> Iterator[Row]:
     """F1: widths that grow against a fixed range, the same cell and seed."""
     for seed in FLEXIBLE_SEEDS:
-        all_runs = record()["runs"]
+        all_runs = told["runs"]
         one, other = (
             all_runs.get(name) for name in (f"flexible-16-beta1-s{seed}", f"uboost-1-s{seed}")
         )
@@ -239,11 +239,11 @@ def flexible() -> Iterator[Row]:
         )
 
 
-def starts() -> Iterator[Row]:
+def starts(told: Record) -> Iterator[Row]:
     """F2: final widths whatever the first."""
     for beta, word in ((1, "with"), (0, "without")):
         for seed in FLEXIBLE_SEEDS:
-            all_runs = record()["runs"]
+            all_runs = told["runs"]
             names = [f"flexible-{start}-beta{beta}-s{seed}" for start in (16, 48)]
             if not all(name in all_runs for name in names):
                 continue
@@ -266,9 +266,9 @@ def starts() -> Iterator[Row]:
             )
 
 
-def resizes() -> Iterator[Row]:
+def resizes(told: Record) -> Iterator[Row]:
     """F3: what growing and shrinking changes."""
-    found = record()["resizes"]
+    found = told["resizes"]
     for key, what in (
         ("before the mask", "what surviving channels compute before their mask"),
         ("logits", "logits, with gates on options that survive"),

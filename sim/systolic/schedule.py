@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from sim.dnn.gemms import Dnn
+from sim.dnn.gemms import Dnn, GemmLayer
 from sim.systolic.compiled import loops_for
 from sim.systolic.interconnect import Routes, interconnect
 from sim.systolic.placement import Adds, Grid, Net, Placed, Window
@@ -118,24 +119,47 @@ def schedule(
     plans: list[LayerPlan] = []
     for index, dnn in enumerate(dnns):
         ends: dict[str, int] = {}
+        ready = _Ready(dnn)
         for at, tiling in enumerate(tilings[index]):
-            first = max((ends[name] for name in tiling.layer.after), default=-1) + 1
+            first = _barrier(tiling.layer, ends)
             if index == len(dnns) - 1 and space.is_mostly_before(first):
-                space.forget_before(_earliest(dnn, at, ends))  # it looks at all layers to come
+                space.forget_before(ready.earliest(at))
             plan = _place_layer(index, tiling, first, space, loops, 2 if exact else 1)
             ends[tiling.layer.name] = plan.last_round
+            ready.place(tiling.layer.name, ends)
             plans.append(plan)
     return Schedule(array=array, routes=routes, dnns=tuple(dnns), layers=tuple(plans), exact=exact)
 
 
-def _earliest(dnn: Dnn, start: int, ends: dict[str, int]) -> int:
-    """The first round that any layer from `start` on may still use."""
-    bound = dict(ends)  # of layers to come, a round before which they cannot end
-    firsts = []
-    for layer in dnn.layers[start:]:
-        firsts.append(max((bound[name] for name in layer.after), default=-1) + 1)
-        bound[layer.name] = firsts[-1]
-    return min(firsts)
+class _Ready:
+    """Layers to come whose inputs are all placed, by the round from which they may start: any other
+    starts after one of them."""
+
+    def __init__(self, dnn: Dnn) -> None:
+        self.dnn = dnn
+        self.missing = [len({*layer.after}) for layer in dnn.layers]
+        self.behind: dict[str, list[int]] = {}
+        for at, layer in enumerate(dnn.layers):
+            for name in {*layer.after}:
+                self.behind.setdefault(name, []).append(at)
+        self.heap = [(0, at) for at, missing in enumerate(self.missing) if not missing]
+
+    def place(self, name: str, ends: dict[str, int]) -> None:
+        """After the layer of that name; `ends` has the last rounds of all that are placed."""
+        for at in self.behind.get(name, ()):
+            self.missing[at] -= 1
+            if not self.missing[at]:
+                heappush(self.heap, (_barrier(self.dnn.layers[at], ends), at))
+
+    def earliest(self, start: int) -> int:
+        """The first round that any layer from `start` on may still use."""
+        while self.heap[0][1] < start:
+            heappop(self.heap)
+        return self.heap[0][0]
+
+
+def _barrier(layer: GemmLayer, ends: dict[str, int]) -> int:
+    return max((ends[name] for name in layer.after), default=-1) + 1
 
 
 class _Space:

@@ -13,13 +13,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="needs torch (extra learn)")
 
 from sim.catalog.dnn_cards import card  # noqa: E402
+from sim.cli.app import app  # noqa: E402
 from sim.dnn.files import read_dnn  # noqa: E402
 from sim.dnn.found import convolutions, dnn_of  # noqa: E402
 from sim.learn.images import Images, read_images  # noqa: E402
+from sim.learn.nas import study  # noqa: E402
+from sim.learn.nas.board import board  # noqa: E402
 from sim.learn.nas.check import CELL, gradient_errors, new_option, resize_errors  # noqa: E402
 from sim.learn.nas.choice import Width  # noqa: E402
 from sim.learn.nas.costs import Block, costs  # noqa: E402
@@ -221,10 +225,10 @@ def test_faults_are_said_in_a_line_and_the_last_checkpoint_stays(tmp_path):
     finally:
         Search._step = real
     assert (good.folder / "operations.npz").read_bytes() == before
-    with pytest.raises(ValueError, match="another plan"):
+    with pytest.raises(ValueError, match=r"another plan \(seed 0, not 1\)"):
         Search(tmp_path / "a", replace(SMALL, seed=1), images)
     absent = images._replace(y=np.where(images.y == 2, 1, images.y))
-    with pytest.raises(ValueError, match="class 2 is not among the training images"):
+    with pytest.raises(ValueError, match=r"class 2 is not among the \d+ training images"):
         Search(tmp_path / "b", SMALL, absent)
     with pytest.raises(ValueError, match="less than two batches"):
         Search(tmp_path / "b", replace(SMALL, batch=64), images)
@@ -247,6 +251,10 @@ def _no_memory(self, *more):
         ({"epochs": (1, 0, 1)}, "epochs"),
         ({"decision_share": 1.0}, "decision_share"),
         ({"method": "flops"}, "utilisation_weight is 0"),
+        ({"rate": -1.0}, "rate: -1.0 is not at least 0"),
+        ({"decision_rate": 0.0}, "decision_rate: with 0 nothing is learned"),
+        ({"cooling": 1.1}, "cooling: 1.1 is not above 0 and up to 1"),
+        ({"pools": ()}, "at least one cell"),
     ],
 )
 def test_what_is_no_plan(changes, said):
@@ -322,6 +330,56 @@ def test_onnx_computes_what_torch_does(tmp_path):
     write_onnx(net.eval(), tmp_path / "x.onnx", "x")
     (found,) = ReferenceEvaluator(str(tmp_path / "x.onnx")).run(None, {"image": x.numpy()})
     assert np.abs(found - net(x).detach().numpy()).max() <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--set", 'epochs=["a",2,1]'], "write it like epochs="),
+        (["--set", "pools=[1,2]"], "write it like pools="),
+        (["--set", "foo=1"], "there are method, latency_weight"),
+        (["--array", "0x32"], "no cells"),
+        (["--device", "nowhere"], "--device nowhere: "),
+    ],
+)
+def test_what_no_search_is_begun_for(asked, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(app, ["learn", "nas", "x.json", "--images", "digits", *asked])
+    assert found.exit_code == 2 and said in found.output
+    assert not [*tmp_path.iterdir()]
+
+
+def test_searches_that_are_made_again_are_judged(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="needs the digits of scikit-learn")
+    plan = replace(SMALL, images="digits", train=96, epochs=(1, 1, 1))
+    monkeypatch.setattr(study, "runs", lambda: iter([study.Run("uboost-1-s0", plan)]))
+    monkeypatch.setattr(study, "gradient_errors", lambda: iter([("one", 1, 0.0)]))
+    folder, file = tmp_path / "made", tmp_path / "rows.json"
+    asked = ["reproduce", "nas", "--quick", "--rerun", str(folder), "--json", str(file)]
+    seen = []
+    for _ in range(2):  # the second finds all done
+        assert (done := CliRunner().invoke(app, asked)).exit_code == 0, done.output
+        rows = [row for row in json.loads(file.read_text()) if row["id"] == "U4"]
+        seen.append([rows, log_of(folder / "uboost-1-s0")])
+    assert seen[0] == seen[1]
+    told = json.loads((folder / "made" / "summary.json").read_text())
+    (run,) = told["runs"].values()
+    met, _, total = nas_searched.share_of_multiples(run)
+    assert seen[0][0][0]["what"].startswith("uboost, seed 0: share")
+    assert seen[0][0][0]["simulated"] == met / total
+
+
+def test_epochs_are_shown_to_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="needs tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    watch = board(tmp_path)
+    for epoch in (1, 2):
+        watch({"stage": "channels", "epoch": epoch, "loss": 3.0 - epoch, "widths": [2, 4]})
+    told = EventAccumulator(str(tmp_path / "tensorboard" / "channels"))
+    told.Reload()
+    assert [(each.step, each.value) for each in told.Scalars("loss")] == [(1, 2.0), (2, 1.0)]
+    assert told.Tags()["histograms"] == ["widths"]
 
 
 def test_the_smallest_search_of_the_record_is_made_again(tmp_path):

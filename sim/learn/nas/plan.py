@@ -14,6 +14,8 @@ from sim.text.pick import pick
 
 STAGES = ("operations", "channels", "training")
 CELLS = 3
+_FROM_0 = ("latency_weight", "utilisation_weight", "decay", "final_decay", "clip", "seed")
+_ABOVE_0 = ("rate", "final_rate", "decision_rate")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Plan:
     epochs: tuple[int, int, int] = (6, 24, 12)
     batch: int = 32
     decision_share: float = 0.5  # of an epoch's batches, the last, which train decisions
-    cooling: float = 0.95  # of the temperature, an epoch
+    cooling: float = 0.95  # of the temperature, an epoch; 1: never
     rate: float = 0.05
     decay: float = 3e-4
     decision_rate: float = 0.1
@@ -57,6 +59,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         pick(dict.fromkeys(METHODS), self.method, "model of the machine")
+        if not self.pools:
+            raise ValueError("pools: a network has at least one cell; true where a pooling follows")
         side_after(self.image, self.pools)
         if min(self.rows, self.cols) < 1:
             raise ValueError(f"an array of {self.rows} x {self.cols} has no cells")
@@ -72,12 +76,20 @@ class Plan:
                 f"widths from {self.first} by steps of {self.step} do not meet {what} {end}; the "
                 f"nearest is {near}"
             )
-        for name in ("latency_weight", "utilisation_weight"):
+        for name in _FROM_0 + _ABOVE_0:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}: {value} is not at least 0")
+            if name in _ABOVE_0 and not value:
+                raise ValueError(f"{name}: with 0 nothing is learned")
+        if not 0 < self.momentum < 1:
+            raise ValueError(f"momentum: {self.momentum} is not between 0 and 1")
+        if not 0 < self.cooling <= 1:
+            raise ValueError(f"cooling: {self.cooling} is not above 0 and up to 1")
         if len(self.epochs) != len(STAGES) or min(self.epochs) < 1:
-            raise ValueError(f"epochs: {self.epochs}; three numbers, each at least 1")
+            raise ValueError(
+                f"epochs: {self.epochs}; three numbers ({', '.join(STAGES)}), each at least 1"
+            )
         if not 0 < self.decision_share < 1:
             raise ValueError(f"decision_share: {self.decision_share} is not between 0 and 1")
         if self.utilisation_weight and self.method in ("flops",):

@@ -72,19 +72,20 @@ class Search:
         self.progress = progress
         self.given = operations
         self.warnings: list[str] = []
+        self.watch: Callable[[Row], None] = lambda row: None  # told each epoch that is made
         if len(images.x) < plan.batch * 2:
             raise ValueError(f"{len(images.x)} images are less than two batches of {plan.batch}")
         for part, y in (("training", images.y), ("test", images.y_test)):
             if absent := sorted({*range(images.classes)} - {*y.tolist()}):
-                raise ValueError(f"class {absent[0]} is not among the {part} images")
+                raise ValueError(f"class {absent[0]} is not among the {len(y)} {part} images")
         stated = {"plan": plan.data(), "rule": rule._asdict(), "operations": operations}
         file = folder / "plan.json"
         if not file.exists():
             _write(file, stated)
-        elif json.loads(file.read_text(encoding="utf-8")) != stated:
+        elif (held := json.loads(file.read_text(encoding="utf-8"))) != stated:
             raise ValueError(
-                f"{folder} holds a run of another plan (its plan.json); give another folder, or "
-                "remove it"
+                f"{folder} holds a run of another plan ({_difference(held, stated)}); give another "
+                "folder, or remove it"
             )
 
     def log(self) -> list[Row]:
@@ -213,6 +214,7 @@ class Search:
             rows.append(self._guarded(stage, epoch, net, steps))
             save_checkpoint(file, arrays_of(net, steps), {"rows": rows})
             self._log(stage, rows)
+            self.watch(rows[-1])
         return rows
 
     def _guarded(
@@ -381,6 +383,20 @@ def augmented(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         cut = wide[at, :, row : row + side, column : column + side]
         made[at] = cut[..., ::-1] if mirrored else cut
     return made
+
+
+def _difference(held: dict[str, Any], stated: dict[str, Any]) -> str:
+    """What of a plan.json is not as asked for."""
+    found = [
+        f"{name} {told.get(name)}, not {value}"
+        for told, due in (
+            (held.get("plan", {}), stated["plan"]),
+            (held.get("rule", {}), stated["rule"]),
+        )
+        for name, value in due.items()
+        if told.get(name) != value
+    ]
+    return "; ".join(found) or "its plan.json"
 
 
 def _rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -16,6 +16,14 @@ def on_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def on_device(name: str) -> None:
+    """That torch has this device here; else ValueError."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+
+
 Optimisers = Mapping[str, torch.optim.Optimizer]
 
 

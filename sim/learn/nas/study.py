@@ -14,6 +14,7 @@ import torch
 from sim.dnn.found import Cell, Found, convolutions
 from sim.facts.version import VERSION
 from sim.learn.images import Images, read_images
+from sim.learn.nas.board import board
 from sim.learn.nas.card import card_of, result, simulated
 from sim.learn.nas.check import gradient_errors, resize_errors
 from sim.learn.nas.flexible import Rule
@@ -115,8 +116,9 @@ def make(
     folder: Path,
     say: Callable[[str], None] = lambda line: None,
     progress: Callable[[float, str], None] = lambda share, label: None,
+    tensorboard: bool = False,
 ) -> None:
-    """All runs, in `folder`."""
+    """All runs, in `folder`; `tensorboard`: logged for it too."""
     todo = list(runs())
     for at, run in enumerate(todo):
 
@@ -124,6 +126,8 @@ def make(
             progress((at + share) / len(todo), f"{name}: {label}")
 
         search = _search(folder, run, tell)
+        if tensorboard:
+            search.watch = board(search.folder)
         found = search.channels(search.operations())
         right = f"{search.train(found):.1f} %, " if run.trained else ""
         for warning in search.warnings:
