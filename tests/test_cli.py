@@ -265,7 +265,7 @@ def test_faults_in_a_process_have_no_traceback(tmp_path: Path) -> None:
 
 def test_an_answer_at_once_imports_nothing_slow(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom sim.cli import app\n"
+        "import sys\nfrom sim.cli.app import app\n"
         "try: app(sys.argv[1:])\nexcept SystemExit as e: assert not e.code\n"
         "print(sorted({'plotly', 'torch', 'pandas', 'pyarrow', 'hypothesis'} & set(sys.modules)))"
     )

@@ -8,7 +8,7 @@ import pytest
 
 import sim
 from sim import catalog
-from sim.cli import app
+from sim.cli.app import app
 
 
 def ask(*words: str) -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import sim
 from sim import catalog
 from sim.catalog.ranges import drawn, rule_of, with_range
-from sim.cli import app
+from sim.cli.app import app
 from sim.explore import ranges
 from sim.explore.ranges import hypercube, ranged
 from sim.facts.assumption import Range

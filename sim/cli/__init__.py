@@ -1,7 +1,5 @@
 """The command line."""
 
-from typing import Any
-
 
 def main() -> None:
     """Entry point of the `podscope` command."""
@@ -11,12 +9,3 @@ def main() -> None:
     from sim.cli.app import main as run
 
     run()
-
-
-def __getattr__(name: str) -> Any:
-    """`app`, loaded when it is asked for."""
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sim.cli.app import app
-
-    return app

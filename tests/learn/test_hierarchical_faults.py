@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="needs torch (extra learn)")
 from two_sides import PLAN, RUN, TOKEN, Tap, leave, serve, some_images  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from sim.cli import app  # noqa: E402
+from sim.cli.app import app  # noqa: E402
 from sim.learn.cloud_side import CloudSide  # noqa: E402
 from sim.learn.edge_side import EdgeSide  # noqa: E402
 from sim.learn.split import CloudWorker, EdgeWorker, Plan  # noqa: E402
