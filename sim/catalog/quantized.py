@@ -12,10 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
+from functools import cache
 from typing import Any
 
 from sim.graph.model import Stored
 from sim.graph.precision import BYTES
+from sim.text.outside import bounded
 
 _GATED = ("gate_proj", "up_proj", "down_proj")  # of an MLP, under the names that files use
 _QKV = ("q_proj", "k_proj", "v_proj")
@@ -63,7 +65,8 @@ def stored(config: Mapping[str, Any], beside: Mapping[str, Any] | None) -> Store
             return ""
         return next((dtype for dtype, targets in formats if _meant(name, targets)), "")
 
-    layers = range(_number(config, "num_hidden_layers") or 1)
+    layers = range(bounded("layers", _number(config, "num_hidden_layers") or 1))
+    bounded("patterns", len(layers) * len(kept))
     found, others, mixed = {}, [], ""
     for part in ("attention", "mlp", "experts"):
         of_layers = {
@@ -169,11 +172,22 @@ def _meant(name: str, targets: Sequence[str]) -> bool:
     return any(each == "Linear" or _matches(name, each) for each in targets)
 
 
+@cache
+def _expression(text: str) -> re.Pattern[str]:
+    """A regular expression of a file; ValueError if it is none, or could take for ever."""
+    if len(text) > 300 or len(re.findall(r"[*+{]", text)) > 5 or re.search(r"\)[*+{]", text):
+        raise ValueError(f"the pattern {text[:60]!r} is too involved to be matched")
+    try:
+        return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{text[:60]!r} is no regular expression: {error}") from None
+
+
 def _matches(name: str, pattern: str) -> bool:
     """Whether a module is named by `pattern`: a regular expression after `re:`, a glob, or a part
     of its name."""
     if pattern.startswith("re:"):
-        return re.match(pattern[3:], name) is not None
+        return re.match(_expression(pattern[3:]), name) is not None
     if "*" in pattern:
         return fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")
     return f".{pattern}." in f".{name}."

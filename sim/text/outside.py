@@ -55,6 +55,7 @@ MOST = {
     "context": Most(2**40, "tokens"),
     "chips": Most(65_536, "chips"),
     "links": Most(1_000_000, "links"),
+    "patterns": Most(400_000, "patterns of modules to be matched with layers"),
     # of work
     "matrix products": Most(200_000, "matrix products"),
     "tile ops": Most(50_000_000, "tile ops of a schedule"),  # some 100 bytes of memory for each

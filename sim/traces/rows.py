@@ -20,13 +20,14 @@ from sim.traces.parquet import Table
 from sim.traces.sessions import Sessions
 
 CLOCKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # units in a second
-LONGEST_S = 3.2e8  # between two requests: ten years
+_LATEST_S = 1e11  # since 1970: the year 5138
+_LONGEST_S = 3.2e8  # between two requests: ten years
 
 
-def finer(form: TraceFormat, seconds: float) -> str:
-    """Which clock makes so many seconds, of the format's, as many as there may be."""
+def _finer(form: TraceFormat, seconds: float, most_s: float) -> str:
+    """Which clock makes `most_s` at most of so many seconds of the format's."""
     units = {name: per_s / form.per_s for name, per_s in CLOCKS.items() if per_s > form.per_s}
-    unit = next((name for name, more in units.items() if seconds / more <= LONGEST_S), "ns")
+    unit = next((name for name, more in units.items() if seconds / more <= most_s), "ns")
     return f"is it in {unit}? Say so with clock: {unit} (clock: {unit_of(form)}, if it is right)"
 
 
@@ -59,7 +60,7 @@ class Judge:
         self._bad, self._bad_rows = 0, list[str]()  # counts, and the first three
         self._failed, self._failed_rows = 0, list[str]()
         self._latest, self._early, self._early_row = -math.inf, 0, 0
-        self._first: float = math.inf  # of the times, an integer where they are
+        self._first: float = math.inf  # of the times, in the format's unit
         self.fault: ValueError | None = None  # of the row after the last that was given
 
     def columns(self, lines: Lines | Table) -> tuple[Columns, Array]:
@@ -113,19 +114,26 @@ class Judge:
     def _within(self, time: Array, number: Array) -> None:
         """ValueError if one clock cannot tell all of these times apart; of a clock that nobody
         told, if a finer one is likelier."""
-        self._first = min(self._first, int(time.min()) if self.form.whole_time else time.min())
-        since_s = (time.astype(np.float64) - float(self._first)) / self.form.per_s
-        guessed = not self.told and not self.form.whole_time
-        if not (beyond := since_s > (LONGEST_S if guessed else MOST_S)).any():
+        self._first = min(self._first, float(time.min()))
+        since_s = (time.astype(np.float64) - self._first) / self.form.per_s
+        guessed = not (self.told or self.form.whole_time)
+        column = self.form.columns[0]
+        if guessed and (first_s := self._first / self.form.per_s) > _LATEST_S:
+            raise ValueError(
+                f"row {number[np.argmin(time)]}: {column} begins at {first_s:.3g} s, which no "
+                f"recording does; {_finer(self.form, first_s, _LATEST_S)}"
+            )
+        if not (beyond := since_s > (_LONGEST_S if guessed else MOST_S)).any():
             return
         at = int(np.argmax(beyond))
-        what = f"row {number[at]}: {self.form.columns[0]} spans {since_s[at]:.3g} s, "
-        if since_s[at] / 1e9 > MOST_S or not guessed:
+        what = f"row {number[at]}: {column} spans {since_s[at]:.3g} s, "
+        if not guessed or since_s[at] / 1e9 > MOST_S:
             raise ValueError(
                 f"{what}more than a clock resolves that has requests to tell apart; at most "
                 f"{MOST_S:.0e} s"
             )
-        raise ValueError(f"{what}which no recording does; {finer(self.form, since_s[at])}")
+        hint = _finer(self.form, since_s[at], _LONGEST_S)
+        raise ValueError(f"{what}which no recording does; {hint}")
 
     def times(self, lines: Lines | Table) -> Array:
         """Times of rows outside the slice that would be served; others' faults are not told."""
