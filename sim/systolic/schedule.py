@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,25 +118,53 @@ def schedule(
     space = _Space(routes, loops.compiled)
     plans: list[LayerPlan] = []
     for index, dnn in enumerate(dnns):
-        ends: dict[str, int] = {}
+        ready = _Ready(dnn)
         for at, tiling in enumerate(tilings[index]):
-            first = max((ends[name] for name in tiling.layer.after), default=-1) + 1
+            first = ready.first(at)
             if index == len(dnns) - 1 and space.is_mostly_before(first):
-                space.forget_before(_earliest(dnn, at, ends))  # it looks at all layers to come
+                space.forget_before(ready.earliest(at))
             plan = _place_layer(index, tiling, first, space, loops, 2 if exact else 1)
-            ends[tiling.layer.name] = plan.last_round
+            ready.placed(at, plan.last_round)
             plans.append(plan)
     return Schedule(array=array, routes=routes, dnns=tuple(dnns), layers=tuple(plans), exact=exact)
 
 
-def _earliest(dnn: Dnn, start: int, ends: dict[str, int]) -> int:
-    """The first round that any layer from `start` on may still use."""
-    bound = dict(ends)  # of layers to come, a round before which they cannot end
-    firsts = []
-    for layer in dnn.layers[start:]:
-        firsts.append(max((bound[name] for name in layer.after), default=-1) + 1)
-        bound[layer.name] = firsts[-1]
-    return min(firsts)
+class _Ready:
+    """Layers to come whose inputs are all placed, by the round where each may start.
+
+    No other may start before the earliest of them, for it waits for one of them; so what is ahead
+    is known without a look at all of it.
+    """
+
+    def __init__(self, dnn: Dnn) -> None:
+        self.layers, self.ends = dnn.layers, dict[str, int]()
+        self.lacking = [len({*layer.after}) for layer in dnn.layers]
+        self.waiting: dict[str, list[int]] = {}  # by layer, those that read it
+        self.ready: list[tuple[int, int]] = []  # (round, layer), a heap
+        for at, layer in enumerate(dnn.layers):
+            for name in {*layer.after}:
+                self.waiting.setdefault(name, []).append(at)
+            if not layer.after:
+                self.ready.append((0, at))
+
+    def first(self, at: int) -> int:
+        """The first round of a layer whose inputs are placed."""
+        return max((self.ends[name] for name in self.layers[at].after), default=-1) + 1
+
+    def placed(self, at: int, last_round: int) -> None:
+        """A layer, the next in order, ends in this round."""
+        name = self.layers[at].name
+        self.ends[name] = last_round
+        for other in self.waiting.get(name, ()):
+            self.lacking[other] -= 1
+            if not self.lacking[other]:
+                heappush(self.ready, (self.first(other), other))
+
+    def earliest(self, start: int) -> int:
+        """The first round that any layer from `start` on may still use."""
+        while self.ready[0][1] < start:
+            heappop(self.ready)
+        return self.ready[0][0]
 
 
 class _Space:
