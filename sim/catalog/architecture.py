@@ -18,7 +18,6 @@ from sim.text import strict_yaml
 from sim.text.outside import bounded
 
 
-
 def _counted(kind: str, least: int = 1) -> Any:
     return Annotated[int, Field(ge=least, strict=True), AfterValidator(partial(bounded, kind))]
 

@@ -308,7 +308,8 @@ def _experts(config: _Config, family: _Family, layers: int) -> Experts | None:
     for key in ("moe_layer_freq", "decoder_sparse_step"):
         if config.data.get(key) not in (None, 1):
             config.fault(
-                key, f"only 1, experts in every layer, is modelled yet, not {_shown(config.data[key])}"
+                key,
+                f"only 1, experts in every layer, is modelled yet, not {_shown(config.data[key])}",
             )
     if config.data.get("mlp_only_layers"):
         config.fault(
@@ -391,7 +392,10 @@ class _Config:
         given = self.data.get(key)
         if not isinstance(given, dict):
             self.fault(
-                key, "this key is missing" if given is None else f"a mapping is due, not {_shown(given)}"
+                key,
+                "this key is missing"
+                if given is None
+                else f"a mapping is due, not {_shown(given)}",
             )
             self.stop()
         self.data, self.start = given, self.text.find(f'"{key}"')

@@ -35,7 +35,7 @@ MOST = {
     "yaml levels": Most(60, "levels"),
     "config bytes": Most(4 * MEBI, "bytes of a model's config"),
     "gemm bytes": Most(64 * MEBI, "bytes of a list of matrix products"),
-    "network bytes": Most(256 * MEBI, "bytes of a network without its weights"),
+    "network bytes": Most(512 * MEBI, "bytes of a network, weights and all"),
     "table bytes": Most(64 * MEBI, "bytes of a table"),
     "line bytes": Most(16 * MEBI, "bytes of a line"),
     "blank lines": Most(1_000_000, "blank lines in a row"),
@@ -58,6 +58,8 @@ MOST = {
     "patterns": Most(400_000, "patterns of modules to be matched with layers"),
     # of work
     "matrix products": Most(200_000, "matrix products"),
+    "operations": Most(200_000, "operations of a network"),
+    "dependencies": Most(20_000_000, "dependencies between matrix products"),
     "tile ops": Most(50_000_000, "tile ops of a schedule"),  # some 100 bytes of memory for each
     "tokens": Most(10**8, "tokens of a prompt or an answer"),
     "window requests": Most(4_000_000, "requests of a client in a window"),

@@ -33,7 +33,7 @@ from sim.systolic.losses import ends, losses, occupancy
 from sim.systolic.pod_array import PodArray
 from sim.systolic.power import Budget, most_pods
 from sim.systolic.schedule import schedule
-from sim.systolic.tiling import MOST_TILE_OPS, tile
+from sim.systolic.tiling import MOST_TILE_OPS, tile, tile_ops
 from sim.systolic.timing import simulate
 from sim.text.strict_yaml import KeyPath, nearest
 from sim.traces.stream import gathered
@@ -83,15 +83,16 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
             notes += [f"{name}: {each}" for each in said]
             part = array.part(pods[name])
             interconnect(part.interconnect, part.pods)
-            tile_ops = sum(
-                tile(layer, part, _partition(work, part, [dnns[name]])).tile_ops
-                for layer in dnns[name].layers
-            )
-            if tile_ops > MOST_TILE_OPS:
-                raise ValueError(
-                    f"{name} has {tile_ops:,} tile ops, more than the {MOST_TILE_OPS:,} that a "
+            cut = _partition(work, part, [dnns[name]])
+            if (count := tile_ops(dnns[name].layers, part, cut)) > MOST_TILE_OPS:
+                key = _largest(name, spec, work)
+                what = (
+                    f"{name} has {count:,} tile ops, more than the {MOST_TILE_OPS:,} that a "
                     "schedule holds; take a smaller batch, fewer tokens or layers, or larger pods"
                 )
+                raise MisfitError([(key, what)])
+            for layer in dnns[name].layers:
+                tile(layer, part, cut)
             if spec.trace:
                 stream, warning = trace_of(spec.trace, seed)
                 arrivals[name] = gathered(stream).arrival_s
@@ -122,6 +123,19 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
         notes=notes,
         assumptions=[*array_assumptions(v, array), *_assumptions(work, array)],
     )
+
+
+def _largest(name: str, spec: DnnSpec, work: Networks) -> KeyPath:
+    """The key that makes a network so large: its batch, its input, or all of it."""
+    given = {
+        (*_AT, name, "batch"): spec.batch or 1,
+        ("workload", "batch"): 1 if spec.batch else work.batch,
+        (*_AT, name, "tokens"): spec.tokens if "tokens" in spec.model_fields_set else 1,
+        **{(*_AT, name, key): getattr(spec, key) or 1 for key in INPUTS},
+        **{("workload", key): getattr(work, key) for key in INPUTS if key in work.model_fields_set},
+    }
+    most = max(given, key=lambda key: given[key])
+    return most if given[most] > 1 else (*_AT, name)
 
 
 def _assumptions(work: Networks, array: PodArray) -> Iterator[Assumption]:
