@@ -85,7 +85,7 @@ def bounded(kind: str, count: float, where: str = "") -> int:
     most = MOST[kind]
     if not count <= most.count:
         at = f"{where}: " if where else ""
-        many = f"{count:,.0f}" if count < 1e24 else f"{count:.3g}"
+        many = f"{count:,.0f}" if count < 10**24 else "10^24 and more"
         raise ValueError(f"{at}{many} {most.noun} are too many; at most {most.count:,}")
     return int(count)
 
