@@ -50,7 +50,7 @@ def stored(config: Mapping[str, Any], beside: Mapping[str, Any] | None) -> Store
     if given is None:
         return Stored()
     if not isinstance(given, Mapping):
-        raise ValueError(f"a mapping is due, not {given!r}")
+        raise ValueError(f"a mapping is due, not {str(given)[:40]!r}")
     method = str(given.get("quant_method", given.get("quant_algo", ""))).lower()
     groups = given.get("config_groups")
     if isinstance(groups, Mapping) and groups:
@@ -155,17 +155,25 @@ def _of_group(group: Any) -> tuple[str, tuple[str, ...]]:
     if not isinstance(weights, Mapping):
         return "", ("Linear",)
     kind = str(weights.get("type", "int")).lower(), weights.get("num_bits")
-    if kind not in _BITS:
+    if not isinstance(kind[1], int) or kind not in _BITS:
         raise ValueError(f"weights of {kind[1]} bits ({kind[0]}) are not known here")
-    return _BITS[kind], tuple(map(str, group.get("targets") or ("Linear",)))
+    return _BITS[kind], tuple(_texts(group, "targets")) or ("Linear",)
 
 
 def _kept(given: Mapping[str, Any]) -> Sequence[str]:
     """Names of modules that stay as they were."""
     for key in ("ignore", "modules_to_not_convert", "exclude_modules", "ignored_layers"):
         if given.get(key):
-            return [str(each) for each in given[key]]
+            return _texts(given, key)
     return ()
+
+
+def _texts(given: Mapping[str, Any], key: str) -> list[str]:
+    """The names in a list; ValueError where none is."""
+    found = given.get(key) or ()
+    if not isinstance(found, list | tuple):
+        raise ValueError(f"a list of modules is due in {key}, not {str(found)[:40]!r}")
+    return [str(each) for each in found]
 
 
 def _meant(name: str, targets: Sequence[str]) -> bool:

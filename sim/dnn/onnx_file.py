@@ -206,7 +206,7 @@ def _fill_in(graph: Any, batch: int, sizes: dict[str, int]) -> int:
 def _require_known(nodes: Sequence[Any]) -> None:
     known = _FREE | _CONVOLUTIONS.keys() | _PRODUCTS.keys()
     unknown = Counter(
-        node.op_type if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
+        f"{node.op_type}" if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
         for node in nodes
         if node.domain not in _STANDARD or node.op_type not in known
     )
@@ -256,6 +256,10 @@ def _product(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> _Product | Non
 
 
 def _convolution(node: Any, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> _Product:
+    if min(len(x), len(w), len(y)) < 3:
+        raise ValueError(
+            f"{node.op_type} {node.name!r} has operands of {len(x)} and {len(w)} sides"
+        )
     groups, area = _attribute(node, "group", 1), prod(w[2:])
     if groups < 1:
         raise ValueError(f"{node.op_type} {node.name!r} has {groups} groups")
@@ -266,6 +270,8 @@ def _convolution(node: Any, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int
 
 def _stacked(node: Any, x: tuple[int, ...], w: tuple[int, ...]) -> _Product:
     """Stacks of matrices, as numpy multiplies them; one matrix W for all of X is one product."""
+    if not (x and w):
+        raise ValueError(f"{node.op_type} {node.name!r} multiplies a single number")
     x, w = (1, *x) if len(x) == 1 else x, (*w, 1) if len(w) == 1 else w
     if x[-1] != w[-2]:
         raise ValueError(

@@ -345,6 +345,7 @@ def build(
     owner, rule = called(shape), routing or row.routing
     nodes, links = row.size(_own(row, parameters, owner))
     if max(nodes, links) > MOST_LINKS:
+        nodes, links = min(nodes, 10**30), min(links, 10**30)  # more has no name
         raise ValueError(
             f"this {shape} would have {nodes:,.0f} nodes and {links:,.0f} links, about "
             f"{links * LINK_BYTES / 1e9:,.0f} GB of memory; the most is {MOST_LINKS:,} links"

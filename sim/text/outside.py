@@ -55,6 +55,7 @@ MOST = {
     "context": Most(2**40, "tokens"),
     "chips": Most(65_536, "chips"),
     "links": Most(1_000_000, "links"),
+    "techniques": Most(30, "techniques of a variant"),
     "patterns": Most(400_000, "patterns of modules to be matched with layers"),
     # of work
     "matrix products": Most(200_000, "matrix products"),

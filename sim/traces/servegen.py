@@ -283,6 +283,8 @@ def _lengths(
     try:
         with meeting("", SyntaxError, MemoryError):
             for start, fields in _literal(dataset).items():
+                if not isinstance(fields, dict):
+                    raise ValueError(f"a mapping is due in it, not {str(fields)[:40]!r}")
                 both = [
                     _law(_literal(fields[field]), max_tokens)
                     for field in ("input_tokens", "output_tokens")
@@ -314,7 +316,10 @@ def _literal(text: Any) -> dict[Any, Any]:
 def _law(probabilities: dict[float, float], max_tokens: int) -> tuple[Array, Array]:
     kept = []
     for tokens, share in probabilities.items():
-        if not 0 <= share < math.inf or isinstance(share, bool):
+        numbers = all(type(each) in (int, float) for each in (tokens, share))
+        if not numbers or share > 1e300:
+            raise ValueError(f"{str(tokens)[:40]!r}: {str(share)[:40]!r} are no numbers")
+        if not 0 <= share < math.inf:
             raise ValueError(f"{str(share)[:40]!r} is no probability, of {str(tokens)[:40]} tokens")
         if 1 <= tokens <= max_tokens and share > 0:
             kept.append((int(tokens), float(share)))

@@ -277,6 +277,7 @@ def _side_by_side(records: Sequence[TenantRecord]) -> Timeline:
         whole.uses += [use._replace(capacity=f"{record.name} {use.capacity}") for use in one.uses]
         whole.capacities |= {f"{record.name} {name}": rate for name, rate in one.capacities.items()}
         whole.truncated += one.truncated
+        whole.full_s = one.full_s if whole.full_s is None else whole.full_s
         whole.chosen |= one.chosen
     return whole
 
