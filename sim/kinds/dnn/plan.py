@@ -287,7 +287,8 @@ def _once(plan: ArrayPlan, play: _Play) -> Outcome:
         ends_s = dict(zip(names, all_of_them.ends_s))
     else:
         now, first = 0.0, 0
-        for name in names:
+        # In turns; whose is the first, all having come at once, is told by the names.
+        for name in sorted(names) if sharing == "time_sliced" else names:
             run = play([name], plan.pods[name]).run
             runs.append(run._replace(first_pod=first, start_s=now, times=1))
             ends_s[name] = now + run.seconds if sharing != "alone" else run.seconds
@@ -331,7 +332,7 @@ def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
         served = (
             tenancy.apart(asked, seconds, keep)
             if apart
-            else tenancy.in_turns(asked, seconds, work.quantum, resume_s, keep)
+            else tenancy.in_turns(asked, seconds, work.quantum, resume_s, keep, _by_name(names))
         )
     firsts = dict(zip(names, np.cumsum([0, *plan.pods.values()]).tolist()))
     networks, runs = [], []
@@ -367,6 +368,11 @@ def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
         part=_record(plan, networks, runs),
         warnings=play.notes,
     )
+
+
+def _by_name(names: Sequence[str]) -> list[int]:
+    """Places in the order of their names, which the order in the file has no part in."""
+    return sorted(range(len(names)), key=lambda place: names[place])
 
 
 def _requests(arrival_s: np.ndarray, start_s: np.ndarray, end_s: np.ndarray) -> Requests:

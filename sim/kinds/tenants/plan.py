@@ -170,10 +170,13 @@ def _runs(names: Iterable[str], pairs: bool = True) -> list[tuple[str, ...]]:
 def _together(
     plan: TenantsPlan, names: Sequence[str], timeline: Timeline | None, progress: Progress
 ) -> Shared:
-    """Play these tenants on the chips that all of them have."""
-    work = plan.work
+    """Play these tenants on the chips that all of them have.
+
+    Who goes first of those that are equal is told by the names, not by the order in the file.
+    """
+    work, order = plan.work, sorted(names)
     tenants = []
-    for name, each in _divided(work, {name: plan.plans[name] for name in names}).items():
+    for name, each in _divided(work, {name: plan.plans[name] for name in order}).items():
         spec, here, serving = work.tenants[name], each.machinery, service(each)
         tenants.append(
             Tenant(
@@ -187,9 +190,13 @@ def _together(
         )
     quantum = work.quantum if work.sharing == "time_sliced" else 0
     shared = share_chips(tenants, quantum, timeline, progress)
-    for name, outcome in zip(names, shared.outcomes):
+    for name, outcome in zip(order, shared.outcomes):
         complete(plan.plans[name], outcome)
-    return shared
+    places = [order.index(name) for name in names]
+    return shared._replace(
+        outcomes=[shared.outcomes[place] for place in places],
+        busy_s=[shared.busy_s[place] for place in places],
+    )
 
 
 def _records(plan: TenantsPlan, shared: Mapping[tuple[str, ...], Shared]) -> list[TenantRecord]:
