@@ -290,7 +290,13 @@ def _context(config: _Config) -> int:
         return most
     if kind == "yarn":
         most = rope.get("original_max_position_embeddings") or most
-    return bounded("context", most * factor)
+    try:
+        if isinstance(most, bool) or not isinstance(most, int):
+            raise ValueError(f"a whole number of tokens is due, not {_shown(most)}")
+        return bounded("context", most * factor)
+    except (ValueError, OverflowError) as error:
+        config.fault("rope_scaling", str(error))
+        return 1
 
 
 def _latent(config: _Config) -> Latent:

@@ -108,7 +108,8 @@ def tables(path: Path) -> tuple[TraceFormat, Parser, Iterator[Table]]:
     pq = _pyarrow_parquet()
     form = FORMATS["plain_jsonl"]
     with _decoding("cannot be read as Parquet"):
-        names = pq.ParquetFile(path).schema_arrow.names
+        schema = pq.ParquetFile(path).schema_arrow
+        names = schema.names
     if missing := [column for column in form.columns if column not in names]:
         raise ValueError(
             f"missing column {', '.join(map(repr, missing))}; columns found: "
@@ -120,17 +121,15 @@ def tables(path: Path) -> tuple[TraceFormat, Parser, Iterator[Table]]:
     for name in kinds:
         if names.count(name) > 1:
             raise ValueError(f"the column {name!r} is there twice")
+    texts = [name for name, kind in kinds.items() if _right_type(schema.field(name), kind)]
     with _decoding("cannot be read as Parquet"):
         # Texts stay coded, as in the file, where a few bytes may stand for many.
-        texts = [name for name, kind in kinds.items() if kind != "blocks"]
         file = pq.ParquetFile(path, read_dictionary=texts)
-        for name, kind in kinds.items():
-            _right_type(file.schema_arrow.field(name), kind)
     return form, parser, _batches(file, [*kinds])
 
 
-def _right_type(field: Any, kind: str) -> None:
-    """ValueError where a column of a table is of a type that its values cannot be of."""
+def _right_type(field: Any, kind: str) -> bool:
+    """Whether a column is one of texts; ValueError where its values cannot be of its type."""
     import pyarrow.types as types
 
     of, due = field.type, "numbers"
@@ -151,6 +150,7 @@ def _right_type(field: Any, kind: str) -> None:
         due = "names"
     if not right:
         raise ValueError(f"column {field.name!r} holds {str(of)[:80]}, where {due} are due")
+    return text
 
 
 @contextmanager
