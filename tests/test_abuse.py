@@ -230,8 +230,8 @@ def test_lengths_of_clients(tmp_path, dataset):
 
 def test_archives(tmp_path, monkeypatch):
     """Bombs, too many members, links, names that lead elsewhere, data that end early."""
-    monkeypatch.setitem(MOST, "archive bytes", MOST["archive bytes"]._replace(count=2**20))
-    monkeypatch.setitem(MOST, "archive members", MOST["archive members"]._replace(count=50))
+    monkeypatch.setitem(MOST, "archive bytes", MOST["archive bytes"]._replace(most=2**20))
+    monkeypatch.setitem(MOST, "archive members", MOST["archive members"]._replace(most=50))
     for form in ("w", "w:gz", "w:bz2", "w:xz"):
         bomb = archive(tmp_path / "bomb.tar", {"chunk-0-trace.csv": b"0" * 2**21}, form)
         with pytest.raises(TraceError, match=r"bomb\.tar: .* bytes of an archive"):
@@ -452,7 +452,7 @@ def test_lists_of_products(tmp_path, monkeypatch):
         "m,n,k\n1,1\n": "line 2: 2 cells",
         "m,n,k\n1e300,nan,inf\n": "line 2: m is '1e300'",
     }
-    monkeypatch.setitem(MOST, "matrix products", MOST["matrix products"]._replace(count=10))
+    monkeypatch.setitem(MOST, "matrix products", MOST["matrix products"]._replace(most=10))
     monkeypatch.setattr("sim.dnn.gemm_file._MOST_BLANK", 20)
     for text, what in cases.items():
         path.write_text(text)
@@ -500,7 +500,7 @@ def test_networks_in_pipes(tmp_path):
 
 
 def test_lines_without_end(tmp_path, monkeypatch):
-    monkeypatch.setitem(MOST, "blank lines", MOST["blank lines"]._replace(count=1000))
+    monkeypatch.setitem(MOST, "blank lines", MOST["blank lines"]._replace(most=1000))
     path = tmp_path / "x.csv"
     text = f"{HEADER}\n0,5,5\n".encode()
     path.write_bytes(gzip.compress(text + b"\n" * 5_000_000))
@@ -575,8 +575,8 @@ def test_what_a_reader_meets_is_told_from_our_own_mistakes():
 
 def test_every_count_is_bounded():
     for kind, most in MOST.items():
-        assert bounded(kind, most.count) == most.count
-        for count in (most.count + 1, 10**400, float("inf"), float("nan")):
+        assert bounded(kind, most.most) == most.most
+        for count in (most.most + 1, 10**400, float("inf"), float("nan")):
             with pytest.raises(ValueError, match=f"here: .*{most.noun} are too many; at most"):
                 bounded(kind, count, "here")
 

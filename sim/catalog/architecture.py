@@ -18,13 +18,17 @@ from sim.text import strict_yaml
 from sim.text.outside import bounded
 
 
-def _counted(kind: str, least: int = 1) -> Any:
-    return Annotated[int, Field(ge=least, strict=True), AfterValidator(partial(bounded, kind))]
+def _counted(kind: str, least: int = 1) -> tuple[Any, ...]:
+    return Field(ge=least, strict=True), AfterValidator(partial(bounded, kind))
 
 
-Layers, Heads, Width = _counted("layers"), _counted("heads"), _counted("width")
-Routed, Vocabulary = _counted("experts"), _counted("vocabulary")
-WidthOrNone, TokensOrNone = _counted("width", 0), _counted("context", 0)
+Layers = Annotated[int, *_counted("layers")]
+Heads = Annotated[int, *_counted("heads")]
+Width = Annotated[int, *_counted("width")]
+WidthOrNone = Annotated[int, *_counted("width", 0)]
+Routed = Annotated[int, *_counted("experts")]
+Vocabulary = Annotated[int, *_counted("vocabulary")]
+TokensOrNone = Annotated[int, *_counted("context", 0)]
 Flag = Annotated[bool, Field(strict=True)]
 _PARTS: dict[str, Any] = {"latent": Latent, "experts": Experts, "stored": Stored}
 

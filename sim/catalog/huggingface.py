@@ -365,8 +365,8 @@ def _attention(
         )
     other = [kind for kind in types if str(kind) not in kinds] if isinstance(types, list) else types
     if not isinstance(types, list) or not types or other:
-        found = _shown(other[0] if isinstance(types, list) and other else types)
-        config.fault("layer_types", f"only {' and '.join(kinds)} are modelled yet, not {found}")
+        what = _shown(other[0] if isinstance(types, list) and other else types)
+        config.fault("layer_types", f"only {' and '.join(kinds)} are modelled yet, not {what}")
         return ("dense",), 0, 0
     if len(types) != layers:
         config.fault("layer_types", f"one for each of {layers} layers is due, not {len(types)}")

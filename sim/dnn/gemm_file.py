@@ -18,8 +18,8 @@ from sim.text.outside import MOST, bounded, read_text
 from sim.text.pick import closest
 
 _NEEDED, _MORE = ("m", "n", "k"), ("name", "kernel_area", "after", "raw_input")
-_MOST_SIZE = MOST["size"].count
-_MOST_BLANK = MOST["blank lines"].count
+_MOST_SIZE = MOST["size"].most
+_MOST_BLANK = MOST["blank lines"].most
 _SHOWN = 10
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0", "")
 

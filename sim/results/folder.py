@@ -18,7 +18,14 @@ MARK = "result.json"  # what makes a folder a run folder
 _KEYS = {"scenario", "version", "variants"}  # of it
 _LISTING = "files "
 # What runs wrote before their logs said so.
-_FILES = (MARK, "timeline.html", "report.html", "scenario.yaml", "log.txt", "trace.json.gz")
+_FILES: tuple[str, ...] = (
+    MARK,
+    "timeline.html",
+    "report.html",
+    "scenario.yaml",
+    "log.txt",
+    "trace.json.gz",
+)
 _FILES += ("requests.csv", "requests.parquet", "figures.html", "links.csv", "edges.csv")
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
 

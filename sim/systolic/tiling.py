@@ -19,7 +19,7 @@ from sim.systolic.dataflow import DATAFLOWS, Dataflow
 from sim.systolic.pod_array import PodArray
 from sim.text.outside import MOST
 
-MOST_TILE_OPS = MOST["tile ops"].count  # of a network
+MOST_TILE_OPS = MOST["tile ops"].most  # of a network
 
 
 @dataclass(frozen=True)

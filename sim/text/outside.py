@@ -23,7 +23,7 @@ MEBI = 2**20
 class Most(NamedTuple):
     """How many of a thing are held, and what they are called."""
 
-    count: int
+    most: int
     noun: str
 
 
@@ -71,7 +71,14 @@ MOST = {
 # A float tells times apart to 0.1 us up to here; it is 32 years.
 MOST_S = 1e9
 # What a value of the wrong kind or size does to code that takes it apart.
-UNFORESEEN = (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, EOFError)
+UNFORESEEN: tuple[type[Exception], ...] = (
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    EOFError,
+)
 
 
 def bounded(kind: str, count: float, where: str = "") -> int:
@@ -84,10 +91,10 @@ def bounded(kind: str, count: float, where: str = "") -> int:
     ValueError: num_hidden_layers: 1,000,000,000 layers are too many; at most 2,000
     """
     most = MOST[kind]
-    if not count <= most.count:
+    if not count <= most.most:
         at = f"{where}: " if where else ""
         many = f"{count:,.0f}" if count < 10**24 else "10^24 and more"
-        raise ValueError(f"{at}{many} {most.noun} are too many; at most {most.count:,}")
+        raise ValueError(f"{at}{many} {most.noun} are too many; at most {most.most:,}")
     return int(count)
 
 
@@ -95,9 +102,10 @@ def bounded(kind: str, count: float, where: str = "") -> int:
 def meeting(place: str, *also: type[Exception]) -> Iterator[None]:
     """Around code that takes apart what stands at `place` of a file: ValueError for what it does
     not expect there, and for errors of a library, `also`."""
+    caught: tuple[type[Exception], ...] = (*UNFORESEEN, *also)
     try:
         yield
-    except (*UNFORESEEN, *also) as error:
+    except caught as error:
         raise unforeseen(place, error) from error
 
 
@@ -128,8 +136,8 @@ def opened(path: str | os.PathLike[str]) -> BinaryIO:
 def read_bytes(path: str | os.PathLike[str], kind: str) -> bytes:
     """All of a regular file; ValueError if that is more than `MOST` holds of `kind`; OSError."""
     with opened(path) as file:
-        data = file.read(MOST[kind].count + 1)
-        if len(data) > MOST[kind].count:
+        data = file.read(MOST[kind].most + 1)
+        if len(data) > MOST[kind].most:
             size = max(os.fstat(file.fileno()).st_size, len(data))
             bounded(kind, size)
     return data

@@ -24,7 +24,7 @@ import yaml
 from sim.text.outside import MOST, read_bytes
 
 # After the aliases are expanded, too: a "billion laughs" file stays small on disk.
-MAX_NODES, MAX_DEPTH = MOST["yaml values"].count, MOST["yaml levels"].count
+MAX_NODES, MAX_DEPTH = MOST["yaml values"].most, MOST["yaml levels"].most
 
 KeyPath = tuple[str | int, ...]
 Unwritable = yaml.representer.RepresenterError  # of data that is no plain Python

@@ -15,7 +15,7 @@ from sim.text.outside import MEBI, MOST, bounded, opened
 from sim.traces.columns import Array
 from sim.traces.digits import PAD, Text, padded
 
-MAX_LINE_BYTES = MOST["line bytes"].count  # memory stays bounded on any file
+MAX_LINE_BYTES = MOST["line bytes"].most  # memory stays bounded on any file
 BLOCK_BYTES = 2**20
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"

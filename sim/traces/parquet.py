@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 _MAGIC = b"PAR1"
 _UNSAID = {("session", "int64"): -1, ("think_s", "double"): math.nan}
-_LISTS = ("list<item: int64>", "list<element: int64>", "large_list<item: int64>")
-_LISTS += ("large_list<element: int64>",)
+_LISTS = tuple(
+    f"{kind}<{name}: int64>" for kind in ("list", "large_list") for name in ("item", "element")
+)
 _BATCH_ROWS, _BATCH_VALUES = 65_536, 4_000_000
 
 

@@ -24,7 +24,7 @@ from sim.traces.stream import CHUNK_ROWS, TraceStream, cut, from_start
 
 # how far out of order a row may be under bad_rows="skip", in a file that is not read at once
 SORT_ROWS = 262_144
-MOST_TOKENS = MOST["tokens"].count  # of a prompt or an answer
+MOST_TOKENS = MOST["tokens"].most  # of a prompt or an answer
 TICK_ROWS = 4096  # in which a tick shows
 _FEW_TICKS = 3  # different ones, at the least
 _JITTER = 0.002  # of a tick, by which a stamp may miss it: Mooncake's do by up to 3 ms

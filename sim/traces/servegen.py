@@ -202,9 +202,9 @@ def _files(path: Path) -> Iterator[tuple[re.Match[str], str]]:
                     last = f"at {member.name[-80:]!r}"
                     if not (member.isfile() and (match := _NAME.fullmatch(member.name))):
                         continue
-                    data = archive.extractfile(member)
-                    assert data is not None
-                    yield match, data.read().decode("utf-8", "replace")
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    yield match, content.read().decode("utf-8", "replace")
         except (*_ERRORS, EOFError) as error:
             raise ValueError(f"cannot be unpacked, {last}: {error}; fetch the file again") from None
 
@@ -233,7 +233,8 @@ _PACKINGS: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
 
 
 def _client(number: int, trace: str, dataset: str, max_tokens: int) -> _Client:
-    windows, starts = [], []
+    windows: list[tuple[int, _Window]] = []
+    starts: list[float] = []
     for row, line in enumerate(trace.splitlines(), 1):
         where = f"chunk-{number}-trace.csv: row {row}"
         fields = line.split(",")

@@ -173,7 +173,7 @@ class Numbering:
                 given = np.asarray(ids) if len(ids) else np.zeros(0, np.int64)
             except (ValueError, OverflowError):
                 given = np.zeros(0, object)
-            most = MOST["block id"].count + 8 * self.count
+            most = MOST["block id"].most + 8 * self.count
             if given.dtype.kind == "i" and ((given >= 0) & (given < most)).all():
                 return self._small(given)
             self._names = dict(self._seen())

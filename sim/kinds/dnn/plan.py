@@ -86,11 +86,11 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
             cut = _partition(work, part, [dnns[name]])
             if (count := tile_ops(dnns[name].layers, part, cut)) > MOST_TILE_OPS:
                 key = _largest(name, spec, work)
-                what = (
+                fault = (
                     f"{name} has {count:,} tile ops, more than the {MOST_TILE_OPS:,} that a "
                     "schedule holds; take a smaller batch, fewer tokens or layers, or larger pods"
                 )
-                raise MisfitError([(key, what)])
+                raise MisfitError([(key, fault)])
             for layer in dnns[name].layers:
                 tile(layer, part, cut)
             if spec.trace:
@@ -127,7 +127,7 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
 
 def _largest(name: str, spec: DnnSpec, work: Networks) -> KeyPath:
     """The key that makes a network so large: its batch, its input, or all of it."""
-    given = {
+    given: dict[KeyPath, int] = {
         (*_AT, name, "batch"): spec.batch or 1,
         ("workload", "batch"): 1 if spec.batch else work.batch,
         (*_AT, name, "tokens"): spec.tokens if "tokens" in spec.model_fields_set else 1,
