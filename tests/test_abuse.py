@@ -274,6 +274,21 @@ def test_keys_of_a_config(tmp_path, key, value):
         catalog.model(path)
 
 
+def test_a_pattern_of_more_layers_than_there_are(tmp_path):
+    sizes = ("blocksparse_block_size", "blocksparse_num_local_blocks", "blocksparse_vert_stride")
+    path = config(
+        tmp_path,
+        model_type="phi3small",
+        ff_intermediate_size=64,
+        dense_attention_every_n_layers=2**40,
+        num_local_experts=None,
+        num_experts_per_tok=None,
+        **dict.fromkeys(sizes, 8),
+    )
+    with pytest.raises(ScenarioError, match=r":1: dense_attention_every_n_layers: .* too many"):
+        catalog.model(path)
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -324,7 +339,8 @@ def test_numbers_of_a_trace(tmp_path, value, column):
 def test_clocks_of_dates_resolve_too(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text(
-        "TIMESTAMP,ContextTokens,GeneratedTokens\n1700-01-01 00:00:00,5,5\n2250-01-01 00:00:00,5,5\n"
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "1700-01-01 00:00:00,5,5\n2250-01-01 00:00:00,5,5\n"
     )
     with pytest.raises(TraceError, match="row 3: TIMESTAMP spans"):
         gathered(open_trace(path))
@@ -419,7 +435,7 @@ def test_sizes_of_an_onnx_file(tmp_path):
         with pytest.raises(ValueError, match=rf"x\.onnx: .*{what} are too many"):
             read_dnn(onnx_of(tmp_path, product, dims, [weight]))
     stacks = onnx_of(tmp_path, [node("MatMul", ["x", "x"], ["y"], name="here")], (10**9, 8, 8))
-    with pytest.raises(ValueError, match="MatMul 'here'.* matrix products are too many"):
+    with pytest.raises(ValueError, match=r"MatMul 'here'.* matrix products are too many"):
         read_dnn(stacks)
     many = [node("MatMul", ["x", "x"], [f"y{i}"]) for i in range(3)]
     assert len(read_dnn(onnx_of(tmp_path, many, (8, 8)))[0].layers) == 3
@@ -459,7 +475,7 @@ def test_lists_of_products(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"x\.csv: .*" + what):
             read_dnn(path)
     path.write_text("m,n,k\n1000000,1,1\n")
-    with pytest.raises(ScenarioError, match="batch: .*(tile ops|of a size)"):
+    with pytest.raises(ScenarioError, match=r"batch: .*(tile ops|of a size)"):
         prepare(load(networks(tmp_path, path, more=", batch: 1000000")))
 
 
@@ -485,7 +501,7 @@ def test_pipes_and_devices(endless, read, tmp_path):
     if read == "config.json":
         (tmp_path / "x.json").symlink_to(endless)
         endless, read = tmp_path / "x.json", catalog.model
-    with pytest.raises(ValueError, match="is a (pipe|device), which may have no end"):
+    with pytest.raises(ValueError, match=r"is a (pipe|device), which may have no end"):
         read(endless)
 
 
@@ -504,7 +520,7 @@ def test_lines_without_end(tmp_path, monkeypatch):
     path = tmp_path / "x.csv"
     text = f"{HEADER}\n0,5,5\n".encode()
     path.write_bytes(gzip.compress(text + b"\n" * 5_000_000))
-    with pytest.raises(TraceError, match="row 3 and those below it: .* blank lines in a row are"):
+    with pytest.raises(TraceError, match=r"row 3 and those below it: .* blank lines in a row are"):
         gathered(open_trace(path))
     path.write_bytes(gzip.compress(text + b"0" * 2**25))
     with pytest.raises(TraceError, match="row 3 is longer than 16 MiB"):

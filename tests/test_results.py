@@ -207,7 +207,7 @@ def test_a_folder_that_is_not_wholly_a_run_is_left_alone(tmp_path):
     target = tmp_path / "run"
     a_result(requests=5).save(target)
     (target / "notes.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="podscope did not write .notes.txt., so it is left alone"):
+    with pytest.raises(ValueError, match=r"did not write .notes\.txt., so it is left alone"):
         a_result().save(target)
     (target / "notes.txt").unlink()
     (target / "links.csv").mkdir()  # a name of ours, but no file

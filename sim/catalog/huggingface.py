@@ -24,6 +24,8 @@ _COUNTED = {
     "num_hidden_layers": "layers",
     "first_k_dense_replace": "layers",
     "max_window_layers": "layers",
+    "dense_attention_every_n_layers": "layers",
+    "sliding_window_pattern": "layers",
     "num_attention_heads": "heads",
     "num_key_value_heads": "heads",
     "vocab_size": "vocabulary",

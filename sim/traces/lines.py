@@ -81,6 +81,7 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
     number = 1  # of the first line in `held`
     held: list[bytes] = []
     size = 0
+    due = block_bytes  # when a block is looked at; later where a line goes on from the last one
     row = 1  # behind the last that is not blank
     fault: type[ValueError] | None = None
     try:
@@ -90,11 +91,12 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
             for data in _pieces(stream, block_bytes if stream is raw else _READ_BYTES):
                 held.append(data)
                 size += len(data)
-                if size < block_bytes:
+                if size < due:
                     continue
                 block = b"".join(held)
                 cut = block.rfind(b"\n") + 1
                 held, size = [block[cut:]], len(block) - cut
+                due = size + block_bytes
                 if cut:
                     _refuse_endless(block.find(b"\n") + 1, number)
                     lines, number = _lines(block[:cut], number)
