@@ -121,6 +121,7 @@ def _scales(method: str, given: Mapping[str, Any], formats: set[str]) -> float:
     weights = group.get("weights") if isinstance(group, Mapping) else None
     weights = weights if isinstance(weights, Mapping) else given
     size = weights.get("group_size", given.get("q_group_size"))
+    size = size if isinstance(size, int) and size < 2**31 else None
     if method == "mxfp4":
         return 1 / (32 * 0.5)
     if "fp4" in formats and method != "bitsandbytes":
