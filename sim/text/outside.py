@@ -53,8 +53,7 @@ MOST = {
     "experts": Most(65_536, "experts"),
     "vocabulary": Most(2**30, "tokens of a vocabulary"),
     "context": Most(2**40, "tokens"),
-    "chips": Most(65_536, "chips"),
-    "links": Most(1_000_000, "links"),
+    "links": Most(500_000, "links"),  # half a GB
     "techniques": Most(30, "techniques of a variant"),
     "patterns": Most(400_000, "patterns of modules to be matched with layers"),
     # of work
