@@ -145,7 +145,7 @@ def _power(base: int, exponent: int) -> float:
 
 
 def _grid_size(dims: Sequence[int], wraps: bool) -> tuple[float, float]:
-    count = float(prod(dims))
+    count = prod(float(min(side, 10**30)) for side in dims)
     return count, sum(2 * count * (1 if wraps and size > 2 else (size - 1) / size) for size in dims)
 
 
@@ -346,7 +346,7 @@ def build(
     owner, rule = called(shape), routing or row.routing
     nodes, links = row.size(_own(row, parameters, owner))
     if max(nodes, links) > MOST_LINKS:
-        nodes, links = (each if each < 1e300 else inf for each in (nodes, links))
+        nodes, links = (float(each) if each < 1e300 else inf for each in (nodes, links))
         raise ValueError(
             f"this {shape} would have {nodes:,.0f} nodes and {links:,.0f} links, about "
             f"{links * LINK_BYTES / 1e9:,.0f} GB of memory; the most is {MOST_LINKS:,} links"
