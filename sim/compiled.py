@@ -28,6 +28,9 @@ from typing import Any
 
 import numpy as np
 
+from sim.text.outside import opened
+from sim.text.replacing import replacing
+
 # Nothing is allocated in there, so no references need be counted: that is six times as fast.
 _OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
@@ -38,6 +41,7 @@ _OPTIONS: dict[str, Any] = {
 _LOAD_S = 0.06  # what LLVM and an object file take to load
 # A file is kept for later runs: it is made where this one alone would lose so much of its making.
 _WORTH = 0.04
+_MOST_BYTES = 2**26  # of an object file; ours are some 100 kB
 _WORD = 8  # bytes: of an integer, a float or an address
 _ALL: list[Loops] = []
 _RAN: dict[str, str] = {}
@@ -127,7 +131,10 @@ class Loops:
             code = self._made(file)
         self._absent = code is None
         if code is not None:
-            self._entries = _entries(code, self.samples())
+            try:
+                self._entries = _entries(code, self.samples())
+            except (ValueError, LookupError, RuntimeError) as error:
+                self._never = f"{file} holds no compiled loops: {error}".split("\n")[0]
         return self.native(0)
 
     def plain(self, why: str) -> None:
@@ -138,11 +145,13 @@ class Loops:
         """What is compiled now, by one process at a time where the system can see to that; None if
         it cannot be."""
         with ExitStack() as held:
-            with suppress(ImportError, OSError):
+            with suppress(ImportError, OSError, ValueError):
                 import fcntl
 
                 file.parent.mkdir(parents=True, exist_ok=True)
-                lock = held.enter_context(open(file.parent / f"{self.name}.lock", "w"))
+                beside = file.parent / f"{self.name}.lock"
+                beside.touch()
+                lock = held.enter_context(opened(beside))
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if (code := read(file)) is not None:
                 return code  # another process was first
@@ -159,10 +168,13 @@ class Loops:
 def read(file: Path) -> bytes | None:
     """The content of an object file; None if there is none that is whole and the user's own."""
     try:
-        with open(file, "rb") as source:
+        with opened(file) as source:
             status = os.fstat(source.fileno())
-            head, _, code = source.read().partition(b"\n")
+            head, _, code = source.read(_MOST_BYTES).partition(b"\n")
     except OSError:
+        return None
+    except ValueError as error:  # a pipe or a device
+        _say(f"{file} {error}; it is not used")
         return None
     own = not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
     if own and head == _head(code):
@@ -206,12 +218,10 @@ def _head(code: bytes) -> bytes:
 def _keep(file: Path, code: bytes) -> None:
     """Written whole or not at all."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "wb") as out:
-            out.write(_head(code) + b"\n" + code)
-        os.replace(scratch, file)
-    except OSError as error:
+        with replacing(file) as scratch:
+            scratch.write_bytes(_head(code) + b"\n" + code)
+        file.chmod(0o600)
+    except (OSError, ValueError) as error:
         _say(f"what was compiled cannot be kept, and will be again: {error}")
 
 

@@ -52,7 +52,7 @@ class FakeResult:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "result.json").write_text("{}")
+        (folder / "result.json").write_text('{"scenario": "", "version": "", "variants": {}}')
 
 
 @pytest.fixture

@@ -127,6 +127,21 @@ def test_a_file_that_is_not_whole_or_not_the_users_own_is_not_loaded(make, damag
     assert f"{file} is {'not yours alone' if damage == 'writable' else 'damaged'}" in said
 
 
+@pytest.mark.parametrize("there", ["folder", "pipe", "foreign"])
+def test_what_stands_where_a_file_is_due_stops_nobody(make, there, capsys):
+    file = compiled.object_file(make())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if there == "folder":
+        file.mkdir()
+    elif there == "pipe":
+        os.mkfifo(file)  # to open it would wait for ever
+    else:
+        compiled._keep(file, b"[]\n")  # whole, and the user's own, but not of these loops
+    done = works(make(), 10.0)
+    assert done == (there != "foreign") and capsys.readouterr().err
+    assert sorted(each.suffix for each in file.parent.iterdir()) in ([".lock", ".o"], [".o"])
+
+
 def test_another_source_is_another_file(make, tmp_path):
     first = compiled.object_file(make())
     (tmp_path / "totals.py").write_text(SOURCE + "\n")

@@ -304,3 +304,14 @@ def test_a_timeline_keeps_no_more_than_asked():
     assert len(timeline.spans) == 30
     assert timeline.truncated > 0
     assert MODEL.layers == 4
+
+
+def test_what_crosses_a_port_is_kept_as_long_as_its_spans():
+    """Else a long window of a few spans is millions of uses."""
+    timeline, whole = Timeline(), Timeline()
+    for kept, most in ((timeline, 30), (whole, 20_000)):
+        some = group(timeline=kept, max_spans=most)
+        some.env.run(some.env.process(some.run(graph(decode_batch([4000] * 4)))))
+    assert timeline.full_s is not None and whole.full_s is None
+    assert 0 < max(use.end_s for use in timeline.uses) <= timeline.full_s
+    assert timeline.uses == whole.uses[: len(timeline.uses)] and len(timeline.uses) < 100

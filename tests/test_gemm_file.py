@@ -94,5 +94,5 @@ def test_all_faults_at_once_and_no_more_than_ten(tmp_path: Path) -> None:
 
 
 def test_not_text(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not text in UTF-8"):
+    with pytest.raises(ValueError, match="line 2: byte 0xff is not UTF-8"):
         _read(tmp_path, b"m,n,k\n\xff\xfe\n")

@@ -82,7 +82,7 @@ def test_every_shape_can_be_written(shape, tmp_path):
             "dims: [4, 4]\nrouting: bit_steered",
             "no routing 'bit_steered' on a torus; choose one of shortest",
         ),
-        ("torus", "dims: [4096, 4096]", "the most is 5,000,000 links"),
+        ("torus", "dims: [4096, 4096]", "the most is 500,000 links"),
         ("torus", "dims: [0, 4]", "dims"),
         ("moebius", "devices: 4", "shape"),
         (

@@ -606,7 +606,10 @@ def test_reading_imports_only_the_standard_library_and_numpy():
             todo += [name for name in names if name.startswith("sim.") and name not in seen]
             seen.update(names)
     own = {name for name in seen if name.startswith("sim.")}
-    assert {name for name in own if not name.startswith("sim.traces.")} == {"sim.text.strict_json"}
+    assert {name for name in own if not name.startswith("sim.traces.")} == {
+        "sim.text.strict_json",
+        "sim.text.outside",
+    }
     outside = {name.split(".")[0] for name in seen if not name.startswith("sim.")}
     assert outside - {"numpy"} <= sys.stdlib_module_names
 

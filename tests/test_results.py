@@ -204,22 +204,52 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_that_is_not_wholly_a_run_is_left_alone(tmp_path):
+    target = tmp_path / "run"
+    a_result(requests=5).save(target)
+    (target / "notes.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=r"did not write .notes\.txt., so it is left alone"):
+        a_result().save(target)
+    (target / "notes.txt").unlink()
+    (target / "links.csv").mkdir()  # a name of ours, but no file
+    with pytest.raises(ValueError, match=r"did not write .links\.csv"):
+        a_result().save(target)
+    (target / "links.csv").rmdir()
+    (target / "result.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="not a podscope run folder"):
+        a_result().save(target)
+    assert (target / "log.txt").exists() and (target / "result.json").read_text() == '{"mine": 1}'
+
+
+def test_a_page_of_an_installed_kind_is_a_run_s_own(tmp_path):
+    files = {"result.json": a_mark(1), "log.txt": folder.listing(["odd.html"]).encode()}
+    folder.write_folder(tmp_path / "run", {**files, "odd.html": b""})
+    folder.write_folder(tmp_path / "run", {"result.json": a_mark(2)})
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["result.json"]
+
+
+def a_mark(what) -> bytes:
+    """What makes a folder one of a run."""
+    return json.dumps({"scenario": "s", "version": "1", "variants": {}, "what": what}).encode()
+
+
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_failed_save_leaves_the_old_folder(tmp_path, monkeypatch, exchange):
     if not exchange:
         monkeypatch.setattr(folder, "_exchange", lambda one, other: False)
     target = tmp_path / "run"
-    folder.write_folder(target, {"result.json": b"1"})
+    folder.write_folder(target, {"result.json": a_mark(1)})
     with pytest.raises(TypeError):
-        folder.write_folder(target, {"result.json": b"2", "log.txt": "not bytes"})
-    assert (target / "result.json").read_bytes() == b"1" and len(list(tmp_path.iterdir())) == 1
-    folder.write_folder(target, {"result.json": b"3"})
-    assert (target / "result.json").read_bytes() == b"3" and len(list(tmp_path.iterdir())) == 1
+        folder.write_folder(target, {"result.json": a_mark(2), "log.txt": "not bytes"})
+    assert (target / "result.json").read_bytes() == a_mark(1) and len([*tmp_path.iterdir()]) == 1
+    folder.write_folder(target, {"result.json": a_mark(3)})
+    assert (target / "result.json").read_bytes() == a_mark(3) and len([*tmp_path.iterdir()]) == 1
 
 
 def test_killed_at_any_file_the_folder_is_the_old_one_or_the_new_one(tmp_path):
     target = tmp_path / "run"
-    folder.write_folder(target, {"result.json": b"old", "log.txt": b"old"})
+    old, new = a_mark("old"), a_mark("new")
+    folder.write_folder(target, {"result.json": old, "log.txt": old})
     code = (
         "import os, sys; from pathlib import Path; from sim.results import folder\n"
         "real, left = Path.write_bytes, int(sys.argv[2])\n"
@@ -229,14 +259,14 @@ def test_killed_at_any_file_the_folder_is_the_old_one_or_the_new_one(tmp_path):
         "    if left < 0: os.kill(os.getpid(), 9)\n"
         "    return real(path, data)\n"
         "Path.write_bytes = write\n"
-        "folder.write_folder(sys.argv[1], {'result.json': b'new', 'log.txt': b'new'})\n"
+        f"folder.write_folder(sys.argv[1], {{'result.json': {new!r}, 'log.txt': {new!r}}})\n"
     )
     root = os.path.dirname(os.path.dirname(__file__))
     for writes in (0, 1, 2):
         subprocess.run(
             [sys.executable, "-c", code, str(target), str(writes)], cwd=root, check=False
         )
-        assert {p.read_bytes() for p in target.iterdir()} == {b"new" if writes == 2 else b"old"}
+        assert {p.read_bytes() for p in target.iterdir()} == {new if writes == 2 else old}
         assert len(list(target.iterdir())) == 2
 
 

@@ -130,7 +130,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "is a folder" in why(tmp_path)
     assert "latin.yaml:2: byte 0xe9 is not UTF-8" in why(tmp_path / "latin.yaml")
     assert "utf16.yaml:1: byte 0xff is not UTF-8" in why(tmp_path / "utf16.yaml")
-    assert "larger than" in why(tmp_path / "large.yaml")
+    assert "bytes of a YAML file are too many" in why(tmp_path / "large.yaml")
     assert "cannot be read" in why(Path("a\0b"))
     assert read(tmp_path / "preserve.yaml").path == tmp_path / "preserve.yaml"
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from sim.catalog import huggingface
 from sim.catalog.files import checked, find
@@ -15,9 +15,20 @@ from sim.catalog.hardware import STRICT, Dtype, Sourced, Text
 from sim.graph.model import Experts, Latent, Model, Stored
 from sim.graph.routing import recorded
 from sim.text import strict_yaml
+from sim.text.outside import bounded
 
-Count = Annotated[int, Field(gt=0, strict=True)]
-CountOrNone = Annotated[int, Field(ge=0, strict=True)]
+
+def _counted(kind: str, least: int = 1) -> tuple[Any, ...]:
+    return Field(ge=least, strict=True), AfterValidator(partial(bounded, kind))
+
+
+Layers = Annotated[int, *_counted("layers")]
+Heads = Annotated[int, *_counted("heads")]
+Width = Annotated[int, *_counted("width")]
+WidthOrNone = Annotated[int, *_counted("width", 0)]
+Routed = Annotated[int, *_counted("experts")]
+Vocabulary = Annotated[int, *_counted("vocabulary")]
+TokensOrNone = Annotated[int, *_counted("context", 0)]
 Flag = Annotated[bool, Field(strict=True)]
 _PARTS: dict[str, Any] = {"latent": Latent, "experts": Experts, "stored": Stored}
 
@@ -26,22 +37,22 @@ class LatentFile(BaseModel):
     """`latent:` of a model; the fields are those of `sim.graph.model.Latent`."""
 
     model_config = STRICT
-    kv_rank: Count
-    rope: Count
-    nope: Count
-    value: Count
-    q_rank: CountOrNone = 0
+    kv_rank: Width
+    rope: Width
+    nope: Width
+    value: Width
+    q_rank: WidthOrNone = 0
 
 
 class ExpertsFile(BaseModel):
     """`experts:` of a model; the fields are those of `sim.graph.model.Experts`."""
 
     model_config = STRICT
-    routed: Count
-    chosen: Count
-    ffn: Count
-    shared_ffn: CountOrNone = 0
-    first_dense: CountOrNone = 0
+    routed: Routed
+    chosen: Routed
+    ffn: Width
+    shared_ffn: WidthOrNone = 0
+    first_dense: WidthOrNone = 0
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -65,13 +76,13 @@ class ModelFile(Sourced):
     """A file in `sim/catalog/models`; the fields are those of `sim.graph.model.Model`."""
 
     name: Text
-    layers: Count
-    hidden: Count
-    heads: Count
-    kv_heads: Count
-    head_dim: Count
-    ffn: Count
-    vocab: Count
+    layers: Layers
+    hidden: Width
+    heads: Heads
+    kv_heads: Heads
+    head_dim: Width
+    ffn: Width
+    vocab: Vocabulary
     latent: LatentFile | None = None
     experts: ExpertsFile | None = None
     gated: Flag = True
@@ -80,14 +91,14 @@ class ModelFile(Sourced):
     o_bias: Flag = False
     mlp_bias: Flag = False
     qk_norm: Flag = False
-    norms: Count = 2
+    norms: Heads = 2
     sinks: Flag = False
     attention: Annotated[
         tuple[Literal["dense", "window", "blocksparse"], ...], Field(min_length=1)
     ] = ("dense",)
-    window_tokens: CountOrNone = 0
-    sparse_stride: CountOrNone = 0
-    max_tokens: CountOrNone = 0
+    window_tokens: TokensOrNone = 0
+    sparse_stride: TokensOrNone = 0
+    max_tokens: TokensOrNone = 0
     stored: StoredFile = StoredFile()
     routing: str = ""
     notes: tuple[Text, ...] = ()

@@ -20,7 +20,7 @@ from sim.network.collectives import ALGORITHM_NAMES, COLLECTIVES
 from sim.network.library import Library, Way
 from sim.text import strict_yaml
 from sim.text.choice import Choice
-from sim.text.strict_yaml import Document, KeyPath, nearest
+from sim.text.strict_yaml import Document, KeyPath, ScenarioError, nearest
 from sim.text.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds, Watts, show_field
 
 Tag = Literal["READ", "CHECKED", "INFER", "RECALLED", "FITTED", "OWN"]
@@ -276,14 +276,28 @@ def _with_engine(
 
 
 def library(
-    name_or_path: str | Path, changes: Mapping[str, Any] | None = None, *, inner: bool = False
+    name_or_path: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    inner: bool = False,
+    beside_of: tuple[Path, ...] = (),
 ) -> Library:
     """The library of that name in the catalogue, or in a file; `changes` as for `device`.
 
-    An `inner` one stands for another within a node, and so has none to stand for itself there.
+    An `inner` one stands for another within a node, and so has none to stand for itself there;
+    `beside_of` are those that name each other as `also`.
     """
     doc = strict_yaml.read(find("libraries", name_or_path))
     file = checked(LibraryFile, doc)
+    for key in ("within_node", "also"):
+        if named := getattr(file, key):
+            try:
+                find("libraries", named)
+            except ValueError as error:
+                raise ScenarioError([doc.fault((key,), str(error))]) from None
+    chain = (*beside_of, doc.path.absolute())
+    if len({*chain}) < len(chain):
+        raise ScenarioError([doc.fault(("also",), "the libraries name each other in a circle")])
     given, facts = _numbers(file, doc)
     if file.within_node:
         if inner:
@@ -292,7 +306,7 @@ def library(
             )
         within = given["within_node"] = library(file.within_node, changes, inner=True)
         facts |= {f"within a node: {what}": parent for what, parent in within.facts.items()}
-    beside = library(given.pop("also"), changes) if file.also else None
+    beside = library(given.pop("also"), changes, beside_of=chain) if file.also else None
     if beside:
         facts |= {f"{beside.name}: {what}": parent for what, parent in beside.facts.items()}
     if file.ways is None:

@@ -9,15 +9,53 @@ of embeddings and residuals, and the layers for multi-token prediction.
 from __future__ import annotations
 
 import json
+import reprlib
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.catalog.quantized import stored
 from sim.graph.model import Experts, Latent, Model, Stored
+from sim.text.outside import bounded, meeting, read_text
 from sim.text.strict_yaml import Fault, ScenarioError, nearest
 
-_MAX_BYTES = 4 * 2**20
+# What each count of a config is of (a key of `sim.text.outside.MOST`); others are of tokens.
+_COUNTED = {
+    "num_hidden_layers": "layers",
+    "first_k_dense_replace": "layers",
+    "max_window_layers": "layers",
+    "dense_attention_every_n_layers": "layers",
+    "sliding_window_pattern": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "heads",
+    "vocab_size": "vocabulary",
+    **dict.fromkeys(
+        (
+            "num_local_experts",
+            "n_routed_experts",
+            "num_experts",
+            "num_experts_per_tok",
+            "experts_per_token",
+            "n_shared_experts",
+        ),
+        "experts",
+    ),
+    **dict.fromkeys(
+        (
+            "hidden_size",
+            "intermediate_size",
+            "ff_intermediate_size",
+            "moe_intermediate_size",
+            "head_dim",
+            "kv_lora_rank",
+            "q_lora_rank",
+            "qk_rope_head_dim",
+            "qk_nope_head_dim",
+            "v_head_dim",
+        ),
+        "width",
+    ),
+}
 
 
 class _Family(NamedTuple):
@@ -119,6 +157,17 @@ _NOT_MODELLED = {
 def model(path: Path) -> Model:
     """The model that the config at `path` describes; ScenarioError with every fault at once."""
     config = _Config(path)
+    try:
+        with meeting(""):
+            return _model(config, path)
+    except ScenarioError:
+        raise
+    except ValueError as error:
+        config.fault(config.last, str(error))
+        raise ScenarioError(config.faults) from error
+
+
+def _model(config: _Config, path: Path) -> Model:
     formats, notes = _stored(config)
     notes += _entered(config)
     kind = config.data.get("model_type")
@@ -130,7 +179,7 @@ def model(path: Path) -> Model:
     if family is None:
         config.fault(
             "model_type",
-            f"{kind!r} is not modelled yet{nearest(kind, FAMILIES)}; there are "
+            f"{_shown(kind)} is not modelled yet{nearest(kind, FAMILIES)}; there are "
             f"{', '.join(FAMILIES)}",
         )
     config.stop()
@@ -233,17 +282,23 @@ def _context(config: _Config) -> int:
     most = config.count("max_position_embeddings", 0)
     rope = config.data.get("rope_scaling") or config.data.get("rope_parameters") or {}
     if not isinstance(rope, dict):
-        config.fault("rope_scaling", f"a mapping is due, not {rope!r}")
+        config.fault("rope_scaling", f"a mapping is due, not {_shown(rope)}")
         return most
     kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor", 1.0)
     if kind in (None, "default", "llama3", "longrope", "su", "mrope") or not most:
         return most
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or factor <= 0:
-        config.fault("rope_scaling", f"a positive factor is due, not {factor!r}")
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 0:
+        config.fault("rope_scaling", f"a positive factor is due, not {_shown(factor)}")
         return most
     if kind == "yarn":
         most = rope.get("original_max_position_embeddings") or most
-    return int(most * factor)
+    try:
+        if isinstance(most, bool) or not isinstance(most, int):
+            raise ValueError(f"a whole number of tokens is due, not {_shown(most)}")
+        return bounded("context", most * factor)
+    except (ValueError, OverflowError) as error:
+        config.fault("rope_scaling", str(error))
+        return 1
 
 
 def _latent(config: _Config) -> Latent:
@@ -261,7 +316,8 @@ def _experts(config: _Config, family: _Family, layers: int) -> Experts | None:
     for key in ("moe_layer_freq", "decoder_sparse_step"):
         if config.data.get(key) not in (None, 1):
             config.fault(
-                key, f"only 1, experts in every layer, is modelled yet, not {config.data[key]!r}"
+                key,
+                f"only 1, experts in every layer, is modelled yet, not {_shown(config.data[key])}",
             )
     if config.data.get("mlp_only_layers"):
         config.fault(
@@ -309,8 +365,10 @@ def _attention(
         types = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(
             layers - first, 0
         )
-    if not isinstance(types, list) or not types or any(kind not in kinds for kind in types):
-        config.fault("layer_types", f"only {' and '.join(kinds)} are modelled yet, not {types!r}")
+    other = [kind for kind in types if str(kind) not in kinds] if isinstance(types, list) else types
+    if not isinstance(types, list) or not types or other:
+        what = _shown(other[0] if isinstance(types, list) and other else types)
+        config.fault("layer_types", f"only {' and '.join(kinds)} are modelled yet, not {what}")
         return ("dense",), 0, 0
     if len(types) != layers:
         config.fault("layer_types", f"one for each of {layers} layers is due, not {len(types)}")
@@ -326,6 +384,7 @@ class _Config:
     def __init__(self, path: Path) -> None:
         self.path, self.text, self.start = path, _text(path), 0
         self.faults: list[Fault] = []
+        self.last = ""  # of the keys, that was looked at
         try:
             self.data = json.loads(self.text, object_pairs_hook=self._once)
         except (ValueError, RecursionError) as error:
@@ -341,7 +400,10 @@ class _Config:
         given = self.data.get(key)
         if not isinstance(given, dict):
             self.fault(
-                key, "this key is missing" if given is None else f"a mapping is due, not {given!r}"
+                key,
+                "this key is missing"
+                if given is None
+                else f"a mapping is due, not {_shown(given)}",
             )
             self.stop()
         self.data, self.start = given, self.text.find(f'"{key}"')
@@ -362,10 +424,14 @@ class _Config:
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            due = f"a {'positive ' if least else ''}whole number is due, not {value!r}"
+            due = f"a {'positive ' if least else ''}whole number is due, not {_shown(value)}"
             self.fault(key, "this key is missing" if value is None else due)
             return 1
-        return value
+        try:
+            return bounded(_COUNTED.get(key, "context"), value)
+        except ValueError as error:
+            self.fault(key, str(error))
+            return 1
 
     def named(self, key: str) -> int:
         """`count` of `key`, which may have the name of another family."""
@@ -373,19 +439,19 @@ class _Config:
         given = [name for name in names if self.data.get(name) is not None] or [key]
         for other in given[1:]:
             if self.data[other] != self.data[given[0]]:
-                self.fault(
-                    other, f"{self.data[other]!r} here, but {given[0]} is {self.data[given[0]]!r}"
-                )
+                here, there = _shown(self.data[other]), _shown(self.data[given[0]])
+                self.fault(other, f"{here} here, but {given[0]} is {there}")
         return self.count(given[0])
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.data.get(key)
         if value is not None and not isinstance(value, bool):
-            self.fault(key, f"true or false is due, not {value!r}")
+            self.fault(key, f"true or false is due, not {_shown(value)}")
         return default if value is None else bool(value)
 
     def _once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
+        found = _Keys(pairs)
+        found.of = self
         if len(found) < len(pairs):
             for key, count in sorted(Counter(key for key, _ in pairs).items()):
                 if count > 1:
@@ -393,22 +459,27 @@ class _Config:
         return found
 
 
+class _Keys(dict[str, Any]):
+    """An object of the file, which notes what is looked at: where a reader fails, it was there."""
+
+    of: _Config
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """What stands at a key."""
+        self.of.last = key
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.of.last = key
+        return super().__getitem__(key)
+
+
+_shown = reprlib.repr  # a value in a message, cut short
+
+
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        return read_text(path, "config bytes")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ScenarioError([Fault(str(path), 0, "", f"cannot be read: {why}")]) from None
-    if len(data) > _MAX_BYTES:
-        raise ScenarioError(
-            [
-                Fault(
-                    str(path), 0, "", f"larger than {_MAX_BYTES // 2**20} MiB, not a model's config"
-                )
-            ]
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ScenarioError([Fault(str(path), 0, "", f"not UTF-8 text: {error.reason}")]) from None

@@ -12,10 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
+from functools import cache
 from typing import Any
 
 from sim.graph.model import Stored
 from sim.graph.precision import BYTES
+from sim.text.outside import bounded
 
 _GATED = ("gate_proj", "up_proj", "down_proj")  # of an MLP, under the names that files use
 _QKV = ("q_proj", "k_proj", "v_proj")
@@ -48,7 +50,7 @@ def stored(config: Mapping[str, Any], beside: Mapping[str, Any] | None) -> Store
     if given is None:
         return Stored()
     if not isinstance(given, Mapping):
-        raise ValueError(f"a mapping is due, not {given!r}")
+        raise ValueError(f"a mapping is due, not {str(given)[:40]!r}")
     method = str(given.get("quant_method", given.get("quant_algo", ""))).lower()
     groups = given.get("config_groups")
     if isinstance(groups, Mapping) and groups:
@@ -63,7 +65,8 @@ def stored(config: Mapping[str, Any], beside: Mapping[str, Any] | None) -> Store
             return ""
         return next((dtype for dtype, targets in formats if _meant(name, targets)), "")
 
-    layers = range(_number(config, "num_hidden_layers") or 1)
+    layers = range(bounded("layers", _number(config, "num_hidden_layers") or 1))
+    bounded("patterns", len(layers) * len(kept))
     found, others, mixed = {}, [], ""
     for part in ("attention", "mlp", "experts"):
         of_layers = {
@@ -118,6 +121,7 @@ def _scales(method: str, given: Mapping[str, Any], formats: set[str]) -> float:
     weights = group.get("weights") if isinstance(group, Mapping) else None
     weights = weights if isinstance(weights, Mapping) else given
     size = weights.get("group_size", given.get("q_group_size"))
+    size = size if isinstance(size, int) and size < 2**31 else None
     if method == "mxfp4":
         return 1 / (32 * 0.5)
     if "fp4" in formats and method != "bitsandbytes":
@@ -152,28 +156,47 @@ def _of_group(group: Any) -> tuple[str, tuple[str, ...]]:
     if not isinstance(weights, Mapping):
         return "", ("Linear",)
     kind = str(weights.get("type", "int")).lower(), weights.get("num_bits")
-    if kind not in _BITS:
+    if not isinstance(kind[1], int) or kind not in _BITS:
         raise ValueError(f"weights of {kind[1]} bits ({kind[0]}) are not known here")
-    return _BITS[kind], tuple(map(str, group.get("targets") or ("Linear",)))
+    return _BITS[kind], tuple(_texts(group, "targets")) or ("Linear",)
 
 
 def _kept(given: Mapping[str, Any]) -> Sequence[str]:
     """Names of modules that stay as they were."""
     for key in ("ignore", "modules_to_not_convert", "exclude_modules", "ignored_layers"):
         if given.get(key):
-            return [str(each) for each in given[key]]
+            return _texts(given, key)
     return ()
+
+
+def _texts(given: Mapping[str, Any], key: str) -> list[str]:
+    """The names in a list; ValueError where none is."""
+    found = given.get(key) or ()
+    if not isinstance(found, list | tuple):
+        raise ValueError(f"a list of modules is due in {key}, not {str(found)[:40]!r}")
+    return [str(each) for each in found]
 
 
 def _meant(name: str, targets: Sequence[str]) -> bool:
     return any(each == "Linear" or _matches(name, each) for each in targets)
 
 
+@cache
+def _expression(text: str) -> re.Pattern[str]:
+    """A regular expression of a file; ValueError if it is none, or could take for ever."""
+    if len(text) > 300 or len(re.findall(r"[*+{]", text)) > 5 or re.search(r"\)[*+{]", text):
+        raise ValueError(f"the pattern {text[:60]!r} is too involved to be matched")
+    try:
+        return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{text[:60]!r} is no regular expression: {error}") from None
+
+
 def _matches(name: str, pattern: str) -> bool:
     """Whether a module is named by `pattern`: a regular expression after `re:`, a glob, or a part
     of its name."""
     if pattern.startswith("re:"):
-        return re.match(pattern[3:], name) is not None
+        return re.match(_expression(pattern[3:]), name) is not None
     if "*" in pattern:
         return fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")
     return f".{pattern}." in f".{name}."

@@ -28,7 +28,7 @@ from sim.cli.learn import learn
 from sim.cli.nas import nas, nas_study
 from sim.cli.new import new
 from sim.cli.recommend import recommend
-from sim.cli.text import console, plain, progress_bar, say, warn, write
+from sim.cli.text import console, plain, progress_bar, say, visible, warn, write
 from sim.cli.trace import trace
 from sim.facts.version import VERSION
 
@@ -53,12 +53,12 @@ class _Group(TyperGroup):
         except BrokenPipeError:
             raise  # `podscope list devices | head`: not worth a message
         except ScenarioError as error:
-            typer.echo(str(error), err=True)
+            typer.echo(visible(str(error)), err=True)
             raise typer.Exit(WRONG_INPUT) from None
         except (ValueError, OSError) as error:
             if ctx.params.get("traceback"):
                 raise
-            typer.echo(f"podscope: {error}", err=True)
+            typer.echo(visible(f"podscope: {error}"), err=True)
             raise typer.Exit(WRONG_INPUT) from None
 
 

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,8 +17,16 @@ def console(stderr: bool = False) -> Console:
     80."""
     from rich.console import Console
 
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(stderr=stderr, width=160)
+    class Safe(Console):
+        """Shows what a text holds, where a terminal would obey it."""
+
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Any]:
+            """The pieces of what is printed: rich's own codes are not among their text."""
+            for piece in super().render(renderable, options):
+                yield piece if piece.control else piece._replace(text=visible(piece.text))
+
+    found = Safe(stderr=stderr)
+    return found if found.is_terminal else Safe(stderr=stderr, width=160)
 
 
 def say(text: str, stderr: bool = False) -> None:
@@ -30,6 +38,21 @@ def warn(warnings: Iterable[str]) -> None:
     """Warnings on stderr, a line each."""
     for warning in warnings:
         say(f"[yellow]warning:[/] {plain(warning)}", stderr=True)
+
+
+# Characters that a terminal obeys rather than shows, but the ends of lines: what is put for them.
+_OBEYED = {code: chr(0x2400 + code) for code in range(32) if code not in (9, 10)}
+_OBEYED |= {0x7F: "\u2421"} | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+_OBEYED |= dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
+
+
+def visible(text: str) -> str:
+    """Text from outside for a terminal, which neither clears nor colours it, nor turns it round.
+
+    >>> visible("a \x1b[31mname")
+    'a \u241b[31mname'
+    """
+    return text.translate(_OBEYED)
 
 
 def plain(text: str) -> str:

@@ -46,4 +46,4 @@ def read_dnn(
         return row.read(path, batch=batch, **({"sizes": sizes} if row.sized else {}))
     except ValueError as error:
         lines = (f"{path.name}: {line}" for line in str(error).splitlines())
-        raise ValueError("\n".join(lines)) from None
+        raise ValueError("\n".join(lines)) from error

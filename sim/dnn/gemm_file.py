@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sim.dnn.gemms import Dnn, GemmLayer
+from sim.text.outside import MOST, bounded, read_text
 from sim.text.pick import closest
 
 _NEEDED, _MORE = ("m", "n", "k"), ("name", "kernel_area", "after", "raw_input")
-_MOST_BYTES = 64 << 20
-_MOST_SIZE = 2**40
+_MOST_SIZE = MOST["size"].most
+_MOST_BLANK = MOST["blank lines"].most
 _SHOWN = 10
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0", "")
 
@@ -34,15 +35,7 @@ def read_gemms(path: Path, *, batch: int = 1) -> tuple[Dnn, tuple[str, ...]]:
     A batch has that many times the rows of X. ValueError, a line for each fault, if anything is
     wrong.
     """
-    if path.stat().st_size > _MOST_BYTES:
-        raise ValueError(
-            f"{path.stat().st_size:,} bytes are no list of matrix products; at most {_MOST_BYTES:,}"
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"this is not text in UTF-8 (byte {error.start:,})") from None
-    rows, columns = _rows(text)
+    rows, columns = _rows(read_text(path, "gemm bytes"))
     faults: list[str] = []
     layers: list[GemmLayer] = []
     names: dict[str, int] = {}
@@ -69,11 +62,18 @@ def _rows(text: str) -> tuple[list[_Row], list[str]]:
     """The rows that are not blank, and the columns; ValueError if the header or all rows fail."""
     comma = max(",;\t|", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=comma)
+    lines: list[tuple[int, list[str]]] = []
     try:
-        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+        for cells in reader:
+            line = [cell.strip() for cell in cells]
+            if any(line):
+                lines.append((reader.line_num, line))
+                bounded("matrix products", len(lines) - 1, f"line {reader.line_num}")
+            elif reader.line_num - (lines[-1][0] if lines else 0) > _MOST_BLANK:
+                raise ValueError(f"line {reader.line_num}: more than {_MOST_BLANK:,} blank lines")
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num}: {error}") from None
-    (number, names), *rest = [line for line in lines if any(line[1])] or [(0, [])]
+    (number, names), *rest = lines or [(0, [])]
     if not names:
         raise ValueError("the file is empty; its first line names the columns: m,n,k")
     _check_header(names, number)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from sim.text.outside import bounded
+
 
 @dataclass(frozen=True, slots=True)
 class GemmLayer:
@@ -62,6 +64,9 @@ class Dnn:
                     "layers before it"
                 )
             known.add(layer.name)
+            for size in (layer.m, layer.n, layer.k):
+                bounded("size", size, f"layer {layer.name} of {self.name}")
+        bounded("macs", self.macs, self.name)
 
     @cached_property
     def macs(self) -> int:

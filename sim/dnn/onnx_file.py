@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.dnn.gemms import Dnn, GemmLayer
+from sim.text.outside import bounded, meeting, read_bytes
 from sim.text.pick import closest
 
 # Where the two operands of a product are among a node's inputs.
@@ -42,7 +43,6 @@ Trilu Unique Unsqueeze Upsample Where Xor
 """
 _FREE = frozenset(_TAKE_NO_TIME.split())
 _STANDARD = ("", "ai.onnx")
-_MOST_LAYERS = 200_000
 
 
 class _Product(NamedTuple):
@@ -79,23 +79,28 @@ def read_onnx(
     taken: Counter[str] = Counter()
     layers: list[GemmLayer] = []
     depthwise: list[_Product] = []
+    edges = 0
     for number, node in enumerate(graph.node):
         if node.op_type == "Shape" or all(name in constant for name in node.input):
             constant.update(node.output)
             continue
         held = tuple(dict.fromkeys(s for name in node.input for s in sources.get(name, ())))
-        product = _product(node, shapes)
+        edges = bounded("dependencies", edges + len(held), _called(node, number))
+        with meeting(_called(node, number)):
+            product = _product(node, shapes)
         if product is not None and product.depthwise and node.op_type in _CONVOLUTIONS:
             depthwise.append(product)
         elif product is not None:
             name = (node.name or f"{node.op_type}_{number}").strip("/")
             taken[name] += 1
             own = name if taken[name] == 1 else f"{name}#{taken[name]}"
+            bounded("matrix products", len(layers) + product.copies, _called(node, number))
+            edges = bounded(
+                "dependencies", edges + product.copies * len(held), _called(node, number)
+            )
             layers += _layers(own, product, held)
             held = tuple(layer.name for layer in layers[len(layers) - product.copies :])
         sources |= dict.fromkeys(node.output, held)
-        if len(layers) > _MOST_LAYERS:
-            raise ValueError(f"it has more than {_MOST_LAYERS:,} matrix products")
     if not layers:
         raise ValueError("there is no matrix product in it, so nothing to do for a systolic array")
     notes = [f"the file fixes its batch: {fixed}"] if fixed and fixed != batch else []
@@ -120,21 +125,49 @@ def _shaped(path: Path, batch: int, sizes: dict[str, int]) -> tuple[Any, int]:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load_model_from_string(read_bytes(path, "network bytes"))
     except (DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"this is no ONNX model: {error}") from None
     if not model.graph.node:
         raise ValueError("this is no ONNX model, or one without operations")
+    _no_larger(model)
     fixed = _fill_in(model.graph, batch, sizes)
     del model.graph.value_info[:]  # they may name dimensions that have a size now
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
-    if model.functions:
-        model = inliner.inline_local_functions(model)
+    errors = (shape_inference.InferenceError, ValueError, RuntimeError, DecodeError, MemoryError)
     try:
+        if model.functions:
+            model = inliner.inline_local_functions(model)
         return shape_inference.infer_shapes(model, data_prop=True), fixed
-    except (shape_inference.InferenceError, ValueError) as error:
-        raise ValueError(f"its shapes cannot be found out: {error}") from None
+    except errors as error:
+        raise ValueError(f"its shapes cannot be found out: {str(error)[:500]}") from None
+
+
+def _no_larger(model: Any) -> None:
+    """ValueError if its functions run in a circle, or put into each other's places make too many
+    operations."""
+    functions = {(each.domain, each.name): each for each in model.functions}
+    made: dict[tuple[str, str], int] = {}
+
+    def count(nodes: Sequence[Any], within: tuple[tuple[str, str], ...]) -> int:
+        total = 0
+        for node in nodes:
+            key = node.domain, node.op_type
+            if key in within:
+                raise ValueError(f"the function {node.op_type!r} calls itself")
+            if key in functions and key not in made:
+                made[key] = count(functions[key].node, (*within, key))
+            total = bounded("operations", total + made.get(key, 1), f"at {node.op_type!r}")
+        return total
+
+    with meeting("its functions"):
+        count(model.graph.node, ())
+
+
+def _called(node: Any, number: int) -> str:
+    """A node by its kind and name, as messages have it."""
+    return f"{node.op_type} {node.name!r} (node {number})"
 
 
 def _fill_in(graph: Any, batch: int, sizes: dict[str, int]) -> int:
@@ -173,7 +206,7 @@ def _fill_in(graph: Any, batch: int, sizes: dict[str, int]) -> int:
 def _require_known(nodes: Sequence[Any]) -> None:
     known = _FREE | _CONVOLUTIONS.keys() | _PRODUCTS.keys()
     unknown = Counter(
-        node.op_type if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
+        f"{node.op_type}" if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
         for node in nodes
         if node.domain not in _STANDARD or node.op_type not in known
     )
@@ -185,6 +218,7 @@ def _require_known(nodes: Sequence[Any]) -> None:
 def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
     """By tensor, where all of it is known."""
     found = {each.name: tuple(each.dims) for each in graph.initializer}
+    bounded("operations", len(graph.node))
     for each in (*graph.input, *graph.value_info, *graph.output):
         tensor = each.type.tensor_type
         if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
@@ -204,7 +238,13 @@ def _product(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> _Product | Non
             )
         return shapes[tensor]
 
-    x, w = (shape(node.input[place]) for place in (_CONVOLUTIONS | _PRODUCTS)[node.op_type])
+    places = (_CONVOLUTIONS | _PRODUCTS)[node.op_type]
+    if len(node.input) <= max(places) or not node.output:
+        raise ValueError(
+            f"{node.op_type} {node.name!r} has {len(node.input)} inputs and {len(node.output)} "
+            f"outputs; {max(places) + 1} and 1 are due"
+        )
+    x, w = (shape(node.input[place]) for place in places)
     if node.op_type in _CONVOLUTIONS:
         return _convolution(node, x, w, shape(node.output[0]))
     if node.op_type == "Gemm":
@@ -216,7 +256,13 @@ def _product(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> _Product | Non
 
 
 def _convolution(node: Any, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> _Product:
+    if min(len(x), len(w), len(y)) < 3:
+        raise ValueError(
+            f"{node.op_type} {node.name!r} has operands of {len(x)} and {len(w)} sides"
+        )
     groups, area = _attribute(node, "group", 1), prod(w[2:])
+    if groups < 1:
+        raise ValueError(f"{node.op_type} {node.name!r} has {groups} groups")
     if node.op_type == "ConvTranspose":
         return _Product(x[0] * prod(x[2:]), w[0] // groups, w[1] * area, 1, groups)
     return _Product(y[0] * prod(y[2:]), w[1] * area, w[0] // groups, area, groups)
@@ -224,6 +270,8 @@ def _convolution(node: Any, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int
 
 def _stacked(node: Any, x: tuple[int, ...], w: tuple[int, ...]) -> _Product:
     """Stacks of matrices, as numpy multiplies them; one matrix W for all of X is one product."""
+    if not (x and w):
+        raise ValueError(f"{node.op_type} {node.name!r} multiplies a single number")
     x, w = (1, *x) if len(x) == 1 else x, (*w, 1) if len(w) == 1 else w
     if x[-1] != w[-2]:
         raise ValueError(

@@ -244,6 +244,7 @@ class Chip:
         assert timeline is not None
         if len(timeline.spans) >= self.max_spans:
             timeline.truncated += 1
+            timeline.full_s = self.env.now if timeline.full_s is None else timeline.full_s
             return
         timeline.spans.append(
             Span(

@@ -133,9 +133,7 @@ class Group:
             chip.recording = on
         # What the ports carry is of all who share them: it is kept while any of them is.
         (self.net.keepers.add if on else self.net.keepers.discard)(id(self))
-        self.net.record = self.fabric.record = (
-            self.timeline.uses.append if self.net.keepers else None
-        )
+        self.net.record = self.fabric.record = self.timeline.use if self.net.keepers else None
 
     def close(self) -> None:
         """Nothing more is to come: report what is still on the capacities."""

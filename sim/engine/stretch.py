@@ -72,6 +72,8 @@ class Stretch:
 
     def keeps(self, fleet: Fleet, r: int) -> bool:
         """Whether the iteration that row `r` is about to begin is kept."""
+        if self.timeline.full_s is not None:  # nothing more is kept, so nothing more is played
+            fleet.replicas.shown[self.rows] = 0
         if not fleet.replicas.shown[r]:
             return False
         from_s, until_s = self.window

@@ -17,6 +17,7 @@ class Timeline:
     capacities: dict[str, float] = field(default_factory=dict)
     owners: list[str] = field(default_factory=list)  # of tracks, those to be shown first
     truncated: int = 0  # spans that were played but not kept, because the limit was reached
+    full_s: float | None = None  # when it was reached: nothing is kept from then on
     chosen: bool = False  # the window, by the run: it is another in each variant
     lanes: list[Span] = field(default_factory=list)  # iterations, and requests in them
 
@@ -25,7 +26,12 @@ class Timeline:
         self.spans.clear()
         self.lanes.clear()
         self.uses.clear()
-        self.truncated = 0
+        self.truncated, self.full_s = 0, None
+
+    def use(self, use: Use) -> None:
+        """Keep a use of a capacity, while there is room for the spans beside it."""
+        if self.full_s is None:
+            self.uses.append(use)
 
     def begun(self) -> Timeline:
         """The same from its `origin_s` on."""

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sim.text.outside import read_text
 from sim.text.strict_json import loads as json_of
 
 
@@ -57,7 +58,10 @@ class Load(NamedTuple):
 def recorded(file: str | Path) -> tuple[tuple[float, ...], ...]:
     """Counts in a file: in JSON a list, or one for each layer, in order or by its number; in text a
     number a line, or a line for each layer.  ValueError naming the place that is none."""
-    text = Path(file).read_text()
+    try:
+        text = read_text(file, "table bytes")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     if Path(file).suffix == ".json":
         try:
             found: Any = json_of(text)

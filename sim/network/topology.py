@@ -22,6 +22,7 @@ import networkx as nx
 from sim.network import cuts, direct, multistage
 from sim.network.edge_list import from_edges
 from sim.network.faults import check_link, is_chip
+from sim.text.outside import MOST
 
 if TYPE_CHECKING:
     from sim.network.wires import Wires
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Graph: TypeAlias = nx.DiGraph
 
 REQUIRED = Argument.empty  # stands for what a parameter without a default is
-MOST_LINKS = 5_000_000
+MOST_LINKS = MOST["links"].most
 # of host memory for one directed link, measured: networkx's dicts (290) and our arrays
 LINK_BYTES = 500
 
@@ -144,7 +145,7 @@ def _power(base: int, exponent: int) -> float:
 
 
 def _grid_size(dims: Sequence[int], wraps: bool) -> tuple[float, float]:
-    count = float(prod(dims))
+    count = prod(float(min(side, 10**30)) for side in dims)
     return count, sum(2 * count * (1 if wraps and size > 2 else (size - 1) / size) for size in dims)
 
 
@@ -345,6 +346,7 @@ def build(
     owner, rule = called(shape), routing or row.routing
     nodes, links = row.size(_own(row, parameters, owner))
     if max(nodes, links) > MOST_LINKS:
+        nodes, links = (float(each) if each < 1e300 else inf for each in (nodes, links))
         raise ValueError(
             f"this {shape} would have {nodes:,.0f} nodes and {links:,.0f} links, about "
             f"{links * LINK_BYTES / 1e9:,.0f} GB of memory; the most is {MOST_LINKS:,} links"

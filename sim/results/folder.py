@@ -8,10 +8,25 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from sim.text import strict_json
+from sim.text.outside import read_text
+
 MARK = "result.json"  # what makes a folder a run folder
+_KEYS = {"scenario", "version", "variants"}  # of it
+_LISTING = "files "
+# What runs wrote before their logs said so.
+_FILES: tuple[str, ...] = (
+    MARK,
+    "timeline.html",
+    "report.html",
+    "scenario.yaml",
+    "log.txt",
+    "trace.json.gz",
+)
+_FILES += ("requests.csv", "requests.parquet", "figures.html", "links.csv", "edges.csv")
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
 
 
@@ -19,18 +34,48 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
     """The absolute path of `folder` if a run may be written there; ValueError if that would destroy
     something else.
 
-    Allowed are a path that does not exist, an empty folder, and an earlier run folder (one that
-    holds `result.json`).
+    Allowed are a path that does not exist, an empty folder, and an earlier run folder: one whose
+    `result.json` is a run's, and that holds nothing but what runs write.
     """
     path = Path(folder).expanduser().resolve()
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; name a folder for the run")
-    if path.is_dir() and any(path.iterdir()) and not (path / MARK).is_file():
+    there = sorted(each.name for each in path.iterdir()) if path.is_dir() else []
+    if there and not _is_result(path / MARK):
         raise ValueError(
-            f"{path} is not a podscope run folder (it has no {MARK}), so it is left alone; "
-            "name another folder"
+            f"{path} is not a podscope run folder (it has no {MARK} of a run), so it is left "
+            "alone; name another folder"
+        )
+    own = {*_FILES, *_listed(path / "log.txt")} if there else set()
+    others = [name for name in there if name not in own or not (path / name).is_file()]
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise ValueError(
+            f"{path} holds what podscope did not write ({', '.join(others[:3])}{more}), so it is "
+            "left alone; name another folder, or move that away"
         )
     return path
+
+
+def listing(names: Iterable[str]) -> str:
+    """The line of a run's log that says which files are the run's."""
+    return f"{_LISTING}{' '.join(sorted(names))}\n"
+
+
+def _is_result(file: Path) -> bool:
+    try:
+        found = strict_json.loads(read_text(file, "document bytes"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.keys() >= _KEYS
+
+
+def _listed(log: Path) -> list[str]:
+    try:
+        lines = read_text(log, "table bytes").splitlines()
+    except (OSError, ValueError):
+        return []
+    return [name for line in lines if line.startswith(_LISTING) for name in line.split()[1:]]
 
 
 def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path:

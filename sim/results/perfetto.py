@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -87,10 +88,15 @@ def trace_events(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
 
 
 def trace_gz(outcomes: Mapping[str, Outcome]) -> bytes:
-    """The trace as gzipped JSON; equal outcomes give equal bytes."""
-    trace = {"displayTimeUnit": "ns", "traceEvents": trace_events(outcomes)}
-    text = json.dumps(trace, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return gzip.compress(text.encode(), compresslevel=6, mtime=0)
+    """The trace as gzipped JSON, packed as it is written; equal outcomes give equal bytes."""
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    packed = io.BytesIO()
+    with gzip.GzipFile("", "wb", 6, packed, mtime=0) as out:
+        out.write(b'{"displayTimeUnit":"ns","traceEvents":[')
+        for number, event in enumerate(trace_events(outcomes)):
+            out.write((("," if number else "") + encode(event)).encode())
+        out.write(b"]}")
+    return packed.getvalue()
 
 
 def _labelled(what: str, pid: int, tid: int, name: str, place: int) -> list[dict[str, Any]]:

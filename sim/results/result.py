@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sim.facts.outcome import Outcome
 from sim.results.difference import Part, difference
 from sim.results.expect import check, parse
-from sim.results.folder import write_folder
+from sim.results.folder import listing, write_folder
 from sim.results.metric import row_of
 from sim.results.metrics import SPEEDUP, by_kind, metrics, part_rows_of, rows_of
 from sim.results.pareto import pareto_sentence
@@ -189,7 +189,6 @@ class Result:
             "timeline.html": timeline_page(self.outcomes, title),
             "report.html": self.report(),
             "scenario.yaml": self.resolved,
-            "log.txt": log + self._log(),
         }
         found = {name: text.encode() for name, text in texts.items()}
         found["trace.json.gz"] = trace_gz(self.outcomes)
@@ -200,6 +199,7 @@ class Result:
                 found |= {file: page(mine, title).encode()} if page else {}
             for files in self.kinds[kind].files:
                 found |= files(mine)
+        found["log.txt"] = (log + self._log() + listing([*found, "log.txt"])).encode()
         return found
 
     def save(self, folder: str | os.PathLike[str], log: str = "") -> Path:

@@ -91,6 +91,9 @@ def timeline_page(outcomes: Mapping[str, Outcome], title: str = "Timeline") -> s
     left_out = sum(o.timeline.truncated for o in outcomes.values())
     chosen = any(o.timeline.chosen for o in outcomes.values())
     note = f" {left_out:,} later ops were played but not recorded." if left_out else ""
+    full_s = [o.timeline.full_s for o in outcomes.values() if o.timeline.full_s is not None]
+    if full_s:
+        note += f" Recording stopped at {min(full_s):.6g} s: `record.max_spans` was reached."
     if chosen:
         note += " Each variant in its busiest stretch; --record FROM..UNTIL shows another."
     ops = sum(len(o.timeline.spans) for o in outcomes.values())

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sim.facts.span import Use
 
+MOST_STEPS = 20_000  # of a lane: a page and a trace of more open slowly, and show no more
 _NOISE = 1e-12  # what is left of a sum of rates once every flow has ended
 
 
@@ -19,7 +20,8 @@ def utilisation(
     `times[i + 1]`.
 
     A sweep over starts and ends, O(n log n). Times are in seconds, ascending and distinct; the last
-    share is zero. Neighbouring steps of equal height are one step. No uses: two empty arrays.
+    share is zero. Neighbouring steps of equal height are one step. No uses: two empty arrays. Of
+    more than `MOST_STEPS` steps there are means over so many equal bins: the areas stay.
     """
     rows = [
         (u.start_s, u.end_s, u.bytes_per_s)
@@ -36,7 +38,11 @@ def utilisation(
     share[np.abs(share) < _NOISE * max(1.0, float(np.max(np.abs(share))))] = 0.0
     keep = np.concatenate([[True], np.abs(np.diff(share)) > _NOISE])
     keep[-1] = True
-    return times[keep], share[keep]
+    times, share = times[keep], share[keep]
+    if len(times) > MOST_STEPS:
+        edges = np.linspace(times[0], times[-1], MOST_STEPS + 1)
+        return edges, np.append(binned(times, share, edges), 0.0)
+    return times, share
 
 
 def binned(

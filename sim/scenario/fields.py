@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sim.text import units
+from sim.text.outside import MOST_S
 
 Dtype = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"]
 
@@ -67,7 +68,7 @@ Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
 Bytes = Annotated[units.Bytes, Field(gt=0), BeforeValidator(_sane)]
 BytesPerSecond = Annotated[units.BytesPerSecond, Field(gt=0), BeforeValidator(_sane)]
 FlopPerSecond = Annotated[units.FlopPerSecond, Field(gt=0), BeforeValidator(_sane)]
-Seconds = Annotated[units.Seconds, Field(ge=0), BeforeValidator(_sane)]
+Seconds = Annotated[units.Seconds, Field(ge=0, le=MOST_S), BeforeValidator(_sane)]
 Watts = Annotated[units.Watts, Field(gt=0), BeforeValidator(_sane)]
 Joules = Annotated[units.Joules, Field(gt=0), BeforeValidator(_sane)]
 JoulesPerByte = Annotated[units.JoulesPerByte, Field(gt=0), BeforeValidator(_sane)]

@@ -18,6 +18,7 @@ from sim.scenario.schema import SECTIONS, Head, Ranging, Technique, Variant, var
 from sim.scenario.sweep import Sweep, read_sweep
 from sim.text import strict_yaml
 from sim.text.choice import models
+from sim.text.outside import MOST
 from sim.text.strict_yaml import Fault, KeyPath, ScenarioError, nearest
 
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -365,6 +366,8 @@ def _techniques(section: Node) -> tuple[tuple[Technique, ...], list[Fault]]:
         return (), []
     if not isinstance(node.value, list):
         return (), [node.fault("a list is due, like [preserve] or [{preserve: {join: false}}]")]
+    if len(node.value) > MOST["techniques"].most:
+        return (), [node.fault(f"at most {MOST['techniques'].most} techniques are due")]
     techniques, faults = [], []
     for entry in node.value:
         name, options = entry.value, entry._replace(value={})

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.dnn.gemms import Dnn, GemmLayer
+from sim.dnn.gemms import Dnn
 from sim.systolic.compiled import loops_for
 from sim.systolic.interconnect import Routes, interconnect
 from sim.systolic.placement import Adds, Grid, Net, Placed, Window
@@ -118,48 +118,53 @@ def schedule(
     space = _Space(routes, loops.compiled)
     plans: list[LayerPlan] = []
     for index, dnn in enumerate(dnns):
-        ends: dict[str, int] = {}
         ready = _Ready(dnn)
         for at, tiling in enumerate(tilings[index]):
-            first = _barrier(tiling.layer, ends)
+            first = ready.first(at)
             if index == len(dnns) - 1 and space.is_mostly_before(first):
                 space.forget_before(ready.earliest(at))
             plan = _place_layer(index, tiling, first, space, loops, 2 if exact else 1)
-            ends[tiling.layer.name] = plan.last_round
-            ready.place(tiling.layer.name, ends)
+            ready.placed(at, plan.last_round)
             plans.append(plan)
     return Schedule(array=array, routes=routes, dnns=tuple(dnns), layers=tuple(plans), exact=exact)
 
 
 class _Ready:
-    """Layers to come whose inputs are all placed, by the round from which they may start: any other
-    starts after one of them."""
+    """Layers to come whose inputs are all placed, by the round where each may start.
+
+    No other may start before the earliest of them, for it waits for one of them; so what is ahead
+    is known without a look at all of it.
+    """
 
     def __init__(self, dnn: Dnn) -> None:
-        self.dnn = dnn
-        self.missing = [len({*layer.after}) for layer in dnn.layers]
-        self.behind: dict[str, list[int]] = {}
+        self.layers, self.ends = dnn.layers, dict[str, int]()
+        self.lacking = [len({*layer.after}) for layer in dnn.layers]
+        self.waiting: dict[str, list[int]] = {}  # by layer, those that read it
+        self.ready: list[tuple[int, int]] = []  # (round, layer), a heap
         for at, layer in enumerate(dnn.layers):
             for name in {*layer.after}:
-                self.behind.setdefault(name, []).append(at)
-        self.heap = [(0, at) for at, missing in enumerate(self.missing) if not missing]
+                self.waiting.setdefault(name, []).append(at)
+            if not layer.after:
+                self.ready.append((0, at))
 
-    def place(self, name: str, ends: dict[str, int]) -> None:
-        """After the layer of that name; `ends` has the last rounds of all that are placed."""
-        for at in self.behind.get(name, ()):
-            self.missing[at] -= 1
-            if not self.missing[at]:
-                heappush(self.heap, (_barrier(self.dnn.layers[at], ends), at))
+    def first(self, at: int) -> int:
+        """The first round of a layer whose inputs are placed."""
+        return max((self.ends[name] for name in self.layers[at].after), default=-1) + 1
+
+    def placed(self, at: int, last_round: int) -> None:
+        """A layer, the next in order, ends in this round."""
+        name = self.layers[at].name
+        self.ends[name] = last_round
+        for other in self.waiting.get(name, ()):
+            self.lacking[other] -= 1
+            if not self.lacking[other]:
+                heappush(self.ready, (self.first(other), other))
 
     def earliest(self, start: int) -> int:
         """The first round that any layer from `start` on may still use."""
-        while self.heap[0][1] < start:
-            heappop(self.heap)
-        return self.heap[0][0]
-
-
-def _barrier(layer: GemmLayer, ends: dict[str, int]) -> int:
-    return max((ends[name] for name in layer.after), default=-1) + 1
+        while self.ready[0][1] < start:
+            heappop(self.ready)
+        return self.ready[0][0]
 
 
 class _Space:

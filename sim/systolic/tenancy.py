@@ -92,8 +92,10 @@ def in_turns(
     quantum_s: float | None = None,
     resume_s: Sequence[float] = (),
     keep: int = 0,
+    order: Sequence[int] = (),
 ) -> Served:
-    """One DNN at a time, round robin over those that have a request.
+    """One DNN at a time, round robin over those that have a request, in this `order`, by default
+    their own.
 
     A turn is an inference, or at most `quantum_s` of it. Whoever was interrupted and goes on pays
     its `resume_s` first, the weights having to come again; not if nobody else ran in between. A
@@ -106,13 +108,16 @@ def in_turns(
     turns: list[Turn] = []
     now = in_use_s = 0.0
     turn, before = 0, -1
+    order = order or range(count)
     while waiting := [i for i in range(count) if at[i] < len(coming[i])]:
         now = max(now, min(coming[i][at[i]] for i in waiting))
-        who = next(
-            i
-            for i in [*range(turn, count), *range(turn)]
-            if at[i] < len(coming[i]) and coming[i][at[i]] <= now
+        place = next(
+            place
+            for place in [*range(turn, count), *range(turn)]
+            if at[order[place]] < len(coming[order[place]])
+            and coming[order[place]][at[order[place]]] <= now
         )
+        who = order[place]
         begun, request = now, at[who]
         if left_s[who] == 0.0:
             left_s[who], start[who][request] = seconds[who], now
@@ -127,7 +132,7 @@ def in_turns(
         if len(turns) < keep:
             turns.append(Turn(begun, now, (who,), (request,)))
         in_use_s += now - begun
-        turn, before = (who + 1) % count, who
+        turn, before = (place + 1) % count, who
     return Served(
         start, end, turns, {(i,): len(each) for i, each in enumerate(arrival_s)}, in_use_s
     )

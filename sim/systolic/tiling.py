@@ -8,6 +8,7 @@ weights take to load. Other dataflows than its own are those of `sim.systolic.da
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -16,8 +17,9 @@ import numpy as np
 from sim.dnn.gemms import GemmLayer
 from sim.systolic.dataflow import DATAFLOWS, Dataflow
 from sim.systolic.pod_array import PodArray
+from sim.text.outside import MOST
 
-MOST_TILE_OPS = 50_000_000  # of a network: a schedule takes some 100 bytes of memory for each
+MOST_TILE_OPS = MOST["tile ops"].most  # of a network
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,13 @@ def tile(layer: GemmLayer, array: PodArray, partition: int | None = None) -> Til
     partition = array.rows if partition is None else partition
     if partition < 1:
         raise ValueError(f"a tile has at least 1 row of X, not {partition}")
-    flow = DATAFLOWS[array.dataflow]
-    parts = {"rows": array.rows, "cols": array.cols, "partition": partition}
-    sides = [(layer.m, parts[flow.m]), (layer.n, parts[flow.n]), (layer.k, parts[flow.k])]
+    sides = _sides(layer, array, partition)
     if (count := prod(-(-size // part) for size, part in sides)) > MOST_TILE_OPS:
         raise ValueError(
             f"layer {layer.name} has {count:,} tile ops, more than the {MOST_TILE_OPS:,} that a "
             "schedule holds; take a smaller batch, fewer tokens, or larger pods"
         )
-    tiling = Tiling(layer, flow, *(_cut(size, part) for size, part in sides))
+    tiling = Tiling(layer, DATAFLOWS[array.dataflow], *(_cut(size, part) for size, part in sides))
     sizes = {
         "X": int(tiling.x_rows.max() * tiling.w_rows.max()) // layer.kernel_area,
         "W": int(tiling.w_rows.max() * tiling.w_cols.max()),
@@ -106,6 +106,19 @@ def tile(layer: GemmLayer, array: PodArray, partition: int | None = None) -> Til
                 f"{array.bank_bytes}; take a smaller partition than {partition}"
             )
     return tiling
+
+
+def _sides(layer: GemmLayer, array: PodArray, partition: int) -> list[tuple[int, int]]:
+    """(size, that of a tile) along m, n, k."""
+    flow = DATAFLOWS[array.dataflow]
+    parts = {"rows": array.rows, "cols": array.cols, "partition": partition}
+    return [(layer.m, parts[flow.m]), (layer.n, parts[flow.n]), (layer.k, parts[flow.k])]
+
+
+def tile_ops(layers: Iterable[GemmLayer], array: PodArray, partition: int | None = None) -> int:
+    """Tile ops of some layers: so many, before any of them is made."""
+    part = max(1, array.rows if partition is None else partition)
+    return sum(prod(-(-size // of) for size, of in _sides(layer, array, part)) for layer in layers)
 
 
 def _cut(size: int, part: int) -> np.ndarray:

@@ -39,12 +39,11 @@ def fused_collective(graph: Graph, machine: Machine, options: Options) -> Graph:
 
 
 def _fuse(layer: Layer, tiles: int) -> Layer:
+    matmuls = {op.name for op in layer.ops if op.kind == "matmul"}
     pairs = {
         op.after[0].name: op
         for op in layer.ops
-        if op.kind == "all_reduce"
-        and len(op.after) == 1
-        and layer.op(op.after[0].name).kind == "matmul"
+        if op.kind == "all_reduce" and len(op.after) == 1 and op.after[0].name in matmuls
     }
     if not pairs:
         return layer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from itertools import islice
 from typing import TypeVar
 
 Key = TypeVar("Key")
@@ -24,5 +25,5 @@ def pick(table: Mapping[Key, Row], name: Key, noun: str) -> Row:
 
 def closest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Which of the known names is the most like `name`; `otherwise` where none is near."""
-    close = get_close_matches(name, list(known), 1)
+    close = get_close_matches(name[:80], list(islice(known, 1000)), 1)  # it takes its time
     return f"; nearest is {close[0]!r}" if close else otherwise

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-MAX_BYTES = 4 * 2**20
-MAX_NODES = 100_000  # after the aliases are expanded: a "billion laughs" file stays small on disk
-MAX_DEPTH = 60
+from sim.text.outside import MOST, read_bytes
+
+# After the aliases are expanded, too: a "billion laughs" file stays small on disk.
+MAX_NODES, MAX_DEPTH = MOST["yaml values"].most, MOST["yaml levels"].most
 
 KeyPath = tuple[str | int, ...]
 Unwritable = yaml.representer.RepresenterError  # of data that is no plain Python
@@ -127,9 +128,7 @@ def _parse(text: str, where: Path) -> Document:
     except yaml.MarkedYAMLError as error:
         raise ScenarioError([_syntax(error, where)]) from None
     except RecursionError:
-        raise ScenarioError(
-            [Fault(str(where), 1, "", f"nested deeper than {MAX_DEPTH} levels")]
-        ) from None
+        raise ScenarioError([Fault(str(where), 1, "", _DEEP)]) from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -168,9 +167,33 @@ def dump(data: Any) -> str:
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader that resolves plain scalars nearly as YAML 1.2 does: no octal, no base 60, no
-    dates."""
+    dates.  It counts what it makes: a small file can say a lot."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  (the parent's shape)
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.made = self.level = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next node; an error of its place if there are too many, or if it stands too deep."""
+        self.made += 1
+        if self.made > MAX_NODES or self.level >= MAX_DEPTH:
+            what = _MANY if self.made > MAX_NODES else _DEEP
+            raise _TooMuchError(None, None, what, self.peek_event().start_mark)
+        self.level += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.level -= 1
+
+
+class _TooMuchError(yaml.MarkedYAMLError):
+    """More values, or deeper ones, than a file may have."""
+
+
+_MANY = f"more than {MAX_NODES:,} values once its aliases are expanded"
+_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 
 _NUMBER = r"(?:0|[1-9][0-9_]*)"
@@ -204,8 +227,7 @@ def _text(path: Path) -> str:
     """The file's text, or a fault that says why there is none."""
     name = str(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_bytes(path, "yaml bytes")
     except FileNotFoundError:
         raise ScenarioError([Fault(name, 0, "", _missing(path))]) from None
     except IsADirectoryError:
@@ -213,17 +235,6 @@ def _text(path: Path) -> str:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ScenarioError([Fault(name, 0, "", f"cannot be read: {why}")]) from None
-    if len(data) > MAX_BYTES:
-        raise ScenarioError(
-            [
-                Fault(
-                    name,
-                    0,
-                    "",
-                    f"is larger than {MAX_BYTES // 2**20} MiB, too large for a scenario",
-                )
-            ]
-        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -242,6 +253,8 @@ def _missing(path: Path) -> str:
 
 def _syntax(error: yaml.MarkedYAMLError, path: Path) -> Fault:
     mark = error.problem_mark or error.context_mark
+    if isinstance(error, _TooMuchError):
+        return Fault(str(path), mark.line + 1 if mark else 1, "", str(error.problem))
     what = " ".join(str(part) for part in (error.context, error.problem) if part)
     if error.problem and "'\\t'" in error.problem:
         what = "a tab in the indentation; use spaces"
@@ -306,11 +319,8 @@ def _bounds(root: yaml.Node, path: Path) -> list[Fault]:
 
     count, depth = measure(root)
     if count > MAX_NODES:
-        return [
-            Fault(str(path), 1, "", f"more than {MAX_NODES:,} values once its aliases are expanded")
-        ]
-    deep = f"nested deeper than {MAX_DEPTH} levels"
-    return [Fault(str(path), 1, "", deep)] if depth > MAX_DEPTH else []
+        return [Fault(str(path), 1, "", _MANY)]
+    return [Fault(str(path), 1, "", _DEEP)] if depth > MAX_DEPTH else []
 
 
 def _faults(loader: _Loader, root: yaml.Node, path: Path) -> Iterator[Fault]:

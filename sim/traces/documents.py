@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from sim.text.outside import bounded, meeting
 from sim.text.strict_json import loads as strictly
 from sim.traces.lines import Lines, lines_of
 from sim.traces.parquet import Table
 from sim.traces.peers import peer
 from sim.traces.values import json_object
 
-MOST_BYTES = 2**30
 _LISTS = ("input_lens", "output_lens")  # of a benchmark's result, by request
 
 
@@ -30,16 +30,16 @@ def in_one(head: str, source: Iterator[Lines | Table]) -> tuple[str, Lines] | No
     size = 0
     for lines in source:
         assert isinstance(lines, Lines)
-        text += [lines.line(index) for index in range(len(lines))]
-        size += sum(map(len, text[-len(lines) :]))
-        if size > MOST_BYTES:
-            raise ValueError(f"is one JSON document of more than {MOST_BYTES // 2**30} GiB")
+        text.append(lines.joined())
+        size += len(text[-1])
+        bounded("document bytes", size, "one JSON document")
     try:
         document = strictly("".join(text))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"is neither rows nor one JSON document: {error}") from None
     if isinstance(document, dict):
-        rows = _of_result(document)
+        with meeting("one JSON object"):
+            rows = _of_result(document)
         name = "plain_jsonl" if document.get("start_times") else "benchmark"
     else:
         rows, name = [row for row in document if isinstance(row, dict)], ""

@@ -11,14 +11,17 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from sim.text.outside import MEBI, MOST, bounded, opened
 from sim.traces.columns import Array
 from sim.traces.digits import PAD, Text, padded
 
-MAX_LINE_BYTES = 16 * 2**20  # a longer line is no row of a trace; memory stays bounded on any file
+MAX_LINE_BYTES = MOST["line bytes"].most  # memory stays bounded on any file
 BLOCK_BYTES = 2**20
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _READ_BYTES = 8192  # at once from a compressed file: as much is lost where it is corrupt
+_ZSTD_BYTES = 1024  # packed, at once: they may become 30,000 times as many
+_ZSTD_WINDOW = 2**27  # that a file may ask for, as the library has it by default
 
 
 class TraceError(ValueError):
@@ -60,6 +63,11 @@ class Lines(NamedTuple):
         ended = not self.unended or index < len(self) - 1
         return data.decode("utf-8", "replace") + "\n" * ended
 
+    def joined(self) -> str:
+        """All of them as one text; blank lines between them may be among it."""
+        data = self.text.data[self.start[0] : self.end[-1]].tobytes() if len(self) else b""
+        return data.decode("utf-8", "replace") + "\n"
+
 
 def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
     """The lines of a file that are not blank, in blocks of about so many bytes.
@@ -73,23 +81,28 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
     number = 1  # of the first line in `held`
     held: list[bytes] = []
     size = 0
+    due = block_bytes  # when a block is looked at; later where a line goes on from the last one
+    row = 1  # behind the last that is not blank
     fault: type[ValueError] | None = None
     try:
-        with open(path, "rb") as raw:
+        with opened(path) as raw:
             stream = _unpacked(raw)
             packing = "zstd" if isinstance(stream, _Zstd) else "gzip"
-            while data := stream.read1(_READ_BYTES if stream is not raw else block_bytes):
+            for data in _pieces(stream, block_bytes if stream is raw else _READ_BYTES):
                 held.append(data)
                 size += len(data)
-                if size < block_bytes:
+                if size < due:
                     continue
                 block = b"".join(held)
                 cut = block.rfind(b"\n") + 1
                 held, size = [block[cut:]], len(block) - cut
+                due = size + block_bytes
                 if cut:
                     _refuse_endless(block.find(b"\n") + 1, number)
-                    yield (lines := _lines(block[:cut], number))[0]
-                    number = lines[1]
+                    lines, number = _lines(block[:cut], number)
+                    row = int(lines.number[-1]) + 1 if len(lines) else row
+                    bounded("blank lines", number - row, f"row {row} and those below it")
+                    yield lines
                 _refuse_endless(size, number)
     except EOFError:
         fault, why = CutShortError, f"the {packing} data end early,"
@@ -104,10 +117,17 @@ def blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
         block = block[: block.rfind(b"\n") + 1]
     if block:
         _refuse_endless(block.find(b"\n") + 1 or len(block), number)
-        yield (lines := _lines(block, number))[0]
-        number = lines[1]
+        lines, number = _lines(block, number)
+        yield lines
     if fault:
         raise fault(f"{why} after row {number - 1}{then}")
+
+
+def _pieces(stream: Any, read_bytes: int) -> Iterator[bytes]:
+    """What a stream holds, in pieces of a mebibyte at most."""
+    while data := stream.read1(read_bytes):
+        for at in range(0, len(data), MEBI):
+            yield data[at : at + MEBI]
 
 
 def lines_of(text: bytes) -> Lines:
@@ -130,6 +150,11 @@ def _lines(block: bytes, number: int) -> tuple[Lines, int]:
     first = text.data[starts]
     # Such a line is not blank; others are looked at one by one.
     plain = (first > 32) & (first < 127) & (ends > starts)
+    # Nothing but its end, also a CR LF; only lines that begin otherwise are looked at one by one.
+    bare = (ends == starts) | ((ends == starts + 1) & (first == 13))
+    if bare.any():
+        unended = unended and not bare[-1]
+        starts, ends, numbers, plain = (each[~bare] for each in (starts, ends, numbers, plain))
     if not plain.all():
         for index in np.flatnonzero(~plain).tolist():
             line = text.data[starts[index] : ends[index]].tobytes().decode("utf-8", "replace")
@@ -141,11 +166,11 @@ def _lines(block: bytes, number: int) -> tuple[Lines, int]:
 
 def _refuse_endless(size: int, number: int) -> None:
     if size > MAX_LINE_BYTES:
-        raise ValueError(f"row {number} is longer than {MAX_LINE_BYTES // 2**20} MiB")
+        raise ValueError(f"row {number} is longer than {MAX_LINE_BYTES // MEBI} MiB")
 
 
-def _unpacked(raw: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile | _Zstd:
-    magic = raw.peek(4)[:4]  # a pipe cannot be read twice
+def _unpacked(raw: Any) -> io.BufferedReader | gzip.GzipFile | _Zstd:
+    magic = raw.peek(4)[:4]
     if magic.startswith(_GZIP):
         return gzip.GzipFile(fileobj=raw)
     return _Zstd(raw) if magic == _ZSTD else raw
@@ -170,14 +195,16 @@ class _Zstd:
                 "or decompress it first: zstd -d FILE"
             ) from None
         self.raw, self.corrupt = raw, zstandard.ZstdError
-        self.fresh = lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+        self.fresh = lambda: zstandard.ZstdDecompressor(
+            max_window_size=_ZSTD_WINDOW
+        ).decompressobj()
         self.frame: Any = None  # that is being read
 
     def read1(self, size: int, /) -> bytes:
-        """Some bytes, about four times `size`; none at the end of the file."""
+        """Some bytes; none at the end of the file."""
         parts: list[bytes] = []
         while not any(parts):
-            packed = self.raw.read(size)
+            packed = self.raw.read(min(size, _ZSTD_BYTES))
             if not packed and self.frame is not None:
                 raise EOFError
             if not packed:

@@ -11,23 +11,23 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sim.text.outside import MOST, MOST_S
 from sim.traces.arrivals import Arrivals, times
 from sim.traces.columns import Array, Columns, by_arrival, joined, rechunked
 from sim.traces.documents import in_one
 from sim.traces.formats import FORMATS, Parser, TraceFormat, detect
 from sim.traces.lines import BLOCK_BYTES, CutShortError, Lines, TraceError, blocks
 from sim.traces.parquet import Table, is_parquet, tables
-from sim.traces.rows import Judge
+from sim.traces.rows import CLOCKS, Judge, unit_of
 from sim.traces.servegen import is_servegen, open_servegen
 from sim.traces.stream import CHUNK_ROWS, TraceStream, cut, from_start
 
 # how far out of order a row may be under bad_rows="skip", in a file that is not read at once
 SORT_ROWS = 262_144
-MOST_TOKENS = 10**8  # of a prompt or an answer: more is no number of tokens
+MOST_TOKENS = MOST["tokens"].most  # of a prompt or an answer
 TICK_ROWS = 4096  # in which a tick shows
 _FEW_TICKS = 3  # different ones, at the least
 _JITTER = 0.002  # of a tick, by which a stamp may miss it: Mooncake's do by up to 3 ms
-CLOCKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # units in a second
 
 
 def open_trace(
@@ -147,7 +147,7 @@ def open_trace(
     def source(out: TraceStream) -> Iterator[Columns]:
         try:
             _, form, parser, lines = opened.pop() if opened else _opened(path, *how)
-            judge = Judge(parser, form, bad_rows == "skip", max_tokens, fast)
+            judge = Judge(parser, form, bad_rows == "skip", max_tokens, fast, clock is not None)
             tick_s, lines = _tick(judge, lines, ticks if arrivals is None else False)
             rows = _Slice(judge, lines, first, limit, tick_s, arrivals is None)
             chunks = (
@@ -160,10 +160,10 @@ def open_trace(
             if clock is None and not form.whole_time:
                 chunks = _believed(chunks, form)
             for chunk in rechunked(from_start(chunks, form.per_s, speed), chunk_rows):
-                if not math.isfinite(chunk.arrival_s[-1]):
+                if not chunk.arrival_s[-1] <= MOST_S:
                     raise _TooSlowError(
-                        f"speed ({speed}) is so small that the last request of {path} would never "
-                        "arrive"
+                        f"speed ({speed}) is so small that a request of {path} would arrive "
+                        f"later than a clock resolves; at most {MOST_S:.0e} s"
                     )
                 out.tenants[:] = judge.sessions.tenants
                 yield chunk
@@ -187,9 +187,9 @@ def with_times(stream: TraceStream, arrivals: Arrivals, seed: int) -> TraceStrea
         for chunk in stream.chunks():
             while len(ahead) < len(chunk):
                 ahead = np.concatenate((ahead, next(clock)))
+            out.tenants[:] = stream.tenants
             yield replace(chunk, arrival_s=ahead[: len(chunk)])
             ahead = ahead[len(chunk) :]
-            out.tenants[:] = stream.tenants
         out.warnings += stream.warnings
 
     return TraceStream(stream.name, stream.format, source, stream.block_tokens)
@@ -273,36 +273,15 @@ def _raising(faults: list[ValueError]) -> Iterator[Any]:
     yield from ()
 
 
-_MOST_S, _LONGEST_S = 1e11, 3.2e8  # since 1970: the year 5138; between two requests: ten years
-
-
 def _believed(chunks: Iterable[Columns], form: TraceFormat) -> Iterator[Columns]:
-    """The same; ValueError if their times, in the unit of the format, are those of a finer
+    """The same; ValueError if their times, in the unit of the format, are those of a coarser
     clock."""
-    first: float | None = None
+    begun = False
     for chunk in chunks:
-        if first is None:
-            first = float(chunk.arrival_s[0])
+        if not begun:
+            begun = True
             _no_coarser(chunk, form)
-        since = chunk.arrival_s - first
-        beyond = since / form.per_s > _LONGEST_S
-        for value, most_s, what in (
-            (first, _MOST_S, "begins at"),
-            (float(since[beyond.argmax()]), _LONGEST_S, "spans"),
-        ):
-            if value / form.per_s > most_s:
-                finer = {unit: value / each for unit, each in CLOCKS.items() if each > form.per_s}
-                unit = next((unit for unit, seconds in finer.items() if seconds <= most_s), "ns")
-                raise ValueError(
-                    f"{form.columns[0]} {what} {value / form.per_s:.3g} s, which no recording "
-                    f"does; is it in {unit}? Say so with clock: {unit} "
-                    f"(clock: {_unit(form)}, if it is right)"
-                )
         yield chunk
-
-
-def _unit(form: TraceFormat) -> str:
-    return next((name for name, per_s in CLOCKS.items() if per_s == form.per_s), "s")
 
 
 _EPOCH_S = 9e8, 2.3e9  # seconds since 1970 of a recording: 1998 to 2042
@@ -319,7 +298,7 @@ def _no_coarser(chunk: Columns, form: TraceFormat) -> None:
     gap = (seen[-1] - seen[0]) / max(len(seen) - 1, 1)
     parts = 0 < gap < _FEWEST_MS and bool((seen != np.floor(seen)).any())
     if since or parts:
-        unit = _unit(form)
+        unit = unit_of(form)
         what = "are, taken as seconds, of these years" if since else f"are fractions of a {unit}"
         raise ValueError(
             f"times in {form.columns[0]} {what}, where {unit} are due; are they in s? Say so with "

@@ -11,12 +11,29 @@ import math
 
 import numpy as np
 
+from sim.text.outside import MOST_S, UNFORESEEN, unforeseen
 from sim.traces.columns import Array, Columns
 from sim.traces.digits import date, decimal, whole
 from sim.traces.formats import Parser, Row, TraceFormat
 from sim.traces.lines import Lines
 from sim.traces.parquet import Table
 from sim.traces.sessions import Sessions
+
+CLOCKS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}  # units in a second
+_LATEST_S = 1e11  # since 1970: the year 5138
+_LONGEST_S = 3.2e8  # between two requests: ten years
+
+
+def _finer(form: TraceFormat, seconds: float, most_s: float) -> str:
+    """Which clock makes `most_s` at most of so many seconds of the format's."""
+    units = {name: per_s / form.per_s for name, per_s in CLOCKS.items() if per_s > form.per_s}
+    unit = next((name for name, more in units.items() if seconds / more <= most_s), "ns")
+    return f"is it in {unit}? Say so with clock: {unit} (clock: {unit_of(form)}, if it is right)"
+
+
+def unit_of(form: TraceFormat) -> str:
+    """The name of a format's unit of time."""
+    return next((name for name, per_s in CLOCKS.items() if per_s == form.per_s), "s")
 
 
 class Judge:
@@ -26,8 +43,15 @@ class Judge:
     """
 
     def __init__(
-        self, parser: Parser, form: TraceFormat, skip: bool, max_tokens: int, fast: bool = True
+        self,
+        parser: Parser,
+        form: TraceFormat,
+        skip: bool,
+        max_tokens: int,
+        fast: bool = True,
+        told: bool = False,
     ):
+        self.told = told  # the unit of the clock was said, not guessed
         self.parser, self.form, self.skip, self.max_tokens = parser, form, skip, max_tokens
         self.fast = fast
         self.sessions = Sessions(parser.extras, form.per_s, parser.sure)
@@ -36,6 +60,7 @@ class Judge:
         self._bad, self._bad_rows = 0, list[str]()  # counts, and the first three
         self._failed, self._failed_rows = 0, list[str]()
         self._latest, self._early, self._early_row = -math.inf, 0, 0
+        self._first: float = math.inf  # of the times, in the format's unit
         self.fault: ValueError | None = None  # of the row after the last that was given
 
     def columns(self, lines: Lines | Table) -> tuple[Columns, Array]:
@@ -85,6 +110,30 @@ class Judge:
             time, prompt, output, number = time[kept], prompt[kept], output[kept], number[kept]
         right = self._order(time, number)
         return self.sessions.added(Columns(time, prompt, output), extras)[:right], number[:right]
+
+    def _within(self, time: Array, number: Array) -> None:
+        """ValueError if one clock cannot tell all of these times apart; of a clock that nobody
+        told, if a finer one is likelier."""
+        self._first = min(self._first, float(time.min()))
+        since_s = (time.astype(np.float64) - self._first) / self.form.per_s
+        guessed = not (self.told or self.form.whole_time)
+        column = self.form.columns[0]
+        if guessed and (first_s := self._first / self.form.per_s) > _LATEST_S:
+            raise ValueError(
+                f"row {number[np.argmin(time)]}: {column} begins at {first_s:.3g} s, which no "
+                f"recording does; {_finer(self.form, first_s, _LATEST_S)}"
+            )
+        if not (beyond := since_s > (_LONGEST_S if guessed else MOST_S)).any():
+            return
+        at = int(np.argmax(beyond))
+        what = f"row {number[at]}: {column} spans {since_s[at]:.3g} s, "
+        if not guessed or since_s[at] / 1e9 > MOST_S:
+            raise ValueError(
+                f"{what}more than a clock resolves that has requests to tell apart; at most "
+                f"{MOST_S:.0e} s"
+            )
+        hint = _finer(self.form, since_s[at], _LONGEST_S)
+        raise ValueError(f"{what}which no recording does; {hint}")
 
     def times(self, lines: Lines | Table) -> Array:
         """Times of rows outside the slice that would be served; others' faults are not told."""
@@ -136,6 +185,7 @@ class Judge:
         come before that one."""
         if not len(time):
             return 0
+        self._within(time, number)
         latest = np.maximum.accumulate(time)
         before = np.concatenate(([time[0]], latest[:-1]))
         if self._latest > -math.inf:
@@ -222,7 +272,10 @@ class Judge:
     def _check(self, line: str) -> Row | None:
         """The row of a line, None if it has no output to serve, or ValueError."""
         try:
-            row = self.parser.row(line)
+            try:
+                row = self.parser.row(line)
+            except UNFORESEEN as error:  # not a context manager: there are millions of rows
+                raise unforeseen("", error) from error
             prompt, output = row[1], row[2]
             if not output:
                 return None

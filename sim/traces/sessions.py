@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.text.outside import MOST
 from sim.traces.columns import Array, Columns
 from sim.traces.formats import Row
 
@@ -172,7 +173,7 @@ class Numbering:
                 given = np.asarray(ids) if len(ids) else np.zeros(0, np.int64)
             except (ValueError, OverflowError):
                 given = np.zeros(0, object)
-            most = 2**27 + 8 * self.count
+            most = MOST["block id"].most + 8 * self.count
             if given.dtype.kind == "i" and ((given >= 0) & (given < most)).all():
                 return self._small(given)
             self._names = dict(self._seen())

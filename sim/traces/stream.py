@@ -142,8 +142,10 @@ def cut(
                 break
 
     def source(out: TraceStream) -> Iterator[Columns]:
-        yield from from_start(part(), speed=speed)
-        out.tenants += stream.tenants
+        for chunk in from_start(part(), speed=speed):
+            out.tenants[:] = stream.tenants
+            yield chunk
+        out.tenants[:] = stream.tenants
         out.warnings += stream.warnings
 
     return TraceStream(stream.name, stream.format, source, stream.block_tokens)

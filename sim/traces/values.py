@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from sim.text.outside import MOST_S
 from sim.text.strict_json import loads as strictly
 
 
@@ -167,8 +168,13 @@ def identifier(value: object, column: str) -> str | None:
 
 
 def duration_s(value: object, column: str) -> float:
-    """A duration; NaN if there is none."""
-    return math.nan if value is None or value == "" else elapsed(value, column)
+    """A duration; NaN if there is none.  ValueError beside which a clock stands still."""
+    if value is None or value == "":
+        return math.nan
+    number = elapsed(value, column)
+    if number > MOST_S:
+        raise ValueError(f"{column} is {number:.3g} s, more than the clock can resolve")
+    return number
 
 
 _IDS = re.compile(r"[0-9]{1,18}( [0-9]{1,18})*", re.ASCII)

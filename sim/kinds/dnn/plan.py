@@ -33,7 +33,7 @@ from sim.systolic.losses import ends, losses, occupancy
 from sim.systolic.pod_array import PodArray
 from sim.systolic.power import Budget, most_pods
 from sim.systolic.schedule import schedule
-from sim.systolic.tiling import MOST_TILE_OPS, tile
+from sim.systolic.tiling import MOST_TILE_OPS, tile, tile_ops
 from sim.systolic.timing import simulate
 from sim.text.strict_yaml import KeyPath, nearest
 from sim.traces.stream import gathered
@@ -83,15 +83,16 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
             notes += [f"{name}: {each}" for each in said]
             part = array.part(pods[name])
             interconnect(part.interconnect, part.pods)
-            tile_ops = sum(
-                tile(layer, part, _partition(work, part, [dnns[name]])).tile_ops
-                for layer in dnns[name].layers
-            )
-            if tile_ops > MOST_TILE_OPS:
-                raise ValueError(
-                    f"{name} has {tile_ops:,} tile ops, more than the {MOST_TILE_OPS:,} that a "
+            cut = _partition(work, part, [dnns[name]])
+            if (count := tile_ops(dnns[name].layers, part, cut)) > MOST_TILE_OPS:
+                key = _largest(name, spec, work)
+                fault = (
+                    f"{name} has {count:,} tile ops, more than the {MOST_TILE_OPS:,} that a "
                     "schedule holds; take a smaller batch, fewer tokens or layers, or larger pods"
                 )
+                raise MisfitError([(key, fault)])
+            for layer in dnns[name].layers:
+                tile(layer, part, cut)
             if spec.trace:
                 stream, warning = trace_of(spec.trace, seed)
                 arrivals[name] = gathered(stream).arrival_s
@@ -122,6 +123,19 @@ def prepare(v: Variant, seed: int) -> ArrayPlan:
         notes=notes,
         assumptions=[*array_assumptions(v, array), *_assumptions(work, array)],
     )
+
+
+def _largest(name: str, spec: DnnSpec, work: Networks) -> KeyPath:
+    """The key that makes a network so large: its batch, its input, or all of it."""
+    given: dict[KeyPath, int] = {
+        (*_AT, name, "batch"): spec.batch or 1,
+        ("workload", "batch"): 1 if spec.batch else work.batch,
+        (*_AT, name, "tokens"): spec.tokens if "tokens" in spec.model_fields_set else 1,
+        **{(*_AT, name, key): getattr(spec, key) or 1 for key in INPUTS},
+        **{("workload", key): getattr(work, key) for key in INPUTS if key in work.model_fields_set},
+    }
+    most = max(given, key=lambda key: given[key])
+    return most if given[most] > 1 else (*_AT, name)
 
 
 def _assumptions(work: Networks, array: PodArray) -> Iterator[Assumption]:
@@ -274,7 +288,8 @@ def _once(plan: ArrayPlan, play: _Play) -> Outcome:
         ends_s = dict(zip(names, all_of_them.ends_s))
     else:
         now, first = 0.0, 0
-        for name in names:
+        # In turns; whose is the first, all having come at once, is told by the names.
+        for name in sorted(names) if sharing == "time_sliced" else names:
             run = play([name], plan.pods[name]).run
             runs.append(run._replace(first_pod=first, start_s=now, times=1))
             ends_s[name] = now + run.seconds if sharing != "alone" else run.seconds
@@ -318,7 +333,7 @@ def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
         served = (
             tenancy.apart(asked, seconds, keep)
             if apart
-            else tenancy.in_turns(asked, seconds, work.quantum, resume_s, keep)
+            else tenancy.in_turns(asked, seconds, work.quantum, resume_s, keep, _by_name(names))
         )
     firsts = dict(zip(names, np.cumsum([0, *plan.pods.values()]).tolist()))
     networks, runs = [], []
@@ -354,6 +369,11 @@ def _by_traces(plan: ArrayPlan, play: _Play) -> Outcome:
         part=_record(plan, networks, runs),
         warnings=play.notes,
     )
+
+
+def _by_name(names: Sequence[str]) -> list[int]:
+    """Places in the order of their names, which the order in the file has no part in."""
+    return sorted(range(len(names)), key=lambda place: names[place])
 
 
 def _requests(arrival_s: np.ndarray, start_s: np.ndarray, end_s: np.ndarray) -> Requests:

@@ -171,10 +171,13 @@ def _runs(names: Iterable[str], pairs: bool = True) -> list[tuple[str, ...]]:
 def _together(
     plan: TenantsPlan, names: Sequence[str], timeline: Timeline | None, progress: Progress
 ) -> Shared:
-    """Play these tenants on the chips that all of them have."""
-    work = plan.work
+    """Play these tenants on the chips that all of them have.
+
+    Who goes first of those that are equal is told by the names, not by the order in the file.
+    """
+    work, order = plan.work, sorted(names)
     tenants = []
-    for name, each in _divided(work, {name: plan.plans[name] for name in names}).items():
+    for name, each in _divided(work, {name: plan.plans[name] for name in order}).items():
         spec, here, serving = work.tenants[name], each.machinery, service(each)
         tenants.append(
             Tenant(
@@ -188,9 +191,13 @@ def _together(
         )
     quantum = work.quantum if work.sharing == "time_sliced" else 0
     shared = share_chips(tenants, quantum, timeline, progress)
-    for name, outcome in zip(names, shared.outcomes):
+    for name, outcome in zip(order, shared.outcomes):
         complete(plan.plans[name], outcome)
-    return shared
+    places = [order.index(name) for name in names]
+    return shared._replace(
+        outcomes=[shared.outcomes[place] for place in places],
+        busy_s=[shared.busy_s[place] for place in places],
+    )
 
 
 def _records(plan: TenantsPlan, shared: Mapping[tuple[str, ...], Shared]) -> list[TenantRecord]:
@@ -278,6 +285,7 @@ def _side_by_side(records: Sequence[TenantRecord]) -> Timeline:
         whole.uses += [use._replace(capacity=f"{record.name} {use.capacity}") for use in one.uses]
         whole.capacities |= {f"{record.name} {name}": rate for name, rate in one.capacities.items()}
         whole.truncated += one.truncated
+        whole.full_s = one.full_s if whole.full_s is None else whole.full_s
         whole.chosen |= one.chosen
     return whole
 
