@@ -195,6 +195,24 @@ def test_save_writes_the_whole_folder_and_replaces_an_earlier_one(tmp_path):
     assert [p.name for p in target.parent.iterdir()] == ["run"], "no partial folder is left"
 
 
+def test_what_killed_runs_left_is_taken_away_by_the_next(tmp_path):
+    target = tmp_path / "run"
+    here = folder._machine()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".run.{here}-{dead.pid}-0123abcd.partial"
+    kept = [
+        tmp_path / f".run.{here}-{os.getpid()}-0123abcd.partial",  # it may be writing now
+        tmp_path / f".run.ffffffff-{dead.pid}-0123abcd.partial",  # of another machine
+        tmp_path / f".other.{here}-{dead.pid}-0123abcd.partial",
+    ]
+    for each in (left, *kept):
+        each.mkdir()
+        (each / "report.html").write_text("half")
+    a_result().save(target)
+    assert not left.exists() and all(each.exists() for each in kept)
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="not a podscope run folder"):

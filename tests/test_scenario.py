@@ -65,7 +65,7 @@ def faults(path: Path | str, overrides: Mapping[str, Any] | Sequence[str] = ()) 
 
 def test_a_good_scenario(write: Write) -> None:
     s = load(write(workload={**GOOD["workload"], "batch": 1e1}, seed=3))
-    assert (s.name, s.seed, list(s.variants), s.folder) == (
+    assert (s.name, s.seed, list(s.variants), s.path.parent) == (
         "x",
         3,
         ["vanilla", "preserve"],
@@ -754,6 +754,6 @@ def test_a_variant_may_leave_the_model_out(write: Write) -> None:
         )
     )
     assert s.variants["a"].model.name and not s.variants["b"].model.name
-    again = s.folder / "again.yaml"
+    again = s.path.parent / "again.yaml"
     again.write_text(s.resolved, encoding="utf-8")
     assert load(again).variants == s.variants

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import re
 import secrets
 import shutil
 import sys
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -84,11 +87,13 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> 
 
     The files go into a hidden sibling folder, which then takes the place of the old one: on Linux
     in one atomic exchange, elsewhere in two renames. A killed run leaves at most that sibling,
-    `.<name>.<random>.partial`.
+    `.<name>.<machine>-<process>-<random>.partial`, which the next run to that folder takes away.
     """
     path = check_folder(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    _sweep(path)
+    token = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    fresh = path.with_name(f".{path.name}.{token}.partial")
     fresh.mkdir()
     try:
         for name, content in files.items():
@@ -106,6 +111,30 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> 
             fresh, ignore_errors=True
         )  # the old run after an exchange, our half-written files after an error
     return path
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _sweep(path: Path) -> None:
+    """Take away what runs to this folder left that were killed while they wrote: those of processes
+    of this machine that are no more."""
+    mark = re.compile(rf"\.{re.escape(path.name)}\.{_machine()}-(\d+)-[0-9a-f]{{8}}\.partial")
+    for beside in path.parent.iterdir():
+        found = mark.fullmatch(beside.name)
+        if found and beside.is_dir() and not _lives(int(found[1])):
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -71,18 +71,13 @@ class Scenario:
         """The file as YAML text with what it extends merged in, overrides applied and paths
         absolute: loading it gives the same variants."""
         data: dict[str, Any] = {"question": self.question, "seed": self.seed, **plain(self.common)}
-        data["variants"] = {name: plain(node) for name, node in self.own.items()}
-        data["expect"] = list(self.expect)
-        data["sweep"] = plain(self.swept) if self.swept else {}
-        data["range"] = self.range.model_dump() if self.range else {}
-        return strict_yaml.dump(
-            {key: value for key, value in data.items() if value not in ({}, [])}
-        )
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the scenario file."""
-        return self.path.parent
+        data |= {
+            "variants": {name: plain(node) for name, node in self.own.items()},
+            "expect": [*self.expect],
+            "sweep": plain(self.swept) if self.swept else {},
+            "range": self.range.model_dump() if self.range else {},
+        }
+        return strict_yaml.dump({key: each for key, each in data.items() if each not in ({}, [])})
 
 
 def load(source: Source, overrides: Overrides, kinds: Kinds) -> Scenario:
@@ -366,8 +361,8 @@ def _techniques(section: Node) -> tuple[tuple[Technique, ...], list[Fault]]:
         return (), []
     if not isinstance(node.value, list):
         return (), [node.fault("a list is due, like [preserve] or [{preserve: {join: false}}]")]
-    if len(node.value) > MOST["techniques"].most:
-        return (), [node.fault(f"at most {MOST['techniques'].most} techniques are due")]
+    if len(node.value) > (most := MOST["techniques"].most):
+        return (), [node.fault(f"at most {most} techniques are due")]
     techniques, faults = [], []
     for entry in node.value:
         name, options = entry.value, entry._replace(value={})
