@@ -318,7 +318,7 @@ def test_a_prompt_of_a_large_model_is_too_much_for_a_schedule(tmp_path):
         "question: q\npod: {array: {pods: 256, rows: 32, cols: 32}}\nworkload: {kind: networks, "
         "networks: {n: {model: llama3.1-405b, phase: prefill, tokens: 8192}}}\n"
     )
-    with pytest.raises(ScenarioError, match="75,497,472 tile ops"):
+    with pytest.raises(ScenarioError, match="108,869,406,720 tile ops"):
         sim.run(scenario)
 
 

@@ -328,7 +328,7 @@ def test_a_model_with_edits_says_so(tmp_path):
     assert s.variants["other"].model.change.given() == {}, "another model"
     plans = prepare(load(file, {"variants.other.model": "smollm2-135m"}))
     rows = plans["base"].built.machinery.assumptions
-    assert ("llama3-8b: layers", "2", "CHANGED", "set by the scenario") in rows
+    assert ("llama3-8b: layers", "2", "CHANGED", "set by the scenario") in [r[:4] for r in rows]
     assert any(row[0] == "llama3-8b" and row[1].startswith("0.47 G") for row in rows)
     with pytest.raises(ScenarioError, match="layerz: unknown key, did you mean 'layers'"):
         load(file, {"model.change.layerz": 3})

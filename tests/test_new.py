@@ -68,3 +68,39 @@ def test_a_card_without_an_engine_that_prefetches_says_what_is_taken(folder: Pat
     ask("new", "scenario", "why")
     found = sim.run("why.yaml", {"pod.device": "./mychip.yaml", "workload.output_tokens": 2})
     assert any("names no engine that prefetches" in warning for warning in found.warnings)
+
+
+def test_paths_in_a_topology_are_from_its_own_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask("new", "device", "mychip")
+    ask("new", "topology", "mypod", "--device", "./mychip.yaml")
+    ask("new", "scenario", "why", "--topology", "./mypod.yaml")
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    slow = (folder / "mychip.yaml").read_text().replace("400 TFLOP/s", "4 TFLOP/s")
+    (elsewhere / "mychip.yaml").write_text(slow)  # another of that name is nobody's business
+    monkeypatch.chdir(elsewhere)
+    assert (
+        catalog.device(catalog.pod(folder / "mypod.yaml").device).matrix_flop_per_s["bf16"] > 1e14
+    )
+    result = sim.run("../why.yaml", {"workload.output_tokens": 2})
+    assert result.variants["plain"]["metrics"]["prefill_s"] < 1.0
+    (folder / "mychip.yaml").unlink()
+    assert ask("check", "../why.yaml") == 2
+
+
+def test_what_no_format_of_the_device_holds_is_said_by_check(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask("new", "device", "mychip")
+    file = folder / "mychip.yaml"
+    text = file.read_text()
+    line = next(line for line in text.splitlines() if line.startswith("matrix_flop_per_s"))
+    file.write_text(text.replace(line, "matrix_flop_per_s: {fp8: 800 TFLOP/s}"))
+    ask("new", "scenario", "why")
+    assert ask("check", "why.yaml", "--set", "pod.device=./mychip.yaml") == 2
+    assert "multiplies none of fp16" in capsys.readouterr().err
+    file.write_text(text.replace(line, "matrix_flop_per_s: {bf16: 800 TFLOP/s}"))
+    found = sim.run("why.yaml", {"pod.device": "./mychip.yaml", "workload.output_tokens": 2})
+    assert any("weights and attention are computed at its bf16 rate" in w for w in found.warnings)

@@ -24,6 +24,7 @@ from sim.reproduce import (
     network,
     preserve,
     preserve_dse,
+    ranges,
     serving,
     silicon,
     sosa_rows,
@@ -210,6 +211,8 @@ def cheap_rows(system: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> li
     if system == "stief":
         monkeypatch.setattr("sim.reproduce.stief_machine.rows", lambda *_: [])
         return stief.reproduce(quick=True)
+    if system == "ranges":
+        return ranges.reproduce()
     if system == "nas":
         return nas.reproduce(quick=True)
     if system == "hierarchical":

@@ -143,10 +143,10 @@ def test_equal_scenarios_have_one_digest_however_they_are_written(tmp_path):
 
 def test_a_digest_changes_with_a_file_that_a_named_file_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    device = load("preserve").folder.parent / "sim/catalog/devices/ascend_910b2.yaml"
+    device = load("preserve").path.parent.parent / "sim/catalog/devices/ascend_910b2.yaml"
     card = device.read_text()
     (tmp_path / "mine.yaml").write_text(card)
-    topology = load("preserve").folder.parent / "topologies/atlas_800t_a2.yaml"
+    topology = load("preserve").path.parent.parent / "topologies/atlas_800t_a2.yaml"
     text = topology.read_text().replace("device: ascend_910b2", "device: ./mine.yaml")
     assert "./mine.yaml" in text
     (tmp_path / "pod.yaml").write_text(text)

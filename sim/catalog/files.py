@@ -47,12 +47,7 @@ def find(
     told from a name by a slash or by its ending; whether it exists is left to whoever reads it.
     """
     text = str(name_or_path)
-    if (
-        isinstance(name_or_path, Path)
-        or "/" in text
-        or "\\" in text
-        or Path(text).suffix in SUFFIXES
-    ):
+    if isinstance(name_or_path, Path) or is_path(text):
         return Path(text).expanduser()
     known = names(kind) if known is None else known
     if text not in known:
@@ -64,6 +59,18 @@ def find(
     return FILES[kind].get(text) or next(
         p for p in ((folder or _HERE / kind) / (text + end) for end in SUFFIXES) if p.is_file()
     )
+
+
+def is_path(text: str) -> bool:
+    """Whether that is a path rather than a name: it has a slash, or a file's ending."""
+    return "/" in text or "\\" in text or Path(text).suffix in SUFFIXES
+
+
+def beside(name_or_path: str, file: Path) -> str:
+    """A name as it is, and a path as the file that names it means it: from its own folder."""
+    if not is_path(name_or_path):
+        return name_or_path
+    return str(file.parent / Path(name_or_path).expanduser())
 
 
 def is_there(kind: str, name_or_path: str | Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sim.catalog.files import checked, find
+from sim.catalog.files import beside, checked, find
 from sim.catalog.ranges import over, with_range
 from sim.facts.assumption import Range
 from sim.hardware.cost import told_as, with_kernel
@@ -304,11 +304,17 @@ def library(
             raise ValueError(
                 f"{name_or_path}: it is the within_node of another library, and has one itself"
             )
-        within = given["within_node"] = library(file.within_node, changes, inner=True)
+        within = given["within_node"] = library(
+            beside(file.within_node, doc.path), changes, inner=True
+        )
         facts |= {f"within a node: {what}": parent for what, parent in within.facts.items()}
-    beside = library(given.pop("also"), changes, beside_of=chain) if file.also else None
-    if beside:
-        facts |= {f"{beside.name}: {what}": parent for what, parent in beside.facts.items()}
+    other = (
+        library(beside(given.pop("also"), doc.path), changes, beside_of=chain)
+        if file.also
+        else None
+    )
+    if other:
+        facts |= {f"{other.name}: {what}": parent for what, parent in other.facts.items()}
     if file.ways is None:
         own = over(given["name"], facts, changes)
         return changed(Library(**given, facts=facts), own).timed()
@@ -336,7 +342,7 @@ def library(
         for way in file.ways.table
     )
     card = dataclasses.replace(card, ways=ways).timed()
-    return dataclasses.replace(card, ways=card.ways + (beside.ways if beside else ()))
+    return dataclasses.replace(card, ways=card.ways + (other.ways if other else ()))
 
 
 def _numbers(

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from sim.catalog import hardware, shipped
-from sim.catalog.files import checked, find
+from sim.catalog.files import beside, checked, find
 from sim.catalog.ranges import over, with_range
 from sim.hardware.device import Fact
 from sim.network import topology
@@ -244,8 +244,8 @@ def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) ->
         name=file.name,
         shape=file.shape,
         devices=0,
-        device=file.device,
-        library=file.library,
+        device=_named(doc, "device", file.device),
+        library=_named(doc, "library", file.library),
         link_bytes_per_s=file.link.bytes_per_s,
         link_latency_s=file.link.latency_s,
         parameters=file.parameters(),
@@ -253,6 +253,15 @@ def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) ->
     )
     given = {f"link_{key}": value for key, value in (changes or {}).items()}
     return hardware.changed(_counted(spec, doc), over(file.name, facts, given))
+
+
+def _named(doc: Document, key: str, name: str) -> str:
+    """A card that the file names, whose path is from the file's folder; ScenarioError where it
+    names none that is there."""
+    found = beside(name, doc.path)
+    if found != name and not Path(found).is_file():
+        raise ScenarioError([doc.fault((key,), f"no such file {name!r} (looked for {found})")])
+    return found
 
 
 def _counted(spec: PodSpec, doc: Document) -> PodSpec:

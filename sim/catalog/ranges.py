@@ -23,13 +23,12 @@ Pair = tuple[float, float]
 
 
 class Rule(BaseModel):
-    """A line of `ranges.yaml`; one of `times`, `plus` and `between`."""
+    """A line of `ranges.yaml`; one of `times` and `between`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     key: str
     tags: tuple[str, ...] = ()
     times: Pair | None = None
-    plus: Pair | None = None
     between: Pair | None = None
     source: Annotated[str, Field(min_length=1)]
 
@@ -41,8 +40,6 @@ class Rule(BaseModel):
         """The range of a value."""
         if self.between:
             low, high = min(self.between[0], value), max(self.between[1], value)
-        elif self.plus:
-            low, high = max(value + self.plus[0], 0.0), value + self.plus[1]
         else:
             assert self.times is not None
             low, high = value * self.times[0], value * self.times[1]

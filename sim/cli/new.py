@@ -18,8 +18,8 @@ matrix_flop_per_s: {{bf16: 400 TFLOP/s, fp16: 400 TFLOP/s}}   # dense peak of ea
 vector_flop_per_s: 12 TFLOP/s
 hbm_bytes: 64 GiB
 hbm_bytes_per_s: 2 TB/s       # peak
-hbm_efficiency: 0.8           # of it that a kernel which streams reaches
-matrix_efficiency: 0.7        # of the matrix peak that a large GEMM reaches
+hbm_efficiency: 0.8           # of it that a kernel which streams reaches: a guess
+matrix_efficiency: 0.7        # of the matrix peak that a large GEMM reaches: a guess
 l2_bytes: 64 MiB
 l2_bytes_per_s: 6 TB/s
 kernel_overhead_s: 4 us       # launch, fill and drain of a GEMM or an attention
@@ -42,7 +42,8 @@ question: What does prefetching during all-reduce buy on {name}?
 pod: {{topology: {topology}}}
 model: llama3-8b
 parallel: {{tensor: 4}}
-workload: {{kind: decode, batch: 16, prompt_tokens: 2048, output_tokens: 128}}
+# With few output tokens the prefill decides how long it takes
+workload: {{kind: decode, batch: 16, prompt_tokens: 2048, output_tokens: 1024}}
 variants:
   plain: {{}}
   preserve: {{techniques: [preserve]}}

@@ -69,15 +69,15 @@ def _plain(value: Any) -> Any:
     return f"{type(value).__name__} {value}"
 
 
-def _files(value: Any) -> Iterator[str]:
-    """The files that texts in plain data name, and those that they name in turn."""
+def _files(value: Any, folder: str = "") -> Iterator[str]:
+    """The files that texts in plain data name, from a folder, and those that they name in turn."""
     if isinstance(value, dict):
         value = [*value.values()]
     if isinstance(value, list):
         for one in value:
-            yield from _files(one)
+            yield from _files(one, folder)
     elif isinstance(value, str) and ("/" in value or value.endswith(_CARDS)):
-        path = os.path.abspath(os.path.expanduser(value))
+        path = os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
         if os.path.isfile(path):
             yield path
             yield from _named_in(path, _stamp(path))
@@ -91,7 +91,7 @@ def _named_in(path: str, stamp: tuple[int, ...]) -> tuple[str, ...]:
         data = strict_yaml.read(path).data
     except ValueError:  # whoever reads it will say so
         return ()
-    return tuple(found for found in _files(data) if found != path)
+    return tuple(found for found in _files(data, os.path.dirname(path)) if found != path)
 
 
 def _content(path: str) -> str:

@@ -282,16 +282,26 @@ def with_kernel(device: Device, kind: str, **numbers: float | None) -> Device:
     return replace(device, kernels={**device.kernels, kind: own})
 
 
+def multiplied_in(device: Device, dtype: str) -> str:
+    """The format whose rate a device multiplies `dtype` at: that, or the nearest that it has and
+    that holds it; ValueError if it has none."""
+    for name in (dtype, *_WIDER[dtype]):
+        if name in device.matrix_flop_per_s:
+            return name
+    raise ValueError(
+        f"{device.name} multiplies none of {', '.join((dtype, *_WIDER[dtype]))}; it has rates for "
+        f"{', '.join(device.matrix_flop_per_s)}: add one to its card, or set `precision`"
+    )
+
+
 def matrix_flop_per_s(device: Device, dtype: str, kind: str = "matmul") -> float:
     """Rate that a large kernel of `kind` reaches in `dtype`, or in the nearest format the device
     multiplies natively."""
     own = kernel_of(device, kind)
     share = device.matrix_efficiency if own.matrix_efficiency is None else own.matrix_efficiency
-    for name in (dtype, *_WIDER[dtype]):
-        if name in device.matrix_flop_per_s:
-            narrow = own.matrix_efficiency_8bit if name in _8BIT else None
-            return device.matrix_flop_per_s[name] * (share if narrow is None else narrow)
-    raise ValueError(f"{device.name} multiplies none of {dtype}, {', '.join(_WIDER[dtype])}")
+    name = multiplied_in(device, dtype)
+    narrow = own.matrix_efficiency_8bit if name in _8BIT else None
+    return device.matrix_flop_per_s[name] * (share if narrow is None else narrow)
 
 
 def hbm_bytes_per_s(device: Device) -> float:

@@ -29,7 +29,7 @@ from sim.graph.parallel import Parallel, shard, stage_layers
 from sim.graph.precision import Part, Precision
 from sim.graph.routing import Routing
 from sim.graph.transformer import transformer
-from sim.hardware.cost import alone
+from sim.hardware.cost import alone, multiplied_in
 from sim.hardware.device import ENGINE_LIMITS, Device
 from sim.machine.wiring import (
     assumptions,
@@ -176,7 +176,7 @@ def machinery(
     rows.append(
         Assumption(model.name, f"{model.parameters / 1e9:.2f} G parameters", "READ", model.source)
     )
-    beyond = [*beyond_cards(v, pod, device, library if chips > 1 else None, precision)]
+    beyond = [*beyond_cards(v, pod, device, library if chips > 1 else None, precision, model)]
     rows += [Assumption("beyond what was measured", note, "INFER", "") for note in beyond]
     stored = whole_at_each_hop(network, [chips] if chips > 1 else [])
     rows += [Assumption("switches that store and forward", note, "INFER", "") for note in stored]
@@ -307,7 +307,12 @@ def _same_op(a: Op, b: Op) -> bool:
 
 
 def beyond_cards(
-    v: Variant, pod: catalog.PodSpec, device: Device, library: Library | None, precision: Precision
+    v: Variant,
+    pod: catalog.PodSpec,
+    device: Device,
+    library: Library | None,
+    precision: Precision,
+    model: Model,
 ) -> Iterator[str]:
     """Where a run uses cards for what they were not measured on."""
     name = Path(v.pod.device or pod.device).stem
@@ -317,10 +322,14 @@ def beyond_cards(
             f"are those of {' and '.join(device.measured_on)}"
         )
     yield from beyond_library(name, library)
-    for part in ("weights", "attention", "experts"):
+    at: dict[tuple[str, str], list[str]] = {}
+    for part in ("weights", "attention", "experts") if model.experts else ("weights", "attention"):
         dtype = precision.arithmetic(part)
-        if dtype not in device.matrix_flop_per_s:
-            yield f"{device.name} has no rate for {dtype}: {part} are multiplied in a wider format"
+        if (used := multiplied_in(device, dtype)) != dtype:
+            at.setdefault((dtype, used), []).append(part)
+    for (dtype, used), parts in at.items():
+        what = " and ".join(parts)
+        yield f"{device.name} has no rate for {dtype}: {what} are computed at its {used} rate"
 
 
 def _inferred_engine(device: Device, card: Device) -> Iterator[str]:

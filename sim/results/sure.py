@@ -56,8 +56,13 @@ class Constant(NamedTuple):
 
     @property
     def how(self) -> str:
-        """How it is known."""
-        return _HOW.get(self.tag, self.tag)
+        """How it is known, and whose range it is where that is somebody else's."""
+        how = _HOW.get(self.tag, self.tag)
+        return f"{how}, in the catalogue's range" if self._borrowed else how
+
+    @property
+    def _borrowed(self) -> bool:
+        return self.tag == "OWN" and self.known.source != "mine"
 
     def shown(self, value: float) -> str:
         """A value of it as text."""
@@ -134,9 +139,11 @@ class Sure:
         """How many constants of each kind."""
         counts: dict[str, int] = {}
         for swing in self.swings:
-            counts[swing.constant.how] = counts.get(swing.constant.how, 0) + 1
-        constants = f"{len(self.swings)} constants: " if len(counts) > 1 else "constants, "
-        return constants + listed(f"{count} {how}" for how, count in counts.items())
+            how = _HOW.get(swing.constant.tag, swing.constant.tag)
+            counts[how] = counts.get(how, 0) + 1
+        return f"{len(self.swings)} constants: " + listed(
+            f"{count} {how}" for how, count in counts.items()
+        )
 
     def _decider(self) -> str:
         first = self.swings[0].constant
@@ -147,14 +154,21 @@ class Sure:
             return told
         if self.crossing is None:
             always = "pays" if self.curve[0][1] > 1.0 else "does not pay"
-            return f"{told}: it {always} over all of that"
+            return f"{told}: alone, it {always} over all of that{self._others()}"
         side = "above" if self.curve[-1][1] > self.curve[0][1] else "below"
-        return f"{told}: it pays {side} {first.shown(self.crossing)}"
+        return f"{told}: it pays {side} {first.shown(self.crossing)}{self._others()}"
+
+    def _others(self) -> str:
+        """How many draws of all together say the other thing, a gain or a loss."""
+        other = sum((draw > 1.0) != (self.nominal > 1.0) for draw in self.draws)
+        slower = "slower" if self.nominal > 1.0 else "faster"
+        told = f"; {other} of {len(self.draws)} draws are {slower} than the baseline"
+        return told if other else ""
 
     def text(self, value: float) -> str:
         """A value of the judged number."""
         if self.ratio:
-            return f"{value:.2f}x"
+            return f"{value:.2f}x" if abs(value - 1) >= 0.015 else f"{value:.4g}x"
         return seconds_text(value) if self.judged.endswith("_s") else f"{value:.4g}"
 
     def to_json(self) -> dict[str, Any]:
