@@ -196,3 +196,19 @@ def test_the_command(tmp_path):
         "tpu_v4_pod",
         "cloudmatrix_384",
     }
+
+
+def test_wires_of_their_own_and_of_one_way_are_said(tmp_path):
+    from sim.results.topology_page import figures
+
+    file = tmp_path / "odd.yaml"
+    file.write_text(
+        "name: odd\nshape: edges\ndevice: h100_sxm\nlibrary: none\n"
+        "link: {bytes_per_s: 100 GB/s, latency_s: 1 us}\nedges:\n"
+        "  - [0, 1, {bytes_per_s: 50 GB/s, duplex: simplex}]\n  - [1, 2]\n  - [2, 0]\n"
+    )
+    pod = catalog.pod(file)
+    told = pod.facts["wires of their own"]
+    assert (told.value, told.tag) == ("0 - 1: 50 GB/s", "OWN")
+    assert figures(pod.graph())["wires of one way"] == "0 → 1"
+    assert "wires of their own" not in catalog.pod("dgx_h100").facts

@@ -27,7 +27,7 @@ from sim.network.topology import SHAPES, Graph
 from sim.text import strict_yaml
 from sim.text.choice import Choice
 from sim.text.strict_yaml import Document, KeyPath, ScenarioError
-from sim.text.units import BytesPerSecond, Seconds
+from sim.text.units import BytesPerSecond, Seconds, show_field
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class PodSpec:
             latency_s=self.link_latency_s,
         )
 
+
+_SHOWN = 4  # wires that are named
 
 Duplex = Literal["full", "half"]
 Whole = Annotated[int, Field(ge=1, strict=True)]
@@ -240,6 +242,7 @@ def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) ->
                 f"{level}_{key}": Fact(doc.raw((level, key)) or "", tag or "INFER", source, "")
                 for key in ("bytes_per_s", "latency_s")
             }
+    facts |= _odd_wires(file)
     spec = PodSpec(
         name=file.name,
         shape=file.shape,
@@ -253,6 +256,20 @@ def pod(name_or_path: str | Path, changes: Mapping[str, float] | None = None) ->
     )
     given = {f"link_{key}": value for key, value in (changes or {}).items()}
     return hardware.changed(_counted(spec, doc), over(file.name, facts, given))
+
+
+def _odd_wires(file: PodFile) -> dict[str, Fact]:
+    """That some wires of an edge list are not as `link` says, the first of them by name."""
+    own = [
+        f"{a} - {b}: {', '.join(show_field(key, each) for key, each in numbers.items())}"
+        for a, b, wire in getattr(file, "edges", ())
+        if (numbers := wire.model_dump(exclude_none=True, include={"bytes_per_s", "latency_s"}))
+    ]
+    if not own:
+        return {}
+    more = f" and {len(own) - _SHOWN} more" if len(own) > _SHOWN else ""
+    said = "; ".join(own[:_SHOWN]) + more
+    return {"wires of their own": Fact(said, file.link.tag, file.link.source)}
 
 
 def _named(doc: Document, key: str, name: str) -> str:

@@ -38,6 +38,11 @@ SMALL = 0.001  # of the judged number: a constant that moves it by less matters 
 CURVE = 9  # points over the range of the constant that decides
 CLOSER = 3  # rounds, each of three points, that close in on a threshold: to 1/64 of a step
 
+# Of numbers without a range: why they do not vary, by their tag.
+_NO_KEY = "no key sets it"
+_UNSURE = dict.fromkeys(("INFER", "FITTED", "RECALLED"), _NO_KEY)
+_UNSURE["CHANGED"] = "set by the scenario"
+
 Progress = Callable[[str, Tally], None]
 
 
@@ -111,8 +116,9 @@ def _knobs(
     for variant, outcome in result.outcomes.items():
         for row in dict.fromkeys(outcome.assumptions):
             if row.range is None:
-                if row.tag in ("INFER", "FITTED", "RECALLED") and row.value.strip()[:1].isdigit():
-                    fixed.append(row.what)
+                number = row.value.strip()[:1].isdigit()
+                if row.tag in _UNSURE and number:
+                    fixed.append(f"{row.what} ({_UNSURE[row.tag]})")
                 continue
             if row.range.low == row.range.high:
                 continue

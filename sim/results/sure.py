@@ -87,7 +87,7 @@ class Sure:
     """What is known of the number that a verdict is about.
 
     `swings` are the constants that matter, the one that decides first; `idle` those that change
-    nothing; `fixed` those that no key sets, which do not vary. `draws` are the number's values with
+    nothing; `fixed` those that do not vary, and why. `draws` are the number's values with
     all that matter drawn together (`lost` of them gave none), `fitted` those with only fitted ones
     drawn, where there are others too. `curve` is the number over all of the range of the one that
     decides, and `crossing` where it passes 1.
@@ -313,7 +313,7 @@ class Sure:
         if self.idle:
             told += f" {len(self.idle)} constants more move it by less than 0.1 %."
         if self.fixed:
-            told += f" Not varied, since no key sets them: {', '.join(self.fixed)}."
+            told += f" Not varied: {', '.join(self.fixed)}."
         return told
 
 

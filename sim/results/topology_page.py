@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Place = tuple[float, ...]
 MOST_DRAWN = 1_200  # nodes: of more, those nearest to chip 0 are drawn, and the page says so
 MOST_MEASURED = 200_000  # links
+_SHOWN = 4  # of wires that are named
 
 
 def figures(graph: nx.DiGraph, most_links: int = MOST_MEASURED) -> dict[str, str]:
@@ -51,6 +52,10 @@ def figures(graph: nx.DiGraph, most_links: int = MOST_MEASURED) -> dict[str, str
         found["bisection bandwidth"] = f"{show(cut.bytes_per_s, 'B/s')} one way" + (
             "" if cut.exact else ", at most"
         )
+    alone = [f"{a} → {b}" for a, b in graph.edges if not graph.has_edge(b, a)]
+    if alone:
+        more = f" and {len(alone) - _SHOWN:,} more" if len(alone) > _SHOWN else ""
+        found["wires of one way"] = ", ".join(alone[:_SHOWN]) + more
     return found | {"routing": str(graph.graph.get("routing", "shortest")).replace("_", " ")}
 
 
