@@ -3,8 +3,8 @@ nor exact by construction, with the constants drawn within what is known of them
 
 A row is covered if the number lies between the 10th and the 90th percentile of the draws (a Latin
 hypercube over every constant that any of the rows reads). The ranges were written down before they
-were judged; nothing in them was chosen by these rows. What the model leaves out (the engine's own
-time, say) is in no constant, so not in the interval.
+were judged; one rule, of overlaps, was changed after a first judgement (docs/ranges.md). What the
+model leaves out (the engine's own time, say) is in no constant, so not in the interval.
 """
 
 from __future__ import annotations
