@@ -105,9 +105,9 @@ def main() -> None:
         code = stop.code
     except KeyboardInterrupt:  # outside a command; within one, the group above sees it first
         code = INTERRUPTED
-    interrupts.at_once()
     if code == INTERRUPTED:
         interrupts.leave(INTERRUPTED)
+    interrupts.done()
     raise SystemExit(code)
 
 

@@ -32,6 +32,12 @@ def kept() -> None:
         signal.signal(number, _interrupt)
 
 
+def done() -> None:
+    """All is written: from now on an interrupt is too late to matter."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def leave(code: int) -> NoReturn:
     """End without waiting for threads and workers, who end by themselves."""
     at_once()

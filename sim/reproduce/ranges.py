@@ -142,9 +142,10 @@ def reproduce(quick: bool = False, progress: Progress = lambda share: None) -> l
             Row("ranges", "J7", what, published, nominal, "in the interval", holds, "", note)
         )
     share, middle = sum(inside) / len(inside), median(widths)
+    draws, constants = len(record["draws"]), len(record["constants"])
     over = (
-        f"{len(inside)} rows, {len(record['draws'])} draws of {len(record['constants'])} constants; "
-        "23 % at a first judgement, with overlaps varied alone"
+        f"{len(inside)} rows, {draws} draws of {constants} constants; 23 % at a first judgement, "
+        "with overlaps varied alone"
     )
     return [
         _row(

@@ -58,6 +58,6 @@ def opened(
     try:
         yield found
     except BaseException:
-        found.shutdown(wait=False, cancel_futures=True)
+        found.shutdown(wait=cluster is None, cancel_futures=True)
         raise
     found.shutdown(wait=True)

@@ -11,12 +11,13 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 
@@ -29,7 +30,8 @@ class _Seat:
 
     def __init__(self) -> None:
         self.pool: ProcessPoolExecutor | None = None
-        self.pid: Future[int] | None = None
+        self.process: BaseProcess | None = None
+        self.ready: Future[None] | None = None
         self.doing: Future[Any] | None = None
         self.since_s = 0.0
 
@@ -38,18 +40,21 @@ class _Seat:
         if self.pool is None:
             # Fresh processes, not forks: a caller may have threads.
             self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin)
-            self.pid = self.pool.submit(_ready, work)
-            self.pid.add_done_callback(self._is_ready)
+            before = {*active_children()}
+            with _unheard():
+                self.ready = self.pool.submit(_ready, work)
+            self.process = next(iter({*active_children()} - before), None)
+            self.ready.add_done_callback(self._is_ready)
         return self.pool.submit(work, *given)
 
-    def _is_ready(self, _: Future[int]) -> None:
+    def _is_ready(self, _: Future[None]) -> None:
         self.since_s = time.monotonic()  # what it took to start is no part of the work
 
     def kill(self) -> None:
         """End the process at once, whatever it does."""
-        if self.pid is not None and self.pid.done() and not self.pid.exception():
-            with suppress(ProcessLookupError):
-                os.kill(self.pid.result(), signal.SIGKILL)
+        if self.process is not None:
+            with suppress(ValueError):  # it has ended
+                self.process.kill()
 
 
 class Processes(Executor):
@@ -84,7 +89,7 @@ class Processes(Executor):
         """When a process that had started began with it (of `time.monotonic`); None if none has."""
         with self._lock:
             seat = next((seat for seat in self._seats if seat.doing is future), None)
-            return seat.since_s if seat and seat.pid and seat.pid.done() else None
+            return seat.since_s if seat and seat.ready and seat.ready.done() else None
 
     def end(self, future: Future[Any]) -> None:
         """Kill the process that is at it."""
@@ -106,7 +111,8 @@ class Processes(Executor):
             future.cancel()
         for seat in self._seats:
             if seat.pool is not None:
-                seat.pool.shutdown(wait, cancel_futures=cancel_futures)
+                with suppress(RuntimeError):  # interrupted before it had begun
+                    seat.pool.shutdown(wait, cancel_futures=cancel_futures)
 
     def _serve(self) -> None:
         """Give what waits to the seats that are free."""
@@ -132,7 +138,7 @@ class Processes(Executor):
             assert future is not None
             error = None if inner.cancelled() else inner.exception()
             if isinstance(error, BrokenProcessPool):
-                seat.pool = seat.pid = None
+                seat.pool = seat.process = seat.ready = None
         if inner.cancelled() or isinstance(error, BrokenProcessPool):
             future.set_exception(LostWorkerError("the process that worked on it died"))
         elif error is not None:
@@ -146,12 +152,27 @@ def _begin() -> None:
     """In a new process: it is not to outlive the one that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
     threading.Thread(target=_follow, daemon=True).start()
 
 
-def _ready(work: Callable[..., Any]) -> int:
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """A process that is started within hears no interrupt at the terminal, from its first moment:
+    what is blocked here is blocked there, until `_begin` says otherwise."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _ready(work: Callable[..., Any]) -> None:
     """That the process is there, and has imported what its first work needs."""
-    return os.getpid()
 
 
 def _follow() -> None:
