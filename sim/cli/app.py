@@ -105,6 +105,10 @@ def main() -> None:
         code = stop.code
     except KeyboardInterrupt:  # outside a command; within one, the group above sees it first
         code = INTERRUPTED
+    except Exception:
+        if not interrupts.heard():
+            raise
+        code = INTERRUPTED
     if code == INTERRUPTED:
         interrupts.leave(INTERRUPTED)
     interrupts.done()

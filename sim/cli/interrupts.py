@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 INTERRUPTED = 130
 _AGAIN_S = 0.01
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_heard = False
 
 
 def at_once() -> None:
@@ -52,7 +53,14 @@ def _end(number: int, frame: Any) -> None:
     os._exit(INTERRUPTED)
 
 
+def heard() -> bool:
+    """Whether there was an interrupt: another error then is what it turned into on its way up."""
+    return _heard
+
+
 def _interrupt(number: int, frame: Any) -> None:
+    global _heard
+    _heard = True
     at_once()
     raise KeyboardInterrupt
 
