@@ -52,10 +52,13 @@ class _Group(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise  # `podscope list devices | head`: not worth a message
-        except ScenarioError as error:
-            typer.echo(visible(str(error)), err=True)
-            raise typer.Exit(WRONG_INPUT) from None
         except (ValueError, OSError) as error:
+            if interrupts.heard():  # which a library below has turned into this
+                typer.echo("podscope: interrupted", err=True)
+                raise typer.Exit(INTERRUPTED) from None
+            if isinstance(error, ScenarioError):
+                typer.echo(visible(str(error)), err=True)
+                raise typer.Exit(WRONG_INPUT) from None
             if ctx.params.get("traceback"):
                 raise
             typer.echo(visible(f"podscope: {error}"), err=True)
