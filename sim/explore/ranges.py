@@ -219,7 +219,9 @@ def _sure(
         Swing(knob.constant, ends[2 * place], ends[2 * place + 1])
         for place, knob in enumerate(knobs)
     ]
-    order = sorted(range(len(knobs)), key=lambda n: -swings[n].size(nominal))
+    dead = {n for n, swing in enumerate(swings) if np.isnan((swing.low, swing.high)).all()}
+    fixed = [*fixed, *(f"{knobs[n].constant.name} (no answer at its ends)" for n in sorted(dead))]
+    order = sorted({*range(len(knobs))} - dead, key=lambda n: -swings[n].size(nominal))
     moving = [n for n in order if swings[n].size(nominal) > SMALL]
     matter = [knobs[n] for n in moving]
     fitted = [knob for knob in matter if knob.constant.tag == "FITTED"]

@@ -130,10 +130,15 @@ class Sure:
         if not self.interval[0] <= self.nominal <= self.interval[1]:
             side = "above" if self.nominal > self.interval[1] else "below"
             beside = f", {self.text(self.nominal)} by the cards as they are lies {side} that"
+        beside += self._lost()
         return (
             f"How sure: {low} to {high} in four of five draws within what is known of {parts} "
             f"({self._how()}, varied together{alone}){beside}; decided by {self._decider()}."
         )
+
+    def _lost(self) -> str:
+        """That the interval is one of fewer draws than were asked for, if so."""
+        return f", {self.lost} more draws gave no answer" if self.lost else ""
 
     def _how(self) -> str:
         """How many constants of each kind."""
